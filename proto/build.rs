@@ -1,0 +1,20 @@
+//! Compiles the `.proto` contracts in pure Rust (protox), so that no `protoc` is needed on a fresh machine.
+
+#![allow(clippy::print_stdout, reason = "cargo reads directives from standard output")]
+
+use std::error::Error;
+
+const CONTRACTS: [&str; 3] =
+    ["openred/cryptod/v1/cryptod.proto", "openred/admin/v1/admin.proto", "openred/wire/v1/wire.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for contract in CONTRACTS {
+        println!("cargo::rerun-if-changed={contract}");
+    }
+    if std::env::var_os("CARGO_FEATURE_GRPC").is_none() {
+        return Ok(());
+    }
+    let descriptors = protox::compile(CONTRACTS, ["."])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! Caps, each beside its reason. The other side's number never sizes one of our buffers.
+
+use std::time::Duration;
+
+/// Clock grace on every not-before and not-after (PROTOCOL 1): two nodes with clocks two hours off still link.
+pub const CLOCK_GRACE: Duration = Duration::from_secs(3 * 3600);
+/// A sequence may run at most this far ahead of the receiver's clock (PROTOCOL 1).
+pub const SEQUENCE_AHEAD: Duration = Duration::from_secs(2 * 3600);
+
+/// Longest card, signature included (PROTOCOL 2).
+pub const CARD_BYTES: usize = 4096;
+/// A card may not expire further ahead than this (PROTOCOL 2).
+pub const CARD_LIFE: Duration = Duration::from_secs(8 * 86400);
+/// Endpoints in one card: two address families, a LAN and a public one, and as many to spare.
+pub const CARD_ENDPOINTS: usize = 8;
+/// Longest endpoint URL: scheme, a 253-byte host name, port and a short path.
+pub const ENDPOINT_BYTES: usize = 300;
+/// Longest node or sector name in bytes; fits a DNS label.
+pub const NAME_BYTES: usize = 63;
+
+/// X-Wing public (encapsulation) key: ML-KEM-768 (1184) and X25519 (32).
+pub const XWING_PUBLIC_BYTES: usize = 1216;
+/// X-Wing ciphertext (HPKE `enc`): ML-KEM-768 (1088) and X25519 (32).
+pub const XWING_CIPHERTEXT_BYTES: usize = 1120;
+/// ML-KEM-768 encapsulation key (FIPS 203).
+pub const MLKEM_PUBLIC_BYTES: usize = 1184;
+/// ML-KEM-768 ciphertext (FIPS 203).
+pub const MLKEM_CIPHERTEXT_BYTES: usize = 1088;
+
+/// Sealed body of an offer before the AEAD tag: one size for all (PROTOCOL 4.3).
+pub const OFFER_BODY_BYTES: usize = 2048;
+/// Longest offer: routing header (< 256), enc, padded body and tag.
+pub const OFFER_BYTES: usize = 256 + XWING_CIPHERTEXT_BYTES + OFFER_BODY_BYTES + 16 + 64;
+/// Default life of a link (PROTOCOL 4).
+pub const LINK_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Longest life that an issuer may ask for.
+pub const LINK_LIFE_MAX: Duration = Duration::from_secs(30 * 86400);
+/// Offers wait at most this long in a directory's memory (PROTOCOL 7).
+pub const OFFER_IN_DIRECTORY: Duration = Duration::from_secs(600);
+
+/// Life of a static certificate and how far it is backdated (PROTOCOL 1).
+pub const STATIC_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// See [`STATIC_LIFE`].
+pub const STATIC_BACKDATE: Duration = Duration::from_secs(3 * 3600);
+/// A prekey is rotated after this long.
+pub const PREKEY_ROTATE: Duration = Duration::from_secs(7 * 86400);
+/// An old prekey still opens offers for this long.
+pub const PREKEY_KEEP: Duration = Duration::from_secs(14 * 86400);
+
+/// Links that one vault holds; the state file is laid out for exactly these.
+pub const LINKS: usize = 4096;
+/// Issuer sequences remembered per link partner (PROTOCOL 4).
+pub const SEQUENCE_WINDOW: u64 = 64;
+
+/// Half-open handshakes in all, per link, and their life (PROTOCOL 5).
+pub const HALF_OPEN: usize = 1024;
+/// See [`HALF_OPEN`].
+pub const HALF_OPEN_PER_LINK: usize = 4;
+/// See [`HALF_OPEN`].
+pub const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
+/// Longest Noise message of a handshake: ML-KEM key or ciphertext, certificate, head and tags, with room.
+pub const NOISE_BYTES: usize = 2048;
+/// Longest handshake message on the wire.
+pub const HANDSHAKE_BYTES: usize = 3072;
+/// REQUESTs of one link that are remembered so that a repeat gets the same answer (PROTOCOL 5).
+pub const REQUESTS_REMEMBERED: usize = 64;
+/// How long a repeated REQUEST is answered (PROTOCOL 5).
+pub const REQUEST_REPEAT: Duration = Duration::from_secs(10);
+/// Tag counters behind and ahead of the last accepted one that a responder expects (PROTOCOL 5).
+pub const TAG_BEHIND: u64 = 16;
+/// See [`TAG_BEHIND`].
+pub const TAG_AHEAD: u64 = 31;
+/// An initiator's attempts cycle through this many counters.
+pub const TAG_ATTEMPTS: u64 = 16;
+
+/// Plaintext bytes of a session chunk (PROTOCOL 6).
+pub const CHUNK_BYTES: usize = 64 * 1024;
+/// AEAD tag of every suite.
+pub const TAG_BYTES: usize = 16;
+/// A session ends after this long.
+pub const SESSION_LIFE: Duration = Duration::from_secs(3600);
+/// A session ends after this many requests.
+pub const SESSION_REQUESTS: u64 = 1 << 32;
+/// A session ends after this many bytes.
+pub const SESSION_BYTES: u64 = 64 << 30;
+/// A sender keeps its open numbers this close to the oldest unanswered one.
+pub const SENDER_SPAN: u64 = 1024;
+/// Width of a receiver's window of request numbers.
+pub const RECEIVER_WINDOW: u64 = 65_536;
+/// Longest request or response head inside a session.
+pub const HEAD_BYTES: usize = 2048;
+
+/// Longest frame between front and vault, length prefix excluded (SANDBOX).
+pub const FRAME_BYTES: usize = 8192;
+/// Longest HTTP target URI that the vault signs.
+pub const TARGET_URI_BYTES: usize = 1024;
