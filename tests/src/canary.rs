@@ -1,0 +1,176 @@
+//! Canaries: random marks put into what must stay private, and the search for them.
+//!
+//! A canary counts as seen when it occurs raw, in hex (either case) or in base64 (any of the three alignments, both
+//! alphabets) in a byte string, a file below a folder, or the memory of a process (as root).
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
+/// Random bytes in a canary, shown as twice as many hex digits.
+const CANARY_BYTES: usize = 12;
+/// Memory is read in pieces of this size, overlapping by the longest pattern.
+const PIECE_BYTES: usize = 4 << 20;
+
+/// One random mark.
+#[derive(Clone, Debug)]
+pub struct Canary {
+    /// What it marks, for the report.
+    pub name: &'static str,
+    text: String,
+    patterns: Vec<Vec<u8>>,
+}
+
+impl Canary {
+    /// Draws a new mark: lower-case letters and digits, so that it may stand in a file or module name.
+    ///
+    /// # Panics
+    /// When the system has no randomness.
+    #[must_use]
+    pub fn draw(name: &'static str) -> Self {
+        let mut random = [0; CANARY_BYTES];
+        getrandom::fill(&mut random).expect("the system has randomness");
+        let text = format!("c{}", hex::encode(random));
+        let patterns = patterns(text.as_bytes());
+        Self { name, text, patterns }
+    }
+
+    /// The mark itself.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether `bytes` hold the mark in any of its forms.
+    #[must_use]
+    pub fn is_in(&self, bytes: &[u8]) -> bool {
+        self.patterns.iter().any(|pattern| find(bytes, pattern))
+    }
+
+    /// Whether any file below `folder` holds the mark.
+    ///
+    /// # Errors
+    /// When a file that is still there cannot be read.
+    pub fn is_below(&self, folder: &Path) -> Result<bool> {
+        for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            let found = if kind.is_dir() {
+                self.is_below(&entry.path())?
+            } else {
+                kind.is_file() && self.is_in(&fs::read(entry.path())?)
+            };
+            if found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the writable memory of process `pid` holds the mark. Only root may look.
+    ///
+    /// # Errors
+    /// When the process is gone or may not be read.
+    pub fn is_in_memory(&self, pid: u32) -> Result<bool> {
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).with_context(|| format!("memory map of {pid}"))?;
+        let mut memory = File::open(format!("/proc/{pid}/mem")).with_context(|| format!("memory of {pid}"))?;
+        for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|rights| rights.starts_with("rw"))) {
+            let Some((start, end)) = line.split(' ').next().and_then(range) else { continue };
+            if self.is_in_range(&mut memory, start, end) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Pages that the kernel refuses (a guard, a secret mapping) end the range.
+    fn is_in_range(&self, memory: &mut File, start: u64, end: u64) -> bool {
+        let overlap = self.patterns.iter().map(Vec::len).max().unwrap_or(0);
+        let mut at = start;
+        let mut piece = vec![0; PIECE_BYTES + overlap];
+        while at < end {
+            let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(piece.len());
+            if memory.seek(SeekFrom::Start(at)).is_err() || memory.read_exact(&mut piece[..want]).is_err() {
+                return false;
+            }
+            if self.is_in(&piece[..want]) {
+                return true;
+            }
+            at += PIECE_BYTES as u64;
+        }
+        false
+    }
+}
+
+fn range(text: &str) -> Option<(u64, u64)> {
+    let (start, end) = text.split_once('-')?;
+    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
+}
+
+/// The mark raw, in hex, and in base64 at each alignment: the first and last characters depend on neighbours and are cut.
+fn patterns(mark: &[u8]) -> Vec<Vec<u8>> {
+    let lower = hex::encode(mark);
+    let mut patterns = vec![mark.to_vec(), lower.to_uppercase().into_bytes(), lower.into_bytes()];
+    for shift in 0..3_usize {
+        let mut shifted = vec![0; shift];
+        shifted.extend_from_slice(mark);
+        let start = [0, 2, 3][shift];
+        for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
+            let encoded = engine.encode(&shifted).into_bytes();
+            let end = shifted.len() / 3 * 4;
+            patterns.push(encoded[start..end].to_vec());
+        }
+    }
+    patterns
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> bool {
+    let first = needle[0];
+    let mut rest = haystack;
+    while let Some(at) = rest.iter().position(|byte| *byte == first) {
+        if rest[at..].starts_with(needle) {
+            return true;
+        }
+        rest = &rest[at + 1..];
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn finds_each_form_at_each_alignment_and_nothing_else() {
+        let canary = Canary::draw("test");
+        for before in ["", "x", "xy", "xyz"] {
+            let text = format!("{before}{}tail", canary.text());
+            for form in [
+                text.clone(),
+                hex::encode(&text),
+                hex::encode_upper(&text),
+                STANDARD_NO_PAD.encode(&text),
+                URL_SAFE_NO_PAD.encode(&text),
+            ] {
+                assert!(canary.is_in(form.as_bytes()), "{form}");
+            }
+        }
+        assert!(!canary.is_in(Canary::draw("other").text().as_bytes()));
+    }
+
+    #[test]
+    fn finds_itself_in_this_process_and_below_a_folder() {
+        let canary = Canary::draw("test");
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!canary.is_below(folder.path()).unwrap());
+        std::fs::create_dir(folder.path().join("a")).unwrap();
+        std::fs::write(folder.path().join("a/b"), format!("--{}--", canary.text())).unwrap();
+        assert!(canary.is_below(folder.path()).unwrap());
+        assert!(canary.is_in_memory(std::process::id()).unwrap());
+    }
+}

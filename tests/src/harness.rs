@@ -1,0 +1,407 @@
+//! Starts the real programs in a fresh folder, talks to them as an operator would, and stops them by process id.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// How long anything local may take before it counts as failed; generous, because a loaded machine is no defect.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between two looks at a condition.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// Where the programs are: `OPENRED_BIN_DIR`, or the folder above the running test's.
+///
+/// # Errors
+/// When `openred` is not there: build first.
+pub fn binaries() -> Result<PathBuf> {
+    let folder = match std::env::var_os("OPENRED_BIN_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            let own = std::env::current_exe()?;
+            let folder = own.parent().context("a program has a folder")?;
+            if folder.ends_with("deps") { folder.parent().context("deps has a parent")? } else { folder }.to_owned()
+        }
+    };
+    ensure!(
+        folder.join("openred").exists(),
+        "{} is not built; run `cargo build --workspace` first",
+        folder.join("openred").display()
+    );
+    Ok(folder)
+}
+
+/// Whether this process is root; the uid tests and the memory search run only in that half of the suite.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// A loopback port that was free a moment ago.
+///
+/// # Errors
+/// When none is.
+pub fn free_port() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// Looks at `condition` until it yields, at most [`PATIENCE`].
+///
+/// # Errors
+/// Names `what` did not come, with the last thing that `condition` said against it.
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let end = Instant::now() + PATIENCE;
+    let mut last = anyhow!("it never looked");
+    while Instant::now() < end {
+        match condition() {
+            Ok(Some(value)) => return Ok(value),
+            Ok(None) => last = anyhow!("not yet"),
+            Err(error) => last = error,
+        }
+        thread::sleep(LOOK);
+    }
+    Err(last.context(format!("waited {} s in vain for {what}", PATIENCE.as_secs())))
+}
+
+/// What a command-line program answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// Exit code; 128 + signal when it was killed.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Answer {
+    /// Demands exit code 0.
+    ///
+    /// # Errors
+    /// Both outputs, when it was another.
+    pub fn ok(self) -> Result<Self> {
+        ensure!(self.code == 0, "exit code {}\n{}{}", self.code, self.stdout, self.stderr);
+        Ok(self)
+    }
+
+    /// Demands exit code 0 and reads standard output's last line (or all of it) as JSON.
+    ///
+    /// # Errors
+    /// When it failed or is no JSON.
+    pub fn json(self) -> Result<Value> {
+        let answer = self.ok()?;
+        let last = answer.stdout.trim().lines().last().unwrap_or_default();
+        serde_json::from_str(&answer.stdout)
+            .or_else(|_| serde_json::from_str(last))
+            .with_context(|| format!("no JSON: {}", answer.stdout))
+    }
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn run(program: &Path, arguments: &[&str]) -> Result<Answer> {
+    let output = Command::new(program)
+        .args(arguments)
+        .env_remove("OPENRED_HOME")
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {}", program.display()))?;
+    Ok(Answer {
+        code: code(output.status),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+fn code(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// A long-running program; killed by its own process id when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts `program` with its output in `log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(program: &Path, arguments: &[&str], log: &Path) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(log)?;
+        let child = Command::new(program)
+            .args(arguments)
+            .env_remove("OPENRED_HOME")
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        Ok(Self { child, log: log.to_owned() })
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it ended, and how.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn ended(&mut self) -> Result<Option<i32>> {
+        Ok(self.child.try_wait()?.map(code))
+    }
+
+    /// What it printed so far.
+    #[must_use]
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Asks it to drain (SIGTERM) and waits.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop(mut self) -> Result<i32> {
+        self.signal(Signal::SIGTERM)?;
+        wait_for("the end after SIGTERM", || self.ended()).with_context(|| self.output())
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        signal_pid(self.pid(), signal)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.signal(Signal::SIGTERM);
+            for _ in 0..200 {
+                if let Ok(Some(_)) = self.child.try_wait() {
+                    return;
+                }
+                thread::sleep(LOOK);
+            }
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Sends a signal to one process that a test started.
+///
+/// # Errors
+/// When it is gone.
+pub fn signal_pid(pid: u32, signal: Signal) -> Result<()> {
+    Ok(kill(Pid::from_raw(i32::try_from(pid)?), signal)?)
+}
+
+/// A directory in its own home.
+#[derive(Debug)]
+pub struct Directory {
+    program: PathBuf,
+    /// Its home folder.
+    pub home: PathBuf,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Its did:key.
+    pub id: String,
+    daemon: Option<Daemon>,
+}
+
+impl Directory {
+    /// Makes its key and configuration. `origin` is the public origin that requests are signed for.
+    ///
+    /// # Errors
+    /// When `directory init` fails.
+    pub fn init(home: &Path, listen: SocketAddr, origin: &str) -> Result<Self> {
+        let program = binaries()?.join("directory");
+        let home_text = home.to_string_lossy().into_owned();
+        let made = run(
+            &program,
+            &["--json", "--home", &home_text, "init", "--listen", &listen.to_string(), "--origin", origin],
+        )?
+        .json()?;
+        let id = made["id"].as_str().context("directory init prints its id")?.to_owned();
+        Ok(Self { program, home: home.to_owned(), listen, id, daemon: None })
+    }
+
+    /// Starts it and waits until its port answers.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn up(&mut self) -> Result<()> {
+        let home = self.home.to_string_lossy().into_owned();
+        let mut daemon = Daemon::start(&self.program, &["--home", &home, "serve"], &self.home.join("serve.log"))?;
+        wait_for("the directory's port", || {
+            if let Some(code) = daemon.ended()? {
+                bail!("the directory ended with {code}: {}", daemon.output());
+            }
+            Ok(std::net::TcpStream::connect(self.listen).ok())
+        })?;
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.daemon.as_ref().context("the directory is not running")?.pid())
+    }
+
+    /// Runs an admin command against it.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn cli(&self, arguments: &[&str]) -> Result<Answer> {
+        let home = self.home.to_string_lossy().into_owned();
+        run(&self.program, &[&["--json", "--home", &home], arguments].concat())
+    }
+
+    /// Stops it.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn down(&mut self) -> Result<()> {
+        self.daemon.take().map_or(Ok(()), |daemon| daemon.stop().map(|_| ()))
+    }
+}
+
+/// A node in its own home.
+#[derive(Debug)]
+pub struct Node {
+    program: PathBuf,
+    /// Its home folder.
+    pub home: PathBuf,
+    /// Its peer-to-peer address.
+    pub listen: SocketAddr,
+    /// Its did:key.
+    pub id: String,
+    daemon: Option<Daemon>,
+}
+
+impl Node {
+    /// Makes a node named `name` below `folder` that uses `directory` (`did@url`). `extra` is appended to its
+    /// configuration; as root each node takes its own range of uids from `uid_base`.
+    ///
+    /// # Errors
+    /// When `openred init` fails.
+    pub fn init(folder: &Path, name: &str, directory: &str, uid_base: u32, extra: &str) -> Result<Self> {
+        let program = binaries()?.join("openred");
+        let home = folder.join(name);
+        let passphrase = folder.join(format!("{name}.passphrase"));
+        fs::write(&passphrase, format!("passphrase of {name}\n"))?;
+        fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600))?;
+        let listen = free_port()?;
+        let (home_text, passphrase) = (home.to_string_lossy().into_owned(), passphrase.to_string_lossy().into_owned());
+        let listen_text = listen.to_string();
+        let mut arguments = vec!["--json", "--home", &home_text, "init", "--passphrase-file", &passphrase];
+        arguments.extend(["--name", name, "--listen", &listen_text, "--directory", directory]);
+        let made = run(&program, &arguments)?.json()?;
+        let id = made["node_id"].as_str().context("openred init prints the node id")?.to_owned();
+        let config = home.join("openred.toml");
+        let uid = if is_root() { format!("uid_base = {uid_base}\n") } else { String::new() };
+        let text = format!("{uid}{}\n{extra}\n", fs::read_to_string(&config)?);
+        fs::write(&config, text)?;
+        Ok(Self { program, home, listen, id, daemon: None })
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// When it does not come up; with its log.
+    pub fn up(&mut self) -> Result<()> {
+        let home = self.home.to_string_lossy().into_owned();
+        let passphrase = format!("{home}.passphrase");
+        let log = self.home.with_extension("log");
+        let arguments = ["--home", &home, "up", "--passphrase-file", &passphrase];
+        let mut daemon = Daemon::start(&self.program, &arguments, &log)?;
+        wait_for("the node to be ready", || {
+            if let Some(code) = daemon.ended()? {
+                bail!("the node ended with {code}: {}", daemon.output());
+            }
+            let status = self.cli(&["status"])?.json()?;
+            Ok((status["supervisor"]["state"] == "ready").then_some(()))
+        })
+        .with_context(|| daemon.output())?;
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// Runs an operator's command with `--json`.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn cli(&self, arguments: &[&str]) -> Result<Answer> {
+        let home = self.home.to_string_lossy().into_owned();
+        run(&self.program, &[&["--json", "--home", &home], arguments].concat())
+    }
+
+    /// Starts an operator's command and yields its standard output line by line.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn stream(&self, arguments: &[&str]) -> Result<(Child, impl Iterator<Item = String> + use<>)> {
+        let mut child = Command::new(&self.program)
+            .args(["--json", "--home"])
+            .arg(&self.home)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let output = child.stdout.take().context("standard output is piped")?;
+        Ok((child, BufReader::new(output).lines().map_while(std::io::Result::ok)))
+    }
+
+    /// The process id of one of its children: `front`, `vault`, `noded`.
+    ///
+    /// # Errors
+    /// When status does not name it.
+    pub fn child_pid(&self, name: &str) -> Result<u32> {
+        let status = self.cli(&["status"])?;
+        let status: Value = serde_json::from_str(status.stdout.trim())?;
+        let processes = status["supervisor"]["processes"].as_array().context("status lists processes")?;
+        let process = processes.iter().find(|process| process["name"] == name);
+        let pid = process.and_then(|process| process["pid"].as_u64()).filter(|pid| *pid > 0);
+        Ok(u32::try_from(pid.with_context(|| format!("status names no {name}: {status}"))?)?)
+    }
+
+    /// The supervisor, while it runs.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn daemon(&mut self) -> Result<&mut Daemon> {
+        self.daemon.as_mut().context("the node is not running")
+    }
+
+    /// Stops it.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn down(&mut self) -> Result<()> {
+        self.daemon.take().map_or(Ok(()), |daemon| daemon.stop().map(|_| ()))
+    }
+}
