@@ -1,0 +1,146 @@
+//! A fixed arena as the vault's global allocator: mapped whole before the filter, so that allocating needs no system call.
+//!
+//! The arena lies between two guard pages in `memfd_secret` memory (not in the kernel's direct map, not dumped, not
+//! swapped) where the limit on locked memory allows it, as it does for root. Else it is locked anonymous memory that is
+//! left out of dumps and wiped in a forked child; else the same without the lock. [`kind`] says which, and so does
+//! `openred doctor`. Freed blocks are cleared. When it is full, an allocation fails and the process ends in SIGABRT: the
+//! vault asks [`left`] before it takes on work that lasts.
+//!
+//! Only the vault uses it; in other processes nothing is mapped and [`kind`] is [`Kind::None`].
+
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+use crate::sys::Heap;
+
+/// Half-open handshakes that the vault keeps at most (PROTOCOL 5).
+const HANDSHAKES: usize = 1024;
+/// One half-open handshake: two KEM keys expanded, the Noise state, buffers.
+const HANDSHAKE_BYTES: usize = 14 * 1024;
+/// Links that the vault keeps at most (SANDBOX, state).
+const LINKS: usize = 4096;
+/// One link in memory: its row, its place in the map, its rate.
+const LINK_BYTES: usize = 1024;
+/// Frames, the image of a state slot, keys, and what fragmentation costs.
+const SLACK: usize = 6 * 1024 * 1024;
+
+/// Size of the arena in bytes: 24 MiB.
+pub const CAPACITY: usize = HANDSHAKES * HANDSHAKE_BYTES + LINKS * LINK_BYTES + SLACK;
+
+/// One guard page on each side.
+pub(crate) const GUARD: usize = 4096;
+
+/// What memory the arena is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No arena: this process uses the system's allocator.
+    None,
+    /// `memfd_secret`.
+    Secret,
+    /// Anonymous, locked, left out of dumps.
+    Locked,
+    /// Anonymous, left out of dumps, but it may be swapped.
+    Unlocked,
+}
+
+impl Kind {
+    /// One word for reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::None => "none",
+            Kind::Secret => "memfd-secret",
+            Kind::Locked => "locked",
+            Kind::Unlocked => "unlocked",
+        }
+    }
+}
+
+/// The allocator. `#[global_allocator] static ARENA: Arena = Arena::new();`
+pub struct Arena {
+    pub(crate) heap: Heap,
+}
+
+impl Arena {
+    /// An arena that is mapped at the first allocation.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "a global allocator is made in a const context")]
+    pub const fn new() -> Self {
+        Self { heap: Heap::new() }
+    }
+}
+
+static KIND: AtomicU8 = AtomicU8::new(0);
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+pub(crate) fn note_mapped(kind: Kind) {
+    KIND.store(kind as u8, Ordering::Relaxed);
+}
+
+pub(crate) fn note_taken(bytes: usize) {
+    TAKEN.fetch_add(bytes, Ordering::Relaxed);
+}
+
+pub(crate) fn note_given_back(bytes: usize) {
+    TAKEN.fetch_sub(bytes, Ordering::Relaxed);
+}
+
+/// What memory this process's arena is made of.
+#[must_use]
+pub fn kind() -> Kind {
+    match KIND.load(Ordering::Relaxed) {
+        1 => Kind::Secret,
+        2 => Kind::Locked,
+        3 => Kind::Unlocked,
+        _ => Kind::None,
+    }
+}
+
+/// Bytes that live blocks hold.
+#[must_use]
+pub fn taken() -> usize {
+    TAKEN.load(Ordering::Relaxed)
+}
+
+/// Bytes that are not taken. Fragmentation can make the largest possible block smaller.
+#[must_use]
+pub fn left() -> usize {
+    CAPACITY.saturating_sub(taken())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, unsafe_code, reason = "tests call the allocator as the runtime does")]
+
+    use std::alloc::{GlobalAlloc, Layout};
+
+    use super::*;
+
+    #[test]
+    fn a_full_arena_returns_null_and_recovers() {
+        static ARENA: Arena = Arena::new();
+        let block = Layout::from_size_align(1 << 20, 16).unwrap();
+        let mut blocks = Vec::new();
+        loop {
+            // SAFETY: the layout is not empty.
+            let pointer = unsafe { ARENA.alloc(block) };
+            if pointer.is_null() {
+                break;
+            }
+            blocks.push(pointer);
+        }
+        assert!((20..=CAPACITY >> 20).contains(&blocks.len()), "{} blocks", blocks.len());
+        assert_ne!(kind(), Kind::None);
+        for pointer in blocks {
+            // SAFETY: each pointer came from `alloc` with this layout.
+            unsafe { ARENA.dealloc(pointer, block) };
+        }
+        // SAFETY: the layout is not empty.
+        let again = unsafe { ARENA.alloc(block) };
+        assert!(!again.is_null());
+        // SAFETY: one byte of a block of a mebibyte.
+        assert_eq!(unsafe { again.read() }, 0);
+        // SAFETY: from `alloc` above.
+        unsafe { ARENA.dealloc(again, block) };
+        assert_eq!(taken(), 0);
+    }
+}

@@ -1,0 +1,229 @@
+//! The way into the cage as a typestate: [`Unconfined`] → [`Separated`] → [`Restricted`] → [`Confined`]. Each step is a
+//! straight line of layers in the order of docs/sandbox.md; the layers themselves are in their own files.
+
+use std::fmt;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use crate::barrier::Barrier;
+use crate::error::{Error, Result};
+use crate::layer::{Layer, LayerName, LayerReport};
+use crate::role::{Role, Uid};
+use crate::self_check::Descriptors;
+use crate::{arena, landlock, namespaces, panic, privileges, seccomp, self_check, sys};
+
+/// The uid and gid that a process started as root changes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// User id, not 0.
+    pub uid: u32,
+    /// Group id, not 0.
+    pub gid: u32,
+}
+
+impl Identity {
+    /// The variable through which a supervisor passes it.
+    pub const VARIABLE: &'static str = "OPENRED_IDENTITY";
+
+    /// Reads `uid:gid` from the environment that the supervisor made; `None` when it is not set.
+    pub fn from_env() -> Result<Option<Self>> {
+        let Some(text) = std::env::var_os(Self::VARIABLE) else { return Ok(None) };
+        let text = text.to_str().ok_or(Error::MisuseIdentityText)?;
+        let (uid, gid) = text.split_once(':').ok_or(Error::MisuseIdentityText)?;
+        let number = |text: &str| text.parse().ok().filter(|number| *number != 0).ok_or(Error::MisuseIdentityText);
+        Ok(Some(Self { uid: number(uid)?, gid: number(gid)? }))
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}", self.uid, self.gid)
+    }
+}
+
+/// A file or directory that stays visible, under the same absolute path as outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptPath {
+    /// Its absolute path, outside and inside.
+    pub path: PathBuf,
+    /// Whether it may be written; if not, the mount is read-only too. Connecting to a socket in it needs no write right.
+    pub writable: bool,
+}
+
+impl KeptPath {
+    /// May be read and written.
+    #[must_use]
+    pub fn writable(path: &Path) -> Self {
+        Self { path: path.to_owned(), writable: true }
+    }
+
+    /// May be read.
+    #[must_use]
+    pub fn readable(path: &Path) -> Self {
+        Self { path: path.to_owned(), writable: false }
+    }
+}
+
+/// What one process keeps: everything that is not named here is lost.
+#[derive(Clone, Debug)]
+pub struct Cage {
+    pub(crate) role: Role,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) kept: Vec<KeptPath>,
+    pub(crate) connect: Option<Vec<u16>>,
+}
+
+impl Cage {
+    /// An empty cage. `identity` is needed as root and ignored for an ordinary user.
+    #[must_use]
+    pub fn new(role: Role, identity: Option<Identity>) -> Self {
+        Self { role, identity, kept: Vec::new(), connect: None }
+    }
+
+    /// Keeps a path. Only `noded` and the directory may.
+    #[must_use]
+    pub fn keep(mut self, path: KeptPath) -> Self {
+        self.kept.push(path);
+        self
+    }
+
+    /// Limits outgoing TCP to these ports (an empty list: none). Without this call any port may be connected to.
+    /// Binding a TCP port is refused in every role: listeners are opened before.
+    #[must_use]
+    pub fn connect_only(mut self, ports: Vec<u16>) -> Self {
+        self.connect = Some(ports);
+        self
+    }
+}
+
+/// A process that has confined nothing yet, but has checked what it was started with.
+#[derive(Debug)]
+pub struct Unconfined {
+    role: Role,
+    table: Vec<RawFd>,
+    layers: Vec<Layer>,
+}
+
+impl Unconfined {
+    /// Step 2: refuses a tracer, switches core dumps off, opens a new session, checks the descriptor table.
+    pub fn enter(role: Role, descriptors: Descriptors<'_>) -> Result<Self> {
+        if role == Role::Supervisor {
+            return Err(Error::MisuseRole { role });
+        }
+        let mut layers = vec![self_check::untraced()?, self_check::no_core_dumps()?];
+        layers.push(self_check::session(role)?);
+        let (layer, table) = self_check::descriptors(descriptors)?;
+        layers.push(layer);
+        layers.push(self_check::clock()?);
+        Ok(Self { role, table, layers })
+    }
+
+    /// Takes an inherited descriptor out of the table, close-on-exec.
+    pub fn take(&mut self, number: RawFd) -> Result<OwnedFd> {
+        let place = self.table.iter().position(|entry| *entry == number && number > 2);
+        self.table.swap_remove(place.ok_or(Error::MisuseDescriptor { number })?);
+        let descriptor = sys::own(number);
+        self_check::close_on_exec(&descriptor)?;
+        Ok(descriptor)
+    }
+
+    /// Takes the barrier out of the table.
+    pub fn barrier(&mut self, number: RawFd) -> Result<Barrier> {
+        self.take(number).map(Barrier::new)
+    }
+
+    /// Step 3: namespaces, the empty root, uid and gid. Needs a process of one thread.
+    pub fn separate(mut self, cage: &Cage) -> Result<Separated> {
+        if cage.role != self.role || (!cage.kept.is_empty() && !self.role.keeps_network()) {
+            return Err(Error::MisuseRole { role: cage.role });
+        }
+        self_check::one_thread()?;
+        let uid = Uid::of_this_process();
+        let identity = match (uid, cage.identity) {
+            (Uid::Separate, Some(identity)) if identity.uid != 0 && identity.gid != 0 => Some(identity),
+            (Uid::Separate, _) => return Err(Error::MisuseIdentity),
+            (Uid::Shared, _) => None,
+        };
+        self.layers.extend(namespaces::separate(self.role, uid)?);
+        self.layers.push(namespaces::empty_root(&cage.kept)?);
+        self.layers.push(match identity {
+            Some(identity) => privileges::change_identity(identity)?,
+            None => Layer::new(LayerName::Uid, Uid::Shared.name(), Uid::Shared.name())
+                .detail("all processes have this user's uid on the host"),
+        });
+        privileges::die_with_parent(self.role)?;
+        Ok(Separated { cage: cage.clone(), layers: self.layers })
+    }
+}
+
+/// A process in its own namespaces and uid, still dumpable, so that its supervisor can note them (step 4).
+#[derive(Debug)]
+pub struct Separated {
+    cage: Cage,
+    layers: Vec<Layer>,
+}
+
+impl Separated {
+    /// Steps 5 to 7: limits, capabilities, MDWE, `no_new_privs`, Landlock, not dumpable.
+    pub fn restrict(mut self) -> Result<Restricted> {
+        let role = self.cage.role;
+        self.layers.push(privileges::limits(role)?);
+        self.layers.push(privileges::drop_capabilities()?);
+        self.layers.push(privileges::no_executable_memory()?);
+        self.layers.push(privileges::no_new_privileges()?);
+        self.layers.push(landlock::restrict(&self.cage)?);
+        self.layers.push(privileges::not_dumpable()?);
+        Ok(Restricted { role, layers: self.layers })
+    }
+}
+
+/// A process that has given up all but system calls. Threads, the runtime and lazy paths belong here.
+#[derive(Debug)]
+pub struct Restricted {
+    role: Role,
+    layers: Vec<Layer>,
+}
+
+impl Restricted {
+    /// Step 8: the panic hook, then the filter on every thread.
+    pub fn seal(mut self) -> Result<Confined> {
+        panic::install();
+        sys::default_fault_signals().map_err(Error::io(LayerName::Seccomp, "sigaction"))?;
+        let syscalls_allowed = seccomp::syscalls_allowed(self.role);
+        if arena::kind() != arena::Kind::None {
+            let kind = arena::kind().name();
+            self.layers.push(Layer::new(LayerName::Arena, kind, kind).detail(match arena::kind() {
+                arena::Kind::Secret => "not in dumps, not in swap, not in the kernel's own map",
+                arena::Kind::Locked => "not in dumps, not in swap",
+                _ => "not in dumps, but it may be swapped: RLIMIT_MEMLOCK is below the arena's size",
+            }));
+        }
+        self.layers.push(seccomp::install(self.role)?);
+        Ok(Confined { report: LayerReport { role: self.role, layers: self.layers, syscalls_allowed } })
+    }
+}
+
+/// A process in its cage.
+#[derive(Debug)]
+pub struct Confined {
+    report: LayerReport,
+}
+
+impl Confined {
+    /// What was applied, layer by layer.
+    #[must_use]
+    pub fn report(&self) -> &LayerReport {
+        &self.report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_supervisor_is_not_caged() {
+        let refused = Unconfined::enter(Role::Supervisor, Descriptors::Exactly(&[]));
+        assert!(matches!(refused, Err(Error::MisuseRole { role: Role::Supervisor })));
+    }
+}

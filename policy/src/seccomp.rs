@@ -1,0 +1,278 @@
+//! Step 8: the system-call filter of a role, on every thread. The lists are data (`seccomp/*.json`, a reason on each rule);
+//! `build.rs` compiled them. What is not allowed ends the process (SIGSYS); a few calls are answered with an error, because
+//! libraries ask for them and know another way.
+//!
+//! A program can also be read instead of run: [`syscalls_allowed`] counts what it can let through, so that the figure in a
+//! report is that of the filter and not of the list.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, sock_filter};
+
+use crate::error::{Error, Result};
+use crate::layer::{Layer, LayerName};
+use crate::role::Role;
+
+pub(crate) struct Filter {
+    /// Calls that the list allows, some only with certain arguments.
+    names: &'static [&'static str],
+    /// How many of them are needed while serving; the others belong to exit and panic.
+    service: usize,
+    /// The allow-list, then the programs that answer.
+    programs: &'static [&'static [(u16, u8, u8, u32)]],
+}
+
+include!(concat!(env!("OUT_DIR"), "/filters.rs"));
+
+/// Numbers that are looked at when a program is read: beyond the last call of any kernel we know.
+const NUMBERS: u32 = 600;
+
+const ARCHITECTURE: u32 = 0xC000_003E; // AUDIT_ARCH_X86_64
+
+fn filter(role: Role) -> Option<&'static Filter> {
+    match role {
+        Role::Front => Some(&FRONT),
+        Role::Vault => Some(&VAULT),
+        Role::Unseal => Some(&UNSEAL),
+        Role::Noded => Some(&NODED),
+        Role::Directory => Some(&DIRECTORY),
+        Role::Supervisor => None,
+    }
+}
+
+fn program(instructions: &[(u16, u8, u8, u32)]) -> BpfProgram {
+    instructions.iter().map(|&(code, jt, jf, k)| sock_filter { code, jt, jf, k }).collect()
+}
+
+/// Puts the role's filter on every thread of this process.
+pub(crate) fn install(role: Role) -> Result<Layer> {
+    let filter = filter(role).ok_or(Error::MisuseRole { role })?;
+    let programs: Vec<BpfProgram> = filter.programs.iter().map(|instructions| program(instructions)).collect();
+    let text = format!("{} programs on all threads", programs.len());
+    let layer = Layer::new(LayerName::Seccomp, text.clone(), text)
+        .detail(format!("{} calls allowed, anything else ends the process", syscalls_allowed(role)));
+    // The allow-list comes last: it does not allow installing another.
+    for instructions in programs.iter().rev() {
+        apply(instructions)?;
+    }
+    Ok(layer)
+}
+
+fn apply(program: &BpfProgram) -> Result<()> {
+    seccompiler::apply_filter_all_threads(program).map_err(|error| Error::LocalKernel {
+        layer: LayerName::Seccomp,
+        call: "seccomp",
+        source: match error {
+            seccompiler::Error::Prctl(source) | seccompiler::Error::Seccomp(source) => source,
+            _ => std::io::Error::from_raw_os_error(libc::EBUSY), // a thread could not be synchronised
+        },
+    })
+}
+
+/// Ends this process at its next clock call that the vDSO does not serve. Only for a forked probe.
+pub(crate) fn forbid_clock() -> std::result::Result<(), seccompiler::Error> {
+    let rules: BTreeMap<i64, _> = [libc::SYS_clock_gettime, libc::SYS_gettimeofday, libc::SYS_time]
+        .into_iter()
+        .map(|number| (number, Vec::new()))
+        .collect();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, TargetArch::x86_64)?;
+    seccompiler::apply_filter(&BpfProgram::try_from(filter)?)
+}
+
+/// How many programs a role's process carries, as `/proc/<pid>/status` shows it.
+pub(crate) fn programs(role: Role) -> usize {
+    filter(role).map_or(0, |filter| filter.programs.len())
+}
+
+/// How many system calls the role's compiled filter can let through, with whatever arguments. 0 for the supervisor.
+#[must_use]
+pub fn syscalls_allowed(role: Role) -> usize {
+    let Some(filter) = filter(role) else { return 0 };
+    (0..NUMBERS).filter(|number| can_pass(filter, *number, None)).count()
+}
+
+/// How many of them the role needs while it serves; the others are those of exit and panic.
+#[must_use]
+pub fn syscalls_in_service(role: Role) -> usize {
+    filter(role).map_or(0, |filter| filter.service)
+}
+
+/// The names in the role's list.
+#[must_use]
+pub fn allowed_names(role: Role) -> &'static [&'static str] {
+    filter(role).map_or(&[], |filter| filter.names)
+}
+
+fn can_pass(filter: &Filter, number: u32, arguments: Option<[u64; 6]>) -> bool {
+    filter.programs.iter().all(|program| {
+        let input = Input { number, architecture: ARCHITECTURE, arguments };
+        outcomes(program, &input).contains(&u32::from(SeccompAction::Allow))
+    })
+}
+
+struct Input {
+    number: u32,
+    architecture: u32,
+    /// `None`: any.
+    arguments: Option<[u64; 6]>,
+}
+
+impl Input {
+    /// The word of `struct seccomp_data` at `offset`; `None` when it is not known.
+    fn word(&self, offset: u32) -> Option<u32> {
+        match offset {
+            0 => Some(self.number),
+            4 => Some(self.architecture),
+            16..64 => {
+                let argument = self.arguments?[(offset as usize - 16) / 8];
+                Some(if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Every action that the program can return for `input`: where a word is not known, both ways of a comparison are followed.
+fn outcomes(program: &[(u16, u8, u8, u32)], input: &Input) -> Vec<u32> {
+    const LOAD: u16 = 0x20;
+    const AND: u16 = 0x54;
+    const JUMP: u16 = 0x05;
+    const EQUAL: u16 = 0x15;
+    const GREATER: u16 = 0x25;
+    const GREATER_OR_EQUAL: u16 = 0x35;
+    const RETURN: u16 = 0x06;
+    let mut found = Vec::new();
+    let mut open = vec![(0usize, None::<u32>)];
+    while let Some((at, word)) = open.pop() {
+        let Some(&(code, yes, no, value)) = program.get(at) else { continue };
+        let next = at + 1;
+        let compare = |holds: fn(u32, u32) -> bool| word.map(|word| holds(word, value));
+        let holds = match code {
+            LOAD => {
+                open.push((next, input.word(value)));
+                continue;
+            }
+            AND => {
+                open.push((next, word.map(|word| word & value)));
+                continue;
+            }
+            JUMP => {
+                open.push((next + value as usize, word));
+                continue;
+            }
+            RETURN => {
+                found.push(value);
+                continue;
+            }
+            EQUAL => compare(|word, value| word == value),
+            GREATER => compare(|word, value| word > value),
+            GREATER_OR_EQUAL => compare(|word, value| word >= value),
+            _ => unreachable!("seccompiler emits no other instruction"),
+        };
+        if holds != Some(false) {
+            open.push((next + yes as usize, word));
+        }
+        if holds != Some(true) {
+            open.push((next + no as usize, word));
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn passes(role: Role, number: i64, arguments: [u64; 6]) -> bool {
+        can_pass(filter(role).unwrap(), number as u32, Some(arguments))
+    }
+
+    fn first(value: u64) -> [u64; 6] {
+        [value, 0, 0, 0, 0, 0]
+    }
+
+    fn third(value: u64) -> [u64; 6] {
+        [0, 0, value, 0, 0, 0]
+    }
+
+    #[test]
+    fn counts_are_those_of_the_design() {
+        assert_eq!(syscalls_allowed(Role::Vault), 12);
+        assert_eq!(syscalls_in_service(Role::Vault), 6);
+        assert!(syscalls_in_service(Role::Front) <= 24, "{}", syscalls_in_service(Role::Front));
+        assert!(syscalls_allowed(Role::Front) <= 32, "{}", syscalls_allowed(Role::Front));
+        for role in Role::CAGED {
+            assert_eq!(syscalls_allowed(role), allowed_names(role).len(), "{role}");
+        }
+    }
+
+    #[test]
+    fn another_architecture_or_x32_passes_nowhere() {
+        const I386: u32 = 0x4000_0003;
+        const X32: u32 = 0x4000_0000;
+        for role in Role::CAGED {
+            let list = filter(role).unwrap().programs[0];
+            for number in 0..NUMBERS {
+                for (number, architecture) in [(number, I386), (number | X32, ARCHITECTURE)] {
+                    let input = Input { number, architecture, arguments: None };
+                    assert_eq!(outcomes(list, &input), [u32::from(SeccompAction::KillProcess)], "{role} {number}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_starts_traces_mounts_or_loads() {
+        let never = [
+            libc::SYS_execve, libc::SYS_execveat, libc::SYS_fork, libc::SYS_vfork, libc::SYS_ptrace, libc::SYS_mount,
+            libc::SYS_umount2, libc::SYS_pivot_root, libc::SYS_chroot, libc::SYS_unshare, libc::SYS_setns, libc::SYS_bpf,
+            libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev,
+            libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key, libc::SYS_perf_event_open, libc::SYS_userfaultfd,
+            libc::SYS_pidfd_getfd, libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal, libc::SYS_kill, libc::SYS_tkill,
+            libc::SYS_recvmsg, libc::SYS_recvmmsg, libc::SYS_bind, libc::SYS_listen, libc::SYS_setuid, libc::SYS_setresuid,
+            libc::SYS_capset, libc::SYS_seccomp, libc::SYS_personality, libc::SYS_init_module, libc::SYS_finit_module,
+            libc::SYS_kexec_load, libc::SYS_reboot, libc::SYS_open_by_handle_at, libc::SYS_mknodat, libc::SYS_symlinkat,
+            libc::SYS_clone3, libc::SYS_open, libc::SYS_creat,
+        ];
+        for role in Role::CAGED {
+            for number in never {
+                assert!(!can_pass(filter(role).unwrap(), number as u32, None), "{role} lets {number} through");
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_decide() {
+        for role in Role::CAGED {
+            assert!(passes(role, libc::SYS_tgkill, third(6)), "{role} must be able to abort");
+            assert!(!passes(role, libc::SYS_tgkill, third(9)), "{role}");
+        }
+        for role in [Role::Front, Role::Unseal, Role::Noded, Role::Directory] {
+            assert!(passes(role, libc::SYS_mmap, third(3)), "{role}");
+            assert!(!passes(role, libc::SYS_mmap, third(7)), "{role}");
+            assert!(!passes(role, libc::SYS_mmap, third(4)), "{role}");
+        }
+        for role in [Role::Noded, Role::Directory] {
+            for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
+                assert!(passes(role, libc::SYS_socket, first(family as u64)), "{role}");
+            }
+            for family in [libc::AF_NETLINK, libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG] {
+                assert!(!passes(role, libc::SYS_socket, first(family as u64)), "{role}");
+            }
+            assert!(passes(role, libc::SYS_clone, first(0x003d_0f00)), "{role} must be able to start a thread");
+            assert!(!passes(role, libc::SYS_clone, first(libc::SIGCHLD as u64)), "{role}");
+            assert!(!passes(role, libc::SYS_clone, first(0x003d_0f00 | libc::CLONE_NEWUSER as u64)), "{role}");
+        }
+    }
+
+    #[test]
+    fn an_int_argument_is_compared_as_32_bits() {
+        // The kernel ignores the upper half of an int: a filter that looks at it can be led past its rule.
+        assert!(passes(Role::Vault, libc::SYS_tgkill, third(6 | 1 << 40)));
+        assert!(!passes(Role::Front, libc::SYS_mmap, third(4 | 1 << 40)));
+    }
+}

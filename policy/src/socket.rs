@@ -1,0 +1,129 @@
+//! Descriptors handled with the kernel's strict forms: peers of AF_UNIX sockets, sealed memory files, paths without
+//! symbolic links, directories made durable. Policy-free; each function is one or two system calls.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socketpair};
+
+use crate::sys;
+
+/// Who is at the other end of an AF_UNIX socket, as the kernel noted when it connected. A uid that this process's user
+/// namespace does not map reads as 65534: a second check as root, never the only one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Process id.
+    pub pid: i32,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// `SO_PEERCRED`.
+pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
+    let found = getsockopt(&socket, PeerCredentials)?;
+    Ok(Peer { pid: found.pid(), uid: found.uid(), gid: found.gid() })
+}
+
+/// `SO_PEERPIDFD`: names the peer's process without a race over its number.
+pub fn peer_pidfd(socket: impl AsFd) -> io::Result<OwnedFd> {
+    sys::peer_pidfd(socket.as_fd())
+}
+
+/// A connected pair of packet sockets (one message a read), for the barrier.
+pub fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// A connected pair of stream sockets, for frames.
+pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// A memory file with `content` that nobody can change any more, positioned at its start.
+pub fn sealed_file(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
+    let name = CString::new(name)?;
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+    let mut file = File::from(memfd_create(name.as_c_str(), flags)?);
+    file.write_all(content)?;
+    let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    io::Seek::rewind(&mut file)?;
+    Ok(file.into())
+}
+
+/// Opens `path` with no symbolic link anywhere in it. `mode` counts only when `flags` create.
+pub fn open_no_symlinks(path: &Path, flags: OFlag, mode: u32) -> io::Result<File> {
+    open(AT_FDCWD, path, flags, mode, libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS)
+}
+
+/// Opens `path` below `directory`: no symbolic link, and no way out through `..` or an absolute path.
+pub fn open_beneath(directory: impl AsFd, path: &Path, flags: OFlag, mode: u32) -> io::Result<File> {
+    let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
+    open(directory.as_fd(), path, flags, mode, resolve)
+}
+
+fn open(directory: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: u32, resolve: u64) -> io::Result<File> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let flags = flags | OFlag::O_CLOEXEC;
+    let mode = if flags.contains(OFlag::O_CREAT) { mode } else { 0 };
+    sys::openat2(directory, &path, flags.bits(), mode, resolve).map(File::from)
+}
+
+/// Makes names created, renamed or removed in `directory` durable.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    open_no_symlinks(directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::io::Read;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn sealed_file_reads_and_refuses_writing() {
+        let mut file = File::from(sealed_file("test", b"content").unwrap());
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "content");
+        assert_eq!(file.write(b"x").unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert_eq!(file.set_len(0).unwrap_err().raw_os_error(), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn symbolic_links_and_ways_out_are_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let real = std::fs::canonicalize(place.path()).unwrap();
+        std::fs::write(real.join("file"), b"x").unwrap();
+        symlink("file", real.join("link")).unwrap();
+        open_no_symlinks(&real.join("file"), OFlag::O_RDONLY, 0).unwrap();
+        let refused = open_no_symlinks(&real.join("link"), OFlag::O_RDONLY, 0).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ELOOP));
+        let directory = File::open(&real).unwrap();
+        open_beneath(&directory, Path::new("file"), OFlag::O_RDONLY, 0).unwrap();
+        for (path, errno) in [("../etc/passwd", libc::EXDEV), ("/etc/passwd", libc::EXDEV), ("link", libc::ELOOP)] {
+            let refused = open_beneath(&directory, Path::new(path), OFlag::O_RDONLY, 0).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(errno), "{path}");
+        }
+        sync_directory(&real).unwrap();
+    }
+
+    #[test]
+    fn peer_of_a_pair_is_this_process() {
+        let (near, _far) = stream_pair().unwrap();
+        assert_eq!(peer(&near).unwrap().pid, std::process::id() as i32);
+        peer_pidfd(&near).unwrap();
+    }
+}

@@ -1,0 +1,424 @@
+//! Every unsafe operation of the project: one system call or one promise to the allocator a function, each with the
+//! precondition that makes it sound. No policy here: callers decide what is asked, this file only asks it.
+
+#![allow(unsafe_code, reason = "the one file of the project that may")]
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::cell::UnsafeCell;
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_uint, c_void};
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::{NonNull, null, null_mut};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use talc::DefaultBinning;
+use talc::base::Talc;
+use talc::source::Manual;
+
+use crate::arena::{Arena, CAPACITY, GUARD, Kind};
+
+fn check(result: c_long) -> io::Result<c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+// ---------------------------------------------------------------- descriptors
+
+/// Takes ownership of an inherited descriptor.
+pub(crate) fn own(number: RawFd) -> OwnedFd {
+    // SAFETY: the caller (the descriptor table) found `number` open at start and hands each number out once.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Closes every descriptor from `first` to `last`. Only for numbers that nothing in this process owns yet.
+pub(crate) fn close_range(first: c_uint, last: c_uint) -> io::Result<()> {
+    // SAFETY: passes integers only; called at start, when no owner of these numbers exists in this process.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// `openat2` with the kernel's own resolution rules.
+pub(crate) fn openat2(dir: BorrowedFd<'_>, path: &CStr, flags: c_int, mode: u32, resolve: u64) -> io::Result<OwnedFd> {
+    // SAFETY: `open_how` is plain integers, for which all zeroes is a valid value.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = flags as u64;
+    how.mode = u64::from(mode);
+    how.resolve = resolve;
+    // SAFETY: `path` is NUL-terminated, `how` lives across the call and its true size is passed.
+    let fd = check(unsafe {
+        libc::syscall(libc::SYS_openat2, dir.as_raw_fd(), path.as_ptr(), &raw const how, size_of::<libc::open_how>())
+    })?;
+    Ok(own(fd as RawFd))
+}
+
+/// A pidfd for the process at the other end of an AF_UNIX socket (`SO_PEERPIDFD`).
+pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut fd: c_int = -1;
+    let mut length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, the size of `fd`, which outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERPIDFD,
+            (&raw mut fd).cast::<c_void>(),
+            &raw mut length,
+        )
+    };
+    check(c_long::from(result))?;
+    Ok(own(fd))
+}
+
+// ---------------------------------------------------------------- mounts
+
+/// A detached copy of the mount under `path` (`open_tree` with `OPEN_TREE_CLONE`).
+pub(crate) fn clone_mount(path: &CStr) -> io::Result<OwnedFd> {
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: `path` is NUL-terminated; the rest are integers.
+    let fd = check(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
+    Ok(own(fd as RawFd))
+}
+
+#[repr(C)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+/// Adds mount attributes (`MOUNT_ATTR_…`) to a detached mount.
+pub(crate) fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+    let attributes = MountAttributes { set, clear: 0, propagation: 0, user_namespace: 0 };
+    // SAFETY: the empty path is NUL-terminated; `attributes` has the kernel's layout and its size is passed.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<MountAttributes>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Attaches a detached mount at `target`, which is relative to the working directory.
+pub(crate) fn attach_mount(mount: BorrowedFd<'_>, target: &CStr) -> io::Result<()> {
+    const FROM_EMPTY_PATH: c_uint = 4; // MOVE_MOUNT_F_EMPTY_PATH
+    // SAFETY: both paths are NUL-terminated; the rest are integers.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            FROM_EMPTY_PATH,
+        )
+    })
+    .map(drop)
+}
+
+// ---------------------------------------------------------------- the process itself
+
+/// `prctl` for options whose arguments are integers.
+pub(crate) fn prctl(option: c_int, first: u64, second: u64) -> io::Result<c_int> {
+    // SAFETY: callers use options of which every argument is an integer (capability bounding set, ambient set,
+    // securebits, MDWE); unused arguments are 0 as the kernel demands.
+    let result = unsafe { libc::prctl(option, first, second, 0u64, 0u64) };
+    check(c_long::from(result)).map(|value| value as c_int)
+}
+
+/// glibc: one heap for all threads. Further heaps open a file under load, which no filter of ours allows.
+pub(crate) fn one_malloc_arena() -> bool {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets an integer parameter; called before a second thread exists.
+    return unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) } == 1;
+    #[cfg(not(target_env = "gnu"))]
+    true
+}
+
+/// Ends the process with `exit_group`.
+pub(crate) fn exit_now(code: c_int) -> ! {
+    // SAFETY: ends the process; nothing runs after it.
+    unsafe { libc::_exit(code) }
+}
+
+/// Gives fatal signals back to the kernel, so that a fault under the filter ends in its own signal and not in SIGSYS.
+pub(crate) fn default_fault_signals() -> io::Result<()> {
+    for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
+        default_signal(signal)?;
+    }
+    Ok(())
+}
+
+fn default_signal(signal: c_int) -> io::Result<()> {
+    // SAFETY: `sigaction` is plain data, for which all zeroes is valid: SIG_DFL, empty mask, no flags.
+    let action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: sets a disposition that holds no pointer; the old one is not asked for.
+    check(c_long::from(unsafe { libc::sigaction(signal, &raw const action, null_mut()) })).map(drop)
+}
+
+/// Runs `act` in a forked child and says whether the child ended with code 0. For probes that may end the process.
+pub(crate) fn survives(act: impl Fn() -> bool) -> io::Result<bool> {
+    // SAFETY: called while this process has one thread, so the child may run any code; it ends in `exit_now`.
+    let pid = check(c_long::from(unsafe { libc::fork() }))?;
+    if pid == 0 {
+        exit_now(c_int::from(!act()));
+    }
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` outlives the call; `pid` is our own child, which nobody else waits for.
+        match check(c_long::from(unsafe { libc::waitpid(pid as c_int, &raw mut status, 0) })) {
+            Ok(_) => return Ok(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+// ---------------------------------------------------------------- starting a child
+
+/// All that a new child needs, prepared before the fork, because after it nothing may allocate.
+pub(crate) struct Launch<'a> {
+    pub(crate) program: &'a CStr,
+    pub(crate) arguments: &'a [CString],
+    pub(crate) environment: &'a [CString],
+    /// Source of each descriptor 0..n; all are above the table's length.
+    pub(crate) table: &'a [RawFd],
+    /// Where the child writes its errno if it does not reach the new program; above the table's length, close-on-exec.
+    pub(crate) failure: RawFd,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+fn pointers(texts: &[CString]) -> Vec<*const c_char> {
+    texts.iter().map(|text| text.as_ptr()).chain([null()]).collect()
+}
+
+/// Forks and executes. Returns the process id and its pidfd.
+pub(crate) fn launch(plan: &Launch<'_>) -> io::Result<(i32, OwnedFd)> {
+    let (arguments, environment) = (pointers(plan.arguments), pointers(plan.environment));
+    let mut pidfd: c_int = -1;
+    let clone = CloneArguments {
+        flags: libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArguments::default()
+    };
+    // SAFETY: takes no argument.
+    let parent = unsafe { libc::getpid() };
+    // SAFETY: a signal set is plain data; `sigfillset` and `pthread_sigmask` write it whole before it is read.
+    let mut old: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
+    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `all` is a valid place for a signal set.
+    unsafe { libc::sigfillset(&raw mut all) };
+    // SAFETY: both sets are valid. A handler of ours must not run in the child before `exec`.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old) };
+    // SAFETY: no CLONE_VM, so the child has its own copy of memory; it calls only async-signal-safe functions until
+    // `execve`. `clone` and `pidfd` outlive the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const clone, size_of::<CloneArguments>()) };
+    if pid == 0 {
+        let errno = become_program(plan, &arguments, &environment, parent);
+        // SAFETY: writes four bytes of a local; the number is where `become_program` put the pipe.
+        unsafe { libc::write(plan.table.len() as c_int, (&raw const errno).cast::<c_void>(), size_of::<c_int>()) };
+        exit_now(127);
+    }
+    let result = check(pid);
+    // SAFETY: `old` was filled above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, null_mut()) };
+    Ok((result? as i32, own(pidfd)))
+}
+
+/// In the child: returns only on failure, with the errno. No allocation, no lock.
+fn become_program(plan: &Launch<'_>, arguments: &[*const c_char], environment: &[*const c_char], parent: c_int) -> c_int {
+    let errno = || io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+    let last = plan.table.len() as c_int;
+    // SAFETY: integers only.
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0u64, 0u64, 0u64) } < 0 {
+        return errno();
+    }
+    // SAFETY: takes no argument. The parent may have died before the line above.
+    if unsafe { libc::getppid() } != parent {
+        return libc::ESRCH;
+    }
+    for signal in 1..=64 {
+        let _ = default_signal(signal); // KILL, STOP and glibc's own two refuse, and need not be changed.
+    }
+    // SAFETY: a zeroed signal set is the empty set on Linux.
+    let none: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `none` is a valid set.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, null_mut()) };
+    // SAFETY: integers only; sources lie above `last`, so no source is overwritten before it is copied.
+    if unsafe { libc::dup3(plan.failure, last, libc::O_CLOEXEC) } < 0 {
+        return errno();
+    }
+    for (number, source) in plan.table.iter().enumerate() {
+        // SAFETY: as above.
+        if unsafe { libc::dup2(*source, number as c_int) } < 0 {
+            return errno();
+        }
+    }
+    if let Err(error) = close_range(last as c_uint + 1, c_uint::MAX) {
+        return error.raw_os_error().unwrap_or(libc::EIO);
+    }
+    // SAFETY: program, argument and environment arrays are NUL-terminated and live in this copy of memory.
+    unsafe { libc::execve(plan.program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    errno()
+}
+
+/// Sends a signal to exactly the process that the pidfd names.
+pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+    // SAFETY: no siginfo is passed; the rest are integers.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, null::<c_void>(), 0) }).map(drop)
+}
+
+// ---------------------------------------------------------------- the arena
+
+/// The state behind [`Arena`]: a spin lock, the allocator, and whether memory was claimed.
+pub(crate) struct Heap {
+    locked: AtomicBool,
+    inner: UnsafeCell<Inner>,
+}
+
+struct Inner {
+    talc: Talc<Manual, DefaultBinning>,
+    mapped: bool,
+}
+
+// SAFETY: `inner` is reached only between `lock` and `unlock`.
+unsafe impl Sync for Heap {}
+
+impl Heap {
+    pub(crate) const fn new() -> Self {
+        Self {
+            locked: AtomicBool::new(false),
+            inner: UnsafeCell::new(Inner { talc: Talc::new(Manual), mapped: false }),
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
+        while self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            std::hint::spin_loop();
+        }
+        // SAFETY: the lock is held, so this is the only reference; `act` cannot allocate through this heap again.
+        let result = act(unsafe { &mut *self.inner.get() });
+        self.locked.store(false, Ordering::Release);
+        result
+    }
+}
+
+/// Maps the arena between two guard pages, in the best kind of memory that is to be had.
+fn map_arena() -> Option<(NonNull<u8>, Kind)> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
+    let area = unsafe { libc::mmap(null_mut(), CAPACITY + 2 * GUARD, libc::PROT_NONE, flags, -1, 0) };
+    if area == libc::MAP_FAILED {
+        return None;
+    }
+    // SAFETY: GUARD is smaller than the area.
+    let base = unsafe { area.cast::<u8>().add(GUARD) };
+    let kind = if map_secret(base) {
+        Kind::Secret
+    } else {
+        map_locked(base)?
+    };
+    // SAFETY: seals the area that was mapped here; nothing unmaps or re-protects it later. A kernel without mseal refuses.
+    unsafe { libc::syscall(libc::SYS_mseal, area, CAPACITY + 2 * GUARD, 0) };
+    NonNull::new(base).map(|base| (base, kind))
+}
+
+fn map_secret(base: *mut u8) -> bool {
+    // SAFETY: integer argument.
+    let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
+    if fd < 0 {
+        return false;
+    }
+    let fd = own(fd as RawFd);
+    // SAFETY: integers only.
+    if unsafe { libc::ftruncate(fd.as_raw_fd(), CAPACITY as libc::off_t) } < 0 {
+        return false;
+    }
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+    // SAFETY: `base..base+CAPACITY` lies inside the area that the caller reserved and that nothing uses yet.
+    let result = unsafe { libc::mmap(base.cast(), CAPACITY, protection, flags, fd.as_raw_fd(), 0) };
+    result != libc::MAP_FAILED
+}
+
+fn map_locked(base: *mut u8) -> Option<Kind> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    // SAFETY: as in `map_secret`; on its failure the reserved pages are still there.
+    if unsafe { libc::mmap(base.cast(), CAPACITY, protection, flags, -1, 0) } == libc::MAP_FAILED {
+        return None;
+    }
+    for advice in [libc::MADV_DONTDUMP, libc::MADV_WIPEONFORK] {
+        // SAFETY: advice on memory mapped above.
+        unsafe { libc::madvise(base.cast(), CAPACITY, advice) };
+    }
+    // SAFETY: locks memory mapped above.
+    let locked = unsafe { libc::mlock2(base.cast(), CAPACITY, libc::MLOCK_ONFAULT as c_uint) } == 0;
+    Some(if locked { Kind::Locked } else { Kind::Unlocked })
+}
+
+// SAFETY: blocks come from talc, which hands out disjoint memory of the asked layout; a failed claim or a full arena
+// yields null, as the trait demands; the lock makes it usable from any thread.
+unsafe impl GlobalAlloc for Arena {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let block = self.heap.with(|inner| {
+            if !inner.mapped {
+                let (base, kind) = map_arena()?;
+                inner.mapped = true;
+                // SAFETY: the mapping is CAPACITY bytes, ours alone, and is never unmapped.
+                unsafe { inner.talc.claim(base.as_ptr(), CAPACITY) }?;
+                crate::arena::note_mapped(kind);
+            }
+            // SAFETY: the trait's caller promises a layout of non-zero size.
+            unsafe { inner.talc.allocate(layout) }
+        });
+        match block {
+            Some(block) => {
+                crate::arena::note_taken(layout.size());
+                block.as_ptr()
+            }
+            None => null_mut(),
+        }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the trait's caller promises that `block` came from `alloc` with this layout and is not used again.
+        // Cleared, so that a freed secret does not outlive its owner.
+        unsafe { block.write_bytes(0, layout.size()) };
+        // SAFETY: as above.
+        self.heap.with(|inner| unsafe { inner.talc.deallocate(block, layout) });
+        crate::arena::note_given_back(layout.size());
+    }
+}
+
+// ---------------------------------------------------------------- probes
+
+/// A raw system call with integer arguments only, for probes from inside the cage. Returns the errno on refusal.
+pub(crate) fn attempt(number: c_long, arguments: [u64; 6]) -> Result<c_long, c_int> {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: `probe::Act` builds the arguments: integers and null pointers only, and no call that changes this
+    // process's own mappings.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    if result < 0 { Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)) } else { Ok(result) }
+}
