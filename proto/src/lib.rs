@@ -7,6 +7,7 @@
 
 pub mod checked;
 pub mod concat;
+pub mod config;
 pub mod error;
 pub mod fields;
 pub mod http_signature;
