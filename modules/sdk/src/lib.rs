@@ -1,1 +1,43 @@
-//! Placeholder.
+//! What a module of an OpenRed node is written against.
+//!
+//! A module is a value that implements [`Module`]: it says what it is ([`Manifest`]), which routes it serves
+//! ([`Routes`]) and what it does with events. All it can reach of the node is a [`Context`]: key–value state, blobs,
+//! requests to the same module of a linked peer, time, timers, audit. No secret crosses this interface, in either
+//! direction: sessions, tokens and keys stay with the node and its key process.
+//!
+//! Requests, responses and every call of the host are data and byte streams. Nothing here assumes that the module and the node
+//! share memory: today a module is linked into `noded` and called in its process, and one that runs in a cage of its own
+//! sees the same trait.
+//!
+//! What this crate does not do: it opens no socket and no file, and it knows no wire format. The node implements
+//! [`Host`]; tests use `TestHost` (feature `test-host`).
+#![forbid(unsafe_code)]
+
+mod body;
+mod context;
+mod error;
+mod host;
+mod instance;
+mod message;
+mod module;
+mod route;
+#[cfg(feature = "test-host")]
+mod test_host;
+
+pub use body::{Body, BodyError, BodySender};
+pub use context::Context;
+pub use error::{ModuleError, PROBLEM_JSON, Status};
+pub use host::{
+    AuditEvent, BLOB_CHUNK, Batch, BlobName, Committed, Host, HostError, KEY_LIMIT, PeerError, SCAN_LIMIT, Scan,
+    ScanPage, UnixMillis, VALUE_LIMIT,
+};
+pub use instance::{Instance, LoadError};
+pub use message::{Caller, IdempotencyKey, Method, PeerRequest, Request, Response};
+pub use module::{Event, Manifest, Module, TimerId};
+pub use openred_proto::id::NodeId;
+pub use route::{Params, Routes};
+#[cfg(feature = "test-host")]
+pub use test_host::{Fault, TestHost, link};
+
+/// For `#[async_trait] impl Module for …`.
+pub use async_trait::async_trait;

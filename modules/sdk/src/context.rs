@@ -1,0 +1,211 @@
+//! A module's hold on its node: cheap to clone, nothing but calls of the [`Host`] and the small conveniences over them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::host::{AuditEvent, Batch, BlobName, Committed, Host, HostError, PeerError, Scan, ScanPage, UnixMillis};
+use crate::message::{PeerRequest, Response};
+use crate::module::TimerId;
+use openred_proto::id::NodeId;
+
+/// What a module may use of its node. Durability is the [`Host`]'s: a change is durable when its call has answered.
+#[derive(Clone)]
+pub struct Context(Arc<dyn Host>);
+
+impl Context {
+    /// Wraps a host; for hosts, not for modules.
+    pub fn new(host: Arc<dyn Host>) -> Self {
+        Self(host)
+    }
+
+    /// This node's id.
+    pub fn node_id(&self) -> NodeId {
+        self.0.node_id()
+    }
+
+    /// The time now.
+    pub fn now(&self) -> UnixMillis {
+        self.0.now()
+    }
+
+    /// 16 random bytes.
+    pub fn unique_id(&self) -> [u8; 16] {
+        self.0.unique_id()
+    }
+
+    /// One row.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn get(&self, key: impl Into<Bytes> + Send) -> Result<Option<Bytes>, HostError> {
+        self.0.get(key.into()).await
+    }
+
+    /// One row that holds JSON. A row that cannot be read is [`HostError::Storage`]: only this module writes them.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn get_json<T: DeserializeOwned>(&self, key: impl Into<Bytes> + Send) -> Result<Option<T>, HostError> {
+        let row = self.get(key).await?;
+        row.map(|row| serde_json::from_slice(&row).map_err(|_| HostError::Storage)).transpose()
+    }
+
+    /// Writes one row; durable when it returns.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn put(&self, key: impl Into<Bytes> + Send, value: impl Into<Bytes> + Send) -> Result<(), HostError> {
+        self.unconditional(Batch::new().put(key, value)).await
+    }
+
+    /// Writes one row as JSON; durable when it returns.
+    ///
+    /// # Errors
+    /// The host's, and [`HostError::Storage`] for what JSON cannot hold.
+    pub async fn put_json<T: Serialize + Sync>(
+        &self,
+        key: impl Into<Bytes> + Send,
+        value: &T,
+    ) -> Result<(), HostError> {
+        let value = serde_json::to_vec(value).map_err(|_| HostError::Storage)?;
+        self.put(key, value).await
+    }
+
+    /// Writes one row only if it is `expected` (`None`: absent) now.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn compare_and_set(
+        &self,
+        key: impl Into<Bytes> + Send,
+        expected: Option<Bytes>,
+        value: impl Into<Bytes> + Send,
+    ) -> Result<Committed, HostError> {
+        let key = key.into();
+        self.apply(Batch::new().expect(key.clone(), expected).put(key, value)).await
+    }
+
+    /// Removes one row; durable when it returns.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn delete(&self, key: impl Into<Bytes> + Send) -> Result<(), HostError> {
+        self.unconditional(Batch::new().delete(key)).await
+    }
+
+    async fn unconditional(&self, batch: Batch) -> Result<(), HostError> {
+        match self.apply(batch).await? {
+            Committed::Yes => Ok(()),
+            // A batch without expectations cannot fail one: a host that says so is broken.
+            Committed::No => Err(HostError::Storage),
+        }
+    }
+
+    /// All of a batch in one transaction, or nothing; durable when it returns [`Committed::Yes`].
+    ///
+    /// # Errors
+    /// The host's, and [`HostError::TooLarge`] before anything is touched.
+    pub async fn apply(&self, batch: Batch) -> Result<Committed, HostError> {
+        batch.check()?;
+        self.0.apply(batch).await
+    }
+
+    /// Rows of a prefix in order.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn scan(&self, scan: Scan) -> Result<ScanPage, HostError> {
+        self.0.scan(scan).await
+    }
+
+    /// Writes into a blob; see [`Host::blob_write`].
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn blob_write(&self, name: &BlobName, offset: u64, bytes: Bytes) -> Result<(), HostError> {
+        self.0.blob_write(name, offset, bytes).await
+    }
+
+    /// Reads of a blob; see [`Host::blob_read`].
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn blob_read(&self, name: &BlobName, offset: u64, most: usize) -> Result<Bytes, HostError> {
+        self.0.blob_read(name, offset, most).await
+    }
+
+    /// A blob's length; `None` if there is no such blob.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn blob_length(&self, name: &BlobName) -> Result<Option<u64>, HostError> {
+        self.0.blob_length(name).await
+    }
+
+    /// Makes a blob durable.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn blob_sync(&self, name: &BlobName) -> Result<(), HostError> {
+        self.0.blob_sync(name).await
+    }
+
+    /// Syncs and renames a blob in one step.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn blob_rename(&self, from: &BlobName, to: &BlobName) -> Result<(), HostError> {
+        self.0.blob_rename(from, to).await
+    }
+
+    /// Removes a blob; an absent one is no error.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn blob_delete(&self, name: &BlobName) -> Result<(), HostError> {
+        self.0.blob_delete(name).await
+    }
+
+    /// Names of the module's blobs.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn blob_list(&self, after: Option<&BlobName>) -> Result<Vec<BlobName>, HostError> {
+        self.0.blob_list(after).await
+    }
+
+    /// Calls the same module of a linked peer.
+    ///
+    /// # Errors
+    /// [`PeerError`] if no answer came; a refusal is an answer.
+    pub async fn peer_request(&self, peer: NodeId, request: PeerRequest) -> Result<Response, PeerError> {
+        self.0.peer_request(peer, request).await
+    }
+
+    /// Whether there is an active link with that node.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError> {
+        self.0.is_linked(peer).await
+    }
+
+    /// Asks for a timer event; see [`Host::set_timer`].
+    pub fn set_timer(&self, timer: TimerId, at: UnixMillis) {
+        self.0.set_timer(timer, at);
+    }
+
+    /// Notes an event in the node's audit trail.
+    pub fn audit(&self, event: AuditEvent) {
+        self.0.audit(event);
+    }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Context")
+    }
+}

@@ -1,0 +1,273 @@
+//! What the node does for a module. `noded` implements [`Host`]; a module calls it through [`crate::Context`].
+//!
+//! One `Host` value belongs to one module: keys, blobs and peer requests are those of that module alone, so no method
+//! names a module. Each method takes and returns data only, and may cross a process.
+//!
+//! Durability, which every implementation owes: **when [`Host::apply`], [`Host::blob_sync`], [`Host::blob_rename`] or
+//! [`Host::blob_delete`] has answered, a `kill -9` or a power cut no longer undoes it.** [`Host::blob_write`] alone promises
+//! only that a later read of the same host sees the bytes.
+
+use bytes::Bytes;
+
+use crate::message::{PeerRequest, Response};
+use crate::module::TimerId;
+use openred_proto::id::NodeId;
+
+/// Longest key, in bytes.
+pub const KEY_LIMIT: usize = 256;
+/// Longest value, in bytes: a message of 256 KiB with its head. Larger things are blobs.
+pub const VALUE_LIMIT: usize = 512 * 1024;
+/// Most rows that one scan returns, whatever was asked.
+pub const SCAN_LIMIT: usize = 1000;
+/// Most bytes in one read or write of a blob.
+pub const BLOB_CHUNK: usize = 1024 * 1024;
+/// Longest blob name.
+const BLOB_NAME_LIMIT: usize = 96;
+
+/// Milliseconds since 1970-01-01 UTC by this node's clock, which may be wrong and may jump.
+pub type UnixMillis = u64;
+
+/// Why the host could not do it. All of these are this node's own condition, never a peer's doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// No space is left on the device, or the module's quota is used up.
+    #[error("no space left for this module's state")]
+    Full,
+    /// A key, value or chunk beyond its limit.
+    #[error("larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// There is no blob of that name.
+    #[error("no such blob")]
+    NoBlob,
+    /// The store or the disk failed.
+    #[error("the node's store failed")]
+    Storage,
+    /// The node is stopping.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+/// Why a peer gave no answer. A refusal by the peer's module is no error here: it is a [`Response`] with its status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// There is no active link with that node.
+    #[error("not linked with that peer")]
+    NotLinked,
+    /// No carrier reaches the peer, or the handshake failed. The request was not delivered.
+    #[error("the peer cannot be reached")]
+    Unreachable,
+    /// No answer in time. The request may have been carried out.
+    #[error("the peer did not answer in time")]
+    TimedOut,
+    /// The connection broke after the request left. It may have been carried out.
+    #[error("the connection to the peer broke")]
+    Interrupted,
+    /// Too many requests to that peer are open.
+    #[error("too many requests to that peer are open")]
+    Busy,
+}
+
+/// Changes that happen together or not at all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Rows that must be exactly so (`None`: absent) for anything to happen.
+    pub expect: Vec<(Bytes, Option<Bytes>)>,
+    /// Rows to write.
+    pub put: Vec<(Bytes, Bytes)>,
+    /// Rows to remove; absent ones are no error.
+    pub delete: Vec<Bytes>,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only if the row is exactly this.
+    #[must_use]
+    pub fn expect(mut self, key: impl Into<Bytes>, value: Option<Bytes>) -> Self {
+        self.expect.push((key.into(), value));
+        self
+    }
+
+    /// Writes a row.
+    #[must_use]
+    pub fn put(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        self.put.push((key.into(), value.into()));
+        self
+    }
+
+    /// Removes a row.
+    #[must_use]
+    pub fn delete(mut self, key: impl Into<Bytes>) -> Self {
+        self.delete.push(key.into());
+        self
+    }
+
+    /// # Errors
+    /// [`HostError::TooLarge`] for a key or value beyond its limit. Hosts call this before they touch their store.
+    pub fn check(&self) -> Result<(), HostError> {
+        let mut keys =
+            self.expect.iter().map(|(key, _)| key).chain(self.put.iter().map(|(key, _)| key)).chain(&self.delete);
+        if keys.any(|key| key.len() > KEY_LIMIT) {
+            return Err(HostError::TooLarge { limit: KEY_LIMIT });
+        }
+        if self.put.iter().any(|(_, value)| value.len() > VALUE_LIMIT) {
+            return Err(HostError::TooLarge { limit: VALUE_LIMIT });
+        }
+        Ok(())
+    }
+}
+
+/// What became of a batch.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// All of it is done and durable.
+    Yes,
+    /// An expectation did not hold; nothing was changed.
+    No,
+}
+
+/// Which rows to list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scan {
+    /// Only keys that begin so.
+    pub prefix: Bytes,
+    /// Only keys beyond this one, in the scan's direction.
+    pub after: Option<Bytes>,
+    /// At most so many rows (and never more than [`SCAN_LIMIT`]).
+    pub limit: usize,
+    /// From the last key down.
+    pub backwards: bool,
+}
+
+impl Scan {
+    /// All rows of a prefix, upwards, up to [`SCAN_LIMIT`].
+    pub fn prefix(prefix: impl Into<Bytes>) -> Self {
+        Self { prefix: prefix.into(), after: None, limit: SCAN_LIMIT, backwards: false }
+    }
+
+    /// Beginning beyond `key`.
+    #[must_use]
+    pub fn after(mut self, key: Option<Bytes>) -> Self {
+        self.after = key;
+        self
+    }
+
+    /// At most `limit` rows.
+    #[must_use]
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// From the last key down.
+    #[must_use]
+    pub fn backwards(mut self) -> Self {
+        self.backwards = true;
+        self
+    }
+}
+
+/// Rows of a scan, in order of their keys' bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ScanPage {
+    /// Keys (whole, prefix included) and values.
+    pub rows: Vec<(Bytes, Bytes)>,
+    /// Whether rows beyond the last one may exist. A host may stop early (say, at 4 MiB of values), never at zero rows.
+    pub more: bool,
+}
+
+/// Name of a blob inside the module's own folder: 1 to 96 of `a-z`, `0-9`, `.`, `_`, `-`, not beginning with a dot. So it is
+/// no path, on no file system.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlobName(String);
+
+impl BlobName {
+    /// The name, if it is one.
+    pub fn new(name: &str) -> Option<Self> {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+        let fits = !name.is_empty() && name.len() <= BLOB_NAME_LIMIT && !name.starts_with('.');
+        (fits && name.bytes().all(allowed)).then(|| Self(name.to_owned()))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Something an operator would want to find in the audit trail later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEvent {
+    /// Stable name in kebab case, declared in the module's documentation.
+    pub code: &'static str,
+    /// The peer concerned, if any; the host hashes it before it is written.
+    pub peer: Option<NodeId>,
+    /// Outcome in a word (`ok`, `refused`, …). Never content.
+    pub outcome: &'static str,
+}
+
+/// The node, for one module. See the file's head for what must be durable when.
+#[async_trait::async_trait]
+pub trait Host: Send + Sync + 'static {
+    /// This node's id.
+    fn node_id(&self) -> NodeId;
+
+    /// The time now.
+    fn now(&self) -> UnixMillis;
+
+    /// 16 random bytes.
+    fn unique_id(&self) -> [u8; 16];
+
+    /// One row.
+    async fn get(&self, key: Bytes) -> Result<Option<Bytes>, HostError>;
+
+    /// All of a batch in one transaction, or nothing. **Durable when it returns [`Committed::Yes`].** The host may group
+    /// batches that arrive together into one commit to the disk, as long as each is atomic and answered after it.
+    async fn apply(&self, batch: Batch) -> Result<Committed, HostError>;
+
+    /// Rows of a prefix in the order of their keys' bytes.
+    async fn scan(&self, scan: Scan) -> Result<ScanPage, HostError>;
+
+    /// Writes `bytes` (at most [`BLOB_CHUNK`]) at `offset`, making the blob if there is none and growing it as needed; a gap
+    /// reads as zeros. Visible to later reads, **not yet durable**.
+    async fn blob_write(&self, name: &BlobName, offset: u64, bytes: Bytes) -> Result<(), HostError>;
+
+    /// Up to `most` bytes (capped at [`BLOB_CHUNK`]) at `offset`; fewer only at the end, none beyond it.
+    async fn blob_read(&self, name: &BlobName, offset: u64, most: usize) -> Result<Bytes, HostError>;
+
+    /// Length in bytes, or `None` if there is no such blob.
+    async fn blob_length(&self, name: &BlobName) -> Result<Option<u64>, HostError>;
+
+    /// **Makes all that was written to the blob durable**, and its existence.
+    async fn blob_sync(&self, name: &BlobName) -> Result<(), HostError>;
+
+    /// Syncs the blob and gives it another name in one step, replacing what had that name. **Durable when it returns.**
+    async fn blob_rename(&self, from: &BlobName, to: &BlobName) -> Result<(), HostError>;
+
+    /// Removes a blob; an absent one is no error. **Durable when it returns.**
+    async fn blob_delete(&self, name: &BlobName) -> Result<(), HostError>;
+
+    /// Names of all blobs of the module, at most [`SCAN_LIMIT`] beyond `after`, in order.
+    async fn blob_list(&self, after: Option<&BlobName>) -> Result<Vec<BlobName>, HostError>;
+
+    /// Sends a call to the same module of a linked peer, over an open session or a new one. Returns with the answer's head; its
+    /// body streams. The host never retries on its own.
+    async fn peer_request(&self, peer: NodeId, request: PeerRequest) -> Result<Response, PeerError>;
+
+    /// Whether there is an active link with that node.
+    async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError>;
+
+    /// Asks for [`crate::Event::Timer`] once at `at` or soon after; a second call with the same id replaces the first. Timers do not
+    /// survive a restart: set them in [`crate::Module::start`].
+    fn set_timer(&self, timer: TimerId, at: UnixMillis);
+
+    /// Notes an event in the node's audit trail.
+    fn audit(&self, event: AuditEvent);
+}

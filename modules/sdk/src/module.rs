@@ -1,0 +1,55 @@
+//! The trait, what a module says of itself, and the events it hears.
+
+use std::sync::Arc;
+
+use crate::context::Context;
+use crate::error::ModuleError;
+use crate::route::Routes;
+use openred_proto::id::NodeId;
+
+/// What a module says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// Name by which peers and the operator call it: 1 to 32 of `a-z`, `0-9`, `-`.
+    pub id: &'static str,
+    /// Its own version.
+    pub version: &'static str,
+    /// One line for the operator.
+    pub summary: &'static str,
+}
+
+/// A module's own name for one of its timers.
+pub type TimerId = u32;
+
+/// Something happened that no caller waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A timer set with [`Context::set_timer`] is due.
+    Timer(TimerId),
+    /// A session with this peer has opened, in either direction: what waits for it can go now.
+    PeerReachable(NodeId),
+    /// The link with this peer has ended (revoked or expired).
+    PeerForgotten(NodeId),
+}
+
+/// A module. Handlers run at the same time as each other and as events, so shared state belongs behind the host's
+/// transactions, or a lock that is not held across an `await`.
+#[async_trait::async_trait]
+pub trait Module: Send + Sync + Sized + 'static {
+    /// What it is.
+    fn manifest(&self) -> Manifest;
+
+    /// Which routes it serves.
+    fn routes(routes: &mut Routes<Self>);
+
+    /// Called once before the first request: recover what was cut short, set timers. A module that cannot start serves nothing.
+    async fn start(self: Arc<Self>, context: Context) -> Result<(), ModuleError> {
+        let _ = context;
+        Ok(())
+    }
+
+    /// Called for each event. The host runs each on a task of its own; one may wait for peers.
+    async fn event(self: Arc<Self>, context: Context, event: Event) {
+        let _ = (context, event);
+    }
+}

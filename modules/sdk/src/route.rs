@@ -1,0 +1,169 @@
+//! Which handler serves which call: method, path pattern, who may call, how long the body may be.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::context::Context;
+use crate::error::{ModuleError, Status};
+use crate::message::{Caller, Method, Request, Response};
+
+/// Longest path that is looked at, in bytes.
+const PATH_LIMIT: usize = 1024;
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response, ModuleError>> + Send>>;
+pub(crate) type Handler = Arc<dyn Fn(Context, Request) -> Answer + Send + Sync>;
+
+/// Values of a pattern's `{names}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Params(BTreeMap<&'static str, String>);
+
+impl Params {
+    /// The value of `{name}`; empty if the pattern has none, which no handler of that pattern can meet.
+    pub fn get(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+}
+
+/// Who may call a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Peer,
+    Operator,
+}
+
+impl Who {
+    fn admits(self, caller: Caller) -> bool {
+        matches!((self, caller), (Self::Peer, Caller::Peer(_)) | (Self::Operator, Caller::Operator))
+    }
+}
+
+/// The routes of a module under construction.
+pub struct Routes<M> {
+    module: Arc<M>,
+    routes: Vec<Route>,
+}
+
+pub(crate) struct Route {
+    who: Who,
+    method: Method,
+    pattern: &'static str,
+    body_limit: u64,
+    handler: Handler,
+}
+
+impl<M: Send + Sync + 'static> Routes<M> {
+    pub(crate) fn new(module: Arc<M>) -> Self {
+        Self { module, routes: Vec::new() }
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<Route> {
+        self.routes
+    }
+
+    /// A route for the same module of linked peers. `body_limit` in bytes: a longer body fails while it is read.
+    pub fn peer<F, A>(&mut self, method: Method, pattern: &'static str, body_limit: u64, handler: F)
+    where
+        F: Fn(Arc<M>, Context, Request) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Response, ModuleError>> + Send + 'static,
+    {
+        self.add(Who::Peer, method, pattern, body_limit, handler);
+    }
+
+    /// A route for the operator of this node.
+    pub fn operator<F, A>(&mut self, method: Method, pattern: &'static str, body_limit: u64, handler: F)
+    where
+        F: Fn(Arc<M>, Context, Request) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Response, ModuleError>> + Send + 'static,
+    {
+        self.add(Who::Operator, method, pattern, body_limit, handler);
+    }
+
+    fn add<F, A>(&mut self, who: Who, method: Method, pattern: &'static str, body_limit: u64, handler: F)
+    where
+        F: Fn(Arc<M>, Context, Request) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Response, ModuleError>> + Send + 'static,
+    {
+        let module = Arc::clone(&self.module);
+        let handler: Handler =
+            Arc::new(move |context, request| Box::pin(handler(Arc::clone(&module), context, request)));
+        self.routes.push(Route { who, method, pattern, body_limit, handler });
+    }
+}
+
+/// The first pair of routes that no call can tell apart.
+pub(crate) fn conflict(routes: &[Route]) -> Option<&'static str> {
+    let shape = |route: &Route| {
+        let path: Vec<&str> =
+            route.pattern.split('/').map(|part| if part.starts_with('{') { "{}" } else { part }).collect();
+        (route.who == Who::Peer, route.method == Method::Get, path)
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    routes.iter().find(|route| !seen.insert(shape(route))).map(|route| route.pattern)
+}
+
+/// Finds the handler of a call and fills its parameters. What a caller may not call does not exist for it.
+pub(crate) fn find(routes: &[Route], request: &mut Request) -> Result<Handler, ModuleError> {
+    let unknown = || ModuleError::not_found("no-such-route", "this module has no such route");
+    if request.path.len() > PATH_LIMIT {
+        return Err(unknown());
+    }
+    let mut other_method = false;
+    for route in routes.iter().filter(|route| route.who.admits(request.caller)) {
+        let Some(params) = match_path(route.pattern, &request.path) else { continue };
+        if route.method != request.method {
+            other_method = true;
+            continue;
+        }
+        if request.length.is_some_and(|length| length > route.body_limit) {
+            let detail = format!("the body is longer than {} bytes", route.body_limit);
+            return Err(ModuleError::new(Status::TooLarge, "body-too-long", detail));
+        }
+        request.params = params;
+        let body = std::mem::replace(&mut request.body, crate::Body::empty());
+        request.body = body.limited(route.body_limit);
+        return Ok(Arc::clone(&route.handler));
+    }
+    if other_method {
+        return Err(ModuleError::new(Status::MethodNotAllowed, "wrong-method", "this route takes another method"));
+    }
+    Err(unknown())
+}
+
+/// Segments must be equal, or non-empty where the pattern names a parameter. No decoding, no normalising: what peers send is compared as it is.
+fn match_path(pattern: &'static str, path: &str) -> Option<Params> {
+    let mut params = Params::default();
+    let mut wanted = pattern.split('/');
+    let mut given = path.split('/');
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return Some(params),
+            (Some(want), Some(have)) => match want.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+                Some(_) if have.is_empty() => return None,
+                Some(name) => {
+                    params.0.insert(name, have.to_owned());
+                }
+                None if want == have => {}
+                None => return None,
+            },
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::match_path;
+
+    #[test]
+    fn patterns_match_whole_paths_only() {
+        let hit = match_path("/files/{id}/range/{from}", "/files/ab/range/7").expect("matches");
+        assert_eq!((hit.get("id"), hit.get("from"), hit.get("other")), ("ab", "7", ""));
+        for miss in
+            ["/files/ab/range", "/files/ab/range/7/", "/files//range/7", "files/ab/range/7", "/Files/ab/range/7", ""]
+        {
+            assert!(match_path("/files/{id}/range/{from}", miss).is_none(), "{miss}");
+        }
+    }
+}
