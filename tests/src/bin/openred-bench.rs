@@ -1,0 +1,52 @@
+//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, memory.
+//!
+//! It starts a directory and two nodes with the release binaries, lets alice's node time its own requests to bob's, and
+//! writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table. Given the output of a run of
+//! the peers (`--peers FILE`, one line per figure), it prints the ratios that docs/budgets.md speaks of.
+
+#[path = "openred-bench"]
+mod bench {
+    pub(crate) mod figures;
+    pub(crate) mod groups;
+    pub(crate) mod peers;
+}
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use bench::figures::{Figures, say};
+use bench::{groups, peers};
+
+/// Parses arguments, runs the groups in one stage, prints tables and ratios.
+fn main() -> Result<()> {
+    let (mut out, mut peer_output, mut names) = (PathBuf::from("target/bench"), None, Vec::new());
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--out" => out = PathBuf::from(arguments.next().context("--out FOLDER")?),
+            "--peers" => peer_output = Some(PathBuf::from(arguments.next().context("--peers FILE")?)),
+            _ => names.push(argument),
+        }
+    }
+    if names.is_empty() {
+        bail!("usage: openred-bench [--out FOLDER] [--peers FILE] handshake|session|file|memory …");
+    }
+    std::fs::create_dir_all(&out)?;
+    let mut stage = groups::Stage::start(&out)?;
+    let mut ours = Figures::default();
+    for name in &names {
+        let figures = groups::measure(name, &mut stage)?;
+        figures.print(name);
+        figures.write(&out.join(format!("{name}.json")))?;
+        ours.extend(figures);
+    }
+    stage.stop()?;
+    if let Some(file) = peer_output {
+        let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        peers::print_ratios(&ours, &peers::parse(&text));
+    } else {
+        say("\nno --peers FILE: absolute figures only; compare by ratio, in one run");
+    }
+    Ok(())
+}

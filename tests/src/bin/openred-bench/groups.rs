@@ -1,0 +1,196 @@
+//! The groups: what each measures, on one stage of a directory and two linked nodes.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use openred_tests::harness::{Directory, Node, free_port, is_root, wait_for};
+use serde_json::Value;
+
+use super::figures::{Figure, Figures};
+
+/// Fresh sessions, one after the other.
+const FRESH: &str = "500";
+/// Fresh sessions at eight dialers.
+const DIALED: &str = "2000";
+/// Requests on an open session, one in flight.
+const REQUESTS: &str = "5000";
+/// Requests at 64 in flight.
+const FLIGHT: &str = "20000";
+/// Bytes of one bulk response and of the file: 1 GiB.
+const BULK_BYTES: u64 = 1 << 30;
+/// Bulk responses and files measured.
+const BULK_RUNS: usize = 3;
+
+/// Directory, alice and bob, linked. State is on the disk of the output folder, never on tmpfs.
+pub(crate) struct Stage {
+    folder: PathBuf,
+    directory: Directory,
+    alice: Node,
+    bob: Node,
+    ready_ms: Vec<f64>,
+}
+
+impl Stage {
+    /// Starts everybody and links them by method beta (AES-256-GCM, SHA-256).
+    pub(crate) fn start(out: &Path) -> Result<Self> {
+        let folder = out.canonicalize()?.join(format!("run-{}", std::process::id()));
+        fs::create_dir(&folder)?;
+        let listen = free_port()?;
+        let origin = format!("http://{listen}");
+        let mut directory = Directory::init(&folder.join("directory"), listen, &origin)?;
+        directory.up()?;
+        let at = format!("{}@{origin}", directory.id);
+        let extra = "[diagnostics]\nthroughput = true\n[links]\nincoming = \"open\"\nmethods = [\"beta\"]\n";
+        let alice = Node::init(&folder, "alice", &at, 61_000, extra)?;
+        let bob = Node::init(&folder, "bob", &at, 61_010, extra)?;
+        let mut stage = Self { folder, directory, alice, bob, ready_ms: Vec::new() };
+        stage.bob.up()?;
+        for _ in 0..5 {
+            stage.alice.down()?;
+            stage.alice.up()?;
+            let status: Value = serde_json::from_str(stage.alice.cli(&["status"])?.stdout.trim())?;
+            let at = |name: &str| status["supervisor"][name].as_f64();
+            if let (Some(started), Some(ready)) = (at("started_at"), at("ready_at")) {
+                stage.ready_ms.push(ready - started);
+            }
+        }
+        stage.link()?;
+        Ok(stage)
+    }
+
+    fn link(&self) -> Result<()> {
+        wait_for("alice's link request", || {
+            Ok((self.alice.cli(&["link", "request", &self.bob.id])?.code == 0).then_some(()))
+        })?;
+        wait_for("the first reply over the link", || {
+            Ok((self.alice.cli(&["peers", "ping", &self.bob.id, "--count", "1"])?.code == 0).then_some(()))
+        })
+    }
+
+    /// Stops everybody and removes the state.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        self.alice.down()?;
+        self.bob.down()?;
+        self.directory.down()?;
+        Ok(fs::remove_dir_all(&self.folder)?)
+    }
+
+    fn ping(&self, arguments: &[&str]) -> Result<Value> {
+        let answer = self.alice.cli(&[&["peers", "ping", &self.bob.id], arguments].concat())?.json()?;
+        ensure!(answer["failed"] == 0, "requests failed: {answer}");
+        Ok(answer)
+    }
+}
+
+/// Runs one group.
+pub(crate) fn measure(group: &str, stage: &mut Stage) -> Result<Figures> {
+    match group {
+        "handshake" => handshake(stage),
+        "session" => session(stage),
+        "file" => file(stage),
+        "memory" => memory(stage),
+        other => bail!("no group {other}: handshake, session, file, memory"),
+    }
+}
+
+fn latency(answer: &Value) -> Result<Figure> {
+    let number = |name: &str| answer[name].as_f64().with_context(|| format!("ping reports {name}: {answer}"));
+    Ok(Figure {
+        median: number("median_us")?,
+        p99: number("p99_us")?,
+        unit: "µs",
+        n: answer["sent"].as_u64().unwrap_or(0),
+    })
+}
+
+fn rate(answer: &Value) -> Result<Figure> {
+    let rate = answer["rate"].as_f64().context("ping reports a rate")?;
+    Ok(Figure { median: rate, p99: rate, unit: "/s", n: answer["sent"].as_u64().unwrap_or(0) })
+}
+
+fn handshake(stage: &Stage) -> Result<Figures> {
+    let mut figures = Figures::default();
+    stage.ping(&["--fresh", "--count", "20"])?;
+    figures.add("connect_first_reply", latency(&stage.ping(&["--fresh", "--count", FRESH])?)?);
+    let dialed = stage.ping(&["--fresh", "--count", DIALED, "--concurrency", "8"])?;
+    figures.add("handshake_rate_8", rate(&dialed)?);
+    figures.add("connect_first_reply_8", latency(&dialed)?);
+    Ok(figures)
+}
+
+fn session(stage: &Stage) -> Result<Figures> {
+    let mut figures = Figures::default();
+    stage.ping(&["--size", "256", "--count", "200"])?;
+    figures.add("request_256", latency(&stage.ping(&["--size", "256", "--count", REQUESTS])?)?);
+    let flight = stage.ping(&["--size", "256", "--count", FLIGHT, "--concurrency", "64"])?;
+    figures.add("request_rate_64", rate(&flight)?);
+    let mut rates = Vec::new();
+    for _ in 0..BULK_RUNS {
+        let start = Instant::now();
+        let answer = stage.ping(&["--bulk", &BULK_BYTES.to_string()])?;
+        let seconds = answer["total_us"].as_f64().map_or(start.elapsed().as_secs_f64(), |micros| micros / 1e6);
+        rates.push(BULK_BYTES as f64 / seconds / f64::from(1 << 20));
+    }
+    figures.add_samples("bulk", "MiB/s", rates);
+    Ok(figures)
+}
+
+/// A file of 1 GiB from alice's store to bob's, verified; putting it into alice's store is timed apart.
+fn file(stage: &Stage) -> Result<Figures> {
+    let mut figures = Figures::default();
+    let (mut shares, mut fetches) = (Vec::new(), Vec::new());
+    let mebibytes = (BULK_BYTES >> 20) as f64;
+    for number in 0..BULK_RUNS {
+        let path = stage.folder.join(format!("file-{number}"));
+        let mut block = vec![0; 1 << 20];
+        let mut file = File::create(&path)?;
+        for _ in 0..BULK_BYTES >> 20 {
+            getrandom::fill(&mut block[..64]).context("the system has randomness")?;
+            file.write_all(&block)?;
+        }
+        file.sync_all()?;
+        let start = Instant::now();
+        let shared = stage.alice.cli(&["share", &path.to_string_lossy(), "--to", &stage.bob.id])?.json()?;
+        shares.push(mebibytes / start.elapsed().as_secs_f64());
+        let id = shared["id"].as_str().context("share prints an id")?;
+        let start = Instant::now();
+        let fetched = stage.bob.cli(&["fetch", &stage.alice.id, id])?.json()?;
+        fetches.push(mebibytes / start.elapsed().as_secs_f64());
+        ensure!(fetched["verified"] == true, "the file did not verify: {fetched}");
+        fs::remove_file(&path)?;
+    }
+    figures.add_samples("file_share_1gib", "MiB/s", shares);
+    figures.add_samples("file_1gib", "MiB/s", fetches);
+    Ok(figures)
+}
+
+/// Proportional set size of the idle node's processes (as root, who may read it), and time from start to ready.
+fn memory(stage: &mut Stage) -> Result<Figures> {
+    let mut figures = Figures::default();
+    figures.add_samples("up_to_ready", "ms", stage.ready_ms.clone());
+    if is_root() {
+        stage.bob.down()?;
+        stage.bob.up()?;
+        let mut pids = vec![("supervisor", stage.bob.daemon()?.pid())];
+        for name in ["front", "vault", "noded"] {
+            pids.push((name, stage.bob.child_pid(name)?));
+        }
+        let mut total = 0.0;
+        for (name, pid) in pids {
+            let kib = pss_kib(pid)?;
+            total += kib;
+            figures.add_samples(&format!("pss_{name}"), "KiB", vec![kib]);
+        }
+        figures.add_samples("pss_idle_node", "KiB", vec![total]);
+    }
+    Ok(figures)
+}
+
+fn pss_kib(pid: u32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = text.lines().find(|line| line.starts_with("Pss:")).context("smaps_rollup has Pss")?;
+    Ok(line.split_whitespace().nth(1).context("Pss has a value")?.parse()?)
+}
