@@ -145,7 +145,8 @@ fn write_role(source: &mut String, path: &str, policy: &Policy) {
         policy.allow.iter().filter(|rule| rule.when == When::Service).map(|rule| rule.call.as_str()).collect();
     let names: BTreeSet<&str> = policy.allow.iter().map(|rule| rule.call.as_str()).collect();
     writeln!(source, "pub(crate) static {name}: Filter = Filter {{").expect("writing to a String");
-    writeln!(source, "    names: &{:?}, service: {},", names.iter().collect::<Vec<_>>(), service.len()).expect("as above");
+    writeln!(source, "    names: &{:?}, service: {},", names.iter().collect::<Vec<_>>(), service.len())
+        .expect("as above");
     writeln!(source, "    programs: &[").expect("as above");
     for program in programs {
         let instructions: Vec<_> = program.iter().map(|line| (line.code, line.jt, line.jf, line.k)).collect();

@@ -70,8 +70,12 @@ impl LayerName {
             LayerName::UserNamespace => {
                 "allow user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns=0) or run as root"
             }
-            LayerName::Uid => "give the process a uid other than 0 that no other process has (uid_base in the configuration)",
-            LayerName::Landlock => "use Linux 6.12 or newer with Landlock enabled (lsm=landlock,... on the kernel command line)",
+            LayerName::Uid => {
+                "give the process a uid other than 0 that no other process has (uid_base in the configuration)"
+            }
+            LayerName::Landlock => {
+                "use Linux 6.12 or newer with Landlock enabled (lsm=landlock,... on the kernel command line)"
+            }
             LayerName::MemoryExec => "use Linux 6.3 or newer",
             LayerName::Clock => "use a clock source that the vDSO serves (tsc, kvm-clock, hyperv or arch_sys_counter)",
             LayerName::Seccomp => "use a kernel built with CONFIG_SECCOMP_FILTER",

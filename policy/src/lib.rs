@@ -40,10 +40,13 @@
 //! The vault adds the arena, reads and writes through `std::fs::File` made from its descriptors (`UnixStream` would use
 //! `recvfrom` and `sendto`, which its filter has not), waits with [`poll::wait`], and leaves through [`exit`]:
 //!
-//! ```ignore
+//! ```
 //! #[global_allocator]
 //! static ARENA: openred_policy::arena::Arena = openred_policy::arena::Arena::new();
+//! # fn main() {}
 //! ```
+//!
+//! A process with an arena cannot start others: the arena is not copied by a fork.
 //!
 //! `noded` keeps the network and sees what it needs under the same path as outside:
 //!

@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{chdir, getegid, geteuid, pivot_root};
 
 use crate::confine::KeptPath;
@@ -29,10 +30,8 @@ const NO_EXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
 pub(crate) fn separate(role: Role, uid: Uid) -> Result<Vec<Layer>> {
-    let mut flags = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWCGROUP;
+    let mut flags =
+        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWCGROUP;
     let mut names = String::from("mnt ipc uts cgroup");
     if !role.keeps_network() {
         flags |= CloneFlags::CLONE_NEWNET;
@@ -53,7 +52,9 @@ fn user_namespace() -> Result<Layer> {
     // The maps belong to root when the process is not dumpable, as it is when its program file may not be read.
     prctl::set_dumpable(true).map_err(Error::kernel(LayerName::UserNamespace, "prctl"))?;
     unshare(CloneFlags::CLONE_NEWUSER).map_err(failed)?;
-    let write = |file: &str, text: String| fs::write(file, text).map_err(Error::io(LayerName::UserNamespace, "write the id maps"));
+    let write = |file: &str, text: String| {
+        fs::write(file, text).map_err(Error::io(LayerName::UserNamespace, "write the id maps"))
+    };
     write("/proc/self/setgroups", "deny".into())?;
     write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
     write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
@@ -110,7 +111,8 @@ fn c_path(path: &Path) -> Result<CString> {
 }
 
 fn detach(kept: &KeptPath) -> Result<OwnedFd> {
-    let mount = sys::clone_mount(&c_path(&kept.path)?).map_err(Error::io(LayerName::EmptyRoot, "open_tree of a kept path"))?;
+    let mount =
+        sys::clone_mount(&c_path(&kept.path)?).map_err(Error::io(LayerName::EmptyRoot, "open_tree of a kept path"))?;
     let read_only = if kept.writable { 0 } else { READ_ONLY };
     sys::set_mount_attributes(mount.as_fd(), NO_SUID | NO_DEV | NO_EXEC | read_only)
         .map_err(Error::io(LayerName::EmptyRoot, "mount_setattr"))?;
@@ -121,7 +123,9 @@ fn detach(kept: &KeptPath) -> Result<OwnedFd> {
 fn attach(kept: &KeptPath, mount: &OwnedFd) -> Result<()> {
     let failed = |call| Error::io(LayerName::EmptyRoot, call);
     let inside: PathBuf = kept.path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
-    let directory = fs::metadata(&kept.path).map_err(failed("stat of a kept path"))?.is_dir();
+    // By the descriptor: the scaffold may cover the path.
+    let kind = fstat(mount).map_err(Error::kernel(LayerName::EmptyRoot, "fstat of a kept path"))?.st_mode;
+    let directory = SFlag::from_bits_truncate(kind) & SFlag::S_IFMT == SFlag::S_IFDIR;
     let parents = if directory { Some(inside.as_path()) } else { inside.parent() };
     make_directories(parents.unwrap_or(Path::new("")))?;
     if !directory {

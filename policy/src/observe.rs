@@ -31,7 +31,8 @@ pub struct Namespaces(BTreeMap<String, u64>);
 pub fn namespaces(pid: i32) -> Result<Namespaces> {
     let mut found = BTreeMap::new();
     for name in NAMESPACES {
-        let link = fs::read_link(format!("/proc/{pid}/ns/{name}")).map_err(Error::io(LayerName::Namespaces, "read ns"))?;
+        let link =
+            fs::read_link(format!("/proc/{pid}/ns/{name}")).map_err(Error::io(LayerName::Namespaces, "read ns"))?;
         let inode = link.to_str().and_then(|text| text.split_once('[')?.1.strip_suffix(']')?.parse().ok());
         found.insert(name.to_owned(), inode.ok_or(Error::LocalProc { layer: LayerName::Namespaces, field: "ns" })?);
     }
@@ -118,15 +119,18 @@ pub fn observe(pid: i32, namespaces: Namespaces) -> Result<Observation> {
         match fs::read_to_string(task.map_err(&failed)?.path().join("status")) {
             Ok(text) => tasks.push(text),
             // A thread that ended in between.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound) || error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound) || error.raw_os_error() == Some(libc::ESRCH) => {}
             Err(error) => return Err(failed(error)),
         }
     }
     let devices = read(pid, "net/dev", LayerName::Interfaces)?;
-    let interfaces = devices.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect();
+    let interfaces =
+        devices.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect();
     // An interface that is up has addresses: `lo` gets its own as soon as it is up. IPv6 may be missing from the kernel.
     let routes = read(pid, "net/fib_trie", LayerName::Interfaces)?;
-    let addresses = !routes.trim().is_empty() || read(pid, "net/if_inet6", LayerName::Interfaces).is_ok_and(|text| !text.is_empty());
+    let addresses = !routes.trim().is_empty()
+        || read(pid, "net/if_inet6", LayerName::Interfaces).is_ok_and(|text| !text.is_empty());
     Ok(Observation {
         pid,
         status: read(pid, "status", LayerName::Threads)?,
@@ -142,7 +146,8 @@ pub fn observe(pid: i32, namespaces: Namespaces) -> Result<Observation> {
 fn mount(line: &str) -> Option<Mount> {
     let (front, back) = line.split_once(" - ")?;
     let mut front = front.split(' ').skip(4);
-    let inside = front.next()?.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
+    let inside =
+        front.next()?.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
     Some(Mount {
         inside: PathBuf::from(inside),
         options: front.next()?.to_owned(),
@@ -229,10 +234,14 @@ fn uid_layer(seen: &Observation, own: &Baseline, expected: &Expected) -> Layer {
 
 fn interface_layer(manifest: &Manifest, seen: &Observation, own: &Baseline) -> Layer {
     match manifest.interfaces {
-        Interfaces::None => Layer::new(LayerName::Interfaces, "none", match seen.usable_interfaces() {
-            found if found.is_empty() => "none".to_owned(),
-            found => found.join(" "),
-        }),
+        Interfaces::None => Layer::new(
+            LayerName::Interfaces,
+            "none",
+            match seen.usable_interfaces() {
+                found if found.is_empty() => "none".to_owned(),
+                found => found.join(" "),
+            },
+        ),
         Interfaces::Host => {
             let same = seen.namespaces.0.get("net") == own.namespaces.0.get("net");
             Layer::new(LayerName::Interfaces, "host", if same { "host" } else { "other" })
@@ -242,11 +251,14 @@ fn interface_layer(manifest: &Manifest, seen: &Observation, own: &Baseline) -> L
 
 /// Fields of the manifest that begin with `prefix`, in the process and in each task.
 fn status_layer(name: LayerName, prefix: &str, manifest: &Manifest, seen: &Observation) -> Layer {
-    let fields: Vec<(&String, &String)> = manifest.status.iter().filter(|(field, _)| field.starts_with(prefix)).collect();
+    let fields: Vec<(&String, &String)> =
+        manifest.status.iter().filter(|(field, _)| field.starts_with(prefix)).collect();
     let text = |pairs: Vec<String>| pairs.join(" ");
     let wanted = text(fields.iter().map(|(field, value)| format!("{field}={value}")).collect());
     let of = |status: &str| {
-        text(fields.iter().map(|(field, _)| format!("{field}={}", status_field(status, field).unwrap_or("?"))).collect())
+        text(
+            fields.iter().map(|(field, _)| format!("{field}={}", status_field(status, field).unwrap_or("?"))).collect(),
+        )
     };
     let odd = seen.tasks.iter().map(|task| of(task)).find(|found| *found != wanted);
     Layer::new(name, wanted.clone(), odd.unwrap_or_else(|| of(&seen.status)))
@@ -295,7 +307,10 @@ mod tests {
     fn mountinfo_lines() {
         let line = r"36 35 98:0 /a /mnt\040x rw,nosuid shared:1 - ext4 /dev/root rw,errors=continue";
         let found = mount(line).unwrap();
-        assert_eq!((found.inside.to_str().unwrap(), found.kind.as_str(), found.options.as_str()), ("/mnt x", "ext4", "rw,nosuid"));
+        assert_eq!(
+            (found.inside.to_str().unwrap(), found.kind.as_str(), found.options.as_str()),
+            ("/mnt x", "ext4", "rw,nosuid")
+        );
         assert_eq!(mount("garbage"), None);
     }
 }

@@ -132,7 +132,8 @@ pub(crate) fn drop_capabilities() -> Result<Layer> {
         | libc::SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED
         | libc::SECBIT_KEEP_CAPS_LOCKED) as u64;
     sys::prctl(libc::PR_SET_SECUREBITS, bits | locks, 0).map_err(failed("prctl(PR_SET_SECUREBITS)"))?;
-    sys::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0).map_err(failed("prctl(PR_CAP_AMBIENT)"))?;
+    sys::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0)
+        .map_err(failed("prctl(PR_CAP_AMBIENT)"))?;
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::clear(None, set).map_err(capability_error("capset"))?;
     }
@@ -140,13 +141,15 @@ pub(crate) fn drop_capabilities() -> Result<Layer> {
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted, CapSet::Bounding, CapSet::Ambient] {
         left += caps::read(None, set).map_err(capability_error("capget"))?.len();
     }
-    Ok(Layer::new(LayerName::Capabilities, "0 in five sets", format!("{left} in five sets")).detail("securebits locked"))
+    Ok(Layer::new(LayerName::Capabilities, "0 in five sets", format!("{left} in five sets"))
+        .detail("securebits locked"))
 }
 
 /// `PR_SET_MDWE`: no mapping gains the right to execute.
 pub(crate) fn no_executable_memory() -> Result<Layer> {
     const REFUSE_EXEC_GAIN: u64 = 1;
-    sys::prctl(libc::PR_SET_MDWE, REFUSE_EXEC_GAIN, 0).map_err(Error::io(LayerName::MemoryExec, "prctl(PR_SET_MDWE)"))?;
+    sys::prctl(libc::PR_SET_MDWE, REFUSE_EXEC_GAIN, 0)
+        .map_err(Error::io(LayerName::MemoryExec, "prctl(PR_SET_MDWE)"))?;
     Ok(Layer::new(LayerName::MemoryExec, "refused", "refused"))
 }
 

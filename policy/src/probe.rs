@@ -1,17 +1,57 @@
 //! Acts that a process tries from inside its cage, to prove that they are refused there and work outside. Used by the
-//! test program only; no daemon calls it.
+//! test program (`src/bin/openred-cage-probe.rs`) only; no daemon calls it.
 
 use crate::sys;
 
-/// One act. Each is harmless where it is allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// A system call by number with these arguments.
-    Call(i64, [u64; 6]),
+const READ_WRITE_EXECUTE: u64 = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+const PRIVATE_ANONYMOUS: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+/// An argument that the kernel takes as a pointer: it answers EFAULT where it comes to read it.
+const NULL: u64 = 0;
+
+/// A single system call, its arguments, and what the kernel answers outside the cage (`None`: success).
+pub type Raw = (&'static str, i64, [u64; 6], Option<i32>);
+
+/// Calls that no caged role has. Each is harmless where it is allowed.
+pub const FORBIDDEN: [Raw; 16] = [
+    ("execve", libc::SYS_execve, [NULL; 6], Some(libc::EFAULT)),
+    ("execveat", libc::SYS_execveat, [u64::MAX, NULL, NULL, NULL, 0, 0], Some(libc::EFAULT)),
+    ("fork", libc::SYS_fork, [0; 6], None),
+    ("clone-process", libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0], None),
+    ("ptrace", libc::SYS_ptrace, [libc::PTRACE_TRACEME as u64, 0, 0, 0, 0, 0], None),
+    ("unshare", libc::SYS_unshare, [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0], None),
+    ("mount", libc::SYS_mount, [NULL; 6], Some(libc::EFAULT)),
+    ("process-vm-readv", libc::SYS_process_vm_readv, [1, NULL, 1, NULL, 1, 0], Some(libc::EFAULT)),
+    ("kill", libc::SYS_kill, [0, 0, 0, 0, 0, 0], None),
+    ("dumpable", libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, 1, 0, 0, 0, 0], None),
+    ("mmap-exec", libc::SYS_mmap, [0, 4096, READ_WRITE_EXECUTE, PRIVATE_ANONYMOUS, u64::MAX, 0], None),
+    ("recvmsg", libc::SYS_recvmsg, [3, NULL, 0, 0, 0, 0], Some(libc::EFAULT)),
+    ("memfd", libc::SYS_memfd_create, [NULL; 6], Some(libc::EFAULT)),
+    ("bind", libc::SYS_bind, [3, NULL, 2, 0, 0, 0], Some(libc::EFAULT)),
+    ("netlink", libc::SYS_socket, [libc::AF_NETLINK as u64, libc::SOCK_RAW as u64, 0, 0, 0, 0], None),
+    (
+        "socketpair-inet",
+        libc::SYS_socketpair,
+        [libc::AF_INET as u64, libc::SOCK_STREAM as u64, 0, NULL, 0, 0],
+        Some(libc::EFAULT),
+    ),
+];
+
+/// Calls that front, vault and unseal do not have.
+pub const FORBIDDEN_WITH_KEYS: [Raw; 5] = [
+    ("socket-inet", libc::SYS_socket, [libc::AF_INET as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0], None),
+    ("socket-unix", libc::SYS_socket, [libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0], None),
+    ("connect", libc::SYS_connect, [3, NULL, 2, 0, 0, 0], Some(libc::EFAULT)),
+    ("openat", libc::SYS_openat, [u64::MAX, NULL, 0, 0, 0, 0], Some(libc::EFAULT)),
+    ("open", libc::SYS_open, [NULL; 6], Some(libc::EFAULT)),
+];
+
+/// The call of that name.
+#[must_use]
+pub fn named(name: &str) -> Option<Raw> {
+    FORBIDDEN.into_iter().chain(FORBIDDEN_WITH_KEYS).find(|(found, ..)| *found == name)
 }
 
 /// Tries it: the kernel's answer, or the errno of its refusal.
-pub fn attempt(act: Act) -> Result<i64, i32> {
-    let Act::Call(number, arguments) = act;
+pub fn attempt((_, number, arguments, _): Raw) -> Result<i64, i32> {
     sys::attempt(number, arguments)
 }

@@ -160,7 +160,8 @@ fn default_signal(signal: c_int) -> io::Result<()> {
     check(c_long::from(unsafe { libc::sigaction(signal, &raw const action, null_mut()) })).map(drop)
 }
 
-/// Runs `act` in a forked child and says whether the child ended with code 0. For probes that may end the process.
+/// Runs `act` in a forked child and says whether the child ended with code 0. For probes that may end the process. `act`
+/// must not touch the heap: an arena is shared with the child, or empty there.
 pub(crate) fn survives(act: impl Fn() -> bool) -> io::Result<bool> {
     // SAFETY: called while this process has one thread, so the child may run any code; it ends in `exit_now`.
     let pid = check(c_long::from(unsafe { libc::fork() }))?;
@@ -180,7 +181,8 @@ pub(crate) fn survives(act: impl Fn() -> bool) -> io::Result<bool> {
 
 // ---------------------------------------------------------------- starting a child
 
-/// All that a new child needs, prepared before the fork, because after it nothing may allocate.
+/// All that a new child needs, prepared before the fork, because after it nothing may allocate. A process with an arena
+/// cannot start others: the arena is not copied by a fork.
 pub(crate) struct Launch<'a> {
     pub(crate) program: &'a CStr,
     pub(crate) arguments: &'a [CString],
@@ -216,7 +218,8 @@ pub(crate) fn launch(plan: &Launch<'_>) -> io::Result<(i32, OwnedFd)> {
     let (arguments, environment) = (pointers(plan.arguments), pointers(plan.environment));
     let mut pidfd: c_int = -1;
     let clone = CloneArguments {
-        flags: libc::CLONE_PIDFD as u64,
+        // Not CLONE_VM. CLONE_VFORK only stops this thread until the new program runs.
+        flags: (libc::CLONE_PIDFD | libc::CLONE_VFORK) as u64,
         pidfd: (&raw mut pidfd) as u64,
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArguments::default()
@@ -247,7 +250,12 @@ pub(crate) fn launch(plan: &Launch<'_>) -> io::Result<(i32, OwnedFd)> {
 }
 
 /// In the child: returns only on failure, with the errno. No allocation, no lock.
-fn become_program(plan: &Launch<'_>, arguments: &[*const c_char], environment: &[*const c_char], parent: c_int) -> c_int {
+fn become_program(
+    plan: &Launch<'_>,
+    arguments: &[*const c_char],
+    environment: &[*const c_char],
+    parent: c_int,
+) -> c_int {
     let errno = || io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
     let last = plan.table.len() as c_int;
     // SAFETY: integers only.
@@ -286,7 +294,8 @@ fn become_program(plan: &Launch<'_>, arguments: &[*const c_char], environment: &
 /// Sends a signal to exactly the process that the pidfd names.
 pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
     // SAFETY: no siginfo is passed; the rest are integers.
-    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, null::<c_void>(), 0) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, null::<c_void>(), 0) })
+        .map(drop)
 }
 
 // ---------------------------------------------------------------- the arena
@@ -334,11 +343,7 @@ fn map_arena() -> Option<(NonNull<u8>, Kind)> {
     }
     // SAFETY: GUARD is smaller than the area.
     let base = unsafe { area.cast::<u8>().add(GUARD) };
-    let kind = if map_secret(base) {
-        Kind::Secret
-    } else {
-        map_locked(base)?
-    };
+    let kind = if map_secret(base) { Kind::Secret } else { map_locked(base)? };
     // SAFETY: seals the area that was mapped here; nothing unmaps or re-protects it later. A kernel without mseal refuses.
     unsafe { libc::syscall(libc::SYS_mseal, area, CAPACITY + 2 * GUARD, 0) };
     NonNull::new(base).map(|base| (base, kind))
@@ -417,8 +422,44 @@ unsafe impl GlobalAlloc for Arena {
 /// A raw system call with integer arguments only, for probes from inside the cage. Returns the errno on refusal.
 pub(crate) fn attempt(number: c_long, arguments: [u64; 6]) -> Result<c_long, c_int> {
     let [a, b, c, d, e, f] = arguments;
-    // SAFETY: `probe::Act` builds the arguments: integers and null pointers only, and no call that changes this
-    // process's own mappings.
+    // SAFETY: `probe` passes integers and null pointers only, and no call that changes a mapping which this process uses.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     if result < 0 { Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests call the allocator as the runtime does")]
+
+    use super::*;
+    use crate::arena::{kind, taken};
+
+    #[test]
+    fn a_full_arena_returns_null_and_recovers() {
+        static ARENA: Arena = Arena::new();
+        let block = Layout::from_size_align(1 << 20, 16).unwrap();
+        let mut blocks = Vec::new();
+        loop {
+            // SAFETY: the layout is not empty.
+            let pointer = unsafe { ARENA.alloc(block) };
+            if pointer.is_null() {
+                break;
+            }
+            blocks.push(pointer);
+        }
+        assert!((20..=CAPACITY >> 20).contains(&blocks.len()), "{} blocks", blocks.len());
+        assert_ne!(kind(), Kind::None);
+        for pointer in blocks {
+            // SAFETY: each pointer came from `alloc` with this layout.
+            unsafe { ARENA.dealloc(pointer, block) };
+        }
+        // SAFETY: the layout is not empty.
+        let again = unsafe { ARENA.alloc(block) };
+        assert!(!again.is_null());
+        // SAFETY: one byte of a block of a mebibyte.
+        assert_eq!(unsafe { again.read() }, 0);
+        // SAFETY: from `alloc` above.
+        unsafe { ARENA.dealloc(again, block) };
+        assert_eq!(taken(), 0);
+    }
 }

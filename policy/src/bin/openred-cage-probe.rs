@@ -1,0 +1,287 @@
+//! Test program of this crate: confines itself as a role, says so on the barrier, then tries one act. It is also the
+//! supervisor of the test, so that the same run works for root and for an ordinary user. Not installed.
+//!
+//! `supervise ROLE ACT STATE SOCKETS UID` starts itself as `caged …` and prints one JSON line: what was seen from outside,
+//! and how the child ended. `ROLE` may be `none`: no cage, the control of every probe. Exit code of a child: 0 the act
+//! worked, 100 + errno the kernel refused it.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use openred_policy::spawn::{SpawnSpec, spawn};
+use openred_policy::{
+    Cage, Descriptors, Error, Identity, KeptPath, Layer, Role, Unconfined, barrier, observe, poll, probe,
+};
+use serde_json::json;
+
+/// The longest that a child may take for one stage on a loaded machine.
+const STAGE: Duration = Duration::from_secs(30);
+/// Added to an errno to make an exit code.
+const REFUSED: i32 = 100;
+
+pub(crate) fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, mode, role, act, state, sockets, uid] = arguments.as_slice() else { return ExitCode::from(64) };
+    let places = Places { state: state.into(), sockets: sockets.into() };
+    match mode.as_str() {
+        "caged" => caged(named_role(role), act, &places),
+        _ => match supervise(role, act, &places, uid) {
+            Ok(line) => {
+                let _ = writeln!(std::io::stdout(), "{line}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "{error}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+struct Places {
+    state: PathBuf,
+    sockets: PathBuf,
+}
+
+impl Places {
+    fn kept(&self, role: Role) -> Vec<KeptPath> {
+        match role.keeps_network() {
+            true => vec![KeptPath::writable(&self.state), KeptPath::readable(&self.sockets)],
+            false => Vec::new(),
+        }
+    }
+}
+
+fn named_role(name: &str) -> Option<Role> {
+    Role::CAGED.into_iter().find(|role| role.name() == name)
+}
+
+// ---------------------------------------------------------------- outside
+
+fn supervise(role: &str, act: &str, places: &Places, uid: &str) -> Result<serde_json::Value, Error> {
+    let identity = uid.parse().ok().map(|uid| Identity { uid, gid: uid });
+    let own = observe::Baseline::of_this_process()?;
+    let (host, child_barrier) = barrier::Host::pair()?;
+    let failed = |source| Error::LocalKernel { layer: openred_policy::LayerName::Spawn, call: "prepare", source };
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(failed)?;
+    let state = File::create(places.state.join(format!("slot.{}", std::process::id()))).map_err(failed)?;
+    let (wait_for, let_go) = std::io::pipe().map_err(failed)?;
+    let program = std::env::current_exe().map_err(failed)?;
+    let program = if role == "vault" { program.with_file_name("openred-cage-probe-vault") } else { program };
+    let mut spec = SpawnSpec::new(program)?.identity(identity)?;
+    for argument in ["caged", role, act] {
+        spec = spec.argument(argument)?;
+    }
+    spec = spec.argument(&places.state)?.argument(&places.sockets)?.argument(uid)?;
+    let spec = spec.descriptor(&null)?.descriptor(&null)?.descriptor(std::io::stderr())?;
+    let child = spawn(spec.descriptor(&child_barrier)?.descriptor(&state)?.descriptor(&wait_for)?)?;
+    drop((child_barrier, wait_for));
+    let role = named_role(role);
+    let seen = stages(
+        &host,
+        child.pid(),
+        role,
+        &own,
+        &observe::Expected { identity, kept: role.map(|role| places.kept(role)).unwrap_or_default() },
+    );
+    drop(let_go);
+    let exit = child.wait()?.map(|exit| exit.to_string());
+    let (outside, inside, interfaces, failed) = match seen {
+        Ok(seen) => (seen.outside, seen.inside, seen.interfaces, None),
+        Err(error) => (Vec::new(), Vec::new(), Vec::new(), Some(error.to_string())),
+    };
+    Ok(json!({"exit": exit, "failed": failed, "outside": outside, "inside": inside, "interfaces": interfaces}))
+}
+
+#[derive(Default)]
+struct Seen {
+    outside: Vec<Layer>,
+    inside: Vec<Layer>,
+    interfaces: Vec<String>,
+}
+
+fn stages(
+    host: &barrier::Host,
+    pid: i32,
+    role: Option<Role>,
+    own: &observe::Baseline,
+    expected: &observe::Expected,
+) -> Result<Seen, Error> {
+    let Some(role) = role else { return Ok(Seen::default()) };
+    let (mut seen, mut namespaces) = (Seen::default(), None);
+    loop {
+        match host.next(STAGE)? {
+            barrier::Stage::Namespaced => {
+                namespaces = Some(observe::namespaces(pid)?);
+                host.go()?;
+            }
+            barrier::Stage::Confined { report } => seen.inside = report.layers,
+            barrier::Stage::Ready => {
+                let observation = observe::observe(pid, namespaces.ok_or(Error::PeerMalformed)?)?;
+                seen.interfaces = observation.usable_interfaces().into_iter().map(str::to_owned).collect();
+                seen.outside = observe::compare(role, &observation, own, expected);
+                return Ok(seen);
+            }
+            barrier::Stage::Failed { reason } => {
+                let _ = writeln!(std::io::stderr(), "{reason}");
+                return Err(Error::PeerGone);
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------- inside
+
+fn caged(role: Option<Role>, act: &str, places: &Places) -> ! {
+    let files = match role {
+        Some(role) => confine(role, places),
+        None => uncaged(),
+    };
+    let (state, go) = match files {
+        Ok(files) => files,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error}");
+            openred_policy::exit(99)
+        }
+    };
+    let mut end = [0u8; 1];
+    let _ = (&go).read(&mut end); // returns when the supervisor has looked
+    let code = match attempt(act, role, &state, places) {
+        Ok(()) => 0,
+        Err(errno) => REFUSED + errno,
+    };
+    openred_policy::exit(code)
+}
+
+fn confine(role: Role, places: &Places) -> Result<(File, File), Error> {
+    let mut start = Unconfined::enter(role, Descriptors::Exactly(&[0, 1, 2, 3, 4, 5]))?;
+    let barrier = start.barrier(3)?;
+    let (state, go) = (File::from(start.take(4)?), File::from(start.take(5)?));
+    let cage = places.kept(role).into_iter().fold(Cage::new(role, Identity::from_env()?), Cage::keep);
+    let confined = (|| {
+        let separated = start.separate(&cage)?;
+        barrier.namespaced()?;
+        separated.restrict()?.seal()
+    })()
+    .inspect_err(|error| barrier.failed(error))?;
+    barrier.confined(confined.report())?;
+    barrier.ready()?;
+    std::mem::forget(barrier); // stays open, as in a daemon
+    Ok((state, go))
+}
+
+fn uncaged() -> Result<(File, File), Error> {
+    let own = |number: i32| File::options().read(true).write(number == 4).open(format!("/proc/self/fd/{number}"));
+    let failed = |source| Error::LocalKernel { layer: openred_policy::LayerName::Descriptors, call: "open", source };
+    Ok((own(4).map_err(failed)?, own(5).map_err(failed)?))
+}
+
+/// The errno of an error; what has none (a name that does not resolve) counts as EIO.
+fn errno(error: &std::io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(5)
+}
+
+fn attempt(act: &str, role: Option<Role>, state: &File, places: &Places) -> Result<(), i32> {
+    if let Some(raw) = probe::named(act) {
+        return probe::attempt(raw).map(drop);
+    }
+    let done = match act {
+        "nothing" => Ok(()),
+        "panic" => panic!("a literal of the test"),
+        "panic-formatted" => panic!("{act} must not be printed"),
+        "abort" => std::process::abort(),
+        "overflow" => overflow(&mut [0; 4096]).map(drop),
+        "exit-7" => openred_policy::exit(7),
+        "allocate" => allocate(),
+        "service" => service(role, state),
+        "exec" => Err(std::os::unix::process::CommandExt::exec(&mut std::process::Command::new("/bin/true"))),
+        "read-root" => std::fs::read_dir("/").map(drop),
+        "read-passwd" => File::open("/etc/passwd").map(drop),
+        "thread" => std::thread::Builder::new()
+            .spawn(|| ())
+            .and_then(|thread| thread.join().map_err(|_| ErrorKind::Other.into())),
+        "state" => use_state(&places.state),
+        "write-sockets" => File::create(places.sockets.join("new")).map(drop),
+        "make-socket" => std::os::unix::net::UnixListener::bind(places.state.join("s")).map(drop),
+        "connect-kept" => UnixStream::connect(places.sockets.join("service.sock")).map(drop),
+        "connect-abstract" => SocketAddr::from_abstract_name(abstract_name(places))
+            .and_then(|name| UnixStream::connect_addr(&name))
+            .map(drop),
+        "connect-tcp" => connect_tcp(places),
+        "resolve" => ("localhost", 80).to_socket_addrs().map(drop),
+        _ => Err(ErrorKind::InvalidInput.into()),
+    };
+    done.map_err(|error| errno(&error))
+}
+
+fn abstract_name(places: &Places) -> Vec<u8> {
+    format!("openred-probe{}", places.sockets.display()).into_bytes()
+}
+
+/// The test writes the port of its listener into the directory of sockets.
+fn connect_tcp(places: &Places) -> std::io::Result<()> {
+    let port = std::fs::read_to_string(places.sockets.join("port"))?;
+    let port: u16 = port.trim().parse().map_err(|_| ErrorKind::InvalidData)?;
+    TcpStream::connect(("127.0.0.1", port)).map(drop)
+}
+
+#[expect(unconditional_recursion, reason = "this is the act: the stack must end in the process's own signal")]
+fn overflow(buffer: &mut [u8; 4096]) -> std::io::Result<u8> {
+    let mut next = *buffer;
+    next[0] = next[0].wrapping_add(1);
+    let deeper = overflow(&mut next)?;
+    Ok(deeper.wrapping_add(next[0]))
+}
+
+/// Small, large and growing blocks, as a runtime makes them.
+fn allocate() -> std::io::Result<()> {
+    let blocks: Vec<Vec<u8>> = (0..64).map(|step| vec![step as u8; 1 << (step % 18)]).collect();
+    let mut growing = Vec::new();
+    for block in &blocks {
+        growing.extend_from_slice(block);
+    }
+    std::hint::black_box(growing);
+    Ok(())
+}
+
+/// What the role does all day with its state: each must work under its filter.
+fn service(role: Option<Role>, state: &File) -> std::io::Result<()> {
+    allocate()?;
+    let _ = (std::time::Instant::now(), std::time::SystemTime::now());
+    if role == Some(Role::Front) {
+        return Ok(()); // it has no file
+    }
+    if role != Some(Role::Unseal) {
+        state.write_all_at(b"slot", 0)?;
+    }
+    state.sync_data()?;
+    if role == Some(Role::Vault) {
+        poll::wait(&mut [poll::PollFd::new(state.as_fd(), poll::PollFlags::POLLIN)], Some(Duration::ZERO))?;
+    }
+    Ok(())
+}
+
+fn use_state(directory: &Path) -> std::io::Result<()> {
+    let (first, second) = (directory.join("a"), directory.join("b"));
+    let mut file = File::options().create(true).truncate(true).read(true).write(true).open(&first)?;
+    file.write_all(b"text")?;
+    file.lock()?;
+    file.set_len(2)?;
+    file.sync_all()?;
+    std::fs::rename(&first, &second)?;
+    assert_eq!(std::fs::read(&second)?, b"te");
+    std::fs::create_dir(directory.join("d"))?;
+    assert!(std::fs::read_dir(directory)?.count() >= 2);
+    std::fs::remove_dir(directory.join("d"))?;
+    std::fs::remove_file(&second)
+}

@@ -1,0 +1,204 @@
+//! The cage, tried from inside: a confined child of each role attempts each forbidden act, and the test expects the
+//! kernel's refusal; the same act outside the cage works (the control). As root every test runs twice, for root's form of
+//! the cage (separate uids) and for an ordinary user's (user namespaces); as an ordinary user it runs the second form.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use openred_policy::probe::{FORBIDDEN, FORBIDDEN_WITH_KEYS, Raw};
+use openred_policy::{Layer, LayerName, Role};
+use tempfile::TempDir;
+
+/// Uid of the caged process when the supervisor is root.
+const CAGED: u32 = 61_750;
+/// Uid of the ordinary user's supervisor.
+const ORDINARY: u32 = 61_900;
+const KEY_ROLES: [Role; 3] = [Role::Front, Role::Vault, Role::Unseal];
+const NETWORK_ROLES: [Role; 2] = [Role::Noded, Role::Directory];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Form {
+    Root,
+    Ordinary,
+}
+
+fn forms() -> &'static [Form] {
+    if is_root() { &[Form::Root, Form::Ordinary] } else { &[Form::Ordinary] }
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// A place that the caged uid can reach, with the program, a state directory and a directory of sockets.
+struct Stage {
+    form: Form,
+    place: TempDir,
+    _listeners: (UnixListener, UnixListener, TcpListener),
+}
+
+impl Stage {
+    fn new(form: Form) -> Self {
+        let place = tempfile::tempdir_in("/tmp").unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        for (program, name) in [
+            (env!("CARGO_BIN_EXE_openred-cage-probe"), "openred-cage-probe"),
+            (env!("CARGO_BIN_EXE_openred-cage-probe-vault"), "openred-cage-probe-vault"),
+        ] {
+            fs::copy(program, place.path().join(name)).unwrap();
+        }
+        let sockets = place.path().join("sockets");
+        for directory in [&place.path().join("state"), &sockets] {
+            fs::create_dir(directory).unwrap();
+        }
+        let service = UnixListener::bind(sockets.join("service.sock")).unwrap();
+        let name = format!("openred-probe{}", sockets.display());
+        let hidden = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        fs::write(sockets.join("port"), tcp.local_addr().unwrap().port().to_string()).unwrap();
+        if is_root() {
+            let owner = if form == Form::Root { CAGED } else { ORDINARY };
+            for path in ["state", "sockets", "sockets/service.sock", "sockets/port"] {
+                chown(place.path().join(path), Some(owner), Some(owner)).unwrap();
+            }
+        }
+        Self { form, place, _listeners: (service, hidden, tcp) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    /// Runs `act` in a child of `role` (`none`: no cage).
+    fn run(&self, role: &str, act: &str) -> Outcome {
+        let mut command = Command::new(self.path("openred-cage-probe"));
+        command.args(["supervise", role, act]).arg(self.path("state")).arg(self.path("sockets")).current_dir("/");
+        match self.form {
+            Form::Root => command.arg(CAGED.to_string()),
+            Form::Ordinary if is_root() => command.arg("none").uid(ORDINARY).gid(ORDINARY),
+            Form::Ordinary => command.arg("none"),
+        };
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{:?} {role} {act}: {stderr}", self.form);
+        let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(line["failed"].is_null(), "{:?} {role} {act}: {line} {stderr}", self.form);
+        Outcome { exit: line["exit"].as_str().unwrap().to_owned(), line, stderr }
+    }
+
+    fn exit(&self, role: impl ToString, act: &str) -> String {
+        self.run(&role.to_string(), act).exit
+    }
+}
+
+struct Outcome {
+    exit: String,
+    line: serde_json::Value,
+    stderr: String,
+}
+
+impl Outcome {
+    fn layers(&self, side: &str) -> Vec<Layer> {
+        serde_json::from_value(self.line[side].clone()).unwrap()
+    }
+}
+
+fn refused(errno: i32) -> String {
+    format!("exit code {}", 100 + errno)
+}
+
+const WORKED: &str = "exit code 0";
+
+#[test]
+fn every_layer_is_seen_from_outside_and_from_inside() {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        for role in Role::CAGED {
+            let outcome = stage.run(role.name(), "nothing");
+            assert_eq!(outcome.exit, WORKED, "{form:?} {role}");
+            let (outside, inside) = (outcome.layers("outside"), outcome.layers("inside"));
+            for layer in outside.iter().chain(&inside) {
+                assert!(layer.ok, "{form:?} {role}: {layer:?}");
+            }
+            assert_eq!(outside.len(), 9, "{form:?} {role}");
+            let user_namespace = inside.iter().any(|layer| layer.name == LayerName::UserNamespace);
+            assert_eq!(user_namespace, *form == Form::Ordinary);
+            let alone = outcome.line["interfaces"].as_array().unwrap().is_empty();
+            assert_eq!(alone, KEY_ROLES.contains(&role), "{form:?} {role}: {}", outcome.line["interfaces"]);
+        }
+    }
+}
+
+/// The call ends the process by SIGSYS in each role, and reaches the kernel outside.
+fn dies_in(roles: &[Role], calls: &[Raw]) {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        for call in calls {
+            let (name, _, _, outside) = call;
+            for act in ["read-root", "read-passwd", "write-sockets", "connect-abstract"] {
+            assert_eq!(stage.exit("none", act), WORKED, "{form:?}: the control of {act}");
+        }
+        fs::remove_file(stage.path("sockets/new")).unwrap();
+        for role in NETWORK_ROLES {
+            assert_eq!(stage.exit(role, "read-root"), refused(libc_errno::EACCES), "{form:?} {role}");
+            let passwd = stage.exit(role, "read-passwd");
+            assert!(
+                [refused(libc_errno::ENOENT), refused(libc_errno::EACCES)].contains(&passwd),
+                "{form:?} {role}: {passwd}"
+            );
+            assert_eq!(stage.exit(role, "write-sockets"), refused(30), "{form:?} {role}"); // EROFS
+            assert_eq!(stage.exit(role, "connect-abstract"), refused(libc_errno::EPERM), "{form:?} {role}");
+            assert_eq!(stage.exit(role, "make-socket"), "SIGSYS", "{form:?} {role}");
+        }
+        for role in KEY_ROLES {
+            assert_eq!(stage.exit(role, "read-root"), "SIGSYS", "{form:?} {role}");
+            assert_eq!(stage.exit(role, "thread"), "SIGSYS", "{form:?} {role}");
+        }
+    }
+}
+
+#[test]
+fn root_without_an_identity_is_refused() {
+    if !is_root() {
+        // An ordinary user has no identity to give: the same program without one is the ordinary form, which works.
+        assert_eq!(Stage::new(Form::Ordinary).exit(Role::Vault, "nothing"), WORKED);
+        return;
+    }
+    let stage = Stage::new(Form::Root);
+    let mut command = Command::new(stage.path("openred-cage-probe"));
+    command.args(["supervise", "vault", "nothing"]).arg(stage.path("state")).arg(stage.path("sockets")).arg("none");
+    let output = command.output().unwrap();
+    let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(line["exit"], "exit code 99");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("root needs an identity"));
+}
+
+#[test]
+fn a_process_with_one_descriptor_more_is_refused() {
+    use openred_policy::spawn::{SpawnSpec, spawn};
+    let probe = Path::new(env!("CARGO_BIN_EXE_openred-cage-probe"));
+    let null = fs::File::open("/dev/null").unwrap();
+    let mut spec = SpawnSpec::new(probe).unwrap();
+    for argument in ["caged", "vault", "nothing", "/", "/", "none"] {
+        spec = spec.argument(argument).unwrap();
+    }
+    for _ in 0..7 {
+        spec = spec.descriptor(&null).unwrap();
+    }
+    assert_eq!(spawn(spec).unwrap().wait().unwrap().unwrap().to_string(), "exit code 99");
+}
+
+#[test]
+fn a_program_that_is_not_there_is_reported() {
+    use openred_policy::spawn::{SpawnSpec, spawn};
+    let error = spawn(SpawnSpec::new("/nowhere/at-all").unwrap()).unwrap_err();
+    assert!(error.to_string().contains("No such file"), "{error}");
+}
