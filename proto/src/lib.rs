@@ -15,6 +15,7 @@ pub mod id;
 pub mod label;
 pub mod limits;
 pub mod method;
+pub mod refusal;
 pub mod secret;
 pub mod vault;
 
