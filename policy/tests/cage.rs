@@ -143,19 +143,110 @@ fn dies_in(roles: &[Role], calls: &[Raw]) {
         let stage = Stage::new(*form);
         for call in calls {
             let (name, _, _, outside) = call;
-            for act in ["read-root", "read-passwd", "write-sockets", "connect-abstract"] {
+            let control = outside.map_or(WORKED.to_owned(), refused);
+            assert_eq!(stage.exit("none", name), control, "{form:?}: the control of {name}");
+            for role in roles {
+                let answered = *name == "netlink" && NETWORK_ROLES.contains(role);
+                let expected = if answered { refused(errno::EAFNOSUPPORT) } else { "SIGSYS".to_owned() };
+                assert_eq!(stage.exit(role, name), expected, "{form:?} {role}: {name}");
+            }
+        }
+    }
+}
+
+/// Numbers of the kernel's refusals.
+mod errno {
+    pub(super) const EPERM: i32 = 1;
+    pub(super) const ENOENT: i32 = 2;
+    pub(super) const EACCES: i32 = 13;
+    pub(super) const EROFS: i32 = 30;
+    pub(super) const EAFNOSUPPORT: i32 = 97;
+}
+
+#[test]
+fn no_role_starts_traces_mounts_or_takes_descriptors() {
+    dies_in(&Role::CAGED, &FORBIDDEN);
+}
+
+#[test]
+fn key_processes_have_no_sockets_and_open_nothing() {
+    dies_in(&KEY_ROLES, &FORBIDDEN_WITH_KEYS);
+}
+
+#[test]
+fn a_program_is_never_executed() {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        assert_eq!(stage.exit("none", "exec"), WORKED, "the control");
+        for role in Role::CAGED {
+            assert_eq!(stage.exit(role, "exec"), "SIGSYS", "{form:?} {role}");
+        }
+    }
+}
+
+#[test]
+fn panics_end_in_one_line_and_sigabrt() {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        for role in Role::CAGED {
+            let literal = stage.run(role.name(), "panic");
+            assert_eq!(literal.exit, "SIGABRT", "{form:?} {role}: {}", literal.stderr);
+            assert_eq!(literal.stderr.lines().count(), 1, "{}", literal.stderr);
+            assert!(literal.stderr.contains("a literal of the test"), "{}", literal.stderr);
+            let formatted = stage.run(role.name(), "panic-formatted");
+            assert_eq!(formatted.exit, "SIGABRT", "{form:?} {role}");
+            assert!(!formatted.stderr.contains("must not be printed"), "{}", formatted.stderr);
+        }
+    }
+}
+
+#[test]
+fn abort_overflow_and_exit_are_readable() {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        for role in Role::CAGED {
+            for (act, end) in [("abort", "SIGABRT"), ("overflow", "SIGSEGV"), ("exit-7", "exit code 7")] {
+                assert_eq!(stage.exit(role, act), end, "{form:?} {role}: {act}");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_role_can_do_its_work() {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        for role in Role::CAGED {
+            for act in ["allocate", "service"] {
+                let outcome = stage.run(role.name(), act);
+                assert_eq!(outcome.exit, WORKED, "{form:?} {role}: {act} {}", outcome.stderr);
+            }
+        }
+        for role in NETWORK_ROLES {
+            for act in ["thread", "state", "connect-kept", "connect-tcp"] {
+                let outcome = stage.run(role.name(), act);
+                assert_eq!(outcome.exit, WORKED, "{form:?} {role}: {act} {}", outcome.stderr);
+            }
+            let resolve = stage.exit(role, "resolve");
+            assert!(resolve.starts_with("exit code"), "{form:?} {role}: resolve ended in {resolve}");
+        }
+    }
+}
+
+#[test]
+fn files_outside_the_kept_paths_are_gone() {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        for act in ["read-root", "read-passwd", "write-sockets", "connect-abstract"] {
             assert_eq!(stage.exit("none", act), WORKED, "{form:?}: the control of {act}");
         }
         fs::remove_file(stage.path("sockets/new")).unwrap();
         for role in NETWORK_ROLES {
-            assert_eq!(stage.exit(role, "read-root"), refused(libc_errno::EACCES), "{form:?} {role}");
+            assert_eq!(stage.exit(role, "read-root"), refused(errno::EACCES), "{form:?} {role}");
             let passwd = stage.exit(role, "read-passwd");
-            assert!(
-                [refused(libc_errno::ENOENT), refused(libc_errno::EACCES)].contains(&passwd),
-                "{form:?} {role}: {passwd}"
-            );
-            assert_eq!(stage.exit(role, "write-sockets"), refused(30), "{form:?} {role}"); // EROFS
-            assert_eq!(stage.exit(role, "connect-abstract"), refused(libc_errno::EPERM), "{form:?} {role}");
+            assert!([refused(errno::ENOENT), refused(errno::EACCES)].contains(&passwd), "{form:?} {role}: {passwd}");
+            assert_eq!(stage.exit(role, "write-sockets"), refused(errno::EROFS), "{form:?} {role}");
+            assert_eq!(stage.exit(role, "connect-abstract"), refused(errno::EPERM), "{form:?} {role}");
             assert_eq!(stage.exit(role, "make-socket"), "SIGSYS", "{form:?} {role}");
         }
         for role in KEY_ROLES {
