@@ -1,0 +1,148 @@
+//! Handshakes that wait for their next message: at most four a link and 1,024 in all, ten seconds each (PROTOCOL 5).
+//!
+//! One table for those this node began and one for those it answered, so that neither role can starve the other. A machine
+//! leaves the table when its next message comes, whatever that message is: a failed handshake leaves nothing to try again on.
+
+use std::collections::BTreeMap;
+
+use openred_proto::id::{HandshakeId, LinkId, UnixMillis};
+use openred_proto::limits::{HALF_OPEN, HALF_OPEN_LIFE, HALF_OPEN_PER_LINK};
+
+use super::Refusal;
+
+/// Waiting machines of one role.
+pub(crate) struct HalfOpen<M> {
+    waiting: BTreeMap<HandshakeId, Waiting<M>>,
+}
+
+struct Waiting<M> {
+    link: LinkId,
+    since: UnixMillis,
+    machine: M,
+}
+
+impl<M> Waiting<M> {
+    /// Over its time; a clock that was set back ends it too, or it would hold its place until the clock has caught up.
+    fn is_over(&self, now: UnixMillis) -> bool {
+        now < self.since || now >= self.since.plus(HALF_OPEN_LIFE)
+    }
+}
+
+impl<M> HalfOpen<M> {
+    pub(crate) const fn new() -> Self {
+        Self { waiting: BTreeMap::new() }
+    }
+
+    /// Whether `link` may have one more, asked before any work is done for it.
+    ///
+    /// # Errors
+    /// [`Refusal::TooMany`].
+    pub(crate) fn admit(&mut self, now: UnixMillis, link: LinkId) -> Result<(), Refusal> {
+        self.expire(now);
+        let of_link = self.waiting.values().filter(|waiting| waiting.link == link).count();
+        if of_link >= HALF_OPEN_PER_LINK || self.waiting.len() >= HALF_OPEN {
+            return Err(Refusal::TooMany);
+        }
+        Ok(())
+    }
+
+    /// Keeps `machine` until its next message.
+    ///
+    /// # Errors
+    /// [`Refusal::TooMany`], also for an id that is taken; ids are drawn, so that is a guess or a fault.
+    pub(crate) fn insert(&mut self, now: UnixMillis, link: LinkId, id: HandshakeId, machine: M) -> Result<(), Refusal> {
+        self.admit(now, link)?;
+        if self.waiting.contains_key(&id) {
+            return Err(Refusal::TooMany);
+        }
+        self.waiting.insert(id, Waiting { link, since: now, machine });
+        Ok(())
+    }
+
+    /// Takes the machine out for its next message.
+    ///
+    /// # Errors
+    /// [`Refusal::NotWaiting`].
+    pub(crate) fn take(&mut self, now: UnixMillis, id: HandshakeId) -> Result<M, Refusal> {
+        let waiting = self.waiting.remove(&id).ok_or(Refusal::NotWaiting)?;
+        if waiting.is_over(now) { Err(Refusal::NotWaiting) } else { Ok(waiting.machine) }
+    }
+
+    /// Drops what is over its time; also called on the vault's timer, so that secrets do not outstay it.
+    pub(crate) fn expire(&mut self, now: UnixMillis) {
+        self.waiting.retain(|_, waiting| !waiting.is_over(now));
+    }
+
+    /// Drops every handshake of a link that was revoked or replaced.
+    pub(crate) fn forget(&mut self, link: LinkId) {
+        self.waiting.retain(|_, waiting| waiting.link != link);
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn id(number: usize) -> HandshakeId {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        HandshakeId::from_bytes(bytes)
+    }
+
+    fn link(number: usize) -> LinkId {
+        LinkId::from_bytes(*id(number).as_bytes())
+    }
+
+    const NOW: UnixMillis = UnixMillis(1_000_000);
+
+    #[test]
+    fn four_a_link_and_a_taken_place_is_free_again() {
+        let mut table = HalfOpen::new();
+        for number in 0..HALF_OPEN_PER_LINK {
+            table.insert(NOW, link(1), id(number), number).unwrap();
+        }
+        assert_eq!(table.insert(NOW, link(1), id(9), 9), Err(Refusal::TooMany));
+        table.insert(NOW, link(2), id(9), 9).unwrap();
+        assert_eq!(table.take(NOW, id(0)), Ok(0));
+        assert_eq!(table.take(NOW, id(0)), Err(Refusal::NotWaiting));
+        table.insert(NOW, link(1), id(10), 10).unwrap();
+    }
+
+    #[test]
+    fn as_many_as_the_cap_in_all_then_room_after_ten_seconds() {
+        let mut table = HalfOpen::new();
+        for number in 0..HALF_OPEN {
+            table.insert(NOW, link(number / HALF_OPEN_PER_LINK), id(number), ()).unwrap();
+        }
+        assert_eq!(table.admit(NOW, link(HALF_OPEN)), Err(Refusal::TooMany));
+        let later = NOW.plus(HALF_OPEN_LIFE);
+        assert_eq!(table.take(later, id(3)), Err(Refusal::NotWaiting));
+        table.insert(later, link(HALF_OPEN), id(HALF_OPEN), ()).unwrap();
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn a_clock_set_back_frees_the_places() {
+        let mut table = HalfOpen::new();
+        for number in 0..HALF_OPEN_PER_LINK {
+            table.insert(NOW, link(1), id(number), ()).unwrap();
+        }
+        table.admit(UnixMillis(NOW.0 - 1), link(1)).unwrap();
+    }
+
+    #[test]
+    fn a_forgotten_link_leaves_nothing() {
+        let mut table = HalfOpen::new();
+        table.insert(NOW, link(1), id(1), ()).unwrap();
+        table.insert(NOW, link(2), id(2), ()).unwrap();
+        table.forget(link(1));
+        assert_eq!(table.take(NOW, id(1)), Err(Refusal::NotWaiting));
+        assert_eq!(table.take(NOW, id(2)), Ok(()));
+    }
+}

@@ -1,0 +1,145 @@
+//! What the vault talks to: begin, answer, finish, complete, each one call that moves a machine in or out of its table.
+//!
+//! A machine is taken out before its message is looked at, so a second try on a failed or finished handshake finds nothing.
+//! Made durable by the caller before the bytes leave: the timestamp sent (begin) and the timestamp accepted (answer).
+
+use openred_proto::id::{HandshakeId, LinkId, UnixMillis};
+use rand_core::CryptoRng;
+
+use super::half_open::HalfOpen;
+use super::initiator::ExpectVerify;
+use super::responder::ExpectFinalize;
+use super::{Credentials, Established, Linked, Refusal};
+
+/// Every handshake that waits for its next message.
+pub(crate) struct Handshakes {
+    started: HalfOpen<ExpectVerify>,
+    answered: HalfOpen<ExpectFinalize>,
+}
+
+/// A REQUEST as it came in.
+pub(crate) struct Incoming<'a> {
+    /// Its Noise message.
+    pub(crate) message: &'a [u8],
+    /// The greatest timestamp that this link accepted before.
+    pub(crate) accepted: UnixMillis,
+    /// Latest directory head that this node saw: 32 bytes, or empty.
+    pub(crate) directory_head: &'a [u8],
+}
+
+/// An answered REQUEST.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    /// Names the handshake here, and goes to the peer.
+    pub(crate) id: HandshakeId,
+    /// VERIFY's Noise message.
+    pub(crate) message: Vec<u8>,
+    /// The greatest timestamp that this link has accepted, from now on.
+    pub(crate) accepted: UnixMillis,
+}
+
+impl Handshakes {
+    pub(crate) const fn new() -> Self {
+        Self { started: HalfOpen::new(), answered: HalfOpen::new() }
+    }
+
+    /// Initiator: begins over `link` with a `timestamp` of `max(now, last sent + 1)`; returns REQUEST's Noise message.
+    ///
+    /// # Errors
+    /// [`Refusal::TooMany`].
+    pub(crate) fn begin(
+        &mut self,
+        now: UnixMillis,
+        random: &mut impl CryptoRng,
+        timestamp: UnixMillis,
+        link: Linked,
+        own: &Credentials<'_>,
+    ) -> Result<(HandshakeId, Vec<u8>), Refusal> {
+        let link_id = link.link_id;
+        self.started.admit(now, link_id)?;
+        let id = draw_id(random);
+        let (machine, message) = ExpectVerify::request(random, timestamp, link, own)?;
+        self.started.insert(now, link_id, id, machine)?;
+        Ok((id, message))
+    }
+
+    /// Responder: reads REQUEST over `link` and answers with VERIFY.
+    ///
+    /// # Errors
+    /// Any [`Refusal`]; nothing is kept.
+    pub(crate) fn answer(
+        &mut self,
+        now: UnixMillis,
+        random: &mut impl CryptoRng,
+        link: Linked,
+        own: &Credentials<'_>,
+        request: &Incoming<'_>,
+    ) -> Result<Answered, Refusal> {
+        let link_id = link.link_id;
+        self.answered.admit(now, link_id)?;
+        let id = draw_id(random);
+        let answer = ExpectFinalize::answer(random, link, own, request)?;
+        self.answered.insert(now, link_id, id, answer.machine)?;
+        Ok(Answered { id, message: answer.message, accepted: answer.timestamp })
+    }
+
+    /// Initiator: reads VERIFY and answers with FINALIZE's Noise message.
+    ///
+    /// # Errors
+    /// Any [`Refusal`]; the handshake is over.
+    pub(crate) fn finish(
+        &mut self,
+        now: UnixMillis,
+        id: HandshakeId,
+        verify: &[u8],
+        directory_head: &[u8],
+    ) -> Result<(Vec<u8>, Established), Refusal> {
+        self.started.take(now, id)?.verify(now, verify, directory_head)
+    }
+
+    /// Responder: reads FINALIZE.
+    ///
+    /// # Errors
+    /// Any [`Refusal`]; the handshake is over.
+    pub(crate) fn complete(
+        &mut self,
+        now: UnixMillis,
+        id: HandshakeId,
+        finalize: &[u8],
+    ) -> Result<Established, Refusal> {
+        self.answered.take(now, id)?.finalize(now, finalize)
+    }
+
+    /// Forgets one handshake, in either role.
+    ///
+    /// # Errors
+    /// [`Refusal::NotWaiting`].
+    pub(crate) fn abandon(&mut self, now: UnixMillis, id: HandshakeId) -> Result<(), Refusal> {
+        let started = self.started.take(now, id).map(drop);
+        let answered = self.answered.take(now, id).map(drop);
+        started.or(answered)
+    }
+
+    /// Forgets every handshake of a link that was revoked or replaced.
+    pub(crate) fn forget(&mut self, link: LinkId) {
+        self.started.forget(link);
+        self.answered.forget(link);
+    }
+
+    /// Drops what is over its time; called on the vault's timer.
+    pub(crate) fn expire(&mut self, now: UnixMillis) {
+        self.started.expire(now);
+        self.answered.expire(now);
+    }
+
+    /// How many wait, in both roles.
+    pub(crate) fn len(&self) -> usize {
+        self.started.len() + self.answered.len()
+    }
+}
+
+fn draw_id(random: &mut impl CryptoRng) -> HandshakeId {
+    let mut bytes = [0; 16];
+    random.fill_bytes(&mut bytes);
+    HandshakeId::from_bytes(bytes)
+}
