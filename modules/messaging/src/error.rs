@@ -1,0 +1,57 @@
+//! What can be wrong with a call to this module, and how its caller sees it.
+
+use openred_module::{HostError, ModuleError, Status};
+
+use crate::record::FormError;
+
+/// Split by who is to blame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum MessagingError {
+    /// Peer: what it sent is no message.
+    #[error("not a message: {0}")]
+    PeerForm(#[from] FormError),
+    /// Peer: the same message id came before with other content.
+    #[error("another message with this id was received before")]
+    PeerIdReused,
+    /// Misuse: the peer's name is no node id.
+    #[error("not a node id; write did:key:z6Mk…")]
+    BadPeer,
+    /// Misuse: there is no link with that peer.
+    #[error("not linked with that peer; see `openred link list`")]
+    NotLinked,
+    /// Misuse: a message without content.
+    #[error("the message is empty")]
+    Empty,
+    /// Misuse: the content type is too long or not printable.
+    #[error("the content type is not a media type")]
+    BadContentType,
+    /// Local: too many messages wait for that peer.
+    #[error("{limit} messages already wait for that peer")]
+    QueueFull {
+        /// How many may wait.
+        limit: usize,
+    },
+    /// Local: the node's store.
+    #[error("{0}")]
+    Host(#[from] HostError),
+    /// Bug: a row of ours cannot be read.
+    #[error("a stored message cannot be read")]
+    BadRow,
+}
+
+impl From<MessagingError> for ModuleError {
+    fn from(error: MessagingError) -> Self {
+        let (status, code) = match error {
+            MessagingError::PeerForm(_) => (Status::BadRequest, "bad-message"),
+            MessagingError::PeerIdReused => (Status::Conflict, "message-id-reused"),
+            MessagingError::BadPeer => (Status::BadRequest, "bad-peer"),
+            MessagingError::NotLinked => (Status::NotFound, "peer-not-linked"),
+            MessagingError::Empty => (Status::BadRequest, "empty-message"),
+            MessagingError::BadContentType => (Status::BadRequest, "bad-content-type"),
+            MessagingError::QueueFull { .. } => (Status::TooMany, "outbox-full"),
+            MessagingError::Host(error) => return error.into(),
+            MessagingError::BadRow => (Status::Internal, "bad-row"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}

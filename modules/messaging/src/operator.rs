@@ -1,0 +1,340 @@
+//! The operator's routes: sending, reading, conversations. JSON in and out, each document with its version `v`.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use openred_module::{Context, ModuleError, NodeId, Request, Response, Scan, Status};
+use serde::{Deserialize, Serialize};
+
+use crate::Messaging;
+use crate::error::MessagingError;
+use crate::record::{Envelope, TEXT_LIMIT, VERSION, is_content_type};
+use crate::store::{self, Conversation, Ended, Sequence, Stored};
+
+/// Messages on one page if the operator names no number, and at most.
+const PAGE: usize = 100;
+/// Most messages marked as read by one order.
+const MARK_LIMIT: usize = 1000;
+/// A page ends once its contents pass this, so that an answer stays a document.
+const PAGE_BYTES: usize = 512 * 1024;
+/// Rows looked at for one page; a filter that matches little ends the page with a cursor instead of reading all.
+const PAGE_ROWS: usize = 2000;
+/// What a message is if nobody says: text.
+const DEFAULT_CONTENT_TYPE: &str = "text/plain; charset=utf-8";
+
+/// The answer to `POST /send/{peer}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// Version of this document.
+    pub v: u32,
+    /// The message's id, in hexadecimal.
+    pub id: String,
+    /// Its position in this node's log of messages.
+    pub sequence: u64,
+    /// `delivered`: the peer has it durably. `queued`: this node has it durably and goes on trying. `refused`: the peer will not take it.
+    pub state: String,
+    /// The peer's code, if it refused.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refused: Option<String>,
+}
+
+/// The body of `POST /inbox` and `POST /conversations/{peer}`; every field may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InboxQuery {
+    /// Version of this document; 0 counts as the present one.
+    pub v: u32,
+    /// Only messages after this sequence: the `next` of the page before.
+    pub after: u64,
+    /// At most so many (up to 100).
+    pub limit: Option<usize>,
+    /// Only unread ones.
+    pub unread: bool,
+    /// Only those that arrived at or after this time (Unix milliseconds, this node's clock).
+    pub since: u64,
+    /// Only from this peer (did:key).
+    pub peer: Option<String>,
+}
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageView {
+    /// Position in this node's log of messages.
+    pub sequence: u64,
+    /// `in` or `out`.
+    pub direction: String,
+    /// The message's id.
+    pub id: String,
+    /// The other node (did:key).
+    pub peer: String,
+    /// When this node stored it.
+    pub at: u64,
+    /// When it was sent, by the sender's clock.
+    pub sent_at: u64,
+    /// Media type.
+    pub content_type: String,
+    /// The content, if it is text.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub text: Option<String>,
+    /// The content in base64, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub data: Option<String>,
+    /// For a received one: `unread` or `read`; for a sent one: `queued`, `delivered` or `refused`.
+    pub state: String,
+}
+
+/// A page of messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    /// Version of this document.
+    pub v: u32,
+    /// In order of arrival.
+    pub messages: Vec<MessageView>,
+    /// Where the next page begins (`after`).
+    pub next: u64,
+    /// Whether there may be more.
+    pub more: bool,
+}
+
+/// The body of `POST /read`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MarkRead {
+    /// Version of this document.
+    pub v: u32,
+    /// Which received messages.
+    pub sequences: Vec<u64>,
+}
+
+/// One conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The other node (did:key).
+    pub peer: String,
+    /// Messages received from it.
+    pub received: u64,
+    /// Messages sent to it.
+    pub sent: u64,
+    /// Of those received, not yet read.
+    pub unread: u64,
+    /// Of those sent, not yet delivered.
+    pub waiting: u64,
+    /// When the last one was stored.
+    pub last_at: u64,
+}
+
+/// All conversations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peers {
+    /// Version of this document.
+    pub v: u32,
+    /// In order of node ids.
+    pub conversations: Vec<Summary>,
+}
+
+/// A message that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuedView {
+    /// Position in this node's log of messages.
+    pub sequence: u64,
+    /// For whom (did:key).
+    pub peer: String,
+}
+
+fn parse_peer(text: &str) -> Result<NodeId, ModuleError> {
+    text.parse().map_err(|_| MessagingError::BadPeer.into())
+}
+
+impl Messaging {
+    pub(crate) async fn send(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
+        let peer = parse_peer(request.params.get("peer"))?;
+        if !context.is_linked(peer).await? {
+            return Err(MessagingError::NotLinked.into());
+        }
+        let content_type = match request.content_type.as_str() {
+            "" => DEFAULT_CONTENT_TYPE.to_owned(),
+            given if is_content_type(given) => given.to_owned(),
+            _ => return Err(MessagingError::BadContentType.into()),
+        };
+        let content = request.body.collect(TEXT_LIMIT).await?;
+        if content.is_empty() {
+            return Err(MessagingError::Empty.into());
+        }
+        // The caller's key, if it has one, makes a retried `send` one message at the peer.
+        let id = request.idempotency_key.unwrap_or_else(|| context.unique_id());
+        let envelope = Envelope { id, sent_at: context.now(), content_type, content };
+        let sequence = self.store.enqueue(&context, peer, envelope).await?;
+        if self.may_try(&context, peer) {
+            self.deliver_waiting(&context, peer).await;
+        }
+        let end: Option<Ended> = context.get_json(store::ended(sequence)).await?;
+        let state = sent_state(end.as_ref()).to_owned();
+        let refused = end.and_then(|end| end.refused);
+        Response::json(Status::Ok, &Sent { v: VERSION, id: hex::encode(id), sequence, state, refused })
+    }
+
+    pub(crate) async fn inbox(self: Arc<Self>, context: Context, _: Request) -> Result<Response, ModuleError> {
+        Response::json(Status::Ok, &page(&context, &InboxQuery::default(), &Source::Inbox).await?)
+    }
+
+    pub(crate) async fn query_inbox(
+        self: Arc<Self>,
+        context: Context,
+        request: Request,
+    ) -> Result<Response, ModuleError> {
+        let query: InboxQuery = request.json().await?;
+        check_version(query.v)?;
+        let source = if query.unread { Source::Unread } else { Source::Inbox };
+        Response::json(Status::Ok, &page(&context, &query, &source).await?)
+    }
+
+    pub(crate) async fn conversation(
+        self: Arc<Self>,
+        context: Context,
+        request: Request,
+    ) -> Result<Response, ModuleError> {
+        let peer = parse_peer(request.params.get("peer"))?;
+        let query: InboxQuery = request.json().await?;
+        check_version(query.v)?;
+        Response::json(Status::Ok, &page(&context, &query, &Source::Conversation(peer)).await?)
+    }
+
+    pub(crate) async fn mark_read(
+        self: Arc<Self>,
+        context: Context,
+        request: Request,
+    ) -> Result<Response, ModuleError> {
+        let order: MarkRead = request.json().await?;
+        check_version(order.v)?;
+        if order.sequences.len() > MARK_LIMIT {
+            return Err(ModuleError::bad_request("too-many", format!("at most {MARK_LIMIT} at once")));
+        }
+        let mut marked = 0_usize;
+        for sequence in order.sequences {
+            marked += usize::from(self.store.mark_read(&context, sequence).await?);
+        }
+        Response::json(Status::Ok, &serde_json::json!({ "v": VERSION, "marked": marked }))
+    }
+
+    pub(crate) async fn outbox(self: Arc<Self>, context: Context, _: Request) -> Result<Response, ModuleError> {
+        let rows = context.scan(Scan::prefix("q/")).await?;
+        let view = |(key, _): &(bytes::Bytes, bytes::Bytes)| {
+            Ok(QueuedView { sequence: store::sequence_of(key)?, peer: store::peer_of(key)?.to_string() })
+        };
+        let queued = rows.rows.iter().map(view).collect::<Result<Vec<_>, MessagingError>>()?;
+        Response::json(Status::Ok, &serde_json::json!({ "v": VERSION, "queued": queued, "more": rows.more }))
+    }
+
+    pub(crate) async fn conversations(self: Arc<Self>, context: Context, _: Request) -> Result<Response, ModuleError> {
+        let rows = context.scan(Scan::prefix("c/")).await?;
+        let mut conversations = Vec::with_capacity(rows.rows.len());
+        for (key, row) in &rows.rows {
+            let conversation: Conversation = serde_json::from_slice(row).map_err(|_| MessagingError::BadRow)?;
+            let Conversation { received, sent, unread, waiting, last_at } = conversation;
+            let peer = store::peer_of(key)?.to_string();
+            conversations.push(Summary { peer, received, sent, unread, waiting, last_at });
+        }
+        Response::json(Status::Ok, &Peers { v: VERSION, conversations })
+    }
+}
+
+fn check_version(version: u32) -> Result<(), ModuleError> {
+    if version == 0 || version == VERSION {
+        return Ok(());
+    }
+    Err(ModuleError::bad_request("unknown-version", format!("this node speaks version {VERSION}")))
+}
+
+fn sent_state(end: Option<&Ended>) -> &'static str {
+    match end {
+        None => "queued",
+        Some(Ended { refused: None, .. }) => "delivered",
+        Some(Ended { refused: Some(_), .. }) => "refused",
+    }
+}
+
+/// Which rows a page is read from. All of them end in the sequence, in order.
+enum Source {
+    Inbox,
+    Unread,
+    Conversation(NodeId),
+}
+
+impl Source {
+    fn key(&self, sequence: Option<Sequence>) -> bytes::Bytes {
+        match self {
+            Self::Inbox => sequence.map_or("i/".into(), store::incoming),
+            Self::Unread => sequence.map_or("u/".into(), store::unread),
+            Self::Conversation(peer) => store::conversation(peer, sequence),
+        }
+    }
+}
+
+async fn page(context: &Context, query: &InboxQuery, source: &Source) -> Result<Page, ModuleError> {
+    let limit = query.limit.unwrap_or(PAGE).clamp(1, PAGE);
+    let only = query.peer.as_deref().map(parse_peer).transpose()?;
+    let mut page = Page { v: VERSION, messages: Vec::new(), next: query.after, more: true };
+    let (mut bytes, mut looked) = (0, 0);
+    while page.more && looked < PAGE_ROWS {
+        let scan = Scan::prefix(source.key(None)).after(Some(source.key(Some(page.next)))).limit(limit);
+        let rows = context.scan(scan).await?;
+        page.more = rows.more;
+        for (key, row) in &rows.rows {
+            if page.messages.len() >= limit || bytes >= PAGE_BYTES {
+                page.more = true;
+                return Ok(page);
+            }
+            page.next = store::sequence_of(key)?;
+            looked += 1;
+            let outgoing = matches!(source, Source::Conversation(_)) && row.as_ref() == b"o";
+            let stored = load(context, page.next, outgoing).await?;
+            if only.is_some_and(|peer| peer != stored.peer) || stored.at < query.since {
+                continue;
+            }
+            if query.unread && context.get(store::unread(page.next)).await?.is_none() {
+                continue;
+            }
+            bytes += stored.envelope.content.len();
+            page.messages.push(view(context, page.next, outgoing, stored).await?);
+        }
+    }
+    Ok(page)
+}
+
+async fn load(context: &Context, sequence: Sequence, outgoing: bool) -> Result<Stored, ModuleError> {
+    let key = if outgoing { store::outgoing(sequence) } else { store::incoming(sequence) };
+    let row = context.get(key).await?.ok_or(MessagingError::BadRow)?;
+    Ok(Stored::decode(&row)?)
+}
+
+async fn view(
+    context: &Context,
+    sequence: Sequence,
+    outgoing: bool,
+    stored: Stored,
+) -> Result<MessageView, ModuleError> {
+    let Stored { peer, at, envelope } = stored;
+    let state = if outgoing {
+        sent_state(context.get_json::<Ended>(store::ended(sequence)).await?.as_ref())
+    } else if context.get(store::unread(sequence)).await?.is_some() {
+        "unread"
+    } else {
+        "read"
+    };
+    let is_text = envelope.content_type.starts_with("text/");
+    let text = std::str::from_utf8(&envelope.content).ok().filter(|_| is_text).map(str::to_owned);
+    let data = text.is_none().then(|| STANDARD.encode(&envelope.content));
+    Ok(MessageView {
+        sequence,
+        direction: if outgoing { "out" } else { "in" }.to_owned(),
+        id: hex::encode(envelope.id),
+        peer: peer.to_string(),
+        at,
+        sent_at: envelope.sent_at,
+        content_type: envelope.content_type,
+        text,
+        data,
+        state: state.to_owned(),
+    })
+}

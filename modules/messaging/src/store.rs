@@ -1,0 +1,329 @@
+//! The rows of this module and the transactions that change them.
+//!
+//! | key | value |
+//! |---|---|
+//! | `n` | the last sequence given, 8 bytes |
+//! | `i/` seq | a received message: peer, time of arrival, envelope |
+//! | `o/` seq | a sent message: peer, time, envelope |
+//! | `v/` peer seq | the conversation: `i` or `o` |
+//! | `u/` seq | unread: nothing |
+//! | `q/` peer seq | waits for delivery: nothing |
+//! | `e/` seq | how a sent message ended: JSON [`Ended`] |
+//! | `k/` peer id | a sent message's id: its sequence |
+//! | `s/` peer id | a received message's id: its sequence |
+//! | `c/` peer | summary of the conversation: JSON [`Conversation`] |
+//!
+//! `seq` is 8 bytes big-endian, given inside the transaction that stores the message: so a reader that has seen sequence
+//! n never finds a lower one appear later, and a cursor misses nothing.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use openred_module::{Batch, Committed, Context, HostError, NodeId, Scan, UnixMillis};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::error::MessagingError;
+use crate::record::{Envelope, MessageId, VERSION};
+
+type Result<T> = std::result::Result<T, MessagingError>;
+
+/// Most messages that wait for one peer: at 256 KiB each no more than 256 MiB.
+pub(crate) const QUEUE_LIMIT: usize = 1000;
+/// How often a transaction is tried again after another writer came first. Writers queue on one lock, so once is the rule.
+const ATTEMPTS: usize = 8;
+
+/// Position of a message in this node's log of messages.
+pub(crate) type Sequence = u64;
+
+/// A stored message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) peer: NodeId,
+    pub(crate) at: UnixMillis,
+    pub(crate) envelope: Envelope,
+}
+
+/// How a sent message ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ended {
+    pub(crate) at: UnixMillis,
+    /// The peer's refusal code; absent when it was delivered.
+    pub(crate) refused: Option<String>,
+}
+
+/// One line of the list of conversations.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Conversation {
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    pub(crate) unread: u64,
+    pub(crate) waiting: u64,
+    pub(crate) last_at: UnixMillis,
+}
+
+/// What the receiver tells the sender.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Receipt {
+    pub(crate) v: u32,
+    pub(crate) id: String,
+    /// Whether it had been received before.
+    pub(crate) duplicate: bool,
+}
+
+/// Serialises the writers. Correctness is the transactions' (each states what it expects); the lock spares them from losing to each
+/// other again and again, and is held across the host's call on purpose.
+#[derive(Default)]
+pub(crate) struct Writers(Mutex<()>);
+
+fn numbered(prefix: &[u8], peer: Option<&NodeId>, sequence: Option<Sequence>) -> Bytes {
+    let mut key = BytesMut::with_capacity(prefix.len() + 40);
+    key.put_slice(prefix);
+    if let Some(peer) = peer {
+        key.put_slice(peer.as_bytes());
+    }
+    if let Some(sequence) = sequence {
+        key.put_u64(sequence);
+    }
+    key.freeze()
+}
+
+pub(crate) fn incoming(sequence: Sequence) -> Bytes {
+    numbered(b"i/", None, Some(sequence))
+}
+pub(crate) fn outgoing(sequence: Sequence) -> Bytes {
+    numbered(b"o/", None, Some(sequence))
+}
+pub(crate) fn unread(sequence: Sequence) -> Bytes {
+    numbered(b"u/", None, Some(sequence))
+}
+pub(crate) fn ended(sequence: Sequence) -> Bytes {
+    numbered(b"e/", None, Some(sequence))
+}
+pub(crate) fn conversation(peer: &NodeId, sequence: Option<Sequence>) -> Bytes {
+    numbered(b"v/", Some(peer), sequence)
+}
+pub(crate) fn queued(peer: &NodeId, sequence: Option<Sequence>) -> Bytes {
+    numbered(b"q/", Some(peer), sequence)
+}
+fn summary(peer: &NodeId) -> Bytes {
+    numbered(b"c/", Some(peer), None)
+}
+fn named(prefix: &[u8], peer: &NodeId, id: &MessageId) -> Bytes {
+    let mut key = BytesMut::from(&numbered(prefix, Some(peer), None)[..]);
+    key.put_slice(id);
+    key.freeze()
+}
+fn seen(peer: &NodeId, id: &MessageId) -> Bytes {
+    named(b"s/", peer, id)
+}
+fn given(peer: &NodeId, id: &MessageId) -> Bytes {
+    named(b"k/", peer, id)
+}
+
+/// The sequence at the end of a key.
+pub(crate) fn sequence_of(key: &[u8]) -> Result<Sequence> {
+    key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes)).ok_or(MessagingError::BadRow)
+}
+
+/// The peer after a prefix of two bytes.
+pub(crate) fn peer_of(key: &[u8]) -> Result<NodeId> {
+    let bytes = key.get(2..34).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    bytes.map(NodeId::from_bytes).ok_or(MessagingError::BadRow)
+}
+
+impl Stored {
+    fn encode(&self) -> Bytes {
+        let mut bytes = BytesMut::new();
+        bytes.put_slice(self.peer.as_bytes());
+        bytes.put_u64(self.at);
+        bytes.put(self.envelope.encode());
+        bytes.freeze()
+    }
+
+    pub(crate) fn decode(row: &Bytes) -> Result<Self> {
+        let (peer, rest) = row.split_first_chunk::<32>().ok_or(MessagingError::BadRow)?;
+        let at = rest.first_chunk::<8>().ok_or(MessagingError::BadRow)?;
+        let envelope = Envelope::decode(&row.slice(40..)).map_err(|_| MessagingError::BadRow)?;
+        Ok(Self { peer: NodeId::from_bytes(*peer), at: u64::from_be_bytes(*at), envelope })
+    }
+}
+
+/// A change under construction: what was read, and must still be so when it is written.
+struct Change<'a> {
+    context: &'a Context,
+    batch: Batch,
+}
+
+impl<'a> Change<'a> {
+    fn new(context: &'a Context) -> Self {
+        Self { context, batch: Batch::new() }
+    }
+
+    async fn next_sequence(&mut self) -> Result<Sequence> {
+        let row = self.context.get("n").await?;
+        let last = row.as_deref().map_or(Ok(0), sequence_of)?;
+        let next = last + 1;
+        let batch = std::mem::take(&mut self.batch);
+        self.batch = batch.expect("n", row).put("n", next.to_be_bytes().to_vec());
+        Ok(next)
+    }
+
+    async fn summarise(&mut self, peer: &NodeId, change: impl FnOnce(&mut Conversation)) -> Result<()> {
+        let key = summary(peer);
+        let row = self.context.get(key.clone()).await?;
+        let mut conversation = match &row {
+            Some(row) => serde_json::from_slice(row).map_err(|_| MessagingError::BadRow)?,
+            None => Conversation::default(),
+        };
+        change(&mut conversation);
+        let value = serde_json::to_vec(&conversation).map_err(|_| MessagingError::BadRow)?;
+        let batch = std::mem::take(&mut self.batch);
+        self.batch = batch.expect(key.clone(), row).put(key, value);
+        Ok(())
+    }
+
+    fn put(&mut self, key: Bytes, value: impl Into<Bytes>) {
+        self.batch.put.push((key, value.into()));
+    }
+
+    async fn commit(self) -> Result<Committed> {
+        Ok(self.context.apply(self.batch).await?)
+    }
+}
+
+impl Writers {
+    /// Stores a message to be sent: durable, in the conversation and on the queue when this returns. An id that was stored
+    /// before is the same message, whatever became of it since.
+    pub(crate) async fn enqueue(&self, context: &Context, peer: NodeId, envelope: Envelope) -> Result<Sequence> {
+        let _turn = self.0.lock().await;
+        let stored = Stored { peer, at: context.now(), envelope };
+        let name = given(&peer, &stored.envelope.id);
+        for _ in 0..ATTEMPTS {
+            if let Some(row) = context.get(name.clone()).await? {
+                return sequence_of(&row);
+            }
+            if conversation_of(context, &peer).await?.waiting >= QUEUE_LIMIT as u64 {
+                return Err(MessagingError::QueueFull { limit: QUEUE_LIMIT });
+            }
+            let mut change = Change::new(context);
+            change.batch = Batch::new().expect(name.clone(), None);
+            let sequence = change.next_sequence().await?;
+            change.put(name.clone(), sequence.to_be_bytes().to_vec());
+            change.put(outgoing(sequence), stored.encode());
+            change.put(conversation(&peer, Some(sequence)), "o");
+            change.put(queued(&peer, Some(sequence)), "");
+            let count = |conversation: &mut Conversation| {
+                conversation.sent += 1;
+                conversation.waiting += 1;
+                conversation.last_at = stored.at;
+            };
+            change.summarise(&peer, count).await?;
+            if change.commit().await? == Committed::Yes {
+                return Ok(sequence);
+            }
+        }
+        Err(HostError::Storage.into())
+    }
+
+    /// Takes a message off the queue, because the peer has it or will never take it.
+    pub(crate) async fn settle(
+        &self,
+        context: &Context,
+        peer: &NodeId,
+        sequence: Sequence,
+        refused: Option<String>,
+    ) -> Result<()> {
+        let _turn = self.0.lock().await;
+        let key = queued(peer, Some(sequence));
+        let end = serde_json::to_vec(&Ended { at: context.now(), refused }).map_err(|_| MessagingError::BadRow)?;
+        for _ in 0..ATTEMPTS {
+            let Some(row) = context.get(key.clone()).await? else { return Ok(()) };
+            let mut change = Change::new(context);
+            change.batch = Batch::new().expect(key.clone(), Some(row)).delete(key.clone());
+            change.put(ended(sequence), end.clone());
+            let count = |conversation: &mut Conversation| conversation.waiting = conversation.waiting.saturating_sub(1);
+            change.summarise(peer, count).await?;
+            if change.commit().await? == Committed::Yes {
+                return Ok(());
+            }
+        }
+        Err(HostError::Storage.into())
+    }
+
+    /// Stores a received message and its id together. The receipt exists only once both are durable.
+    pub(crate) async fn receive(&self, context: &Context, peer: NodeId, envelope: Envelope) -> Result<Receipt> {
+        let _turn = self.0.lock().await;
+        let id = envelope.id;
+        let receipt = |duplicate| Receipt { v: VERSION, id: hex::encode(id), duplicate };
+        let stored = Stored { peer, at: context.now(), envelope };
+        for _ in 0..ATTEMPTS {
+            if let Some(row) = context.get(seen(&peer, &id)).await? {
+                let earlier = context.get(incoming(sequence_of(&row)?)).await?.ok_or(MessagingError::BadRow)?;
+                // An id names one message for good: other content under it is the peer's fault, not a retry.
+                if Stored::decode(&earlier)?.envelope != stored.envelope {
+                    return Err(MessagingError::PeerIdReused);
+                }
+                return Ok(receipt(true));
+            }
+            let mut change = Change::new(context);
+            change.batch = Batch::new().expect(seen(&peer, &id), None);
+            let sequence = change.next_sequence().await?;
+            change.put(seen(&peer, &id), sequence.to_be_bytes().to_vec());
+            change.put(incoming(sequence), stored.encode());
+            change.put(conversation(&peer, Some(sequence)), "i");
+            change.put(unread(sequence), "");
+            let count = |conversation: &mut Conversation| {
+                conversation.received += 1;
+                conversation.unread += 1;
+                conversation.last_at = stored.at;
+            };
+            change.summarise(&peer, count).await?;
+            if change.commit().await? == Committed::Yes {
+                return Ok(receipt(false));
+            }
+        }
+        Err(HostError::Storage.into())
+    }
+
+    /// Marks one received message as read. Whether it was unread.
+    pub(crate) async fn mark_read(&self, context: &Context, sequence: Sequence) -> Result<bool> {
+        let _turn = self.0.lock().await;
+        for _ in 0..ATTEMPTS {
+            let key = unread(sequence);
+            let Some(row) = context.get(key.clone()).await? else { return Ok(false) };
+            let message = context.get(incoming(sequence)).await?.ok_or(MessagingError::BadRow)?;
+            let peer = Stored::decode(&message)?.peer;
+            let mut change = Change::new(context);
+            change.batch = Batch::new().expect(key.clone(), Some(row)).delete(key);
+            let count = |conversation: &mut Conversation| conversation.unread = conversation.unread.saturating_sub(1);
+            change.summarise(&peer, count).await?;
+            if change.commit().await? == Committed::Yes {
+                return Ok(true);
+            }
+        }
+        Err(HostError::Storage.into())
+    }
+}
+
+/// The summary of a conversation; an empty one if there is none.
+pub(crate) async fn conversation_of(context: &Context, peer: &NodeId) -> Result<Conversation> {
+    Ok(context.get_json(summary(peer)).await?.unwrap_or_default())
+}
+
+/// The oldest messages that wait for a peer.
+pub(crate) async fn oldest_waiting(context: &Context, peer: &NodeId, limit: usize) -> Result<Vec<Sequence>> {
+    let page = context.scan(Scan::prefix(queued(peer, None)).limit(limit)).await?;
+    page.rows.iter().map(|(key, _)| sequence_of(key)).collect()
+}
+
+/// Peers for which messages wait, found by skipping from one to the next.
+pub(crate) async fn peers_waiting(context: &Context) -> Result<Vec<NodeId>> {
+    let mut peers = Vec::new();
+    let mut after = None;
+    loop {
+        let page = context.scan(Scan::prefix("q/").after(after).limit(1)).await?;
+        let Some((key, _)) = page.rows.first() else { return Ok(peers) };
+        let peer = peer_of(key)?;
+        peers.push(peer);
+        after = Some(queued(&peer, Some(Sequence::MAX)));
+    }
+}
