@@ -1,0 +1,37 @@
+//! The handshake as `noded` sees it (PROTOCOL 5): which REQUEST belongs to which link, which bytes are worth asking the key
+//! process about, and what was answered before. No key agreement happens here; that is the key process's.
+//!
+//! Sans-IO: bytes and time come as arguments, what is to be asked or sent goes out as values. The drivers that ask the key
+//! process and post over HTTP are `p2p::open` (initiator) and `p2p::answer` (responder).
+
+pub(crate) mod attempts;
+pub(crate) mod half_open;
+pub(crate) mod request;
+pub(crate) mod responder;
+pub(crate) mod tags;
+
+#[cfg(test)]
+mod tests;
+
+/// Why a handshake message was refused. On the wire every refusal is the same; this goes to the local log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HandshakeRefusal {
+    /// The tag is that of no live link and window.
+    #[error("no link expects this tag")]
+    UnknownTag,
+    /// The sender does not hold the link.
+    #[error("mac1 is wrong")]
+    WrongMac,
+    /// Seen before, and not (or no longer) to be answered.
+    #[error("a repeated REQUEST")]
+    Repeated,
+    /// The link, or all links together, have too many handshakes half-open.
+    #[error("too many half-open handshakes")]
+    TooManyHalfOpen,
+    /// FINALIZE names no half-open handshake, a finished one with other bytes, or came late.
+    #[error("no such half-open handshake")]
+    NotHalfOpen,
+    /// This node opens a session to the same peer right now and has the lower id.
+    #[error("simultaneous open: this node keeps the initiator's role")]
+    SimultaneousOpen,
+}

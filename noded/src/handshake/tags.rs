@@ -1,0 +1,154 @@
+//! The responder's tag table: for each live link the tags of counters last accepted − 16 … + 31, so that a REQUEST finds
+//! its link in one look-up and a stranger's finds none (PROTOCOL 5).
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use openred_proto::id::{LinkId, NodeId};
+use openred_proto::limits::{LINKS, REQUEST_REPEAT, REQUESTS_REMEMBERED, TAG_AHEAD, TAG_BEHIND};
+
+use super::request::{self, Mark};
+use crate::p2p::ports::LinkHandle;
+
+/// What is known of a link as the responder.
+#[derive(Debug)]
+pub(super) struct Expected {
+    pub(super) handle: Arc<LinkHandle>,
+    accepted: u64,
+    remembered: VecDeque<Remembered>,
+}
+
+/// One REQUEST that came: by its mac1, which covers all that cannot be changed without the link's keys.
+#[derive(Debug)]
+struct Remembered {
+    mac1: Mark,
+    at: Instant,
+    verify: Option<Bytes>,
+}
+
+/// What was seen before of a REQUEST.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Never.
+    Fresh,
+    /// Within the last 10 s, and answered with this.
+    Answered(Bytes),
+    /// Too long ago, being answered right now, or refused.
+    Spent,
+}
+
+/// Tags of all live links. Bounded: [`LINKS`] links of 48 tags and [`REQUESTS_REMEMBERED`] REQUESTs each.
+#[derive(Debug)]
+pub(crate) struct TagTable {
+    me: NodeId,
+    links: HashMap<LinkId, Expected>,
+    tags: HashMap<Mark, (LinkId, u64)>,
+}
+
+impl TagTable {
+    /// An empty table of node `me`.
+    pub(crate) fn new(me: NodeId) -> Self {
+        Self { me, links: HashMap::new(), tags: HashMap::new() }
+    }
+
+    /// Expects REQUESTs over `handle`; refreshes it when the link is known. False when the table is full.
+    pub(crate) fn insert(&mut self, handle: Arc<LinkHandle>) -> bool {
+        let link = handle.link;
+        if let Some(expected) = self.links.get_mut(&link) {
+            let accepted = handle.incoming_counter;
+            expected.handle = handle;
+            self.advance(&link, accepted);
+            return true;
+        }
+        if self.links.len() >= LINKS {
+            return false;
+        }
+        let accepted = handle.incoming_counter;
+        self.add_tags(&handle, window(accepted));
+        self.links.insert(link, Expected { handle, accepted, remembered: VecDeque::new() });
+        true
+    }
+
+    /// Expects nothing over `link` any more.
+    pub(crate) fn remove(&mut self, link: &LinkId) {
+        if let Some(expected) = self.links.remove(link) {
+            for counter in window(expected.accepted) {
+                self.tags.remove(&self.tag(&expected.handle, counter));
+            }
+        }
+    }
+
+    /// The link and counter that `tag` stands for.
+    pub(super) fn find(&self, tag: &Mark) -> Option<(&Expected, u64)> {
+        let (link, counter) = self.tags.get(tag)?;
+        Some((self.links.get(link)?, *counter))
+    }
+
+    /// A REQUEST with `counter` led to a session: moves the window.
+    pub(crate) fn advance(&mut self, link: &LinkId, counter: u64) {
+        let Some(expected) = self.links.get_mut(link) else { return };
+        if counter <= expected.accepted {
+            return;
+        }
+        let (before, handle) = (std::mem::replace(&mut expected.accepted, counter), Arc::clone(&expected.handle));
+        let (old, new) = (window(before), window(counter));
+        for leaving in old.clone().filter(|counter| !new.contains(counter)) {
+            self.tags.remove(&self.tag(&handle, leaving));
+        }
+        self.add_tags(&handle, new.filter(|counter| !old.contains(counter)));
+    }
+
+    /// What is remembered of the REQUEST with `mac1`; remembers it from now on.
+    pub(super) fn remember(&mut self, link: &LinkId, mac1: &Mark, now: Instant) -> Seen {
+        let Some(expected) = self.links.get_mut(link) else { return Seen::Spent };
+        if let Some(known) = expected.remembered.iter().find(|known| known.mac1 == *mac1) {
+            let recent = now.saturating_duration_since(known.at) < REQUEST_REPEAT;
+            return known.verify.clone().filter(|_| recent).map_or(Seen::Spent, Seen::Answered);
+        }
+        if expected.remembered.len() >= REQUESTS_REMEMBERED {
+            expected.remembered.pop_front();
+        }
+        expected.remembered.push_back(Remembered { mac1: *mac1, at: now, verify: None });
+        Seen::Fresh
+    }
+
+    /// The REQUEST with `mac1` was answered with `verify`.
+    pub(super) fn answered(&mut self, link: &LinkId, mac1: &Mark, verify: &Bytes) {
+        let Some(expected) = self.links.get_mut(link) else { return };
+        if let Some(known) = expected.remembered.iter_mut().find(|known| known.mac1 == *mac1) {
+            known.verify = Some(verify.clone());
+        }
+    }
+
+    /// The REQUEST with `mac1` was never looked at by the key process (it was away): it may come again.
+    pub(super) fn forget(&mut self, link: &LinkId, mac1: &Mark) {
+        if let Some(expected) = self.links.get_mut(link) {
+            expected.remembered.retain(|known| known.mac1 != *mac1);
+        }
+    }
+
+    /// Links that are expected, for status.
+    pub(crate) fn links(&self) -> HashSet<LinkId> {
+        self.links.keys().copied().collect()
+    }
+
+    fn add_tags(&mut self, handle: &LinkHandle, counters: impl Iterator<Item = u64>) {
+        for counter in counters {
+            let tag = self.tag(handle, counter);
+            self.tags.insert(tag, (handle.link, counter));
+        }
+    }
+
+    /// The tag of the peer's REQUEST number `counter`.
+    fn tag(&self, handle: &LinkHandle, counter: u64) -> Mark {
+        request::tag(&handle.keys.incoming, &handle.peer, &self.me, counter)
+    }
+}
+
+/// Counters that are expected after `accepted`.
+fn window(accepted: u64) -> RangeInclusive<u64> {
+    accepted.saturating_sub(TAG_BEHIND).max(1)..=accepted.saturating_add(TAG_AHEAD)
+}
