@@ -1,0 +1,361 @@
+//! What the vault remembers across restarts: prekeys, static keys, sequences, and per peer its links, sequence window and
+//! greatest timestamps. The model; `state/codec` gives its bytes and `state/image` its place in the file.
+//!
+//! No secret of a link is here: tokens rest in `noded`'s rows, sealed, and this file holds what makes an old or foreign
+//! row, offer or REQUEST worthless. Sans-IO: time is an argument, and nothing is written here. Every change marks the
+//! peer's record; [`State::commit`](image) turns the marks into a few small writes.
+//!
+//! One record a peer, not one a link: sequences belong to the peer and outlive its links.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::limits::{CLOCK_GRACE, LINKS, SEQUENCE_AHEAD, SEQUENCE_WINDOW};
+use openred_proto::method::Method;
+use openred_proto::secret::Secret;
+use openred_proto::vault::Capacity;
+
+use crate::error::{Error, Result};
+use crate::link::transform::Side;
+use crate::prekey::Prekeys;
+
+mod codec;
+pub mod image;
+
+/// Links of one peer at a time: the one in use, and the one that replaces it.
+pub const LINKS_PER_PEER: usize = 2;
+/// Records that one commit can touch; the loop commits before there are more.
+pub const TOUCHED: usize = 64;
+/// How long a sequence window outlives the last offer it has seen: both sides' clock grace.
+const WINDOW_KEPT: Duration = Duration::from_secs(2 * CLOCK_GRACE.as_secs());
+
+/// What one node's vault remembers.
+pub struct State {
+    /// Everything that belongs to no peer.
+    pub(crate) node: NodeState,
+    peers: HashMap<u16, PeerRecord>,
+    by_peer: HashMap<NodeId, u16>,
+    by_link: HashMap<LinkId, u16>,
+    capacity: usize,
+    touched: BTreeSet<u16>,
+    node_touched: bool,
+    slots: image::Slots,
+}
+
+/// The part of the state that belongs to no peer.
+#[derive(Default)]
+pub(crate) struct NodeState {
+    /// Rows sealed in another epoch do not open; a restored backup raises it.
+    pub(crate) sealing_epoch: u64,
+    /// Last sequence given to anything (cards, offers).
+    pub(crate) last_sequence: u64,
+    /// Sequence of the latest card.
+    pub(crate) card_sequence: u64,
+    /// X-Wing prekeys.
+    pub(crate) prekeys: Prekeys,
+    /// X25519 static keys, one a method.
+    pub(crate) statics: Vec<StaticRecord>,
+}
+
+/// One suite's static key and its latest certificate.
+#[derive(Debug, PartialEq, Eq)]
+pub struct StaticRecord {
+    /// The suite.
+    pub method: Method,
+    /// X25519 private key.
+    pub secret: Secret<32>,
+    /// Start of the certificate's window.
+    pub not_before: UnixMillis,
+    /// End of the certificate's window.
+    pub not_after: UnixMillis,
+}
+
+/// What is remembered of one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerRecord {
+    /// Who.
+    pub peer: NodeId,
+    /// Sequences of the peer's offers that were taken.
+    pub heard: Window,
+    /// The record may be given to another peer after this.
+    pub keep_until: UnixMillis,
+    /// Its links.
+    pub links: [Option<LinkRecord>; LINKS_PER_PEER],
+}
+
+/// What is remembered of one link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkRecord {
+    /// Which link.
+    pub link: LinkId,
+    /// This node's side.
+    pub side: Side,
+    /// Its method.
+    pub method: Method,
+    /// The schedule's epoch at issue.
+    pub epoch: u64,
+    /// Start of its life.
+    pub not_before: UnixMillis,
+    /// End of its life.
+    pub not_after: UnixMillis,
+    /// The only version of the sealed row that opens.
+    pub row_version: u64,
+    /// Ended by the operator, or replaced.
+    pub revoked: bool,
+    /// A handshake over it has completed.
+    pub proven: bool,
+    /// Greatest REQUEST timestamp accepted from the peer.
+    pub timestamp_in: u64,
+    /// Last REQUEST timestamp sent.
+    pub timestamp_out: u64,
+    /// Handshakes completed over it.
+    pub operations: u64,
+    /// SHA-256 of its offer.
+    pub token_id: [u8; 32],
+    /// When this node issued or accepted it.
+    pub decided_at: UnixMillis,
+}
+
+impl LinkRecord {
+    /// Whether its life is over at `now`, grace included.
+    #[must_use]
+    pub fn is_expired(&self, now: UnixMillis) -> bool {
+        now > self.not_after.plus(CLOCK_GRACE)
+    }
+}
+
+/// The last 64 sequences of one issuer (PROTOCOL 4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Highest sequence taken; zero before the first.
+    pub top: u64,
+    /// Bit n: `top - n` was taken.
+    pub seen: u64,
+}
+
+impl Window {
+    /// Whether `sequence` may still be taken at `now`; marks nothing.
+    ///
+    /// # Errors
+    /// [`Error::PeerReplay`] when it was taken or is older than the window; a malformed statement over 2 h ahead.
+    pub fn check(&self, sequence: u64, now: UnixMillis) -> Result<()> {
+        if sequence > now.plus(SEQUENCE_AHEAD).0 {
+            let why = "its sequence is over 2 h ahead";
+            return Err(openred_proto::error::WireError::Malformed { what: "link offer", why }.into());
+        }
+        let behind = self.top.checked_sub(sequence);
+        let taken = behind.is_some_and(|behind| behind >= SEQUENCE_WINDOW || self.seen >> behind & 1 == 1);
+        if sequence == 0 || taken { Err(Error::PeerReplay) } else { Ok(()) }
+    }
+
+    /// Marks `sequence` as taken.
+    ///
+    /// # Errors
+    /// As [`Window::check`].
+    pub fn take(&mut self, sequence: u64, now: UnixMillis) -> Result<()> {
+        self.check(sequence, now)?;
+        match sequence.checked_sub(self.top) {
+            Some(ahead) => {
+                let moved = u32::try_from(ahead).ok().and_then(|ahead| self.seen.checked_shl(ahead)).unwrap_or(0);
+                self.seen = moved | 1;
+                self.top = sequence;
+            }
+            None => self.seen |= 1 << (self.top - sequence),
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// The state of a node that has none yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_capacity(LINKS)
+    }
+
+    fn with_capacity(capacity: usize) -> Self {
+        Self {
+            node: NodeState::default(),
+            peers: HashMap::new(),
+            by_peer: HashMap::new(),
+            by_link: HashMap::new(),
+            capacity,
+            touched: BTreeSet::new(),
+            node_touched: true,
+            slots: image::Slots::default(),
+        }
+    }
+
+    /// Links that are held and neither revoked nor expired.
+    #[must_use]
+    pub fn live_links(&self, now: UnixMillis) -> usize {
+        let links = self.peers.values().flat_map(|record| record.links.iter().flatten());
+        links.filter(|link| !link.revoked && !link.is_expired(now)).count()
+    }
+
+    /// The next sequence: `max(last + 1, unix milliseconds)` (PROTOCOL 1); durable once committed.
+    pub(crate) fn next_sequence(&mut self, now: UnixMillis) -> u64 {
+        self.node.last_sequence = now.0.max(self.node.last_sequence.saturating_add(1));
+        self.node_touched = true;
+        self.node.last_sequence
+    }
+
+    /// Marks the part that belongs to no peer as changed.
+    pub(crate) const fn touch_node(&mut self) {
+        self.node_touched = true;
+    }
+
+    /// Whether as many records are marked as one commit can write, less one: time to commit.
+    #[must_use]
+    pub fn must_commit(&self) -> bool {
+        self.touched.len() + 2 >= TOUCHED
+    }
+
+    /// Whether not even one more record can change before a commit.
+    pub(crate) fn is_full_of_changes(&self) -> bool {
+        self.touched.len() >= TOUCHED
+    }
+
+    /// Whether anything changed since the last commit.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.node_touched || !self.touched.is_empty()
+    }
+
+    /// What is remembered of `peer`.
+    #[must_use]
+    pub fn peer(&self, peer: &NodeId) -> Option<&PeerRecord> {
+        self.peers.get(self.by_peer.get(peer)?)
+    }
+
+    /// A live link and its peer.
+    ///
+    /// # Errors
+    /// [`Error::LocalLinkGone`] when unknown or revoked, [`Error::LocalLinkExpired`] past its life.
+    pub fn link(&self, link: &LinkId, now: UnixMillis) -> Result<(NodeId, &LinkRecord)> {
+        let index = self.by_link.get(link).ok_or(Error::LocalLinkGone)?;
+        let record = self.peers.get(index).ok_or(Error::Bug("a link's peer is not in the table"))?;
+        let found = record.links.iter().flatten().find(|held| held.link == *link);
+        let found = found.ok_or(Error::Bug("a link is not in its peer's record"))?;
+        if found.revoked {
+            return Err(Error::LocalLinkGone);
+        }
+        if found.is_expired(now) {
+            return Err(Error::LocalLinkExpired);
+        }
+        Ok((record.peer, found))
+    }
+
+    /// Changes a live link; marks its record.
+    ///
+    /// # Errors
+    /// As [`State::link`].
+    pub(crate) fn change_link<T>(
+        &mut self,
+        link: &LinkId,
+        now: UnixMillis,
+        change: impl FnOnce(&mut LinkRecord) -> Result<T>,
+    ) -> Result<T> {
+        self.link(link, now)?;
+        let index = *self.by_link.get(link).ok_or(Error::LocalLinkGone)?;
+        let record = self.peers.get_mut(&index).ok_or(Error::Bug("a link's peer is not in the table"))?;
+        let found = record.links.iter_mut().flatten().find(|held| held.link == *link);
+        let out = change(found.ok_or(Error::Bug("a link is not in its peer's record"))?)?;
+        self.touched.insert(index);
+        Ok(out)
+    }
+
+    /// Adds a link with `peer`, making room as [`PeerRecord::make_room`] says; `sequence` is the peer's, for an offer that
+    /// was accepted.
+    ///
+    /// # Errors
+    /// [`Error::LocalFull`] when every record belongs to another peer, [`Error::PeerReplay`] as [`Window::take`] and
+    /// for a link id that is held.
+    pub(crate) fn add_link(
+        &mut self,
+        peer: &NodeId,
+        link: LinkRecord,
+        sequence: Option<u64>,
+        now: UnixMillis,
+    ) -> Result<()> {
+        let mut heard = self.peer(peer).map_or_else(Window::default, |record| record.heard);
+        if let Some(sequence) = sequence {
+            heard.take(sequence, now)?;
+        }
+        // The link id is its issuer's choice: one that is taken would lead to another peer's record.
+        if self.by_link.contains_key(&link.link) {
+            return Err(Error::PeerReplay);
+        }
+        let index = self.index_for(peer, now)?;
+        let record = self.peers.entry(index).or_insert_with(|| PeerRecord::new(*peer));
+        record.heard = heard;
+        if sequence.is_some() {
+            record.retire(|held| held.side == Side::Acceptor || held.proven);
+        }
+        record.keep_until = record.keep_until.max(link.not_after.plus(WINDOW_KEPT));
+        let (id, place) = (link.link, record.make_room(now));
+        let dropped = record.links[place].replace(link);
+        if let Some(dropped) = dropped {
+            self.by_link.remove(&dropped.link);
+        }
+        self.by_peer.insert(*peer, index);
+        self.by_link.insert(id, index);
+        self.touched.insert(index);
+        Ok(())
+    }
+
+    /// The record of `peer`, or one that may be given to it.
+    fn index_for(&mut self, peer: &NodeId, now: UnixMillis) -> Result<u16> {
+        if let Some(index) = self.by_peer.get(peer) {
+            return Ok(*index);
+        }
+        if self.peers.len() < self.capacity {
+            let free = (0..u16::MAX).take(self.capacity).find(|index| !self.peers.contains_key(index));
+            return free.ok_or(Error::Bug("a table that is not full has no free place"));
+        }
+        let stale = self.peers.iter().filter(|(_, record)| record.keep_until < now);
+        let index = stale.min_by_key(|(_, record)| record.keep_until).map(|(index, _)| *index);
+        let index = index.ok_or(Error::LocalFull(Capacity::Links))?;
+        if let Some(record) = self.peers.remove(&index) {
+            self.by_peer.remove(&record.peer);
+            self.by_link.retain(|_, at| *at != index);
+        }
+        Ok(index)
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PeerRecord {
+    fn new(peer: NodeId) -> Self {
+        Self { peer, heard: Window::default(), keep_until: UnixMillis(0), links: [None, None] }
+    }
+
+    /// Ends links that an accepted offer replaces. This node's own offers that were never used stay: when two cross,
+    /// `noded` decides by the lower node id (PROTOCOL 4).
+    fn retire(&mut self, replaced: impl Fn(&LinkRecord) -> bool) {
+        for link in self.links.iter_mut().flatten().filter(|link| replaced(link)) {
+            link.revoked = true;
+        }
+    }
+
+    /// The place for another link: a free one, else that of a link which is over, else of one never used, else the older.
+    fn make_room(&self, now: UnixMillis) -> usize {
+        let rank = |place: &usize| {
+            self.links[*place].as_ref().map_or((0, UnixMillis(0)), |link| {
+                let rank = if link.revoked || link.is_expired(now) { 1 } else { 2 + u8::from(link.proven) };
+                (rank, link.decided_at)
+            })
+        };
+        (0..LINKS_PER_PEER).min_by_key(rank).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+#[path = "state/tests.rs"]
+mod tests;

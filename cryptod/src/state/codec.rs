@@ -1,0 +1,201 @@
+//! Bytes of the state's records: fixed layouts, big-endian, zero-padded to the record's size. Nothing here seals or writes.
+//!
+//! These bytes come only out of authenticated slots, so a decoding failure is a defect or a file of another version, never
+//! an attacker's input; still nothing panics on them.
+
+use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::method::Method;
+use openred_proto::secret::Secret;
+use zeroize::Zeroizing;
+
+use super::{LINKS_PER_PEER, LinkRecord, NodeState, PeerRecord, StaticRecord, TOUCHED, Window};
+use crate::error::{Error, Result};
+use crate::link::transform::Side;
+use crate::prekey::{PREKEYS, PrekeyRecord, Prekeys};
+
+/// Version of both layouts.
+const VERSION: u8 = 1;
+
+/// What the header says besides the node's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Number of the commit that wrote this header.
+    pub(super) commit: u64,
+    /// Digest over (index, commit) of every record.
+    pub(super) digest: [u8; 16],
+    /// Records that this commit wrote.
+    pub(super) touched: Vec<u16>,
+}
+
+/// Writes fixed-size fields one after the other.
+#[derive(Default)]
+struct Out(Zeroizing<Vec<u8>>);
+
+impl Out {
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn byte(&mut self, byte: u8) -> &mut Self {
+        self.bytes(&[byte])
+    }
+
+    fn number(&mut self, number: u64) -> &mut Self {
+        self.bytes(&number.to_be_bytes())
+    }
+
+    /// Pads to `size`; a layout that outgrew its record is a defect.
+    fn padded(mut self, size: usize) -> Result<Zeroizing<Vec<u8>>> {
+        if self.0.len() > size {
+            return Err(Error::Bug("a state record outgrew its place"));
+        }
+        self.0.resize(size, 0);
+        Ok(self.0)
+    }
+}
+
+/// Reads fixed-size fields one after the other.
+struct In<'a>(&'a [u8]);
+
+impl In<'_> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk::<N>().ok_or(Error::LocalStateForeign)?;
+        self.0 = rest;
+        Ok(*field)
+    }
+
+    fn byte(&mut self) -> Result<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn number(&mut self) -> Result<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    fn millis(&mut self) -> Result<UnixMillis> {
+        self.number().map(UnixMillis)
+    }
+
+    /// A count, at most `most`.
+    fn count(&mut self, most: usize) -> Result<usize> {
+        let count = usize::from(self.byte()?);
+        if count > most { Err(Error::LocalStateForeign) } else { Ok(count) }
+    }
+
+    fn version(&mut self) -> Result<()> {
+        if self.byte()? == VERSION { Ok(()) } else { Err(Error::LocalStateForeign) }
+    }
+}
+
+fn method(byte: u8) -> Result<Method> {
+    Method::from_number(u64::from(byte)).map_err(|_| Error::LocalStateForeign)
+}
+
+pub(super) fn encode_header(head: &Head, node: &NodeState, size: usize) -> Result<Zeroizing<Vec<u8>>> {
+    let mut out = Out::default();
+    out.byte(VERSION).number(head.commit).bytes(&head.digest);
+    out.byte(u8::try_from(head.touched.len()).map_err(|_| Error::Bug("a commit touched too many records"))?);
+    for index in &head.touched {
+        out.bytes(&index.to_be_bytes());
+    }
+    out.number(node.sealing_epoch).number(node.last_sequence).number(node.card_sequence);
+    let prekeys: Vec<_> = node.prekeys.records().collect();
+    out.byte(prekeys.len() as u8);
+    for prekey in prekeys {
+        out.bytes(prekey.seed.expose()).number(prekey.created.0).number(prekey.superseded.0);
+    }
+    out.byte(node.statics.len() as u8);
+    for key in &node.statics {
+        out.byte(key.method as u8).bytes(key.secret.expose()).number(key.not_before.0).number(key.not_after.0);
+    }
+    out.padded(size)
+}
+
+pub(super) fn decode_header(bytes: &[u8]) -> Result<(Head, NodeState)> {
+    let mut fields = In(bytes);
+    fields.version()?;
+    let mut head = Head { commit: fields.number()?, digest: fields.array()?, touched: Vec::new() };
+    for _ in 0..fields.count(TOUCHED)? {
+        head.touched.push(u16::from_be_bytes(fields.array()?));
+    }
+    let (sealing_epoch, last_sequence, card_sequence) = (fields.number()?, fields.number()?, fields.number()?);
+    let mut prekeys = Vec::new();
+    for _ in 0..fields.count(PREKEYS)? {
+        let seed = Secret::new(fields.array()?);
+        prekeys.push(PrekeyRecord { seed, created: fields.millis()?, superseded: fields.millis()? });
+    }
+    let mut statics = Vec::new();
+    for _ in 0..fields.count(Method::ALL.len())? {
+        let (method, secret) = (method(fields.byte()?)?, Secret::new(fields.array()?));
+        statics.push(StaticRecord { method, secret, not_before: fields.millis()?, not_after: fields.millis()? });
+    }
+    let prekeys = Prekeys::from_records(prekeys)?;
+    Ok((head, NodeState { sealing_epoch, last_sequence, card_sequence, prekeys, statics }))
+}
+
+pub(super) fn encode_peer(commit: u64, record: &PeerRecord, size: usize) -> Result<Zeroizing<Vec<u8>>> {
+    let mut out = Out::default();
+    out.byte(VERSION).number(commit).bytes(record.peer.as_bytes());
+    out.number(record.heard.top).number(record.heard.seen).number(record.keep_until.0);
+    for link in &record.links {
+        match link {
+            Some(link) => encode_link(&mut out, link),
+            None => {
+                out.byte(0);
+            }
+        }
+    }
+    out.padded(size)
+}
+
+fn encode_link(out: &mut Out, link: &LinkRecord) {
+    out.byte(link.side.number()).bytes(link.link.as_bytes()).byte(link.method as u8).number(link.epoch);
+    out.number(link.not_before.0).number(link.not_after.0).number(link.row_version);
+    out.byte(u8::from(link.revoked) | u8::from(link.proven) << 1);
+    out.number(link.timestamp_in).number(link.timestamp_out).number(link.operations);
+    out.bytes(&link.token_id).number(link.decided_at.0);
+}
+
+pub(super) fn decode_peer(bytes: &[u8]) -> Result<(u64, PeerRecord)> {
+    let mut fields = In(bytes);
+    fields.version()?;
+    let commit = fields.number()?;
+    let mut record = PeerRecord {
+        peer: NodeId::from_bytes(fields.array()?),
+        heard: Window { top: fields.number()?, seen: fields.number()? },
+        keep_until: fields.millis()?,
+        links: [const { None }; LINKS_PER_PEER],
+    };
+    for place in &mut record.links {
+        *place = decode_link(&mut fields)?;
+    }
+    Ok((commit, record))
+}
+
+fn decode_link(fields: &mut In<'_>) -> Result<Option<LinkRecord>> {
+    let side = fields.byte()?;
+    if side == 0 {
+        return Ok(None);
+    }
+    let side = Side::from_number(side).ok_or(Error::LocalStateForeign)?;
+    let (link, method, epoch) = (LinkId::from_bytes(fields.array()?), method(fields.byte()?)?, fields.number()?);
+    let (not_before, not_after, row_version) = (fields.millis()?, fields.millis()?, fields.number()?);
+    let flags = fields.byte()?;
+    Ok(Some(LinkRecord {
+        link,
+        side,
+        method,
+        epoch,
+        not_before,
+        not_after,
+        row_version,
+        revoked: flags & 1 != 0,
+        proven: flags & 2 != 0,
+        timestamp_in: fields.number()?,
+        timestamp_out: fields.number()?,
+        operations: fields.number()?,
+        token_id: fields.array()?,
+        decided_at: fields.millis()?,
+    }))
+}
