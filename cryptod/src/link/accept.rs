@@ -1,0 +1,87 @@
+//! Opening an offer (PROTOCOL 4, "Accept"): every check but those that need memory, in the order of the protocol.
+//!
+//! In: the offer's bytes, the sender that the router named, this node's prekeys. Out: what the offer says and the base.
+//! Nothing is marked here: whether the offer was seen before, and what to do with it, is the vault's.
+
+use openred_proto::checked::check_window;
+use openred_proto::checked::offer::{Offer, SealedHeader};
+use openred_proto::error::WireError;
+use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::label::{self, Label, derive};
+use openred_proto::limits::LINK_LIFE_MAX;
+use openred_proto::secret::Secret;
+use openred_proto::vault::ReceivedOffer;
+
+use crate::error::{Error, Result};
+use crate::identity::LinkStatement;
+use crate::link::derive::link_base;
+use crate::link::issue::info;
+use crate::link::transform::Transform;
+use crate::prekey::Prekeys;
+
+const WHAT: &str = "link offer";
+
+/// An offer that opened and verified.
+pub struct Opened {
+    /// Who offers.
+    pub issuer: NodeId,
+    /// What both key processes agree on.
+    pub header: SealedHeader,
+    /// What both sides derive everything from; dropped once token and keys are made.
+    pub base: Secret<32>,
+    /// SHA-256 of the offer.
+    pub token_id: [u8; 32],
+}
+
+/// Opens an offer to `node` and verifies all of it.
+///
+/// # Errors
+/// Named for the local caller: for somebody else, unknown prekey, does not open, malformed, bad signature, another sender,
+/// expired, method not allowed.
+pub fn open(node: &NodeId, prekeys: &Prekeys, received: &ReceivedOffer, now: UnixMillis) -> Result<Opened> {
+    let offer = Offer::decode(&received.offer)?;
+    let routing = &offer.routing;
+    if routing.recipient != *node {
+        return Err(Error::PeerOfferForOther);
+    }
+    if routing.psk.is_some() {
+        return Err(WireError::Unsupported { what: WHAT }.into());
+    }
+    let prekey_hash = prekeys.hash(&routing.prekey)?;
+    let info = info(&routing.issuer, node, &routing.prekey, &prekey_hash, &received.directory);
+    let mut receiver = prekeys.open(&routing.prekey, &offer.enc, &info)?;
+    let body = receiver.open(&offer.routing_bytes, &offer.sealed)?;
+    let (header_bytes, signature) = SealedHeader::split_body(&body)?;
+    // A, B and the prekey have no second copy inside: the signature covers the routing header's exact bytes.
+    let statement = LinkStatement {
+        routing: &offer.routing_bytes,
+        header: header_bytes,
+        enc: &offer.enc,
+        prekey_hash: &prekey_hash,
+    };
+    label::verify(Label::Link, &statement.payload(), &routing.issuer, &signature, WHAT)?;
+    if routing.issuer != received.sender {
+        return Err(Error::PeerOfferSender);
+    }
+    let header = SealedHeader::decode(header_bytes)?;
+    check_header(&header, routing.expiry, now)?;
+    if !received.allowed.contains(header.method) {
+        return Err(Error::LocalNoCommonMethod);
+    }
+    let base = link_base(&receiver.export(derive::LINK_BASE)?, header_bytes)?;
+    if !Transform::new(header.method, &header.link_id, &routing.issuer, node)?.tokens_differ(&base) {
+        return Err(WireError::Malformed { what: WHAT, why: "it gives both sides the same token" }.into());
+    }
+    Ok(Opened { issuer: routing.issuer, header, base, token_id: Offer::token_id(&received.offer) })
+}
+
+fn check_header(header: &SealedHeader, expiry: UnixMillis, now: UnixMillis) -> Result<()> {
+    let malformed = |why| Error::from(WireError::Malformed { what: WHAT, why });
+    if header.not_after != expiry {
+        return Err(malformed("its two ends of life differ"));
+    }
+    if header.not_after <= header.not_before || header.not_after > header.not_before.plus(LINK_LIFE_MAX) {
+        return Err(malformed("its life is empty or longer than a link's"));
+    }
+    Ok(check_window(WHAT, now, header.not_before, header.not_after)?)
+}
