@@ -1,4 +1,22 @@
 //! Everything that needs a secret key, and nothing else.
+//!
+//! The vault's side (`vault`, sans-IO, and what it is made of) holds the keys; the front's side parses gRPC and holds none.
+//! Both are linked from this crate into separate programs (`src/bin`), which confine themselves before they serve. In: typed
+//! requests of `openred_proto::vault`, secrets from the unsealer's pipe. Out: typed replies, writes to the state file.
 #![forbid(unsafe_code)]
 
+pub mod error;
 mod handshake;
+pub mod identity;
+pub mod keyring;
+pub mod link;
+pub mod method;
+pub mod prekey;
+pub mod seal;
+pub mod state;
+pub mod statics;
+pub mod vault;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod vectors;

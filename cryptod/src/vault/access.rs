@@ -1,0 +1,54 @@
+//! Who may ask for what: role × operation, as one table, and the class under which an operation is counted.
+
+use openred_proto::vault::{Request, Role};
+
+/// Operations that share a quota and a set of roles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Class {
+    /// Says who the node is. Everybody.
+    Describe,
+    /// Signs a card or an HTTP request. Node.
+    Sign,
+    /// Issues, opens or takes an offer: HPKE and signatures. Node.
+    Offer,
+    /// One phase of a handshake. Node.
+    Handshake,
+    /// Opens or ends a row, or derives a store key: symmetric work. Node.
+    Row,
+    /// Locks the vault. Operator.
+    Control,
+}
+
+impl Class {
+    /// Every class, in the order of the quotas.
+    pub(crate) const ALL: [Class; 6] =
+        [Class::Describe, Class::Sign, Class::Offer, Class::Handshake, Class::Row, Class::Control];
+
+    /// The class of a request. No wildcard arm: a new operation has to be placed here.
+    pub(crate) const fn of(request: &Request) -> Self {
+        match request {
+            Request::Describe => Class::Describe,
+            Request::SignCard { .. } | Request::SignHttp(_) => Class::Sign,
+            Request::IssueLink { .. } | Request::InspectOffer(_) | Request::AcceptOffer(_) => Class::Offer,
+            Request::StartHandshake { .. }
+            | Request::AnswerHandshake { .. }
+            | Request::FinishHandshake { .. }
+            | Request::CompleteHandshake { .. }
+            | Request::AbandonHandshake { .. } => Class::Handshake,
+            Request::LinkKeys { .. }
+            | Request::RevokeLink { .. }
+            | Request::ValidateMatch { .. }
+            | Request::StoreKey { .. } => Class::Row,
+            Request::Lock => Class::Control,
+        }
+    }
+
+    /// Whether `role` may ask for operations of this class.
+    pub(crate) const fn is_for(self, role: Role) -> bool {
+        match self {
+            Class::Describe => true,
+            Class::Sign | Class::Offer | Class::Handshake | Class::Row => matches!(role, Role::Node),
+            Class::Control => matches!(role, Role::Operator),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Operations of the handshake: what the machines in `handshake` need from keys and state, and what the state remembers of
+//! them (PROTOCOL 5): the REQUEST timestamps sent and accepted, both durable before a byte leaves.
+
+use openred_proto::id::{HandshakeId, NodeId, UnixMillis};
+use openred_proto::method::Method;
+use openred_proto::vault::{Capacity, Reply, SessionGrant};
+use rand_core::CryptoRng;
+
+use super::Unlocked;
+use super::link_ops::OpenLink;
+use crate::error::{Error, Result};
+use crate::handshake::{Answered, Credentials, Established, Incoming, Linked, Refusal};
+use crate::link::derive::{DirectionKeys, match_proof};
+
+/// Bytes of a directory head, where there is one.
+const HEAD_BYTES: usize = 32;
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Malformed(error) => Error::PeerStatement(error),
+            Refusal::Replayed => Error::PeerReplay,
+            Refusal::NotWaiting => Error::MisuseHandshakeGone,
+            Refusal::TooMany => Error::LocalFull(Capacity::HalfOpen),
+            Refusal::NotAuthentic
+            | Refusal::BadKemKey
+            | Refusal::WrongPeer
+            | Refusal::WrongSuite
+            | Refusal::WrongKey => Error::PeerHandshake,
+        }
+    }
+}
+
+impl Unlocked {
+    pub(super) fn start_handshake(
+        &mut self,
+        now: UnixMillis,
+        random: &mut impl CryptoRng,
+        row: &[u8],
+    ) -> Result<Reply> {
+        let link = self.open_link(now, row)?;
+        let (id, method) = (link.record.link, link.record.method);
+        // max(now, last sent + 1): rises even when the clock does not.
+        let timestamp = UnixMillis(now.0.max(link.record.timestamp_out.saturating_add(1)));
+        let (node, peer) = (self.keyring.identity.node_id(), link.peer);
+        let linked = linked(link, node, peer)?;
+        let own = credentials(&self.statics, &self.state, method)?;
+        let (handshake, noise) = self.handshakes.begin(now, random, timestamp, linked, &own)?;
+        self.state.change_link(&id, now, |record| {
+            record.timestamp_out = timestamp.0;
+            Ok(())
+        })?;
+        Ok(Reply::HandshakeStarted { handshake, noise })
+    }
+
+    pub(super) fn answer_handshake(
+        &mut self,
+        now: UnixMillis,
+        random: &mut impl CryptoRng,
+        row: &[u8],
+        noise: &[u8],
+        directory_head: &[u8],
+    ) -> Result<Reply> {
+        check_head(directory_head)?;
+        let link = self.open_link(now, row)?;
+        let (id, method) = (link.record.link, link.record.method);
+        let incoming =
+            Incoming { message: noise, accepted: UnixMillis(link.record.timestamp_in), directory_head };
+        let (node, peer) = (self.keyring.identity.node_id(), link.peer);
+        let linked = linked(link, peer, node)?;
+        let own = credentials(&self.statics, &self.state, method)?;
+        let Answered { id: handshake, message: noise, accepted } =
+            self.handshakes.answer(now, random, linked, &own, &incoming)?;
+        self.state.change_link(&id, now, |record| {
+            record.timestamp_in = accepted.0;
+            Ok(())
+        })?;
+        Ok(Reply::HandshakeAnswered { handshake, noise })
+    }
+
+    pub(super) fn finish_handshake(
+        &mut self,
+        now: UnixMillis,
+        handshake: HandshakeId,
+        noise: &[u8],
+        directory_head: &[u8],
+    ) -> Result<Reply> {
+        check_head(directory_head)?;
+        let (noise, established) = self.handshakes.finish(now, handshake, noise, directory_head)?;
+        Ok(Reply::HandshakeFinished { noise, grant: self.grant(now, established)? })
+    }
+
+    pub(super) fn complete_handshake(
+        &mut self,
+        now: UnixMillis,
+        handshake: HandshakeId,
+        noise: &[u8],
+    ) -> Result<Reply> {
+        let established = self.handshakes.complete(now, handshake, noise)?;
+        Ok(Reply::HandshakeCompleted { grant: self.grant(now, established)? })
+    }
+
+    pub(super) fn abandon_handshake(&mut self, now: UnixMillis, handshake: HandshakeId) -> Result<Reply> {
+        self.handshakes.abandon(now, handshake)?;
+        Ok(Reply::Done)
+    }
+
+    /// What `noded` gets of a finished handshake; none when the link ended in the meantime.
+    fn grant(&mut self, now: UnixMillis, established: Established) -> Result<SessionGrant> {
+        self.state.change_link(&established.link_id, now, |record| {
+            record.proven = true;
+            record.operations = record.operations.saturating_add(1);
+            Ok(())
+        })?;
+        Ok(SessionGrant {
+            link: established.link_id,
+            peer: established.peer,
+            method: established.method,
+            match_proof: match_proof(&established.base, &self.keyring.identity.node_id(), &established.hash),
+            send: established.send,
+            receive: established.receive,
+            hash: established.hash,
+            mutual_link: established.mutual_link,
+            peer_card_sequence: established.peer_card_sequence,
+            peer_directory_head: established.peer_directory_head,
+        })
+    }
+}
+
+fn linked(link: OpenLink, initiator: NodeId, responder: NodeId) -> Result<Linked> {
+    let terms = link.terms();
+    let psk = DirectionKeys::derive(&link.base, &terms, &initiator, &responder)?.psk;
+    let (link_id, method, epoch) = (terms.link, terms.method, terms.epoch);
+    Ok(Linked { link_id, method, epoch, initiator, responder, psk, base: link.base })
+}
+
+fn credentials<'a>(
+    statics: &'a crate::statics::Statics,
+    state: &'a crate::state::State,
+    method: Method,
+) -> Result<Credentials<'a>> {
+    let certified = statics.certified(&state.node.statics, method)?;
+    Ok(Credentials {
+        static_secret: certified.secret,
+        certificate: certified.certificate,
+        card_sequence: state.node.card_sequence,
+    })
+}
+
+const fn check_head(head: &[u8]) -> Result<()> {
+    if matches!(head.len(), 0 | HEAD_BYTES) { Ok(()) } else { Err(Error::MisuseNotAllowed) }
+}

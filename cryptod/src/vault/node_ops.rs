@@ -1,0 +1,68 @@
+//! Operations about the node itself: who it is, its card, HTTP signatures, store keys.
+
+use std::time::Duration;
+
+use openred_proto::checked::card::{Card, CardFields};
+use openred_proto::http_signature::SignatureInput;
+use openred_proto::id::UnixMillis;
+use openred_proto::limits::{CARD_LIFE, NAME_BYTES};
+use openred_proto::method::MethodSet;
+use openred_proto::vault::Reply;
+
+use super::Unlocked;
+use crate::error::{Error, Result};
+
+impl Unlocked {
+    pub(super) fn describe(&self, operations: u64, now: UnixMillis) -> Result<Reply> {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Ok(Reply::Described {
+            node: self.keyring.identity.node_id(),
+            prekey: self.state.node.prekeys.current()?.clone(),
+            operations,
+            links: count(self.state.live_links(now)),
+            half_open: count(self.handshakes.len()),
+        })
+    }
+
+    /// Builds the card from its fields and signs it; what no peer would take is not signed.
+    pub(super) fn sign_card(
+        &mut self,
+        now: UnixMillis,
+        fields: CardFields,
+        suites: MethodSet,
+        life: Duration,
+    ) -> Result<Reply> {
+        if life > CARD_LIFE || life.is_zero() || suites.is_empty() {
+            return Err(Error::MisuseNotAllowed);
+        }
+        let card = Card {
+            node_id: self.keyring.identity.node_id(),
+            sequence: self.state.next_sequence(now),
+            issued_at: now,
+            expires_at: now.plus(life),
+            fields,
+            suites,
+            prekey: self.state.node.prekeys.current()?.clone(),
+        };
+        let statement = self.keyring.identity.sign_card(&card)?;
+        // The fields came from a parser that is not trusted; the peers' own check is the last word on them.
+        if Card::verify(&statement, now)? != card {
+            return Err(Error::MisuseNotAllowed);
+        }
+        self.state.node.card_sequence = card.sequence;
+        Ok(Reply::Card { statement, sequence: card.sequence, expires_at: card.expires_at })
+    }
+
+    pub(super) fn sign_http(&self, input: &SignatureInput) -> Result<Reply> {
+        Ok(Reply::Signature(self.keyring.identity.sign_http(input)?.to_vec()))
+    }
+
+    /// `purpose` is a module's name: one DNS label.
+    pub(super) fn store_key(&self, purpose: &str) -> Result<Reply> {
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if !(1..=NAME_BYTES).contains(&purpose.len()) || !purpose.bytes().all(is_plain) {
+            return Err(Error::MisuseNotAllowed);
+        }
+        Ok(Reply::StoreKey(self.keyring.store_key(purpose)))
+    }
+}

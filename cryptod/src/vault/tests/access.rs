@@ -1,0 +1,201 @@
+//! Role × operation, garbage, quotas, and that no operation takes bare bytes.
+
+use openred_proto::http_signature::SignatureInput;
+use openred_proto::id::{HandshakeId, LinkId};
+use openred_proto::vault::encode_frame;
+use proptest::prelude::*;
+
+use super::*;
+
+/// One request of every operation.
+fn every_request(node: NodeId) -> Vec<Request> {
+    let offer =
+        || ReceivedOffer { offer: vec![1; 40], sender: node, directory: DIRECTORY, allowed: MethodSet::ALL };
+    let (handshake, noise, row) = (HandshakeId::from_bytes([1; 16]), vec![2; 40], vec![3; 97]);
+    vec![
+        Request::Describe,
+        Request::SignCard { fields: CardFields::default(), suites: MethodSet::ALL, life: DAY },
+        Request::SignHttp(SignatureInput {
+            method: "GET".into(),
+            target_uri: "https://directory.example/".into(),
+            content_sha256: [0; 32],
+            created: 1,
+            nonce: [0; 16],
+            key_id: node,
+        }),
+        Request::IssueLink {
+            peer: NodeId::from_bytes([9; 32]),
+            card: vec![4; 40],
+            directory: DIRECTORY,
+            allowed: MethodSet::ALL,
+            schedule: Schedule::Daily,
+            life: DAY,
+        },
+        Request::InspectOffer(offer()),
+        Request::AcceptOffer(offer()),
+        Request::LinkKeys { row: row.clone() },
+        Request::RevokeLink { link: LinkId::from_bytes([5; 16]) },
+        Request::StartHandshake { row: row.clone() },
+        Request::AnswerHandshake { row: row.clone(), noise: noise.clone(), directory_head: Vec::new() },
+        Request::FinishHandshake { handshake, noise: noise.clone(), directory_head: Vec::new() },
+        Request::CompleteHandshake { handshake, noise },
+        Request::AbandonHandshake { handshake },
+        Request::ValidateMatch { row, hash: [0; 32], proof: [0; 32] },
+        Request::StoreKey { purpose: "messaging".into() },
+        Request::Lock,
+    ]
+}
+
+#[test]
+fn the_table_of_roles_and_operations() {
+    let name = |request: &Request| format!("{request:?}").split([' ', '(', '{']).next().unwrap().to_owned();
+    for role in [Role::Node, Role::Operator] {
+        for request in every_request(Node::new(1).id()) {
+            let (mut node, name) = (Node::new(1), name(&request));
+            let outcome = node.vault.handle(NOW, &mut node.random, role, Frame { id: 3, body: request });
+            let allowed = match role {
+                Role::Node => name != "Lock",
+                Role::Operator => name == "Lock" || name == "Describe",
+            };
+            let refused = matches!(outcome.reply.body, Reply::Refused(Refusal::NotAllowed));
+            assert_eq!((refused, outcome.hang_up), (!allowed, !allowed), "{role:?} {name}");
+        }
+    }
+}
+
+#[test]
+fn no_operation_signs_or_opens_bytes_as_they_are() {
+    // Whatever bytes a caller puts where bytes go: what comes back signed verifies only as what it is.
+    let mut node = Node::new(1);
+    let canary = b"openred/1/link\0attack at dawn".to_vec();
+    let tries = [
+        Request::IssueLink {
+            peer: NodeId::from_bytes([9; 32]),
+            card: canary.clone(),
+            directory: DIRECTORY,
+            allowed: MethodSet::ALL,
+            schedule: Schedule::Daily,
+            life: DAY,
+        },
+        Request::InspectOffer(ReceivedOffer { offer: canary.clone(), ..received(&Node::new(2), &[]) }),
+        Request::AcceptOffer(ReceivedOffer { offer: canary.clone(), ..received(&Node::new(2), &[]) }),
+        Request::LinkKeys { row: canary.clone() },
+        Request::StartHandshake { row: canary.clone() },
+        Request::AnswerHandshake { row: canary.clone(), noise: canary.clone(), directory_head: Vec::new() },
+        Request::ValidateMatch { row: canary.clone(), hash: [0; 32], proof: [0; 32] },
+        Request::StoreKey { purpose: "../messaging".into() },
+        Request::StoreKey { purpose: String::new() },
+    ];
+    for request in tries {
+        let text = format!("{request:?}");
+        node.refusal(request);
+        assert!(!text.is_empty());
+    }
+}
+
+#[test]
+fn an_http_signature_is_no_card_and_a_card_no_http_signature() {
+    use openred_proto::checked::card::Card;
+    use openred_proto::checked::statement;
+    use openred_proto::label::Label;
+    let mut node = Node::new(1);
+    let id = node.id();
+    // The card's own signed bytes as the request's target: the base begins with 0x22 and so can be no statement.
+    let input = SignatureInput {
+        method: "POST".into(),
+        target_uri: "openred/1/card".into(),
+        content_sha256: [0; 32],
+        created: 1,
+        nonce: [0; 16],
+        key_id: id,
+    };
+    let signature: [u8; 64] = match node.ask(Request::SignHttp(input.clone())) {
+        Reply::Signature(bytes) => bytes.try_into().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let forged = statement::encode(&input.base(), &id, &signature);
+    for label in Label::ALL {
+        let unverified = statement::Unverified::decode("test", &forged).unwrap();
+        assert!(unverified.verify(label, "test").is_err(), "{label:?}");
+    }
+    assert!(Card::verify(&forged, NOW).is_err());
+    assert!(Card::verify(&node.card(), NOW).is_ok());
+}
+
+#[test]
+fn what_no_peer_would_take_is_not_signed() {
+    let mut node = Node::new(1);
+    let sign = |fields, life| Request::SignCard { fields, suites: MethodSet::ALL, life };
+    let endpoint = |text: &str| CardFields { endpoints: vec![text.into()], ..CardFields::default() };
+    let long = |length: usize| CardFields { name: "x".repeat(length), ..CardFields::default() };
+    let refused = [
+        sign(endpoint("ftp://host"), DAY),
+        sign(endpoint("http://user@host"), DAY),
+        sign(CardFields { endpoints: vec!["http://h".into(); 9], ..CardFields::default() }, DAY),
+        sign(long(64), DAY),
+        sign(CardFields { name: "a\nb".into(), ..CardFields::default() }, DAY),
+        sign(CardFields::default(), Duration::from_secs(8 * 86_400 + 1)),
+        sign(CardFields::default(), Duration::ZERO),
+        Request::SignCard { fields: CardFields::default(), suites: MethodSet::EMPTY, life: DAY },
+    ];
+    for request in refused {
+        let text = format!("{request:?}");
+        assert!(matches!(node.refusal(request), Refusal::PeerStatement(_) | Refusal::NotAllowed), "{text}");
+    }
+}
+
+#[test]
+fn a_quota_refuses_and_refills() {
+    let mut node = Node::new(1);
+    let purpose = || Request::StoreKey { purpose: "files".into() };
+    let burst = Rates::default().row.burst;
+    for _ in 0..burst {
+        assert!(matches!(node.ask(purpose()), Reply::StoreKey(_)));
+    }
+    assert_eq!(node.refusal(purpose()), Refusal::Quota);
+    assert_eq!(node.operations(), u64::from(burst), "a refused request is no operation");
+    node.now = node.now.plus(Duration::from_secs(1));
+    assert!(matches!(node.ask(purpose()), Reply::StoreKey(_)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_garbage_frame_is_survived(frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 1..20), operator: bool) {
+        let mut node = Node::new(1);
+        let role = if operator { Role::Operator } else { Role::Node };
+        for body in frames {
+            let outcome = node.vault.handle_frame(NOW, &mut node.random, role, &body);
+            if matches!(outcome.reply.body, Reply::Refused(Refusal::Malformed)) {
+                prop_assert!(outcome.hang_up);
+            }
+            prop_assume!(!outcome.ended);
+        }
+        let described = matches!(node.ask(Request::Describe), Reply::Described { .. });
+        prop_assert!(described);
+    }
+
+    #[test]
+    fn any_change_to_a_good_frame_is_survived(which in 0_usize..15, place: usize, value: u8, cut: usize) {
+        let mut node = Node::new(1);
+        let id = node.id();
+        let request = every_request(id).swap_remove(which);
+        let mut frame = encode_frame(&Frame { id: 1, body: request }).unwrap().split_off(4);
+        let place = place % frame.len();
+        frame[place] = value;
+        frame.truncate(frame.len() - cut % frame.len());
+        let _ = node.vault.handle_frame(NOW, &mut node.random, Role::Node, &frame);
+        node.commit();
+        let described = matches!(node.ask(Request::Describe), Reply::Described { .. });
+        prop_assert!(described);
+    }
+}
+
+#[test]
+fn every_operation_has_a_request_in_the_table() {
+    // Counted, so that a new operation cannot slip past these tests.
+    let classes: std::collections::BTreeSet<_> = every_request(DIRECTORY).iter().map(Class::of).collect();
+    assert_eq!(classes.len(), Class::ALL.len());
+    assert_eq!(every_request(DIRECTORY).len(), 16);
+}

@@ -1,0 +1,155 @@
+//! Handshakes through the vault: grants, match proofs, replays, half-open bounds, restarts.
+
+use openred_proto::id::HandshakeId;
+use openred_proto::limits::{HALF_OPEN_LIFE, HALF_OPEN_PER_LINK};
+use openred_proto::method::Method;
+use openred_proto::vault::Capacity;
+
+use super::*;
+
+fn validate(node: &mut Node, row: &[u8], grant: &SessionGrant, proof: [u8; 32]) -> bool {
+    match node.ask(Request::ValidateMatch { row: row.to_vec(), hash: grant.hash, proof }) {
+        Reply::MatchValidated { matched } => matched,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_session_in_each_method_and_direction() {
+    for method in Method::ALL {
+        let (mut alice, mut bob) = (Node::new(1), Node::new(2));
+        let (issued, accepted) = link_by(&mut alice, &mut bob, MethodSet::EMPTY.with(method));
+        for _ in 0..2 {
+            let (first, second) = shake(&mut alice, &issued.row, &mut bob, &accepted.row);
+            assert_eq!((&first.send, &first.receive), (&second.receive, &second.send));
+            assert_eq!((first.hash, first.mutual_link), (second.hash, second.mutual_link));
+            assert_eq!((first.peer, second.peer), (bob.id(), alice.id()));
+            assert_eq!((first.method, second.method), (method, method));
+            assert!(validate(&mut alice, &issued.row, &first, second.match_proof));
+            assert!(validate(&mut bob, &accepted.row, &second, first.match_proof));
+            assert!(!validate(&mut alice, &issued.row, &first, first.match_proof), "its own proof, reflected");
+        }
+        let (first, second) = shake(&mut bob, &accepted.row, &mut alice, &issued.row);
+        assert_eq!((&first.send, first.peer, second.peer), (&second.receive, alice.id(), bob.id()));
+    }
+}
+
+#[test]
+fn a_match_proof_of_another_session_does_not_fit() {
+    let (mut alice, mut bob, issued, accepted) = linked();
+    let (_, old) = shake(&mut alice, &issued.row, &mut bob, &accepted.row);
+    let (new, _) = shake(&mut alice, &issued.row, &mut bob, &accepted.row);
+    assert!(!validate(&mut alice, &issued.row, &new, old.match_proof));
+}
+
+#[test]
+fn a_replayed_request_is_refused_also_after_a_restart() {
+    let (mut alice, mut bob, issued, accepted) = linked();
+    let (_, request) = start(&mut alice, &issued.row);
+    answer(&mut bob, &accepted.row, &request);
+    assert_eq!(bob.refusal(answer_request(&accepted.row, &request)), Refusal::Replay);
+    let mut bob = bob.restart();
+    assert_eq!(bob.refusal(answer_request(&accepted.row, &request)), Refusal::Replay);
+    // The clock of the initiator is set back: its timestamps rise all the same, over a restart too.
+    alice.now = alice.now.minus(Duration::from_secs(1800));
+    let mut alice = alice.restart();
+    let (_, later) = start(&mut alice, &issued.row);
+    answer(&mut bob, &accepted.row, &later);
+}
+
+#[test]
+fn a_reflected_request_is_refused() {
+    let (mut alice, _, issued, _) = linked();
+    let (_, request) = start(&mut alice, &issued.row);
+    assert_eq!(alice.refusal(answer_request(&issued.row, &request)), Refusal::HandshakeFailed);
+}
+
+#[test]
+fn two_links_never_cross() {
+    let (mut alice, mut bob) = (Node::new(1), Node::new(2));
+    let (mut carol, only) = (Node::new(3), MethodSet::EMPTY.with(Method::Alpha));
+    let (issued, _) = link_by(&mut alice, &mut bob, only);
+    let (_, other) = link_by(&mut carol, &mut bob, only);
+    let (_, request) = start(&mut alice, &issued.row);
+    assert_eq!(bob.refusal(answer_request(&other.row, &request)), Refusal::HandshakeFailed);
+}
+
+#[test]
+fn every_changed_byte_of_each_message_is_refused() {
+    let (mut alice, mut bob, issued, accepted) = linked();
+    let (started, request) = start(&mut alice, &issued.row);
+    for place in (0..request.len()).step_by(97) {
+        let mut changed = request.clone();
+        changed[place] ^= 0x40;
+        assert_eq!(bob.refusal(answer_request(&accepted.row, &changed)), Refusal::HandshakeFailed, "byte {place}");
+    }
+    let (answered, mut verify) = answer(&mut bob, &accepted.row, &request);
+    verify[700] ^= 1;
+    let finish = Request::FinishHandshake { handshake: started, noise: verify, directory_head: Vec::new() };
+    assert_eq!(alice.refusal(finish), Refusal::HandshakeFailed);
+    let complete = || Request::CompleteHandshake { handshake: answered, noise: vec![1; 300] };
+    assert_eq!(bob.refusal(complete()), Refusal::HandshakeFailed);
+    assert_eq!(bob.refusal(complete()), Refusal::HandshakeGone, "a failed handshake leaves nothing to try on");
+}
+
+#[test]
+fn half_open_handshakes_are_bounded_and_end_by_themselves() {
+    let (mut alice, _, issued, _) = linked();
+    for _ in 0..HALF_OPEN_PER_LINK {
+        start(&mut alice, &issued.row);
+    }
+    let full = alice.refusal(Request::StartHandshake { row: issued.row.clone() });
+    assert_eq!(full, Refusal::Capacity(Capacity::HalfOpen));
+    alice.now = alice.now.plus(HALF_OPEN_LIFE);
+    alice.vault.handle_timeout(alice.now, &mut alice.random).unwrap();
+    assert!(matches!(alice.ask(Request::Describe), Reply::Described { half_open: 0, .. }));
+    start(&mut alice, &issued.row);
+}
+
+#[test]
+fn a_handshake_of_a_link_that_was_revoked_meanwhile_yields_nothing() {
+    let (mut alice, mut bob, issued, accepted) = linked();
+    let (_, request) = start(&mut alice, &issued.row);
+    let (handshake, _) = answer(&mut bob, &accepted.row, &request);
+    bob.ask(Request::RevokeLink { link: accepted.summary.link });
+    let complete = Request::CompleteHandshake { handshake, noise: vec![1; 300] };
+    assert_eq!(bob.refusal(complete), Refusal::HandshakeGone);
+}
+
+#[test]
+fn unknown_handshakes_and_wrong_heads_are_named() {
+    let (mut alice, _, issued, _) = linked();
+    let unknown = HandshakeId::from_bytes([9; 16]);
+    assert_eq!(alice.refusal(Request::AbandonHandshake { handshake: unknown }), Refusal::HandshakeGone);
+    let (handshake, _) = start(&mut alice, &issued.row);
+    let head = Request::FinishHandshake { handshake, noise: vec![1], directory_head: vec![1; 31] };
+    assert_eq!(alice.refusal(head), Refusal::NotAllowed);
+    assert!(matches!(alice.ask(Request::AbandonHandshake { handshake }), Reply::Done));
+}
+
+#[test]
+fn two_hundred_failed_attempts_then_success() {
+    let (mut alice, mut bob, issued, accepted) = linked();
+    for _ in 0..200 {
+        let (handshake, _) = start(&mut alice, &issued.row);
+        alice.ask(Request::AbandonHandshake { handshake });
+    }
+    shake(&mut alice, &issued.row, &mut bob, &accepted.row);
+}
+
+#[test]
+fn certificates_are_renewed_while_links_live_on() {
+    let (mut alice, mut bob) = (Node::new(1), Node::new(2));
+    let card = bob.card();
+    let life = DAY * 10;
+    let (peer, directory, allowed, schedule) = (bob.id(), DIRECTORY, MethodSet::ALL, Schedule::Hourly);
+    let issued = match alice.ask(Request::IssueLink { peer, card, directory, allowed, schedule, life }) {
+        Reply::LinkIssued { row, offer, .. } => (row, offer),
+        other => panic!("{other:?}"),
+    };
+    let accepted = bob.accept(received(&alice, &issued.1));
+    for day in 1..9 {
+        (alice.now, bob.now) = (NOW.plus(DAY * day), NOW.plus(DAY * day));
+        shake(&mut alice, &issued.0, &mut bob, &accepted.row);
+    }
+}
