@@ -62,6 +62,17 @@ impl KeptPath {
     pub fn readable(path: &Path) -> Self {
         Self { path: path.to_owned(), writable: false }
     }
+
+    /// The files that the resolver needs for host names, those of them that exist.
+    #[must_use]
+    pub fn resolver() -> Vec<Self> {
+        ["/etc/hosts", "/etc/resolv.conf"]
+            .map(Path::new)
+            .into_iter()
+            .filter(|path| path.is_file())
+            .map(Self::readable)
+            .collect()
+    }
 }
 
 /// What one process keeps: everything that is not named here is lost.

@@ -5,6 +5,7 @@
 //! cannot, which is why they are noted early.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -96,6 +97,8 @@ pub struct Observation {
     pub addresses: bool,
     /// Noted at the barrier.
     pub namespaces: Namespaces,
+    /// Who owns the files under `/proc/<pid>`: root once the process is not dumpable, else the process's own uid.
+    pub proc_owner: u32,
 }
 
 impl Observation {
@@ -139,6 +142,7 @@ pub fn observe(pid: i32, namespaces: Namespaces) -> Result<Observation> {
         interfaces,
         addresses,
         namespaces,
+        proc_owner: fs::metadata(format!("/proc/{pid}/status")).map_err(&failed)?.uid(),
     })
 }
 
@@ -175,6 +179,7 @@ pub fn compare(role: Role, seen: &Observation, own: &Baseline, expected: &Expect
         interface_layer(&manifest, seen, own),
         status_layer(LayerName::Capabilities, "Cap", &manifest, seen),
         status_layer(LayerName::NoNewPrivs, "NoNewPrivs", &manifest, seen),
+        Layer::new(LayerName::NotDumpable, "proc files owned by 0", format!("proc files owned by {}", seen.proc_owner)),
         status_layer(LayerName::Untraced, "TracerPid", &manifest, seen),
         filter_layer(role, &manifest, seen, own),
         thread_layer(&manifest, seen),
@@ -298,7 +303,13 @@ mod tests {
         assert!(!seen.usable_interfaces().is_empty());
         let expected = Expected { identity: Some(Identity { uid: 61_001, gid: 61_001 }), kept: Vec::new() };
         for layer in compare(Role::Vault, &seen, &own, &expected) {
-            let independent = [LayerName::Untraced, LayerName::Threads, LayerName::Capabilities, LayerName::Uid];
+            let independent = [
+                LayerName::Untraced,
+                LayerName::Threads,
+                LayerName::Capabilities,
+                LayerName::Uid,
+                LayerName::NotDumpable,
+            ];
             assert!(!layer.ok || independent.contains(&layer.name), "{layer:?}");
         }
     }
