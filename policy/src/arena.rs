@@ -1,14 +1,14 @@
 //! A fixed arena as the vault's global allocator: mapped whole before the filter, so that allocating needs no system call.
 //!
-//! The arena lies between two guard pages in `memfd_secret` memory (not in the kernel's direct map, not dumped, not
-//! swapped) where the limit on locked memory allows it, as it does for root. Else it is locked anonymous memory that is
-//! left out of dumps and wiped in a forked child; else the same without the lock. [`kind`] says which, and so does
-//! `openred doctor`. Freed blocks are cleared. When it is full, an allocation fails and the process ends in SIGABRT: the
-//! vault asks [`left`] before it takes on work that lasts.
+//! The arena lies between two guard pages in `memfd_secret` memory: not in the kernel's own map, not dumped, not swapped.
+//! An ordinary user's limit on locked memory (often 8 MiB) is below the arena's size: then only its first part is secret,
+//! where the blocks of the start lie, keys among them; the rest is left out of dumps and wiped in a forked child, but may be
+//! swapped. [`kind`] says which, and so does `openred doctor`. Freed blocks are cleared. When it is full, an allocation fails
+//! and the process ends in SIGABRT: the vault asks [`left`] before it takes on work that lasts.
 //!
 //! Only the vault uses it; in other processes nothing is mapped and [`kind`] is [`Kind::None`].
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::sys::Heap;
 
@@ -34,12 +34,12 @@ pub(crate) const GUARD: usize = 4096;
 pub enum Kind {
     /// No arena: this process uses the system's allocator.
     None,
-    /// `memfd_secret`.
+    /// All of it is `memfd_secret`.
     Secret,
-    /// Anonymous, locked, left out of dumps.
-    Locked,
-    /// Anonymous, left out of dumps, but it may be swapped.
-    Unlocked,
+    /// Its first [`secret_bytes`] are `memfd_secret`.
+    PartlySecret,
+    /// The kernel gave no secret memory: left out of dumps, but it may be swapped.
+    Plain,
 }
 
 impl Kind {
@@ -49,8 +49,8 @@ impl Kind {
         match self {
             Kind::None => "none",
             Kind::Secret => "memfd-secret",
-            Kind::Locked => "locked",
-            Kind::Unlocked => "unlocked",
+            Kind::PartlySecret => "memfd-secret in part",
+            Kind::Plain => "plain",
         }
     }
 }
@@ -69,11 +69,13 @@ impl Arena {
     }
 }
 
-static KIND: AtomicU8 = AtomicU8::new(0);
+static MAPPED: AtomicBool = AtomicBool::new(false);
+static SECRET: AtomicUsize = AtomicUsize::new(0);
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
-pub(crate) fn note_mapped(kind: Kind) {
-    KIND.store(kind as u8, Ordering::Relaxed);
+pub(crate) fn note_mapped(secret: usize) {
+    SECRET.store(secret, Ordering::Relaxed);
+    MAPPED.store(true, Ordering::Relaxed);
 }
 
 pub(crate) fn note_taken(bytes: usize) {
@@ -87,12 +89,18 @@ pub(crate) fn note_given_back(bytes: usize) {
 /// What memory this process's arena is made of.
 #[must_use]
 pub fn kind() -> Kind {
-    match KIND.load(Ordering::Relaxed) {
-        1 => Kind::Secret,
-        2 => Kind::Locked,
-        3 => Kind::Unlocked,
-        _ => Kind::None,
+    match (MAPPED.load(Ordering::Relaxed), secret_bytes()) {
+        (false, _) => Kind::None,
+        (true, CAPACITY) => Kind::Secret,
+        (true, 0) => Kind::Plain,
+        (true, _) => Kind::PartlySecret,
     }
+}
+
+/// How many bytes from the arena's start are `memfd_secret`.
+#[must_use]
+pub fn secret_bytes() -> usize {
+    SECRET.load(Ordering::Relaxed)
 }
 
 /// Bytes that live blocks hold.

@@ -201,17 +201,25 @@ impl Restricted {
         panic::install();
         sys::default_fault_signals().map_err(Error::io(LayerName::Seccomp, "sigaction"))?;
         let syscalls_allowed = seccomp::syscalls_allowed(self.role);
-        if arena::kind() != arena::Kind::None {
-            let kind = arena::kind().name();
-            self.layers.push(Layer::new(LayerName::Arena, kind, kind).detail(match arena::kind() {
-                arena::Kind::Secret => "not in dumps, not in swap, not in the kernel's own map",
-                arena::Kind::Locked => "not in dumps, not in swap",
-                _ => "not in dumps, but it may be swapped: RLIMIT_MEMLOCK is below the arena's size",
-            }));
-        }
+        self.layers.extend(arena_layer());
         self.layers.push(seccomp::install(self.role)?);
         Ok(Confined { report: LayerReport { role: self.role, layers: self.layers, syscalls_allowed } })
     }
+}
+
+/// The allocator's arena; none in processes without one. An ordinary user's is secret in part, which is no failure.
+fn arena_layer() -> Option<Layer> {
+    let kind = arena::kind();
+    let secret = arena::secret_bytes() >> 20;
+    let detail = match kind {
+        arena::Kind::None => return None,
+        arena::Kind::Secret => "not in dumps, not in swap, not in the kernel's own map".to_owned(),
+        arena::Kind::PartlySecret => {
+            format!("its first {secret} MiB; the rest may be swapped, RLIMIT_MEMLOCK is too low for all")
+        }
+        arena::Kind::Plain => "not in dumps, but it may be swapped: the kernel gives no secret memory".to_owned(),
+    };
+    Some(Layer::new(LayerName::Arena, kind.name(), kind.name()).detail(detail))
 }
 
 /// A process in its cage.

@@ -217,6 +217,18 @@ mod tests {
     }
 
     #[test]
+    fn the_document_states_the_figures() {
+        let document = include_str!("../../docs/sandbox.md");
+        for role in [Role::Front, Role::Vault, Role::Unseal] {
+            let figures = format!("{} in service, {} in all", syscalls_in_service(role), syscalls_allowed(role));
+            assert!(document.contains(&figures), "{role}: {figures}");
+        }
+        for role in [Role::Noded, Role::Directory] {
+            assert!(document.contains(&format!("| {} |", syscalls_allowed(role))), "{role}");
+        }
+    }
+
+    #[test]
     fn another_architecture_or_x32_passes_nowhere() {
         const I386: u32 = 0x4000_0003;
         const X32: u32 = 0x4000_0000;

@@ -16,7 +16,7 @@ use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
 
-use crate::arena::{Arena, CAPACITY, GUARD, Kind};
+use crate::arena::{Arena, CAPACITY, GUARD};
 
 fn check(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -333,8 +333,9 @@ impl Heap {
     }
 }
 
-/// Maps the arena between two guard pages, in the best kind of memory that is to be had.
-fn map_arena() -> Option<(NonNull<u8>, Kind)> {
+/// Maps the arena between two guard pages. Its first part is secret memory, as much of it as the limit on locked memory
+/// allows; the rest, if any, is ordinary memory that is left out of dumps. Returns the base and the secret part's length.
+fn map_arena() -> Option<(NonNull<u8>, usize)> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
     let area = unsafe { libc::mmap(null_mut(), CAPACITY + 2 * GUARD, libc::PROT_NONE, flags, -1, 0) };
@@ -343,13 +344,15 @@ fn map_arena() -> Option<(NonNull<u8>, Kind)> {
     }
     // SAFETY: GUARD is smaller than the area.
     let base = unsafe { area.cast::<u8>().add(GUARD) };
-    let kind = if map_secret(base) { Kind::Secret } else { map_locked(base)? };
+    let secret = (0..8).map(|step| CAPACITY >> step).find(|length| map_secret(base, *length)).unwrap_or(0);
+    // SAFETY: `secret` is at most CAPACITY.
+    map_plain(unsafe { base.add(secret) }, CAPACITY - secret)?;
     // SAFETY: seals the area that was mapped here; nothing unmaps or re-protects it later. A kernel without mseal refuses.
     unsafe { libc::syscall(libc::SYS_mseal, area, CAPACITY + 2 * GUARD, 0) };
-    NonNull::new(base).map(|base| (base, kind))
+    NonNull::new(base).map(|base| (base, secret))
 }
 
-fn map_secret(base: *mut u8) -> bool {
+fn map_secret(base: *mut u8, length: usize) -> bool {
     // SAFETY: integer argument.
     let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
     if fd < 0 {
@@ -357,30 +360,31 @@ fn map_secret(base: *mut u8) -> bool {
     }
     let fd = own(fd as RawFd);
     // SAFETY: integers only.
-    if unsafe { libc::ftruncate(fd.as_raw_fd(), CAPACITY as libc::off_t) } < 0 {
+    if unsafe { libc::ftruncate(fd.as_raw_fd(), length as libc::off_t) } < 0 {
         return false;
     }
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_SHARED | libc::MAP_FIXED;
-    // SAFETY: `base..base+CAPACITY` lies inside the area that the caller reserved and that nothing uses yet.
-    let result = unsafe { libc::mmap(base.cast(), CAPACITY, protection, flags, fd.as_raw_fd(), 0) };
+    // SAFETY: `base..base+length` lies inside the area that the caller reserved and that nothing uses yet.
+    let result = unsafe { libc::mmap(base.cast(), length, protection, flags, fd.as_raw_fd(), 0) };
     result != libc::MAP_FAILED
 }
 
-fn map_locked(base: *mut u8) -> Option<Kind> {
+fn map_plain(base: *mut u8, length: usize) -> Option<()> {
+    if length == 0 {
+        return Some(());
+    }
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-    // SAFETY: as in `map_secret`; on its failure the reserved pages are still there.
-    if unsafe { libc::mmap(base.cast(), CAPACITY, protection, flags, -1, 0) } == libc::MAP_FAILED {
+    // SAFETY: as in `map_secret`; where that failed the reserved pages are still there.
+    if unsafe { libc::mmap(base.cast(), length, protection, flags, -1, 0) } == libc::MAP_FAILED {
         return None;
     }
     for advice in [libc::MADV_DONTDUMP, libc::MADV_WIPEONFORK] {
         // SAFETY: advice on memory mapped above.
-        unsafe { libc::madvise(base.cast(), CAPACITY, advice) };
+        unsafe { libc::madvise(base.cast(), length, advice) };
     }
-    // SAFETY: locks memory mapped above.
-    let locked = unsafe { libc::mlock2(base.cast(), CAPACITY, libc::MLOCK_ONFAULT as c_uint) } == 0;
-    Some(if locked { Kind::Locked } else { Kind::Unlocked })
+    Some(())
 }
 
 // SAFETY: blocks come from talc, which hands out disjoint memory of the asked layout; a failed claim or a full arena
@@ -389,11 +393,11 @@ unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let block = self.heap.with(|inner| {
             if !inner.mapped {
-                let (base, kind) = map_arena()?;
+                let (base, secret) = map_arena()?;
                 inner.mapped = true;
                 // SAFETY: the mapping is CAPACITY bytes, ours alone, and is never unmapped.
                 unsafe { inner.talc.claim(base.as_ptr(), CAPACITY) }?;
-                crate::arena::note_mapped(kind);
+                crate::arena::note_mapped(secret);
             }
             // SAFETY: the trait's caller promises a layout of non-zero size.
             unsafe { inner.talc.allocate(layout) }
@@ -432,11 +436,23 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests call the allocator as the runtime does")]
 
     use super::*;
-    use crate::arena::{kind, taken};
+    use crate::arena::{Kind, kind, secret_bytes, taken};
 
     #[test]
     fn a_full_arena_returns_null_and_recovers() {
         static ARENA: Arena = Arena::new();
+        let small = Layout::from_size_align(32, 16).unwrap();
+        // SAFETY: the layout is not empty.
+        let early = unsafe { ARENA.alloc(small) };
+        // SAFETY: the layout is not empty.
+        let next = unsafe { ARENA.alloc(small) };
+        // Blocks come from the secret end first: that is where keys, which are loaded at start, must lie.
+        assert!(early < next, "{early:?} {next:?}");
+        assert!(secret_bytes() > 0);
+        for pointer in [early, next] {
+            // SAFETY: from `alloc` above.
+            unsafe { ARENA.dealloc(pointer, small) };
+        }
         let block = Layout::from_size_align(1 << 20, 16).unwrap();
         let mut blocks = Vec::new();
         loop {
