@@ -41,3 +41,8 @@ pub use test_host::{Fault, TestHost, link};
 
 /// For `#[async_trait] impl Module for …`.
 pub use async_trait::async_trait;
+
+/// The README's example is compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

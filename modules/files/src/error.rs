@@ -1,0 +1,118 @@
+//! What can be wrong with a call to this module, and how its caller sees it.
+
+use openred_module::{BodyError, HostError, ModuleError, PeerError, Status};
+
+/// Split by who is to blame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FilesError {
+    /// Peer: its description of the file breaks a rule.
+    #[error("the peer describes the file wrongly")]
+    PeerMeta,
+    /// Peer: the hashes of the pieces do not combine to the file's id.
+    #[error("the peer's hashes do not belong to this file")]
+    PeerPieces,
+    /// Peer: a piece whose bytes do not have its hash.
+    #[error("the peer sent wrong content in piece {piece}")]
+    PeerContent {
+        /// Which one, from 0.
+        piece: usize,
+    },
+    /// Peer: it has no such file for us.
+    #[error("the peer shares no such file with this node")]
+    PeerHasNot,
+    /// Peer: it refused for another reason.
+    #[error("the peer refused with status {status}")]
+    PeerRefused {
+        /// Its status.
+        status: u16,
+    },
+    /// Carrier: no answer.
+    #[error("{0}")]
+    Peer(#[from] PeerError),
+    /// Carrier: an answer that stopped.
+    #[error("the transfer was interrupted: {0}")]
+    Interrupted(#[from] BodyError),
+    /// Misuse.
+    #[error("not a node id; write did:key:z6Mk…")]
+    BadPeer,
+    /// Misuse.
+    #[error("not a file id: 64 hexadecimal digits in lower case")]
+    BadId,
+    /// Misuse.
+    #[error("a file's name is 1 to 255 bytes without '/' and control characters, and is not '.' or '..'")]
+    BadName,
+    /// Misuse: who may fetch.
+    #[error("shared with: 'all', 'none' or a node id")]
+    BadAudience,
+    /// Misuse: a range outside the file, or a longer one than a piece.
+    #[error("the range is outside the file or longer than {PIECE} bytes", PIECE = crate::PIECE)]
+    BadRange,
+    /// Misuse: no such file, or none for this caller.
+    #[error("no such file")]
+    NoFile,
+    /// Misuse: there is a transfer of this file at work.
+    #[error("this file is being transferred")]
+    Running,
+    /// Misuse: the file is not complete yet.
+    #[error("this file is not complete; fetch it again to go on")]
+    Incomplete,
+    /// Local: the node's store.
+    #[error("{0}")]
+    Host(#[from] HostError),
+}
+
+impl FilesError {
+    /// Stable name in kebab case.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::PeerMeta => "bad-meta",
+            Self::PeerPieces | Self::PeerContent { .. } => "wrong-content",
+            Self::PeerHasNot => "not-shared",
+            Self::PeerRefused { .. } => "peer-refused",
+            Self::Peer(error) => ModuleError::from(error).code,
+            Self::Interrupted(_) => "interrupted",
+            Self::BadPeer => "bad-peer",
+            Self::BadId => "bad-file-id",
+            Self::BadName => "bad-file-name",
+            Self::BadAudience => "bad-audience",
+            Self::BadRange => "bad-range",
+            Self::NoFile => "no-such-file",
+            Self::Running => "transfer-running",
+            Self::Incomplete => "file-incomplete",
+            Self::Host(error) => ModuleError::from(error).code,
+        }
+    }
+
+    fn status(self) -> Status {
+        match self {
+            Self::PeerMeta | Self::PeerPieces | Self::PeerContent { .. } | Self::PeerRefused { .. } => {
+                Status::BadGateway
+            }
+            Self::Peer(error) => ModuleError::from(error).status,
+            Self::Interrupted(_) => Status::BadGateway,
+            Self::BadPeer | Self::BadId | Self::BadName | Self::BadAudience | Self::BadRange => Status::BadRequest,
+            Self::NoFile | Self::PeerHasNot => Status::NotFound,
+            Self::Running | Self::Incomplete => Status::Conflict,
+            Self::Host(error) => ModuleError::from(error).status,
+        }
+    }
+
+    /// Whether the same fetch may succeed if it is simply tried again at once.
+    pub(crate) fn is_passing(self) -> bool {
+        matches!(
+            self,
+            Self::Interrupted(_) | Self::Peer(PeerError::Interrupted | PeerError::TimedOut | PeerError::Busy)
+        )
+    }
+
+    /// Whether the peer lied.
+    pub(crate) fn is_wrong_content(self) -> bool {
+        matches!(self, Self::PeerMeta | Self::PeerPieces | Self::PeerContent { .. })
+    }
+}
+
+impl From<FilesError> for ModuleError {
+    fn from(error: FilesError) -> Self {
+        Self::new(error.status(), error.code(), error.to_string())
+    }
+}

@@ -1,0 +1,283 @@
+//! The receiving side: description, hashes, what is here already, then the missing pieces, several at a time.
+//!
+//! Nothing that a peer sends counts before it has its hash, and nothing that is on the disk counts after a restart
+//! before it has been hashed again: so it does not matter how a run ended. The work is driven by whoever reads the
+//! progress, and stops with it.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt, TryStreamExt};
+use openred_module::{
+    AuditEvent, Body, BodySender, Context, ModuleError, NodeId, PeerRequest, Request, Response, Status,
+};
+
+use crate::Files;
+use crate::document::{Meta, Progress, TransferView, VERSION};
+use crate::error::FilesError;
+use crate::names;
+use crate::share::{parse_id, write_hashes};
+use crate::transfer::{self, Turn};
+use crate::tree::{FileId, HASH, Layout, PIECE, PieceHash};
+
+/// Pieces asked for at the same time: hides the time between a request and its first byte.
+const IN_FLIGHT: usize = 4;
+/// Attempts at one piece before the run gives up.
+const ATTEMPTS: usize = 3;
+/// Longest description that is read.
+const META_LIMIT: usize = 4 * 1024;
+/// Bytes gathered before they are written.
+const WRITE: usize = 256 * 1024;
+/// Bytes read at once to verify what is here.
+const READ: usize = 1024 * 1024;
+/// How long a peer may take to begin an answer.
+const HEAD_TIMEOUT: u64 = 30_000;
+/// Media type of progress lines.
+const LINES: &str = "application/x-ndjson";
+
+/// One run of one transfer.
+struct Run {
+    context: Context,
+    peer: NodeId,
+    id: FileId,
+    lines: BodySender,
+    /// Content bytes that this run received.
+    received: std::sync::atomic::AtomicU64,
+}
+
+/// What is to be fetched, proven to belong to the id.
+struct Plan {
+    name: String,
+    layout: Layout,
+    hashes: Vec<PieceHash>,
+}
+
+impl Files {
+    pub(crate) async fn fetch(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
+        let peer: NodeId = request.params.get("peer").parse().map_err(|_| FilesError::BadPeer)?;
+        let id = parse_id(request.params.get("id"))?;
+        let turn = self.begin_long(id).ok_or(FilesError::Running)?;
+        let body = Body::produced(move |lines| async move {
+            let run = Run { context, peer, id, lines, received: 0.into() };
+            run.finish(turn).await;
+        });
+        Ok(Response::new(Status::Ok, LINES, body))
+    }
+}
+
+impl Run {
+    async fn finish(self, turn: Turn) {
+        let outcome = self.go().await;
+        // Before the last line: whoever reads it may call again at once.
+        drop(turn);
+        let received = self.received();
+        let last = match outcome {
+            Ok(length) => Progress::Done { length, received },
+            Err(error) => {
+                self.note_failure(error).await;
+                Progress::Failed { code: error.code().to_owned(), detail: error.to_string(), received }
+            }
+        };
+        if self.say(&last).await.is_ok() {
+            self.lines.finish().await;
+        }
+    }
+
+    fn received(&self) -> u64 {
+        self.received.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    async fn say(&self, progress: &Progress) -> Result<(), FilesError> {
+        let mut line = serde_json::to_vec(progress).expect("strings and numbers always serialise");
+        line.push(b'\n');
+        Ok(self.lines.send(Bytes::from(line)).await?)
+    }
+
+    async fn note_failure(&self, error: FilesError) {
+        let outcome = if error.is_wrong_content() { "wrong-content" } else { "failed" };
+        self.context.audit(AuditEvent { code: "file-fetch", peer: Some(self.peer), outcome });
+        if let Ok(Some(transfer)) = transfer::load(&self.context, &self.id).await {
+            let failed = Some(error.code().to_owned());
+            // A failure that cannot be noted changes nothing about the next run.
+            let _ = transfer::store(&self.context, &TransferView { failed, ..transfer }).await;
+        }
+    }
+
+    async fn go(&self) -> Result<u64, FilesError> {
+        if let Some(length) = self.context.blob_length(&names::data(&self.id)).await? {
+            return self.already_here(length).await;
+        }
+        let plan = self.plan().await?;
+        let length = plan.layout.length();
+        let row = self.row(&plan).await?;
+        let missing = self.verify_present(&plan).await?;
+        let absent: u64 = missing.iter().map(|index| plan.layout.piece(*index).1).sum();
+        let begun =
+            Progress::Begun { v: VERSION, id: self.id, name: plan.name.clone(), length, present: length - absent };
+        self.say(&begun).await?;
+        self.fetch_missing(&plan, &missing, length - absent).await?;
+        self.complete(row).await?;
+        Ok(length)
+    }
+
+    /// A `.data` blob is complete by construction: it got its name only after every piece had its hash.
+    async fn already_here(&self, length: u64) -> Result<u64, FilesError> {
+        let row = transfer::load(&self.context, &self.id).await?;
+        let name = row.as_ref().map_or_else(String::new, |row| row.name.clone());
+        if let Some(row) = row.filter(|row| row.completed_at.is_none()) {
+            self.mark_complete(row).await?;
+        }
+        self.say(&Progress::Begun { v: VERSION, id: self.id, name, length, present: length }).await?;
+        Ok(length)
+    }
+
+    async fn ask(&self, path: String) -> Result<Response, FilesError> {
+        let mut request = PeerRequest::get(path);
+        request.deadline = Some(self.context.now() + HEAD_TIMEOUT);
+        let response = self.context.peer_request(self.peer, request).await?;
+        match response.status {
+            status if status.is_success() => Ok(response),
+            Status::NotFound => Err(FilesError::PeerHasNot),
+            status => Err(FilesError::PeerRefused { status: status.code() }),
+        }
+    }
+
+    async fn plan(&self) -> Result<Plan, FilesError> {
+        let meta = self.ask(format!("/meta/{}", self.id)).await?;
+        let meta = meta.body.collect(META_LIMIT).await?;
+        let meta: Meta = serde_json::from_slice(&meta).map_err(|_| FilesError::PeerMeta)?;
+        let layout = Layout::new(meta.length).ok_or(FilesError::PeerMeta)?;
+        if meta.v != VERSION || meta.id != self.id || meta.piece != PIECE || !names::is_file_name(&meta.name) {
+            return Err(FilesError::PeerMeta);
+        }
+        let hashes = self.ask(format!("/pieces/{}", self.id)).await?;
+        let hashes = hashes.body.collect(layout.count() * HASH).await?;
+        let (hashes, rest) = hashes.as_chunks::<HASH>();
+        if !rest.is_empty() || !layout.proves(hashes, &self.id) {
+            return Err(FilesError::PeerPieces);
+        }
+        Ok(Plan { name: meta.name, layout, hashes: hashes.to_vec() })
+    }
+
+    async fn row(&self, plan: &Plan) -> Result<TransferView, FilesError> {
+        let earlier = transfer::load(&self.context, &self.id).await?;
+        let row = TransferView {
+            v: VERSION,
+            id: self.id,
+            peer: self.peer.to_string(),
+            name: plan.name.clone(),
+            length: plan.layout.length(),
+            begun_at: earlier.map_or_else(|| self.context.now(), |row| row.begun_at),
+            completed_at: None,
+            failed: None,
+        };
+        transfer::store(&self.context, &row).await?;
+        // Kept for the day when this node serves the file itself.
+        write_hashes(&self.context, &self.id, &plan.hashes).await?;
+        Ok(row)
+    }
+
+    /// Which pieces are not here with their hash.
+    async fn verify_present(&self, plan: &Plan) -> Result<Vec<usize>, FilesError> {
+        let part = names::part(&self.id);
+        let here = self.context.blob_length(&part).await?.unwrap_or(0);
+        let mut missing = Vec::new();
+        for index in 0..plan.layout.count() {
+            let (from, length) = plan.layout.piece(index);
+            let whole = length > 0 && from + length <= here;
+            if !whole || self.hash_present(plan, index).await? != plan.hashes[index] {
+                missing.push(index);
+            }
+        }
+        Ok(missing)
+    }
+
+    async fn hash_present(&self, plan: &Plan, index: usize) -> Result<PieceHash, FilesError> {
+        let (from, length) = plan.layout.piece(index);
+        let mut hasher = plan.layout.hasher(index);
+        let (mut at, end) = (from, from + length);
+        while at < end {
+            let most = usize::try_from(end - at).unwrap_or(READ).min(READ);
+            let bytes = self.context.blob_read(&names::part(&self.id), at, most).await?;
+            if bytes.is_empty() {
+                break;
+            }
+            hasher.update(&bytes);
+            at += bytes.len() as u64;
+        }
+        Ok(hasher.finish())
+    }
+
+    async fn fetch_missing(&self, plan: &Plan, missing: &[usize], mut present: u64) -> Result<(), FilesError> {
+        let pieces = futures_util::stream::iter(missing.iter().copied());
+        let mut verified = pieces.map(|index| self.fetch_piece(plan, index)).buffer_unordered(IN_FLIGHT);
+        while let Some(length) = verified.try_next().await? {
+            present += length;
+            self.say(&Progress::Verified { present, received: self.received() }).await?;
+        }
+        Ok(())
+    }
+
+    async fn fetch_piece(&self, plan: &Plan, index: usize) -> Result<u64, FilesError> {
+        let mut attempt = 1;
+        loop {
+            match self.try_piece(plan, index).await {
+                Err(error) if error.is_passing() && attempt < ATTEMPTS => attempt += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Fetches one piece to its place. Bytes go to the disk before they are verified, and count only after.
+    async fn try_piece(&self, plan: &Plan, index: usize) -> Result<u64, FilesError> {
+        let (from, length) = plan.layout.piece(index);
+        let response = self.ask(format!("/range/{}/{from}/{length}", self.id)).await?;
+        let mut body = response.body;
+        let mut hasher = plan.layout.hasher(index);
+        let mut waiting = BytesMut::with_capacity(WRITE);
+        let (mut written, mut arrived) = (from, 0_u64);
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk?;
+            arrived += chunk.len() as u64;
+            if arrived > length {
+                return Err(FilesError::PeerContent { piece: index });
+            }
+            self.received.fetch_add(chunk.len() as u64, std::sync::atomic::Ordering::Relaxed);
+            hasher.update(&chunk);
+            waiting.extend_from_slice(&chunk);
+            if waiting.len() >= WRITE {
+                written = self.write(written, &mut waiting).await?;
+            }
+        }
+        self.write(written, &mut waiting).await?;
+        if arrived != length || hasher.finish() != plan.hashes[index] {
+            return Err(FilesError::PeerContent { piece: index });
+        }
+        Ok(length)
+    }
+
+    async fn write(&self, at: u64, waiting: &mut BytesMut) -> Result<u64, FilesError> {
+        let mut at = at;
+        loop {
+            let bytes = waiting.split_to(waiting.len().min(WRITE)).freeze();
+            let length = bytes.len() as u64;
+            self.context.blob_write(&names::part(&self.id), at, bytes).await?;
+            at += length;
+            if waiting.is_empty() {
+                return Ok(at);
+            }
+        }
+    }
+
+    async fn complete(&self, row: TransferView) -> Result<(), FilesError> {
+        self.context.blob_rename(&names::part(&self.id), &names::data(&self.id)).await?;
+        self.mark_complete(row).await?;
+        self.context.audit(AuditEvent { code: "file-fetch", peer: Some(self.peer), outcome: "ok" });
+        Ok(())
+    }
+
+    async fn mark_complete(&self, row: TransferView) -> Result<(), FilesError> {
+        let completed_at = Some(self.context.now());
+        transfer::store(&self.context, &TransferView { completed_at, failed: None, ..row }).await
+    }
+}

@@ -1,0 +1,191 @@
+//! What this node offers: taking files in, listing them, who may fetch them, taking them back.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use openred_module::{
+    Batch, BlobName, Body, Committed, Context, HostError, ModuleError, Request, Response, Scan, Status,
+};
+
+use crate::document::{Audience, ShareView, Shares, VERSION};
+use crate::error::FilesError;
+use crate::names;
+use crate::tree::{FileHasher, FileId, PieceHash};
+use crate::{Files, serve};
+
+/// Bytes gathered before they are written: fewer, larger writes.
+const WRITE: usize = 512 * 1024;
+/// How often a row is tried again after another writer came first.
+const ATTEMPTS: usize = 8;
+
+pub(crate) fn parse_id(text: &str) -> Result<FileId, FilesError> {
+    text.parse().map_err(|_| FilesError::BadId)
+}
+
+pub(crate) async fn find(context: &Context, id: &FileId) -> Result<Option<ShareView>, FilesError> {
+    Ok(context.get_json(names::row(names::SHARES, id)).await?)
+}
+
+/// Changes a share's row without losing what someone else changed meanwhile. `None` from `change` removes it.
+async fn change(
+    context: &Context,
+    id: &FileId,
+    change: impl Fn(Option<ShareView>) -> Result<Option<ShareView>, FilesError>,
+) -> Result<Option<ShareView>, FilesError> {
+    let key = names::row(names::SHARES, id);
+    for _ in 0..ATTEMPTS {
+        let row = context.get(key.clone()).await?;
+        let before = row.as_ref().map(|row| serde_json::from_slice(row).map_err(|_| HostError::Storage)).transpose()?;
+        let after = change(before)?;
+        let batch = Batch::new().expect(key.clone(), row);
+        let batch = match &after {
+            Some(share) => batch.put(key.clone(), serde_json::to_vec(share).map_err(|_| HostError::Storage)?),
+            None => batch.delete(key.clone()),
+        };
+        if context.apply(batch).await? == Committed::Yes {
+            return Ok(after);
+        }
+    }
+    Err(HostError::Storage.into())
+}
+
+/// Removes what shares that were cut short left behind.
+pub(crate) async fn drop_unfinished(context: &Context) -> Result<(), ModuleError> {
+    let mut after: Option<BlobName> = None;
+    loop {
+        let names = context.blob_list(after.as_ref()).await?;
+        for name in names.iter().filter(|name| name.as_str().starts_with(names::UPLOAD)) {
+            context.blob_delete(name).await?;
+        }
+        let Some(last) = names.last() else { return Ok(()) };
+        after = Some(last.clone());
+    }
+}
+
+/// Streams a body into a blob while it is hashed. Memory: one write's worth.
+async fn take_in(
+    context: &Context,
+    blob: &BlobName,
+    mut body: Body,
+) -> Result<(FileId, Vec<PieceHash>, u64), ModuleError> {
+    let mut hasher = FileHasher::new();
+    let mut waiting = BytesMut::with_capacity(WRITE);
+    let mut written = 0_u64;
+    // Even an empty file is a blob.
+    context.blob_write(blob, 0, Bytes::new()).await?;
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk?;
+        hasher.update(&chunk);
+        waiting.extend_from_slice(&chunk);
+        while waiting.len() >= WRITE {
+            let bytes = waiting.split_to(WRITE).freeze();
+            context.blob_write(blob, written, bytes).await?;
+            written += WRITE as u64;
+        }
+    }
+    let rest = waiting.len() as u64;
+    if rest > 0 {
+        context.blob_write(blob, written, waiting.freeze()).await?;
+    }
+    let (id, pieces) = hasher.finish();
+    Ok((id, pieces, written + rest))
+}
+
+/// Writes the hashes of a file's pieces, durable when it returns.
+pub(crate) async fn write_hashes(context: &Context, id: &FileId, pieces: &[PieceHash]) -> Result<(), HostError> {
+    let blob = names::upload(context.unique_id());
+    let mut offset = 0;
+    for part in pieces.chunks(WRITE / crate::tree::HASH) {
+        let bytes = Bytes::from(part.concat());
+        let length = bytes.len() as u64;
+        context.blob_write(&blob, offset, bytes).await?;
+        offset += length;
+    }
+    context.blob_rename(&blob, &names::hashes(id)).await
+}
+
+impl Files {
+    pub(crate) async fn share(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
+        let audience = Audience::parse(request.params.get("to"))?;
+        let name = names::decode_file_name(request.params.get("name"))?;
+        let blob = names::upload(context.unique_id());
+        let taken = take_in(&context, &blob, request.body).await;
+        let stored = match taken {
+            Ok((id, pieces, length)) => self.keep(&context, &blob, id, &pieces, (name, length, audience)).await,
+            Err(error) => Err(error),
+        };
+        if stored.is_err() {
+            // Best effort: the next start removes it as well.
+            let _ = context.blob_delete(&blob).await;
+        }
+        Response::json(Status::Created, &stored?)
+    }
+
+    /// Content first, then its hashes, then the row: a row never names what is not there.
+    async fn keep(
+        &self,
+        context: &Context,
+        blob: &BlobName,
+        id: FileId,
+        pieces: &[PieceHash],
+        (name, length, audience): (String, u64, Audience),
+    ) -> Result<ShareView, ModuleError> {
+        let _turn = self.begin(id).ok_or(FilesError::Running)?;
+        context.blob_rename(blob, &names::data(&id)).await?;
+        write_hashes(context, &id, pieces).await?;
+        let shared_at = context.now();
+        let share = change(context, &id, |before| {
+            let joined = match before {
+                Some(before) => before.audience.joined(audience.clone())?,
+                None => audience.clone(),
+            };
+            Ok(Some(ShareView { v: VERSION, id, name: name.clone(), length, shared_at, audience: joined }))
+        })
+        .await?;
+        Ok(share.ok_or(HostError::Storage)?)
+    }
+
+    pub(crate) async fn shares(self: Arc<Self>, context: Context, _: Request) -> Result<Response, ModuleError> {
+        let page = context.scan(Scan::prefix(names::SHARES)).await?;
+        let shares = page.rows.iter().map(|(_, row)| serde_json::from_slice(row)).collect::<Result<Vec<_>, _>>();
+        let shares = shares.map_err(|_| HostError::Storage)?;
+        Response::json(Status::Ok, &Shares { v: VERSION, shares, more: page.more })
+    }
+
+    pub(crate) async fn set_audience(
+        self: Arc<Self>,
+        context: Context,
+        request: Request,
+    ) -> Result<Response, ModuleError> {
+        let id = parse_id(request.params.get("id"))?;
+        let audience = request.json::<Audience>().await?.checked()?;
+        let share = change(&context, &id, |before| {
+            let share = before.ok_or(FilesError::NoFile)?;
+            Ok(Some(ShareView { audience: audience.clone(), ..share }))
+        })
+        .await?;
+        Response::json(Status::Ok, &share)
+    }
+
+    /// Takes a share back; its content goes too, unless it is also here as a fetched file.
+    pub(crate) async fn unshare(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
+        let id = parse_id(request.params.get("id"))?;
+        let _turn = self.begin(id).ok_or(FilesError::Running)?;
+        change(&context, &id, |before| before.map(|_| None).ok_or(FilesError::NoFile)).await?;
+        if context.get(names::row(names::TRANSFERS, &id)).await?.is_none() {
+            context.blob_delete(&names::data(&id)).await?;
+            context.blob_delete(&names::hashes(&id)).await?;
+        }
+        Ok(Response::empty(Status::Ok))
+    }
+
+    pub(crate) async fn read(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
+        let id = parse_id(request.params.get("id"))?;
+        let Some(length) = context.blob_length(&names::data(&id)).await? else {
+            let begun = context.get(names::row(names::TRANSFERS, &id)).await?.is_some();
+            return Err(if begun { FilesError::Incomplete } else { FilesError::NoFile }.into());
+        };
+        Ok(serve::stream_blob(context, names::data(&id), 0, length))
+    }
+}
