@@ -150,10 +150,28 @@ fn key_pair(seed: &[u8; 64]) -> (DecapsulationKey768, Vec<u8>) {
     (private, public)
 }
 
+/// FIPS 203: a key pair of NIST's vectors.
+#[test]
+fn ml_kem_key_generation_vectors() {
+    for value in ml_kem_vectors("key generation") {
+        let mut seed = hex_bytes(&value["d"]);
+        seed.extend(hex_bytes(&value["z"]));
+        let (_, public) = key_pair(&seed.try_into().unwrap());
+        assert_eq!(<[u8; 32]>::from(Sha256::digest(&public)), hex_array(&value["ek_sha256"]));
+    }
+}
+
+fn ml_kem_vectors(kind: &str) -> Vec<serde_json::Value> {
+    let mut cases = read_vectors("standards/ml-kem-768.json");
+    cases.retain(|value| value["kind"] == kind);
+    assert!(!cases.is_empty(), "no cases of {kind}");
+    cases
+}
+
 /// FIPS 203 over many keys: generation, encapsulation, decapsulation and implicit rejection, accumulated into one hash.
 #[test]
 fn ml_kem_accumulated_vectors() {
-    for value in read_vectors("standards/ml-kem-768.json") {
+    for value in ml_kem_vectors("accumulated") {
         let mut stream = Shake128::default().finalize_xof();
         let mut hash = Shake128::default();
         for _ in 0..value["count"].as_u64().unwrap() {

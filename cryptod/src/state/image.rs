@@ -29,6 +29,7 @@ use zeroize::Zeroizing;
 use super::codec::{self, Head};
 use super::{NodeState, PeerRecord, State, TOUCHED};
 use crate::error::{Error, Result};
+use crate::keyring::expand;
 
 /// Bytes of one header slot: a page, of which a commit's list, the prekeys and statics take under 1 KiB.
 pub const HEADER_BYTES: usize = 4096;
@@ -144,9 +145,9 @@ impl State {
         state.node_touched = false;
         state.slots = Slots { commit: highest, header: Some(slot), digest: head.digest, records: HashMap::new() };
         state.take_records(records, head.commit);
-        let mut digest = [0; 16];
+        let (mut digest, digest_key) = ([0; 16], digest_key(key));
         for (index, (_, commit)) in &state.slots.records {
-            mix(&mut digest, key, *index, *commit);
+            mix(&mut digest, &digest_key, *index, *commit);
         }
         if digest == head.digest { Ok(state) } else { Err(Error::LocalStateRolledBack) }
     }
@@ -194,7 +195,7 @@ impl State {
         let touched: Vec<u16> = std::mem::take(&mut self.touched).into_iter().collect();
         self.slots.commit += 1;
         let commit = self.slots.commit;
-        let mut writes = Vec::with_capacity(touched.len() + 1);
+        let (mut writes, digest_key) = (Vec::with_capacity(touched.len() + 1), digest_key(key));
         for index in &touched {
             let record = self.peers.get(index).ok_or(Error::Bug("a changed record is not in the table"))?;
             let before = self.slots.records.get(index).copied();
@@ -202,9 +203,9 @@ impl State {
             let plain = codec::encode_peer(commit, record, RECORD_BYTES - OVERHEAD)?;
             writes.push(Place::Record(*index, slot).seal(key, &plain, random)?);
             if let Some((_, number)) = before {
-                mix(&mut self.slots.digest, key, *index, number);
+                mix(&mut self.slots.digest, &digest_key, *index, number);
             }
-            mix(&mut self.slots.digest, key, *index, commit);
+            mix(&mut self.slots.digest, &digest_key, *index, commit);
             self.slots.records.insert(*index, (slot, commit));
         }
         let slot = self.slots.header.map_or(0, |slot| 1 - slot);
@@ -259,10 +260,15 @@ fn choose(headers: Vec<(u8, Head, NodeState)>, records: &HashMap<u16, Versions>)
     headers.into_iter().find(|(_, head, _)| is_whole(head)).ok_or(Error::LocalStateRolledBack)
 }
 
+/// The digest has a key of its own: no key serves two algorithms.
+fn digest_key(key: &Secret<32>) -> Secret<32> {
+    expand(key, &concat(&[derive::STATE, b"digest"]))
+}
+
 /// Adds or removes one record in the digest: an exclusive or of keyed values, so order does not matter.
 fn mix(digest: &mut [u8; 16], key: &Secret<32>, index: u16, commit: u64) {
     let mut mac = Hmac::<Sha256>::new_from_slice(key.expose()).expect("HMAC takes a key of any length");
-    mac.update(&concat(&[derive::STATE, b"digest", &index.to_be_bytes(), &commit.to_be_bytes()]));
+    mac.update(&concat(&[&index.to_be_bytes(), &commit.to_be_bytes()]));
     let value = mac.finalize().into_bytes();
     digest.iter_mut().zip(value).for_each(|(byte, value)| *byte ^= value);
 }

@@ -1,6 +1,8 @@
 //! The state survives restarts and torn writes, notices what was set back, and refuses by name what does not fit.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use proptest::prelude::*;
+
 use super::image::{HEADER_BYTES, RECORD_BYTES, StateWrite};
 use super::*;
 use crate::testing::{NOW, random};
@@ -69,9 +71,20 @@ fn link(number: u8) -> LinkRecord {
     }
 }
 
+/// A node with one link to each of its peers, committed.
 fn state_with(peers: u8) -> (State, File) {
-    let (mut state, mut file) = (State::with_capacity(FEW), File::default());
+    let mut state = State::with_capacity(FEW);
     state.node.prekeys.rotate(NOW, &mut random(1)).unwrap();
+    committed(state, peers)
+}
+
+/// Without a prekey, whose expansion is most of a load's time: for tests that load thousands of times.
+fn bare_state_with(peers: u8) -> (State, File) {
+    committed(State::with_capacity(FEW), peers)
+}
+
+fn committed(mut state: State, peers: u8) -> (State, File) {
+    let mut file = File::default();
     state.node.statics.push(StaticRecord {
         method: Method::Beta,
         secret: Secret::new([5; 32]),
@@ -145,7 +158,7 @@ fn survives(mut file: File, before: u64, after: u64) {
 
 #[test]
 fn a_commit_cut_at_every_byte_is_all_or_nothing() {
-    let (mut state, mut file) = state_with(3);
+    let (mut state, mut file) = bare_state_with(3);
     for round in [10, 20] {
         use_link(&mut state, 1, round);
         use_link(&mut state, 2, round);
@@ -269,4 +282,79 @@ fn sequences_rise_even_when_the_clock_is_set_back() {
     assert_eq!(first, NOW.0);
     assert_eq!(state.next_sequence(NOW.minus(Duration::from_secs(3600))), first + 1);
     assert_eq!(state.next_sequence(NOW.plus(Duration::from_secs(1))), NOW.0 + 1000);
+}
+
+/// One step of a life with crashes.
+#[derive(Clone, Debug)]
+enum Step {
+    Add(u8),
+    Use(u8),
+    Sequence,
+    Commit,
+    /// Commits, but only the first `0` of a thousand parts of the bytes arrive; then a restart.
+    Crash(u16),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (1..=FEW as u8).prop_map(Step::Add),
+        (1..=FEW as u8).prop_map(Step::Use),
+        Just(Step::Sequence),
+        Just(Step::Commit),
+        (0..=1000_u16).prop_map(Step::Crash),
+    ]
+}
+
+/// What is visible of a state: its last sequence and each link's timestamp.
+fn seen(state: &State) -> (u64, Vec<Option<u64>>) {
+    let of = |number: u8| state.link(&LinkId::from_bytes([number; 16]), NOW).ok().map(|(_, link)| link.timestamp_in);
+    (state.node.last_sequence, (1..=FEW as u8).map(of).collect())
+}
+
+fn write_part(file: &mut File, writes: &[StateWrite], parts: u16) {
+    let total: usize = writes.iter().map(|write| write.bytes.len()).sum();
+    let mut left = total * usize::from(parts) / 1000;
+    for write in writes {
+        let length = left.min(write.bytes.len());
+        file.write(write, length);
+        left -= length;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn any_life_with_crashes_loses_only_what_was_not_committed(steps in proptest::collection::vec(any_step(), 1..60)) {
+        let (mut state, mut file) = bare_state_with(1);
+        let mut durable = seen(&state);
+        for (clock, step) in steps.into_iter().enumerate() {
+            let mut random = random(clock as u64);
+            match step {
+                // A link that is there already is refused, and that changes nothing.
+                Step::Add(number) => drop(state.add_link(&peer(number), link(number), None, NOW)),
+                Step::Use(number) => {
+                    let _ = state.change_link(&LinkId::from_bytes([number; 16]), NOW, |link| {
+                        link.timestamp_in = clock as u64 + 1;
+                        Ok(())
+                    });
+                }
+                Step::Sequence => drop(state.next_sequence(NOW)),
+                Step::Commit => {
+                    file.apply(&state.commit(&KEY, &mut random).unwrap());
+                    durable = seen(&state);
+                }
+                Step::Crash(parts) => {
+                    let wanted = seen(&state);
+                    let writes = state.commit(&KEY, &mut random).unwrap();
+                    write_part(&mut file, &writes, parts);
+                    state = file.load().unwrap();
+                    let found = seen(&state);
+                    prop_assert!(found == durable || found == wanted, "{:?} is neither {:?} nor {:?}", found, durable, wanted);
+                    durable = found;
+                }
+            }
+            prop_assert_eq!(&seen(&file.load().unwrap()), &durable);
+        }
+    }
 }
