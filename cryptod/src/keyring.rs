@@ -74,7 +74,8 @@ mod tests {
             secrets[32..].fill(root);
             let keyring = Keyring::from_secrets(&mut secrets);
             assert_eq!(secrets, [0; SECRETS_BYTES]);
-            let keys = [&keyring.state, &keyring.row, &keyring.schedule, &keyring.store_key("a"), &keyring.store_key("b")];
+            let keys =
+                [&keyring.state, &keyring.row, &keyring.schedule, &keyring.store_key("a"), &keyring.store_key("b")];
             for key in keys {
                 assert!(seen.insert(*key.expose()));
             }

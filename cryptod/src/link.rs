@@ -6,6 +6,5 @@ pub mod derive;
 pub mod issue;
 pub mod transform;
 
-
 #[cfg(test)]
 mod tests;

@@ -19,12 +19,7 @@ const DAY: u64 = 86_400;
 ///
 /// # Errors
 /// [`Error::LocalNoCommonMethod`] when the set is empty: a hard, named error, never a fallback.
-pub fn pick(
-    schedule: Schedule,
-    seed: &Secret<32>,
-    common: MethodSet,
-    now: UnixMillis,
-) -> Result<(Method, u64)> {
+pub fn pick(schedule: Schedule, seed: &Secret<32>, common: MethodSet, now: UnixMillis) -> Result<(Method, u64)> {
     let methods: Vec<Method> = common.iter().collect();
     if methods.is_empty() {
         return Err(Error::LocalNoCommonMethod);

@@ -121,7 +121,8 @@ impl Prekeys {
         }
         refuse_low_order(enc)?;
         let enc = EncappedKey::from_bytes(enc).map_err(|_| Error::PeerOfferSealed)?;
-        let context = hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, XWing>(&OpModeR::Base, &held.private, &enc, info);
+        let context =
+            hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, XWing>(&OpModeR::Base, &held.private, &enc, info);
         Ok(Receiver { context: context.map_err(|_| Error::PeerOfferSealed)? })
     }
 
@@ -132,7 +133,8 @@ impl Prekeys {
 
 impl Held {
     fn expand(record: PrekeyRecord) -> Result<Self> {
-        let private = PrivateKey::from_bytes(record.seed.expose()).map_err(|_| Error::Bug("an X-Wing seed is 32 bytes"))?;
+        let private =
+            PrivateKey::from_bytes(record.seed.expose()).map_err(|_| Error::Bug("an X-Wing seed is 32 bytes"))?;
         let key = XWing::sk_to_pk(&private).to_bytes().to_vec();
         let public = Prekey {
             id: prekey_id(&key),

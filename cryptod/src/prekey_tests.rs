@@ -46,10 +46,8 @@ fn never_more_prekeys_than_the_state_file_holds() {
 #[test]
 fn records_restore_the_same_prekeys() {
     let prekeys = made(1);
-    let records = prekeys
-        .records()
-        .map(|record| PrekeyRecord { seed: Secret::new(*record.seed.expose()), ..*record })
-        .collect();
+    let records =
+        prekeys.records().map(|record| PrekeyRecord { seed: Secret::new(*record.seed.expose()), ..*record }).collect();
     assert_eq!(Prekeys::from_records(records).unwrap().current().unwrap(), prekeys.current().unwrap());
 }
 
@@ -108,13 +106,9 @@ fn rfc_9180_vectors() {
         )
         .unwrap();
         assert_eq!(enc.to_bytes().to_vec(), bytes("enc"));
-        let mut receiver = hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, Kem>(
-            &OpModeR::Base,
-            &private,
-            &enc,
-            &bytes("info"),
-        )
-        .unwrap();
+        let mut receiver =
+            hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, Kem>(&OpModeR::Base, &private, &enc, &bytes("info"))
+                .unwrap();
         for message in value["messages"].as_array().unwrap() {
             let (aad, sealed) = (hex_bytes(&message["aad"]), hex_bytes(&message["ct"]));
             assert_eq!(sender.seal(&bytes("pt"), &aad).unwrap(), sealed);

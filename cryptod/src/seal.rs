@@ -87,7 +87,8 @@ pub fn claimed_link(row: &[u8]) -> Result<LinkId> {
 /// # Errors
 /// [`Error::LocalRowSealed`].
 pub fn open_row(key: &Secret<32>, binding: &RowBinding, row: &[u8]) -> Result<Secret<TOKEN_BYTES>> {
-    let version: [u8; 8] = row.get(17..HEAD_BYTES).and_then(|bytes| bytes.try_into().ok()).ok_or(Error::LocalRowSealed)?;
+    let version: [u8; 8] =
+        row.get(17..HEAD_BYTES).and_then(|bytes| bytes.try_into().ok()).ok_or(Error::LocalRowSealed)?;
     if claimed_link(row)? != binding.link || u64::from_be_bytes(version) != binding.version {
         return Err(Error::LocalRowSealed);
     }

@@ -113,13 +113,7 @@ impl Vault {
         Outcome { reply: Frame { id, body }, hang_up: false, ended }
     }
 
-    fn serve(
-        &mut self,
-        now: UnixMillis,
-        random: &mut impl CryptoRng,
-        class: Class,
-        request: Request,
-    ) -> Result<Reply> {
+    fn serve(&mut self, now: UnixMillis, random: &mut impl CryptoRng, class: Class, request: Request) -> Result<Reply> {
         if matches!(request, Request::Lock) {
             self.lose();
             return Ok(Reply::Done);

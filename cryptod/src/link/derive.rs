@@ -132,7 +132,12 @@ mod tests {
         let mut variants = vec![terms()];
         variants.push(LinkTerms { link: LinkId::from_bytes([4; 16]), ..terms() });
         variants.push(LinkTerms { epoch: 494_124, ..terms() });
-        variants.extend(Method::ALL.into_iter().filter(|method| *method != Method::Beta).map(|method| LinkTerms { method, ..terms() }));
+        variants.extend(
+            Method::ALL
+                .into_iter()
+                .filter(|method| *method != Method::Beta)
+                .map(|method| LinkTerms { method, ..terms() }),
+        );
         for terms in variants {
             for (initiator, responder) in [(A, B), (B, A)] {
                 for key in all(&DirectionKeys::derive(&base, &terms, &initiator, &responder).unwrap()) {
@@ -213,7 +218,11 @@ mod tests {
     fn link_base_vectors() {
         for value in read_vectors("derive/link_base.json") {
             let base = link_base(&Secret::new(hex_array(&value["export"])), &hex_bytes(&value["header"])).unwrap();
-            assert_eq!(*base.expose() == hex_array::<32>(&value["base"]), value["accept"].as_bool().unwrap(), "{value}");
+            assert_eq!(
+                *base.expose() == hex_array::<32>(&value["base"]),
+                value["accept"].as_bool().unwrap(),
+                "{value}"
+            );
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Issue and accept against each other, with every lie that a directory or a third node could tell.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod vectors;
+
 use std::time::Duration;
 
 use openred_proto::checked::card::{Card, CardFields};
@@ -170,7 +172,8 @@ fn a_signature_of_another_offer_does_not_fit() {
     let (alice, bob, issued) = offered();
     // The same header under another encapsulation: the signature covers `enc`, so it cannot be moved.
     let offer = resealed(&alice, &bob, |_, signature| {
-        let statement = LinkStatement { routing: b"", header: &issued.header.encode(), enc: b"", prekey_hash: &[0; 32] };
+        let statement =
+            LinkStatement { routing: b"", header: &issued.header.encode(), enc: b"", prekey_hash: &[0; 32] };
         *signature = alice.identity.sign_link(&statement);
     });
     assert!(matches!(bob.open(&received(&alice, offer), NOW), Err(Error::PeerStatement(_))));
@@ -207,7 +210,8 @@ fn three_hours_of_grace_and_not_a_second_more() {
 #[test]
 fn an_issuer_refuses_cards_that_are_foreign_expired_or_changed() {
     let (alice, bob, carol) = (Node::new(1), Node::new(2), Node::new(3));
-    let refused = |card: &[u8], now| issue(&alice.identity, &SEED, &terms(bob.id(), card), NOW.0, now, &mut random(1)).err();
+    let refused =
+        |card: &[u8], now| issue(&alice.identity, &SEED, &terms(bob.id(), card), NOW.0, now, &mut random(1)).err();
     assert_eq!(refused(&carol.card(), NOW), Some(Error::PeerStatement(WireError::WrongSigner { what: "card" })));
     let late = NOW.plus(DAY + CLOCK_GRACE + Duration::from_secs(1));
     let expired = Some(Error::PeerStatement(WireError::OutOfTime { what: "card", early: false }));

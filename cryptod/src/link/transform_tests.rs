@@ -12,7 +12,8 @@ fn any_method() -> impl Strategy<Value = Method> {
 }
 
 fn transform(method: Method, link: [u8; 16], issuer: [u8; 32], acceptor: [u8; 32]) -> Transform {
-    Transform::new(method, &LinkId::from_bytes(link), &NodeId::from_bytes(issuer), &NodeId::from_bytes(acceptor)).unwrap()
+    Transform::new(method, &LinkId::from_bytes(link), &NodeId::from_bytes(issuer), &NodeId::from_bytes(acceptor))
+        .unwrap()
 }
 
 proptest! {

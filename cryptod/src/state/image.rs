@@ -218,12 +218,7 @@ impl State {
     }
 }
 
-fn read_records(
-    key: &Secret<32>,
-    read: Read<'_>,
-    capacity: usize,
-    empty: &mut bool,
-) -> Result<HashMap<u16, Versions>> {
+fn read_records(key: &Secret<32>, read: Read<'_>, capacity: usize, empty: &mut bool) -> Result<HashMap<u16, Versions>> {
     let mut records = HashMap::new();
     let mut bytes = [0; 2 * RECORD_BYTES];
     for index in (0..=u16::MAX).take(capacity) {

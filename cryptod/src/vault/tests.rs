@@ -187,9 +187,8 @@ fn a_lost_vault_answers_nothing_but_that() {
 #[test]
 fn locking_is_the_operators_and_ends_the_vault() {
     let mut node = Node::new(1);
-    let lock = |node: &mut Node, role| {
-        node.vault.handle(NOW, &mut node.random, role, Frame { id: 1, body: Request::Lock })
-    };
+    let lock =
+        |node: &mut Node, role| node.vault.handle(NOW, &mut node.random, role, Frame { id: 1, body: Request::Lock });
     let refused = lock(&mut node, Role::Node);
     assert!(matches!(refused.reply.body, Reply::Refused(Refusal::NotAllowed)) && refused.hang_up && !refused.ended);
     let locked = lock(&mut node, Role::Operator);

@@ -9,8 +9,7 @@ use super::*;
 
 /// One request of every operation.
 fn every_request(node: NodeId) -> Vec<Request> {
-    let offer =
-        || ReceivedOffer { offer: vec![1; 40], sender: node, directory: DIRECTORY, allowed: MethodSet::ALL };
+    let offer = || ReceivedOffer { offer: vec![1; 40], sender: node, directory: DIRECTORY, allowed: MethodSet::ALL };
     let (handshake, noise, row) = (HandshakeId::from_bytes([1; 16]), vec![2; 40], vec![3; 97]);
     vec![
         Request::Describe,
