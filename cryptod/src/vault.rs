@@ -18,10 +18,13 @@ use crate::state::image::StateWrite;
 use crate::statics::Statics;
 
 mod access;
+mod channel;
 mod handshake_ops;
 mod link_ops;
 mod node_ops;
 pub mod quota;
+pub mod serve;
+pub mod start;
 
 use access::Class;
 use quota::{Quotas, Rates};

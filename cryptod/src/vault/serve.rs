@@ -1,0 +1,244 @@
+//! The vault's loop: one thread, two callers, one file. It moves bytes; what a request means is [`Vault`]'s.
+//!
+//! Each turn waits with `ppoll`, reads what is ready, handles every whole frame, makes all changes durable with as few writes
+//! as they need and one fdatasync, and only then replies. A write or fdatasync that fails is final: the keys go, everybody is
+//! told, and the process ends (a later fdatasync could claim success for bytes that were lost). The time-out of `ppoll` is
+//! the timer. When either caller is gone, or the front misbehaves, the vault ends: front and vault are replaced together.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use openred_policy::arena;
+use openred_policy::poll::{self, PollFd, PollFlags};
+use openred_proto::id::UnixMillis;
+use openred_proto::limits::FRAME_BYTES;
+use openred_proto::vault::{Capacity, Frame, Refusal, Reply, Role};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use zeroize::Zeroizing;
+
+use super::Vault;
+use super::channel::{Channel, Lost};
+
+/// Half-open handshakes are ended, and keys rotated, at least this often.
+const TICK: Duration = Duration::from_secs(1);
+/// Frames handled before the others get their turn: as many as the front lets be in flight.
+const FRAMES_A_TURN: usize = 64;
+/// Turns after which the generator is seeded anew.
+const TURNS_A_SEED: u32 = 1024;
+/// Below this much free memory nothing is taken on: a turn's frames, replies and one offer's keys.
+const MEMORY_KEPT: usize = 64 * FRAME_BYTES + 512 * 1024;
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The front closed its end.
+    FrontGone,
+    /// The supervisor closed its end.
+    OperatorGone,
+    /// The operator locked the vault.
+    Locked,
+    /// A caller sent what is no frame or no request, or asked out of its role.
+    Misbehaved,
+    /// State could not be made durable.
+    StateLost,
+    /// Waiting or drawing randomness failed.
+    System,
+}
+
+impl End {
+    /// Exit code (OPERATIONS): 8 locked; an end because somebody left is none of the vault's failures.
+    #[must_use]
+    pub const fn exit_code(self) -> i32 {
+        match self {
+            End::FrontGone | End::OperatorGone => 0,
+            End::Locked => 8,
+            End::Misbehaved => 5,
+            End::StateLost | End::System => 1,
+        }
+    }
+}
+
+/// The vault's time: milliseconds of the system clock, which the vDSO serves.
+#[must_use]
+pub fn clock() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The vault's generator, seeded by the kernel.
+///
+/// # Errors
+/// When the kernel gives no randomness.
+pub fn generator() -> std::io::Result<ChaCha20Rng> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *seed).map_err(std::io::Error::from)?;
+    Ok(ChaCha20Rng::from_seed(*seed))
+}
+
+/// The loop with its descriptors.
+pub struct Server {
+    vault: Vault,
+    channels: [Channel; 2],
+    state: File,
+    random: ChaCha20Rng,
+    turns: u32,
+    ticked: UnixMillis,
+    /// A write or fdatasync has failed: nothing is made durable any more.
+    lost: bool,
+}
+
+impl Server {
+    /// Takes the descriptors over: the front's and the operator's stream sockets and the state file.
+    ///
+    /// # Errors
+    /// When a socket cannot be made non-blocking, or the first commit (a new node's keys) cannot be made durable.
+    pub fn new(
+        vault: Vault,
+        front: OwnedFd,
+        operator: OwnedFd,
+        state: File,
+        random: ChaCha20Rng,
+    ) -> std::io::Result<Self> {
+        let channels = [Channel::new(Role::Node, front)?, Channel::new(Role::Operator, operator)?];
+        let mut server = Self { vault, channels, state, random, turns: 0, ticked: clock(), lost: false };
+        server.commit()?;
+        Ok(server)
+    }
+
+    /// Serves until something ends it; the keys are gone then.
+    pub fn serve(&mut self) -> End {
+        loop {
+            if let Err(end) = self.turn(TICK) {
+                self.vault.lose();
+                return end;
+            }
+        }
+    }
+
+    /// One turn: wait, read, handle, commit, reply.
+    fn turn(&mut self, at_most: Duration) -> Result<(), End> {
+        self.wait(at_most)?;
+        self.renew_generator()?;
+        let now = clock();
+        let mut replies = Vec::new();
+        let handled = self.handle_ready(now, &mut replies);
+        let due = now.0.abs_diff(self.ticked.0) >= TICK.as_millis() as u64;
+        if due {
+            self.ticked = now;
+            // A key that cannot be made shows in the requests that need it.
+            let _ = self.vault.handle_timeout(now, &mut self.random);
+        }
+        let durable = self.commit();
+        if durable.is_err() {
+            for (_, reply) in &mut replies {
+                reply.body = Reply::Refused(Refusal::StateLost);
+            }
+        }
+        for (channel, reply) in replies {
+            self.channels[channel].queue(&reply);
+        }
+        for index in 0..self.channels.len() {
+            self.channels[index].flush().map_err(|lost| self.end(index, lost))?;
+        }
+        durable.map_err(|_| End::StateLost)?;
+        handled
+    }
+
+    fn wait(&mut self, at_most: Duration) -> Result<(), End> {
+        // A frame that is here already, left over from a full turn, is no reason to wait.
+        let at_most = if self.channels.iter().any(Channel::has_frame) { Duration::ZERO } else { at_most };
+        let mut waits = self.channels.each_ref().map(|channel| PollFd::new(channel.as_fd(), channel.interest()));
+        poll::wait(&mut waits, Some(at_most)).map_err(|_| End::System)?;
+        let ready = waits.map(|wait| wait.revents().unwrap_or(PollFlags::empty()));
+        let readable = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
+        for (index, flags) in ready.into_iter().enumerate() {
+            if flags.intersects(readable) {
+                self.channels[index].fill().map_err(|lost| self.end(index, lost))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles what is whole, in turn; the reason to end, if one comes up, is kept until the replies are out.
+    fn handle_ready(&mut self, now: UnixMillis, replies: &mut Vec<(usize, Frame<Reply>)>) -> Result<(), End> {
+        for index in 0..self.channels.len() {
+            for _ in 0..FRAMES_A_TURN {
+                let frame = self.channels[index].next_frame().map_err(|lost| self.end(index, lost))?;
+                let Some(body) = frame else { break };
+                if self.vault.must_commit() {
+                    self.commit().map_err(|_| End::StateLost)?;
+                }
+                self.handle_one(now, index, &body, replies)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_one(
+        &mut self,
+        now: UnixMillis,
+        index: usize,
+        body: &[u8],
+        replies: &mut Vec<(usize, Frame<Reply>)>,
+    ) -> Result<(), End> {
+        let role = self.channels[index].role;
+        if arena::kind() != arena::Kind::None && arena::left() < MEMORY_KEPT && role == Role::Node {
+            // The id is the frame's first field; a frame without one is answered as what it is.
+            let id = postcard::take_from_bytes::<u64>(body).map_or(0, |(id, _)| id);
+            replies.push((index, Frame { id, body: Reply::Refused(Refusal::Capacity(Capacity::Memory)) }));
+            return Ok(());
+        }
+        let outcome = self.vault.handle_frame(now, &mut self.random, role, body);
+        replies.push((index, outcome.reply));
+        match (outcome.ended, outcome.hang_up) {
+            (true, _) => Err(End::Locked),
+            (false, true) => Err(End::Misbehaved),
+            (false, false) => Ok(()),
+        }
+    }
+
+    /// Makes every change so far durable: the writes, then one fdatasync. Fails once and for all.
+    fn commit(&mut self) -> std::io::Result<()> {
+        let committed = if self.lost { Err(std::io::ErrorKind::Other.into()) } else { self.write_changes() };
+        if committed.is_err() {
+            self.lost = true;
+            self.vault.lose();
+        }
+        committed
+    }
+
+    fn write_changes(&mut self) -> std::io::Result<()> {
+        let writes = self.vault.commit(&mut self.random).map_err(std::io::Error::other)?;
+        if writes.is_empty() {
+            return Ok(());
+        }
+        for write in &writes {
+            self.state.write_all_at(&write.bytes, write.offset)?;
+        }
+        self.state.sync_data()
+    }
+
+    fn renew_generator(&mut self) -> Result<(), End> {
+        self.turns += 1;
+        if self.turns >= TURNS_A_SEED {
+            self.turns = 0;
+            self.random = generator().map_err(|_| End::System)?;
+        }
+        Ok(())
+    }
+
+    fn end(&self, channel: usize, lost: Lost) -> End {
+        match (lost, self.channels[channel].role) {
+            (Lost::Misframed, _) => End::Misbehaved,
+            (Lost::Gone, Role::Node) => End::FrontGone,
+            (Lost::Gone, Role::Operator) => End::OperatorGone,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;

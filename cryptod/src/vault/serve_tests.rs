@@ -1,0 +1,176 @@
+//! The loop on real descriptors, without a cage: framing, roles, group commit, and the ends it can come to.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use openred_proto::vault::{Request, decode_frame, encode_frame, split_frame};
+
+use super::*;
+use crate::vault::start;
+
+/// A vault's loop, and the other ends of its sockets.
+struct Bench {
+    server: Server,
+    front: UnixStream,
+    operator: UnixStream,
+    _folder: tempfile::TempDir,
+}
+
+fn open_state(path: &Path) -> File {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+}
+
+fn bench() -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let state = open_state(&folder.path().join("state"));
+    let mut random = generator().unwrap();
+    let vault = start::open(&mut [7; 64], &state, &mut random).unwrap();
+    let (front, vault_front) = UnixStream::pair().unwrap();
+    let (operator, vault_operator) = UnixStream::pair().unwrap();
+    let server = Server::new(vault, vault_front.into(), vault_operator.into(), state, random).unwrap();
+    Bench { server, front, operator, _folder: folder }
+}
+
+impl Bench {
+    fn turn(&mut self) -> Result<(), End> {
+        self.server.turn(Duration::ZERO)
+    }
+}
+
+fn send(stream: &mut UnixStream, id: u64, body: Request) {
+    stream.write_all(&encode_frame(&Frame { id, body }).unwrap()).unwrap();
+}
+
+/// Every reply that is there.
+fn replies(stream: &mut UnixStream) -> Vec<Frame<Reply>> {
+    stream.set_nonblocking(true).unwrap();
+    let mut bytes = vec![0; 1 << 20];
+    let length = stream.read(&mut bytes).unwrap_or(0);
+    let mut rest = &bytes[..length];
+    let mut found = Vec::new();
+    while let Ok((body, used)) = split_frame(rest) {
+        found.push(decode_frame(body).unwrap());
+        rest = &rest[used..];
+    }
+    found
+}
+
+#[test]
+fn a_turn_answers_every_frame_that_is_ready_on_both_sides() {
+    let mut bench = bench();
+    for id in 1..=5 {
+        send(&mut bench.front, id, Request::Describe);
+    }
+    send(&mut bench.operator, 9, Request::Describe);
+    bench.turn().unwrap();
+    let ids: Vec<u64> = replies(&mut bench.front).iter().map(|frame| frame.id).collect();
+    assert_eq!(ids, [1, 2, 3, 4, 5]);
+    assert!(matches!(&replies(&mut bench.operator)[..], [Frame { id: 9, body: Reply::Described { .. } }]));
+}
+
+#[test]
+fn a_frame_in_pieces_waits_for_its_end() {
+    let mut bench = bench();
+    let frame = encode_frame(&Frame { id: 3, body: Request::Describe }).unwrap();
+    for byte in &frame[..frame.len() - 1] {
+        bench.front.write_all(&[*byte]).unwrap();
+        bench.turn().unwrap();
+        assert!(replies(&mut bench.front).is_empty());
+    }
+    bench.front.write_all(&frame[frame.len() - 1..]).unwrap();
+    bench.turn().unwrap();
+    assert_eq!(replies(&mut bench.front).len(), 1);
+}
+
+#[test]
+fn a_reader_that_does_not_read_stops_only_itself() {
+    let mut bench = bench();
+    bench.front.set_nonblocking(true).unwrap();
+    let frame = encode_frame(&Frame { id: 1, body: Request::Describe }).unwrap();
+    for _ in 0..3000 {
+        // Full buffers refuse the write: that is the back pressure.
+        let _ = bench.front.write(&frame);
+        bench.turn().unwrap();
+    }
+    send(&mut bench.operator, 2, Request::Describe);
+    bench.turn().unwrap();
+    assert_eq!(replies(&mut bench.operator).len(), 1);
+}
+
+#[test]
+fn what_is_no_frame_or_out_of_role_ends_the_loop() {
+    let oversized = (FRAME_BYTES as u32 + 1).to_le_bytes().to_vec();
+    let garbage = [&8_u32.to_le_bytes()[..], &[0xff; 8]].concat();
+    for bytes in [oversized, garbage] {
+        let mut bench = bench();
+        bench.front.write_all(&bytes).unwrap();
+        assert_eq!(bench.turn(), Err(End::Misbehaved));
+    }
+    let mut bench = bench();
+    send(&mut bench.front, 5, Request::Lock);
+    assert_eq!(bench.turn(), Err(End::Misbehaved), "the operator's request on the front's socket");
+    assert!(matches!(&replies(&mut bench.front)[..], [Frame { id: 5, body: Reply::Refused(Refusal::NotAllowed) }]));
+}
+
+#[test]
+fn a_caller_that_leaves_and_a_lock_end_the_loop() {
+    let mut bench = self::bench();
+    drop(bench.front);
+    assert_eq!(bench.server.serve(), End::FrontGone);
+    let mut bench = self::bench();
+    drop(bench.operator);
+    assert_eq!(bench.server.serve(), End::OperatorGone);
+    let mut bench = self::bench();
+    send(&mut bench.operator, 1, Request::Lock);
+    assert_eq!(bench.server.serve(), End::Locked);
+    assert!(matches!(&replies(&mut bench.operator)[..], [Frame { id: 1, body: Reply::Done }]));
+}
+
+#[test]
+fn a_state_that_cannot_be_written_is_final_and_nothing_is_given_out() {
+    let mut bench = bench();
+    let path = bench._folder.path().join("state");
+    bench.server.state = File::open(path).unwrap();
+    let card = || Request::SignCard {
+        fields: openred_proto::checked::card::CardFields::default(),
+        suites: openred_proto::method::MethodSet::ALL,
+        life: Duration::from_secs(3600),
+    };
+    send(&mut bench.front, 1, card());
+    send(&mut bench.front, 2, Request::Describe);
+    assert_eq!(bench.turn(), Err(End::StateLost));
+    let refused = replies(&mut bench.front);
+    assert_eq!(refused.len(), 2);
+    assert!(refused.iter().all(|frame| matches!(frame.body, Reply::Refused(Refusal::StateLost))));
+    bench.server.state = open_state(&bench._folder.path().join("state"));
+    send(&mut bench.front, 3, card());
+    assert_eq!(bench.turn(), Err(End::StateLost), "a file that can be written again changes nothing");
+}
+
+#[test]
+fn a_restart_finds_the_sequence_that_was_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let mut last = 0;
+    for _ in 0..3 {
+        let state = open_state(&path);
+        let mut random = generator().unwrap();
+        let vault = start::open(&mut [7; 64], &state, &mut random).unwrap();
+        let (mut front, vault_front) = UnixStream::pair().unwrap();
+        let (_operator, vault_operator) = UnixStream::pair().unwrap();
+        let mut server = Server::new(vault, vault_front.into(), vault_operator.into(), state, random).unwrap();
+        let fields = openred_proto::checked::card::CardFields::default();
+        let suites = openred_proto::method::MethodSet::ALL;
+        send(&mut front, 1, Request::SignCard { fields, suites, life: Duration::from_secs(60) });
+        server.turn(Duration::ZERO).unwrap();
+        let sequence = match &replies(&mut front)[..] {
+            [Frame { body: Reply::Card { sequence, .. }, .. }] => *sequence,
+            other => panic!("{other:?}"),
+        };
+        assert!(sequence > last);
+        last = sequence;
+    }
+}
