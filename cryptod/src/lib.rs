@@ -6,15 +6,18 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod front;
 mod handshake;
 pub mod identity;
 pub mod keyring;
 pub mod link;
 pub mod method;
 pub mod prekey;
+pub mod report;
 pub mod seal;
 pub mod state;
 pub mod statics;
+pub mod unseal;
 pub mod vault;
 #[cfg(test)]
 mod testing;

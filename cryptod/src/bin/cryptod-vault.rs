@@ -1,0 +1,47 @@
+//! The vault: holds the node's keys and answers typed requests on two sockets; see `openred_cryptod::vault`.
+//!
+//! Started by the supervisor alone, with exactly these descriptors: 0 and 1 nothing, 2 log, 3 barrier, 4 front, 5 operator,
+//! 6 state file, 7 secrets. It opens nothing, has no thread but this one, and its memory is one arena mapped beforehand.
+#![forbid(unsafe_code)]
+
+use anyhow::Context;
+use openred_cryptod::vault::{serve, start};
+use openred_policy::arena::Arena;
+use openred_policy::barrier::Barrier;
+use openred_policy::{Cage, Descriptors, Identity, Role, Unconfined};
+
+// Allocating needs no system call, so the filter has none for it; freed blocks are wiped.
+#[global_allocator]
+static ARENA: Arena = Arena::new();
+
+fn main() {
+    let mut barrier = None;
+    let code = run(&mut barrier).unwrap_or_else(|error| openred_cryptod::report::failed(barrier.as_ref(), &error));
+    // Not by returning: the filter has no call for the runtime's own way out.
+    openred_policy::exit(code)
+}
+
+fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
+    // Exactly what the supervisor gave; one descriptor more or less is fatal.
+    let mut inherited = Unconfined::enter(Role::Vault, Descriptors::Exactly(&[0, 1, 2, 3, 4, 5, 6, 7]))?;
+    let barrier = slot.insert(inherited.barrier(3)?);
+    let (front, operator) = (inherited.take(4)?, inherited.take(5)?);
+    let (state, secrets) = (inherited.take(6)?, inherited.take(7)?);
+    // Namespaces, empty root and uid, while the supervisor may still look; it notes them and lets this go on.
+    let separated = inherited.separate(&Cage::new(Role::Vault, Identity::from_env()?))?;
+    barrier.namespaced()?;
+    // Not dumpable from here on: only now may secrets come in.
+    let restricted = separated.restrict()?;
+    let mut secrets = start::read_secrets(secrets.into())
+        .context("vault: no secrets came from the unsealer; its own line says why")?;
+    let state = state.into();
+    // The generator's first draw and the clock's first reading take their lazy paths before the filter.
+    let mut random = serve::generator().context("vault: the kernel gives no randomness")?;
+    let vault = start::open(&mut secrets, &state, &mut random)?;
+    let server = serve::Server::new(vault, front, operator, state, random);
+    let mut server = server.context("vault: the state file cannot be written; free space on its disk and start again")?;
+    let confined = restricted.seal()?;
+    barrier.confined(confined.report())?;
+    barrier.ready()?;
+    Ok(server.serve().exit_code())
+}

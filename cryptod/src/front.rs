@@ -1,0 +1,78 @@
+//! The front: gRPC on an AF_UNIX listener, each call one typed request to the vault, each reply one answer. It holds no key.
+//!
+//! `connection` admits and meters callers, `service` is the generated trait, `convert` turns protobuf into requests and replies
+//! into protobuf, `link` multiplexes calls over the one stream to the vault. In: bytes of `noded`. Out: bounded frames. It opens
+//! nothing: listener and stream are inherited. It lives as long as the vault: when that is gone, calls answer UNAVAILABLE and
+//! [`serve`] returns, so that the supervisor replaces both.
+
+mod connection;
+mod convert;
+mod link;
+mod service;
+
+use std::time::Duration;
+
+use openred_proto::cryptod::cryptod_server::CryptodServer;
+use openred_proto::limits::FRAME_BYTES;
+use openred_proto::vault::{Reply, Request};
+use tokio::net::{UnixListener, UnixStream};
+use tonic::transport::Server;
+
+use connection::Door;
+use link::VaultLink;
+use service::Service;
+
+/// Calls of one connection that may wait for their answers; as many as the vault takes at once.
+const CALLS_PER_CONNECTION: u32 = link::IN_FLIGHT as u32;
+/// Longest protobuf message: a request must fit a frame, and protobuf adds less than it.
+const MESSAGE_BYTES: usize = 2 * FRAME_BYTES;
+/// Longest header list: gRPC's own headers and a deadline.
+const HEADER_BYTES: u32 = 4096;
+/// A connection that stays silent this long is asked, and closed when it does not answer.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Once the vault is gone, calls under way have this long to be told.
+const FAREWELL: Duration = Duration::from_millis(250);
+
+/// Why the front ends.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// The vault's stream closed, or carried what is no reply.
+    #[error("front: the vault is gone; the supervisor starts both anew")]
+    VaultGone,
+    /// The listener failed.
+    #[error("front: the listener failed; the supervisor starts front and vault anew")]
+    Listener(#[source] tonic::transport::Error),
+}
+
+/// Serves until the vault is gone or the listener fails. `ready` is called once the vault has answered who the node is.
+///
+/// # Errors
+/// Always ends with one: a front does not finish.
+pub async fn serve(listener: UnixListener, vault: UnixStream, ready: impl FnOnce()) -> Result<(), End> {
+    let link = VaultLink::start(vault);
+    // The vault opens its state first; its answer shows that it serves, and names the node for HTTP signatures.
+    let node = match link.ask_patiently(Request::Describe).await {
+        Ok(Reply::Described { node, .. }) => node,
+        _ => return Err(End::VaultGone),
+    };
+    ready();
+    let service = CryptodServer::new(Service::new(link.clone(), node))
+        .max_decoding_message_size(MESSAGE_BYTES)
+        .max_encoding_message_size(MESSAGE_BYTES);
+    let served = Server::builder()
+        .max_concurrent_streams(CALLS_PER_CONNECTION)
+        .http2_max_header_list_size(HEADER_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(service)
+        .serve_with_incoming_shutdown(Door::new(listener).admit(), link.gone());
+    let farewell = async {
+        link.gone().await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        served = served => served.map_err(End::Listener)?,
+        () = farewell => {}
+    }
+    Err(End::VaultGone)
+}

@@ -1,0 +1,179 @@
+//! Who is at the door: a bounded number of connections, each with its own bucket of calls and its count of faults.
+//!
+//! Authority comes from the listener, which stands in a directory that only `noded` can enter; nobody is asked who he is. A
+//! connection that makes [`FAULTS`] requests that a correct caller never makes is closed.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures_util::{Stream, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::server::Connected;
+
+/// Connections at once: `noded` keeps two, and a restarted one may overlap with its predecessor.
+const CONNECTIONS: usize = 8;
+/// Faults after which a connection is closed: a version skew shows in a few, a probe in many.
+const FAULTS: u32 = 16;
+/// Calls that a connection may make at once after a pause, and per second: above what the vault's own quotas allow in any
+/// one class, so that this meets only what asks for everything at once.
+const BURST: f64 = 16_384.0;
+/// See [`BURST`].
+const PER_SECOND: f64 = 16_384.0;
+
+/// The listener with its bound on connections.
+pub(super) struct Door {
+    listener: UnixListener,
+    places: Arc<Semaphore>,
+}
+
+impl Door {
+    pub(super) fn new(listener: UnixListener) -> Self {
+        Self { listener, places: Arc::new(Semaphore::new(CONNECTIONS)) }
+    }
+
+    /// Connections as they come; one too many is closed at once.
+    pub(super) fn admit(self) -> impl Stream<Item = io::Result<Connection>> {
+        let places = self.places;
+        UnixListenerStream::new(self.listener).filter_map(move |accepted| {
+            let place = Arc::clone(&places).try_acquire_owned();
+            std::future::ready(match (accepted, place) {
+                (Ok(stream), Ok(place)) => Some(Ok(Connection { stream, caller: Arc::new(Caller::new()), _place: place })),
+                (Ok(_), Err(_)) => {
+                    tracing::warn!(at_most = CONNECTIONS, "too many connections: closed the newest");
+                    None
+                }
+                // Accepting can fail for one connection (it is gone already); the listener stays.
+                (Err(_), _) => None,
+            })
+        })
+    }
+}
+
+/// What is known of a caller: how much it asked for, and how often it asked for what it should not.
+#[derive(Debug)]
+pub(super) struct Caller {
+    bucket: Mutex<Bucket>,
+    faults: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Caller {
+    pub(super) fn new() -> Self {
+        let bucket = Bucket { tokens: BURST, filled: Instant::now() };
+        Self { bucket: Mutex::new(bucket), faults: AtomicU32::new(0) }
+    }
+
+    /// Takes a token for one call.
+    pub(super) fn may_call(&self, now: Instant) -> bool {
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = now.saturating_duration_since(bucket.filled).as_secs_f64();
+        bucket.tokens = (bucket.tokens + since * PER_SECOND).min(BURST);
+        bucket.filled = now;
+        let has_one = bucket.tokens >= 1.0;
+        if has_one {
+            bucket.tokens -= 1.0;
+        }
+        has_one
+    }
+
+    /// Notes a request that a correct caller never makes.
+    pub(super) fn note_fault(&self) {
+        if self.faults.fetch_add(1, Ordering::Relaxed) + 1 == FAULTS {
+            tracing::warn!(faults = FAULTS, "closed a connection that misbehaves");
+        }
+    }
+
+    fn is_out(&self) -> bool {
+        self.faults.load(Ordering::Relaxed) >= FAULTS
+    }
+}
+
+/// A connection with what is known of its caller.
+pub(super) struct Connection {
+    stream: UnixStream,
+    caller: Arc<Caller>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Arc<Caller>;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        Arc::clone(&self.caller)
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.caller.is_out() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_bucket_empties_and_fills() {
+        let caller = Caller::new();
+        let now = Instant::now();
+        let taken = (0..BURST as u32 + 10).filter(|_| caller.may_call(now)).count();
+        assert_eq!(taken, BURST as usize);
+        assert!(!caller.may_call(now));
+        assert!(caller.may_call(now + Duration::from_millis(1)));
+        assert!(caller.may_call(now), "time that goes back takes nothing away");
+    }
+
+    #[test]
+    fn faults_add_up() {
+        let caller = Caller::new();
+        for _ in 0..FAULTS {
+            assert!(!caller.is_out());
+            caller.note_fault();
+        }
+        assert!(caller.is_out());
+    }
+}

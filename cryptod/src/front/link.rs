@@ -1,0 +1,270 @@
+//! The stream to the vault: calls multiplexed by id, at most [`IN_FLIGHT`] at once, each with a deadline.
+//!
+//! One task writes, one reads, so that neither side can block the other for good. A call that has run out of time keeps its
+//! place until the vault answers: the bound is on what the vault is asked, not on who still listens. Bytes of replies are
+//! wiped once decoded. Anything that is no frame ends the stream: it can only be a fault.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use openred_proto::error::WireError;
+use openred_proto::limits::FRAME_BYTES;
+use openred_proto::vault::{Frame, Reply, Request, decode_frame, encode_frame, split_frame};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot, watch};
+use zeroize::{Zeroize, Zeroizing};
+
+/// Requests that the vault may have before it: 64 of the slowest (an offer, about a millisecond) stay under the deadline.
+pub(super) const IN_FLIGHT: usize = 64;
+/// A call that is not answered in this time fails; the vault needs about a millisecond.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// The first answer may take as long as a passphrase takes to be typed and stretched.
+const FIRST_DEADLINE: Duration = Duration::from_secs(600);
+/// Bytes read at once: a few of the longest frames.
+const READ_BYTES: usize = 4 * (FRAME_BYTES + 4);
+
+/// Why a call got no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    /// The vault is gone.
+    Gone,
+    /// [`IN_FLIGHT`] calls wait already.
+    Busy,
+    /// The request is longer than a frame.
+    TooLong,
+    /// The deadline passed.
+    Late,
+}
+
+/// A handle on the stream; clones share it.
+#[derive(Clone)]
+pub(super) struct VaultLink {
+    calls: Arc<Mutex<Calls>>,
+    outgoing: mpsc::Sender<Zeroizing<Vec<u8>>>,
+    gone: watch::Receiver<bool>,
+}
+
+/// Calls that wait for a reply. `None` once the vault is gone.
+struct Calls {
+    next: u64,
+    waiting: Option<HashMap<u64, oneshot::Sender<Reply>>>,
+}
+
+fn lock(calls: &Mutex<Calls>) -> MutexGuard<'_, Calls> {
+    // One thread: nobody can have panicked while holding it and left this running.
+    calls.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl VaultLink {
+    /// Starts the two tasks on the current runtime.
+    pub(super) fn start(stream: UnixStream) -> Self {
+        let (read, write) = stream.into_split();
+        let calls = Arc::new(Mutex::new(Calls { next: 1, waiting: Some(HashMap::with_capacity(IN_FLIGHT)) }));
+        let (outgoing, queue) = mpsc::channel(IN_FLIGHT);
+        let (say_gone, gone) = watch::channel(false);
+        let (for_reader, for_writer) = (Arc::clone(&calls), Arc::clone(&calls));
+        let also_say_gone = say_gone.clone();
+        tokio::spawn(async move {
+            read_replies(read, &for_reader).await;
+            end(&for_reader, &say_gone);
+        });
+        tokio::spawn(async move {
+            write_requests(write, queue).await;
+            end(&for_writer, &also_say_gone);
+        });
+        Self { calls, outgoing, gone }
+    }
+
+    /// Asks the vault.
+    pub(super) async fn ask(&self, request: Request) -> Result<Reply, Unanswered> {
+        self.ask_within(DEADLINE, request).await
+    }
+
+    /// Asks a vault that may not have its secrets yet.
+    pub(super) async fn ask_patiently(&self, request: Request) -> Result<Reply, Unanswered> {
+        self.ask_within(FIRST_DEADLINE, request).await
+    }
+
+    async fn ask_within(&self, deadline: Duration, request: Request) -> Result<Reply, Unanswered> {
+        let (answer, answered) = oneshot::channel();
+        let id = self.place(answer)?;
+        let Ok(frame) = encode_frame(&Frame { id, body: request }) else {
+            lock(&self.calls).waiting.as_mut().map(|waiting| waiting.remove(&id));
+            return Err(Unanswered::TooLong);
+        };
+        // The queue is as long as the table: there is always room, unless the writer has ended.
+        self.outgoing.try_send(Zeroizing::new(frame)).map_err(|_| Unanswered::Gone)?;
+        match tokio::time::timeout(deadline, answered).await {
+            Ok(reply) => reply.map_err(|_| Unanswered::Gone),
+            Err(_) => Err(Unanswered::Late),
+        }
+    }
+
+    fn place(&self, answer: oneshot::Sender<Reply>) -> Result<u64, Unanswered> {
+        let mut calls = lock(&self.calls);
+        let id = calls.next;
+        let waiting = calls.waiting.as_mut().ok_or(Unanswered::Gone)?;
+        if waiting.len() >= IN_FLIGHT {
+            return Err(Unanswered::Busy);
+        }
+        waiting.insert(id, answer);
+        calls.next += 1;
+        Ok(id)
+    }
+
+    /// Resolves once the vault is gone.
+    pub(super) fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut gone = self.gone.clone();
+        async move {
+            let _ = gone.wait_for(|gone| *gone).await;
+        }
+    }
+}
+
+fn end(calls: &Mutex<Calls>, say_gone: &watch::Sender<bool>) {
+    // Dropping the senders answers every waiting call.
+    lock(calls).waiting = None;
+    say_gone.send_replace(true);
+}
+
+async fn write_requests(mut stream: OwnedWriteHalf, mut queue: mpsc::Receiver<Zeroizing<Vec<u8>>>) {
+    while let Some(mut frames) = queue.recv().await {
+        // What piled up meanwhile goes in one write: the vault then commits it in one group.
+        while let Ok(mut more) = queue.try_recv() {
+            frames.append(&mut more);
+        }
+        if stream.write_all(&frames).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read_replies(mut stream: OwnedReadHalf, calls: &Mutex<Calls>) {
+    let mut buffer = Zeroizing::new(vec![0; READ_BYTES]);
+    let mut filled = 0;
+    loop {
+        match stream.read(&mut buffer[filled..]).await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => filled += count,
+        }
+        let Ok(used) = deliver(&buffer[..filled], calls) else {
+            tracing::error!("the vault sent what is no reply");
+            return;
+        };
+        buffer.copy_within(used..filled, 0);
+        buffer[filled - used..filled].zeroize();
+        filled -= used;
+    }
+}
+
+/// Hands out every whole reply in `bytes`; returns how many bytes they took.
+fn deliver(bytes: &[u8], calls: &Mutex<Calls>) -> Result<usize, WireError> {
+    let mut used = 0;
+    loop {
+        let (body, taken) = match split_frame(&bytes[used..]) {
+            Ok(frame) => frame,
+            Err(WireError::Incomplete { .. }) => return Ok(used),
+            Err(error) => return Err(error),
+        };
+        let reply: Frame<Reply> = decode_frame(body)?;
+        used += taken;
+        let waiting = lock(calls).waiting.as_mut().and_then(|waiting| waiting.remove(&reply.id));
+        // A caller that has left drops the reply, and with it what is secret in it.
+        let answer = waiting.ok_or(WireError::Malformed { what: "vault reply", why: "nobody asked for it" })?;
+        let _ = answer.send(reply.body);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use openred_proto::vault::Refusal;
+
+    use super::*;
+
+    fn pair() -> (VaultLink, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        (VaultLink::start(near), far)
+    }
+
+    async fn next_id(vault: &mut UnixStream) -> u64 {
+        let mut length = [0; 4];
+        vault.read_exact(&mut length).await.unwrap();
+        let mut body = vec![0; u32::from_le_bytes(length) as usize];
+        vault.read_exact(&mut body).await.unwrap();
+        decode_frame::<Request>(&body).unwrap().id
+    }
+
+    async fn reply(vault: &mut UnixStream, id: u64, body: Reply) {
+        vault.write_all(&encode_frame(&Frame { id, body }).unwrap()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn replies_out_of_order_find_their_callers() {
+        let (link, mut vault) = pair();
+        let ask = |request| {
+            let link = link.clone();
+            tokio::spawn(async move { link.ask(request).await })
+        };
+        let (first, second) = (ask(Request::Describe), ask(Request::Lock));
+        let (one, two) = (next_id(&mut vault).await, next_id(&mut vault).await);
+        reply(&mut vault, two, Reply::Done).await;
+        reply(&mut vault, one, Reply::Refused(Refusal::Quota)).await;
+        assert!(matches!(second.await.unwrap(), Ok(Reply::Done)));
+        assert!(matches!(first.await.unwrap(), Ok(Reply::Refused(Refusal::Quota))));
+    }
+
+    #[tokio::test]
+    async fn the_table_is_bounded_and_a_vault_that_leaves_answers_all() {
+        let (link, vault) = pair();
+        let calls: Vec<_> = (0..IN_FLIGHT)
+            .map(|_| {
+                let link = link.clone();
+                tokio::spawn(async move { link.ask(Request::Describe).await })
+            })
+            .collect();
+        while lock(&link.calls).waiting.as_ref().unwrap().len() < IN_FLIGHT {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(link.ask(Request::Describe).await, Err(Unanswered::Busy)));
+        drop(vault);
+        for call in calls {
+            assert!(matches!(call.await.unwrap(), Err(Unanswered::Gone)));
+        }
+        link.gone().await;
+        assert!(matches!(link.ask(Request::Describe).await, Err(Unanswered::Gone)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_call_fails_and_its_reply_is_dropped() {
+        let (link, mut vault) = pair();
+        assert!(matches!(link.ask(Request::Describe).await, Err(Unanswered::Late)));
+        let id = next_id(&mut vault).await;
+        reply(&mut vault, id, Reply::Done).await;
+        let next = link.clone();
+        let call = tokio::spawn(async move { next.ask(Request::Lock).await });
+        let id = next_id(&mut vault).await;
+        reply(&mut vault, id, Reply::Done).await;
+        assert!(matches!(call.await.unwrap(), Ok(Reply::Done)));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_reply_ends_the_link() {
+        for garbage in [&[0xff; 64][..], &[1, 0, 0, 0, 0xff], &encode_frame(&Frame { id: 77, body: Reply::Done }).unwrap()] {
+            let (link, mut vault) = pair();
+            vault.write_all(garbage).await.unwrap();
+            link.gone().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_over_a_frame_never_leaves() {
+        let (link, _vault) = pair();
+        let request = Request::StartHandshake { row: vec![0; FRAME_BYTES + 1] };
+        assert!(matches!(link.ask(request).await, Err(Unanswered::TooLong)));
+        assert_eq!(lock(&link.calls).waiting.as_ref().unwrap().len(), 0);
+    }
+}

@@ -1,0 +1,148 @@
+//! The generated service: each call takes a token, becomes one request, and its reply one message. No arm decides anything.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use openred_proto::cryptod as rpc;
+use openred_proto::cryptod::cryptod_server::Cryptod;
+use openred_proto::http_signature::SignatureInput;
+use openred_proto::id::NodeId;
+use openred_proto::vault::{Reply, Request};
+use tonic::{Code, Response, Status};
+
+use super::connection::Caller;
+use super::convert;
+use super::link::{Unanswered, VaultLink};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// One front's service.
+pub(super) struct Service {
+    vault: VaultLink,
+    node: NodeId,
+}
+
+impl Service {
+    pub(super) const fn new(vault: VaultLink, node: NodeId) -> Self {
+        Self { vault, node }
+    }
+
+    /// Meters the caller, checks the message, asks the vault, and turns the reply.
+    async fn call<M, T>(
+        &self,
+        call: tonic::Request<M>,
+        request: impl FnOnce(M) -> Result<Request, Status>,
+        answer: impl FnOnce(Reply) -> Result<T, Status>,
+    ) -> Answer<T> {
+        let caller = call.extensions().get::<Arc<Caller>>().cloned();
+        let caller = caller.ok_or_else(|| Status::internal("a connection without its caller"))?;
+        if !caller.may_call(Instant::now()) {
+            return Err(Status::resource_exhausted("too many calls on this connection; slow down"));
+        }
+        let request = request(call.into_inner()).inspect_err(|_| caller.note_fault())?;
+        let reply = self.vault.ask(request).await.map_err(unanswered)?;
+        let status = match answer(reply) {
+            Ok(message) => return Ok(Response::new(message)),
+            Err(status) => status,
+        };
+        // The vault refuses out of role what this front never sends: such a caller speaks another contract.
+        if status.code() == Code::PermissionDenied {
+            caller.note_fault();
+        }
+        Err(status)
+    }
+}
+
+fn unanswered(why: Unanswered) -> Status {
+    match why {
+        Unanswered::Gone => Status::unavailable("the key process is restarting; try again shortly"),
+        Unanswered::Busy => Status::resource_exhausted("the key process is busy; try again shortly"),
+        Unanswered::TooLong => Status::invalid_argument("the request is longer than a frame"),
+        Unanswered::Late => Status::deadline_exceeded("the key process did not answer in time"),
+    }
+}
+
+#[tonic::async_trait]
+impl Cryptod for Service {
+    async fn describe(&self, call: tonic::Request<rpc::DescribeRequest>) -> Answer<rpc::Description> {
+        self.call(call, |_| Ok(Request::Describe), convert::description).await
+    }
+
+    async fn sign_card(&self, call: tonic::Request<rpc::SignCardRequest>) -> Answer<rpc::SignedCard> {
+        self.call(call, convert::sign_card, convert::signed_card).await
+    }
+
+    async fn sign_http(&self, call: tonic::Request<rpc::SignHttpRequest>) -> Answer<rpc::HttpSignature> {
+        let mut input: Option<SignatureInput> = None;
+        let request = |message| {
+            let signed = convert::sign_http(message, self.node)?;
+            input = Some(signed.clone());
+            Ok(Request::SignHttp(signed))
+        };
+        // The vault gives 64 bytes; the headers around them are made of what was asked.
+        let reply = self.call(call, request, Ok).await?.into_inner();
+        let input = input.ok_or_else(|| Status::internal("answered without a request"))?;
+        convert::http_signature(&input, reply).map(Response::new)
+    }
+
+    async fn issue_link(&self, call: tonic::Request<rpc::IssueLinkRequest>) -> Answer<rpc::IssuedLink> {
+        self.call(call, convert::issue_link, convert::issued_link).await
+    }
+
+    async fn inspect_offer(&self, call: tonic::Request<rpc::ReceivedOffer>) -> Answer<rpc::LinkSummary> {
+        let request = |offer| convert::received_offer(offer).map(Request::InspectOffer);
+        self.call(call, request, convert::inspected_offer).await
+    }
+
+    async fn accept_offer(&self, call: tonic::Request<rpc::ReceivedOffer>) -> Answer<rpc::AcceptedLink> {
+        let request = |offer| convert::received_offer(offer).map(Request::AcceptOffer);
+        self.call(call, request, convert::accepted_link).await
+    }
+
+    async fn get_link_keys(&self, call: tonic::Request<rpc::LinkRow>) -> Answer<rpc::LinkKeys> {
+        let request = |link: rpc::LinkRow| Ok(Request::LinkKeys { row: convert::row(&link.row)? });
+        self.call(call, request, convert::link_keys).await
+    }
+
+    async fn revoke_link(&self, call: tonic::Request<rpc::LinkName>) -> Answer<rpc::Done> {
+        self.call(call, convert::revoke_link, convert::done).await
+    }
+
+    async fn start_handshake(&self, call: tonic::Request<rpc::LinkRow>) -> Answer<rpc::StartedHandshake> {
+        let request = |link: rpc::LinkRow| Ok(Request::StartHandshake { row: convert::row(&link.row)? });
+        self.call(call, request, convert::started_handshake).await
+    }
+
+    async fn answer_handshake(
+        &self,
+        call: tonic::Request<rpc::AnswerHandshakeRequest>,
+    ) -> Answer<rpc::StartedHandshake> {
+        self.call(call, convert::answer_handshake, convert::started_handshake).await
+    }
+
+    async fn finish_handshake(
+        &self,
+        call: tonic::Request<rpc::ContinueHandshakeRequest>,
+    ) -> Answer<rpc::FinishedHandshake> {
+        self.call(call, convert::finish_handshake, convert::finished_handshake).await
+    }
+
+    async fn complete_handshake(
+        &self,
+        call: tonic::Request<rpc::ContinueHandshakeRequest>,
+    ) -> Answer<rpc::SessionGrant> {
+        self.call(call, convert::complete_handshake, convert::completed_handshake).await
+    }
+
+    async fn abandon_handshake(&self, call: tonic::Request<rpc::HandshakeName>) -> Answer<rpc::Done> {
+        self.call(call, convert::abandon_handshake, convert::done).await
+    }
+
+    async fn validate_match(&self, call: tonic::Request<rpc::ValidateMatchRequest>) -> Answer<rpc::MatchResult> {
+        self.call(call, convert::validate_match, convert::match_result).await
+    }
+
+    async fn get_store_key(&self, call: tonic::Request<rpc::StoreKeyRequest>) -> Answer<rpc::StoreKey> {
+        self.call(call, convert::store_key_request, convert::store_key).await
+    }
+}
