@@ -39,6 +39,8 @@ pub struct State {
     by_link: HashMap<LinkId, u16>,
     capacity: usize,
     touched: BTreeSet<u16>,
+    /// Changed in what may be lost with a crash: written with the next commit, and asks for none itself.
+    touched_lazily: BTreeSet<u16>,
     node_touched: bool,
     slots: image::Slots,
 }
@@ -182,6 +184,7 @@ impl State {
             by_link: HashMap::new(),
             capacity,
             touched: BTreeSet::new(),
+            touched_lazily: BTreeSet::new(),
             node_touched: true,
             slots: image::Slots::default(),
         }
@@ -247,23 +250,52 @@ impl State {
         Ok((record.peer, found))
     }
 
-    /// Changes a live link; marks its record.
+    /// Changes a live link in what has to be durable before anybody hears of it.
     ///
     /// # Errors
     /// As [`State::link`].
-    pub(crate) fn change_link<T>(
+    pub(crate) fn change_link(
         &mut self,
         link: &LinkId,
         now: UnixMillis,
-        change: impl FnOnce(&mut LinkRecord) -> Result<T>,
-    ) -> Result<T> {
+        change: impl FnOnce(&mut LinkRecord),
+    ) -> Result<()> {
+        let index = self.apply(link, now, change)?;
+        self.touched.insert(index);
+        Ok(())
+    }
+
+    /// Changes a live link in what may be lost with a crash, such as a count: no fdatasync waits for it.
+    ///
+    /// # Errors
+    /// As [`State::link`].
+    pub(crate) fn note_link(
+        &mut self,
+        link: &LinkId,
+        now: UnixMillis,
+        change: impl FnOnce(&mut LinkRecord),
+    ) -> Result<()> {
+        let index = self.apply(link, now, change)?;
+        self.touched_lazily.insert(index);
+        Ok(())
+    }
+
+    /// Makes what may be lost with a crash wait no longer; for the timer.
+    pub(crate) fn settle(&mut self) {
+        while self.touched.len() < TOUCHED
+            && let Some(index) = self.touched_lazily.pop_first()
+        {
+            self.touched.insert(index);
+        }
+    }
+
+    fn apply(&mut self, link: &LinkId, now: UnixMillis, change: impl FnOnce(&mut LinkRecord)) -> Result<u16> {
         self.link(link, now)?;
         let index = *self.by_link.get(link).ok_or(Error::LocalLinkGone)?;
         let record = self.peers.get_mut(&index).ok_or(Error::Bug("a link's peer is not in the table"))?;
         let found = record.links.iter_mut().flatten().find(|held| held.link == *link);
-        let out = change(found.ok_or(Error::Bug("a link is not in its peer's record"))?)?;
-        self.touched.insert(index);
-        Ok(out)
+        change(found.ok_or(Error::Bug("a link is not in its peer's record"))?);
+        Ok(index)
     }
 
     /// Adds a link with `peer`, making room as [`PeerRecord::make_room`] says; `sequence` is the peer's, for an offer that

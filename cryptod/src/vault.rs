@@ -160,6 +160,7 @@ impl Vault {
         match self.unlocked.as_mut() {
             Some(unlocked) => {
                 unlocked.handshakes.expire(now);
+                unlocked.state.settle();
                 unlocked.maintain(now, random)
             }
             None => Ok(()),

@@ -192,6 +192,7 @@ impl State {
         if self.touched.len() > TOUCHED {
             return Err(Error::Bug("more records changed than one commit can list"));
         }
+        self.settle();
         let touched: Vec<u16> = std::mem::take(&mut self.touched).into_iter().collect();
         self.slots.commit += 1;
         let commit = self.slots.commit;

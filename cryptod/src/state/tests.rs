@@ -102,7 +102,6 @@ fn use_link(state: &mut State, number: u8, timestamp: u64) {
     let change = |link: &mut LinkRecord| {
         link.timestamp_in = timestamp;
         link.operations += 1;
-        Ok(())
     };
     state.change_link(&LinkId::from_bytes([number; 16]), NOW, change).unwrap();
 }
@@ -336,7 +335,6 @@ proptest! {
                 Step::Use(number) => {
                     let _ = state.change_link(&LinkId::from_bytes([number; 16]), NOW, |link| {
                         link.timestamp_in = clock as u64 + 1;
-                        Ok(())
                     });
                 }
                 Step::Sequence => drop(state.next_sequence(NOW)),

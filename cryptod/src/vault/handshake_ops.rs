@@ -48,7 +48,6 @@ impl Unlocked {
         let (handshake, noise) = self.handshakes.begin(now, random, timestamp, linked, &own)?;
         self.state.change_link(&id, now, |record| {
             record.timestamp_out = timestamp.0;
-            Ok(())
         })?;
         Ok(Reply::HandshakeStarted { handshake, noise })
     }
@@ -64,8 +63,7 @@ impl Unlocked {
         check_head(directory_head)?;
         let link = self.open_link(now, row)?;
         let (id, method) = (link.record.link, link.record.method);
-        let incoming =
-            Incoming { message: noise, accepted: UnixMillis(link.record.timestamp_in), directory_head };
+        let incoming = Incoming { message: noise, accepted: UnixMillis(link.record.timestamp_in), directory_head };
         let (node, peer) = (self.keyring.identity.node_id(), link.peer);
         let linked = linked(link, peer, node)?;
         let own = credentials(&self.statics, &self.state, method)?;
@@ -73,7 +71,6 @@ impl Unlocked {
             self.handshakes.answer(now, random, linked, &own, &incoming)?;
         self.state.change_link(&id, now, |record| {
             record.timestamp_in = accepted.0;
-            Ok(())
         })?;
         Ok(Reply::HandshakeAnswered { handshake, noise })
     }
@@ -107,10 +104,10 @@ impl Unlocked {
 
     /// What `noded` gets of a finished handshake; none when the link ended in the meantime.
     fn grant(&mut self, now: UnixMillis, established: Established) -> Result<SessionGrant> {
-        self.state.change_link(&established.link_id, now, |record| {
+        // Nothing here has to survive a crash: the timestamps, which do, were durable before.
+        self.state.note_link(&established.link_id, now, |record| {
             record.proven = true;
             record.operations = record.operations.saturating_add(1);
-            Ok(())
         })?;
         Ok(SessionGrant {
             link: established.link_id,

@@ -115,7 +115,6 @@ impl Unlocked {
     pub(super) fn revoke_link(&mut self, now: UnixMillis, link: LinkId) -> Result<Reply> {
         self.state.change_link(&link, now, |record| {
             record.revoked = true;
-            Ok(())
         })?;
         self.handshakes.forget(link);
         Ok(Reply::Done)

@@ -86,9 +86,7 @@ fn no_operation_signs_or_opens_bytes_as_they_are() {
         Request::StoreKey { purpose: String::new() },
     ];
     for request in tries {
-        let text = format!("{request:?}");
         node.refusal(request);
-        assert!(!text.is_empty());
     }
 }
 

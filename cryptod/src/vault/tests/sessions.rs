@@ -35,6 +35,25 @@ fn a_session_in_each_method_and_direction() {
 }
 
 #[test]
+fn a_handshake_waits_for_the_disk_once_a_side_and_its_count_follows() {
+    let (mut alice, mut bob, issued, accepted) = linked();
+    let (started, request) = start(&mut alice, &issued.row);
+    let (answered, verify) = answer(&mut bob, &accepted.row, &request);
+    let directory_head = Vec::new();
+    let finish = Request::FinishHandshake { handshake: started, noise: verify, directory_head };
+    let finalize =
+        match alice.vault.handle(NOW, &mut alice.random, Role::Node, Frame { id: 1, body: finish }).reply.body {
+            Reply::HandshakeFinished { noise, .. } => noise,
+            other => panic!("{other:?}"),
+        };
+    assert!(alice.vault.commit(&mut alice.random).unwrap().is_empty(), "the grant waits for no write");
+    alice.vault.handle_timeout(NOW, &mut alice.random).unwrap();
+    assert_eq!(alice.vault.commit(&mut alice.random).unwrap().len(), 2, "the timer writes it");
+    let complete = Request::CompleteHandshake { handshake: answered, noise: finalize };
+    assert!(matches!(bob.ask(complete), Reply::HandshakeCompleted { .. }));
+}
+
+#[test]
 fn a_match_proof_of_another_session_does_not_fit() {
     let (mut alice, mut bob, issued, accepted) = linked();
     let (_, old) = shake(&mut alice, &issued.row, &mut bob, &accepted.row);
