@@ -20,8 +20,8 @@ use std::io::Read as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 pub use toml::Spanned;
 
@@ -99,7 +99,7 @@ impl fmt::Display for Problem {
 }
 
 /// Where a setting's value came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// Built in.
@@ -118,7 +118,7 @@ impl fmt::Display for Origin {
 }
 
 /// One resolved setting, for `config show`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Setting {
     /// Dotted key.
     pub key: String,
@@ -302,7 +302,6 @@ fn flatten(prefix: &str, table: &toml::Table, written: Option<&toml::Table>, set
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use serde::Deserialize;
 
     #[derive(Debug, Serialize, Deserialize)]
     #[serde(deny_unknown_fields)]

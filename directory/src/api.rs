@@ -1,0 +1,87 @@
+//! The HTTP API, `/api/v3` (PROTOCOL 7): routes, the OpenAPI document generated from them, and what they share. It takes
+//! requests from [`crate::serve`] (or a test), asks store and mailboxes, and calls nobody.
+
+pub mod nodes;
+pub mod problem;
+pub mod signed;
+pub mod system;
+pub mod tokens;
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::{Json, Router, routing};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::DeserializeOwned;
+use utoipa::OpenApi;
+
+use self::problem::{Code, Problem};
+use crate::state::Directory;
+
+/// The document served as `/api/v3/openapi.json`.
+#[derive(Debug, OpenApi)]
+#[openapi(
+    info(
+        title = "OpenRed directory",
+        description = "Registers nodes' signed cards and routes sealed link offers. Calls that act for a node carry HTTP \
+                       message signatures (RFC 9421) with the components @method, @target-uri, content-digest and the \
+                       parameters created, nonce, alg, keyid, tag."
+    ),
+    paths(
+        nodes::register,
+        nodes::node,
+        nodes::discover,
+        tokens::request_connection,
+        tokens::receive,
+        tokens::acknowledge,
+        system::health,
+        system::metrics,
+    ),
+    components(schemas(tokens::Delivery))
+)]
+pub struct Document;
+
+/// All routes.
+#[must_use]
+pub fn router(directory: Arc<Directory>) -> Router {
+    Router::new()
+        .route("/api/v3/nodes/register", routing::post(nodes::register))
+        .route("/api/v3/nodes/discover", routing::get(nodes::discover))
+        .route("/api/v3/nodes/{id}", routing::get(nodes::node))
+        .route("/api/v3/tokens/request-connection", routing::post(tokens::request_connection))
+        .route("/api/v3/tokens/receive", routing::get(tokens::receive))
+        .route("/api/v3/tokens/acknowledge", routing::post(tokens::acknowledge))
+        .route("/api/v3/health", routing::get(system::health))
+        .route("/api/v3/metrics", routing::get(system::metrics))
+        .route("/api/v3/openapi.json", routing::get(|| async { Json(Document::openapi()) }))
+        .fallback(|| async { Problem::from(Code::RequestUnknown) })
+        .method_not_allowed_fallback(|| async { Problem::from(Code::RequestMethod) })
+        .layer(middleware::from_fn_with_state(Arc::clone(&directory), count))
+        .with_state(directory)
+}
+
+async fn count(State(directory): State<Arc<Directory>>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    directory.metrics.answered(response.status().as_u16());
+    response
+}
+
+/// Reads a JSON body.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        // serde's text can repeat what the client sent; the place and the kind of fault are enough.
+        let detail = format!("line {}, column {}: {:?} error", error.line(), error.column(), error.classify());
+        Problem::new(Code::BodyMalformed, detail)
+    })
+}
+
+fn from_base64(text: &str) -> Result<Vec<u8>, Problem> {
+    STANDARD.decode(text).map_err(|_| Problem::new(Code::BodyMalformed, "not standard base64"))
+}
+
+fn to_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}

@@ -1,0 +1,88 @@
+//! Counters of this process, read by `/metrics` (Prometheus text) and by `directory status`. Counts only: no address, id or
+//! name ever becomes a label.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// All of them. Relaxed is enough: each stands for itself.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Requests answered, by class of status (index 2 = 2xx).
+    answers: [AtomicU64; 6],
+    /// Cards stored or refreshed.
+    pub registrations: Counter,
+    /// Offers taken.
+    pub offers: Counter,
+    /// Receipts passed on.
+    pub receipts: Counter,
+    /// Connections accepted.
+    pub connections: Counter,
+    /// Connections closed at once because too many were open.
+    pub connections_refused: Counter,
+    /// Connections open now.
+    pub connections_open: Counter,
+    /// Streams and long polls open now.
+    pub streams_open: Counter,
+}
+
+/// One number.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less, for gauges.
+    pub fn subtract(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Metrics {
+    /// Counts an answer.
+    pub fn answered(&self, status: u16) {
+        if let Some(class) = self.answers.get(usize::from(status / 100)) {
+            class.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Answers of a class (2 = 2xx).
+    #[must_use]
+    pub fn answers(&self, class: usize) -> u64 {
+        self.answers.get(class).map_or(0, |answers| answers.load(Ordering::Relaxed))
+    }
+
+    /// The Prometheus text format, with gauges that are known elsewhere.
+    #[must_use]
+    pub fn text(&self, waiting: usize, uptime_seconds: u64) -> String {
+        let mut text = String::new();
+        let mut line = |name: &str, kind: &str, help: &str, value: u64| {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        };
+        line("openred_directory_registrations_total", "counter", "Cards stored or refreshed.", self.registrations.get());
+        line("openred_directory_offers_total", "counter", "Offers taken for a recipient.", self.offers.get());
+        line("openred_directory_receipts_total", "counter", "Receipts passed to issuers.", self.receipts.get());
+        line("openred_directory_connections_total", "counter", "Connections accepted.", self.connections.get());
+        let refused = self.connections_refused.get();
+        line("openred_directory_connections_refused_total", "counter", "Connections over the cap.", refused);
+        line("openred_directory_connections", "gauge", "Connections open.", self.connections_open.get());
+        line("openred_directory_streams", "gauge", "Streams and long polls open.", self.streams_open.get());
+        line("openred_directory_items_waiting", "gauge", "Offers and receipts in memory.", waiting as u64);
+        line("openred_directory_uptime_seconds", "gauge", "Seconds since start.", uptime_seconds);
+        text.push_str("# HELP openred_directory_answers_total Answers by class of status.\n");
+        text.push_str("# TYPE openred_directory_answers_total counter\n");
+        for class in 2..=5 {
+            let _ = writeln!(text, "openred_directory_answers_total{{class=\"{class}xx\"}} {}", self.answers(class));
+        }
+        text
+    }
+}

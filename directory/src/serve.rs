@@ -1,0 +1,129 @@
+//! Sockets: accepts connections, TLS where it is configured, HTTP/1.1 with limits on number, head, time and silence; hands
+//! requests to the API. HTTP/2 is left out: nodes need one connection each, and its stream and header floods stay outside.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
+
+use crate::api::signed::Peer;
+use crate::limits::{DRAIN_TIME, HEAD_BYTES, HEAD_TIME, HEADERS, TLS_TIME, UNACKNOWLEDGED_TIME};
+use crate::state::Directory;
+
+/// Wait after a failed accept (out of descriptors): time for connections to end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listener and what answers on it.
+pub struct Service {
+    /// Bound and listening.
+    pub listener: TcpListener,
+    /// HTTPS.
+    pub tls: Option<TlsAcceptor>,
+    /// The routes.
+    pub router: Router,
+    /// Connections open at once.
+    pub connections: u32,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Service({:?})", self.listener)
+    }
+}
+
+/// Serves until the directory drains, then waits for what is under way, bounded by [`DRAIN_TIME`].
+pub async fn serve(directory: Arc<Directory>, service: Service) {
+    let places = Arc::new(Semaphore::new(service.connections as usize));
+    let mut draining = directory.draining();
+    while !*draining.borrow_and_update() {
+        let accepted = tokio::select! {
+            accepted = service.listener.accept() => accepted,
+            _ = draining.changed() => continue,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                directory.metrics.connections.add();
+                match Arc::clone(&places).try_acquire_owned() {
+                    Ok(place) => {
+                        let router = service.router.clone();
+                        let connection = Connection { directory: Arc::clone(&directory), peer: Peer(address), router, place };
+                        tokio::spawn(connection.run(stream, service.tls.clone()));
+                    }
+                    Err(_) => directory.metrics.connections_refused.add(),
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(service.listener);
+    let all_ended = places.acquire_many(service.connections);
+    if tokio::time::timeout(DRAIN_TIME, all_ended).await.is_err() {
+        tracing::info!("some connections were still open at the end");
+    }
+}
+
+struct Connection {
+    directory: Arc<Directory>,
+    peer: Peer,
+    router: Router,
+    place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        self.directory.metrics.connections_open.add();
+        let directory = Arc::clone(&self.directory);
+        // A failure here is the peer's connection ending: nothing to do.
+        let _ = stream.set_nodelay(true);
+        // A reader that does not read fills its window; the kernel then ends the connection for us.
+        let silence = u32::try_from(UNACKNOWLEDGED_TIME.as_millis()).unwrap_or(u32::MAX);
+        let _ = setsockopt(&stream, sockopt::TcpUserTimeout, &silence);
+        match tls {
+            None => self.speak(stream).await,
+            Some(tls) => {
+                if let Ok(Ok(stream)) = tokio::time::timeout(TLS_TIME, tls.accept(stream)).await {
+                    self.speak(stream).await;
+                }
+            }
+        }
+        directory.metrics.connections_open.subtract();
+    }
+
+    async fn speak(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let Self { directory, peer, router, place } = self;
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            router.clone().oneshot(request.map(Body::new))
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME)
+            .max_headers(HEADERS)
+            .max_buf_size(HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let mut draining = directory.draining();
+        loop {
+            tokio::select! {
+                // The error is the peer's: a malformed request, a time-out, a reset.
+                _ = connection.as_mut() => break,
+                _ = draining.changed() => connection.as_mut().graceful_shutdown(),
+            }
+        }
+        drop(place);
+    }
+}

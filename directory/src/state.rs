@@ -1,0 +1,177 @@
+//! What the API's handlers share. Locks are held for a few lines, never over an await.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use openred_proto::id::{NodeId, UnixMillis};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::limits::{BANS, Buckets, Nonces};
+use crate::metrics::Metrics;
+use crate::route::{Bounds, Mailboxes};
+use crate::store::StoreHandle;
+
+/// Reads the time; a test passes its own.
+pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
+
+/// The system's clock.
+#[must_use]
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    })
+}
+
+/// Who a token bucket belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Caller {
+    /// A node whose signature was verified.
+    Node(NodeId),
+    /// An address; an IPv6 one counts with its /64.
+    Address(IpAddr),
+}
+
+/// The shared state.
+pub struct Directory {
+    /// Signs receipts.
+    pub identity: Identity,
+    /// Public origin: what `@target-uri` begins with.
+    pub origin: String,
+    /// A proxy stands in front: callers' addresses are the proxy's.
+    pub behind_proxy: bool,
+    /// Lease of a registration.
+    pub lease: Duration,
+    /// Nodes that may be registered.
+    pub nodes: u64,
+    /// Streams that may be open.
+    pub streams: u64,
+    /// Cards.
+    pub store: StoreHandle,
+    /// Counters.
+    pub metrics: Metrics,
+    /// When this process began to serve.
+    pub started: UnixMillis,
+    clock: Clock,
+    mailboxes: Mutex<Mailboxes>,
+    nonces: Mutex<Nonces>,
+    buckets: Mutex<Buckets<Caller>>,
+    bans: RwLock<HashSet<NodeId>>,
+    store_failing: AtomicBool,
+    draining: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Directory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Directory({}@{})", self.identity.id(), self.origin)
+    }
+}
+
+impl Directory {
+    /// Puts it together; `bans` are those in the store.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        identity: Identity,
+        origin: String,
+        store: StoreHandle,
+        bans: HashSet<NodeId>,
+        clock: Clock,
+    ) -> Arc<Self> {
+        let limits = &config.limits;
+        let bounds = Bounds { offers_per_node: limits.offers_per_node as usize, items: limits.offers as usize };
+        Arc::new(Self {
+            identity,
+            origin,
+            behind_proxy: config.behind_proxy,
+            lease: Duration::from_secs(u64::from(*config.lease.seconds.get_ref())),
+            nodes: u64::from(limits.nodes),
+            streams: u64::from(limits.streams),
+            store,
+            metrics: Metrics::default(),
+            started: clock(),
+            clock,
+            mailboxes: Mutex::new(Mailboxes::new(bounds)),
+            nonces: Mutex::new(Nonces::default()),
+            buckets: Mutex::new(Buckets::new(*limits.requests_per_second.get_ref(), *limits.requests_burst.get_ref())),
+            bans: RwLock::new(bans),
+            store_failing: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
+        })
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> UnixMillis {
+        (self.clock)()
+    }
+
+    /// `did@url`: what nodes put into their configuration.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("{}@{}", self.identity.id(), self.origin)
+    }
+
+    /// The mailboxes. A panic elsewhere left them consistent: every change is one call.
+    pub fn mailboxes(&self) -> MutexGuard<'_, Mailboxes> {
+        self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn nonces(&self) -> MutexGuard<'_, Nonces> {
+        self.nonces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn take_token(&self, caller: Caller) -> Result<(), Duration> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner).take(self.now(), caller)
+    }
+
+    /// Whether a node is banned.
+    #[must_use]
+    pub fn is_banned(&self, node: &NodeId) -> bool {
+        self.bans.read().unwrap_or_else(PoisonError::into_inner).contains(node)
+    }
+
+    /// Takes a ban into effect; false when [`BANS`] are held.
+    pub fn ban(&self, node: NodeId) -> bool {
+        let mut bans = self.bans.write().unwrap_or_else(PoisonError::into_inner);
+        if bans.len() >= BANS {
+            return false;
+        }
+        bans.insert(node);
+        drop(bans);
+        self.mailboxes().evict(&node);
+        true
+    }
+
+    /// Lifts a ban.
+    pub fn unban(&self, node: &NodeId) {
+        self.bans.write().unwrap_or_else(PoisonError::into_inner).remove(node);
+    }
+
+    /// Notes how the last write went, for health.
+    pub(crate) fn note_store(&self, failing: bool) {
+        self.store_failing.store(failing, Ordering::Relaxed);
+    }
+
+    /// Whether the last write failed.
+    #[must_use]
+    pub fn store_failing(&self) -> bool {
+        self.store_failing.load(Ordering::Relaxed)
+    }
+
+    /// Ends streams and tells health.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Follows [`Directory::drain`].
+    #[must_use]
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+}

@@ -1,0 +1,174 @@
+//! What the directory keeps on disk: cards, bans, evidence of lies, nothing else. [`CardStore`] is the seam: one real
+//! implementation is here ([`sqlite`]), others may stand beside it. [`StoreHandle`] is how the asynchronous side asks:
+//! a bounded queue to one thread that was started before the system-call filter.
+
+pub mod sqlite;
+mod thread;
+
+use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::method::Method;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+pub use thread::StoreHandle;
+
+/// A verified card on its way into the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewCard {
+    /// Whose.
+    pub node: NodeId,
+    /// Its sequence.
+    pub sequence: u64,
+    /// When it ends.
+    pub expires_at: UnixMillis,
+    /// Whether discovery may show it.
+    pub listed: bool,
+    /// Its sector.
+    pub sector: String,
+    /// Its methods, as bits.
+    pub methods: u8,
+    /// The signed bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// What became of a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Registration {
+    /// A new node, or a newer card.
+    Stored,
+    /// The same card again: the lease starts anew.
+    Refreshed,
+    /// A lower sequence than the one held; refused.
+    Rollback,
+    /// Another card of the same sequence; refused, and both are kept as evidence.
+    Equivocation,
+    /// As many nodes as the operator allows.
+    Full,
+}
+
+/// One node as it is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Which.
+    pub node: NodeId,
+    /// Sequence of its card.
+    pub sequence: u64,
+    /// The signed card.
+    pub card: Vec<u8>,
+    /// Whether it chose to be listed.
+    pub listed: bool,
+    /// Its sector.
+    pub sector: String,
+    /// When the card ends.
+    pub expires_at: UnixMillis,
+    /// First registration.
+    pub first_seen: UnixMillis,
+    /// Last registration.
+    pub last_seen: UnixMillis,
+    /// Conflicting cards of it that were kept.
+    pub evidence: u64,
+}
+
+/// Which nodes a page shows. Order is by id, so a cursor stays right whatever comes and goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Only listed ones.
+    pub listed_only: bool,
+    /// Only this sector.
+    pub sector: Option<String>,
+    /// Only nodes that speak this method.
+    pub method: Option<Method>,
+    /// Only nodes heard of since then.
+    pub seen_since: Option<UnixMillis>,
+    /// Only cards that end after this.
+    pub alive_at: Option<UnixMillis>,
+    /// After this id.
+    pub after: Option<NodeId>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Nodes with a card.
+    pub nodes: u64,
+    /// Of them, heard of within the lease.
+    pub fresh: u64,
+    /// Conflicts kept.
+    pub evidence: u64,
+    /// Bans.
+    pub bans: u64,
+    /// Bytes of the database.
+    pub bytes: u64,
+}
+
+/// A ban.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// Who.
+    pub node: NodeId,
+    /// Since when.
+    pub at: UnixMillis,
+    /// The operator's reason; shown to the operator alone.
+    pub reason: String,
+}
+
+/// A place for cards. Calls come from one thread at a time; between [`CardStore::begin`] and [`CardStore::commit`] they
+/// hold together.
+pub trait CardStore {
+    /// Starts a group of calls.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn begin(&mut self) -> Result<()>;
+    /// Makes the group durable.
+    ///
+    /// # Errors
+    /// The storage's; then nothing of the group holds.
+    fn commit(&mut self) -> Result<()>;
+    /// Forgets the group.
+    fn roll_back(&mut self);
+    /// Takes a card by the sequence rules (PROTOCOL 1); `most` nodes may be held.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn register(&mut self, now: UnixMillis, card: &NewCard, most: u64) -> Result<Registration>;
+    /// One node.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn node(&mut self, node: &NodeId) -> Result<Option<Held>>;
+    /// A page of nodes.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn page(&mut self, query: &Query) -> Result<Vec<Held>>;
+    /// How much there is; fresh are those seen since then.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn counts(&mut self, seen_since: UnixMillis) -> Result<Counts>;
+    /// Drops the cards that ended before then; their sequences stay, so that an old card cannot come back.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn purge(&mut self, ended_before: UnixMillis) -> Result<u64>;
+    /// All bans.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn bans(&mut self) -> Result<Vec<Ban>>;
+    /// Adds a ban; false when there was one.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn ban(&mut self, ban: &Ban) -> Result<bool>;
+    /// Lifts a ban; false when there was none.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn unban(&mut self, node: &NodeId) -> Result<bool>;
+}
