@@ -258,7 +258,8 @@ impl Config {
         }
         match text.parse::<SocketAddr>() {
             Ok(address) if address.ip().is_loopback() => Ok(Some(address)),
-            _ => Err(source.refuse(self.metrics_listen.span(), "must be a loopback address and port, as in \"127.0.0.1:7441\"")),
+            _ => Err(source
+                .refuse(self.metrics_listen.span(), "must be a loopback address and port, as in \"127.0.0.1:7441\"")),
         }
     }
 
@@ -368,7 +369,8 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_the_nearest() {
-        let expected = "directory.toml:2:1: unknown key `straems`; did you mean `streams`?\n   |\n 2 | straems = 4\n   | ^^^^^^^";
+        let expected =
+            "directory.toml:2:1: unknown key `straems`; did you mean `streams`?\n   |\n 2 | straems = 4\n   | ^^^^^^^";
         assert_eq!(check("[limits]\nstraems = 4\n").unwrap_err(), expected);
     }
 

@@ -30,7 +30,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The address is in use.
-    #[error("{address}: the port is taken; end what listens there (`ss -ltnp`) or set another `listen` in the configuration")]
+    #[error(
+        "{address}: the port is taken; end what listens there (`ss -ltnp`) or set another `listen` in the configuration"
+    )]
     LocalPortTaken {
         /// The configured address.
         address: SocketAddr,

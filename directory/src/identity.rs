@@ -91,7 +91,9 @@ impl Identity {
         let decoded = lines.is_some_and(|(_, digits)| hex::decode_to_slice(digits.trim_end(), &mut seed).is_ok());
         let identity = decoded.then(|| Self::from_seed(&seed));
         wipe(&mut seed);
-        identity.ok_or_else(|| wrong("not a directory key; restore it from a backup, or move it away to start as a new directory"))
+        identity.ok_or_else(|| {
+            wrong("not a directory key; restore it from a backup, or move it away to start as a new directory")
+        })
     }
 
     /// Temp + fsync + rename + fsync of the directory: after a crash there is the whole key or none.

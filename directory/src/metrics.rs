@@ -68,7 +68,12 @@ impl Metrics {
         let mut line = |name: &str, kind: &str, help: &str, value: u64| {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         };
-        line("openred_directory_registrations_total", "counter", "Cards stored or refreshed.", self.registrations.get());
+        line(
+            "openred_directory_registrations_total",
+            "counter",
+            "Cards stored or refreshed.",
+            self.registrations.get(),
+        );
         line("openred_directory_offers_total", "counter", "Offers taken for a recipient.", self.offers.get());
         line("openred_directory_receipts_total", "counter", "Receipts passed to issuers.", self.receipts.get());
         line("openred_directory_connections_total", "counter", "Connections accepted.", self.connections.get());

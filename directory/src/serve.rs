@@ -57,7 +57,8 @@ pub async fn serve(directory: Arc<Directory>, service: Service) {
                 match Arc::clone(&places).try_acquire_owned() {
                     Ok(place) => {
                         let router = service.router.clone();
-                        let connection = Connection { directory: Arc::clone(&directory), peer: Peer(address), router, place };
+                        let connection =
+                            Connection { directory: Arc::clone(&directory), peer: Peer(address), router, place };
                         tokio::spawn(connection.run(stream, service.tls.clone()));
                     }
                     Err(_) => directory.metrics.connections_refused.add(),

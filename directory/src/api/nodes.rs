@@ -202,7 +202,8 @@ pub(crate) async fn discover(
     let limit = query.limit;
     let held = directory.store.call(move |store| store.page(&query)).await?;
     let next = held.last().filter(|_| held.len() == limit).map(|last| last.node.to_string());
-    let nodes = held.iter().filter(|held| !directory.is_banned(&held.node)).map(|held| view(&directory, held)).collect();
+    let nodes =
+        held.iter().filter(|held| !directory.is_banned(&held.node)).map(|held| view(&directory, held)).collect();
     Ok(Json(Page { nodes, next }))
 }
 

@@ -93,6 +93,9 @@ fn metrics_text(directory: &Directory) -> Response {
 pub fn local_router(directory: Arc<Directory>) -> Router {
     Router::new()
         .route("/health", routing::get(health))
-        .route("/metrics", routing::get(|State(directory): State<Arc<Directory>>| async move { metrics_text(&directory) }))
+        .route(
+            "/metrics",
+            routing::get(|State(directory): State<Arc<Directory>>| async move { metrics_text(&directory) }),
+        )
         .with_state(directory)
 }

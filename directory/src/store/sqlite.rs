@@ -89,6 +89,12 @@ impl SqliteStore {
         Ok(())
     }
 
+    /// One node, without the exclusive access that [`CardStore`] asks for.
+    pub(crate) fn read(&self, node: &NodeId) -> Result<Option<Held>> {
+        let mut select = self.connection.prepare_cached(&format!("{HELD} AND id = ?1"))?;
+        Ok(select.query_row([node.as_bytes()], held).optional()?)
+    }
+
     fn rows(&self) -> Result<u64> {
         let count = || self.connection.query_row("SELECT count(*) FROM nodes", [], |row| row.get::<_, i64>(0));
         Ok(self.rows.map_or_else(|| count().map(unsigned), Ok)?)
@@ -170,8 +176,7 @@ impl CardStore for SqliteStore {
     }
 
     fn node(&mut self, node: &NodeId) -> Result<Option<Held>> {
-        let mut select = self.connection.prepare_cached(&format!("{HELD} AND id = ?1"))?;
-        Ok(select.query_row([node.as_bytes()], held).optional()?)
+        self.read(node)
     }
 
     fn page(&mut self, query: &Query) -> Result<Vec<Held>> {

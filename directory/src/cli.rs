@@ -1,0 +1,255 @@
+//! `directory …`: the commands. Each reads the configuration, does one thing (alone, or by asking the running directory over
+//! its admin socket), prints text or JSON, and ends with an exit code of docs/operations.md.
+
+mod doctor;
+pub mod render;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::admin::{Answer, Ask, client};
+use crate::config::{Format, Level, Loaded};
+use crate::daemon;
+use crate::error::{Error, Result};
+use crate::identity::Identity;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "directory", version, about = "An OpenRed directory: registers nodes and routes sealed link offers")]
+pub struct Arguments {
+    /// Folder of key, database and admin socket.
+    #[arg(long, global = true, value_name = "DIR", env = "OPENRED_DIRECTORY_HOME")]
+    home: Option<PathBuf>,
+    /// Configuration file; without it, directory.toml in the home, if there is one.
+    #[arg(long, global = true, value_name = "FILE", env = "OPENRED_DIRECTORY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Print JSON with a versioned schema.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make home and identity, and print the address that nodes configure.
+    Init,
+    /// Serve until SIGTERM.
+    Serve,
+    /// Read the configuration and what it names, and say what is wrong. Needs neither network nor root.
+    Check,
+    /// Check the running directory: health, and each layer of its cage.
+    Doctor,
+    /// Say how the running directory is.
+    Status,
+    /// Look at nodes, ban them.
+    #[command(subcommand)]
+    Nodes(Nodes),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the version.
+    Version,
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder.
+    Man {
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Nodes {
+    /// List nodes, in the order of their ids.
+    List {
+        /// Only banned ones.
+        #[arg(long)]
+        banned: bool,
+        /// Only this sector.
+        #[arg(long)]
+        sector: Option<String>,
+        /// Only after this node.
+        #[arg(long, value_name = "DID")]
+        after: Option<String>,
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show one node.
+    Show {
+        /// Its did:key.
+        node: String,
+    },
+    /// Refuse a node from now on, known or not.
+    Ban {
+        /// Its did:key.
+        node: String,
+        /// Why; only the operator sees it.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Lift a ban.
+    Unban {
+        /// Its did:key.
+        node: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print every setting that holds.
+    Show {
+        /// Say where each value comes from.
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+/// Runs a command line.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; clap knows the code and the stream.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let json = arguments.json;
+    match arguments.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::LocalDegraded) => ExitCode::from(Error::LocalDegraded.exit_code()),
+        Err(error) => {
+            complain(&error, json);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn complain(error: &Error, json: bool) {
+    #[derive(Serialize)]
+    struct Complaint<'a> {
+        schema: &'a str,
+        error: String,
+        exit_code: u8,
+    }
+    let mut out = std::io::stderr().lock();
+    let complaint =
+        Complaint { schema: "openred.directory.error/1", error: error.to_string(), exit_code: error.exit_code() };
+    // Nobody reads the standard error: then nobody needs the text.
+    let _ = match serde_json::to_string(&complaint) {
+        Ok(line) if json => writeln!(out, "{line}"),
+        _ => writeln!(out, "directory: {error}"),
+    };
+}
+
+impl Arguments {
+    fn run(self) -> Result<()> {
+        let json = self.json;
+        match &self.command {
+            Command::Version => return print(&render::version(json)),
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(*shell, &mut Arguments::command(), "directory", &mut script);
+                return print(&String::from_utf8_lossy(&script));
+            }
+            Command::Man { folder } => {
+                return clap_mangen::generate_to(Arguments::command(), folder)
+                    .map_err(Error::file("write into", folder));
+            }
+            _ => {}
+        }
+        let loaded = Loaded::read(self.config.as_deref(), self.home.as_deref())?;
+        match self.command {
+            Command::Init => init(&loaded, json),
+            Command::Serve => {
+                log_to_stderr(&loaded);
+                daemon::run(&loaded)
+            }
+            Command::Check => check(&loaded, json),
+            Command::Doctor => doctor::run(&loaded, json),
+            Command::Status => status(&loaded, json),
+            Command::Nodes(command) => nodes(&loaded, command, json),
+            Command::Config(ConfigCommand::Show { origin }) => {
+                let settings = loaded.source.settings(&loaded.config);
+                let settings = settings.map_err(|_| Error::Misuse("the configuration cannot be shown"))?;
+                print(&render::settings(&settings, origin, json))
+            }
+            Command::Version | Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        }
+    }
+}
+
+/// Writes to the standard output; a closed pipe ends the command without a word.
+fn print(text: &str) -> Result<()> {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn init(loaded: &Loaded, json: bool) -> Result<()> {
+    let home = loaded.home.folder();
+    std::fs::create_dir_all(home).map_err(Error::file("create", home))?;
+    let (identity, new) = Identity::load_or_create(&loaded.home.key())?;
+    let origin = loaded.config.public_origin(*loaded.config.listen.get_ref());
+    print(&render::init(&format!("{}@{origin}", identity.id()), home, new, json))
+}
+
+fn check(loaded: &Loaded, json: bool) -> Result<()> {
+    daemon::open_tls(loaded.config.tls.certificate.get_ref(), &loaded.config.tls.key)?;
+    let key = loaded.home.key();
+    if key.exists() {
+        Identity::load(&key)?;
+    }
+    print(&render::checked(loaded.source.file(), json))
+}
+
+fn status(loaded: &Loaded, json: bool) -> Result<()> {
+    let Answer::Status(status) = client::ask(&loaded.home.socket(), &Ask::Status)? else {
+        return Err(Error::PeerMalformed);
+    };
+    print(&render::status(&status, json))?;
+    if status.health.status == "ok" { Ok(()) } else { Err(Error::LocalDegraded) }
+}
+
+fn nodes(loaded: &Loaded, command: Nodes, json: bool) -> Result<()> {
+    let ask = match command {
+        Nodes::List { banned, sector, after, limit } => Ask::Nodes { banned, sector, after, limit },
+        Nodes::Show { node } => Ask::Show { node },
+        Nodes::Ban { node, reason } => Ask::Ban { node, reason },
+        Nodes::Unban { node } => Ask::Unban { node },
+    };
+    match client::ask(&loaded.home.socket(), &ask)? {
+        Answer::Nodes(list) => print(&render::nodes(&list, json)),
+        Answer::Node(node) => print(&render::node(&node, json)),
+        Answer::Done { node, done } => print(&render::done(&node, &done, json)),
+        Answer::Status(_) | Answer::Doctor(_) | Answer::Refused(_) => Err(Error::PeerMalformed),
+    }
+}
+
+fn log_to_stderr(loaded: &Loaded) {
+    let level = match loaded.config.log.level {
+        Level::Error => tracing::Level::ERROR,
+        Level::Warn => tracing::Level::WARN,
+        Level::Info => tracing::Level::INFO,
+        Level::Debug => tracing::Level::DEBUG,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false);
+    // A second subscriber (a test's) stays.
+    let _ = match loaded.config.log.format {
+        Format::Human => builder.try_init(),
+        Format::Json => builder.json().try_init(),
+    };
+}

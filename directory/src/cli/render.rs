@@ -1,0 +1,204 @@
+//! What the commands print: text that fits 80 columns, or JSON with a versioned schema. Pure: values in, text out.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use openred_proto::config::Setting;
+use serde::Serialize;
+
+use crate::admin::{NodeLine, NodeList, Status};
+
+/// JSON: the schema's name beside the value's own fields.
+fn document(schema: &str, value: &impl Serialize) -> String {
+    #[derive(Serialize)]
+    struct Document<'a, T> {
+        schema: &'a str,
+        #[serde(flatten)]
+        value: &'a T,
+    }
+    let document = Document { schema: &format!("openred.directory.{schema}/1"), value };
+    // Every value here is a plain struct with text keys: serialising it cannot fail.
+    let mut text = serde_json::to_string(&document).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+pub(super) fn version(json: bool) -> String {
+    #[derive(Serialize)]
+    struct Version {
+        version: &'static str,
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    if json { document("version", &Version { version }) } else { format!("directory {version}\n") }
+}
+
+pub(super) fn init(address: &str, home: &Path, new: bool, json: bool) -> String {
+    #[derive(Serialize)]
+    struct Init<'a> {
+        address: &'a str,
+        home: &'a Path,
+        created: bool,
+    }
+    if json {
+        return document("init", &Init { address, home, created: new });
+    }
+    let what = if new { "made" } else { "was there" };
+    format!("home      {}\nidentity  {what}\nNodes configure this address:\n{address}\n", home.display())
+}
+
+pub(super) fn checked(file: &Path, json: bool) -> String {
+    #[derive(Serialize)]
+    struct Checked<'a> {
+        file: &'a Path,
+        ok: bool,
+    }
+    if json { document("check", &Checked { file, ok: true }) } else { format!("{}: ok\n", file.display()) }
+}
+
+/// `config show`.
+#[must_use]
+pub fn settings(settings: &[Setting], origin: bool, json: bool) -> String {
+    #[derive(Serialize)]
+    struct Settings<'a> {
+        settings: &'a [Setting],
+    }
+    if json {
+        return document("config", &Settings { settings });
+    }
+    let mut text = String::new();
+    for setting in settings {
+        let value = setting.value.to_string();
+        let _ = match origin {
+            true => writeln!(text, "{:<28} {value:<40} {}", setting.key, setting.origin),
+            false => writeln!(text, "{} = {value}", setting.key),
+        };
+    }
+    text
+}
+
+/// `status`.
+#[must_use]
+pub fn status(status: &Status, json: bool) -> String {
+    if json {
+        return document("status", status);
+    }
+    let counts = &status.counts;
+    let mut text = String::new();
+    let _ = writeln!(text, "address   {}", status.address);
+    let (state, pid, up) = (&status.health.status, status.pid, duration(status.uptime_seconds));
+    let _ = writeln!(text, "state     {state}, process {pid}, up {up}");
+    for condition in status.health.conditions.iter().filter(|condition| !condition.ok) {
+        let _ = writeln!(text, "          {}: {}", condition.code, condition.help);
+    }
+    let _ = writeln!(
+        text,
+        "nodes     {} registered, {} fresh, {} banned, {} with conflicting cards",
+        counts.nodes, counts.fresh, counts.bans, counts.evidence
+    );
+    let _ = writeln!(
+        text,
+        "waiting   {} offers and receipts, for {} open streams on {} connections",
+        status.waiting, status.streams, status.connections
+    );
+    let [good, refused, failed] = status.answers;
+    let _ = writeln!(text, "answers   {good} good, {refused} refused, {failed} failed");
+    text
+}
+
+/// `nodes list`.
+#[must_use]
+pub fn nodes(list: &NodeList, json: bool) -> String {
+    if json {
+        return document("nodes", list);
+    }
+    if list.nodes.is_empty() {
+        return "no nodes\n".to_owned();
+    }
+    let mut text = format!("{:<56}  {:<7}  {}\n", "NODE", "STATE", "SEEN");
+    for node in &list.nodes {
+        let seen = node.seen_seconds_ago.map_or_else(|| "never".to_owned(), duration);
+        let _ = writeln!(text, "{:<56}  {:<7}  {seen}", node.node, node.state);
+    }
+    if let Some(next) = &list.next {
+        let _ = writeln!(text, "more: --after {next}");
+    }
+    text
+}
+
+/// `nodes show`.
+#[must_use]
+pub fn node(node: &NodeLine, json: bool) -> String {
+    if json {
+        return document("node", node);
+    }
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<10}{value}");
+    };
+    let since = |seconds: Option<u64>| seconds.map_or_else(|| "-".to_owned(), duration);
+    line("node", &node.node);
+    line("state", &node.state);
+    line("listed", if node.listed { "yes" } else { "no" });
+    line("sector", if node.sector.is_empty() { "-" } else { &node.sector });
+    line("sequence", &node.sequence.to_string());
+    line("seen", &format!("{} ago", since(node.seen_seconds_ago)));
+    line("known", &format!("for {}", since(node.known_for_seconds)));
+    line("card ends", &format!("in {}", since(node.ends_in_seconds)));
+    line("conflicts", &node.evidence.to_string());
+    if let Some(reason) = &node.ban_reason {
+        line("banned", if reason.is_empty() { "without a reason" } else { reason });
+    }
+    text
+}
+
+/// `nodes ban`, `nodes unban`.
+#[must_use]
+pub fn done(node: &str, done: &str, json: bool) -> String {
+    #[derive(Serialize)]
+    struct Done<'a> {
+        node: &'a str,
+        done: &'a str,
+    }
+    if json { document("done", &Done { node, done }) } else { format!("{done} {node}\n") }
+}
+
+/// One line of `doctor`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub name: String,
+    /// Whether it is in order.
+    pub ok: bool,
+    /// What was found, or the way out.
+    pub detail: String,
+}
+
+/// `doctor`.
+#[must_use]
+pub fn doctor(findings: &[Finding], json: bool) -> String {
+    #[derive(Serialize)]
+    struct Findings<'a> {
+        ok: bool,
+        findings: &'a [Finding],
+    }
+    let ok = findings.iter().all(|finding| finding.ok);
+    if json {
+        return document("doctor", &Findings { ok, findings });
+    }
+    let mut text = String::new();
+    for finding in findings {
+        let mark = if finding.ok { "ok" } else { "WRONG" };
+        let _ = writeln!(text, "{:<24} {mark:<5}  {}", finding.name, finding.detail);
+    }
+    text
+}
+
+/// The largest fitting unit.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}

@@ -1,0 +1,255 @@
+//! `directory serve`, a straight line: open what is needed, give up everything else, serve (docs/sandbox.md).
+//!
+//! Listeners, key and certificate are opened first, while the process still may. Then namespaces, uid, Landlock and
+//! capabilities go; then come the database (as the confined user, which proves that it can), the threads and the runtime;
+//! then the system-call filter closes, and only then is the first byte read from anybody.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use openred_policy::{Cage, Descriptors, KeptPath, LayerReport, Restricted, Role, Unconfined};
+use openred_proto::limits::CLOCK_GRACE;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
+
+use crate::admin;
+use crate::api;
+use crate::config::{Home, Loaded};
+use crate::error::{Error, Result};
+use crate::identity::Identity;
+use crate::limits::SWEEP;
+use crate::serve::{Service, serve};
+use crate::state::{Directory, system_clock};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{CardStore as _, StoreHandle};
+
+/// Everything that is opened before the cage.
+struct Opened {
+    listener: TcpListener,
+    metrics: Option<TcpListener>,
+    admin: UnixListener,
+    operator: u32,
+    identity: Identity,
+    tls: Option<TlsAcceptor>,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Whatever stops the start; afterwards nothing does.
+pub fn run(loaded: &Loaded) -> Result<()> {
+    let unconfined = Unconfined::enter(Role::Directory, Descriptors::CloseOthers(&[0, 1, 2]))?;
+    let opened = open(loaded)?;
+    let restricted = unconfined.separate(&cage(loaded))?.restrict()?;
+    let report = Arc::new(OnceLock::new());
+    let started = start(loaded, opened, Arc::clone(&report), &restricted)?;
+    let confined = restricted.seal()?;
+    // Set once, here; the admin thread only reads it.
+    let _ = report.set(confined.report().clone());
+    started.runtime.block_on(started.services.serve());
+    Ok(())
+}
+
+fn cage(loaded: &Loaded) -> Cage {
+    let config = &loaded.config;
+    let identity = openred_policy::Identity { uid: *config.uid.get_ref(), gid: *config.gid.get_ref() };
+    // It never calls out: no port may be connected to.
+    Cage::new(Role::Directory, Some(identity)).keep(KeptPath::writable(&loaded.home.state())).connect_only(Vec::new())
+}
+
+fn open(loaded: &Loaded) -> Result<Opened> {
+    let config = &loaded.config;
+    prepare_home(&loaded.home, *config.uid.get_ref(), *config.gid.get_ref())?;
+    let admin = open_admin(&loaded.home)?;
+    let (identity, new) = Identity::load_or_create(&loaded.home.key())?;
+    if new {
+        tracing::info!(directory = %identity.id(), "made a new identity");
+    }
+    let tls = open_tls(&config.tls.certificate.get_ref().clone(), &config.tls.key)?;
+    let listener = listen(*config.listen.get_ref())?;
+    let metrics = config.metrics_address(&loaded.source)?.map(listen).transpose()?;
+    let operator = nix::unistd::geteuid().as_raw();
+    Ok(Opened { listener, metrics, admin, operator, identity, tls })
+}
+
+/// Makes home, state and admin folder. The state belongs to the user that the directory will run as.
+fn prepare_home(home: &Home, uid: u32, gid: u32) -> Result<()> {
+    let make = |path: &Path| {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(path).map_err(Error::file("create", path))
+    };
+    make(home.folder())?;
+    make(&home.admin())?;
+    let state = home.state();
+    make(&state)?;
+    for private in [home.admin(), state.clone()] {
+        let found = std::fs::symlink_metadata(&private).map_err(Error::file("look at", &private))?;
+        if !found.is_dir() || found.mode() & 0o077 != 0 {
+            let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+            return Err(Error::LocalFile { action: "use, it must be a folder of mode 700,", path: private, source });
+        }
+    }
+    if nix::unistd::geteuid().is_root() {
+        let own = |path: &Path| {
+            std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(Error::file("change the owner of", path))
+        };
+        own(&state)?;
+        for entry in std::fs::read_dir(&state).map_err(Error::file("list", &state))? {
+            own(&entry.map_err(Error::file("list", &state))?.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn open_admin(home: &Home) -> Result<UnixListener> {
+    let socket = home.socket();
+    if admin::client::is_running(&socket) {
+        return Err(Error::LocalAlreadyRunning { socket });
+    }
+    // Left over from a process that was killed: nobody listens.
+    let _ = std::fs::remove_file(&socket);
+    UnixListener::bind(&socket).map_err(Error::file("listen on", &socket))
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => Error::LocalPortTaken { address },
+        _ => Error::LocalListen { address, source },
+    })?;
+    listener.set_nonblocking(true).map_err(|source| Error::LocalListen { address, source })?;
+    Ok(listener)
+}
+
+/// Loads certificate and key; `None` when no certificate is configured.
+///
+/// # Errors
+/// A file that cannot be read or does not hold what it should.
+pub fn open_tls(certificate: &Path, key: &Path) -> Result<Option<TlsAcceptor>> {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    if certificate.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let wrong = |path: &Path, why| Error::LocalTls { path: path.to_owned(), why };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .map_err(|_| wrong(certificate, "cannot be read as PEM certificates (tls.certificate)"))?;
+    if chain.is_empty() {
+        return Err(wrong(certificate, "holds no certificate (tls.certificate)"));
+    }
+    let private =
+        PrivateKeyDer::from_pem_file(key).map_err(|_| wrong(key, "cannot be read as a PEM private key (tls.key)"))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|_| wrong(certificate, "this build speaks no TLS version"))?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(|_| wrong(key, "is not the key of the certificate (tls.key)"))?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(tls))))
+}
+
+struct Started {
+    runtime: Runtime,
+    services: Services,
+}
+
+struct Services {
+    directory: Arc<Directory>,
+    api: Service,
+    local: Option<Service>,
+    end: [Signal; 2],
+    reload: Signal,
+}
+
+/// Database, threads, runtime, signals: after confinement, before the filter.
+fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &Restricted) -> Result<Started> {
+    let config = &loaded.config;
+    let database = loaded.home.database();
+    let megabytes = *config.store.max_megabytes.get_ref();
+    let store = SqliteStore::open(&database, megabytes)?;
+    let mut admin_store = SqliteStore::open(&database, megabytes)?;
+    let bans = admin_store.bans()?.into_iter().map(|ban| ban.node).collect();
+    let bound = opened.listener.local_addr().map_err(Error::LocalRuntime)?;
+    let origin = config.public_origin(bound);
+    let handle = StoreHandle::start(store)?;
+    let directory = Directory::new(config, opened.identity, origin, handle, bans, system_clock());
+    let settings = loaded.source.settings(config).unwrap_or_default();
+    let server = admin::server::Server {
+        listener: opened.admin,
+        operator: opened.operator,
+        directory: Arc::clone(&directory),
+        store: admin_store,
+        cage,
+        settings,
+    };
+    server.start()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::LocalRuntime)?;
+    let entered = runtime.enter();
+    let tokio_listener = |listener| tokio::net::TcpListener::from_std(listener).map_err(Error::LocalRuntime);
+    let connections = config.limits.connections;
+    let router = api::router(Arc::clone(&directory));
+    let api = Service { listener: tokio_listener(opened.listener)?, tls: opened.tls, router, connections };
+    let local = match opened.metrics {
+        Some(listener) => {
+            let router = api::system::local_router(Arc::clone(&directory));
+            Some(Service { listener: tokio_listener(listener)?, tls: None, router, connections: METRICS_CONNECTIONS })
+        }
+        None => None,
+    };
+    let register = |kind| signal(kind).map_err(Error::LocalRuntime);
+    let end = [register(SignalKind::terminate())?, register(SignalKind::interrupt())?];
+    let reload = register(SignalKind::hangup())?;
+    drop(entered);
+    Ok(Started { runtime, services: Services { directory, api, local, end, reload } })
+}
+
+/// Connections to the listener for metrics: one collector and somebody looking.
+const METRICS_CONNECTIONS: u32 = 16;
+/// Ended cards are looked for this often, in sweeps.
+const SWEEPS_PER_PURGE: u32 = 60;
+
+impl Services {
+    async fn serve(self) {
+        let Self { directory, api, local, end: [mut terminate, mut interrupt], mut reload } = self;
+        tracing::info!(address = %directory.address(), "serving");
+        let housekeeping = tokio::spawn(keep_house(Arc::clone(&directory)));
+        if let Some(local) = local {
+            tokio::spawn(serve(Arc::clone(&directory), local));
+        }
+        let mut serving = std::pin::pin!(serve(Arc::clone(&directory), api));
+        loop {
+            tokio::select! {
+                () = serving.as_mut() => break,
+                _ = terminate.recv() => directory.drain(),
+                _ = interrupt.recv() => directory.drain(),
+                _ = reload.recv() => tracing::warn!("the configuration is read at the start only: restart to change it"),
+            }
+        }
+        housekeeping.abort();
+        tracing::info!("ended");
+    }
+}
+
+async fn keep_house(directory: Arc<Directory>) {
+    let mut sweeps = 0_u32;
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let now = directory.now();
+        directory.mailboxes().sweep(now);
+        sweeps = sweeps.wrapping_add(1);
+        if sweeps % SWEEPS_PER_PURGE == 0 {
+            let purged = directory.store.call(move |store| store.purge(now.minus(CLOCK_GRACE))).await;
+            match purged {
+                Ok(0) => {}
+                Ok(cards) => tracing::info!(cards, "dropped cards that had ended"),
+                Err(error) => tracing::warn!(%error, "ended cards could not be dropped"),
+            }
+        }
+    }
+}
