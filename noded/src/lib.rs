@@ -1,9 +1,23 @@
-//! The node: peer-to-peer API, links, sessions, modules; and the operator's command line.
+//! The node: it parses hostile bytes, holds no long-term key, and serves modules. Two binaries are made of it: `noded`, the
+//! daemon in its cage, and `openred`, the operator's command line and the supervisor.
 #![forbid(unsafe_code)]
 
 #[allow(dead_code, reason = "wired in the next commits")]
+pub(crate) mod clock;
+pub mod config;
+#[allow(dead_code, reason = "wired in the next commits")]
+pub(crate) mod directory;
+#[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod handshake;
+#[allow(dead_code, reason = "wired in the next commits")]
+pub(crate) mod health;
 pub mod keys;
+#[allow(dead_code, reason = "wired in the next commits")]
+pub(crate) mod link;
+#[allow(dead_code, reason = "wired in the next commits")]
+pub(crate) mod module;
 pub mod p2p;
 #[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod session;
+#[allow(dead_code, reason = "wired in the next commits")]
+pub(crate) mod store;

@@ -1,0 +1,331 @@
+//! The node's configuration: one TOML file (`openred.toml`), its defaults, and where each value came from.
+//!
+//! Text comes from the file, the environment (`OPENRED_…`) and flags, in rising precedence ([`resolve`]); the supervisor
+//! resolves it once and hands the result to `noded` on a descriptor, so both read the same values. This module parses and
+//! checks; it opens no file and resolves no name. Decisions (approved peers, revoked links) are no settings: they live in
+//! the store and can only narrow what stands here.
+
+mod document;
+mod layers;
+mod text;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use openred_proto::checked::card::check_endpoint;
+use openred_proto::id::NodeId;
+use openred_proto::limits::{CARD_ENDPOINTS, CARD_LIFE, LINK_LIFE, LINK_LIFE_MAX, NAME_BYTES};
+use openred_proto::method::{Method, MethodSet, Schedule};
+use serde::{Deserialize, Serialize};
+
+pub use document::document;
+pub use layers::{Origin, Resolved, resolve};
+pub use text::DirectoryAddress;
+
+/// Directories that one node registers with; each holds a stream open, so a handful is plenty.
+pub const DIRECTORIES: usize = 4;
+/// Peers in `links.allow`; longer lists belong to the `sector` or `ask` policy.
+pub const ALLOWED_PEERS: usize = 1024;
+/// Port that nodes listen on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7690;
+/// First of the four uids that the node's processes take when started as root (SANDBOX).
+pub const DEFAULT_UID_BASE: u32 = 61_000;
+
+/// All settings of a node. Every key has a default; unknown keys are refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// Name for people, in the card; proves nothing.
+    pub name: String,
+    /// Group that policies and discovery may use, in the card.
+    pub sector: String,
+    /// Whether directories may list this node in discovery.
+    pub listed: bool,
+    /// Address of the peer-to-peer listener.
+    pub listen: SocketAddr,
+    /// URLs under which peers reach it; empty: the listener's own address, unless that is a wildcard.
+    pub endpoints: Vec<String>,
+    /// Directories, each `did:key:…@https://host[:port]`; the first that answers is used for look-ups.
+    pub directories: Vec<DirectoryAddress>,
+    /// First of four consecutive uids for the node's processes; only used when started as root.
+    pub uid_base: u32,
+    /// How links are made.
+    pub links: LinkConfig,
+    /// How directories are spoken to.
+    pub directory: DirectoryConfig,
+    /// What the node may keep on disk.
+    pub storage: StorageConfig,
+    /// What the processes log.
+    pub log: LogConfig,
+    /// Switches for measurements.
+    pub diagnostics: DiagnosticsConfig,
+}
+
+/// `[links]`: who may link with this node, and with which methods.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LinkConfig {
+    /// What happens to an offer from a peer that the operator has not approved.
+    pub incoming: IncomingPolicy,
+    /// Peers whose offers are accepted under `allow-list`.
+    #[serde(with = "text::node_ids")]
+    pub allow: Vec<NodeId>,
+    /// Methods that this node issues and accepts.
+    pub methods: Vec<Method>,
+    /// Which rule picks the method of a link that this node issues.
+    pub schedule: Schedule,
+    /// Life of a link that this node issues, in hours.
+    pub life_hours: u32,
+}
+
+/// What happens to an offer that nobody has approved yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IncomingPolicy {
+    /// Accept every valid offer.
+    Open,
+    /// Accept offers of the peers in `links.allow`, refuse others.
+    AllowList,
+    /// Accept offers of peers whose card names this node's sector, refuse others.
+    Sector,
+    /// Keep it until `openred link accept`.
+    Ask,
+}
+
+/// `[directory]`: the client's side.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DirectoryConfig {
+    /// PEM file of the certificate authorities to trust; empty: the public web's.
+    pub ca_file: PathBuf,
+    /// Life of the card that is registered, in hours; renewed at a third of it.
+    pub card_hours: u32,
+}
+
+/// `[storage]`: what the node may keep.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageConfig {
+    /// Most megabytes of the node's database; zero: as the disk has.
+    pub database_megabytes: u32,
+    /// Most megabytes of the blobs of one module; zero: as the disk has.
+    pub blobs_megabytes: u32,
+}
+
+/// `[log]`: what the processes write to the supervisor's log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Least level that is written.
+    pub level: LogLevel,
+    /// Lines for people, or one JSON object a line.
+    pub format: LogFormat,
+}
+
+/// Levels as `docs/logging.md` defines them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Something is lost or refused that should not be.
+    Error,
+    /// It works, and somebody should look.
+    Warn,
+    /// Changes of state; nothing per request.
+    Info,
+    /// Per request.
+    Debug,
+    /// Per chunk.
+    Trace,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// For programs.
+    Json,
+}
+
+/// `[diagnostics]`: off in service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiagnosticsConfig {
+    /// Answer a linked peer's request for a stream of zero bytes, to measure throughput.
+    pub throughput: bool,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            sector: String::new(),
+            listed: false,
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
+            endpoints: Vec::new(),
+            directories: Vec::new(),
+            uid_base: DEFAULT_UID_BASE,
+            links: LinkConfig::default(),
+            directory: DirectoryConfig::default(),
+            storage: StorageConfig::default(),
+            log: LogConfig::default(),
+            diagnostics: DiagnosticsConfig::default(),
+        }
+    }
+}
+
+impl Default for LinkConfig {
+    fn default() -> Self {
+        Self {
+            incoming: IncomingPolicy::Ask,
+            allow: Vec::new(),
+            methods: Method::ALL.to_vec(),
+            schedule: Schedule::Hourly,
+            life_hours: hours(LINK_LIFE),
+        }
+    }
+}
+
+impl Default for DirectoryConfig {
+    fn default() -> Self {
+        Self { ca_file: PathBuf::new(), card_hours: 24 }
+    }
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self { database_megabytes: 1024, blobs_megabytes: 0 }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, format: LogFormat::Human }
+    }
+}
+
+impl LogLevel {
+    /// The level as `tracing` names it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl LinkConfig {
+    /// The configured methods as a set.
+    #[must_use]
+    pub fn method_set(&self) -> MethodSet {
+        self.methods.iter().copied().collect()
+    }
+
+    /// Life of a link that this node issues.
+    #[must_use]
+    pub fn life(&self) -> Duration {
+        Duration::from_secs(u64::from(self.life_hours) * 3600)
+    }
+}
+
+impl DirectoryConfig {
+    /// Life of the registered card.
+    #[must_use]
+    pub fn card_life(&self) -> Duration {
+        Duration::from_secs(u64::from(self.card_hours) * 3600)
+    }
+}
+
+/// A value that parses and makes no sense: its key, and what is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{key}`: {why}")]
+pub struct BadValue {
+    /// Dotted key.
+    pub key: &'static str,
+    /// The rule it breaks.
+    pub why: &'static str,
+}
+
+impl NodeConfig {
+    /// Checks what types alone cannot: lengths, ranges, and settings that need each other.
+    ///
+    /// # Errors
+    /// The first rule broken, by key.
+    pub fn check(&self) -> Result<(), BadValue> {
+        let rules: [(&'static str, bool, &'static str); 12] = [
+            ("name", self.name.len() <= NAME_BYTES, "longer than 63 bytes"),
+            ("sector", self.sector.len() <= NAME_BYTES, "longer than 63 bytes"),
+            ("endpoints", self.endpoints.len() <= CARD_ENDPOINTS, "more than 8"),
+            ("directories", self.directories.len() <= DIRECTORIES, "more than 4"),
+            ("uid_base", self.uid_base >= 1000, "below 1000: such uids belong to the system"),
+            ("uid_base", self.uid_base <= u32::MAX - 1024, "too high: four uids must follow"),
+            ("links.allow", self.links.allow.len() <= ALLOWED_PEERS, "more than 1,024; use `sector` or `ask`"),
+            ("links.methods", !self.links.methods.is_empty(), "empty: no link could be made"),
+            ("links.life_hours", in_hours(self.links.life_hours, LINK_LIFE_MAX), "not between 1 and 720 (30 days)"),
+            ("directory.card_hours", in_hours(self.directory.card_hours, CARD_LIFE), "not between 1 and 192 (8 days)"),
+            (
+                "links.allow",
+                self.links.incoming == IncomingPolicy::AllowList || self.links.allow.is_empty(),
+                "set, but `links.incoming` is not \"allow-list\"",
+            ),
+            (
+                "sector",
+                self.links.incoming != IncomingPolicy::Sector || !self.sector.is_empty(),
+                "empty, but `links.incoming` is \"sector\"",
+            ),
+        ];
+        for (key, holds, why) in rules {
+            if !holds {
+                return Err(BadValue { key, why });
+            }
+        }
+        for endpoint in &self.endpoints {
+            check_endpoint(endpoint).map_err(|why| BadValue { key: "endpoints", why })?;
+        }
+        Ok(())
+    }
+}
+
+fn in_hours(value: u32, most: Duration) -> bool {
+    (1..=hours(most)).contains(&value)
+}
+
+fn hours(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs() / 3600).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_pass_their_own_check() {
+        assert_eq!(NodeConfig::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_named_by_key() {
+        let broken = |change: fn(&mut NodeConfig)| {
+            let mut config = NodeConfig::default();
+            change(&mut config);
+            config.check().map_err(|bad| bad.key)
+        };
+        assert_eq!(broken(|c| c.name = "x".repeat(64)), Err("name"));
+        assert_eq!(broken(|c| c.uid_base = 0), Err("uid_base"));
+        assert_eq!(broken(|c| c.uid_base = u32::MAX), Err("uid_base"));
+        assert_eq!(broken(|c| c.links.methods.clear()), Err("links.methods"));
+        assert_eq!(broken(|c| c.links.life_hours = 0), Err("links.life_hours"));
+        assert_eq!(broken(|c| c.links.life_hours = 721), Err("links.life_hours"));
+        assert_eq!(broken(|c| c.directory.card_hours = 193), Err("directory.card_hours"));
+        assert_eq!(broken(|c| c.links.incoming = IncomingPolicy::Sector), Err("sector"));
+        assert_eq!(broken(|c| c.links.allow = vec![NodeId::from_bytes([1; 32])]), Err("links.allow"));
+        assert_eq!(broken(|c| c.endpoints = vec!["ftp://x".to_owned()]), Err("endpoints"));
+        assert_eq!(broken(|c| c.endpoints = vec!["http://x".to_owned(); 9]), Err("endpoints"));
+    }
+}

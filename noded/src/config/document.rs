@@ -1,0 +1,128 @@
+//! Every setting with the sentence that explains it, and the commented file made of them.
+//!
+//! `openred init` writes this file; the shipped example `openred.toml` beside this source is its output for the defaults,
+//! which a test holds it to. A setting that is missing here is found by a test too.
+
+use std::fmt::Write as _;
+
+use toml::Value;
+
+use super::NodeConfig;
+use super::layers::{look_up, table_of};
+
+/// A setting: dotted key, and what it does.
+pub(super) struct Setting {
+    pub(super) key: &'static str,
+    help: &'static str,
+}
+
+const fn setting(key: &'static str, help: &'static str) -> Setting {
+    Setting { key, help }
+}
+
+/// All settings in the order of the file; a section's keys stand together.
+pub(super) const SETTINGS: [Setting; 19] = [
+    setting("name", "Name for people, part of the card. Proves nothing."),
+    setting("sector", "Group that policies and discovery may use, part of the card."),
+    setting("listed", "Whether directories may list this node in discovery."),
+    setting("listen", "Address of the peer-to-peer listener."),
+    setting("endpoints", "URLs under which peers reach this node. Empty: the listener's address, unless a wildcard."),
+    setting("directories", "Directories to register with, each \"did:key:…@https://host[:port]\"."),
+    setting("uid_base", "As root: first of four consecutive uids for the node's processes. One range per node."),
+    setting("links.incoming", "Offers from peers not yet approved: \"ask\", \"open\", \"allow-list\" or \"sector\"."),
+    setting("links.allow", "With \"allow-list\": the peers whose offers are accepted."),
+    setting("links.methods", "Methods that this node issues and accepts."),
+    setting("links.schedule", "Which rule picks a new link's method: \"hourly\", \"daily\" or \"seeded\"."),
+    setting("links.life_hours", "Life of a link that this node issues; 1 to 720."),
+    setting("directory.ca_file", "PEM file of the authorities to trust for https. Empty: the public web's."),
+    setting("directory.card_hours", "Life of the registered card; 1 to 192. It is renewed at a third of it."),
+    setting("storage.database_megabytes", "Most megabytes of the database. 0: as the disk has."),
+    setting("storage.blobs_megabytes", "Most megabytes of one module's blobs. 0: as the disk has."),
+    setting("log.level", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\" (docs/logging.md)."),
+    setting("log.format", "\"human\" or \"json\"."),
+    setting("diagnostics.throughput", "Answer linked peers' requests for a stream of zero bytes (measurements)."),
+];
+
+/// The variable that overrides a setting: `links.incoming` is `OPENRED_LINKS_INCOMING`.
+pub(super) fn environment_variable(key: &str) -> String {
+    format!("OPENRED_{}", key.to_ascii_uppercase().replace('.', "_"))
+}
+
+/// The commented file that says exactly `config`.
+#[must_use]
+pub fn document(config: &NodeConfig) -> String {
+    let table = table_of(config);
+    let mut text =
+        String::from("# Configuration of an OpenRed node. `openred check` reads it without starting anything.\n");
+    let mut section = "";
+    for setting in &SETTINGS {
+        let Some(value) = look_up(&table, setting.key) else { continue };
+        let (in_section, name) = setting.key.rsplit_once('.').unwrap_or(("", setting.key));
+        if in_section != section {
+            section = in_section;
+            let _ = write!(text, "\n[{section}]");
+        }
+        let _ = write!(text, "\n# {}\n{name} = {}\n", setting.help, written(value));
+    }
+    text
+}
+
+/// A value as TOML; lists of more than one text get a line each.
+fn written(value: &Value) -> String {
+    match value {
+        Value::Array(items) if items.iter().map(|item| item.to_string().len()).sum::<usize>() > 60 => {
+            let lines: String = items.iter().map(|item| format!("    {item},\n")).collect();
+            format!("[\n{lines}]")
+        }
+        value => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::path::Path;
+
+    use openred_proto::id::NodeId;
+
+    use super::*;
+    use crate::config::{IncomingPolicy, resolve};
+
+    const EXAMPLE: &str = include_str!("openred.toml");
+
+    #[test]
+    fn the_shipped_example_is_the_defaults() {
+        assert_eq!(document(&NodeConfig::default()), EXAMPLE);
+        let resolved = resolve(Path::new("openred.toml"), EXAMPLE, [], &[]).unwrap();
+        assert_eq!(resolved.config, NodeConfig::default());
+    }
+
+    #[test]
+    fn every_setting_is_documented() {
+        fn keys(prefix: &str, table: &toml::Table, found: &mut Vec<String>) {
+            for (key, value) in table {
+                match value {
+                    Value::Table(inner) => keys(&format!("{prefix}{key}."), inner, found),
+                    _ => found.push(format!("{prefix}{key}")),
+                }
+            }
+        }
+        let mut found = Vec::new();
+        keys("", &table_of(&NodeConfig::default()), &mut found);
+        found.sort();
+        let mut documented: Vec<_> = SETTINGS.iter().map(|setting| setting.key.to_owned()).collect();
+        documented.sort();
+        assert_eq!(found, documented);
+    }
+
+    #[test]
+    fn a_written_file_reads_back_as_it_was() {
+        let peers = [1_u8, 2, 3].map(|byte| NodeId::from_bytes([byte; 32]));
+        let mut config = NodeConfig { name: "a \"quoted\" name".to_owned(), ..NodeConfig::default() };
+        config.directories = vec![format!("{}@http://127.0.0.1:7700", peers[0]).parse().unwrap()];
+        config.links.incoming = IncomingPolicy::AllowList;
+        config.links.allow = peers.to_vec();
+        let text = document(&config);
+        assert_eq!(resolve(Path::new("x"), &text, [], &[]).unwrap().config, config);
+    }
+}

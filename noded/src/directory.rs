@@ -1,0 +1,299 @@
+//! The node's side of its directories: announce the card, find cards, carry offers and receipts, hear what waits.
+//!
+//! A directory is trusted for availability alone. A card is verified here (signature, times, never older than one seen
+//! before) and again by the key process before an offer is sealed to it; its receipts must carry the signature of the id
+//! in the configuration. What contradicts a signature or an earlier card is raised as a condition and believed by nobody.
+//! All configured directories are used; for look-ups the first that answers counts.
+
+mod announce;
+mod client;
+mod names;
+mod stream;
+mod wire;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use openred_proto::admin::DirectoryStatus;
+use openred_proto::checked::card::{Card, CardFields, Succession};
+use openred_proto::error::WireError;
+use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::method::MethodSet;
+use tokio::sync::mpsc;
+use url::{Host, Url};
+
+use crate::clock;
+use crate::health::{Condition, Health};
+use crate::keys::{CryptodClient, KeysError, SignedCard};
+use crate::link::ports::{Carrier, FoundCard};
+use crate::store::{Store, StoreError};
+use client::Client;
+pub(crate) use names::{ResolvedNames, resolve_names};
+pub(crate) use stream::Delivered;
+
+/// A card in memory is asked for again, in the background, once it is older than this.
+const REFRESH_AFTER: Duration = Duration::from_secs(600);
+
+/// Why a directory did not do what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DirectoryError {
+    #[error("no directory is configured; set `directories`")]
+    None,
+    #[error("the directory's host name did not resolve when the node started; check it, then restart the node")]
+    Unresolved,
+    #[error("the directory cannot be reached; it is tried again")]
+    Unreachable,
+    #[error("the directory did not answer in time; it is tried again")]
+    Slow,
+    #[error("the directory refused (HTTP {0}); its operator can say why")]
+    Refused(u16),
+    #[error("this node is not registered with the directory (yet); it is announced again")]
+    Unregistered,
+    #[error("no directory knows this node; is it up, and registered where you look?")]
+    UnknownNode,
+    #[error("the directory answered out of contract: {0}")]
+    BadAnswer(#[from] WireError),
+    #[error("the directory gave an older card of this node than one seen before (rollback); nothing was believed")]
+    Rollback,
+    #[error("two different cards of this node carry one sequence (equivocation); nothing was believed")]
+    Equivocation,
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl DirectoryError {
+    /// Whether the directory (or the peer) contradicted something signed.
+    const fn is_dishonest(self) -> bool {
+        matches!(self, Self::Rollback | Self::Equivocation | Self::BadAnswer(WireError::BadSignature { .. }))
+    }
+}
+
+/// What the directories are made of.
+pub(crate) struct Parts {
+    pub(crate) me: NodeId,
+    pub(crate) addresses: Vec<crate::config::DirectoryAddress>,
+    pub(crate) names: ResolvedNames,
+    pub(crate) tls: Arc<rustls::ClientConfig>,
+    pub(crate) card: CardFields,
+    pub(crate) suites: MethodSet,
+    pub(crate) card_life: Duration,
+    pub(crate) keys: CryptodClient,
+    pub(crate) store: Store,
+    pub(crate) health: Arc<Health>,
+}
+
+/// All directories of this node.
+pub(crate) struct Directories {
+    me: NodeId,
+    clients: Vec<Arc<Client>>,
+    card: CardFields,
+    suites: MethodSet,
+    card_life: Duration,
+    keys: CryptodClient,
+    store: Store,
+    health: Arc<Health>,
+    /// Our own card, signed once for all directories.
+    own: tokio::sync::Mutex<Option<(SignedCard, UnixMillis)>>,
+    /// Verified cards by peer; as many as there are peers in the store.
+    cards: Mutex<BTreeMap<NodeId, CachedCard>>,
+    /// Peers that were dialled and have not answered since: their cards are asked for before the next attempt.
+    dialled: Mutex<HashSet<NodeId>>,
+}
+
+/// A verified card in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct CachedCard {
+    pub(crate) card: Arc<Card>,
+    bytes: Bytes,
+    directory: NodeId,
+    fetched_at: UnixMillis,
+}
+
+impl Directories {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let Parts { me, addresses, names, tls, card, suites, card_life, keys, store, health } = parts;
+        if addresses.is_empty() {
+            health.raise(Condition::NoDirectory, clock::now(), "");
+        }
+        let client = |address| Arc::new(Client::new(me, address, &names, &tls, keys.clone()));
+        Arc::new(Self {
+            me,
+            clients: addresses.into_iter().map(client).collect(),
+            card,
+            suites,
+            card_life,
+            keys,
+            store,
+            health,
+            own: tokio::sync::Mutex::new(None),
+            cards: Mutex::default(),
+            dialled: Mutex::default(),
+        })
+    }
+
+    /// Announces and listens at every directory. What arrives goes into `delivered`.
+    pub(crate) fn start(self: &Arc<Self>, delivered: &mpsc::Sender<Delivered>, tasks: &mut tokio::task::JoinSet<()>) {
+        for client in &self.clients {
+            tasks.spawn(Arc::clone(self).announce(Arc::clone(client)));
+            tasks.spawn(stream::listen(Arc::clone(client), delivered.clone()));
+        }
+    }
+
+    /// How each directory stands.
+    pub(crate) fn status(&self) -> Vec<DirectoryStatus> {
+        self.clients.iter().map(|client| client.status()).collect()
+    }
+
+    /// The peer's card: from memory or the store if it still holds, else from a directory.
+    pub(crate) async fn known_card(&self, peer: NodeId) -> Option<CachedCard> {
+        if let Some(cached) = self.cached(&peer) {
+            return Some(cached);
+        }
+        let kept = self.store.peer(peer).await.ok()??;
+        let card = Card::verify(&kept.card, clock::now()).ok()?;
+        let directory = self.clients.first()?.address().id;
+        Some(self.remember(card, kept.card.into(), directory, kept.fetched_at))
+    }
+
+    fn cached(&self, peer: &NodeId) -> Option<CachedCard> {
+        let now = clock::now();
+        lock(&self.cards).get(peer).filter(|cached| cached.card.expires_at > now).cloned()
+    }
+
+    fn remember(&self, card: Card, bytes: Bytes, directory: NodeId, fetched_at: UnixMillis) -> CachedCard {
+        let cached = CachedCard { card: Arc::new(card), bytes, directory, fetched_at };
+        lock(&self.cards).insert(cached.card.node_id, cached.clone());
+        cached
+    }
+
+    /// Asks the directories for a peer's card; the first good answer counts.
+    ///
+    /// # Errors
+    /// The worst of what the directories said: a lie before a refusal before silence.
+    async fn look_up(&self, peer: NodeId) -> Result<CachedCard, DirectoryError> {
+        let mut worst = DirectoryError::None;
+        for client in &self.clients {
+            match self.look_up_at(client, peer).await {
+                Ok(found) => return Ok(found),
+                Err(error) if error.is_dishonest() => {
+                    self.health.raise(
+                        Condition::DirectoryDishonest,
+                        clock::now(),
+                        format!("{}: card of {}: {error}", client.address(), peer.short()),
+                    );
+                    worst = error;
+                }
+                Err(error) if !worst.is_dishonest() => worst = error,
+                Err(_) => {}
+            }
+        }
+        Err(worst)
+    }
+
+    async fn look_up_at(&self, client: &Client, peer: NodeId) -> Result<CachedCard, DirectoryError> {
+        let bytes = client.node(peer).await?;
+        let now = client.corrected_now();
+        let card = Card::verify(&bytes, now)?;
+        if card.node_id != peer {
+            return Err(WireError::WrongSigner { what: "card" }.into());
+        }
+        let known = self.store.peer(peer).await?;
+        if let Some(known) = known.filter(|known| known.sequence > 0) {
+            // A forgotten peer's card is gone, its sequence is not: then an equal sequence is taken as the same card.
+            let earlier = if known.card.is_empty() { &bytes[..] } else { &known.card[..] };
+            match card.check_succession(&bytes, known.sequence, earlier) {
+                Succession::Newer | Succession::Same => {}
+                Succession::Rollback => return Err(DirectoryError::Rollback),
+                Succession::Equivocation => return Err(DirectoryError::Equivocation),
+            }
+        }
+        self.store.keep_card(peer, bytes.clone(), card.sequence, clock::now()).await?;
+        Ok(self.remember(card, bytes, client.address().id, clock::now()))
+    }
+
+    fn refresh(self: &Arc<Self>, peer: NodeId) {
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = this.look_up(peer).await {
+                tracing::debug!(peer = %peer.short(), %error, "card not refreshed");
+            }
+        });
+    }
+
+    fn client(&self, directory: &NodeId) -> Result<&Arc<Client>, DirectoryError> {
+        let named = self.clients.iter().find(|client| client.address().id == *directory);
+        // A directory that is configured no longer: any other may know the peer as well.
+        named.or_else(|| self.clients.first()).ok_or(DirectoryError::None)
+    }
+
+    /// Drops what is remembered of a peer.
+    pub(crate) fn forget(&self, peer: &NodeId) {
+        lock(&self.cards).remove(peer);
+        lock(&self.dialled).remove(peer);
+    }
+}
+
+/// [`Directories`] as the link service and the network layer see them.
+#[derive(Clone)]
+pub(crate) struct DirectoryPorts(pub(crate) Arc<Directories>);
+
+#[async_trait]
+impl Carrier for DirectoryPorts {
+    async fn card(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {
+        // A link is made on what the directory says now; silence falls back on a card that still holds.
+        let found = match self.0.look_up(peer).await {
+            Ok(found) => found,
+            Err(error @ (DirectoryError::Unreachable | DirectoryError::Slow)) => self.0.cached(&peer).ok_or(error)?,
+            Err(error) => return Err(error),
+        };
+        Ok(FoundCard { card: found.bytes, sector: found.card.fields.sector.clone(), directory: found.directory })
+    }
+
+    async fn send_offer(&self, directory: NodeId, offer: Bytes) -> Result<(), DirectoryError> {
+        self.0.client(&directory)?.send_offer(offer).await
+    }
+
+    async fn acknowledge(&self, directory: NodeId, receipt: Bytes) -> Result<(), DirectoryError> {
+        self.0.client(&directory)?.acknowledge(receipt).await
+    }
+
+    fn card_hint(&self, peer: NodeId, sequence: u64) {
+        lock(&self.0.dialled).remove(&peer);
+        if self.0.cached(&peer).is_none_or(|cached| cached.card.sequence < sequence) {
+            self.0.refresh(peer);
+        }
+    }
+}
+
+#[async_trait]
+impl crate::p2p::ports::Endpoints for DirectoryPorts {
+    async fn endpoints(&self, peer: &NodeId) -> Vec<String> {
+        let failed_before = !lock(&self.0.dialled).insert(*peer);
+        let known = self.0.known_card(*peer).await;
+        let found = match known {
+            Some(known) if !failed_before => {
+                if clock::now() > known.fetched_at.plus(REFRESH_AFTER) {
+                    self.0.refresh(*peer);
+                }
+                Some(known)
+            }
+            known => self.0.look_up(*peer).await.ok().or(known),
+        };
+        let endpoints = found.map(|found| found.card.fields.endpoints.clone()).unwrap_or_default();
+        endpoints.into_iter().filter(|endpoint| has_address(endpoint)).collect()
+    }
+}
+
+/// Names cannot be resolved inside the cage, and a name in a card would make this node ask for it: addresses only.
+fn has_address(endpoint: &str) -> bool {
+    Url::parse(endpoint).is_ok_and(|url| matches!(url.host(), Some(Host::Ipv4(_) | Host::Ipv6(_))))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

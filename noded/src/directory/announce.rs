@@ -1,0 +1,142 @@
+//! Keeping this node announced: one loop a directory. The card is signed once for all of them and renewed at a third of its
+//! life; in between the same bytes are sent again as a heartbeat, as often as the directory asks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::client::{Client, Standing};
+use super::{Directories, DirectoryError};
+use crate::clock;
+use crate::health::Condition;
+use crate::keys::SignedCard;
+
+/// First pause after a failure; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause after a failure.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Longest time between two announcements, whatever a directory says.
+const LONGEST_LEASE: Duration = Duration::from_secs(3600);
+/// Shortest time between two announcements, whatever a directory says.
+const SHORTEST_LEASE: Duration = Duration::from_secs(5);
+
+/// Pauses that double up to a limit, each spread over its second half so that nodes do not move in step.
+#[derive(Debug, Default)]
+pub(super) struct BackOff(u32);
+
+impl BackOff {
+    pub(super) fn reset(&mut self) {
+        self.0 = 0;
+    }
+
+    pub(super) fn next(&mut self) -> Duration {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.0.min(10)).min(LONGEST_PAUSE);
+        self.0 = self.0.saturating_add(1);
+        let mut spread = [0];
+        getrandom::fill(&mut spread).expect("the kernel's generator answers since the probe at start");
+        pause / 2 + pause / 512 * u32::from(spread[0])
+    }
+}
+
+impl Directories {
+    /// Announces at one directory, forever.
+    pub(super) async fn announce(self: Arc<Self>, client: Arc<Client>) {
+        let mut back_off = BackOff::default();
+        loop {
+            let pause = match self.announce_once(&client).await {
+                Ok(again) => {
+                    back_off.reset();
+                    client.stands(Standing::Registered);
+                    client.registered.notify_one();
+                    again.clamp(SHORTEST_LEASE, LONGEST_LEASE)
+                }
+                Err(error) => {
+                    tracing::debug!(directory = %client.address(), %error, "not announced");
+                    client.stands(standing_of(error));
+                    back_off.next()
+                }
+            };
+            self.report();
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = client.announce_now.notified() => tokio::time::sleep(FIRST_PAUSE).await,
+            }
+        }
+    }
+
+    async fn announce_once(&self, client: &Client) -> Result<Duration, DirectoryError> {
+        let card = self.own_card().await?;
+        match client.register(&card.statement).await {
+            // The directory holds a newer card of this node, or another of this sequence: a fresh one is above both.
+            Err(DirectoryError::Refused(409)) => {
+                *self.own.lock().await = None;
+                let card = self.own_card().await?;
+                client.register(&card.statement).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// This node's card, signed anew at a third of its life.
+    async fn own_card(&self) -> Result<SignedCard, DirectoryError> {
+        let mut own = self.own.lock().await;
+        let now = clock::now();
+        if let Some((card, signed_at)) = own.as_ref()
+            && now < signed_at.plus(self.card_life / 3)
+        {
+            return Ok(card.clone());
+        }
+        let card = self.keys.sign_card(self.card.clone(), self.suites, self.card_life).await?;
+        *own = Some((card.clone(), now));
+        Ok(card)
+    }
+
+    /// Raises or clears the conditions that follow from how the directories stand.
+    fn report(&self) {
+        let now = clock::now();
+        let standings: Vec<Standing> = self.clients.iter().map(|client| client.standing()).collect();
+        let refused = standings.iter().find_map(|standing| match standing {
+            Standing::Refused(error) => Some(error),
+            _ => None,
+        });
+        let unreachable = standings.iter().find_map(|standing| match standing {
+            Standing::Unreachable(error) => Some(error),
+            _ => None,
+        });
+        match refused {
+            Some(error) => self.health.raise(Condition::DirectoryRefused, now, error.to_string()),
+            None => self.health.clear(Condition::DirectoryRefused),
+        }
+        match unreachable.filter(|_| !standings.contains(&Standing::Registered)) {
+            Some(error) => self.health.raise(Condition::DirectoryUnreachable, now, error.to_string()),
+            None => self.health.clear(Condition::DirectoryUnreachable),
+        }
+        match self.clients.iter().find_map(|client| client.clock_error()) {
+            Some(off) => self.health.raise(Condition::ClockOff, now, format!("off by {} s", off.as_secs())),
+            None => self.health.clear(Condition::ClockOff),
+        }
+    }
+}
+
+const fn standing_of(error: DirectoryError) -> Standing {
+    match error {
+        DirectoryError::Refused(_) | DirectoryError::BadAnswer(_) | DirectoryError::Unregistered => {
+            Standing::Refused(error)
+        }
+        _ => Standing::Unreachable(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_limit_and_are_spread() {
+        let mut back_off = BackOff::default();
+        let pauses: Vec<Duration> = (0..12).map(|_| back_off.next()).collect();
+        assert!(pauses[0] >= FIRST_PAUSE / 2 && pauses[0] <= FIRST_PAUSE);
+        assert!(pauses[11] >= LONGEST_PAUSE / 2 && pauses[11] <= LONGEST_PAUSE);
+        back_off.reset();
+        assert!(back_off.next() <= FIRST_PAUSE);
+    }
+}

@@ -1,0 +1,307 @@
+//! Links with peers: how they are made, kept, used and ended. The rules are in `state` (one link) and `judge` (an offer);
+//! this module carries them out against the store, the key process and a directory.
+//!
+//! One change at a time (`turn`), and always in this order, so that a crash between any two steps loses nothing:
+//!
+//! | act | first | then | after a crash in between |
+//! |---|---|---|---|
+//! | request | key process issues | row and offer stored; offer sent until the receipt | the issued link is unknown here and ends with its life |
+//! | accept | key process accepts (marks the offer seen) | row and receipt stored; receipt sent | the issuer sends again and gets the same receipt |
+//! | receipt | stored | the network may use the link | the link is loaded at start |
+//! | revoke, replace, expire | stored as over, sessions dropped | the key process is told, then noted as told | it is told again |
+//!
+//! Keys that select REQUESTs come from the key process and stay in memory; tokens are only ever seen sealed.
+
+pub(crate) mod judge;
+mod offers;
+pub(crate) mod ports;
+pub(crate) mod state;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::secret::Secret;
+use openred_proto::vault::{LinkKeys, RequestKeys};
+use tokio::sync::Notify;
+
+use crate::config::LinkConfig;
+use crate::directory::DirectoryError;
+use crate::health::{Condition, Health};
+use crate::keys::KeysError;
+use crate::p2p::ports::{LinkHandle, SessionOpened};
+use crate::store::{Store, StoreError};
+use ports::{Carrier, LinkObserver, LinkVault};
+use state::{Link, LinkState, WrongState};
+
+/// Why something about a link could not be done; for the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LinkError {
+    #[error("a node cannot be linked with itself")]
+    WithItself,
+    #[error("no such link; see `openred link list --all`")]
+    NotFound,
+    #[error("more than one link begins so; give more digits")]
+    Ambiguous,
+    #[error(transparent)]
+    WrongState(#[from] WrongState),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+}
+
+/// A link in memory: as stored, with its request keys once the key process gave them.
+struct Held {
+    link: Link,
+    keys: Option<LinkKeys>,
+    sending: offers::Sending,
+}
+
+/// All links of this node.
+pub(crate) struct Links {
+    pub(crate) me: NodeId,
+    config: LinkConfig,
+    sector: String,
+    store: Store,
+    vault: Arc<dyn LinkVault>,
+    carrier: Arc<dyn Carrier>,
+    observer: OnceLock<Arc<dyn LinkObserver>>,
+    health: Arc<Health>,
+    table: Mutex<BTreeMap<LinkId, Held>>,
+    /// Held for the length of one change, so that what was judged still stands when it is stored.
+    turn: tokio::sync::Mutex<()>,
+    /// Woken by every change, for those who wait for one.
+    pub(crate) changed: Notify,
+    /// Woken when there is something to send or tell.
+    due: Notify,
+}
+
+/// What the service is made of.
+pub(crate) struct Parts {
+    pub(crate) me: NodeId,
+    pub(crate) config: LinkConfig,
+    pub(crate) sector: String,
+    pub(crate) store: Store,
+    pub(crate) vault: Arc<dyn LinkVault>,
+    pub(crate) carrier: Arc<dyn Carrier>,
+    pub(crate) health: Arc<Health>,
+}
+
+impl Links {
+    /// Loads what the store holds. Request keys are fetched by [`Links::fetch_keys`].
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) async fn load(parts: Parts) -> Result<Arc<Self>, StoreError> {
+        let links = parts.store.links().await?;
+        let held = |link: Link| (link.id(), Held { link, keys: None, sending: offers::Sending::default() });
+        Ok(Arc::new(Self {
+            me: parts.me,
+            config: parts.config,
+            sector: parts.sector,
+            store: parts.store,
+            vault: parts.vault,
+            carrier: parts.carrier,
+            observer: OnceLock::new(),
+            health: parts.health,
+            table: Mutex::new(links.into_iter().map(held).collect()),
+            turn: tokio::sync::Mutex::new(()),
+            changed: Notify::new(),
+            due: Notify::new(),
+        }))
+    }
+
+    /// Who is told of links that begin and end. Set once, before anything runs.
+    pub(crate) fn observe(&self, observer: Arc<dyn LinkObserver>) {
+        // A second call would be a defect of the wiring; the first observer stays.
+        let _ = self.observer.set(observer);
+    }
+
+    /// Every link, newest last; ended ones included.
+    pub(crate) fn all(&self) -> Vec<Link> {
+        let mut links: Vec<Link> = self.table().values().map(|held| held.link.clone()).collect();
+        links.sort_by_key(|link| (link.created_at, link.id()));
+        links
+    }
+
+    /// The link that matters most for a peer: a live one, else the newest.
+    pub(crate) fn of_peer(&self, peer: &NodeId) -> Option<Link> {
+        let rank = |link: &Link| (link.state.is_live(), !link.state.is_over(), link.created_at);
+        self.all().into_iter().filter(|link| link.peer() == *peer).max_by_key(rank)
+    }
+
+    /// A link by id, by an unambiguous beginning of it in hex, or by its peer's did:key.
+    pub(crate) fn select(&self, text: &str) -> Result<Link, LinkError> {
+        if let Ok(peer) = text.parse::<NodeId>() {
+            return self.of_peer(&peer).ok_or(LinkError::NotFound);
+        }
+        let text = text.to_ascii_lowercase();
+        let mut found =
+            self.all().into_iter().filter(|link| !text.is_empty() && link.id().to_string().starts_with(&text));
+        match (found.next(), found.next()) {
+            (Some(link), None) => Ok(link),
+            (Some(_), Some(_)) => Err(LinkError::Ambiguous),
+            (None, _) => Err(LinkError::NotFound),
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<LinkId, Held>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores links as they now are, in one transaction, then lets everybody see them.
+    async fn keep(&self, links: Vec<Link>) -> Result<(), StoreError> {
+        self.store.put_links(links.clone()).await?;
+        for link in links {
+            self.show(link, None);
+        }
+        Ok(())
+    }
+
+    /// Puts a stored link into the table and tells the observer what it means for it.
+    fn show(&self, link: Link, keys: Option<LinkKeys>) {
+        let (id, peer, over) = (link.id(), link.peer(), link.state.is_over());
+        let (was_live, handle) = {
+            let mut table = self.table();
+            let before = table.remove(&id);
+            let was_live = before.as_ref().is_some_and(|held| held.link.state.is_live() && held.keys.is_some());
+            let (old_keys, sending) =
+                before.map_or((None, offers::Sending::default()), |held| (held.keys, held.sending));
+            let held = Held { link, keys: keys.or(old_keys), sending };
+            let handle = held.handle();
+            table.insert(id, held);
+            (was_live, handle)
+        };
+        if let Some(observer) = self.observer.get() {
+            match handle {
+                Some(handle) if !was_live => observer.link_added(handle),
+                None if over && was_live => {
+                    observer.link_removed(id);
+                    if self.for_peer_now(&peer).is_none() {
+                        observer.peer_forgotten(peer);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.changed.notify_waiters();
+        self.due.notify_one();
+    }
+
+    fn for_peer_now(&self, peer: &NodeId) -> Option<Arc<LinkHandle>> {
+        let now = crate::clock::now();
+        let table = self.table();
+        let usable = table.values().filter(|held| held.link.peer() == *peer && held.link.is_usable(now));
+        usable.max_by_key(|held| held.link.created_at).and_then(Held::handle)
+    }
+
+    /// Whether there is a link over which requests can go.
+    pub(crate) fn is_linked(&self, peer: &NodeId) -> bool {
+        self.for_peer_now(peer).is_some()
+    }
+
+    /// Handles of all links that can be used now: what the network layer starts with.
+    pub(crate) fn usable(&self) -> Vec<Arc<LinkHandle>> {
+        let now = crate::clock::now();
+        self.table().values().filter(|held| held.link.is_usable(now)).filter_map(Held::handle).collect()
+    }
+
+    fn link(&self, id: &LinkId) -> Option<Link> {
+        self.table().get(id).map(|held| held.link.clone())
+    }
+}
+
+impl Held {
+    /// What the network layer needs, once the link is live and its keys are here.
+    fn handle(&self) -> Option<Arc<LinkHandle>> {
+        if !self.link.state.is_live() {
+            return None;
+        }
+        Some(Arc::new(LinkHandle {
+            link: self.link.id(),
+            peer: self.link.peer(),
+            method: self.link.summary.method,
+            row: Bytes::copy_from_slice(&self.link.row),
+            keys: copy_keys(self.keys.as_ref()?),
+            outgoing_counter: self.link.sent_counter,
+            incoming_counter: self.link.received_counter,
+            not_after: self.link.summary.not_after,
+        }))
+    }
+}
+
+/// These keys earn a look and nothing more, and several parts of this process hold them: copies are harmless here.
+fn copy_keys(keys: &LinkKeys) -> LinkKeys {
+    let copy = |keys: &RequestKeys| RequestKeys {
+        tag: Secret::new(*keys.tag.expose()),
+        mac1: Secret::new(*keys.mac1.expose()),
+    };
+    LinkKeys { outgoing: copy(&keys.outgoing), incoming: copy(&keys.incoming) }
+}
+
+#[async_trait]
+impl crate::p2p::ports::Links for Links {
+    fn for_peer(&self, peer: &NodeId) -> Option<Arc<LinkHandle>> {
+        self.for_peer_now(peer)
+    }
+
+    async fn session_opened(&self, opened: SessionOpened) {
+        let _turn = self.turn.lock().await;
+        let Some(link) = self.link(&opened.link) else { return };
+        let next = match link.with_handshake(opened.initiator, opened.counter, opened.mutual_link, opened.at) {
+            Ok(next) => next,
+            Err(refused) => {
+                return tracing::warn!(link = %opened.link, %refused, "a session opened over a link that is over");
+            }
+        };
+        if let Err(error) = self.keep(vec![next]).await {
+            self.store_failed(error);
+        }
+        if let Err(error) = self.store.peer_seen(opened.peer, opened.at).await {
+            self.store_failed(error);
+        }
+        self.carrier.card_hint(opened.peer, opened.peer_card_sequence);
+        if let Some(observer) = self.observer.get() {
+            observer.peer_reachable(opened.peer);
+        }
+    }
+
+    async fn match_checked(&self, link: LinkId, matched: bool, at: UnixMillis) {
+        let _turn = self.turn.lock().await;
+        let Some(known) = self.link(&link) else { return };
+        if !matched {
+            self.health.raise(Condition::LinkMismatch, at, format!("link {link}"));
+        }
+        if let Err(error) = self.keep(vec![known.with_match(matched, at)]).await {
+            self.store_failed(error);
+        }
+    }
+}
+
+impl Links {
+    fn store_failed(&self, error: StoreError) {
+        let condition = if error == StoreError::Full { Condition::StoreFull } else { Condition::StoreFailed };
+        self.health.raise(condition, crate::clock::now(), error.to_string());
+    }
+
+    /// Whether a peer's link is over or unknown: used by `peers`.
+    pub(crate) fn state_of(&self, peer: &NodeId) -> &'static str {
+        self.of_peer(peer).map_or("", |link| link.state.name())
+    }
+
+    /// How many links are live, and how many wait for something.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let table = self.table();
+        let live = table.values().filter(|held| held.link.state.is_live()).count();
+        let waiting = |held: &&Held| matches!(held.link.state, LinkState::Offered | LinkState::Waiting);
+        (live, table.values().filter(waiting).count())
+    }
+}

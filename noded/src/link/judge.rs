@@ -1,0 +1,138 @@
+//! What to do with an offer that the key process has opened and verified: accept, keep for the operator, repeat the
+//! receipt, or refuse. Sans-IO: everything it goes by is an argument, and it changes nothing.
+
+use openred_proto::checked::receipt::Receipt;
+use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::vault::LinkSummary;
+
+use super::state::{EndReason, Link, LinkState};
+use crate::config::IncomingPolicy;
+
+/// Offers that wait for the operator, in all: two pages of `link list`. More are refused, and may be sent again.
+pub(crate) const WAITING: usize = 128;
+
+/// What the decision goes by, beside the links.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Situation<'a> {
+    pub(crate) me: NodeId,
+    pub(crate) policy: IncomingPolicy,
+    pub(crate) allow: &'a [NodeId],
+    /// The operator has said yes to this peer (by accepting or by requesting a link with it).
+    pub(crate) approved: bool,
+    /// The peer's verified card names this node's sector.
+    pub(crate) same_sector: bool,
+}
+
+/// The decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Accept; then these links end.
+    Accept(Vec<(LinkId, EndReason)>),
+    /// Keep it until the operator says yes.
+    Wait,
+    /// Accepted before: send the same receipt again.
+    Repeat(LinkId),
+    /// It waits already.
+    StillWaiting,
+    /// Leave it.
+    Refuse(RefusedOffer),
+}
+
+/// Why an offer was left. For the local log only: its sender hears nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RefusedOffer {
+    /// By this node itself.
+    #[error("it comes from this node itself")]
+    OwnOffer,
+    /// Its link has ended here.
+    #[error("its link has ended here")]
+    Ended,
+    /// Past its life.
+    #[error("it has expired")]
+    Expired,
+    /// `links.incoming` does not admit the peer.
+    #[error("the incoming policy does not admit this peer")]
+    Policy,
+    /// This node's own offer of the same moment goes first.
+    #[error("this node's own offer to that peer goes first")]
+    OursGoesFirst,
+    /// Issued before the link that stands: a late arrival.
+    #[error("it is older than the link that stands with this peer")]
+    Outdated,
+    /// Too many offers wait for the operator.
+    #[error("too many offers wait for the operator")]
+    TooManyWaiting,
+}
+
+/// Judges an offer by its verified `summary`.
+pub(crate) fn judge<'a>(
+    situation: Situation<'_>,
+    links: impl Iterator<Item = &'a Link> + Clone,
+    summary: &LinkSummary,
+    token_id: &[u8; 32],
+    now: UnixMillis,
+) -> Verdict {
+    if let Some(known) = links.clone().find(|link| link.token_id == *token_id) {
+        return match known.state {
+            LinkState::Waiting if admits(situation, summary.peer) => accept(situation, links, summary),
+            LinkState::Waiting => Verdict::StillWaiting,
+            LinkState::Pending | LinkState::Active if !known.summary.issuer => Verdict::Repeat(known.id()),
+            LinkState::Offered | LinkState::Pending | LinkState::Active => Verdict::Refuse(RefusedOffer::OwnOffer),
+            LinkState::Expired | LinkState::Revoked => Verdict::Refuse(RefusedOffer::Ended),
+        };
+    }
+    if summary.peer == situation.me {
+        return Verdict::Refuse(RefusedOffer::OwnOffer);
+    }
+    if now > summary.not_after {
+        return Verdict::Refuse(RefusedOffer::Expired);
+    }
+    if admits(situation, summary.peer) {
+        return accept(situation, links, summary);
+    }
+    if situation.policy != IncomingPolicy::Ask {
+        return Verdict::Refuse(RefusedOffer::Policy);
+    }
+    if links.filter(|link| link.state == LinkState::Waiting).count() >= WAITING {
+        return Verdict::Refuse(RefusedOffer::TooManyWaiting);
+    }
+    Verdict::Wait
+}
+
+fn admits(situation: Situation<'_>, peer: NodeId) -> bool {
+    situation.approved
+        || match situation.policy {
+            IncomingPolicy::Open => true,
+            IncomingPolicy::AllowList => situation.allow.contains(&peer),
+            IncomingPolicy::Sector => situation.same_sector,
+            IncomingPolicy::Ask => false,
+        }
+}
+
+/// The policy admits it; what stands with the same peer decides the rest (PROTOCOL 4, "Life of a link").
+fn accept<'a>(situation: Situation<'_>, links: impl Iterator<Item = &'a Link>, summary: &LinkSummary) -> Verdict {
+    let mut ends = Vec::new();
+    for link in links.filter(|link| link.peer() == summary.peer && link.id() != summary.link) {
+        match link.state {
+            LinkState::Offered if situation.me < summary.peer => return Verdict::Refuse(RefusedOffer::OursGoesFirst),
+            LinkState::Offered => ends.push((link.id(), EndReason::CrossedOffer)),
+            // The peer's own clock orders its acts: an offer that it made before it took part in the link that stands
+            // came late, and on its side is gone already.
+            LinkState::Pending | LinkState::Active if summary.not_before <= joined_at(link) => {
+                return Verdict::Refuse(RefusedOffer::Outdated);
+            }
+            LinkState::Pending | LinkState::Active | LinkState::Waiting => ends.push((link.id(), EndReason::Replaced)),
+            LinkState::Expired | LinkState::Revoked => {}
+        }
+    }
+    Verdict::Accept(ends)
+}
+
+/// When the peer joined a link, by the peer's clock: its receipt's time, or the time of its own offer.
+fn joined_at(link: &Link) -> UnixMillis {
+    if link.summary.issuer {
+        Receipt::verify(&link.receipt, &link.peer()).map_or(link.summary.not_before, |receipt| receipt.at)
+    } else {
+        link.summary.not_before
+    }
+}

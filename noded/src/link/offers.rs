@@ -1,0 +1,281 @@
+//! Offers and receipts: requesting a link, judging what arrives, the operator's yes, and sending again until the receipt.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use openred_proto::checked::offer::Offer;
+use openred_proto::checked::receipt::{Receipt, ReceiptKind};
+use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::vault::ReceivedOffer;
+
+use super::judge::{RefusedOffer, Situation, Verdict, judge};
+use super::state::{EndReason, Link, LinkState};
+use super::{LinkError, Links};
+use crate::clock;
+use crate::config::IncomingPolicy;
+use crate::keys::{KeysError, NewLink};
+
+/// First pause before an offer is sent again; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// Longest pause: half of what a directory keeps an offer for, so that one is always there for a peer that comes back.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// When an offer goes out next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sending {
+    attempts: u32,
+    next: UnixMillis,
+}
+
+impl Default for Sending {
+    fn default() -> Self {
+        Self { attempts: 0, next: UnixMillis(0) }
+    }
+}
+
+impl Sending {
+    pub(super) fn is_due(self, now: UnixMillis) -> bool {
+        self.next <= now
+    }
+
+    /// After an attempt: doubled pauses, spread by up to a quarter (`spread` is any byte) so that nodes do not move in step.
+    pub(super) fn after_attempt(self, now: UnixMillis, spread: u8) -> Self {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.attempts.min(10)).min(LONGEST_PAUSE);
+        let pause = pause - pause / 1024 * u32::from(spread);
+        Self { attempts: self.attempts.saturating_add(1), next: now.plus(pause) }
+    }
+}
+
+impl Links {
+    /// Requests a link. Asking for one that is there, or under way, gives that one.
+    ///
+    /// # Errors
+    /// The peer's card cannot be had or is refused, or the key process or the store refuses.
+    pub(crate) async fn request(&self, peer: NodeId, life: Option<Duration>) -> Result<Link, LinkError> {
+        if peer == self.me {
+            return Err(LinkError::WithItself);
+        }
+        if let Some(standing) = self.standing(&peer, clock::now()) {
+            return Ok(standing);
+        }
+        // Before the turn: a slow directory must not hold up the other links.
+        let found = self.carrier.card(peer).await?;
+        let _turn = self.turn.lock().await;
+        let now = clock::now();
+        if let Some(standing) = self.standing(&peer, now) {
+            return Ok(standing);
+        }
+        // Asking for a link is the operator's yes to the peer's own offers, too.
+        self.store.approve(peer, now).await?;
+        if let Some(waiting) = self.waiting_of(&peer) {
+            return self.accept_waiting(waiting, now).await;
+        }
+        let issued = self
+            .vault
+            .issue(NewLink {
+                peer,
+                card: found.card,
+                directory: found.directory,
+                allowed: self.config.method_set(),
+                schedule: self.config.schedule,
+                life: life.unwrap_or_else(|| self.config.life()),
+            })
+            .await?;
+        let token_id = Offer::token_id(&issued.offer);
+        let link = Link::issued(issued.summary, issued.row.into(), issued.offer.into(), token_id, found.directory, now);
+        self.store.put_links(vec![link.clone()]).await?;
+        self.show(link.clone(), Some(issued.keys));
+        tracing::info!(link = %link.id(), peer = %peer.short(), "link offered");
+        Ok(link)
+    }
+
+    /// The operator's yes to a peer, or to the offer with this link id. `None`: nothing of the peer waits, but its next offer is
+    /// accepted.
+    ///
+    /// # Errors
+    /// Unknown link, or the key process or the store refuses.
+    pub(crate) async fn approve(&self, text: &str) -> Result<Option<Link>, LinkError> {
+        let (peer, named) = match text.parse::<NodeId>() {
+            Ok(peer) => (peer, None),
+            Err(_) => self.select(text).map(|link| (link.peer(), Some(link)))?,
+        };
+        let _turn = self.turn.lock().await;
+        let now = clock::now();
+        self.store.approve(peer, now).await?;
+        match named.filter(|link| link.state == LinkState::Waiting).or_else(|| self.waiting_of(&peer)) {
+            Some(waiting) => self.accept_waiting(waiting, now).await.map(Some),
+            None => Ok(self.standing(&peer, now)),
+        }
+    }
+
+    /// Ends a link, and takes back the operator's yes to its peer.
+    ///
+    /// # Errors
+    /// The link is over already, or the store refuses.
+    pub(crate) async fn revoke(&self, link: LinkId) -> Result<Link, LinkError> {
+        let _turn = self.turn.lock().await;
+        let link = self.link(&link).ok_or(LinkError::NotFound)?;
+        let ended = link.ended(EndReason::Operator, clock::now())?;
+        self.store.disapprove(ended.peer()).await?;
+        self.keep(vec![ended.clone()]).await?;
+        tracing::info!(link = %ended.id(), "link revoked");
+        Ok(ended)
+    }
+
+    /// An offer came through a directory. Everything about it is hostile until the key process has opened it.
+    pub(crate) async fn handle_offer(&self, offer: Bytes, sender: NodeId, directory: NodeId) {
+        let token_id = Offer::token_id(&offer);
+        let received = ReceivedOffer { offer: offer.into(), sender, directory, allowed: self.config.method_set() };
+        match self.take_offer(received, token_id).await {
+            Ok(()) => {}
+            Err(refused) => tracing::warn!(sender = %sender.short(), %refused, "offer left"),
+        }
+    }
+
+    async fn take_offer(&self, received: ReceivedOffer, token_id: [u8; 32]) -> Result<(), OfferError> {
+        let repeated = self.table().values().find(|held| held.link.token_id == token_id).map(|held| held.link.clone());
+        if let Some(link) = repeated.filter(|link| link.state.is_live() && !link.summary.issuer) {
+            self.send_receipt(&link).await;
+            return Ok(());
+        }
+        let summary = self.vault.inspect(&received).await?;
+        let same_sector = self.config.incoming == IncomingPolicy::Sector && self.is_of_our_sector(summary.peer).await;
+        let _turn = self.turn.lock().await;
+        let now = clock::now();
+        let situation = Situation {
+            me: self.me,
+            policy: self.config.incoming,
+            allow: &self.config.allow,
+            approved: self.store.is_approved(summary.peer).await.map_err(super::LinkError::Store)?,
+            same_sector,
+        };
+        let links = self.all();
+        match judge(situation, links.iter(), &summary, &token_id, now) {
+            Verdict::Accept(ends) => self.accept(received, token_id, &ends, now).await.map(|_| ()).map_err(Into::into),
+            Verdict::Wait => {
+                tracing::info!(link = %summary.link, peer = %summary.peer.short(), "an offer waits for `openred link accept`");
+                let waiting = Link::waiting(summary, received.offer, token_id, received.directory, now);
+                Ok(self.keep(vec![waiting]).await.map_err(super::LinkError::Store)?)
+            }
+            Verdict::Repeat(id) => {
+                if let Some(link) = self.link(&id) {
+                    self.send_receipt(&link).await;
+                }
+                Ok(())
+            }
+            Verdict::StillWaiting => Ok(()),
+            Verdict::Refuse(refused) => Err(refused.into()),
+        }
+    }
+
+    async fn is_of_our_sector(&self, peer: NodeId) -> bool {
+        self.carrier.card(peer).await.is_ok_and(|found| found.sector == self.sector)
+    }
+
+    /// A receipt came through a directory.
+    pub(crate) async fn handle_receipt(&self, bytes: Bytes, sender: NodeId) {
+        let receipt = match Receipt::verify(&bytes, &sender) {
+            Ok(receipt) => receipt,
+            Err(refused) => return tracing::warn!(sender = %sender.short(), %refused, "receipt refused"),
+        };
+        let _turn = self.turn.lock().await;
+        let offered = self
+            .all()
+            .into_iter()
+            .find(|link| link.summary.issuer && link.token_id == receipt.token_id && link.peer() == sender);
+        let Some(link) = offered.filter(|_| receipt.kind == ReceiptKind::Accepted && receipt.issuer == self.me) else {
+            return tracing::debug!(sender = %sender.short(), "receipt for no link of this node");
+        };
+        if link.state.is_live() {
+            return;
+        }
+        match link.with_receipt(bytes.into(), clock::now()) {
+            Ok(pending) => {
+                tracing::info!(link = %pending.id(), peer = %sender.short(), "link accepted by the peer");
+                if let Err(error) = self.keep(vec![pending]).await {
+                    self.store_failed(error);
+                }
+            }
+            Err(refused) => tracing::warn!(sender = %sender.short(), %refused, "receipt came too late"),
+        }
+    }
+
+    /// A live link with the peer, or one that this node has offered.
+    fn standing(&self, peer: &NodeId, now: UnixMillis) -> Option<Link> {
+        let standing =
+            |link: &Link| (link.state.is_live() || link.state == LinkState::Offered) && now <= link.summary.not_after;
+        self.of_peer(peer).filter(standing)
+    }
+
+    fn waiting_of(&self, peer: &NodeId) -> Option<Link> {
+        self.all().into_iter().rfind(|link| link.peer() == *peer && link.state == LinkState::Waiting)
+    }
+
+    /// The turn is held by the caller.
+    async fn accept_waiting(&self, waiting: Link, now: UnixMillis) -> Result<Link, LinkError> {
+        let received = ReceivedOffer {
+            offer: waiting.offer.clone(),
+            sender: waiting.peer(),
+            directory: waiting.directory,
+            allowed: self.config.method_set(),
+        };
+        // The operator's yes goes for the newest offer; what stands with the peer is replaced by it.
+        let others = self.all().into_iter().filter(|link| link.peer() == waiting.peer() && link.id() != waiting.id());
+        let ends: Vec<_> =
+            others.filter(|link| !link.state.is_over()).map(|link| (link.id(), EndReason::Replaced)).collect();
+        self.accept(received, waiting.token_id, &ends, now).await
+    }
+
+    /// Accepts in the key process, stores, answers. The turn is held by the caller.
+    async fn accept(
+        &self,
+        received: ReceivedOffer,
+        token_id: [u8; 32],
+        ends: &[(LinkId, EndReason)],
+        now: UnixMillis,
+    ) -> Result<Link, LinkError> {
+        let accepted = self.vault.accept(&received).await?;
+        let link = Link::accepted(
+            accepted.summary,
+            accepted.row.into(),
+            accepted.receipt.into(),
+            token_id,
+            received.directory,
+            now,
+        );
+        let mut changed = vec![link.clone()];
+        for (id, reason) in ends {
+            if let Some(Ok(ended)) = self.link(id).map(|link| link.ended(*reason, now)) {
+                changed.push(ended);
+            }
+        }
+        self.store.put_links(changed.clone()).await?;
+        let mut changed = changed.into_iter();
+        if let Some(link) = changed.next() {
+            self.show(link, Some(accepted.keys));
+        }
+        changed.for_each(|ended| self.show(ended, None));
+        tracing::info!(link = %link.id(), peer = %link.peer().short(), "link accepted");
+        self.send_receipt(&link).await;
+        Ok(link)
+    }
+
+    /// One attempt: an issuer that gets no receipt sends its offer again, and gets this one again.
+    async fn send_receipt(&self, link: &Link) {
+        let receipt = Bytes::copy_from_slice(&link.receipt);
+        if let Err(error) = self.carrier.acknowledge(link.directory, receipt).await {
+            tracing::warn!(link = %link.id(), %error, "the receipt could not be sent; the peer will ask again");
+        }
+    }
+}
+
+/// Why an offer was not taken, for the log.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum OfferError {
+    #[error(transparent)]
+    Judged(#[from] RefusedOffer),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+}

@@ -1,0 +1,81 @@
+//! What links need from the rest of the node: the key process, a directory to carry offers, and somebody to tell.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use openred_proto::id::{LinkId, NodeId};
+use openred_proto::vault::{LinkKeys, LinkSummary, ReceivedOffer};
+
+use crate::directory::DirectoryError;
+use crate::keys::{AcceptedLink, CryptodClient, IssuedLink, KeysError, NewLink};
+use crate::p2p::ports::LinkHandle;
+
+/// The key process's operations on links.
+#[async_trait]
+pub(crate) trait LinkVault: Send + Sync {
+    async fn issue(&self, link: NewLink) -> Result<IssuedLink, KeysError>;
+    async fn inspect(&self, offer: &ReceivedOffer) -> Result<LinkSummary, KeysError>;
+    async fn accept(&self, offer: &ReceivedOffer) -> Result<AcceptedLink, KeysError>;
+    async fn keys(&self, row: Bytes) -> Result<LinkKeys, KeysError>;
+    async fn revoke(&self, link: LinkId) -> Result<(), KeysError>;
+}
+
+#[async_trait]
+impl LinkVault for CryptodClient {
+    async fn issue(&self, link: NewLink) -> Result<IssuedLink, KeysError> {
+        self.issue_link(link).await
+    }
+
+    async fn inspect(&self, offer: &ReceivedOffer) -> Result<LinkSummary, KeysError> {
+        self.inspect_offer(offer).await
+    }
+
+    async fn accept(&self, offer: &ReceivedOffer) -> Result<AcceptedLink, KeysError> {
+        self.accept_offer(offer).await
+    }
+
+    async fn keys(&self, row: Bytes) -> Result<LinkKeys, KeysError> {
+        self.link_keys(row).await
+    }
+
+    async fn revoke(&self, link: LinkId) -> Result<(), KeysError> {
+        self.revoke_link(link).await
+    }
+}
+
+/// A peer's card, verified and not older than any seen before.
+#[derive(Clone, Debug)]
+pub(crate) struct FoundCard {
+    /// Signed, as received.
+    pub(crate) card: Bytes,
+    /// Its sector.
+    pub(crate) sector: String,
+    /// The directory that gave it, and that can carry an offer to the peer.
+    pub(crate) directory: NodeId,
+}
+
+/// Carries offers and receipts, and finds cards.
+#[async_trait]
+pub(crate) trait Carrier: Send + Sync {
+    /// The peer's newest card.
+    async fn card(&self, peer: NodeId) -> Result<FoundCard, DirectoryError>;
+    /// Hands an offer to a directory; its signed word that it took it has been checked when this returns.
+    async fn send_offer(&self, directory: NodeId, offer: Bytes) -> Result<(), DirectoryError>;
+    /// Hands the acceptor's receipt to a directory.
+    async fn acknowledge(&self, directory: NodeId, receipt: Bytes) -> Result<(), DirectoryError>;
+    /// A peer said that its card has this sequence: look it up when ours is older.
+    fn card_hint(&self, peer: NodeId, sequence: u64);
+}
+
+/// Hears of links that begin and end.
+pub(crate) trait LinkObserver: Send + Sync {
+    /// A handshake may run over it from now on.
+    fn link_added(&self, link: Arc<LinkHandle>);
+    /// No handshake may run over it any more; its sessions end.
+    fn link_removed(&self, link: LinkId);
+    /// A session with the peer has opened.
+    fn peer_reachable(&self, peer: NodeId);
+    /// No live link with the peer is left.
+    fn peer_forgotten(&self, peer: NodeId);
+}

@@ -1,0 +1,144 @@
+//! What links need as time passes: offers sent again, lives that end, and what the key process must still be told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openred_proto::id::{LinkId, UnixMillis};
+use openred_proto::vault::Refusal;
+use tokio_util::sync::CancellationToken;
+
+use super::Links;
+use super::state::{Aged, EndReason, Link, LinkState};
+use crate::clock;
+use crate::health::Condition;
+use crate::keys::KeysError;
+
+/// How often links are looked at when nothing happens.
+const TICK: Duration = Duration::from_secs(1);
+
+impl Links {
+    /// Looks after the links until `stop`.
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.due.notified() => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
+            self.tend(clock::now()).await;
+        }
+    }
+
+    /// One round. Everything here is retried in the next one if it fails.
+    pub(crate) async fn tend(&self, now: UnixMillis) {
+        self.age(now).await;
+        self.fetch_keys().await;
+        self.tell_vault().await;
+        self.send_offers(now).await;
+    }
+
+    /// Request keys of live links that have none yet: after a start, or while the key process was away.
+    pub(crate) async fn fetch_keys(&self) {
+        let without: Vec<Link> = {
+            let table = self.table();
+            let lacking = table.values().filter(|held| held.keys.is_none());
+            let usable = lacking.filter(|held| held.link.state.is_live() || held.link.state == LinkState::Offered);
+            usable.map(|held| held.link.clone()).collect()
+        };
+        for link in without {
+            match self.vault.keys(Bytes::copy_from_slice(&link.row)).await {
+                Ok(keys) => {
+                    let _turn = self.turn.lock().await;
+                    if let Some(current) = self.link(&link.id()).filter(|current| !current.state.is_over()) {
+                        self.show(current, Some(keys));
+                    }
+                }
+                Err(KeysError::Refused(Refusal::RowSealed | Refusal::LinkGone | Refusal::LinkExpired)) => {
+                    self.end_refused(link.id()).await;
+                }
+                Err(error) => {
+                    // Raised and cleared by the node's own look at the key process; here it is only a reason to wait.
+                    tracing::debug!(%error, "link keys not fetched");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn end_refused(&self, id: LinkId) {
+        let _turn = self.turn.lock().await;
+        let now = clock::now();
+        let Some(Ok(ended)) = self.link(&id).map(|link| link.ended(EndReason::RowRefused, now)) else { return };
+        self.health.raise(Condition::LinkRowRefused, now, format!("link {id}"));
+        if let Err(error) = self.keep(vec![ended]).await {
+            self.store_failed(error);
+        }
+    }
+
+    async fn age(&self, now: UnixMillis) {
+        let aged: Vec<(LinkId, Aged)> =
+            self.all().into_iter().filter_map(|link| Some((link.id(), link.aged(now)?))).collect();
+        if aged.is_empty() {
+            return;
+        }
+        let _turn = self.turn.lock().await;
+        for (id, _) in aged {
+            // Judged again under the turn: a receipt may have come since.
+            let done = match self.link(&id).and_then(|link| link.aged(now)) {
+                Some(Aged::Expired(link)) => {
+                    tracing::info!(link = %id, peer = %link.peer().short(), "link expired");
+                    self.keep(vec![*link]).await
+                }
+                Some(Aged::Purge) => self.purge(id).await,
+                None => Ok(()),
+            };
+            if let Err(error) = done {
+                return self.store_failed(error);
+            }
+        }
+    }
+
+    async fn purge(&self, id: LinkId) -> Result<(), crate::store::StoreError> {
+        self.store.purge_link(id).await?;
+        self.table().remove(&id);
+        Ok(())
+    }
+
+    /// Links that are over and of which the key process has not been told yet.
+    async fn tell_vault(&self) {
+        let untold: Vec<Link> =
+            self.all().into_iter().filter(|link| link.state.is_over() && !link.vault_told).collect();
+        for link in untold {
+            match self.vault.revoke(link.id()).await {
+                Ok(()) | Err(KeysError::Refused(Refusal::LinkGone)) => {
+                    let _turn = self.turn.lock().await;
+                    let told = Link { vault_told: true, ..link };
+                    if let Err(error) = self.keep(vec![told]).await {
+                        return self.store_failed(error);
+                    }
+                }
+                Err(error) => return tracing::debug!(%error, "the key process could not be told of an ended link"),
+            }
+        }
+    }
+
+    async fn send_offers(&self, now: UnixMillis) {
+        let due: Vec<Link> = {
+            let table = self.table();
+            let due = table.values().filter(|held| held.link.state == LinkState::Offered && held.sending.is_due(now));
+            due.map(|held| held.link.clone()).collect()
+        };
+        for link in due {
+            let sent = self.carrier.send_offer(link.directory, Bytes::copy_from_slice(&link.offer)).await;
+            if let Err(error) = sent {
+                tracing::info!(link = %link.id(), %error, "offer not sent; it is tried again");
+            }
+            let mut spread = [0];
+            getrandom::fill(&mut spread).expect("the kernel's generator answers since the probe at start");
+            if let Some(held) = self.table().get_mut(&link.id()) {
+                held.sending = held.sending.after_attempt(clock::now(), spread[0]);
+            }
+        }
+    }
+}

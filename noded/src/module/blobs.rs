@@ -1,0 +1,257 @@
+//! Blobs: plain files under `blobs/<module>/`, all touched by one thread of their own so that no disk holds up the network.
+//!
+//! A name is no path (checked by the SDK's type), links are not followed, and a module's folder is its own. The thread is
+//! started before the final filter. Open files are kept for a while: a transfer writes many chunks to one of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use nix::fcntl::OFlag;
+use openred_module::{BLOB_CHUNK, BlobName, HostError, SCAN_LIMIT};
+use tokio::sync::{mpsc, oneshot};
+
+/// Jobs that may wait; each carries at most one chunk of 1 MiB.
+const QUEUE: usize = 32;
+/// Files kept open.
+const OPEN_FILES: usize = 32;
+
+type Job = Box<dyn FnOnce(&mut Folder) + Send>;
+type Result<T> = std::result::Result<T, HostError>;
+
+/// A hold on the disk's thread: cheap to clone; the thread ends when the last one is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    queue: mpsc::Sender<Job>,
+}
+
+/// The disk's thread.
+#[derive(Debug)]
+pub(crate) struct DiskThread(JoinHandle<()>);
+
+impl DiskThread {
+    /// Waits until every queued job is done. All [`Disk`]s must be dropped before.
+    pub(crate) fn join(self) {
+        // A panic of the thread has been reported by the panic hook.
+        let _ = self.0.join();
+    }
+}
+
+impl Disk {
+    /// Makes the folder if need be and starts the thread. `most_bytes` for each module; zero: as the disk has.
+    pub(super) fn open(root: &Path, most_bytes: u64) -> io::Result<(Self, DiskThread)> {
+        fs::create_dir_all(root)?;
+        let mut folder = Folder::new(root, most_bytes);
+        let (queue, mut jobs) = mpsc::channel::<Job>(QUEUE);
+        let thread = std::thread::Builder::new().name("disk".to_owned()).spawn(move || {
+            while let Some(job) = jobs.blocking_recv() {
+                job(&mut folder);
+            }
+        })?;
+        Ok((Self { queue }, DiskThread(thread)))
+    }
+
+    async fn call<T: Send + 'static>(&self, work: impl FnOnce(&mut Folder) -> Result<T> + Send + 'static) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |folder| {
+            // A caller that has gone needs no answer.
+            let _ = reply.send(work(folder));
+        });
+        self.queue.send(job).await.map_err(|_| HostError::ShuttingDown)?;
+        answer.await.map_err(|_| HostError::ShuttingDown)?
+    }
+
+    pub(super) async fn write(&self, module: &'static str, name: &BlobName, offset: u64, bytes: Bytes) -> Result<()> {
+        if bytes.len() > BLOB_CHUNK {
+            return Err(HostError::TooLarge { limit: BLOB_CHUNK });
+        }
+        let name = name.clone();
+        self.call(move |folder| folder.write(module, &name, offset, &bytes)).await
+    }
+
+    pub(super) async fn read(&self, module: &'static str, name: &BlobName, offset: u64, most: usize) -> Result<Bytes> {
+        let name = name.clone();
+        self.call(move |folder| folder.read(module, &name, offset, most.min(BLOB_CHUNK))).await
+    }
+
+    pub(super) async fn length(&self, module: &'static str, name: &BlobName) -> Result<Option<u64>> {
+        let name = name.clone();
+        self.call(move |folder| folder.length(module, &name)).await
+    }
+
+    pub(super) async fn sync(&self, module: &'static str, name: &BlobName) -> Result<()> {
+        let name = name.clone();
+        self.call(move |folder| folder.sync(module, &name)).await
+    }
+
+    pub(super) async fn rename(&self, module: &'static str, from: &BlobName, to: &BlobName) -> Result<()> {
+        let (from, to) = (from.clone(), to.clone());
+        self.call(move |folder| folder.rename(module, &from, &to)).await
+    }
+
+    pub(super) async fn delete(&self, module: &'static str, name: &BlobName) -> Result<()> {
+        let name = name.clone();
+        self.call(move |folder| folder.delete(module, &name)).await
+    }
+
+    pub(super) async fn list(&self, module: &'static str, after: Option<&BlobName>) -> Result<Vec<BlobName>> {
+        let after = after.cloned();
+        self.call(move |folder| folder.list(module, after.as_ref())).await
+    }
+}
+
+/// The folder of all modules' blobs, on its thread.
+struct Folder {
+    root: PathBuf,
+    most_bytes: u64,
+    /// Bytes of each module's blobs, counted once and kept up.
+    used: HashMap<&'static str, u64>,
+    /// Open files, the last used at the back.
+    open: VecDeque<(PathBuf, File)>,
+}
+
+impl Folder {
+    fn new(root: &Path, most_bytes: u64) -> Self {
+        Self { root: root.to_owned(), most_bytes, used: HashMap::new(), open: VecDeque::new() }
+    }
+
+    fn path(&self, module: &str, name: &BlobName) -> PathBuf {
+        self.root.join(module).join(name.as_str())
+    }
+
+    /// The blob's file, made if `create`; `None` if there is none.
+    fn file(&mut self, module: &str, name: &BlobName, create: bool) -> io::Result<Option<&File>> {
+        let path = self.path(module, name);
+        if let Some(at) = self.open.iter().position(|(open, _)| *open == path) {
+            let found = self.open.remove(at).expect("the position was just found");
+            self.open.push_back(found);
+        } else {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(create).custom_flags(OFlag::O_NOFOLLOW.bits());
+            let file = match options.open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == ErrorKind::NotFound && create => {
+                    fs::create_dir_all(self.root.join(module))?;
+                    options.open(&path)?
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            if self.open.len() == OPEN_FILES {
+                self.open.pop_front();
+            }
+            self.open.push_back((path, file));
+        }
+        Ok(self.open.back().map(|(_, file)| file))
+    }
+
+    fn close(&mut self, path: &Path) {
+        self.open.retain(|(open, _)| open != path);
+    }
+
+    fn write(&mut self, module: &'static str, name: &BlobName, offset: u64, bytes: &[u8]) -> Result<()> {
+        let before = self.length(module, name)?.unwrap_or(0);
+        let after = before.max(offset.saturating_add(bytes.len() as u64));
+        let used = self.used(module).map_err(fault)? - before + after;
+        if self.most_bytes > 0 && used > self.most_bytes {
+            return Err(HostError::Full);
+        }
+        let file = self.file(module, name, true).map_err(fault)?.ok_or(HostError::Storage)?;
+        file.write_all_at(bytes, offset).map_err(fault)?;
+        self.used.insert(module, used);
+        Ok(())
+    }
+
+    fn read(&mut self, module: &str, name: &BlobName, offset: u64, most: usize) -> Result<Bytes> {
+        let file = self.file(module, name, false).map_err(fault)?.ok_or(HostError::NoBlob)?;
+        let left = file.metadata().map_err(fault)?.len().saturating_sub(offset);
+        let mut bytes = vec![0; most.min(usize::try_from(left).unwrap_or(usize::MAX))];
+        file.read_exact_at(&mut bytes, offset).map_err(fault)?;
+        Ok(bytes.into())
+    }
+
+    fn length(&mut self, module: &str, name: &BlobName) -> Result<Option<u64>> {
+        let Some(file) = self.file(module, name, false).map_err(fault)? else { return Ok(None) };
+        Ok(Some(file.metadata().map_err(fault)?.len()))
+    }
+
+    fn sync(&mut self, module: &str, name: &BlobName) -> Result<()> {
+        let file = self.file(module, name, false).map_err(fault)?.ok_or(HostError::NoBlob)?;
+        file.sync_data().map_err(fault)?;
+        self.sync_folder(module).map_err(fault)
+    }
+
+    fn rename(&mut self, module: &'static str, from: &BlobName, to: &BlobName) -> Result<()> {
+        self.sync(module, from)?;
+        let replaced = if from == to { 0 } else { self.length(module, to)?.unwrap_or(0) };
+        let (from, to) = (self.path(module, from), self.path(module, to));
+        fs::rename(&from, &to).map_err(fault)?;
+        self.close(&from);
+        self.close(&to);
+        let used = self.used(module).map_err(fault)?;
+        self.used.insert(module, used.saturating_sub(replaced));
+        self.sync_folder(module).map_err(fault)
+    }
+
+    fn delete(&mut self, module: &'static str, name: &BlobName) -> Result<()> {
+        let Some(length) = self.length(module, name)? else { return Ok(()) };
+        let path = self.path(module, name);
+        self.close(&path);
+        fs::remove_file(&path).map_err(fault)?;
+        let used = self.used(module).map_err(fault)?;
+        self.used.insert(module, used.saturating_sub(length));
+        self.sync_folder(module).map_err(fault)
+    }
+
+    fn list(&mut self, module: &str, after: Option<&BlobName>) -> Result<Vec<BlobName>> {
+        let entries = match fs::read_dir(self.root.join(module)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(fault(error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(fault)?.file_name();
+            names.extend(name.to_str().and_then(BlobName::new).filter(|name| after.is_none_or(|after| name > after)));
+        }
+        names.sort();
+        names.truncate(SCAN_LIMIT);
+        Ok(names)
+    }
+
+    fn used(&mut self, module: &'static str) -> io::Result<u64> {
+        if let Some(used) = self.used.get(module) {
+            return Ok(*used);
+        }
+        let mut used = 0;
+        match fs::read_dir(self.root.join(module)) {
+            Ok(entries) => {
+                for entry in entries {
+                    used += entry?.metadata()?.len();
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        self.used.insert(module, used);
+        Ok(used)
+    }
+
+    fn sync_folder(&self, module: &str) -> io::Result<()> {
+        File::open(self.root.join(module))?.sync_all()
+    }
+}
+
+fn fault(error: io::Error) -> HostError {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => HostError::Full,
+        kind => {
+            tracing::error!(?kind, "a blob could not be read or written");
+            HostError::Storage
+        }
+    }
+}

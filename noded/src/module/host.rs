@@ -1,0 +1,153 @@
+//! What one module gets of the node: its rows in the store, its blobs on the disk, calls to peers, timers.
+//!
+//! Rows are sealed before they reach the database (`store::seal`). Blobs are plain files: what a module keeps there is
+//! protected by the state directory's mode and the cage, no further (SECURITY.md).
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use openred_module::{
+    AuditEvent, Batch, BlobName, Committed, Host, HostError, KEY_LIMIT, Method, PeerError, PeerRequest, Response, Scan,
+    ScanPage, Status, TimerId,
+};
+use openred_proto::checked::session::RequestHead;
+use openred_proto::id::{NodeId, UnixMillis};
+
+use super::Parts;
+use super::blobs::Disk;
+use super::ports::PeerCaller;
+use super::timers::Timers;
+use crate::clock;
+use crate::store::{RowSeal, Store, StoreError};
+
+/// The host of one module.
+pub(super) struct ModuleHost {
+    me: NodeId,
+    module: &'static str,
+    store: Store,
+    seal: Arc<RowSeal>,
+    disk: Disk,
+    peers: Arc<dyn PeerCaller>,
+    timers: Arc<Timers>,
+}
+
+impl ModuleHost {
+    pub(super) fn new(parts: &Parts, module: &'static str, seal: RowSeal, timers: Arc<Timers>) -> Self {
+        Self {
+            me: parts.me,
+            module,
+            store: parts.store.clone(),
+            seal: Arc::new(seal),
+            disk: parts.disk.clone(),
+            peers: Arc::clone(&parts.peers),
+            timers,
+        }
+    }
+}
+
+impl From<StoreError> for HostError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full => Self::Full,
+            StoreError::Closed => Self::ShuttingDown,
+            _ => Self::Storage,
+        }
+    }
+}
+
+#[async_trait]
+impl Host for ModuleHost {
+    fn node_id(&self) -> NodeId {
+        self.me
+    }
+
+    fn now(&self) -> openred_module::UnixMillis {
+        clock::now().0
+    }
+
+    fn unique_id(&self) -> [u8; 16] {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).expect("the kernel's generator answers since the probe at start");
+        id
+    }
+
+    async fn get(&self, key: Bytes) -> Result<Option<Bytes>, HostError> {
+        if key.len() > KEY_LIMIT {
+            return Err(HostError::TooLarge { limit: KEY_LIMIT });
+        }
+        Ok(self.store.row(Arc::clone(&self.seal), key).await?)
+    }
+
+    async fn apply(&self, batch: Batch) -> Result<Committed, HostError> {
+        batch.check()?;
+        Ok(self.store.apply(Arc::clone(&self.seal), batch).await?)
+    }
+
+    async fn scan(&self, scan: Scan) -> Result<ScanPage, HostError> {
+        Ok(self.store.scan(Arc::clone(&self.seal), scan).await?)
+    }
+
+    async fn blob_write(&self, name: &BlobName, offset: u64, bytes: Bytes) -> Result<(), HostError> {
+        self.disk.write(self.module, name, offset, bytes).await
+    }
+
+    async fn blob_read(&self, name: &BlobName, offset: u64, most: usize) -> Result<Bytes, HostError> {
+        self.disk.read(self.module, name, offset, most).await
+    }
+
+    async fn blob_length(&self, name: &BlobName) -> Result<Option<u64>, HostError> {
+        self.disk.length(self.module, name).await
+    }
+
+    async fn blob_sync(&self, name: &BlobName) -> Result<(), HostError> {
+        self.disk.sync(self.module, name).await
+    }
+
+    async fn blob_rename(&self, from: &BlobName, to: &BlobName) -> Result<(), HostError> {
+        self.disk.rename(self.module, from, to).await
+    }
+
+    async fn blob_delete(&self, name: &BlobName) -> Result<(), HostError> {
+        self.disk.delete(self.module, name).await
+    }
+
+    async fn blob_list(&self, after: Option<&BlobName>) -> Result<Vec<BlobName>, HostError> {
+        self.disk.list(self.module, after).await
+    }
+
+    async fn peer_request(&self, peer: NodeId, request: PeerRequest) -> Result<Response, PeerError> {
+        let head = RequestHead {
+            module: self.module.to_owned(),
+            method: match request.method {
+                Method::Get => "GET".to_owned(),
+                Method::Post => "POST".to_owned(),
+            },
+            path: request.path,
+            content_type: request.content_type,
+            length: request.length,
+            deadline_millis: request.deadline.map_or(0, |at| at.saturating_sub(clock::now().0).max(1)),
+            idempotency_key: request.idempotency_key.map_or_else(Vec::new, |key| key.to_vec()),
+        };
+        let (head, body) = self.peers.call(peer, head, request.body).await?;
+        Ok(Response {
+            status: Status::from_code(head.status),
+            content_type: head.content_type,
+            length: head.length,
+            body,
+        })
+    }
+
+    async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError> {
+        Ok(self.peers.is_linked(&peer))
+    }
+
+    fn set_timer(&self, timer: TimerId, at: openred_module::UnixMillis) {
+        self.timers.set(self.module, timer, UnixMillis(at));
+    }
+
+    fn audit(&self, event: AuditEvent) {
+        // The signed trail is the key process's and comes with it; until then the local log has the event, without content.
+        tracing::info!(module = self.module, code = event.code, outcome = event.outcome, "audit");
+    }
+}

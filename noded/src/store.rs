@@ -1,0 +1,254 @@
+//! The node's database: one SQLite file in its state directory, used by one thread of its own.
+//!
+//! The thread is started before the final filter (no thread can be started after it) and takes jobs from a bounded queue.
+//! Jobs that wait together share one transaction and one fsync (group commit); each has a savepoint, so one that fails
+//! takes nothing with it. **A call that has answered `Ok` is durable** (write-ahead log, `synchronous = FULL`).
+//!
+//! What is kept: links with their sealed rows (the key process alone can open them), cards of peers, approvals, and the
+//! modules' rows, which are sealed here with a key from the key process. No secret of a link or session is ever in it.
+
+mod calls;
+mod links;
+mod peers;
+mod rows;
+mod schema;
+mod seal;
+
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, ffi};
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use peers::KnownPeer;
+pub(crate) use seal::RowSeal;
+
+/// Name of the database in the state directory.
+pub(crate) const FILE: &str = "node.sqlite";
+/// Jobs that may wait; callers beyond it wait for room. Two full groups.
+const QUEUE: usize = 128;
+/// Jobs that share one transaction. Beyond 64 the fsync is no longer what costs.
+const GROUP: usize = 64;
+/// Prepared statements kept; there are fewer kinds of them.
+const STATEMENTS: usize = 64;
+/// Bytes of a database page: SQLite's default, named because the size limit is given in pages.
+const PAGE_BYTES: u64 = 4096;
+/// Another process holds the file for longer than this only if it is a second node on the same state.
+const IN_USE_AFTER: Duration = Duration::from_secs(2);
+
+/// Why the store could not do it. All are this machine's condition or a defect, never a peer's doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// The disk, or the configured size, is used up. Reads still work.
+    #[error("no space left for the node's database; free some, or raise `storage.database_megabytes`")]
+    Full,
+    /// A second process uses the file.
+    #[error("the node's database is in use by another process; is this node running twice?")]
+    InUse,
+    /// Not a database of this program.
+    #[error("node.sqlite is not a database of an OpenRed node")]
+    Foreign,
+    /// Written by a newer version.
+    #[error("node.sqlite has schema {found}, this program knows up to {known}; use the newer version of openred")]
+    NewerSchema {
+        /// In the file.
+        found: u32,
+        /// Of this program.
+        known: u32,
+    },
+    /// The database could not be opened.
+    #[error("node.sqlite cannot be opened ({0:?}); check the state directory's owner and mode")]
+    Open(ErrorCode),
+    /// What was written may not be on disk: nothing is acknowledged any more.
+    #[error("writes may be lost: the disk failed to sync; restart the node once the disk is sound")]
+    Lost,
+    /// A row that only this program writes cannot be read.
+    #[error("a row of table {0} cannot be read: the file was changed or damaged")]
+    Damaged(&'static str),
+    /// A read, write or statement failed.
+    #[error("the node's database failed ({0:?})")]
+    Failed(ErrorCode),
+    /// The store's thread has ended.
+    #[error("the node is stopping")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error {
+            rusqlite::Error::SqliteFailure(failure, _) => match (failure.code, failure.extended_code) {
+                (ErrorCode::DiskFull, _) => Self::Full,
+                // The file may not grow: a limit of the process or the file system, which is no less full for it.
+                (_, ffi::SQLITE_IOERR_WRITE) => Self::Full,
+                (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => Self::Lost,
+                (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => Self::InUse,
+                (ErrorCode::NotADatabase, _) => Self::Foreign,
+                (code, _) => Self::Failed(code),
+            },
+            rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) => {
+                Self::Damaged("unknown")
+            }
+            _ => Self::Failed(ErrorCode::InternalMalfunction),
+        }
+    }
+}
+
+/// Result of a store call.
+pub(crate) type Result<T> = std::result::Result<T, StoreError>;
+
+/// A hold on the store: cheap to clone; the thread ends when the last one is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    queue: mpsc::Sender<Box<dyn Job>>,
+}
+
+/// The store's thread. Joined at the end, so that the log is checkpointed before the process leaves.
+#[derive(Debug)]
+pub(crate) struct StoreThread(JoinHandle<()>);
+
+impl StoreThread {
+    /// Waits until every queued job is done and the file is closed. All [`Store`]s must be dropped before.
+    pub(crate) fn join(self) {
+        // A panic of the thread has been reported by the panic hook.
+        let _ = self.0.join();
+    }
+}
+
+impl Store {
+    /// Opens or makes the database in `directory` and starts its thread. `most_bytes` zero: no limit of our own.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; no thread is left behind.
+    pub(crate) fn open(directory: &Path, most_bytes: u64) -> Result<(Self, StoreThread)> {
+        let connection = connect(&directory.join(FILE), most_bytes)?;
+        schema::migrate(&connection, directory)?;
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || serve(&connection, jobs));
+        let thread = thread.map_err(|_| StoreError::Failed(ErrorCode::OutOfMemory))?;
+        Ok((Self { queue }, StoreThread(thread)))
+    }
+
+    /// Runs `work` on the store's thread. It may run twice: a group that fails as a whole is repeated one by one.
+    pub(crate) async fn call<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Call { work, outcome: Err(StoreError::Closed), reply });
+        self.queue.send(job).await.map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+fn connect(file: &Path, most_bytes: u64) -> Result<Connection> {
+    let open = |error: rusqlite::Error| match StoreError::from(error) {
+        StoreError::Failed(code) => StoreError::Open(code),
+        known => known,
+    };
+    let connection = Connection::open(file).map_err(open)?;
+    connection.busy_timeout(IN_USE_AFTER)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // An exclusive lock before the first access in WAL mode: one process, and no shared-memory file to map.
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(open)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    // Negative: kibibytes. Small: the kernel caches the file anyway.
+    connection.pragma_update(None, "cache_size", -1024)?;
+    connection.pragma_update(None, "journal_size_limit", 4 << 20)?;
+    if most_bytes > 0 {
+        let pages = i64::try_from(most_bytes / PAGE_BYTES).unwrap_or(i64::MAX);
+        connection.pragma_update(None, "max_page_count", pages)?;
+    }
+    Ok(connection)
+}
+
+/// One queued call, its types erased.
+trait Job: Send {
+    /// Does the work; what it changed is kept only when it succeeds.
+    fn run(&mut self, connection: &Connection) -> Result<()>;
+    /// Answers: with the outcome of `run`, or with what befell the whole transaction.
+    fn finish(self: Box<Self>, fault: Option<StoreError>);
+}
+
+struct Call<T, F> {
+    work: F,
+    outcome: Result<T>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Job for Call<T, F>
+where
+    T: Send,
+    F: FnMut(&Connection) -> Result<T> + Send,
+{
+    fn run(&mut self, connection: &Connection) -> Result<()> {
+        self.outcome = (self.work)(connection);
+        self.outcome.as_ref().map(|_| ()).map_err(|error| *error)
+    }
+
+    fn finish(self: Box<Self>, fault: Option<StoreError>) {
+        // A caller that has gone needs no answer; what was done stays done.
+        let _ = self.reply.send(fault.map_or(self.outcome, Err));
+    }
+}
+
+fn serve(connection: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+    let mut lost = false;
+    let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(GROUP);
+    while let Some(first) = jobs.blocking_recv() {
+        group.push(first);
+        while group.len() < GROUP
+            && let Ok(job) = jobs.try_recv()
+        {
+            group.push(job);
+        }
+        let fault = if lost { Some(StoreError::Lost) } else { commit(connection, &mut group).err() };
+        // After a failed fsync the kernel forgets which pages were dirty: a later success would prove nothing.
+        lost |= fault == Some(StoreError::Lost);
+        if fault.is_none() || lost || group.len() == 1 {
+            group.drain(..).for_each(|job| job.finish(fault));
+            continue;
+        }
+        for mut job in group.drain(..) {
+            let fault = commit(connection, std::slice::from_mut(&mut job)).err();
+            lost |= fault == Some(StoreError::Lost);
+            job.finish(fault);
+        }
+    }
+    // Leaves one file behind instead of a log that the next start must replay; failing costs only that replay.
+    let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+}
+
+/// Runs a group in one transaction. On an error nothing of it is kept.
+fn commit(connection: &Connection, group: &mut [Box<dyn Job>]) -> Result<()> {
+    let committed = run_group(connection, group);
+    if committed.is_err() && !connection.is_autocommit() {
+        connection.execute_batch("ROLLBACK")?;
+    }
+    committed
+}
+
+fn run_group(connection: &Connection, group: &mut [Box<dyn Job>]) -> Result<()> {
+    connection.execute_batch("BEGIN")?;
+    for job in group {
+        connection.prepare_cached("SAVEPOINT job")?.execute([])?;
+        if let Err(error) = job.run(connection) {
+            // On a full disk SQLite ends the whole transaction by itself, savepoints and all.
+            if connection.is_autocommit() {
+                return Err(error);
+            }
+            connection.prepare_cached("ROLLBACK TO job")?.execute([])?;
+        }
+        connection.prepare_cached("RELEASE job")?.execute([])?;
+    }
+    Ok(connection.execute_batch("COMMIT")?)
+}
+
+#[cfg(test)]
+mod tests;

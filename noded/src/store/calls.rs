@@ -1,0 +1,82 @@
+//! The store's calls as the rest of the node makes them: typed, asynchronous, each one job on the store's thread.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use openred_module::{Batch, Committed, Scan, ScanPage};
+use openred_proto::id::{LinkId, NodeId, UnixMillis};
+
+use super::{KnownPeer, Result, RowSeal, Store, links, peers, rows};
+use crate::link::state::Link;
+
+impl Store {
+    /// Every link, ended ones included.
+    pub(crate) async fn links(&self) -> Result<Vec<Link>> {
+        self.call(links::all).await
+    }
+
+    /// Writes links, new or changed, in one transaction.
+    pub(crate) async fn put_links(&self, changed: Vec<Link>) -> Result<()> {
+        self.call(move |connection| changed.iter().try_for_each(|link| links::put(connection, link))).await
+    }
+
+    /// Drops a link for good.
+    pub(crate) async fn purge_link(&self, link: LinkId) -> Result<()> {
+        self.call(move |connection| links::purge(connection, &link)).await
+    }
+
+    /// What is known of a peer.
+    pub(crate) async fn peer(&self, node: NodeId) -> Result<Option<KnownPeer>> {
+        self.call(move |connection| peers::get(connection, &node)).await
+    }
+
+    /// Every peer.
+    pub(crate) async fn peers(&self) -> Result<Vec<KnownPeer>> {
+        self.call(peers::all).await
+    }
+
+    /// Keeps a verified card, unless a newer one is known.
+    pub(crate) async fn keep_card(&self, node: NodeId, card: Bytes, sequence: u64, now: UnixMillis) -> Result<()> {
+        self.call(move |connection| peers::keep_card(connection, &node, &card, sequence, now)).await
+    }
+
+    /// The operator's yes to a peer.
+    pub(crate) async fn approve(&self, node: NodeId, now: UnixMillis) -> Result<()> {
+        self.call(move |connection| peers::approve(connection, &node, now)).await
+    }
+
+    /// Takes the operator's yes back.
+    pub(crate) async fn disapprove(&self, node: NodeId) -> Result<()> {
+        self.call(move |connection| peers::disapprove(connection, &node)).await
+    }
+
+    /// Whether the operator said yes to a peer.
+    pub(crate) async fn is_approved(&self, node: NodeId) -> Result<bool> {
+        Ok(self.peer(node).await?.is_some_and(|peer| peer.approved_at.0 > 0))
+    }
+
+    /// A session with a peer has opened.
+    pub(crate) async fn peer_seen(&self, node: NodeId, now: UnixMillis) -> Result<()> {
+        self.call(move |connection| peers::seen(connection, &node, now)).await
+    }
+
+    /// Drops a peer's card and approval; the sequence of its newest card stays.
+    pub(crate) async fn forget_peer(&self, node: NodeId) -> Result<()> {
+        self.call(move |connection| peers::forget(connection, &node)).await
+    }
+
+    /// One row of a module.
+    pub(crate) async fn row(&self, seal: Arc<RowSeal>, key: Bytes) -> Result<Option<Bytes>> {
+        self.call(move |connection| rows::get(connection, &seal, &key)).await
+    }
+
+    /// A batch of a module's rows; checked by the caller.
+    pub(crate) async fn apply(&self, seal: Arc<RowSeal>, batch: Batch) -> Result<Committed> {
+        self.call(move |connection| rows::apply(connection, &seal, &batch)).await
+    }
+
+    /// Rows of a module by prefix.
+    pub(crate) async fn scan(&self, seal: Arc<RowSeal>, scan: Scan) -> Result<ScanPage> {
+        self.call(move |connection| rows::scan(connection, &seal, &scan)).await
+    }
+}

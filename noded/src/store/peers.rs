@@ -1,0 +1,102 @@
+//! Peers: the newest card of each, the highest sequence ever seen, and whether the operator approved it.
+
+use openred_proto::id::{NodeId, UnixMillis};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::links::{millis, node_id, number};
+use super::{Result, StoreError};
+
+const COLUMNS: &str = "node_id, card, sequence, fetched_at, seen_at, approved_at";
+
+/// What the store knows of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KnownPeer {
+    pub(crate) node: NodeId,
+    /// Signed card as received; empty when none is kept.
+    pub(crate) card: Vec<u8>,
+    /// Of the newest card ever seen.
+    pub(crate) sequence: u64,
+    pub(crate) fetched_at: UnixMillis,
+    /// Last open session; zero: never.
+    pub(crate) seen_at: UnixMillis,
+    /// When the operator approved its offers; zero: not.
+    pub(crate) approved_at: UnixMillis,
+}
+
+pub(crate) fn get(connection: &Connection, node: &NodeId) -> Result<Option<KnownPeer>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM peer WHERE node_id = ?1"))?;
+    statement.query_row([node.as_bytes()], |row| Ok(read(row))).optional()?.transpose()
+}
+
+pub(crate) fn all(connection: &Connection) -> Result<Vec<KnownPeer>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM peer ORDER BY node_id"))?;
+    let rows = statement.query_map([], |row| Ok(read(row)))?;
+    rows.map(|row| row?).collect()
+}
+
+/// Keeps a verified card whose sequence is not below the one known. The caller has checked the succession.
+pub(crate) fn keep_card(
+    connection: &Connection,
+    node: &NodeId,
+    card: &[u8],
+    sequence: u64,
+    now: UnixMillis,
+) -> Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO peer (node_id, card, sequence, fetched_at, seen_at, approved_at) VALUES (?1, ?2, ?3, ?4, 0, 0)
+             ON CONFLICT (node_id) DO UPDATE SET card = excluded.card, sequence = excluded.sequence,
+             fetched_at = excluded.fetched_at WHERE excluded.sequence >= sequence",
+        )?
+        .execute(params![node.as_bytes(), card, number(sequence), millis(now)])?;
+    Ok(())
+}
+
+/// The operator's word for a peer; it also covers later offers.
+pub(crate) fn approve(connection: &Connection, node: &NodeId, now: UnixMillis) -> Result<()> {
+    touch(connection, node, "approved_at", now)
+}
+
+/// Takes the operator's word back.
+pub(crate) fn disapprove(connection: &Connection, node: &NodeId) -> Result<()> {
+    connection.prepare_cached("UPDATE peer SET approved_at = 0 WHERE node_id = ?1")?.execute([node.as_bytes()])?;
+    Ok(())
+}
+
+pub(crate) fn seen(connection: &Connection, node: &NodeId, now: UnixMillis) -> Result<()> {
+    touch(connection, node, "seen_at", now)
+}
+
+/// Drops card and approval. The sequence stays: an older card must not be believed later.
+pub(crate) fn forget(connection: &Connection, node: &NodeId) -> Result<()> {
+    connection
+        .prepare_cached("UPDATE peer SET card = x'', fetched_at = 0, seen_at = 0, approved_at = 0 WHERE node_id = ?1")?
+        .execute([node.as_bytes()])?;
+    Ok(())
+}
+
+fn touch(connection: &Connection, node: &NodeId, column: &'static str, now: UnixMillis) -> Result<()> {
+    connection
+        .prepare_cached(&format!(
+            "INSERT INTO peer (node_id, card, sequence, fetched_at, seen_at, approved_at) VALUES (?1, x'', 0, 0, 0, 0)
+             ON CONFLICT (node_id) DO NOTHING"
+        ))?
+        .execute([node.as_bytes()])?;
+    connection
+        .prepare_cached(&format!("UPDATE peer SET {column} = ?2 WHERE node_id = ?1"))?
+        .execute(params![node.as_bytes(), millis(now)])?;
+    Ok(())
+}
+
+fn read(row: &Row<'_>) -> Result<KnownPeer> {
+    let damaged = |_| StoreError::Damaged("peer");
+    let time = |column| Ok::<_, StoreError>(UnixMillis(row.get::<_, i64>(column).map_err(damaged)?.cast_unsigned()));
+    Ok(KnownPeer {
+        node: node_id(row, 0).ok_or(StoreError::Damaged("peer"))?,
+        card: row.get(1).map_err(damaged)?,
+        sequence: row.get::<_, i64>(2).map_err(damaged)?.cast_unsigned(),
+        fetched_at: time(3)?,
+        seen_at: time(4)?,
+        approved_at: time(5)?,
+    })
+}

@@ -1,0 +1,107 @@
+//! The modules' rows: sealed values under clear keys, changed in batches that happen as a whole or not at all.
+
+use bytes::Bytes;
+use openred_module::{Batch, Committed, SCAN_LIMIT, Scan, ScanPage};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{Result, RowSeal};
+
+/// A scan stops after this many bytes of values, so that a page of large rows does not fill the memory.
+const SCAN_BYTES: usize = 4 << 20;
+
+/// One row's value.
+pub(crate) fn get(connection: &Connection, seal: &RowSeal, key: &[u8]) -> Result<Option<Bytes>> {
+    Ok(read(connection, seal, key)?.map(|(_, value)| value))
+}
+
+/// All of a batch, or nothing.
+pub(crate) fn apply(connection: &Connection, seal: &RowSeal, batch: &Batch) -> Result<Committed> {
+    for (key, expected) in &batch.expect {
+        if get(connection, seal, key)? != *expected {
+            return Ok(Committed::No);
+        }
+    }
+    for (key, value) in &batch.put {
+        let version = read_version(connection, seal, key)?.map_or(1, |version| version.saturating_add(1));
+        let sealed = seal.seal(key, version, value);
+        connection
+            .prepare_cached(
+                "INSERT INTO module_row (module, key, version, sealed) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (module, key) DO UPDATE SET version = excluded.version, sealed = excluded.sealed",
+            )?
+            .execute(params![seal.module(), &key[..], version, sealed])?;
+    }
+    for key in &batch.delete {
+        connection
+            .prepare_cached("DELETE FROM module_row WHERE module = ?1 AND key = ?2")?
+            .execute(params![seal.module(), &key[..]])?;
+    }
+    Ok(Committed::Yes)
+}
+
+/// Rows of a prefix, in the order of their keys' bytes.
+pub(crate) fn scan(connection: &Connection, seal: &RowSeal, scan: &Scan) -> Result<ScanPage> {
+    let limit = scan.limit.min(SCAN_LIMIT);
+    let end = end_of_prefix(&scan.prefix);
+    let after = scan.after.as_deref();
+    // `low` is taken in unless it is `after`; `high` is left out. A missing upper end is an empty blob: no key sorts below it.
+    let (low, high) = if scan.backwards { (None, after) } else { (after, None) };
+    let order = if scan.backwards { "DESC" } else { "ASC" };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT key, version, sealed FROM module_row WHERE module = ?1 AND key >= ?2
+         AND (?3 IS NULL OR key < ?3) AND (?4 IS NULL OR key > ?4) AND (?5 IS NULL OR key < ?5)
+         ORDER BY key {order} LIMIT ?6"
+    ))?;
+    let most = i64::try_from(limit + 1).expect("at most a thousand and one");
+    let mut rows = statement.query(params![seal.module(), &scan.prefix[..], end, low, high, most])?;
+    let mut page = ScanPage::default();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        if page.rows.len() == limit || bytes > SCAN_BYTES {
+            page.more = true;
+            break;
+        }
+        let key: Vec<u8> = row.get(0)?;
+        let value = seal.open(&key, row.get(1)?, row.get_ref(2)?.as_blob().unwrap_or_default())?;
+        bytes += value.len();
+        page.rows.push((key.into(), value.into()));
+    }
+    Ok(page)
+}
+
+fn read(connection: &Connection, seal: &RowSeal, key: &[u8]) -> Result<Option<(i64, Bytes)>> {
+    let found: Option<(i64, Vec<u8>)> = connection
+        .prepare_cached("SELECT version, sealed FROM module_row WHERE module = ?1 AND key = ?2")?
+        .query_row(params![seal.module(), key], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let open = |(version, sealed): (i64, Vec<u8>)| Ok((version, seal.open(key, version, &sealed)?.into()));
+    found.map(open).transpose()
+}
+
+fn read_version(connection: &Connection, seal: &RowSeal, key: &[u8]) -> Result<Option<i64>> {
+    Ok(connection
+        .prepare_cached("SELECT version FROM module_row WHERE module = ?1 AND key = ?2")?
+        .query_row(params![seal.module(), key], |row| row.get(0))
+        .optional()?)
+}
+
+/// The least key beyond every key with this prefix; none for a prefix of nothing but 0xff, or an empty one.
+fn end_of_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let keep = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut end = prefix[..=keep].to_vec();
+    end[keep] += 1;
+    Some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::end_of_prefix;
+
+    #[test]
+    fn ends_of_prefixes() {
+        assert_eq!(end_of_prefix(b""), None);
+        assert_eq!(end_of_prefix(&[0xff, 0xff]), None);
+        assert_eq!(end_of_prefix(b"ab"), Some(b"ac".to_vec()));
+        assert_eq!(end_of_prefix(&[b'a', 0xff]), Some(b"b".to_vec()));
+    }
+}
