@@ -11,7 +11,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use openred_policy::probe::{FORBIDDEN, FORBIDDEN_WITH_KEYS, Raw};
 use openred_policy::{Layer, LayerName, Role};
@@ -79,6 +80,12 @@ impl Stage {
 
     /// Runs `act` in a child of `role` (`none`: no cage).
     fn run(&self, role: &str, act: &str) -> Outcome {
+        let (line, stderr) = self.supervise(role, act);
+        assert!(line["failed"].is_null(), "{:?} {role} {act}: {line} {stderr}", self.form);
+        Outcome { exit: line["exit"].as_str().unwrap().to_owned(), line, stderr }
+    }
+
+    fn supervise(&self, role: &str, act: &str) -> (serde_json::Value, String) {
         let mut command = Command::new(self.path("openred-cage-probe"));
         command.args(["supervise", role, act]).arg(self.path("state")).arg(self.path("sockets")).current_dir("/");
         match self.form {
@@ -86,12 +93,14 @@ impl Stage {
             Form::Ordinary if is_root() => command.arg("none").uid(ORDINARY).gid(ORDINARY),
             Form::Ordinary => command.arg("none"),
         };
+        if act == "hang" {
+            // No pipe: a child that outlives its supervisor must fail this test and not hold it up.
+            command.stderr(Stdio::null());
+        }
         let output = command.output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{:?} {role} {act}: {stderr}", self.form);
-        let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert!(line["failed"].is_null(), "{:?} {role} {act}: {line} {stderr}", self.form);
-        Outcome { exit: line["exit"].as_str().unwrap().to_owned(), line, stderr }
+        (serde_json::from_slice(&output.stdout).unwrap(), stderr)
     }
 
     fn exit(&self, role: impl ToString, act: &str) -> String {
@@ -252,6 +261,25 @@ fn files_outside_the_kept_paths_are_gone() {
         for role in KEY_ROLES {
             assert_eq!(stage.exit(role, "read-root"), "SIGSYS", "{form:?} {role}");
             assert_eq!(stage.exit(role, "thread"), "SIGSYS", "{form:?} {role}");
+        }
+    }
+}
+
+/// The kernel forgets the parent-death signal when a process changes its uid, so it must be set again after that.
+#[test]
+fn a_child_dies_with_its_supervisor() {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        // The directory has no supervisor.
+        for role in [Role::Vault, Role::Noded] {
+            let (line, stderr) = stage.supervise(role.name(), "hang");
+            let status = format!("/proc/{}/status", line["pid"].as_i64().unwrap_or_else(|| panic!("{line} {stderr}")));
+            let end = Instant::now() + Duration::from_secs(30);
+            // Gone, or not yet collected by whoever inherits orphans here.
+            while fs::read_to_string(&status).is_ok_and(|text| !text.contains("State:\tZ")) {
+                assert!(Instant::now() < end, "{form:?} {role}: it outlives its supervisor");
+                std::thread::yield_now();
+            }
         }
     }
 }

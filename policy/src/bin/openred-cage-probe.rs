@@ -94,6 +94,11 @@ fn supervise(role: &str, act: &str, places: &Places, uid: &str) -> Result<serde_
         &own,
         &observe::Expected { identity, kept: role.map(|role| places.kept(role)).unwrap_or_default() },
     );
+    if act == "hang" {
+        // The supervisor ends without a word: the child, which waits in its act, must end with it.
+        drop(let_go);
+        return Ok(json!({"pid": child.pid()}));
+    }
     drop(let_go);
     let exit = child.wait()?.map(|exit| exit.to_string());
     let (outside, inside, interfaces, failed) = match seen {
@@ -201,6 +206,7 @@ fn attempt(act: &str, role: Option<Role>, state: &File, places: &Places) -> Resu
         "panic-formatted" => panic!("{act} must not be printed"),
         "abort" => std::process::abort(),
         "overflow" => overflow(&mut [0; 4096]).map(drop),
+        "hang" => poll::wait(&mut [], None).map(drop),
         "exit-7" => openred_policy::exit(7),
         "allocate" => allocate(),
         "service" => service(role, state),

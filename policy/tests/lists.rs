@@ -1,0 +1,56 @@
+//! Unfit lists of system calls are refused at build time, and what is refused is named. The shipped lists are the accepts.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../build/lists.rs"]
+mod lists;
+
+use lists::{When, parse, programs};
+
+const FIT: &str = r#"{"role": "r", "purpose": "a test", "allow": [
+    {"call": "read", "when": "service", "reason": "Reads what comes in."}]}"#;
+
+/// The list with one text replaced, and why it is refused.
+fn refusal(from: &str, to: &str) -> String {
+    assert!(FIT.contains(from));
+    parse(&FIT.replace(from, to)).and_then(|policy| programs(&policy).map(drop)).unwrap_err()
+}
+
+#[test]
+fn shipped_lists_and_the_smallest_one_are_fit() {
+    let shipped = [
+        ("front", include_str!("../seccomp/front.json")),
+        ("vault", include_str!("../seccomp/vault.json")),
+        ("unseal", include_str!("../seccomp/unseal.json")),
+        ("noded", include_str!("../seccomp/noded.json")),
+        ("directory", include_str!("../seccomp/directory.json")),
+    ];
+    for (role, text) in shipped {
+        let policy = parse(text).unwrap();
+        assert_eq!(policy.role, role);
+        assert_eq!(programs(&policy).unwrap().len(), if policy.answer.is_empty() { 1 } else { 3 });
+    }
+    assert!(parse(FIT).unwrap().allow[0].when == When::Service);
+}
+
+#[test]
+fn a_rule_without_a_reason_is_refused() {
+    assert_eq!(refusal("Reads what comes in.", ""), "the rule for `read` has no reason");
+    assert_eq!(refusal("Reads what comes in.", "   needed   "), "the rule for `read` has no reason");
+    assert!(refusal(r#", "reason": "Reads what comes in.""#, "").contains("missing field `reason`"));
+    let answer = r#"}], "answer": [{"call": "clone3", "errno": 38, "reason": "no"}]}"#;
+    assert_eq!(refusal("}]}", answer), "the rule for `clone3` has no reason");
+}
+
+#[test]
+fn malformed_rules_are_refused() {
+    assert!(refusal(r#""call": "read""#, r#""call": "raed""#).contains("raed"));
+    assert!(refusal("service", "always").contains("unknown variant"));
+    assert!(refusal(r#""role""#, r#""default": "allow", "role""#).contains("unknown field"));
+    let twice = r#"}, {"call": "read", "when": "end", "reason": "Reads what comes in.", "args": [{"index": 0, "any_of": [1]}]}]}"#;
+    assert_eq!(refusal("}]}", twice), "`read` stands twice");
+    let empty = r#", "args": [{"index": 0}]}]}"#;
+    assert!(refusal("}]}", empty).contains("exactly one of"));
+    let seventh = r#", "args": [{"index": 6, "any_of": [1]}]}]}"#;
+    assert!(!refusal("}]}", seventh).is_empty());
+}
