@@ -79,8 +79,9 @@ impl Failure {
 /// # Errors
 /// Any [`Failure`]; nothing has gone to the pipe then.
 pub fn open(file: impl Read, passphrase: impl Read, mut pipe: impl Write) -> Result<(), Failure> {
-    let sealed = read_capped(file, KEYSTORE_BYTES, "reading the file")?.ok_or(Failure::Damaged)?;
+    // The passphrase first: it is given once this process has been looked at, which must not end before.
     let passphrase = one_passphrase(&read_passphrases(passphrase)?)?;
+    let sealed = read_capped(file, KEYSTORE_BYTES, "reading the file")?.ok_or(Failure::Damaged)?;
     let secrets = Keystore::open(&sealed, passphrase)?.into_secrets();
     pipe.write_all(&*secrets).map_err(Failure::io("handing the secrets to the vault"))
 }
@@ -114,8 +115,8 @@ pub fn rewrap<W: Write>(
     mut new_file: W,
     sync: impl FnOnce(W) -> std::io::Result<()>,
 ) -> Result<NodeId, Failure> {
-    let sealed = read_capped(file, KEYSTORE_BYTES, "reading the file")?.ok_or(Failure::Damaged)?;
     let text = read_passphrases(passphrases)?;
+    let sealed = read_capped(file, KEYSTORE_BYTES, "reading the file")?.ok_or(Failure::Damaged)?;
     let (old, new) = text.split_once('\n').ok_or(Failure::NoPassphrase)?;
     let keystore = Keystore::open(&sealed, one_passphrase(old)?)?;
     let sealed = keystore.seal(one_passphrase(new)?, WorkFactor::STANDARD)?;

@@ -41,16 +41,18 @@ impl Door {
     /// Connections as they come; one too many is closed at once.
     pub(super) fn admit(self) -> impl Stream<Item = io::Result<Connection>> {
         let places = self.places;
+        let mut full = false;
         UnixListenerStream::new(self.listener).filter_map(move |accepted| {
             let place = Arc::clone(&places).try_acquire_owned();
+            // Said once each time it comes to that, however many knock.
+            if place.is_err() && !full {
+                tracing::warn!(at_most = CONNECTIONS, "too many connections: the newest are closed");
+            }
+            full = place.is_err();
             std::future::ready(match (accepted, place) {
                 (Ok(stream), Ok(place)) => Some(Ok(Connection { stream, caller: Arc::new(Caller::new()), _place: place })),
-                (Ok(_), Err(_)) => {
-                    tracing::warn!(at_most = CONNECTIONS, "too many connections: closed the newest");
-                    None
-                }
-                // Accepting can fail for one connection (it is gone already); the listener stays.
-                (Err(_), _) => None,
+                // One too many, or accepting failed for one that is gone already; the listener stays.
+                (Ok(_), Err(_)) | (Err(_), _) => None,
             })
         })
     }

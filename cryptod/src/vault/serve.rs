@@ -140,11 +140,12 @@ impl Server {
         for (channel, reply) in replies {
             self.channels[channel].queue(&reply);
         }
+        let mut flushed = Ok(());
         for index in 0..self.channels.len() {
-            self.channels[index].flush().map_err(|lost| self.end(index, lost))?;
+            flushed = flushed.and(self.channels[index].flush().map_err(|lost| self.end(index, lost)));
         }
-        durable.map_err(|_| End::StateLost)?;
-        handled
+        // The gravest reason first: that a caller who misbehaved has also left says less.
+        durable.map_err(|_| End::StateLost).and(handled).and(flushed)
     }
 
     fn wait(&mut self, at_most: Duration) -> Result<(), End> {

@@ -109,7 +109,7 @@ fn what_is_no_frame_or_out_of_role_ends_the_loop() {
         bench.front.write_all(&bytes).unwrap();
         assert_eq!(bench.turn(), Err(End::Misbehaved));
     }
-    let mut bench = bench();
+    let mut bench = self::bench();
     send(&mut bench.front, 5, Request::Lock);
     assert_eq!(bench.turn(), Err(End::Misbehaved), "the operator's request on the front's socket");
     assert!(matches!(&replies(&mut bench.front)[..], [Frame { id: 5, body: Reply::Refused(Refusal::NotAllowed) }]));
