@@ -1,0 +1,199 @@
+//! One node's key process as its supervisor starts it: unsealer, vault, front, each with its exact descriptors, each seen from
+//! outside before it is believed.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use openred_policy::barrier::{Host, Stage};
+use openred_policy::observe::{self, Baseline, Expected};
+use openred_policy::socket::stream_pair;
+use openred_policy::spawn::{Child, Exit, SpawnSpec, spawn};
+use openred_policy::{Identity, Role};
+use openred_proto::cryptod::cryptod_client::CryptodClient;
+use openred_proto::id::NodeId;
+use tonic::transport::{Channel, Endpoint};
+
+/// Longest wait for a stage; only a defect takes this long.
+const STAGE: Duration = Duration::from_secs(60);
+
+/// Where the programs are and as whom they run.
+#[derive(Clone, Copy)]
+pub(crate) struct World<'a> {
+    pub(crate) programs: &'a Path,
+    /// As root: the uid of the front; vault and unsealer have the two above it.
+    pub(crate) uid_base: Option<u32>,
+}
+
+impl World<'_> {
+    fn identity(&self, offset: u32) -> Option<Identity> {
+        self.uid_base.map(|base| Identity { uid: base + offset, gid: base + offset })
+    }
+
+    fn start(&self, role: Role, program: &str, argument: Option<&str>, descriptors: Vec<OwnedFd>) -> Started {
+        let identity = self.identity(match role {
+            Role::Front => 0,
+            Role::Vault => 1,
+            _ => 3,
+        });
+        let own = Baseline::of_this_process().unwrap();
+        let (host, barrier) = Host::pair().unwrap();
+        let null = File::options().read(true).write(true).open("/dev/null").unwrap();
+        let mut spec = SpawnSpec::new(self.programs.join(program)).unwrap().identity(identity).unwrap();
+        if let Some(argument) = argument {
+            spec = spec.argument(argument).unwrap();
+        }
+        for standard in [null.as_fd(), null.as_fd(), std::io::stderr().as_fd(), barrier.as_fd()] {
+            spec = spec.descriptor(standard).unwrap();
+        }
+        for descriptor in &descriptors {
+            spec = spec.descriptor(descriptor).unwrap();
+        }
+        let child = spawn(spec).unwrap();
+        drop((barrier, descriptors));
+        assert_eq!(host.next(STAGE).unwrap(), Stage::Namespaced, "{role}");
+        let namespaces = observe::namespaces(child.pid()).unwrap();
+        host.go().unwrap();
+        Started { role, child, host, namespaces: Some(namespaces), own, identity }
+    }
+}
+
+/// A child that has gone through the barrier.
+pub(crate) struct Started {
+    pub(crate) role: Role,
+    pub(crate) child: Child,
+    pub(crate) host: Host,
+    namespaces: Option<observe::Namespaces>,
+    own: Baseline,
+    identity: Option<Identity>,
+}
+
+impl Started {
+    /// Waits until it is confined, and compares what is seen of it with the manifest.
+    pub(crate) fn confined(&mut self) {
+        let stage = self.host.next(STAGE).unwrap();
+        assert!(matches!(stage, Stage::Confined { .. }), "{}: {stage:?}", self.role);
+        let seen = observe::observe(self.child.pid(), self.namespaces.take().unwrap()).unwrap();
+        let expected = Expected { identity: self.identity, kept: Vec::new() };
+        for layer in observe::compare(self.role, &seen, &self.own, &expected) {
+            assert!(layer.ok, "{}: {layer:?}", self.role);
+        }
+        assert!(seen.usable_interfaces().is_empty(), "{}", self.role);
+    }
+
+    pub(crate) fn ready(&mut self) {
+        assert_eq!(self.host.next(STAGE).unwrap(), Stage::Ready, "{}", self.role);
+    }
+
+    /// The reason it gave for giving up.
+    pub(crate) fn failure(&mut self) -> String {
+        match self.host.next(STAGE).unwrap() {
+            Stage::Failed { reason } => reason,
+            stage => panic!("{}: {stage:?}", self.role),
+        }
+    }
+
+    pub(crate) fn exit(&self) -> Exit {
+        self.child.wait().unwrap().unwrap()
+    }
+}
+
+/// One node's folder.
+pub(crate) struct Home<'a> {
+    pub(crate) world: World<'a>,
+    pub(crate) folder: PathBuf,
+}
+
+impl<'a> Home<'a> {
+    pub(crate) fn new(world: World<'a>, folder: PathBuf) -> Self {
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self { world, folder }
+    }
+
+    /// Makes the keystore; returns the node id that the unsealer reported.
+    pub(crate) fn create(&self, passphrase: &[u8]) -> NodeId {
+        let file = File::create(self.folder.join("keystore.age")).unwrap();
+        let (id_read, id_write) = std::io::pipe().unwrap();
+        let unsealer = self.unsealer("create", file, passphrase, id_write.into());
+        let mut id = [0; 32];
+        { id_read }.read_exact(&mut id).unwrap();
+        assert_eq!(unsealer.exit(), Exit::Code(0));
+        NodeId::from_bytes(id)
+    }
+
+    /// Starts the unsealer on the keystore; returns it and the pipe that it hands the secrets to.
+    pub(crate) fn unseal(&self, passphrase: &[u8]) -> (Started, OwnedFd) {
+        let file = File::open(self.folder.join("keystore.age")).unwrap();
+        let (secrets_read, secrets_write) = std::io::pipe().unwrap();
+        (self.unsealer("open", file, passphrase, secrets_write.into()), secrets_read.into())
+    }
+
+    /// The passphrase is given only once the cage was seen.
+    fn unsealer(&self, mode: &str, file: File, passphrase: &[u8], output: OwnedFd) -> Started {
+        let (read, mut write) = std::io::pipe().unwrap();
+        let descriptors = vec![file.into(), read.into(), output];
+        let mut unsealer = self.world.start(Role::Unseal, "cryptod-unseal", Some(mode), descriptors);
+        unsealer.confined();
+        unsealer.ready();
+        write.write_all(passphrase).unwrap();
+        unsealer
+    }
+
+    fn state(&self) -> File {
+        let path = self.folder.join("state");
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+    }
+
+    /// Starts a vault on `secrets`; returns it with the front's and the operator's other ends.
+    pub(crate) fn vault(&self, secrets: OwnedFd) -> (Started, OwnedFd, UnixStream) {
+        let ((front, vault_front), (operator, vault_operator)) = (stream_pair().unwrap(), stream_pair().unwrap());
+        let descriptors = vec![vault_front, vault_operator, self.state().into(), secrets];
+        let vault = self.world.start(Role::Vault, "cryptod-vault", None, descriptors);
+        (vault, front, operator.into())
+    }
+
+    /// Starts everything.
+    pub(crate) fn start(&self, passphrase: &[u8]) -> Trio {
+        let (unsealer, secrets) = self.unseal(passphrase);
+        let (mut vault, front_end, operator) = self.vault(secrets);
+        let socket = self.folder.join("cryptod.sock");
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).unwrap();
+        if let Some(identity) = self.world.identity(2) {
+            chown(&socket, Some(identity.uid), Some(identity.gid)).unwrap();
+        }
+        let mut front = self.world.start(Role::Front, "cryptod", None, vec![listener.into(), front_end]);
+        for child in [&mut vault, &mut front] {
+            child.confined();
+            child.ready();
+        }
+        assert_eq!(unsealer.exit(), Exit::Code(0));
+        Trio { vault, front, operator, socket }
+    }
+}
+
+/// A running key process.
+pub(crate) struct Trio {
+    pub(crate) vault: Started,
+    pub(crate) front: Started,
+    pub(crate) operator: UnixStream,
+    pub(crate) socket: PathBuf,
+}
+
+impl Trio {
+    /// A client, as `noded` makes one.
+    pub(crate) async fn client(&self) -> CryptodClient<Channel> {
+        let endpoint = Endpoint::from_shared(format!("unix://{}", self.socket.display())).unwrap();
+        CryptodClient::new(endpoint.connect().await.unwrap())
+    }
+
+    /// Both have ended; how.
+    pub(crate) fn ends(self) -> (Exit, Exit) {
+        (self.vault.exit(), self.front.exit())
+    }
+}
