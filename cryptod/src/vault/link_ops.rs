@@ -112,12 +112,15 @@ impl Unlocked {
         Ok(Reply::MatchValidated { matched: match_proof_verifies(&link.base, &link.peer, hash, proof) })
     }
 
+    /// Ends a link; one that has expired is over already, and says so to nobody twice.
     pub(super) fn revoke_link(&mut self, now: UnixMillis, link: LinkId) -> Result<Reply> {
-        self.state.change_link(&link, now, |record| {
-            record.revoked = true;
-        })?;
-        self.handshakes.forget(link);
-        Ok(Reply::Done)
+        match self.state.change_link(&link, now, |record| record.revoked = true) {
+            Ok(()) | Err(Error::LocalLinkExpired) => {
+                self.handshakes.forget(link);
+                Ok(Reply::Done)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens a row under what the state remembers of its link, and gives back the base.

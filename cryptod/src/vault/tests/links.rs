@@ -134,6 +134,7 @@ fn a_revoked_link_is_gone_and_an_expired_one_too() {
     assert_eq!(alice.refusal(Request::LinkKeys { row: issued.row }), Refusal::LinkGone);
     bob.now = bob.now.plus(DAY + CLOCK_GRACE + Duration::from_secs(1));
     assert_eq!(bob.refusal(Request::StartHandshake { row: accepted.row }), Refusal::LinkExpired);
+    assert!(matches!(bob.ask(Request::RevokeLink { link: accepted.summary.link }), Reply::Done), "over already");
 }
 
 #[test]
