@@ -117,7 +117,7 @@ struct Problem<'a> {
 impl From<ModuleError> for Response {
     fn from(error: ModuleError) -> Self {
         let problem = Problem {
-            r#type: format!("urn:openred:error:{}", error.code),
+            r#type: format!("urn:openred:problem:{}", error.code),
             title: error.code,
             status: error.status.code(),
             code: error.code,

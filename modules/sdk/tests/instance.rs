@@ -85,7 +85,7 @@ async fn refusals_are_problem_documents() {
     assert_eq!(problem["code"], "no-such-name");
     assert_eq!(problem["detail"], "bob");
     assert_eq!(problem["status"], 404);
-    assert_eq!(problem["type"], "urn:openred:error:no-such-name");
+    assert_eq!(problem["type"], "urn:openred:problem:no-such-name");
 }
 
 #[tokio::test]
