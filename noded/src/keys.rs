@@ -186,6 +186,12 @@ impl CryptodClient {
         self.connections[turn % CONNECTIONS].clone()
     }
 
+    /// One connection for what must arrive in the order in which it was asked: a link's REQUESTs carry rising timestamps, and
+    /// one that overtook another would make the other a replay.
+    fn ordered(&self) -> Generated<Channel> {
+        self.connections[0].clone()
+    }
+
     /// Who the node is and what the key process did so far.
     ///
     /// # Errors
@@ -329,12 +335,12 @@ impl CryptodClient {
 #[async_trait]
 impl HandshakeKeys for CryptodClient {
     async fn start_handshake(&self, row: Bytes) -> Result<HalfOpen, KeysError> {
-        half_open(answer(self.next().start_handshake(wire::LinkRow { row }).await)?)
+        half_open(answer(self.ordered().start_handshake(wire::LinkRow { row }).await)?)
     }
 
     async fn answer_handshake(&self, row: Bytes, noise: Bytes, directory_head: Bytes) -> Result<HalfOpen, KeysError> {
         let request = wire::AnswerHandshakeRequest { row, noise, directory_head };
-        half_open(answer(self.next().answer_handshake(request).await)?)
+        half_open(answer(self.ordered().answer_handshake(request).await)?)
     }
 
     async fn finish_handshake(

@@ -1,3 +1,186 @@
 //! Node to node: the HTTP carrier of handshakes and sessions, both ends, and the pool of open sessions.
+//!
+//! In: bytes of peers (`server` → `answer`, `receive`) and requests of this node's modules (`send`). Out: decoded requests to
+//! the module host, answers to both. It holds session secrets and nothing that outlives them; every decision about keys is
+//! the key process's, every decision about links the link store's (`ports`).
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use axum::body::Body;
+use axum::response::Response;
+use http::StatusCode;
+use openred_proto::checked::session::Side;
+use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::method::Method;
+use tokio::sync::Semaphore;
+
+use crate::handshake::attempts::Attempts;
+use crate::handshake::responder::Responder;
+use crate::keys::HandshakeKeys;
+
+mod answer;
+mod carrier;
+mod connections;
+mod error;
+mod guard;
+mod internal;
+mod open;
+mod ping;
+mod pool;
 pub mod ports;
+mod receive;
+mod send;
+mod server;
+mod settings;
+mod stall;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::NetworkError;
+pub use ping::{PingOutcome, PingPlan};
+pub use settings::NetworkSettings;
+
+pub use crate::session::SessionError;
+
+use connections::Connections;
+use guard::Guard;
+use pool::Pool;
+use ports::{LinkHandle, Ports};
+
+/// Where REQUEST and FINALIZE are posted.
+const HANDSHAKE_PATH: &str = "/p2p/handshake";
+/// Where requests of a session are posted.
+const SESSION_PATH: &str = "/p2p/session";
+
+/// All of the node's dealings with peers. One per process, used behind an [`Arc`].
+pub struct PeerNetwork {
+    me: NodeId,
+    settings: NetworkSettings,
+    keys: Arc<dyn HandshakeKeys>,
+    ports: Ports,
+    pool: Arc<Pool>,
+    connections: Arc<Connections>,
+    guard: Arc<Guard>,
+    responder: Mutex<Responder>,
+    attempts: Mutex<Attempts>,
+    turns: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
+}
+
+/// An open session as `openred status` and `openred link show` tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionStatus {
+    /// The proven peer.
+    pub peer: NodeId,
+    /// The link it runs over.
+    pub link: LinkId,
+    /// The link's method.
+    pub method: Method,
+    /// Whether this node was the initiator.
+    pub initiator: bool,
+    /// Whole seconds since it was opened.
+    pub age_seconds: u64,
+    /// Requests that this node began.
+    pub requests: u64,
+    /// Bytes both ways.
+    pub bytes: u64,
+    /// Equal on both sides.
+    pub mutual_link: [u8; 16],
+    /// The result of the cross-validation, once known.
+    pub matched: Option<bool>,
+}
+
+impl PeerNetwork {
+    /// The network layer of node `me`. Serves nobody before [`PeerNetwork::serve`], and expects REQUESTs over no link before
+    /// [`PeerNetwork::link_added`].
+    pub fn new(settings: NetworkSettings, me: NodeId, keys: Arc<dyn HandshakeKeys>, ports: Ports) -> Arc<Self> {
+        Arc::new(Self {
+            me,
+            pool: Pool::new(settings.sessions, settings.session_idle),
+            connections: Connections::new(settings.connect_timeout, settings.chunk_timeout),
+            guard: Guard::new(settings.connections, settings.connections_per_address, settings.refusals),
+            responder: Mutex::new(Responder::new(me)),
+            attempts: Mutex::default(),
+            turns: Mutex::default(),
+            settings,
+            keys,
+            ports,
+        })
+    }
+
+    /// Expects REQUESTs over `link` from now on, or takes over what changed in it. To be called for each live link at start,
+    /// and for each that becomes usable: by the issuer when it has been offered, by the acceptor when it has been accepted.
+    pub fn link_added(&self, link: Arc<LinkHandle>) {
+        if !self.responder().tags.insert(link) {
+            tracing::error!("more links than the key process holds: one is not expected");
+        }
+    }
+
+    /// Expects nothing over `link` any more and ends its sessions.
+    pub fn link_removed(&self, link: &LinkId) {
+        self.responder().tags.remove(link);
+        self.attempts().forget(link);
+        self.pool.remove_link(link);
+    }
+
+    /// Whether a session with `peer` is open.
+    pub fn has_session(&self, peer: &NodeId) -> bool {
+        self.pool.all().iter().any(|pooled| pooled.session.peer == *peer)
+    }
+
+    /// All open sessions.
+    pub fn sessions(&self) -> Vec<SessionStatus> {
+        let now = Instant::now();
+        self.pool.all().iter().map(|pooled| status(pooled, now)).collect()
+    }
+
+    fn responder(&self) -> MutexGuard<'_, Responder> {
+        self.responder.lock().expect("nothing panics while it holds the responder")
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().expect("nothing panics while it holds the attempts")
+    }
+}
+
+impl std::fmt::Debug for PeerNetwork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PeerNetwork({:?})", self.me)
+    }
+}
+
+fn status(pooled: &pool::Pooled, now: Instant) -> SessionStatus {
+    let session = &pooled.session;
+    let (requests, bytes) = session.used();
+    SessionStatus {
+        peer: session.peer,
+        link: session.link,
+        method: session.method,
+        initiator: session.side == Side::Initiator,
+        age_seconds: now.saturating_duration_since(session.opened_at()).as_secs(),
+        requests,
+        bytes,
+        mutual_link: session.mutual_link,
+        matched: pooled.matched(),
+    }
+}
+
+/// Marks a refusal for the connection's own accounting; never sent.
+#[derive(Clone, Copy, Debug)]
+struct Refused;
+
+/// The one refusal: whatever the reason, these bytes (PROTOCOL 5).
+fn refused() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response.extensions_mut().insert(Refused);
+    response
+}
+
+/// The wall clock, for records; no protocol decision rests on it here.
+fn unix_now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

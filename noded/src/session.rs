@@ -11,7 +11,7 @@ pub(crate) mod numbers;
 pub(crate) mod state;
 pub(crate) mod window;
 
-pub(crate) use error::SessionError;
+pub use error::SessionError;
 pub(crate) use state::Session;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The responder's tag table: for each live link the tags of counters last accepted − 16 … + 31, so that a REQUEST finds
 //! its link in one look-up and a stranger's finds none (PROTOCOL 5).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
@@ -130,8 +130,9 @@ impl TagTable {
         }
     }
 
-    /// Links that are expected, for status.
-    pub(crate) fn links(&self) -> HashSet<LinkId> {
+    /// Links that are expected.
+    #[cfg(test)]
+    pub(super) fn links(&self) -> std::collections::HashSet<LinkId> {
         self.links.keys().copied().collect()
     }
 

@@ -4,7 +4,7 @@ use openred_proto::error::WireError;
 
 /// A refusal of the session layer, split by who is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum SessionError {
+pub enum SessionError {
     /// A chunk does not authenticate: changed, reordered, reflected, or of another stream.
     #[error("a chunk does not authenticate")]
     PeerForged,

@@ -1,0 +1,136 @@
+//! `POST /p2p/handshake`: the responder's driver (PROTOCOL 5). What memory can refuse or answer never reaches the key process.
+//!
+//! Every refusal is the same on the wire; its reason goes to the local log.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::{BodyExt as _, Limited};
+use openred_proto::checked::handshake::{HandshakeFinalize, HandshakeRequest, HandshakeVerify, Inbound};
+use openred_proto::error::WireError;
+use openred_proto::limits::HANDSHAKE_BYTES;
+
+use super::open::opened;
+use super::pool::Pooled;
+use super::ports::LinkHandle;
+use super::{PeerNetwork, refused};
+use crate::handshake::HandshakeRefusal;
+use crate::handshake::half_open::Finalize;
+use crate::handshake::responder::{Answering, Request};
+use crate::keys::KeysError;
+use crate::session::{Session, SessionError};
+
+/// Why a handshake message got no answer; for the local log.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error("the body did not come in time or broke off")]
+    Cut,
+    #[error(transparent)]
+    Malformed(#[from] WireError),
+    #[error(transparent)]
+    Refused(#[from] HandshakeRefusal),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("internal defect: the answering task ended early")]
+    Bug,
+}
+
+/// The route.
+pub(super) async fn handle(State(network): State<Arc<PeerNetwork>>, body: Body) -> Response {
+    match network.answer(body).await {
+        Ok(answer) => Response::builder().status(StatusCode::OK).body(Body::from(answer)).unwrap_or_else(|_| refused()),
+        Err(reason) => {
+            match &reason {
+                // The sender holds a link, or our own key process is in trouble: worth the operator's eye.
+                Unanswered::Keys(_) | Unanswered::Session(_) | Unanswered::Bug => {
+                    tracing::warn!(%reason, "handshake refused");
+                }
+                _ => tracing::debug!(%reason, "handshake refused"),
+            }
+            refused()
+        }
+    }
+}
+
+impl PeerNetwork {
+    async fn answer(self: &Arc<Self>, body: Body) -> Result<Bytes, Unanswered> {
+        let reading = Limited::new(body, HANDSHAKE_BYTES).collect();
+        let read = tokio::time::timeout(self.settings.handshake_timeout, reading).await;
+        let bytes = read.map_err(|_| Unanswered::Cut)?.map_err(|_| Unanswered::Cut)?.to_bytes();
+        match Inbound::decode(&bytes)? {
+            Inbound::Request(request) => self.answer_request(&request).await,
+            Inbound::Finalize(finalize) => self.answer_finalize(finalize).await,
+        }
+    }
+
+    async fn answer_request(self: &Arc<Self>, request: &HandshakeRequest) -> Result<Bytes, Unanswered> {
+        let asked = self.responder().handle_request(request, Instant::now())?;
+        let answering = match asked {
+            Request::Repeat(verify) => return Ok(verify),
+            Request::Ask(answering) => answering,
+        };
+        let peer = answering.handle.peer;
+        if self.me < peer && self.pool.is_opening(&peer) {
+            self.responder().refused(&answering, false);
+            return Err(HandshakeRefusal::SimultaneousOpen.into());
+        }
+        // On a task of its own: a connection that breaks off does not leave the handshake half counted.
+        let (network, noise) = (Arc::clone(self), Bytes::copy_from_slice(&request.noise));
+        let asking = tokio::spawn(async move { network.ask_for_verify(answering, noise).await });
+        asking.await.map_err(|_| Unanswered::Bug)?
+    }
+
+    async fn ask_for_verify(&self, answering: Answering, noise: Bytes) -> Result<Bytes, Unanswered> {
+        let head = Bytes::from(self.ports.endpoints.directory_head());
+        match self.keys.answer_handshake(answering.handle.row.clone(), noise, head).await {
+            Ok(half_open) => {
+                let verify = HandshakeVerify { handshake: half_open.handshake, noise: half_open.noise.to_vec() };
+                let verify = Bytes::from(verify.encode());
+                self.responder().answered(answering, half_open.handshake, &verify, Instant::now());
+                Ok(verify)
+            }
+            Err(error) => {
+                let looked_at = !matches!(error, KeysError::Away | KeysError::Slow);
+                self.responder().refused(&answering, looked_at);
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn answer_finalize(self: &Arc<Self>, finalize: HandshakeFinalize) -> Result<Bytes, Unanswered> {
+        let asked = self.responder().handle_finalize(&finalize, Instant::now())?;
+        let (handle, counter) = match asked {
+            Finalize::Repeat(accept) => return Ok(accept),
+            Finalize::Ask(handle, counter) => (handle, counter),
+        };
+        let network = Arc::clone(self);
+        let asking = tokio::spawn(async move { network.ask_for_accept(finalize, handle, counter).await });
+        asking.await.map_err(|_| Unanswered::Bug)?
+    }
+
+    async fn ask_for_accept(
+        self: &Arc<Self>,
+        finalize: HandshakeFinalize,
+        handle: Arc<LinkHandle>,
+        counter: u64,
+    ) -> Result<Bytes, Unanswered> {
+        let HandshakeFinalize { handshake, noise } = finalize;
+        let completed = self.keys.complete_handshake(handshake, noise.into()).await;
+        let grant = completed.inspect_err(|_| self.responder().failed(&handshake))?;
+        let now = Instant::now();
+        let (session, accept) = Session::as_responder(&grant, now)?;
+        self.responder().completed(&handshake, &handle.link, counter, &accept);
+        let pooled = Pooled::new(session, handle, None);
+        self.pool.insert(&pooled, now);
+        let (network, opened) = (Arc::clone(self), opened(&grant, false, counter));
+        tokio::spawn(async move { network.ports.links.session_opened(opened).await });
+        Ok(accept)
+    }
+}

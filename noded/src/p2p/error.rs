@@ -1,0 +1,81 @@
+//! Why a request to a peer came to nothing, split by who is to blame.
+
+use openred_module::{BodyError, PeerError};
+use openred_proto::error::WireError;
+
+use crate::keys::KeysError;
+use crate::session::SessionError;
+
+/// Why a peer gave no answer. Cheap to copy: several callers wait for one handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    /// There is no live link with that peer.
+    #[error("not linked with that peer (see `openred link request`)")]
+    NotLinked,
+    /// No usable endpoint of the peer is known.
+    #[error("no endpoint of that peer is known; its card names none that this node can use")]
+    NoEndpoint,
+    /// None of its endpoints answers.
+    #[error("the peer is offline: {0}")]
+    PeerOffline(std::io::ErrorKind),
+    /// It refused the handshake; it does not say why (its own log does).
+    #[error("the peer refused the handshake; its own log says why")]
+    PeerRefusedHandshake,
+    /// It refused the request in a session, and again in a new one.
+    #[error("the peer refused the session; its own log says why")]
+    PeerRefusedSession,
+    /// What it sent is not what the protocol says.
+    #[error("the peer broke the protocol: {0}")]
+    PeerBrokeProtocol(#[from] WireError),
+    /// What it sent does not open.
+    #[error("the peer's answer does not open: {0}")]
+    PeerAnswer(SessionError),
+    /// The connection broke after the request left: it may have been carried out.
+    #[error("the connection to the peer broke; the request may have been carried out")]
+    Interrupted,
+    /// No answer before the deadline: it may have been carried out.
+    #[error("the peer did not answer in time; the request may have been carried out")]
+    TimedOut,
+    /// Too many requests or connections to peers are open.
+    #[error("too many requests to that peer are open")]
+    Busy,
+    /// The key process could not be asked or refused.
+    #[error("{0}")]
+    Keys(#[from] KeysError),
+    /// The body that was to be sent failed at its source.
+    #[error("the request's body failed: {0}")]
+    RequestBody(BodyError),
+    /// The request breaks a limit of the protocol.
+    #[error("the request's head is larger than the protocol allows")]
+    MisuseTooLarge,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+    /// A defect of ours.
+    #[error("internal defect in the network layer")]
+    Bug,
+}
+
+impl From<SessionError> for NetworkError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::SpanFull | SessionError::LimitReached => Self::Busy,
+            SessionError::MisuseTooLong => Self::MisuseTooLarge,
+            SessionError::Bug => Self::Bug,
+            peer => Self::PeerAnswer(peer),
+        }
+    }
+}
+
+impl From<NetworkError> for PeerError {
+    /// As a module sees it.
+    fn from(error: NetworkError) -> Self {
+        match error {
+            NetworkError::NotLinked => Self::NotLinked,
+            NetworkError::TimedOut => Self::TimedOut,
+            NetworkError::Busy => Self::Busy,
+            NetworkError::Interrupted | NetworkError::PeerAnswer(_) | NetworkError::RequestBody(_) => Self::Interrupted,
+            _ => Self::Unreachable,
+        }
+    }
+}

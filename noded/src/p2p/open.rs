@@ -1,0 +1,289 @@
+//! The initiator's driver (PROTOCOL 5): asks the key process, posts REQUEST and FINALIZE, opens the session on ACCEPT, and
+//! then cross-validates the two tokens on it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::{BodyExt as _, Limited};
+use openred_module::Body;
+use openred_proto::checked::handshake::{HandshakeFinalize, HandshakeVerify};
+use openred_proto::checked::session::RequestHead;
+use openred_proto::error::WireError;
+use openred_proto::id::{HandshakeId, NodeId};
+use openred_proto::limits::HANDSHAKE_BYTES;
+use openred_proto::vault::SessionGrant;
+use tokio::sync::Semaphore;
+
+use super::carrier::SealedBody;
+use super::connections::{Connections, Reach};
+use super::error::NetworkError;
+use super::pool::{Find, Opening, Pooled};
+use super::ports::{LinkHandle, SessionOpened};
+use super::settings::{HANDSHAKE_ATTEMPTS, HANDSHAKES_PER_PEER};
+use super::{HANDSHAKE_PATH, PeerNetwork, internal, unix_now};
+use crate::handshake::request;
+use crate::session::Session;
+
+/// How long the node with the higher id waits for the session of the other, whose REQUEST may have crossed its own.
+const CROSSED_WAIT: Duration = Duration::from_millis(500);
+
+impl PeerNetwork {
+    /// A session with `peer`: an open one, or the one that a handshake now gives to all who wait.
+    pub(super) async fn session(self: &Arc<Self>, peer: NodeId) -> Result<Arc<Pooled>, NetworkError> {
+        loop {
+            let now = Instant::now();
+            let mut ending = match self.pool.find_or_open(peer, now) {
+                Find::Session(found) => {
+                    if found.session.is_renewal_due(now)
+                        && let Some(opening) = self.pool.renew(peer)
+                    {
+                        self.start_opening(peer, opening);
+                    }
+                    return Ok(found);
+                }
+                Find::Wait(ending) => ending,
+                Find::Start(opening, ending) => {
+                    self.start_opening(peer, opening);
+                    ending
+                }
+            };
+            let ended = ending.wait_for(Option::is_some).await.map_err(|_| NetworkError::Bug)?;
+            ended.unwrap_or(Err(NetworkError::Bug))?;
+        }
+    }
+
+    /// Runs a handshake on a task of its own: a caller that goes away does not end it for the others.
+    fn start_opening(self: &Arc<Self>, peer: NodeId, opening: Opening) {
+        let network = Arc::clone(self);
+        tokio::spawn(async move {
+            let result = network.open(peer, &network.connections, Some(opening.sent())).await;
+            opening.end(result.map(drop));
+        });
+    }
+
+    /// Opens a new session over `connections`; tries each endpoint, and a refused REQUEST again with a fresh one.
+    pub(super) async fn open(
+        self: &Arc<Self>,
+        peer: NodeId,
+        connections: &Arc<Connections>,
+        sent: Option<&AtomicBool>,
+    ) -> Result<Arc<Pooled>, NetworkError> {
+        let turn = self.turn(peer);
+        let _turn = turn.acquire().await.map_err(|_| NetworkError::Stopping)?;
+        let mut last = NetworkError::NoEndpoint;
+        for reach in self.reaches(&peer).await {
+            for _ in 0..HANDSHAKE_ATTEMPTS {
+                let handle = self.ports.links.for_peer(&peer).ok_or(NetworkError::NotLinked)?;
+                last = match self.try_open(handle, &reach, connections, sent).await {
+                    Ok(opened) => return Ok(opened),
+                    Err(refused @ NetworkError::PeerRefusedHandshake) => refused,
+                    Err(away @ (NetworkError::PeerOffline(_) | NetworkError::Interrupted | NetworkError::TimedOut)) => {
+                        last = away;
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                };
+                if sent.is_some()
+                    && let Some(theirs) = self.wait_for_crossed(peer).await
+                {
+                    return Ok(theirs);
+                }
+            }
+        }
+        if last == NetworkError::NoEndpoint && self.ports.links.for_peer(&peer).is_none() {
+            return Err(NetworkError::NotLinked);
+        }
+        Err(last)
+    }
+
+    /// After a refusal: the peer may have opened a session to us at the same time, and its lower id kept the role.
+    async fn wait_for_crossed(&self, peer: NodeId) -> Option<Arc<Pooled>> {
+        if self.me < peer {
+            return None;
+        }
+        let waiting = async {
+            loop {
+                let changed = self.pool.changed.notified();
+                if let Some(found) = self.pool.find(&peer, Instant::now()) {
+                    return found;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(CROSSED_WAIT, waiting).await.ok()
+    }
+
+    async fn try_open(
+        self: &Arc<Self>,
+        handle: Arc<LinkHandle>,
+        reach: &Reach,
+        connections: &Arc<Connections>,
+        sent: Option<&AtomicBool>,
+    ) -> Result<Arc<Pooled>, NetworkError> {
+        connections.probe(reach).await?;
+        let half_open = self.keys.start_handshake(handle.row.clone()).await?;
+        let counter = self.attempts().next(handle.link, handle.outgoing_counter);
+        let request = request::build(&handle.keys.outgoing, &self.me, &handle.peer, counter, &half_open.noise);
+        if let Some(sent) = sent {
+            sent.store(true, Ordering::Relaxed);
+        }
+        let verify = self.post_handshake(reach, connections, request.encode().into()).await;
+        let verify = verify.and_then(|bytes| HandshakeVerify::decode(&bytes).map_err(NetworkError::from));
+        let verify = match verify {
+            Ok(verify) => verify,
+            Err(error) => {
+                self.abandon(half_open.handshake);
+                return Err(error);
+            }
+        };
+        let head = Bytes::from(self.ports.endpoints.directory_head());
+        let (noise, grant) = self.keys.finish_handshake(half_open.handshake, verify.noise.into(), head).await?;
+        if grant.peer != handle.peer || grant.link != handle.link {
+            return Err(NetworkError::Bug);
+        }
+        let finalize = HandshakeFinalize { handshake: verify.handshake, noise: noise.to_vec() };
+        let record = self.post_handshake(reach, connections, finalize.encode().into()).await?;
+        self.adopt(&grant, &record, handle, reach, counter)
+    }
+
+    /// ACCEPT is here: the session is open.
+    fn adopt(
+        self: &Arc<Self>,
+        grant: &SessionGrant,
+        record: &Bytes,
+        handle: Arc<LinkHandle>,
+        reach: &Reach,
+        counter: u64,
+    ) -> Result<Arc<Pooled>, NetworkError> {
+        let now = Instant::now();
+        let (session, accept) = Session::as_initiator(grant, record, now)?;
+        self.attempts().accepted(handle.link, counter);
+        let pooled = Pooled::new(session, handle, Some(reach.clone()));
+        self.pool.insert(&pooled, now);
+        let opened = opened(grant, true, counter);
+        let (network, session) = (Arc::clone(self), Arc::clone(&pooled));
+        tokio::spawn(async move {
+            network.ports.links.session_opened(opened).await;
+            network.cross_validate(&session, &accept.match_proof).await;
+        });
+        Ok(pooled)
+    }
+
+    /// PROTOCOL 4.5, the initiator's half: checks the responder's proof and sends its own.
+    async fn cross_validate(self: &Arc<Self>, pooled: &Arc<Pooled>, proof: &[u8]) {
+        self.check_match(pooled, proof).await;
+        let head = RequestHead {
+            module: internal::MODULE.into(),
+            method: "POST".into(),
+            path: internal::MATCH.into(),
+            ..RequestHead::default()
+        };
+        let proof = Body::whole(pooled.session.match_proof.to_vec());
+        if let Err(error) = self.request_on(pooled, &self.connections, head, &mut Some(proof)).await {
+            tracing::debug!(?error, "the match proof could not be sent");
+        }
+    }
+
+    /// Checks the peer's proof by the key process and records the result; a proof of another length is no match.
+    pub(super) async fn check_match(&self, pooled: &Pooled, proof: &[u8]) -> Option<bool> {
+        let matched = match proof.try_into() {
+            Ok(proof) => {
+                let checked = self.keys.validate_match(pooled.handle.row.clone(), pooled.session.hash, proof).await;
+                match checked {
+                    Ok(matched) => matched,
+                    Err(error) => {
+                        tracing::warn!(%error, "the match proof of a session could not be checked");
+                        return None;
+                    }
+                }
+            }
+            Err(_) => false,
+        };
+        pooled.set_matched(matched);
+        if !matched {
+            tracing::error!(link = %pooled.session.link, "the link tokens of the two sides do not match");
+        }
+        self.ports.links.match_checked(pooled.session.link, matched, unix_now()).await;
+        Some(matched)
+    }
+
+    /// Posts a handshake message; repeats the same bytes once when the connection broke, for the peer answers them alike.
+    async fn post_handshake(
+        &self,
+        reach: &Reach,
+        connections: &Arc<Connections>,
+        message: Bytes,
+    ) -> Result<Bytes, NetworkError> {
+        let posted = self.post_once(reach, connections, message.clone()).await;
+        match posted {
+            Err(NetworkError::Interrupted) => self.post_once(reach, connections, message).await,
+            other => other,
+        }
+    }
+
+    async fn post_once(
+        &self,
+        reach: &Reach,
+        connections: &Arc<Connections>,
+        message: Bytes,
+    ) -> Result<Bytes, NetworkError> {
+        let exchange = async {
+            let (response, lease) = connections.post(reach, HANDSHAKE_PATH, SealedBody::plain(message)).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), HANDSHAKE_BYTES).collect().await;
+            let too_long = WireError::TooLong { what: "handshake answer", limit: HANDSHAKE_BYTES };
+            let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+                Ok(_) => NetworkError::Interrupted,
+                Err(_) => too_long.into(),
+            })?;
+            lease.give_back();
+            match status {
+                StatusCode::OK => Ok(body.to_bytes()),
+                StatusCode::FORBIDDEN => Err(NetworkError::PeerRefusedHandshake),
+                _ => Err(WireError::Unsupported { what: "handshake answer" }.into()),
+            }
+        };
+        let exchanged = tokio::time::timeout(self.settings.handshake_timeout, exchange).await;
+        exchanged.unwrap_or(Err(NetworkError::TimedOut))
+    }
+
+    /// Lets the key process forget a handshake that came to nothing; it would by itself after 10 s.
+    fn abandon(&self, handshake: HandshakeId) {
+        let keys = Arc::clone(&self.keys);
+        tokio::spawn(async move {
+            if let Err(error) = keys.abandon_handshake(handshake).await {
+                tracing::debug!(%error, "a handshake could not be abandoned");
+            }
+        });
+    }
+
+    /// Where to try: the directory client's order, what this node cannot use left out.
+    pub(super) async fn reaches(&self, peer: &NodeId) -> Vec<Reach> {
+        self.ports.endpoints.endpoints(peer).await.iter().filter_map(|endpoint| Reach::parse(endpoint)).collect()
+    }
+
+    /// Bounds the handshakes that run at once with one peer.
+    fn turn(&self, peer: NodeId) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock().expect("nothing panics while it holds the turns");
+        // A semaphore that nobody uses has all its permits and one owner: this table.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(peer).or_insert_with(|| Arc::new(Semaphore::new(HANDSHAKES_PER_PEER))))
+    }
+}
+
+/// What the link store is told of a session.
+pub(super) fn opened(grant: &SessionGrant, initiator: bool, counter: u64) -> SessionOpened {
+    SessionOpened {
+        link: grant.link,
+        peer: grant.peer,
+        initiator,
+        counter,
+        mutual_link: grant.mutual_link,
+        peer_card_sequence: grant.peer_card_sequence,
+        peer_directory_head: grant.peer_directory_head.clone(),
+        at: unix_now(),
+    }
+}

@@ -1,0 +1,126 @@
+//! `POST /p2p/session`: a request of a peer comes in chunk by chunk, is dispatched once its head is authentic, and answered
+//! chunk by chunk. Back-pressure is the connection's: what nobody reads is not asked for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body as HttpBody;
+use axum::extract::State;
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http_body_util::BodyExt as _;
+use openred_module::Body;
+use openred_proto::checked::session::{RequestHead, ResponseHead};
+use openred_proto::error::WireError;
+
+use super::carrier::{Held, Inflow, InflowError, Opened, SealedBody};
+use super::pool::Pooled;
+use super::settings::DISPATCH_MAX;
+use super::{PeerNetwork, internal, refused};
+use crate::session::SessionError;
+use crate::session::message::{HEADER_LENGTH, RequestHeader};
+use crate::session::state::{IncomingRequest, OutgoingResponse};
+
+/// Why a request got no sealed answer; for the local log.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error("the header did not come in time or broke off")]
+    Cut,
+    #[error("no session has this tag")]
+    UnknownTag,
+    #[error(transparent)]
+    Inflow(#[from] InflowError),
+    #[error(transparent)]
+    Malformed(#[from] WireError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("internal defect: no right to answer")]
+    Bug,
+}
+
+/// A request whose first chunk authenticated.
+struct Received {
+    pooled: Arc<Pooled>,
+    head: RequestHead,
+    body: Body,
+    answer: OutgoingResponse,
+}
+
+/// The route.
+pub(super) async fn handle(State(network): State<Arc<PeerNetwork>>, body: HttpBody) -> Response {
+    let answered = match network.receive(body).await {
+        Ok(received) => network.respond(received).await,
+        Err(reason) => Err(reason),
+    };
+    match answered {
+        Ok(response) => response,
+        Err(reason) => {
+            tracing::debug!(%reason, "session request refused");
+            refused()
+        }
+    }
+}
+
+impl PeerNetwork {
+    async fn receive(&self, mut body: HttpBody) -> Result<Received, Unanswered> {
+        let limit = self.settings.chunk_timeout;
+        let (header, current) =
+            tokio::time::timeout(limit, read_header(&mut body)).await.map_err(|_| Unanswered::Cut)??;
+        let pooled = self.pool.by_tag(&header.tag).ok_or(Unanswered::UnknownTag)?;
+        let now = Instant::now();
+        let request = pooled.session.receive_request(header, now)?;
+        let inflow: Inflow<HttpBody, IncomingRequest> = Inflow::new(body, request, current, limit, Held::default());
+        let mut opened = inflow.open().await?;
+        pooled.touch(now);
+        if pooled.confirm() {
+            self.pool.changed.notify_waiters();
+        }
+        let answer = opened.answer.take().ok_or(Unanswered::Bug)?;
+        let head = RequestHead::decode(&opened.head)?;
+        Ok(Received { pooled, head, body: Opened::into_body(opened), answer })
+    }
+
+    async fn respond(self: &Arc<Self>, received: Received) -> Result<Response, Unanswered> {
+        let Received { pooled, head, body, answer } = received;
+        let limit = match head.deadline_millis {
+            0 => DISPATCH_MAX,
+            millis => Duration::from_millis(millis).min(DISPATCH_MAX),
+        };
+        let dispatching = async {
+            if head.module == internal::MODULE {
+                internal::dispatch(self, &pooled, head, body).await
+            } else {
+                self.ports.dispatch.dispatch(pooled.session.peer, head, body).await
+            }
+        };
+        let (head, body) = match tokio::time::timeout(limit, dispatching).await {
+            Ok(answered) => answered,
+            Err(_) => (internal::status(StatusCode::GATEWAY_TIMEOUT), Body::empty()),
+        };
+        let length = head.length.or(body.known_length());
+        let message = answer.start(&ResponseHead { length, ..head }, length)?;
+        let sealed = HttpBody::new(SealedBody::new(message, body, length));
+        Response::builder().status(StatusCode::OK).body(sealed).map_err(|_| Unanswered::Bug)
+    }
+}
+
+/// Reads the header in clear; what came with it is the beginning of the chunks.
+async fn read_header(body: &mut HttpBody) -> Result<(RequestHeader, Bytes), Unanswered> {
+    let mut read = Bytes::new();
+    while read.len() < HEADER_LENGTH {
+        let frame = body.frame().await.ok_or(Unanswered::Cut)?.map_err(|_| Unanswered::Cut)?;
+        let data = frame.into_data().unwrap_or_default();
+        if read.is_empty() {
+            read = data;
+        } else {
+            // Only a sender that cuts the header in pieces pays for this copy.
+            let mut joined = BytesMut::from(&read[..]);
+            joined.extend_from_slice(&data);
+            read = joined.freeze();
+        }
+    }
+    let header = read.split_to(HEADER_LENGTH);
+    let header = header.first_chunk().ok_or(Unanswered::Cut)?;
+    Ok((RequestHeader::decode(header)?, read))
+}

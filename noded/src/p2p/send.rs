@@ -1,0 +1,134 @@
+//! Requests to peers: over an open session or a new one, once more when the peer lost its half, never twice under one number.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use openred_module::Body;
+use openred_proto::checked::session::{RequestHead, ResponseHead};
+use openred_proto::error::WireError;
+use openred_proto::id::NodeId;
+
+use super::PeerNetwork;
+use super::carrier::{Held, Inflow, InflowError, SealedBody};
+use super::connections::{Connections, Reach};
+use super::error::NetworkError;
+use super::pool::{Pool, Pooled};
+use super::settings::{DISPATCH_MAX, REPEATABLE_BYTES};
+use crate::session::SessionError;
+use crate::session::state::AwaitedResponse;
+
+/// Sessions that one request tries: the pooled one, and a new one when the peer does not know that (any more), or when
+/// its numbers are used up.
+const SESSION_ATTEMPTS: usize = 3;
+
+impl PeerNetwork {
+    /// Sends a request to `peer` and gives the head of the answer and its body as a stream. Opens a session first when
+    /// there is none. The deadline of the head (or the configured time) covers all up to the answer's head.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; `Interrupted` and `TimedOut` leave open whether the peer carried the request out.
+    pub async fn request(
+        self: &Arc<Self>,
+        peer: NodeId,
+        mut head: RequestHead,
+        body: Body,
+    ) -> Result<(ResponseHead, Body), NetworkError> {
+        let wait = match head.deadline_millis {
+            0 => self.settings.request_timeout,
+            millis => Duration::from_millis(millis).min(DISPATCH_MAX),
+        };
+        head.deadline_millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        head.length = head.length.or(body.known_length());
+        let sending = self.send(peer, head, body);
+        tokio::time::timeout(wait, sending).await.unwrap_or(Err(NetworkError::TimedOut))
+    }
+
+    async fn send(
+        self: &Arc<Self>,
+        peer: NodeId,
+        head: RequestHead,
+        body: Body,
+    ) -> Result<(ResponseHead, Body), NetworkError> {
+        // GET changes nothing, and a key lets the peer recognise a request that it carried out already.
+        let repeatable = (head.method == "GET" || !head.idempotency_key.is_empty())
+            && body.known_length().is_some_and(|length| length <= REPEATABLE_BYTES);
+        let (copy, body) = if repeatable {
+            let bytes = body.collect(REPEATABLE_BYTES as usize).await.map_err(NetworkError::RequestBody)?;
+            (Some(bytes.clone()), Body::whole(bytes))
+        } else {
+            (None, body)
+        };
+        let mut body = Some(body);
+        let mut last = NetworkError::Busy;
+        for _ in 0..SESSION_ATTEMPTS {
+            let pooled = self.session(peer).await?;
+            if body.is_none() {
+                body = copy.clone().map(Body::whole);
+            }
+            last = match self.request_on(&pooled, &self.connections, head.clone(), &mut body).await {
+                Ok(answered) => return Ok(answered),
+                Err(error) => error,
+            };
+            match last {
+                // Nothing was sent: the oldest request holds the span, or the session is at its end. Another one is opened.
+                NetworkError::Busy if body.is_some() => Pool::retire(&pooled),
+                // The peer restarted: it answers an unknown tag as it answers everything that it refuses.
+                NetworkError::PeerRefusedSession => self.pool.remove(&pooled),
+                NetworkError::Interrupted => {}
+                _ => return Err(last),
+            }
+            if body.is_none() && copy.is_none() {
+                return Err(last);
+            }
+        }
+        Err(last)
+    }
+
+    /// Sends one request on one session. `body` is taken once the request has a number; what remains was not sent.
+    pub(super) async fn request_on(
+        self: &Arc<Self>,
+        pooled: &Arc<Pooled>,
+        connections: &Arc<Connections>,
+        head: RequestHead,
+        body: &mut Option<Body>,
+    ) -> Result<(ResponseHead, Body), NetworkError> {
+        let reach = self.reach(pooled).await?;
+        let now = Instant::now();
+        let ticket = pooled.session.begin_request(now)?;
+        pooled.touch(now);
+        let length = head.length;
+        let (message, awaited) = ticket.start(&head, length)?;
+        let body = body.take().unwrap_or_else(Body::empty);
+        let sealed = SealedBody::new(message, body, length);
+        let (response, lease) = connections.post(&reach, super::SESSION_PATH, sealed).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::FORBIDDEN => {
+                // A refusal has no body; the connection may serve the next request.
+                lease.give_back();
+                return Err(NetworkError::PeerRefusedSession);
+            }
+            _ => return Err(WireError::Unsupported { what: "session answer" }.into()),
+        }
+        let AwaitedResponse { opener, number } = awaited;
+        let held = Held { number: Some(number), lease: Some(lease) };
+        let limit = self.settings.chunk_timeout;
+        let opened = Inflow::new(response.into_body(), opener, bytes::Bytes::new(), limit, held).open().await;
+        let opened = opened.map_err(|error| match error {
+            InflowError::Slow => NetworkError::TimedOut,
+            InflowError::Broken | InflowError::Session(SessionError::PeerTruncated) => NetworkError::Interrupted,
+            InflowError::Session(error) => error.into(),
+        })?;
+        let head = ResponseHead::decode(&opened.head)?;
+        Ok((head, opened.into_body()))
+    }
+
+    /// Where the peer of a session is: where its handshake went, or what the directory client says.
+    async fn reach(&self, pooled: &Pooled) -> Result<Reach, NetworkError> {
+        match &pooled.reach {
+            Some(reach) => Ok(reach.clone()),
+            None => self.reaches(&pooled.session.peer).await.into_iter().next().ok_or(NetworkError::NoEndpoint),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Bounds and times of the network layer, each beside its reason.
+
+use std::time::Duration;
+
+/// What an operator or a test may set; the defaults are those of the shipped configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkSettings {
+    /// Sessions held; the least recently used one makes room.
+    pub sessions: usize,
+    /// A session that is not used for this long is dropped.
+    pub session_idle: Duration,
+    /// Connections of peers that are served at once.
+    pub connections: usize,
+    /// Of those, from one address.
+    pub connections_per_address: usize,
+    /// How long a TCP connection to a peer may take.
+    pub connect_timeout: Duration,
+    /// How long a handshake message's body may take to come in, and its answer to come back.
+    pub handshake_timeout: Duration,
+    /// How long one chunk of a session's stream may take to come in, and a write may stand still.
+    pub chunk_timeout: Duration,
+    /// How long a caller waits for the head of an answer when it does not say.
+    pub request_timeout: Duration,
+    /// How long requests that are being served may take when the node stops.
+    pub drain: Duration,
+    /// Refusals that one address may cause in a burst before its connections are cut, and how many it regains a second.
+    pub refusals: (u32, u32),
+    /// Whether the built-in module answers `GET /source` (for measurements).
+    pub throughput: bool,
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        Self {
+            sessions: 100,
+            session_idle: Duration::from_secs(300),
+            connections: 1024,
+            connections_per_address: 256,
+            connect_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(5),
+            chunk_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(30),
+            drain: Duration::from_secs(5),
+            refusals: (256, 64),
+            throughput: false,
+        }
+    }
+}
+
+/// Sessions with one peer: one in use, one being renewed, and what measurements open beside them.
+pub(super) const SESSIONS_PER_PEER: usize = 32;
+/// Handshakes that this node runs at once with one peer; the peer holds no more of a link half-open (PROTOCOL 5).
+pub(super) const HANDSHAKES_PER_PEER: usize = openred_proto::limits::HALF_OPEN_PER_LINK;
+/// Fresh REQUESTs before a handshake is given up: those that overtake each other on parallel connections are refused as
+/// out of order, which says nothing about the next one.
+pub(super) const HANDSHAKE_ATTEMPTS: usize = 6;
+/// An idle connection of a peer is closed after this long; also what a request's header may take.
+pub(super) const SERVER_KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// Our own idle connections are let go before the peer closes them under a request.
+pub(super) const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(45);
+/// Idle connections kept to one address.
+pub(super) const IDLE_CONNECTIONS: usize = 64;
+/// Open connections to peers in all: a quarter of what an ordinary limit of 1,024 descriptors leaves, twice.
+pub(super) const CLIENT_CONNECTIONS: usize = 512;
+/// Addresses whose refusals are counted; the table is emptied when full, which forgives everybody alike.
+pub(super) const COUNTED_ADDRESSES: usize = 4096;
+/// A module may take at most this long, whatever deadline the caller says.
+pub(super) const DISPATCH_MAX: Duration = Duration::from_secs(600);
+/// A body up to this size is held in memory, so that it can be sent again after the peer restarted.
+pub(super) const REPEATABLE_BYTES: u64 = 64 * 1024;

@@ -1,0 +1,7 @@
+//! Two nodes in one process over real loopback TCP, each with a real vault: the whole way of a request, and what hostile or
+//! unlucky bytes meet on it.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod harness;
+mod hostile;
+mod requests;
