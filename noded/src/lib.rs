@@ -7,7 +7,6 @@ pub(crate) mod clock;
 pub mod config;
 #[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod directory;
-#[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod handshake;
 #[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod health;
@@ -17,7 +16,7 @@ pub(crate) mod link;
 #[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod module;
 pub mod p2p;
-#[allow(dead_code, reason = "wired in the next commits")]
+pub mod sensitive;
 pub(crate) mod session;
 #[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod store;
