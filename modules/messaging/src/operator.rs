@@ -164,6 +164,8 @@ impl Messaging {
         // The caller's key, if it has one, makes a retried `send` one message at the peer.
         let id = request.idempotency_key.unwrap_or_else(|| context.unique_id());
         let envelope = Envelope { id, sent_at: context.now(), content_type, content };
+        // Before the row: the caller may go away at any moment after it.
+        self.queue.wake_for_safety(&context);
         let sequence = self.store.enqueue(&context, peer, envelope).await?;
         if self.may_try(&context, peer) {
             self.deliver_waiting(&context, peer).await;

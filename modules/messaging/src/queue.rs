@@ -22,6 +22,9 @@ pub(crate) const RETRY_TIMER: TimerId = 1;
 const FIRST_REST: u64 = 1_000;
 /// Longest rest: how late a message can be after the peer came back without our noticing.
 const LONGEST_REST: u64 = 5 * 60 * 1_000;
+/// Whatever waits is looked at again after this long, even if the call or event that cared for it was dropped half way:
+/// callers go away, and hosts end handlers that take too long.
+const SAFETY: u64 = 60_000;
 /// How long one delivery may take.
 const DELIVERY_TIMEOUT: u64 = 30_000;
 /// Messages looked up at once while a queue is emptied.
@@ -92,13 +95,19 @@ impl Queue {
         self.wake(context, until);
     }
 
-    /// Sets the timer for `at`, unless it is set for an earlier moment.
+    /// Sets the timer for `at`, unless it is set for an earlier moment that is still to come.
     pub(crate) fn wake(&self, context: &Context, at: UnixMillis) {
+        let now = context.now();
         let mut wake_at = self.wake_at.lock().expect("no panic happens under this lock");
-        if wake_at.is_none_or(|set| at < set) {
+        if wake_at.is_none_or(|set| at < set || set < now) {
             *wake_at = Some(at);
             context.set_timer(RETRY_TIMER, at);
         }
+    }
+
+    /// Makes sure that what waits is looked at, whatever becomes of the present call.
+    pub(crate) fn wake_for_safety(&self, context: &Context) {
+        self.wake(context, context.now() + SAFETY);
     }
 
     fn timer_fired(&self) {
@@ -118,6 +127,9 @@ impl Messaging {
                 return;
             }
         };
+        if !peers.is_empty() {
+            self.queue.wake_for_safety(context);
+        }
         futures_util::stream::iter(peers)
             .for_each_concurrent(PEERS_AT_ONCE, |peer| async move {
                 let until = self.queue.lane(peer, context.now(), |lane| lane.rest.until);
@@ -133,6 +145,7 @@ impl Messaging {
     /// A session with the peer has opened: its rest is over.
     pub(crate) async fn peer_reachable(&self, context: &Context, peer: NodeId) {
         self.queue.succeeded(peer, context.now());
+        self.queue.wake_for_safety(context);
         self.deliver_waiting(context, peer).await;
     }
 

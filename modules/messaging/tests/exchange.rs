@@ -343,3 +343,48 @@ async fn a_clock_that_jumps_back_does_not_hold_messages_up() {
     assert_eq!(send(&alice, &bob, "second").await.state, "delivered");
     assert_eq!(texts(&bob).await, ["first", "second"]);
 }
+
+/// Polls a future so many times, then drops it: what a host does to a call whose caller has gone.
+async fn drop_after(polls: usize, future: impl Future) {
+    let mut future = std::pin::pin!(future);
+    for _ in 0..polls {
+        if futures_util::poll!(future.as_mut()).is_ready() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_at_any_moment_leaves_no_message_behind() {
+    let mut delivered = 0;
+    for polls in 0..12 {
+        let (alice, bob) = pair().await;
+        // The timer of the start must not be what saves it.
+        alice.advance(1).await;
+        drop_after(polls, alice.operator(send_request(bob.id(), "hello"))).await;
+        let stored = alice.count_rows(b"o/");
+        alice.advance(HOUR).await;
+        assert_eq!(alice.count_rows(b"q/"), 0, "dropped after {polls} polls");
+        assert_eq!(texts(&bob).await.len(), stored, "dropped after {polls} polls");
+        delivered += stored;
+    }
+    assert!((1..12).contains(&delivered), "both outcomes were seen");
+}
+
+#[tokio::test]
+async fn an_event_that_is_cut_short_at_any_moment_leaves_no_message_behind() {
+    for polls in 0..30 {
+        let (alice, bob) = pair().await;
+        bob.set_offline(true);
+        for number in 0..3 {
+            send(&alice, &bob, &number.to_string()).await;
+        }
+        bob.set_offline(false);
+        drop_after(polls, alice.event(Event::PeerReachable(bob.id()))).await;
+        // The timer is spent when its handler begins.
+        drop_after(polls, alice.advance(2_000)).await;
+        alice.advance(HOUR).await;
+        assert_eq!(texts(&bob).await, ["0", "1", "2"], "dropped after {polls} polls");
+        assert_eq!(alice.count_rows(b"q/"), 0);
+    }
+}

@@ -258,13 +258,14 @@ pub trait Host: Send + Sync + 'static {
     async fn blob_list(&self, after: Option<&BlobName>) -> Result<Vec<BlobName>, HostError>;
 
     /// Sends a call to the same module of a linked peer, over an open session or a new one. Returns with the answer's head; its
-    /// body streams. The host never retries on its own.
+    /// body streams, and fails with [`crate::BodyError::TimedOut`] if nothing of it comes for a while: a peer that stalls holds
+    /// nobody up for ever. The host never retries on its own.
     async fn peer_request(&self, peer: NodeId, request: PeerRequest) -> Result<Response, PeerError>;
 
     /// Whether there is an active link with that node.
     async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError>;
 
-    /// Asks for [`crate::Event::Timer`] once at `at` or soon after; a second call with the same id replaces the first. Timers do not
+    /// Asks for [`crate::Event::Timer`] once at `at` or soon after, however busy the module is; a second call with the same id replaces the first. Timers do not
     /// survive a restart: set them in [`crate::Module::start`].
     fn set_timer(&self, timer: TimerId, at: UnixMillis);
 
