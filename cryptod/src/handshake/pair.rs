@@ -76,6 +76,14 @@ impl Engine {
         statement::encode(&payload, &self.id(), &signature.to_bytes())
     }
 
+    /// Forgets what it has done and draws the same randomness again from `random` on: one handshake can be run many times.
+    pub(super) fn rewind(&mut self, random: &ChaCha20Rng) {
+        self.random = random.clone();
+        self.handshakes = Handshakes::new();
+        self.last_sent = UnixMillis(0);
+        self.accepted.clear();
+    }
+
     pub(super) fn begin(&mut self, now: UnixMillis, link: &Link) -> Result<(HandshakeId, Vec<u8>), Refusal> {
         let timestamp = now.max(UnixMillis(self.last_sent.0 + 1));
         self.last_sent = timestamp;
