@@ -45,7 +45,6 @@ use crate::state::Directory;
 pub struct Document;
 
 /// All routes.
-#[must_use]
 pub fn router(directory: Arc<Directory>) -> Router {
     Router::new()
         .route("/api/v3/nodes/register", routing::post(nodes::register))

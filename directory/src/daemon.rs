@@ -243,7 +243,7 @@ async fn keep_house(directory: Arc<Directory>) {
         let now = directory.now();
         directory.mailboxes().sweep(now);
         sweeps = sweeps.wrapping_add(1);
-        if sweeps % SWEEPS_PER_PURGE == 0 {
+        if sweeps.is_multiple_of(SWEEPS_PER_PURGE) {
             let purged = directory.store.call(move |store| store.purge(now.minus(CLOCK_GRACE))).await;
             match purged {
                 Ok(0) => {}

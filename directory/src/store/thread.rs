@@ -88,7 +88,10 @@ fn run(store: &mut dyn CardStore, batch: Vec<Job>) {
         tracing::warn!(jobs = answers.len(), %error, "a group of store requests was rolled back");
     }
     for answer in answers {
-        answer(ended.as_ref().map(|()| ()).map_err(again));
+        answer(match &ended {
+            Ok(()) => Ok(()),
+            Err(error) => Err(again(error)),
+        });
     }
 }
 

@@ -1,0 +1,10 @@
+//! Tests of the directory: its API in-process, hostile bytes over real sockets, and the real program in its cage.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod fixture;
+mod hostile;
+mod nodes;
+mod process;
+mod render;
+mod signature;
+mod tokens;

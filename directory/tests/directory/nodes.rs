@@ -1,0 +1,224 @@
+//! Registering, looking up, discovering.
+
+use openred_directory::api::nodes::{NodeView, Page, Registered};
+use openred_directory::config::Config;
+use openred_directory::store::Counts;
+use openred_proto::id::UnixMillis;
+use openred_proto::method::{Method, MethodSet};
+
+use crate::fixture::{HOUR, Node, START, TestDirectory, base64};
+
+async fn counts(test: &TestDirectory) -> Counts {
+    test.directory.store.call(|store| store.counts(UnixMillis(0))).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_card_is_stored_refreshed_and_replaced() {
+    let (test, node) = (TestDirectory::new(), Node::new(1));
+    let first: Registered = test.register(&node).await.ok();
+    assert_eq!((first.outcome.as_str(), first.sequence, first.lease_seconds), ("stored", START.0, 3600));
+    assert!((1080..=1320).contains(&first.announce_after_seconds), "{}", first.announce_after_seconds);
+    assert_eq!(first.node, node.id().to_string());
+    let again: Registered = test.register(&node).await.ok();
+    assert_eq!(again.outcome, "refreshed");
+    test.advance(HOUR);
+    let newer: Registered = test.register(&node).await.ok();
+    assert_eq!((newer.outcome.as_str(), newer.sequence), ("stored", test.now().0));
+    let view: NodeView = test.get(&format!("/api/v3/nodes/{}", node.id())).await.ok();
+    assert_eq!(base64(&view.card), node.sign_card(&node.card(test.now())));
+    assert!(view.fresh);
+}
+
+#[tokio::test]
+async fn an_older_or_another_card_of_the_same_sequence_is_refused_and_kept_as_evidence() {
+    let (test, node) = (TestDirectory::new(), Node::new(1));
+    let mut card = node.card(START);
+    card.sequence = 500;
+    assert_eq!(test.register_bytes(&node, &node.sign_card(&card)).await.status, 200);
+    card.sequence = 499;
+    let rollback = test.register_bytes(&node, &node.sign_card(&card)).await;
+    assert_eq!(rollback.refusal(), (409, "card.rollback".into()));
+    assert_eq!(counts(&test).await.evidence, 0);
+    card.sequence = 500;
+    card.fields.name = "other".into();
+    for _ in 0..2 {
+        let other = test.register_bytes(&node, &node.sign_card(&card)).await;
+        assert_eq!(other.refusal(), (409, "card.equivocation".into()));
+    }
+    assert_eq!(counts(&test).await.evidence, 1, "kept once");
+    let held = test.directory.store.call(move |store| store.node(&Node::new(1).id())).await.unwrap().unwrap();
+    assert_eq!((held.sequence, held.evidence), (500, 1));
+}
+
+#[tokio::test]
+async fn cards_that_are_not_the_callers_or_not_in_time_are_refused() {
+    let (test, node, other) = (TestDirectory::new(), Node::new(1), Node::new(2));
+    let foreign = test.register_bytes(&node, &other.sign_card(&other.card(START))).await;
+    assert_eq!(foreign.refusal(), (403, "card.foreign".into()));
+    let stolen = test.register_bytes(&other, &other.sign_card(&node.card(START))).await;
+    assert_eq!(stolen.refusal(), (422, "card.signature".into()), "signed by another than it names");
+    let mut ended = node.card(START);
+    ended.expires_at = START.minus(4 * HOUR);
+    ended.issued_at = START.minus(9 * HOUR);
+    assert_eq!(test.register_bytes(&node, &node.sign_card(&ended)).await.refusal(), (422, "card.ended".into()));
+    let mut ahead = node.card(START);
+    ahead.sequence = START.plus(3 * HOUR).0;
+    assert_eq!(test.register_bytes(&node, &node.sign_card(&ahead)).await.refusal(), (422, "card.malformed".into()));
+    let bytes = node.sign_card(&node.card(START));
+    for cut in [0, 1, 40, bytes.len() - 1] {
+        assert_eq!(test.register_bytes(&node, &bytes[..cut]).await.refusal(), (422, "card.malformed".into()), "{cut}");
+    }
+    let mut flipped = bytes.clone();
+    flipped[60] ^= 1;
+    assert_eq!(test.register_bytes(&node, &flipped).await.refusal(), (422, "card.signature".into()));
+    assert_eq!(counts(&test).await.nodes, 0);
+}
+
+#[tokio::test]
+async fn a_node_whose_clock_is_two_hours_off_registers() {
+    for (seed, off) in [(1, START.plus(2 * HOUR)), (2, START.minus(2 * HOUR))] {
+        let (test, node) = (TestDirectory::new(), Node::new(seed));
+        assert_eq!(test.register_bytes(&node, &node.sign_card(&node.card(off))).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_card_ends_and_its_sequence_stays() {
+    let (test, node) = (TestDirectory::new(), Node::new(1));
+    test.register(&node).await;
+    let path = format!("/api/v3/nodes/{}", node.id());
+    test.advance(25 * HOUR);
+    assert_eq!(test.get(&path).await.refusal(), (404, "node.unknown".into()));
+    let now = test.now();
+    assert_eq!(test.directory.store.call(move |store| store.purge(now)).await.unwrap(), 1);
+    assert_eq!(counts(&test).await.nodes, 0);
+    let mut older = node.card(test.now());
+    older.sequence = START.0 - 1;
+    assert_eq!(test.register_bytes(&node, &node.sign_card(&older)).await.code(), "card.rollback");
+    assert_eq!(test.register(&node).await.ok::<Registered>().outcome, "stored");
+}
+
+#[tokio::test]
+async fn look_ups_of_nobody_and_of_nonsense() {
+    let test = TestDirectory::new();
+    let unknown = test.get(&format!("/api/v3/nodes/{}", Node::new(9).id())).await;
+    assert_eq!(unknown.refusal(), (404, "node.unknown".into()));
+    for nonsense in ["did:key:zzz", "x", "%ff", "..%2f..%2fetc", "'%20OR%201=1--", &"a".repeat(4000)] {
+        let reply = test.get(&format!("/api/v3/nodes/{nonsense}")).await;
+        assert_eq!(reply.refusal(), (400, "request.malformed".into()), "{nonsense}");
+    }
+}
+
+async fn discover(test: &TestDirectory, query: &str) -> Page {
+    test.get(&format!("/api/v3/nodes/discover{query}")).await.ok()
+}
+
+#[tokio::test]
+async fn discovery_shows_listed_nodes_by_sector_method_and_freshness() {
+    let test = TestDirectory::new();
+    let shown = |page: Page| page.nodes.into_iter().map(|node| node.node).collect::<Vec<_>>();
+    for (seed, sector, listed, suites) in [
+        (1, "lab", true, MethodSet::ALL),
+        (2, "lab", false, MethodSet::ALL),
+        (3, "home", true, MethodSet::EMPTY.with(Method::Alpha)),
+    ] {
+        let node = Node::new(seed);
+        let mut card = node.card(START);
+        card.fields.sector = sector.into();
+        card.fields.listed = listed;
+        card.suites = suites;
+        assert_eq!(test.register_bytes(&node, &node.sign_card(&card)).await.status, 200);
+    }
+    let id = |seed| Node::new(seed).id().to_string();
+    let mut both = vec![id(1), id(3)];
+    both.sort_by_key(|id| *id.parse::<openred_proto::id::NodeId>().unwrap().as_bytes());
+    assert_eq!(shown(discover(&test, "").await), both);
+    assert_eq!(shown(discover(&test, "?sector=lab").await), [id(1)]);
+    assert_eq!(shown(discover(&test, "?capability=beta").await), [id(1)]);
+    assert_eq!(shown(discover(&test, "?capability=alpha").await), both);
+    test.advance(HOUR / 2);
+    assert_eq!(shown(discover(&test, "?fresh_seconds=60").await), [""; 0]);
+    assert_eq!(shown(discover(&test, "").await), both);
+    test.advance(HOUR);
+    assert_eq!(shown(discover(&test, "?fresh_seconds=9999999").await), [""; 0], "over the lease");
+    for wrong in ["?capability=omega", "?cursor=x", "?limit=0", "?limit=65", "?limit=x", "?colour=red"] {
+        let reply = test.get(&format!("/api/v3/nodes/discover{wrong}")).await;
+        assert_eq!(reply.refusal(), (400, "request.malformed".into()), "{wrong}");
+    }
+    assert_eq!(test.get(&format!("/api/v3/nodes/discover?sector={}", "x".repeat(64))).await.status, 400);
+}
+
+#[tokio::test]
+async fn pages_hold_each_node_once_while_nodes_come_and_go() {
+    let test = TestDirectory::new();
+    for seed in 1..=25 {
+        test.register(&Node::new(seed)).await;
+    }
+    let mut seen = Vec::new();
+    let mut query = "?limit=4".to_owned();
+    loop {
+        let page = discover(&test, &query).await;
+        seen.extend(page.nodes.iter().map(|node| node.node.clone()));
+        // A node that comes in the middle may or may not be seen; it moves no other.
+        test.register(&Node::new(100 + u8::try_from(seen.len()).unwrap())).await;
+        match page.next {
+            Some(next) => query = format!("?limit=4&cursor={next}"),
+            None => break,
+        }
+    }
+    let mut unique = seen.clone();
+    unique.sort();
+    unique.dedup();
+    assert_eq!(unique.len(), seen.len());
+    assert!((1..=25).all(|seed| seen.contains(&Node::new(seed).id().to_string())));
+}
+
+#[tokio::test]
+async fn a_full_directory_refuses_new_nodes_and_keeps_the_old() {
+    let mut config = Config::default();
+    config.limits.nodes = 2;
+    let test = TestDirectory::with(&config);
+    assert_eq!(test.register(&Node::new(1)).await.status, 200);
+    assert_eq!(test.register(&Node::new(2)).await.status, 200);
+    let third = test.register(&Node::new(3)).await;
+    assert_eq!(third.refusal(), (503, "directory.full".into()));
+    assert!(third.headers.contains_key("retry-after"));
+    test.advance(HOUR);
+    assert_eq!(test.register(&Node::new(1)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_full_database_is_a_named_refusal_and_loses_nothing() {
+    let mut config = Config::default();
+    *config.limits.requests_burst.get_mut() = 10_000;
+    let test = TestDirectory::with_store(&config, |store| store.limit_pages(40).unwrap());
+    let mut stored = Vec::new();
+    let refused = loop {
+        let node = Node::new(u8::try_from(stored.len() + 1).unwrap());
+        let reply = test.register(&node).await;
+        if reply.status != 200 {
+            break reply;
+        }
+        stored.push(node.id());
+    };
+    assert_eq!(refused.refusal(), (503, "directory.full".into()));
+    assert!(refused.headers.contains_key("retry-after"));
+    assert!(stored.len() > 5, "{}", stored.len());
+    assert_eq!(test.get("/api/v3/health").await.status, 503);
+    for node in &stored {
+        assert_eq!(test.get(&format!("/api/v3/nodes/{node}")).await.status, 200);
+    }
+    assert_eq!(counts(&test).await.nodes, stored.len() as u64);
+}
+
+#[tokio::test]
+async fn a_banned_node_is_refused_and_not_shown() {
+    let (test, node) = (TestDirectory::new(), Node::new(1));
+    test.register(&node).await;
+    test.directory.ban(node.id());
+    assert_eq!(test.register(&node).await.refusal(), (403, "node.banned".into()));
+    assert_eq!(test.get(&format!("/api/v3/nodes/{}", node.id())).await.code(), "node.unknown");
+    assert_eq!(discover(&test, "").await.nodes, []);
+    test.directory.unban(&node.id());
+    assert_eq!(test.register(&node).await.status, 200);
+}
