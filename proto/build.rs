@@ -7,6 +7,22 @@ use std::error::Error;
 const CONTRACTS: [&str; 3] =
     ["openred/cryptod/v1/cryptod.proto", "openred/admin/v1/admin.proto", "openred/wire/v1/wire.proto"];
 
+/// Messages that the operator's command line prints as JSON; their field names are part of its versioned schemas.
+const PRINTED: [&str; 12] = [
+    "Condition",
+    "NodeStatus",
+    "DirectoryStatus",
+    "Links",
+    "Link",
+    "Peers",
+    "Peer",
+    "PingReport",
+    "SupervisorStatus",
+    "Process",
+    "DoctorReport",
+    "Layer",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     for contract in CONTRACTS {
         println!("cargo::rerun-if-changed={contract}");
@@ -15,6 +31,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let descriptors = protox::compile(CONTRACTS, ["."])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    let mut builder = tonic_prost_build::configure().bytes(".");
+    for message in PRINTED {
+        builder = builder.type_attribute(format!("openred.admin.v1.{message}"), "#[derive(serde::Serialize)]");
+    }
+    builder.compile_fds(descriptors)?;
     Ok(())
 }
