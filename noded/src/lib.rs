@@ -2,6 +2,7 @@
 //! daemon in its cage, and `openred`, the operator's command line and the supervisor.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 #[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod clock;
 pub mod config;
@@ -10,6 +11,7 @@ pub(crate) mod directory;
 pub(crate) mod handshake;
 #[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod health;
+pub(crate) mod home;
 pub mod keys;
 #[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod link;
@@ -20,3 +22,4 @@ pub mod sensitive;
 pub(crate) mod session;
 #[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod store;
+pub(crate) mod supervisor;

@@ -1,0 +1,254 @@
+//! The command line's words. Their help texts are what `openred help` and the manual pages show; nothing acts here.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A node of OpenRed: keys in a process of their own, peers without a middleman
+#[derive(Debug, Parser)]
+#[command(name = "openred", version, term_width = 80, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// The node's home directory
+    #[arg(long, global = true, env = "OPENRED_HOME", hide_env_values = true, value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// Configuration file, if not openred.toml in the home directory
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Override one setting, such as log.level=debug
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Print JSON documents with a versioned schema
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a node: home directory, configuration, sealed identity
+    Init(Init),
+    /// Run the node: start, confine and watch its processes
+    Up(PassphraseSource),
+    /// Show how the node and its processes are
+    Status,
+    /// Compare each process's cage with its manifest, from outside
+    Doctor,
+    /// Links with other nodes
+    #[command(subcommand)]
+    Link(Link),
+    /// Nodes this node knows
+    #[command(subcommand)]
+    Peers(Peers),
+    /// Send a text to a linked node
+    Send(Send),
+    /// Show received messages
+    Inbox(Inbox),
+    /// Offer a file to linked nodes
+    Share(Share),
+    /// Fetch a file that a linked node shares, and verify it
+    Fetch(Fetch),
+    /// Check configuration files; needs neither network nor root
+    Check {
+        /// Files; openred.toml of the home directory if none is named
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// The configuration in force
+    #[command(subcommand)]
+    Config(Config),
+    /// Show the version
+    Version,
+    /// Print a completion script
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory
+    Man {
+        /// An existing directory
+        directory: PathBuf,
+    },
+}
+
+/// Where a passphrase comes from; without any of these it is asked for on the terminal.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct PassphraseSource {
+    /// Read the passphrase from this file, readable by you alone
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Read the passphrase from this open descriptor, to its end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) passphrase_fd: Option<i32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Name for people, in the card; proves nothing
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Address of the peer-to-peer listener
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// URL under which peers reach the node; may be repeated
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint: Vec<String>,
+    /// Directory to register with, did:key:…@URL; may be repeated
+    #[arg(long, value_name = "DID@URL")]
+    pub(crate) directory: Vec<String>,
+    /// As root: first of the node's four uids
+    #[arg(long, value_name = "UID")]
+    pub(crate) uid_base: Option<u32>,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseSource,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Link {
+    /// Offer a link to a node
+    Request {
+        /// The node, did:key:…
+        #[arg(value_name = "DID")]
+        peer: String,
+        /// Life of the link in hours; as configured if not given
+        #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..=720))]
+        life: Option<u64>,
+        /// Wait at most this many seconds for the other side
+        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
+        wait: u64,
+    },
+    /// Accept a waiting offer
+    Accept {
+        /// The offering node, or the offer's link id
+        #[arg(value_name = "DID|LINK")]
+        peer: String,
+    },
+    /// List links
+    List {
+        /// Expired and revoked ones as well
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one link
+    Show {
+        /// Link id, a prefix of it, or the peer
+        #[arg(value_name = "LINK|DID")]
+        link: String,
+    },
+    /// End a link; it never opens again
+    Revoke {
+        /// Link id, a prefix of it, or the peer
+        #[arg(value_name = "LINK|DID")]
+        link: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Peers {
+    /// List known nodes
+    List,
+    /// Show one node
+    Show {
+        /// The node, did:key:…
+        #[arg(value_name = "DID")]
+        peer: String,
+    },
+    /// Measure requests to a linked node
+    Ping(Ping),
+    /// Forget a node: its card, its links, what waits for it
+    Forget {
+        /// The node, did:key:…
+        #[arg(value_name = "DID")]
+        peer: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ping {
+    /// The node, did:key:…
+    #[arg(value_name = "DID")]
+    pub(crate) peer: String,
+    /// How many requests
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) count: u32,
+    /// How many at a time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) concurrency: u32,
+    /// Bytes in each
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub(crate) size: u32,
+    /// Each over a new session
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// One response of this many bytes instead
+    #[arg(long, value_name = "BYTES", conflicts_with_all = ["count", "fresh", "size"])]
+    pub(crate) bulk: Option<u64>,
+    /// Ask this module instead of the built-in echo
+    #[arg(long, value_name = "NAME")]
+    pub(crate) module: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    /// The node, did:key:…
+    #[arg(value_name = "DID")]
+    pub(crate) peer: String,
+    /// The text; `-` reads standard input
+    pub(crate) text: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inbox {
+    /// Read ones as well
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only from this node
+    #[arg(long, value_name = "DID")]
+    pub(crate) from: Option<String>,
+    /// Leave them unread
+    #[arg(long)]
+    pub(crate) peek: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Share {
+    /// The file
+    pub(crate) path: PathBuf,
+    /// Only for this node; without it, for every linked node
+    #[arg(long, value_name = "DID")]
+    pub(crate) to: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fetch {
+    /// The node that shares it, did:key:…
+    #[arg(value_name = "DID")]
+    pub(crate) peer: String,
+    /// The file's id
+    pub(crate) id: String,
+    /// Where to write it; without it the file stays in the node
+    #[arg(long, value_name = "PATH")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Show every setting
+    Show {
+        /// Where each value comes from
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_words_fit_together() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,250 @@
+//! `openred share` and `openred fetch`: thin fronts of the built-in module `files`, which hashes, transfers and resumes.
+//!
+//! The node cannot open the operator's files: content goes in and comes out through the admin socket, and what comes out is
+//! hashed once more while it is written.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use openred_files::{Progress, ShareView};
+use serde_json::json;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::arguments::{Fetch, Share};
+use super::messages::did;
+use super::module::{Answer, Route, open};
+use super::output::{Output, bytes};
+use super::{Exit, Failure, Invocation, one_line};
+
+const MODULE: &str = "files";
+/// What is done sooner needs no bar.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Longest line of progress.
+const LINE: usize = 16 * 1024;
+/// Bytes read from a file at once.
+const READ: usize = 256 * 1024;
+
+pub(crate) async fn share(invocation: &Invocation, options: Share) -> Result<Exit, Failure> {
+    let to = options.to.as_deref().map(did).transpose()?.map_or_else(|| String::from("all"), |peer| peer.to_string());
+    let failed = |error: std::io::Error| Failure::local(options.path.display(), &error);
+    let meta = std::fs::metadata(&options.path).map_err(failed)?;
+    if !meta.is_file() {
+        return Err(Failure::usage(format!("{}: not a file", options.path.display()), "share files one by one"));
+    }
+    let name = options.path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| Failure::usage("the file's name is not UTF-8 text", "rename it or share a copy"))?;
+    let file = std::fs::File::open(&options.path).map_err(failed)?;
+    let bar = Bar::new(&invocation.output, meta.len());
+    let route = Route { module: MODULE, method: "POST", path: format!("/share/{to}/{name}") };
+    let content = Content { file, bar: bar.clone(), buffer: Vec::new(), at: 0 };
+    let shared: ShareView = open(invocation, route, "application/octet-stream", content).await?.document().await?;
+    bar.finish();
+    if shared.length != meta.len() {
+        let what = format!("{}: changed while it was read", options.path.display());
+        return Err(Failure::new(Exit::Partial, "file.changed", what, "share it again"));
+    }
+    invocation.output.document("openred.share/1", &shared);
+    invocation.output.line(shared.id.to_string());
+    invocation.output.line(format!("{} ({}) for {}", one_line(&shared.name), bytes(shared.length), if to == "all" { "all linked nodes" } else { &to }));
+    Ok(Exit::Ok)
+}
+
+/// A local file as a body. Reads block, which is fine on this runtime: the one thing it waits for is this transfer.
+struct Content {
+    file: std::fs::File,
+    bar: Bar,
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+impl AsyncRead for Content {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        use std::io::Read as _;
+        let this = self.get_mut();
+        if this.at == this.buffer.len() {
+            this.buffer.resize(READ, 0);
+            let count = this.file.read(&mut this.buffer)?;
+            this.buffer.truncate(count);
+            this.at = 0;
+            this.bar.advance(count as u64);
+        }
+        let count = into.remaining().min(this.buffer.len() - this.at);
+        into.put_slice(&this.buffer[this.at..this.at + count]);
+        this.at += count;
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+pub(crate) async fn fetch(invocation: &Invocation, options: Fetch) -> Result<Exit, Failure> {
+    let peer = did(&options.peer)?;
+    let route = Route { module: MODULE, method: "POST", path: format!("/fetch/{peer}/{}", options.id) };
+    let nothing = std::io::Cursor::new(Vec::new());
+    let fetched = follow(invocation, open(invocation, route, "", nothing).await?).await?;
+    let out = match &options.out {
+        Some(out) => Some(write_out(invocation, &options.id, out, &fetched).await?),
+        None => None,
+    };
+    let place = out.as_ref().map(|path| path.display().to_string());
+    let body = json!({
+        "id": options.id, "name": fetched.name, "length": fetched.length, "received": fetched.received,
+        "resumed_from": fetched.present, "verified": true, "path": place,
+    });
+    invocation.output.document("openred.fetch/1", &body);
+    let name = one_line(&fetched.name);
+    let place = place.unwrap_or_else(|| String::from("kept in the node; --out PATH writes it"));
+    invocation.output.line(format!("{name}: {} verified (BLAKE3), {} received", bytes(fetched.length), bytes(fetched.received)));
+    invocation.output.line(place);
+    Ok(Exit::Ok)
+}
+
+/// What a run of the transfer ended with.
+#[derive(Default)]
+struct Fetched {
+    name: String,
+    length: u64,
+    /// Was here before this run.
+    present: u64,
+    received: u64,
+}
+
+/// Reads the module's progress to its last line.
+async fn follow(invocation: &Invocation, mut answer: Answer) -> Result<Fetched, Failure> {
+    let mut fetched = Fetched::default();
+    let mut bar = Bar::none();
+    let mut waiting: Vec<u8> = Vec::new();
+    while let Some(piece) = answer.next().await? {
+        waiting.extend_from_slice(&piece);
+        while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = waiting.drain(..=end).collect();
+            match serde_json::from_slice(&line).map_err(|_| cut_short())? {
+                Progress::Begun { name, length, present, .. } => {
+                    bar = Bar::new(&invocation.output, length);
+                    bar.set(present);
+                    fetched = Fetched { name, length, present, received: 0 };
+                    progress(&invocation.output, present, length, 0);
+                }
+                Progress::Verified { present, received } => {
+                    bar.set(present);
+                    progress(&invocation.output, present, fetched.length, received);
+                }
+                Progress::Done { length, received } => {
+                    bar.finish();
+                    return Ok(Fetched { length, received, ..fetched });
+                }
+                Progress::Failed { code, detail, .. } => {
+                    bar.finish();
+                    return Err(Failure::new(Exit::Partial, &code, one_line(&detail), "the same command goes on where it stopped"));
+                }
+            }
+        }
+        if waiting.len() > LINE {
+            break;
+        }
+    }
+    Err(cut_short())
+}
+
+fn cut_short() -> Failure {
+    Failure::new(Exit::Partial, "cut-short", "the transfer was cut short", "the same command goes on where it stopped")
+}
+
+fn progress(output: &Output, done: u64, length: u64, received: u64) {
+    output.document("openred.progress/1", &json!({ "event": "progress", "done": done, "length": length, "received": received }));
+}
+
+/// Copies the verified file out of the node, under a temporary name until its hash is right again.
+async fn write_out(invocation: &Invocation, id: &str, out: &Path, fetched: &Fetched) -> Result<PathBuf, Failure> {
+    let place = if out.is_dir() { out.join(safe_name(&fetched.name, id)) } else { out.to_owned() };
+    let mut temporary = place.clone().into_os_string();
+    temporary.push(".part");
+    let temporary = PathBuf::from(temporary);
+    let failed = |error: std::io::Error| Failure::local(temporary.display(), &error);
+    let route = Route { module: MODULE, method: "GET", path: format!("/read/{id}") };
+    let mut content = open(invocation, route, "", std::io::Cursor::new(Vec::new())).await?;
+    let mut file = std::fs::File::create(&temporary).map_err(failed)?;
+    let mut hasher = blake3::Hasher::new();
+    let bar = Bar::new(&invocation.output, fetched.length);
+    let written = async {
+        while let Some(piece) = content.next().await? {
+            hasher.update(&piece);
+            std::io::Write::write_all(&mut file, &piece).map_err(failed)?;
+            bar.advance(piece.len() as u64);
+        }
+        file.sync_all().map_err(failed)
+    };
+    let written = written.await;
+    bar.finish();
+    let whole = hasher.finalize().to_hex().as_str() == id.to_ascii_lowercase();
+    if let Err(failure) = written.and_then(|()| whole.then_some(()).ok_or_else(cut_short)) {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(failure);
+    }
+    std::fs::rename(&temporary, &place).map_err(|error| Failure::local(place.display(), &error))?;
+    Ok(place)
+}
+
+/// The peer's name for the file, if it names a file in a folder and nothing else; its id otherwise.
+fn safe_name<'a>(name: &'a str, id: &'a str) -> &'a str {
+    let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\']) && one_line(name) == name;
+    if plain { name } else { id }
+}
+
+/// A progress bar that appears only on a terminal, and only for what takes longer than a second.
+#[derive(Clone)]
+struct Bar {
+    bar: ProgressBar,
+    begun: Instant,
+    wanted: bool,
+    length: u64,
+}
+
+impl Bar {
+    fn new(output: &Output, length: u64) -> Self {
+        Self { bar: ProgressBar::hidden(), begun: Instant::now(), wanted: output.is_terminal(), length }
+    }
+
+    fn none() -> Self {
+        Self { bar: ProgressBar::hidden(), begun: Instant::now(), wanted: false, length: 0 }
+    }
+
+    fn set(&self, position: u64) {
+        self.bar.set_position(position);
+        self.appear();
+    }
+
+    fn advance(&self, count: u64) {
+        self.bar.inc(count);
+        self.appear();
+    }
+
+    fn appear(&self) {
+        if self.wanted && self.bar.is_hidden() && self.begun.elapsed() >= PATIENCE {
+            self.bar.set_length(self.length);
+            let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left");
+            self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            self.bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+        }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_cannot_choose_the_path() {
+        for bad in ["", ".bashrc", "../x", "/etc/passwd", "a\\b", "a\u{1b}[2J"] {
+            assert_eq!(safe_name(bad, "id"), "id", "{bad}");
+        }
+        assert_eq!(safe_name("holiday photo.jpg", "id"), "holiday photo.jpg");
+    }
+}

@@ -1,0 +1,80 @@
+//! `openred link …`: thin over the node's admin service.
+
+use openred_proto::admin::{AcceptLinkRequest, Link, LinkSelector, ListLinksRequest, RequestLinkRequest};
+
+use super::arguments;
+use super::client::{node, request};
+use super::output::{Output, Tone, moment, now, table};
+use super::{Exit, Failure, Invocation, one_line};
+
+pub(crate) async fn link(invocation: &Invocation, command: arguments::Link) -> Result<Exit, Failure> {
+    use arguments::Link as Word;
+    let mut node = node(invocation).await?;
+    let selector = |link| request(LinkSelector { link });
+    let link = match command {
+        Word::List { all } => {
+            let links = node.list_links(request(ListLinksRequest { all })).await?.into_inner();
+            list(&invocation.output, &links.links);
+            invocation.output.document("openred.links/1", &links);
+            return Ok(Exit::Ok);
+        }
+        Word::Request { peer, life, wait } => {
+            let life_seconds = life.unwrap_or(0) * 3600;
+            node.request_link(request(RequestLinkRequest { peer, life_seconds, wait_millis: wait * 1000 })).await?
+        }
+        Word::Accept { peer } => node.accept_link(request(AcceptLinkRequest { peer })).await?,
+        Word::Show { link } => node.show_link(selector(link)).await?,
+        Word::Revoke { link } => node.revoke_link(selector(link)).await?,
+    };
+    let link = link.into_inner();
+    show(&invocation.output, &link);
+    invocation.output.document("openred.link/1", &link);
+    Ok(Exit::Ok)
+}
+
+pub(super) fn tone(state: &str) -> Tone {
+    match state {
+        "active" | "ready" | "registered" | "ok" | "matched" => Tone::Good,
+        "revoked" | "expired" | "mismatched" | "error" | "refused" | "down" => Tone::Bad,
+        "unknown" => Tone::Plain,
+        _ => Tone::Warning,
+    }
+}
+
+fn list(output: &Output, links: &[Link]) {
+    if links.is_empty() {
+        output.line("no links; offer one with `openred link request DID`");
+        return;
+    }
+    let mut rows = vec![["LINK", "PEER", "STATE"].map(String::from).to_vec()];
+    rows.extend(links.iter().map(|link| vec![short(&link.link_id), link.peer.clone(), link.state.clone()]));
+    for line in table(&rows) {
+        output.line(line);
+    }
+}
+
+fn short(id: &str) -> String {
+    id.chars().take(8).collect()
+}
+
+fn show(output: &Output, link: &Link) {
+    let now = now();
+    let role = if link.issuer { "this node offered it" } else { "the peer offered it" };
+    let mut rows = vec![
+        ("link", link.link_id.clone()),
+        ("peer", link.peer.clone()),
+        ("state", output.paint(tone(&link.state), &link.state)),
+        ("offered by", role.to_owned()),
+        ("method", format!("{} (epoch {})", link.method, link.epoch)),
+        ("ends", moment(link.not_after, now)),
+        ("tokens", output.paint(tone(&link.r#match), &link.r#match)),
+        ("handshake", moment(link.last_handshake_at, now)),
+        ("mutual link", link.mutual_link.clone()),
+        ("in words", link.mutual_words.clone()),
+        ("note", one_line(&link.detail)),
+    ];
+    rows.retain(|(_, value)| !value.is_empty());
+    for (name, value) in rows {
+        output.line(format!("{name:<12} {value}"));
+    }
+}

@@ -1,0 +1,98 @@
+//! `openred send` and `openred inbox`: thin fronts of the built-in module `messaging`.
+
+use openred_messaging::{InboxQuery, MarkRead, MessageView, Page, Sent, TEXT_LIMIT};
+use openred_proto::id::NodeId;
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+
+use super::arguments::{Inbox, Send};
+use super::module::{Route, call, open};
+use super::output::{moment, now};
+use super::{Exit, Failure, Invocation, one_line};
+
+const MODULE: &str = "messaging";
+/// Messages that one order may mark as read.
+const MARKED: usize = 1000;
+
+pub(crate) fn did(text: &str) -> Result<NodeId, Failure> {
+    text.parse().map_err(|_| Failure::usage(format!("{}: not a did:key", one_line(text)), "`openred peers list` shows those known"))
+}
+
+pub(crate) async fn send(invocation: &Invocation, options: Send) -> Result<Exit, Failure> {
+    let peer = did(&options.peer)?;
+    let text = if options.text == "-" { standard_input().await? } else { options.text.into_bytes() };
+    let route = Route { module: MODULE, method: "POST", path: format!("/send/{peer}") };
+    let sent: Sent = open(invocation, route, "", std::io::Cursor::new(text)).await?.document().await?;
+    invocation.output.document("openred.sent/1", &sent);
+    if let Some(code) = &sent.refused {
+        return Err(Failure::new(Exit::Denied, code, format!("the peer refused the message: {}", one_line(code)), ""));
+    }
+    invocation.output.line(match sent.state.as_str() {
+        "queued" => String::from("queued: the peer cannot be reached now; the node goes on trying"),
+        state => state.to_owned(),
+    });
+    Ok(Exit::Ok)
+}
+
+async fn standard_input() -> Result<Vec<u8>, Failure> {
+    let mut text = Vec::new();
+    let most = TEXT_LIMIT as u64 + 1;
+    let read = tokio::io::stdin().take(most).read_to_end(&mut text).await;
+    read.map_err(|error| Failure::local("standard input", &error))?;
+    if text.len() > TEXT_LIMIT {
+        return Err(Failure::usage(format!("the text is longer than {TEXT_LIMIT} bytes"), "`openred share` sends files"));
+    }
+    Ok(text)
+}
+
+pub(crate) async fn inbox(invocation: &Invocation, options: Inbox) -> Result<Exit, Failure> {
+    let peer = options.from.as_deref().map(did).transpose()?.map(|peer| peer.to_string());
+    let mut query = InboxQuery { unread: !options.all, peer, ..InboxQuery::default() };
+    let mut messages: Vec<MessageView> = Vec::new();
+    loop {
+        let route = Route { module: MODULE, method: "POST", path: String::from("/inbox") };
+        let page: Page = call(invocation, route, Some(&query)).await?;
+        for message in &page.messages {
+            show(invocation, message);
+        }
+        messages.extend(page.messages);
+        if !page.more {
+            break;
+        }
+        query.after = page.next;
+    }
+    invocation.output.document("openred.inbox/1", &json!({ "messages": messages }));
+    if messages.is_empty() {
+        invocation.output.line(if options.all { "no messages" } else { "nothing unread; --all shows read ones" });
+    }
+    if !options.peek {
+        mark(invocation, &messages).await?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Only after they were printed: what was not shown stays unread.
+async fn mark(invocation: &Invocation, messages: &[MessageView]) -> Result<(), Failure> {
+    let unread = |message: &&MessageView| message.state == "unread";
+    let sequences: Vec<u64> = messages.iter().filter(unread).map(|message| message.sequence).collect();
+    for some in sequences.chunks(MARKED) {
+        let route = Route { module: MODULE, method: "POST", path: String::from("/read") };
+        let order = MarkRead { v: 1, sequences: some.to_vec() };
+        let _: Value = call(invocation, route, Some(&order)).await?;
+    }
+    Ok(())
+}
+
+fn show(invocation: &Invocation, message: &MessageView) {
+    let output = &invocation.output;
+    let mark = if message.state == "unread" { " *" } else { "" };
+    output.line(format!("{}  {}{mark}", message.peer, moment(message.at, now())));
+    match (&message.text, &message.data) {
+        // The peer wrote this: no control characters reach the terminal.
+        (Some(text), _) => text.lines().for_each(|line| output.line(format!("  {}", one_line(line)))),
+        (None, data) => {
+            let size = data.as_ref().map_or(0, |data| data.len() / 4 * 3);
+            output.line(format!("  [{}, {size} bytes; --json shows them]", one_line(&message.content_type)));
+        }
+    }
+}

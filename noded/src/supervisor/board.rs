@@ -1,0 +1,258 @@
+//! What the supervisor knows, for `status` and `doctor`: each process's state, its cage as noted at start, and alarms.
+//!
+//! Written by the lives of the processes, read by the control socket. It decides nothing.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use openred_policy::observe::{Baseline, Expected, Namespaces, Observation, compare, observe};
+use openred_policy::{Layer, LayerReport, Role, Uid, syscalls_allowed};
+use openred_proto::admin;
+
+/// Alarms that are kept; a node with more of them has been down for long.
+const ALARMS: usize = 16;
+
+/// The processes of a node in the order in which they are shown.
+pub(crate) const PROCESSES: [Role; 3] = [Role::Front, Role::Vault, Role::Noded];
+
+/// What was seen of one process when it was let go, and what is needed to look again.
+pub(crate) struct Cage {
+    pub(crate) pid: i32,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) expected: Expected,
+    /// From outside.
+    pub(crate) layers: Vec<Layer>,
+    /// The process's own word, for what cannot be seen from outside.
+    pub(crate) report: LayerReport,
+    pub(crate) interfaces: Vec<String>,
+}
+
+struct Entry {
+    role: Role,
+    state: &'static str,
+    since: u64,
+    restarts: u32,
+    last_exit: String,
+    cage: Option<Cage>,
+}
+
+struct Inner {
+    entries: Vec<Entry>,
+    /// The last unsealer, which has ended.
+    unseal: Option<Cage>,
+    alarms: Vec<admin::Condition>,
+    stopping: bool,
+    ready_at: u64,
+}
+
+/// The supervisor's knowledge.
+pub(crate) struct Board {
+    baseline: Baseline,
+    home: String,
+    started_at: u64,
+    inner: Mutex<Inner>,
+}
+
+impl Board {
+    pub(crate) fn new(baseline: Baseline, home: String, now: u64) -> Self {
+        let entry = |role| Entry { role, state: "starting", since: now, restarts: 0, last_exit: String::new(), cage: None };
+        let entries = PROCESSES.into_iter().map(entry).collect();
+        let inner = Inner { entries, unseal: None, alarms: Vec::new(), stopping: false, ready_at: 0 };
+        Self { baseline, home, started_at: now, inner: Mutex::new(inner) }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // No code panics while it holds the lock with the board half written.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at a process that said `confined`: one line a layer.
+    pub(crate) fn look(&self, role: Role, pid: i32, namespaces: &Namespaces, expected: &Expected) -> openred_policy::Result<(Observation, Vec<Layer>)> {
+        let seen = observe(pid, namespaces.clone())?;
+        let layers = compare(role, &seen, &self.baseline, expected);
+        Ok((seen, layers))
+    }
+
+    /// Notes a process whose cage is as it must be.
+    pub(crate) fn caged(&self, role: Role, cage: Cage) {
+        let mut inner = self.inner();
+        match inner.entries.iter_mut().find(|entry| entry.role == role) {
+            Some(entry) => entry.cage = Some(cage),
+            None => inner.unseal = Some(cage),
+        }
+    }
+
+    /// Notes a change of a process's state.
+    pub(crate) fn state(&self, role: Role, state: &'static str, now: u64) {
+        let mut inner = self.inner();
+        if let Some(entry) = inner.entries.iter_mut().find(|entry| entry.role == role) {
+            entry.state = state;
+            entry.since = now;
+        }
+        if inner.ready_at == 0 && inner.entries.iter().all(|entry| entry.state == "ready") {
+            inner.ready_at = now;
+        }
+    }
+
+    /// Notes an end. A restart is counted when one follows.
+    pub(crate) fn ended(&self, role: Role, how: &str, restarting: bool, now: u64) {
+        let mut inner = self.inner();
+        if let Some(entry) = inner.entries.iter_mut().find(|entry| entry.role == role) {
+            entry.cage = None;
+            how.clone_into(&mut entry.last_exit);
+            entry.state = if restarting { "restarting" } else { "down" };
+            entry.since = now;
+            entry.restarts += u32::from(restarting);
+        }
+    }
+
+    /// Raises an alarm; a second one of the same code replaces the first.
+    pub(crate) fn alarm(&self, code: &str, detail: String, help: &str, now: u64) {
+        let mut inner = self.inner();
+        inner.alarms.retain(|alarm| alarm.code != code);
+        if inner.alarms.len() < ALARMS {
+            inner.alarms.push(admin::Condition {
+                code: code.to_owned(),
+                severity: String::from("error"),
+                detail,
+                depends_on: Vec::new(),
+                since: now,
+                help: help.to_owned(),
+            });
+        }
+    }
+
+    /// Takes an alarm back.
+    pub(crate) fn clear(&self, code: &str) {
+        self.inner().alarms.retain(|alarm| alarm.code != code);
+    }
+
+    pub(crate) fn stopping(&self) {
+        self.inner().stopping = true;
+    }
+
+    pub(crate) fn status(&self) -> admin::SupervisorStatus {
+        let inner = self.inner();
+        let all_ready = inner.entries.iter().all(|entry| entry.state == "ready");
+        let state = match () {
+            () if inner.stopping => "stopping",
+            () if all_ready && inner.alarms.is_empty() => "ready",
+            () if inner.ready_at == 0 => "starting",
+            () => "degraded",
+        };
+        let mut conditions = inner.alarms.clone();
+        conditions.extend(inner.entries.iter().filter(|entry| entry.state == "restarting").map(|entry| admin::Condition {
+            code: format!("process.{}.away", entry.role),
+            severity: String::from("warning"),
+            detail: format!("{} ended ({}) and is being restarted", entry.role, entry.last_exit),
+            depends_on: Vec::new(),
+            since: entry.since,
+            help: String::from("the supervisor's log holds its last words"),
+        }));
+        admin::SupervisorStatus {
+            state: state.to_owned(),
+            processes: inner.entries.iter().map(process).collect(),
+            conditions,
+            uid: Uid::of_this_process().name().to_owned(),
+            started_at: self.started_at,
+            ready_at: inner.ready_at,
+            home: self.home.clone(),
+        }
+    }
+
+    /// Looks at every process now.
+    pub(crate) fn doctor(&self) -> admin::DoctorReport {
+        let mut inner = self.inner();
+        let mut layers = Vec::new();
+        let mut ok = true;
+        for entry in &mut inner.entries {
+            let Some(cage) = &mut entry.cage else {
+                ok = false;
+                continue;
+            };
+            match self.look(entry.role, cage.pid, &cage.namespaces, &cage.expected) {
+                Ok((seen, now)) => {
+                    cage.interfaces = owned(&seen.usable_interfaces());
+                    layers.extend(now.iter().map(|layer| line(entry.role, layer, "now")));
+                }
+                Err(_) => ok = false,
+            }
+            layers.extend(cage.report.layers.iter().map(|layer| line(entry.role, layer, "at start")));
+        }
+        let mut processes: Vec<admin::Process> = inner.entries.iter().map(process).collect();
+        if let Some(cage) = &inner.unseal {
+            layers.extend(cage.layers.iter().map(|layer| line(Role::Unseal, layer, "at start")));
+            let ended = Entry { role: Role::Unseal, state: "done", since: self.started_at, restarts: 0, last_exit: String::new(), cage: None };
+            processes.push(admin::Process { network_interfaces: cage.interfaces.clone(), ..process(&ended) });
+        }
+        let ok = ok && layers.iter().all(|layer| layer.ok);
+        admin::DoctorReport { processes, layers, uid: Uid::of_this_process().name().to_owned(), ok }
+    }
+}
+
+pub(super) fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn process(entry: &Entry) -> admin::Process {
+    let cage = entry.cage.as_ref();
+    admin::Process {
+        name: entry.role.name().to_owned(),
+        pid: cage.and_then(|cage| u32::try_from(cage.pid).ok()).unwrap_or(0),
+        state: entry.state.to_owned(),
+        restarts: entry.restarts,
+        last_exit: entry.last_exit.clone(),
+        since: entry.since,
+        syscalls_allowed: u32::try_from(syscalls_allowed(entry.role)).unwrap_or(u32::MAX),
+        network_interfaces: cage.map(|cage| cage.interfaces.clone()).unwrap_or_default(),
+    }
+}
+
+fn line(role: Role, layer: &Layer, when: &str) -> admin::Layer {
+    admin::Layer {
+        process: role.name().to_owned(),
+        name: layer.name.to_string(),
+        expected: layer.expected.clone(),
+        seen: layer.seen.clone(),
+        ok: layer.ok,
+        when: when.to_owned(),
+        detail: layer.detail.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn board() -> Board {
+        Board::new(Baseline::of_this_process().unwrap(), String::from("/home"), 1)
+    }
+
+    #[test]
+    fn ready_is_when_all_are_and_no_alarm_stands() {
+        let board = board();
+        assert_eq!(board.status().state, "starting");
+        PROCESSES.into_iter().for_each(|role| board.state(role, "ready", 2));
+        assert_eq!((board.status().state.as_str(), board.status().ready_at), ("ready", 2));
+        board.ended(Role::Vault, "SIGKILL", true, 3);
+        let status = board.status();
+        assert_eq!(status.state, "degraded");
+        assert_eq!(status.conditions[0].code, "process.vault.away");
+        assert_eq!((status.processes[1].last_exit.as_str(), status.processes[1].restarts), ("SIGKILL", 1));
+        board.state(Role::Vault, "ready", 4);
+        board.alarm("process.noded.filter", String::from("x"), "y", 5);
+        assert_eq!((board.status().state.as_str(), board.status().ready_at), ("degraded", 2));
+        board.clear("process.noded.filter");
+        assert_eq!(board.status().state, "ready");
+        board.stopping();
+        assert_eq!(board.status().state, "stopping");
+    }
+
+    #[test]
+    fn alarms_are_bounded_and_a_missing_process_is_not_ok() {
+        let board = board();
+        (0..2 * ALARMS).for_each(|number| board.alarm(&number.to_string(), String::new(), "", 1));
+        assert_eq!(board.status().conditions.len(), ALARMS);
+        assert!(!board.doctor().ok);
+    }
+}

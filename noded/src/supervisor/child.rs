@@ -1,0 +1,270 @@
+//! One child from start to service: the barrier's conversation, the look from outside, and its end.
+//!
+//! A child is believed nothing: it goes on past the barrier when its namespaces are noted, and nobody reaches it before
+//! what is seen of it equals its manifest.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
+use openred_policy::barrier::{Host, Stage};
+use openred_policy::observe::{Expected, namespaces};
+use openred_policy::spawn::{Child, Exit, SpawnSpec, spawn};
+use openred_policy::{Identity, KeptPath, Layer, Role};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::timeout;
+
+use super::board::{Board, Cage, owned};
+use super::log::Log;
+
+/// Longest a stage may take, on a loaded machine.
+const STAGE: Duration = Duration::from_secs(60);
+
+/// Why a child does not serve. Each text is one line.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    /// The kernel refused something to the supervisor.
+    #[error("{role}: {source}")]
+    Local {
+        role: Role,
+        #[source]
+        source: openred_policy::Error,
+    },
+    /// The child gave up and said why.
+    #[error("{role}: {reason}")]
+    Refused { role: Role, reason: Reason, exit: Option<Exit> },
+    /// It ended without a word.
+    #[error("{role} ended at start: {exit}")]
+    Ended { role: Role, exit: Exit },
+    /// It said something out of turn, or nothing in time.
+    #[error("{role}: no answer at the barrier within {} s", STAGE.as_secs())]
+    Silent { role: Role },
+    /// A layer is not as the manifest wants it.
+    #[error("{role}: layer {}: expected {}, seen {}; {}", .layer.name, .layer.expected, .layer.seen, .layer.name.way_out())]
+    Layer { role: Role, layer: Box<Layer> },
+    /// Sockets, pipes and files of the supervisor's own.
+    #[error("{role}: {what}: {source}")]
+    Setup {
+        role: Role,
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A child's last line, as it said it.
+#[derive(Debug)]
+pub(crate) struct Reason(String);
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&crate::cli::one_line(&self.0))
+    }
+}
+
+impl Fault {
+    /// How the child ended, if it is known.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        match self {
+            Fault::Refused { exit, .. } => *exit,
+            Fault::Ended { exit, .. } => Some(*exit),
+            _ => None,
+        }
+    }
+}
+
+/// A child that stands behind its barrier, caged as its manifest says.
+pub(crate) struct Caged {
+    pub(crate) role: Role,
+    host: AsyncFd<Host>,
+    child: AsyncFd<Child>,
+    started: Instant,
+}
+
+/// A child that is to be started: descriptors 0 to 3 are the same for all and added here.
+pub(crate) struct Plan {
+    pub(crate) role: Role,
+    pub(crate) program: &'static str,
+    pub(crate) arguments: Vec<std::ffi::OsString>,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) kept: Vec<KeptPath>,
+    /// From number 4 on.
+    pub(crate) descriptors: Vec<std::os::fd::OwnedFd>,
+}
+
+/// What starting a child takes.
+pub(crate) struct Starter {
+    /// The folder of `openred` and of all its programs.
+    pub(crate) programs: PathBuf,
+    /// `/dev/null`.
+    pub(crate) null: File,
+    pub(crate) board: Arc<Board>,
+    pub(crate) log: Log,
+}
+
+/// Starts a child and brings it behind its barrier with every layer seen.
+pub(crate) async fn start(starter: &Starter, plan: Plan) -> Result<Caged, Fault> {
+    let (role, expected) = (plan.role, Expected { identity: plan.identity, kept: plan.kept.clone() });
+    let mut caged = launch(starter, plan)?;
+    let noted = match caged.next().await? {
+        Stage::Namespaced => namespaces(caged.pid()).map_err(|source| Fault::Local { role, source })?,
+        other => return Err(caged.out_of_turn(other).await),
+    };
+    caged.host.get_ref().go().map_err(|source| Fault::Local { role, source })?;
+    let report = match caged.next().await? {
+        Stage::Confined { report } => report,
+        other => return Err(caged.out_of_turn(other).await),
+    };
+    let looked = starter.board.look(role, caged.pid(), &noted, &expected);
+    let (seen, layers) = looked.map_err(|source| Fault::Local { role, source })?;
+    if let Some(layer) = layers.iter().chain(&report.layers).find(|layer| !layer.ok) {
+        let layer = Box::new(layer.clone());
+        caged.kill().await;
+        return Err(Fault::Layer { role, layer });
+    }
+    let interfaces = owned(&seen.usable_interfaces());
+    starter.board.caged(role, Cage { pid: caged.pid(), namespaces: noted, expected, layers, report, interfaces });
+    Ok(caged)
+}
+
+fn launch(starter: &Starter, plan: Plan) -> Result<Caged, Fault> {
+    let role = plan.role;
+    let setup = |what| move |source: io::Error| Fault::Setup { role, what, source };
+    let (log, log_end) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).map_err(setup("the log pipe"))?;
+    let local = |source| Fault::Local { role, source };
+    let (host, barrier) = Host::pair().map_err(local)?;
+    let build = || {
+        let mut spec = SpawnSpec::new(starter.programs.join(plan.program))?.identity(plan.identity)?;
+        for argument in &plan.arguments {
+            spec = spec.argument(argument)?;
+        }
+        spec = spec.descriptor(&starter.null)?.descriptor(&starter.null)?.descriptor(&log_end)?.descriptor(&barrier)?;
+        plan.descriptors.iter().try_fold(spec, |spec, descriptor| spec.descriptor(descriptor))
+    };
+    let child = build().and_then(spawn).map_err(local)?;
+    tokio::spawn(starter.log.clone().forward(role.name(), log));
+    let watched = watch(host).and_then(|host| Ok(Caged { role, host, child: watch(child)?, started: Instant::now() }));
+    watched.map_err(setup("watching the child"))
+}
+
+#[allow(deprecated, reason = "both own one descriptor for life and always name it; the successor needs unsafe code")]
+fn watch<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(inner, Interest::READABLE)
+}
+
+impl Caged {
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.get_ref().pid()
+    }
+
+    /// How long it has lived.
+    pub(crate) fn lived(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Its next word; a fault that names how it ended when there is none.
+    async fn next(&mut self) -> Result<Stage, Fault> {
+        let role = self.role;
+        let word = timeout(STAGE, async {
+            loop {
+                let mut ready = self.host.readable().await.ok()?;
+                match self.host.get_ref().try_next() {
+                    Ok(Some(stage)) => return Some(stage),
+                    Ok(None) => ready.clear_ready(),
+                    Err(_) => return None,
+                }
+            }
+        });
+        match word.await {
+            Ok(Some(stage)) => Ok(stage),
+            Ok(None) => Err(self.silence().await),
+            Err(_) => {
+                self.kill().await;
+                Err(Fault::Silent { role })
+            }
+        }
+    }
+
+    /// The barrier is closed: the process has ended or is about to.
+    async fn silence(&self) -> Fault {
+        let exit = match timeout(STAGE, self.end()).await {
+            Ok(exit) => exit,
+            Err(_) => self.kill().await,
+        };
+        Fault::Ended { role: self.role, exit }
+    }
+
+    async fn out_of_turn(&self, stage: Stage) -> Fault {
+        match stage {
+            Stage::Failed { reason } => {
+                let exit = timeout(STAGE, self.end()).await.ok();
+                Fault::Refused { role: self.role, reason: Reason(reason), exit }
+            }
+            _ => {
+                self.kill().await;
+                Fault::Silent { role: self.role }
+            }
+        }
+    }
+
+    /// Waits until it says that it serves.
+    pub(crate) async fn ready(&mut self) -> Result<(), Fault> {
+        match self.next().await? {
+            Stage::Ready => Ok(()),
+            other => Err(self.out_of_turn(other).await),
+        }
+    }
+
+    /// Waits for its end; its last words if it had any.
+    pub(crate) async fn finished(&mut self) -> Result<Exit, Fault> {
+        let exit = self.end().await;
+        while let Ok(Some(stage)) = self.host.get_ref().try_next() {
+            if let Stage::Failed { reason } = stage {
+                return Err(Fault::Refused { role: self.role, reason: Reason(reason), exit: Some(exit) });
+            }
+        }
+        Ok(exit)
+    }
+
+    /// Waits for its end. May be asked again only before it has answered.
+    pub(crate) async fn end(&self) -> Exit {
+        loop {
+            // An error here means that the process is not ours to wait for any more; it is gone in every case.
+            let Ok(mut ready) = self.child.readable().await else { return Exit::Signal(0) };
+            match self.child.get_ref().try_wait() {
+                Ok(Some(exit)) => return exit,
+                Ok(None) => ready.clear_ready(),
+                Err(_) => return Exit::Signal(0),
+            }
+        }
+    }
+
+    /// Asks it to end, and makes it end after `patience`.
+    pub(crate) async fn stop(&self, patience: Duration) -> Exit {
+        let _ = self.child.get_ref().signal(Signal::SIGTERM);
+        match timeout(patience, self.end()).await {
+            Ok(exit) => exit,
+            Err(_) => self.kill().await,
+        }
+    }
+
+    /// Ends it.
+    pub(crate) async fn kill(&self) -> Exit {
+        let _ = self.child.get_ref().signal(Signal::SIGKILL);
+        self.end().await
+    }
+}
+
+impl Drop for Caged {
+    fn drop(&mut self) {
+        // A child that nobody watches any more must not live; one that was reaped has no number to hit, only a pidfd.
+        let _ = self.child.get_ref().signal(Signal::SIGKILL);
+        let _ = self.child.get_ref().try_wait();
+    }
+}

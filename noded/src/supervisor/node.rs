@@ -1,0 +1,64 @@
+//! `noded`: started alone, restarted alone. Its configuration goes in as a sealed memory file, resolved here once.
+
+use std::io;
+use std::time::Duration;
+
+use openred_policy::Role;
+use openred_policy::socket::sealed_file;
+use tokio::sync::watch;
+
+use super::child::{Caged, Fault, Plan, start};
+use super::places::{pending_listener, publish, remove};
+use super::{Context, End, StartFailure};
+
+/// How long `noded` may take to finish what it has begun.
+const DRAIN: Duration = Duration::from_secs(15);
+
+/// `noded` in service.
+pub(crate) struct Node(Caged);
+
+fn setup(what: &'static str) -> impl Fn(io::Error) -> StartFailure {
+    move |source| StartFailure::Child(Fault::Setup { role: Role::Noded, what, source })
+}
+
+/// Starts `noded` and makes its admin socket reachable.
+pub(crate) async fn begin(context: &Context) -> Result<Node, StartFailure> {
+    let peers = context.places.peers.try_clone().map_err(setup("the peer-to-peer listener"))?;
+    // The operator's socket stays the operator's: `noded` serves it through the descriptor and never by name.
+    let admin = pending_listener(&context.home, "admin", None).map_err(setup("its socket"))?;
+    let state = context.places.state.try_clone().map_err(setup("its state directory"))?;
+    let config = sealed_file("openred.toml", context.config_text.as_bytes()).map_err(setup("its configuration"))?;
+    let plan = Plan {
+        role: Role::Noded,
+        program: "noded",
+        arguments: vec![context.home.path().as_os_str().to_owned()],
+        identity: context.identities.noded,
+        kept: context.home.noded_keeps(),
+        descriptors: vec![peers.into(), admin.into(), state.into(), config],
+    };
+    let mut child = start(&context.starter, plan).await?;
+    child.ready().await?;
+    publish(&context.home, "admin", &context.home.admin_socket()).map_err(setup("its socket"))?;
+    context.state(Role::Noded, "ready");
+    Ok(Node(child))
+}
+
+impl Node {
+    /// Serves until it ends or `stop` is set.
+    pub(crate) async fn live(self, context: &Context, stop: &mut watch::Receiver<bool>) -> End {
+        let wanted = async {
+            let _ = stop.wait_for(|stop| *stop).await;
+        };
+        tokio::select! {
+            exit = self.0.end() => {
+                let _ = remove(&context.home.admin_socket());
+                End::Died { role: Role::Noded, exit, lived: self.0.lived() }
+            }
+            () = wanted => {
+                self.0.stop(DRAIN).await;
+                let _ = remove(&context.home.admin_socket());
+                End::Stopped
+            }
+        }
+    }
+}
