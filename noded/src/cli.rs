@@ -62,7 +62,8 @@ pub fn run() -> ExitCode {
 
 fn invocation(arguments: &Arguments, output: Output) -> Result<Invocation, Failure> {
     let root = nix::unistd::geteuid().is_root();
-    let place = arguments.home.clone().or_else(|| Home::default_path(root, |name| std::env::var_os(name).map(Into::into)));
+    let place =
+        arguments.home.clone().or_else(|| Home::default_path(root, |name| std::env::var_os(name).map(Into::into)));
     let place = place.ok_or_else(|| Failure::usage("no home directory is known", "name one with --home"))?;
     let place = std::path::absolute(&place).map_err(|error| Failure::local(place.display(), &error))?;
     if place.as_os_str().len() > HOME_BYTES {

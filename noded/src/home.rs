@@ -114,7 +114,9 @@ mod tests {
     #[test]
     fn every_socket_of_the_longest_home_fits_its_address() {
         let home = Home::new(PathBuf::from(format!("/{}", "h".repeat(HOME_BYTES - 1))));
-        for socket in [home.control_socket(), home.admin_socket(), home.cryptod_socket(), home.pending().join("cryptod")] {
+        for socket in
+            [home.control_socket(), home.admin_socket(), home.cryptod_socket(), home.pending().join("cryptod")]
+        {
             assert!(socket.as_os_str().len() < 108, "{}", socket.display());
         }
     }

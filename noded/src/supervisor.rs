@@ -36,8 +36,8 @@ use backoff::Backoff;
 use board::Board;
 use child::{Fault, Starter};
 pub(crate) use create::create;
-pub(crate) use places::make_private;
 use log::Log;
+pub(crate) use places::make_private;
 use places::{Identities, Places};
 
 /// What every life works with.
@@ -140,7 +140,8 @@ pub(crate) fn up(home: &Home, config: NodeConfig, passphrase: Passphrase) -> Res
 
 fn trace(config: &NodeConfig, log: &Log) {
     let level = config.log.level.as_str().parse().unwrap_or(tracing::Level::INFO);
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_ansi(false).with_writer(log.clone());
+    let builder =
+        tracing_subscriber::fmt().with_max_level(level).with_target(false).with_ansi(false).with_writer(log.clone());
     let set = match config.log.format {
         crate::config::LogFormat::Human => tracing::subscriber::set_global_default(builder.finish()),
         crate::config::LogFormat::Json => tracing::subscriber::set_global_default(builder.json().finish()),
@@ -169,8 +170,22 @@ async fn run(context: &Context) -> Result<(), Failure> {
         _ = wanted.wait_for(|stop| *stop) => return Ok(()),
     };
     announce(context);
-    let keys = row(context, Role::Vault, keys, async |keys: keys::Keys, stop: &mut watch::Receiver<bool>| keys.live(context, stop).await, || keys::begin(context), &mut keys_wanted);
-    let node = row(context, Role::Noded, node, async |node: node::Node, stop: &mut watch::Receiver<bool>| node.live(context, stop).await, || node::begin(context), &mut node_wanted);
+    let keys = row(
+        context,
+        Role::Vault,
+        keys,
+        async |keys: keys::Keys, stop: &mut watch::Receiver<bool>| keys.live(context, stop).await,
+        || keys::begin(context),
+        &mut keys_wanted,
+    );
+    let node = row(
+        context,
+        Role::Noded,
+        node,
+        async |node: node::Node, stop: &mut watch::Receiver<bool>| node.live(context, stop).await,
+        || node::begin(context),
+        &mut node_wanted,
+    );
     let drain = async {
         tokio::select! {
             () = signals.stop() => {}
@@ -253,7 +268,12 @@ async fn row<L, S, B>(
             }
             Err(failure) => {
                 tracing::error!("{failure}");
-                context.starter.board.alarm(&code, failure.to_string(), "it is tried again; the detail names the way out", now());
+                context.starter.board.alarm(
+                    &code,
+                    failure.to_string(),
+                    "it is tried again; the detail names the way out",
+                    now(),
+                );
                 if let StartFailure::Child(fault) = &failure
                     && let Some(exit) = fault.exit()
                     && exit.broke_the_filter()

@@ -58,9 +58,28 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 fn help_of_every_command_is_golden_and_fits_80_columns() {
     let (_guard, folder) = folder();
     let commands: [&[&str]; 22] = [
-        &[], &["init"], &["up"], &["status"], &["doctor"], &["link"], &["link", "request"], &["link", "accept"],
-        &["link", "list"], &["link", "show"], &["link", "revoke"], &["peers"], &["peers", "ping"], &["send"], &["inbox"],
-        &["share"], &["fetch"], &["check"], &["config"], &["config", "show"], &["completions"], &["man"],
+        &[],
+        &["init"],
+        &["up"],
+        &["status"],
+        &["doctor"],
+        &["link"],
+        &["link", "request"],
+        &["link", "accept"],
+        &["link", "list"],
+        &["link", "show"],
+        &["link", "revoke"],
+        &["peers"],
+        &["peers", "ping"],
+        &["send"],
+        &["inbox"],
+        &["share"],
+        &["fetch"],
+        &["check"],
+        &["config"],
+        &["config", "show"],
+        &["completions"],
+        &["man"],
     ];
     let mut all = String::new();
     for command in commands {
@@ -163,7 +182,9 @@ fn a_mistake_at_init_leaves_nothing_behind() {
 #[test]
 fn completions_and_manual_pages() {
     let (_guard, folder) = folder();
-    for (shell, sign) in [("bash", "complete -F _openred"), ("zsh", "#compdef openred"), ("fish", "complete -c openred")] {
+    for (shell, sign) in
+        [("bash", "complete -F _openred"), ("zsh", "#compdef openred"), ("fish", "complete -c openred")]
+    {
         let output = openred(&folder, &["completions", shell]);
         assert!(String::from_utf8_lossy(&output.stdout).contains(sign), "{shell}");
     }

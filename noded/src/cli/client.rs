@@ -37,7 +37,9 @@ pub(crate) async fn node(invocation: &Invocation) -> Result<NodeClient<Channel>,
 
 /// The supervisor.
 pub(crate) async fn supervisor(invocation: &Invocation) -> Result<SupervisorClient<Channel>, Failure> {
-    Ok(SupervisorClient::new(channel(&invocation.home.control_socket()).await.map_err(|error| away(invocation, &error))?))
+    Ok(SupervisorClient::new(
+        channel(&invocation.home.control_socket()).await.map_err(|error| away(invocation, &error))?,
+    ))
 }
 
 /// Without its socket `noded` may be starting, restarting or not wanted at all: the supervisor knows.
@@ -85,7 +87,10 @@ async fn channel(path: &Path) -> std::io::Result<Channel> {
         let first = first.take();
         async move { first.map(TokioIo::new).ok_or_else(|| std::io::Error::from(ErrorKind::ConnectionReset)) }
     });
-    Endpoint::from_static("http://openred.invalid").connect_with_connector(connector).await.map_err(std::io::Error::other)
+    Endpoint::from_static("http://openred.invalid")
+        .connect_with_connector(connector)
+        .await
+        .map_err(std::io::Error::other)
 }
 
 /// A request with the usual deadline.

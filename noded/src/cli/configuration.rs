@@ -11,7 +11,8 @@ use crate::config::{Resolved, resolve};
 /// The configuration in force: defaults, file, environment, `--set`.
 pub(crate) fn resolved(invocation: &Invocation) -> Result<Resolved, Failure> {
     let source = Source::read(&invocation.config)?;
-    let environment = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    let environment =
+        std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
     Ok(resolve(source.file(), source.text(), environment, &invocation.overrides)?)
 }
 
@@ -72,6 +73,8 @@ pub(crate) fn show(invocation: &Invocation, origin: bool) -> Result<Exit, Failur
             false => format!("{key} = {value}"),
         });
     }
-    invocation.output.document("openred.config/1", &json!({ "file": invocation.config.display().to_string(), "settings": body }));
+    invocation
+        .output
+        .document("openred.config/1", &json!({ "file": invocation.config.display().to_string(), "settings": body }));
     Ok(Exit::Ok)
 }

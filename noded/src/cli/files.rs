@@ -46,7 +46,12 @@ pub(crate) async fn share(invocation: &Invocation, options: Share) -> Result<Exi
     }
     invocation.output.document("openred.share/1", &shared);
     invocation.output.line(shared.id.to_string());
-    invocation.output.line(format!("{} ({}) for {}", one_line(&shared.name), bytes(shared.length), if to == "all" { "all linked nodes" } else { &to }));
+    invocation.output.line(format!(
+        "{} ({}) for {}",
+        one_line(&shared.name),
+        bytes(shared.length),
+        if to == "all" { "all linked nodes" } else { &to }
+    ));
     Ok(Exit::Ok)
 }
 
@@ -97,7 +102,11 @@ pub(crate) async fn fetch(invocation: &Invocation, options: Fetch) -> Result<Exi
     invocation.output.document("openred.fetch/1", &body);
     let name = one_line(&fetched.name);
     let place = place.unwrap_or_else(|| String::from("kept in the node; --out PATH writes it"));
-    invocation.output.line(format!("{name}: {} verified (BLAKE3), {} received", bytes(fetched.length), bytes(fetched.received)));
+    invocation.output.line(format!(
+        "{name}: {} verified (BLAKE3), {} received",
+        bytes(fetched.length),
+        bytes(fetched.received)
+    ));
     invocation.output.line(place);
     Ok(Exit::Ok)
 }
@@ -138,7 +147,12 @@ async fn follow(invocation: &Invocation, mut answer: Answer) -> Result<Fetched, 
                 }
                 Progress::Failed { code, detail, .. } => {
                     bar.finish();
-                    return Err(Failure::new(Exit::Partial, &code, one_line(&detail), "the same command goes on where it stopped"));
+                    return Err(Failure::new(
+                        Exit::Partial,
+                        &code,
+                        one_line(&detail),
+                        "the same command goes on where it stopped",
+                    ));
                 }
             }
         }
@@ -154,7 +168,10 @@ fn cut_short() -> Failure {
 }
 
 fn progress(output: &Output, done: u64, length: u64, received: u64) {
-    output.document("openred.progress/1", &json!({ "event": "progress", "done": done, "length": length, "received": received }));
+    output.document(
+        "openred.progress/1",
+        &json!({ "event": "progress", "done": done, "length": length, "received": received }),
+    );
 }
 
 /// Copies the verified file out of the node, under a temporary name until its hash is right again.

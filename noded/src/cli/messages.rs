@@ -15,7 +15,9 @@ const MODULE: &str = "messaging";
 const MARKED: usize = 1000;
 
 pub(crate) fn did(text: &str) -> Result<NodeId, Failure> {
-    text.parse().map_err(|_| Failure::usage(format!("{}: not a did:key", one_line(text)), "`openred peers list` shows those known"))
+    text.parse().map_err(|_| {
+        Failure::usage(format!("{}: not a did:key", one_line(text)), "`openred peers list` shows those known")
+    })
 }
 
 pub(crate) async fn send(invocation: &Invocation, options: Send) -> Result<Exit, Failure> {
@@ -40,7 +42,10 @@ async fn standard_input() -> Result<Vec<u8>, Failure> {
     let read = tokio::io::stdin().take(most).read_to_end(&mut text).await;
     read.map_err(|error| Failure::local("standard input", &error))?;
     if text.len() > TEXT_LIMIT {
-        return Err(Failure::usage(format!("the text is longer than {TEXT_LIMIT} bytes"), "`openred share` sends files"));
+        return Err(Failure::usage(
+            format!("the text is longer than {TEXT_LIMIT} bytes"),
+            "`openred share` sends files",
+        ));
     }
     Ok(text)
 }

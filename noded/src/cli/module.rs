@@ -117,7 +117,12 @@ impl Answer {
 }
 
 fn bug(what: &str) -> Failure {
-    Failure::new(Exit::Failed, "bug", format!("the module's {what} is not of this version"), "use one version of the programs")
+    Failure::new(
+        Exit::Failed,
+        "bug",
+        format!("the module's {what} is not of this version"),
+        "use one version of the programs",
+    )
 }
 
 /// A problem document (RFC 9457) as a failure.

@@ -35,7 +35,8 @@ impl Passphrase {
             }
             PassphraseSource { passphrase_fd: Some(number), .. } => {
                 let place = PathBuf::from(format!("/proc/self/fd/{number}"));
-                let file = File::open(&place).map_err(|error| Failure::local(format!("descriptor {number}"), &error))?;
+                let file =
+                    File::open(&place).map_err(|error| Failure::local(format!("descriptor {number}"), &error))?;
                 Ok(Self::Kept(read_bounded(file, &format!("descriptor {number}"))?))
             }
             _ => Ok(Self::Kept(ask("Passphrase: ")?)),
@@ -99,7 +100,10 @@ fn read_bounded(file: File, name: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
         bytes.pop();
     }
     if bytes.len() > PASSPHRASE_BYTES {
-        return Err(Failure::usage(format!("{name}: longer than {PASSPHRASE_BYTES} bytes"), "name the passphrase's file"));
+        return Err(Failure::usage(
+            format!("{name}: longer than {PASSPHRASE_BYTES} bytes"),
+            "name the passphrase's file",
+        ));
     }
     not_empty(bytes, name)
 }
@@ -124,9 +128,11 @@ mod tests {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         let source = PassphraseSource { passphrase_file: Some(path.clone()), passphrase_fd: None };
         assert_eq!(&**Passphrase::new(&source).unwrap().bytes().unwrap(), b"two words\n");
-        for (content, mode, exit) in
-            [("x\n".to_owned(), 0o640, Exit::Denied), ("\n".to_owned(), 0o600, Exit::Usage), ("x".repeat(1026), 0o600, Exit::Usage)]
-        {
+        for (content, mode, exit) in [
+            ("x\n".to_owned(), 0o640, Exit::Denied),
+            ("\n".to_owned(), 0o600, Exit::Usage),
+            ("x".repeat(1026), 0o600, Exit::Usage),
+        ] {
             std::fs::write(&path, content).unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
             assert_eq!(Passphrase::new(&source).err().map(|failure| failure.exit), Some(exit));

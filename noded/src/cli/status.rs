@@ -1,6 +1,8 @@
 //! `openred status` and `openred doctor`: what the supervisor sees of the processes, and what the node says of itself.
 
-use openred_proto::admin::{Condition, DoctorReport, DoctorRequest, NodeStatus, Process, StatusRequest, SupervisorStatus};
+use openred_proto::admin::{
+    Condition, DoctorReport, DoctorRequest, NodeStatus, Process, StatusRequest, SupervisorStatus,
+};
 use serde_json::json;
 
 use super::client::{node, request, supervisor};
@@ -20,7 +22,9 @@ pub(crate) async fn status(invocation: &Invocation) -> Result<Exit, Failure> {
         Err(failure) => (None, Some(failure)),
     };
     let error = missing.as_ref().map(ToString::to_string);
-    invocation.output.document("openred.status/1", &json!({ "supervisor": processes, "node": node, "node_error": error }));
+    invocation
+        .output
+        .document("openred.status/1", &json!({ "supervisor": processes, "node": node, "node_error": error }));
     people(&invocation.output, &processes, node.as_ref());
     if let Some(failure) = missing {
         invocation.output.line(format!("noded: {failure}"));
@@ -102,7 +106,9 @@ fn diagnosis(output: &Output, report: &DoctorReport) {
             let line = format!("  {mark} {:<14} {:<8} {seen}", layer.name, layer.when);
             wrap(&line, 30).iter().for_each(|line| output.line(line));
             if !layer.ok {
-                wrap(&format!("      expected {}", one_line(&layer.expected)), 30).iter().for_each(|line| output.line(line));
+                wrap(&format!("      expected {}", one_line(&layer.expected)), 30)
+                    .iter()
+                    .for_each(|line| output.line(line));
             }
         }
         output.line("");

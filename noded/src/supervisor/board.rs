@@ -54,7 +54,8 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new(baseline: Baseline, home: String, now: u64) -> Self {
-        let entry = |role| Entry { role, state: "starting", since: now, restarts: 0, last_exit: String::new(), cage: None };
+        let entry =
+            |role| Entry { role, state: "starting", since: now, restarts: 0, last_exit: String::new(), cage: None };
         let entries = PROCESSES.into_iter().map(entry).collect();
         let inner = Inner { entries, unseal: None, alarms: Vec::new(), stopping: false, ready_at: 0 };
         Self { baseline, home, started_at: now, inner: Mutex::new(inner) }
@@ -66,7 +67,13 @@ impl Board {
     }
 
     /// Looks at a process that said `confined`: one line a layer.
-    pub(crate) fn look(&self, role: Role, pid: i32, namespaces: &Namespaces, expected: &Expected) -> openred_policy::Result<(Observation, Vec<Layer>)> {
+    pub(crate) fn look(
+        &self,
+        role: Role,
+        pid: i32,
+        namespaces: &Namespaces,
+        expected: &Expected,
+    ) -> openred_policy::Result<(Observation, Vec<Layer>)> {
         let seen = observe(pid, namespaces.clone())?;
         let layers = compare(role, &seen, &self.baseline, expected);
         Ok((seen, layers))
@@ -140,13 +147,15 @@ impl Board {
             () => "degraded",
         };
         let mut conditions = inner.alarms.clone();
-        conditions.extend(inner.entries.iter().filter(|entry| entry.state == "restarting").map(|entry| admin::Condition {
-            code: format!("process.{}.away", entry.role),
-            severity: String::from("warning"),
-            detail: format!("{} ended ({}) and is being restarted", entry.role, entry.last_exit),
-            depends_on: Vec::new(),
-            since: entry.since,
-            help: String::from("the supervisor's log holds its last words"),
+        conditions.extend(inner.entries.iter().filter(|entry| entry.state == "restarting").map(|entry| {
+            admin::Condition {
+                code: format!("process.{}.away", entry.role),
+                severity: String::from("warning"),
+                detail: format!("{} ended ({}) and is being restarted", entry.role, entry.last_exit),
+                depends_on: Vec::new(),
+                since: entry.since,
+                help: String::from("the supervisor's log holds its last words"),
+            }
         }));
         admin::SupervisorStatus {
             state: state.to_owned(),
@@ -181,7 +190,14 @@ impl Board {
         let mut processes: Vec<admin::Process> = inner.entries.iter().map(process).collect();
         if let Some(cage) = &inner.unseal {
             layers.extend(cage.layers.iter().map(|layer| line(Role::Unseal, layer, "at start")));
-            let ended = Entry { role: Role::Unseal, state: "done", since: self.started_at, restarts: 0, last_exit: String::new(), cage: None };
+            let ended = Entry {
+                role: Role::Unseal,
+                state: "done",
+                since: self.started_at,
+                restarts: 0,
+                last_exit: String::new(),
+                cage: None,
+            };
             processes.push(admin::Process { network_interfaces: cage.interfaces.clone(), ..process(&ended) });
         }
         let ok = ok && layers.iter().all(|layer| layer.ok);

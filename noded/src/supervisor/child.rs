@@ -136,7 +136,8 @@ pub(crate) async fn start(starter: &Starter, plan: Plan) -> Result<Caged, Fault>
 fn launch(starter: &Starter, plan: Plan) -> Result<Caged, Fault> {
     let role = plan.role;
     let setup = |what| move |source: io::Error| Fault::Setup { role, what, source };
-    let (log, log_end) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).map_err(setup("the log pipe"))?;
+    let (log, log_end) =
+        nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).map_err(setup("the log pipe"))?;
     let local = |source| Fault::Local { role, source };
     let (host, barrier) = Host::pair().map_err(local)?;
     let build = || {

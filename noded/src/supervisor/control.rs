@@ -26,7 +26,11 @@ struct Control {
 }
 
 /// Serves until this task is ended.
-pub(crate) async fn serve(listener: UnixListener, board: Arc<Board>, stop: watch::Sender<bool>) -> Result<(), tonic::transport::Error> {
+pub(crate) async fn serve(
+    listener: UnixListener,
+    board: Arc<Board>,
+    stop: watch::Sender<bool>,
+) -> Result<(), tonic::transport::Error> {
     let service = SupervisorServer::new(Control { board, stop }).max_decoding_message_size(MESSAGE);
     Server::builder()
         .concurrency_limit_per_connection(CALLS)

@@ -17,7 +17,7 @@ use super::board::Board;
 use super::child::{self, Fault, Plan, Starter};
 use super::log::Log;
 use super::places::remove;
-use super::{StartFailure, null, now, programs, settle};
+use super::{StartFailure, now, null, programs, settle};
 use crate::cli::{Exit, Failure, Passphrase};
 use crate::config::LogFormat;
 use crate::home::Home;
@@ -63,7 +63,12 @@ pub(crate) fn create(home: &Home, uid_base: u32, passphrase: &Passphrase) -> Res
 
 fn exists(place: &Path) -> Failure {
     let what = format!("{}: a node lives here already", place.display());
-    Failure::new(Exit::Conflict, "keystore.exists", what, "name another place with --home; its identity cannot be made again")
+    Failure::new(
+        Exit::Conflict,
+        "keystore.exists",
+        what,
+        "name another place with --home; its identity cannot be made again",
+    )
 }
 
 async fn seal(

@@ -37,7 +37,8 @@ fn setup(role: Role, what: &'static str) -> impl Fn(io::Error) -> StartFailure {
 
 /// Starts unsealer, vault and front, and makes the front's socket reachable.
 pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
-    let (secrets, secrets_end) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| setup(Role::Unseal, "a pipe")(errno.into()))?;
+    let (secrets, secrets_end) =
+        nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| setup(Role::Unseal, "a pipe")(errno.into()))?;
     unseal(context, secrets_end).await?;
     let pair = |what| stream_pair().map_err(setup(Role::Vault, what));
     let (front_side, vault_side) = pair("the front's pair")?;

@@ -77,7 +77,8 @@ pub(crate) fn prepare(home: &Home, config: &NodeConfig, identities: &Identities)
     let state = home.state();
     let state = open_no_symlinks(&state, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0).map_err(failed(&state))?;
     let vault_state = home.vault_state();
-    let vault_state = open_no_symlinks(&vault_state, OFlag::O_RDWR | OFlag::O_CREAT, 0o600).map_err(failed(&vault_state))?;
+    let vault_state =
+        open_no_symlinks(&vault_state, OFlag::O_RDWR | OFlag::O_CREAT, 0o600).map_err(failed(&vault_state))?;
     let peers = TcpListener::bind(config.listen).map_err(|error| taken(config, &error))?;
     peers.set_nonblocking(true).map_err(|error| Failure::local("the peer-to-peer listener", &error))?;
     Ok(Places { _lock: lock, state, vault_state, peers })
@@ -86,8 +87,12 @@ pub(crate) fn prepare(home: &Home, config: &NodeConfig, identities: &Identities)
 fn taken(config: &NodeConfig, error: &io::Error) -> Failure {
     let failure = Failure::local(format!("cannot listen on {}", config.listen), error);
     match error.kind() {
-        ErrorKind::AddrInUse => failure.way_out("another program listens there: end it, or change `listen` in the configuration"),
-        ErrorKind::AddrNotAvailable => failure.way_out("this machine has no such address: change `listen` in the configuration"),
+        ErrorKind::AddrInUse => {
+            failure.way_out("another program listens there: end it, or change `listen` in the configuration")
+        }
+        ErrorKind::AddrNotAvailable => {
+            failure.way_out("this machine has no such address: change `listen` in the configuration")
+        }
         _ => failure.way_out("change `listen` in the configuration"),
     }
 }
