@@ -32,7 +32,7 @@ use crate::link::ports::{Carrier, FoundCard};
 use crate::store::{Store, StoreError};
 use client::Client;
 pub(crate) use names::{ResolvedNames, resolve_names};
-pub(crate) use stream::Delivered;
+pub(crate) use stream::{Delivered, Kind as ItemKind};
 
 /// A card in memory is asked for again, in the background, once it is older than this.
 const REFRESH_AFTER: Duration = Duration::from_secs(600);
@@ -142,6 +142,12 @@ impl Directories {
             tasks.spawn(Arc::clone(self).announce(Arc::clone(client)));
             tasks.spawn(stream::listen(Arc::clone(client), delivered.clone()));
         }
+    }
+
+    /// Signs a new card at once and announces it: what is in it has changed.
+    pub(crate) async fn renew_card(&self) {
+        *self.own.lock().await = None;
+        self.clients.iter().for_each(|client| client.announce_now.notify_one());
     }
 
     /// How each directory stands.

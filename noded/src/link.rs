@@ -19,6 +19,7 @@ pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+pub(crate) mod words;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -169,21 +170,21 @@ impl Links {
     /// Puts a stored link into the table and tells the observer what it means for it.
     fn show(&self, link: Link, keys: Option<LinkKeys>) {
         let (id, peer, over) = (link.id(), link.peer(), link.state.is_over());
-        let (was_live, handle) = {
+        let (was_expected, handle) = {
             let mut table = self.table();
             let before = table.remove(&id);
-            let was_live = before.as_ref().is_some_and(|held| held.link.state.is_live() && held.keys.is_some());
+            let was_expected = before.as_ref().is_some_and(|held| held.link.state.is_expected() && held.keys.is_some());
             let (old_keys, sending) =
                 before.map_or((None, offers::Sending::default()), |held| (held.keys, held.sending));
             let held = Held { link, keys: keys.or(old_keys), sending };
             let handle = held.handle();
             table.insert(id, held);
-            (was_live, handle)
+            (was_expected, handle)
         };
         if let Some(observer) = self.observer.get() {
             match handle {
-                Some(handle) if !was_live => observer.link_added(handle),
-                None if over && was_live => {
+                Some(handle) if !was_expected => observer.link_added(handle),
+                None if over && was_expected => {
                     observer.link_removed(id);
                     if self.for_peer_now(&peer).is_none() {
                         observer.peer_forgotten(peer);
@@ -208,10 +209,9 @@ impl Links {
         self.for_peer_now(peer).is_some()
     }
 
-    /// Handles of all links that can be used now: what the network layer starts with.
-    pub(crate) fn usable(&self) -> Vec<Arc<LinkHandle>> {
-        let now = crate::clock::now();
-        self.table().values().filter(|held| held.link.is_usable(now)).filter_map(Held::handle).collect()
+    /// Where a link stands.
+    pub(crate) fn state_of_link(&self, id: &LinkId) -> Option<LinkState> {
+        self.table().get(id).map(|held| held.link.state)
     }
 
     fn link(&self, id: &LinkId) -> Option<Link> {
@@ -220,9 +220,9 @@ impl Links {
 }
 
 impl Held {
-    /// What the network layer needs, once the link is live and its keys are here.
+    /// What the network layer needs, once its keys are here and as long as the peer may use it.
     fn handle(&self) -> Option<Arc<LinkHandle>> {
-        if !self.link.state.is_live() {
+        if !self.link.state.is_expected() {
             return None;
         }
         Some(Arc::new(LinkHandle {

@@ -2,11 +2,10 @@
 //!
 //! Modules are called by the SDK's trait alone; nothing here knows what one does. Requests of peers come from the session
 //! layer, requests of the operator from the admin service. Each call has a deadline and a place in a bounded table; what a
-//! module answers, garbage included, becomes a response. The host's own module is `openred` (see `internal`).
+//! module answers, garbage included, becomes a response. The node's own module, `openred`, is the network layer's.
 
 mod blobs;
 mod host;
-mod internal;
 pub(crate) mod ports;
 #[cfg(test)]
 mod tests;
@@ -54,7 +53,6 @@ struct Loaded {
 pub(crate) struct Modules {
     loaded: BTreeMap<&'static str, Loaded>,
     timers: Arc<Timers>,
-    throughput: bool,
 }
 
 /// What every module's host is made of.
@@ -64,7 +62,6 @@ pub(crate) struct Parts {
     pub(crate) store: Store,
     pub(crate) disk: Disk,
     pub(crate) peers: Arc<dyn PeerCaller>,
-    pub(crate) throughput: bool,
 }
 
 impl Modules {
@@ -78,7 +75,7 @@ impl Modules {
             (id, Loaded { instance: Arc::new(instance), context, calls: Arc::new(Semaphore::new(CALLS)) })
         };
         let loaded = modules.into_iter().map(load).collect();
-        Arc::new(Self { loaded, timers, throughput: parts.throughput })
+        Arc::new(Self { loaded, timers })
     }
 
     /// Starts every module; one that cannot start answers nothing and is named by a condition.
@@ -130,9 +127,6 @@ impl Modules {
     }
 
     async fn call(&self, caller: Caller, head: RequestHead, body: Body) -> (ResponseHead, Body) {
-        if head.module == internal::ID {
-            return answer(internal::dispatch(self.throughput, &head, body));
-        }
         let Some(module) = self.loaded.get(head.module.as_str()) else {
             return refuse(ModuleError::not_found("no-such-module", "this node serves no such module"));
         };

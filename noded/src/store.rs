@@ -108,6 +108,11 @@ pub(crate) struct Store {
 pub(crate) struct StoreThread(JoinHandle<()>);
 
 impl StoreThread {
+    /// Whether [`StoreThread::join`] would return at once.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
     /// Waits until every queued job is done and the file is closed. All [`Store`]s must be dropped before.
     pub(crate) fn join(self) {
         // A panic of the thread has been reported by the panic hook.

@@ -186,14 +186,15 @@ impl Links {
         let Some(link) = offered.filter(|_| receipt.kind == ReceiptKind::Accepted && receipt.issuer == self.me) else {
             return tracing::debug!(sender = %sender.short(), "receipt for no link of this node");
         };
-        if link.state.is_live() {
-            return;
-        }
+        let is_news = link.state == LinkState::Offered;
         match link.with_receipt(bytes.into(), clock::now()) {
             Ok(pending) => {
-                tracing::info!(link = %pending.id(), peer = %sender.short(), "link accepted by the peer");
                 if let Err(error) = self.keep(vec![pending]).await {
-                    self.store_failed(error);
+                    return self.store_failed(error);
+                }
+                if is_news && let Some(observer) = self.observer.get() {
+                    tracing::info!(peer = %sender.short(), "link accepted by the peer");
+                    observer.link_confirmed(sender);
                 }
             }
             Err(refused) => tracing::warn!(sender = %sender.short(), %refused, "receipt came too late"),

@@ -70,10 +70,12 @@ pub(crate) trait Carrier: Send + Sync {
 
 /// Hears of links that begin and end.
 pub(crate) trait LinkObserver: Send + Sync {
-    /// A handshake may run over it from now on.
+    /// The peer may begin a handshake over it from now on.
     fn link_added(&self, link: Arc<LinkHandle>);
     /// No handshake may run over it any more; its sessions end.
     fn link_removed(&self, link: LinkId);
+    /// The peer has accepted this node's offer: a first handshake can make the link active.
+    fn link_confirmed(&self, peer: NodeId);
     /// A session with the peer has opened.
     fn peer_reachable(&self, peer: NodeId);
     /// No live link with the peer is left.

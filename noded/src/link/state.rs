@@ -46,9 +46,14 @@ impl LinkState {
         }
     }
 
-    /// Whether a handshake may run over it.
+    /// Whether this node may begin a handshake over it.
     pub(crate) const fn is_live(self) -> bool {
         matches!(self, Self::Pending | Self::Active)
+    }
+
+    /// Whether the peer may begin a handshake over it: an acceptor may be quicker than its receipt.
+    pub(crate) const fn is_expected(self) -> bool {
+        matches!(self, Self::Offered | Self::Pending | Self::Active)
     }
 
     /// Whether nothing leads out of it.
@@ -236,12 +241,15 @@ impl Link {
                 self.offer = Vec::new();
                 Ok(self.moved(LinkState::Pending, now))
             }
-            LinkState::Pending | LinkState::Active if self.summary.issuer => Ok(self),
+            LinkState::Pending | LinkState::Active if self.summary.issuer => {
+                self.receipt = receipt;
+                Ok(self)
+            }
             state => Err(WrongState { state, change: "confirmed" }),
         }
     }
 
-    /// A handshake over it succeeded.
+    /// A handshake over it succeeded: the peer holds its token, whether or not its receipt has come.
     pub(crate) fn with_handshake(
         mut self,
         initiator: bool,
@@ -249,9 +257,10 @@ impl Link {
         mutual_link: [u8; 16],
         now: UnixMillis,
     ) -> Result<Self, WrongState> {
-        if !self.state.is_live() {
+        if !self.state.is_expected() {
             return Err(WrongState { state: self.state, change: "used for a handshake" });
         }
+        self.offer = Vec::new();
         let greatest = if initiator { &mut self.sent_counter } else { &mut self.received_counter };
         *greatest = counter.max(*greatest);
         self.mutual_link = Some(mutual_link);

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use openred_proto::id::{LinkId, UnixMillis};
 use openred_proto::vault::Refusal;
-use tokio_util::sync::CancellationToken;
 
 use super::Links;
 use super::state::{Aged, EndReason, Link, LinkState};
@@ -18,11 +17,10 @@ use crate::keys::KeysError;
 const TICK: Duration = Duration::from_secs(1);
 
 impl Links {
-    /// Looks after the links until `stop`.
-    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+    /// Looks after the links; never returns.
+    pub(crate) async fn run(self: Arc<Self>) {
         loop {
             tokio::select! {
-                () = stop.cancelled() => return,
                 () = self.due.notified() => {}
                 () = tokio::time::sleep(TICK) => {}
             }

@@ -34,6 +34,11 @@ pub(crate) struct Disk {
 pub(crate) struct DiskThread(JoinHandle<()>);
 
 impl DiskThread {
+    /// Whether [`DiskThread::join`] would return at once.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
     /// Waits until every queued job is done. All [`Disk`]s must be dropped before.
     pub(crate) fn join(self) {
         // A panic of the thread has been reported by the panic hook.

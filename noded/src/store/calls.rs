@@ -10,6 +10,16 @@ use super::{KnownPeer, Result, RowSeal, Store, links, peers, rows};
 use crate::link::state::Link;
 
 impl Store {
+    /// Says whose state this is. A state that is another node's already gives that node's id and stays as it is.
+    pub(crate) async fn bind_to(&self, node: NodeId) -> Result<Option<NodeId>> {
+        self.call(move |connection| {
+            connection.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('node', ?1)", [node.as_bytes()])?;
+            let bound = connection.query_row("SELECT value FROM meta WHERE name = 'node'", [], |row| row.get(0))?;
+            Ok(Some(NodeId::from_bytes(bound)).filter(|bound| *bound != node))
+        })
+        .await
+    }
+
     /// Every link, ended ones included.
     pub(crate) async fn links(&self) -> Result<Vec<Link>> {
         self.call(links::all).await

@@ -1,0 +1,245 @@
+//! The operator's service, `openred.admin.v1.Node`, on the AF_UNIX listener that the supervisor handed in.
+//!
+//! It has a thread and a runtime of its own, so that `status` answers while the node is overrun; what has to run beside
+//! sessions is sent to the node's runtime. Authority is the listener: it lies in a directory that only the operator can enter.
+
+mod calls;
+mod reply;
+
+use std::os::unix::net::UnixListener;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::Stream;
+use openred_proto::admin::node_server::{Node as Contract, NodeServer};
+use openred_proto::admin::{
+    AcceptLinkRequest, Link, LinkSelector, Links, ListLinksRequest, ListPeersRequest, ModuleRequestFrame,
+    ModuleResponseFrame, NodeStatus, Peer, PeerSelector, Peers, PingReport, PingRequest, RequestLinkRequest,
+    StatusRequest,
+};
+use openred_proto::id::NodeId;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status};
+
+use crate::clock;
+use crate::link::state::LinkState;
+use crate::node::Node;
+use crate::p2p::PingPlan;
+use reply::{link_status, peer_status, refuse};
+
+/// Longest wait for a peer's receipt that one call may ask for.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// After the receipt the first handshake is usually there at once: it is waited for this long.
+const FIRST_HANDSHAKE: Duration = Duration::from_secs(2);
+
+type Outcome<T> = Result<Response<T>, Status>;
+type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Serves `listener` on a thread of its own until `stop` turns true. `main` is the node's runtime.
+///
+/// # Errors
+/// When the thread or its runtime cannot be had.
+pub(crate) fn start(
+    listener: UnixListener,
+    node: Arc<Node>,
+    main: Handle,
+    stop: watch::Receiver<bool>,
+) -> std::io::Result<JoinHandle<()>> {
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        runtime.block_on(serve(listener, Service { node, main }, stop));
+        // Streams that the operator left open end with the process.
+        runtime.shutdown_background();
+    })
+}
+
+async fn serve(listener: UnixListener, service: Service, mut stop: watch::Receiver<bool>) {
+    let listener = match tokio::net::UnixListener::from_std(listener) {
+        Ok(listener) => UnixListenerStream::new(listener),
+        Err(error) => return tracing::error!(%error, "the admin socket cannot be served"),
+    };
+    let serving = tonic::transport::Server::builder().add_service(NodeServer::new(service)).serve_with_incoming(listener);
+    tokio::select! {
+        served = serving => if let Err(error) = served {
+            tracing::error!(%error, "the admin service ended");
+        },
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
+
+/// The service; cheap to clone.
+#[derive(Clone)]
+struct Service {
+    node: Arc<Node>,
+    main: Handle,
+}
+
+impl Service {
+    /// Runs `work` beside the node's sessions.
+    async fn on_main<T, F>(&self, work: F) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.main.spawn(work).await.map_err(|_| Status::unavailable("the node is stopping"))
+    }
+
+    async fn peer(&self, peer: NodeId) -> Result<Peer, Status> {
+        let known = self.node.store.peer(peer).await.map_err(|error| refuse(&error.into()))?;
+        if known.is_none() && self.node.links.of_peer(&peer).is_none() {
+            return Err(reply::not_found("peer.unknown", "no such peer; see `openred peers list`"));
+        }
+        Ok(peer_status(&self.node, peer, known.as_ref()))
+    }
+}
+
+fn parse_peer(text: &str) -> Result<NodeId, Status> {
+    text.parse().map_err(|error: openred_proto::error::WireError| reply::invalid("peer.malformed", &error.to_string()))
+}
+
+#[tonic::async_trait]
+impl Contract for Service {
+    async fn get_status(&self, _: Request<StatusRequest>) -> Outcome<NodeStatus> {
+        let node = &self.node;
+        let (live, waiting) = node.links.counts();
+        Ok(Response::new(NodeStatus {
+            node_id: node.me.to_string(),
+            name: node.config.name.clone(),
+            endpoints: node.endpoints.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: node.started_at.0,
+            directories: node.directories.status(),
+            links: u32::try_from(live).unwrap_or(u32::MAX),
+            pending: u32::try_from(waiting).unwrap_or(u32::MAX),
+            sessions: u32::try_from(node.network.sessions().len()).unwrap_or(u32::MAX),
+            modules: node.modules.names(),
+            conditions: node.health.report(),
+            cryptod_operations: node.operations.load(Ordering::Relaxed),
+        }))
+    }
+
+    async fn request_link(&self, request: Request<RequestLinkRequest>) -> Outcome<Link> {
+        let request = request.into_inner();
+        let peer = parse_peer(&request.peer)?;
+        let life = (request.life_seconds > 0).then(|| Duration::from_secs(request.life_seconds));
+        let wait = Duration::from_millis(request.wait_millis).min(LONGEST_WAIT);
+        let node = Arc::clone(&self.node);
+        let link = self.on_main(async move {
+            let link = node.links.request(peer, life).await?;
+            if !wait.is_zero() {
+                node.links.wait_while(link.id(), LinkState::Offered, wait).await;
+                node.links.wait_while(link.id(), LinkState::Pending, wait.min(FIRST_HANDSHAKE)).await;
+            }
+            Ok(node.links.of_peer(&peer).unwrap_or(link))
+        });
+        link.await?.map(|link| Response::new(link_status(&link))).map_err(|error| refuse(&error))
+    }
+
+    async fn accept_link(&self, request: Request<AcceptLinkRequest>) -> Outcome<Link> {
+        let text = request.into_inner().peer;
+        let node = Arc::clone(&self.node);
+        let asked = text.clone();
+        match self.on_main(async move { node.links.approve(&asked).await }).await? {
+            Ok(Some(link)) => Ok(Response::new(link_status(&link))),
+            // Nothing waits; the operator's yes is kept for the peer's next offer.
+            Ok(None) => Ok(Response::new(Link { peer: text, state: "approved".to_owned(), ..Link::default() })),
+            Err(error) => Err(refuse(&error)),
+        }
+    }
+
+    async fn list_links(&self, request: Request<ListLinksRequest>) -> Outcome<Links> {
+        let all = request.into_inner().all;
+        let links = self.node.links.all().into_iter().filter(|link| all || !link.state.is_over());
+        Ok(Response::new(Links { links: links.map(|link| link_status(&link)).collect() }))
+    }
+
+    async fn show_link(&self, request: Request<LinkSelector>) -> Outcome<Link> {
+        let link = self.node.links.select(&request.into_inner().link).map_err(|error| refuse(&error))?;
+        Ok(Response::new(link_status(&link)))
+    }
+
+    async fn revoke_link(&self, request: Request<LinkSelector>) -> Outcome<Link> {
+        let link = self.node.links.select(&request.into_inner().link).map_err(|error| refuse(&error))?;
+        let node = Arc::clone(&self.node);
+        let revoked = self.on_main(async move { node.links.revoke(link.id()).await }).await?;
+        revoked.map(|link| Response::new(link_status(&link))).map_err(|error| refuse(&error))
+    }
+
+    async fn list_peers(&self, _: Request<ListPeersRequest>) -> Outcome<Peers> {
+        let known = self.node.store.peers().await.map_err(|error| refuse(&error.into()))?;
+        let mut peers: Vec<Peer> = known.iter().map(|known| peer_status(&self.node, known.node, Some(known))).collect();
+        // Offers that wait come from nodes of which nothing else is known yet.
+        for link in self.node.links.all() {
+            let id = link.peer().to_string();
+            if !peers.iter().any(|peer| peer.node_id == id) {
+                peers.push(peer_status(&self.node, link.peer(), None));
+            }
+        }
+        Ok(Response::new(Peers { peers }))
+    }
+
+    async fn show_peer(&self, request: Request<PeerSelector>) -> Outcome<Peer> {
+        let peer = parse_peer(&request.into_inner().peer)?;
+        Ok(Response::new(self.peer(peer).await?))
+    }
+
+    async fn forget_peer(&self, request: Request<PeerSelector>) -> Outcome<Peer> {
+        let peer = parse_peer(&request.into_inner().peer)?;
+        if self.node.links.of_peer(&peer).is_some_and(|link| !link.state.is_over()) {
+            return Err(reply::conflict("peer.linked", "there is a link with this peer; revoke it first"));
+        }
+        let shown = self.peer(peer).await?;
+        self.node.store.forget_peer(peer).await.map_err(|error| refuse(&error.into()))?;
+        self.node.directories.forget(&peer);
+        Ok(Response::new(shown))
+    }
+
+    type PingStream = Frames<PingReport>;
+
+    async fn ping(&self, request: Request<PingRequest>) -> Outcome<Self::PingStream> {
+        let request = request.into_inner();
+        let plan = PingPlan {
+            peer: parse_peer(&request.peer)?,
+            count: request.count,
+            concurrency: request.concurrency,
+            size: request.size,
+            fresh: request.fresh,
+            bulk_bytes: request.bulk_bytes,
+            module: request.module,
+        };
+        let network = Arc::clone(&self.node.network);
+        let outcome = self.on_main(async move { network.ping(plan).await }).await?;
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(reply::ping_report(outcome))))))
+    }
+
+    type CallModuleStream = Frames<ModuleResponseFrame>;
+
+    async fn call_module(&self, request: Request<tonic::Streaming<ModuleRequestFrame>>) -> Outcome<Self::CallModuleStream> {
+        let (head, body) = calls::take_request(request.into_inner()).await?;
+        let modules = Arc::clone(&self.node.modules);
+        let (head, body) = self.on_main(async move { modules.operator_call(head, body).await }).await?;
+        Ok(Response::new(calls::give_response(head, body)))
+    }
+}
+
+impl crate::link::Links {
+    /// Waits until a link has left `state`, at most `most`.
+    async fn wait_while(&self, link: openred_proto::id::LinkId, state: LinkState, most: Duration) {
+        let end = clock::now().plus(most);
+        loop {
+            let changed = self.changed.notified();
+            let now = clock::now();
+            if self.state_of_link(&link) != Some(state) || now >= end {
+                return;
+            }
+            // Time over is the answer, too: the caller is told the state as it stands.
+            let _ = tokio::time::timeout(Duration::from_millis(end.0 - now.0), changed).await;
+        }
+    }
+}

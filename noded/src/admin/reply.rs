@@ -1,0 +1,140 @@
+//! Answers to the operator: links, peers and failures in the admin contract's words.
+
+use openred_proto::admin;
+use openred_proto::checked::card::Card;
+use openred_proto::id::NodeId;
+use openred_proto::vault::Refusal;
+use tonic::{Code, Status};
+
+use crate::clock;
+use crate::directory::DirectoryError;
+use crate::keys::KeysError;
+use crate::link::state::Link;
+use crate::link::{LinkError, words};
+use crate::node::Node;
+use crate::p2p::PingOutcome;
+use crate::store::{KnownPeer, StoreError};
+
+/// Header that carries the stable code (docs/errors.md).
+const CODE_HEADER: &str = "openred-code";
+
+pub(super) fn link_status(link: &Link) -> admin::Link {
+    let summary = &link.summary;
+    admin::Link {
+        link_id: summary.link.to_string(),
+        peer: summary.peer.to_string(),
+        state: link.state.name().to_owned(),
+        issuer: summary.issuer,
+        method: summary.method.name().to_owned(),
+        epoch: summary.epoch,
+        not_before: summary.not_before.0,
+        not_after: summary.not_after.0,
+        created_at: link.created_at.0,
+        mutual_link: link.mutual_link.map(hex::encode).unwrap_or_default(),
+        mutual_words: link.mutual_link.as_ref().map(words::words).unwrap_or_default(),
+        r#match: link.matched.name().to_owned(),
+        matched_at: link.matched_at.0,
+        last_handshake_at: link.handshake_at.0,
+        detail: link.reason.text().to_owned(),
+    }
+}
+
+pub(super) fn peer_status(node: &Node, peer: NodeId, known: Option<&KnownPeer>) -> admin::Peer {
+    // Kept cards were verified when they came; one that has ended since shows nothing.
+    let card = known.and_then(|known| Card::verify(&known.card, clock::now()).ok());
+    let fields = card.as_ref().map(|card| card.fields.clone()).unwrap_or_default();
+    admin::Peer {
+        node_id: peer.to_string(),
+        name: fields.name,
+        endpoints: fields.endpoints,
+        sector: fields.sector,
+        card_sequence: known.map_or(0, |known| known.sequence),
+        card_expires_at: card.map_or(0, |card| card.expires_at.0),
+        link_state: node.links.state_of(&peer).to_owned(),
+        session: node.network.has_session(&peer),
+        last_seen: known.map_or(0, |known| known.seen_at.0),
+        queued: 0,
+    }
+}
+
+pub(super) fn ping_report(outcome: PingOutcome) -> admin::PingReport {
+    admin::PingReport {
+        sent: outcome.sent,
+        failed: outcome.failed,
+        micros: outcome.micros,
+        total_micros: outcome.total_micros,
+        bytes: outcome.bytes,
+        error: outcome.error.map(|error| error.to_string()).unwrap_or_default(),
+        mutual_link: outcome.mutual_link.map(hex::encode).unwrap_or_default(),
+    }
+}
+
+pub(super) fn not_found(code: &'static str, text: &str) -> Status {
+    status(Code::NotFound, code, text)
+}
+
+pub(super) fn invalid(code: &'static str, text: &str) -> Status {
+    status(Code::InvalidArgument, code, text)
+}
+
+pub(super) fn conflict(code: &'static str, text: &str) -> Status {
+    status(Code::FailedPrecondition, code, text)
+}
+
+pub(super) fn lost(code: &'static str, text: &str) -> Status {
+    status(Code::DataLoss, code, text)
+}
+
+/// A failure about links in the operator's words, with its stable code.
+pub(super) fn refuse(error: &LinkError) -> Status {
+    let (kind, code) = match error {
+        LinkError::WithItself => (Code::InvalidArgument, "link.with-itself"),
+        LinkError::NotFound => (Code::NotFound, "link.unknown"),
+        LinkError::Ambiguous => (Code::InvalidArgument, "link.ambiguous"),
+        LinkError::WrongState(_) => (Code::FailedPrecondition, "link.state"),
+        LinkError::Keys(error) => keys(error),
+        LinkError::Store(error) => store(error),
+        LinkError::Directory(error) => directory(error),
+    };
+    status(kind, code, &error.to_string())
+}
+
+const fn keys(error: &KeysError) -> (Code, &'static str) {
+    match error {
+        KeysError::Away => (Code::Unavailable, "cryptod.away"),
+        KeysError::Slow => (Code::DeadlineExceeded, "cryptod.slow"),
+        KeysError::Refused(Refusal::NoCommonMethod) => (Code::FailedPrecondition, "link.no-common-method"),
+        KeysError::Refused(Refusal::Quota | Refusal::Capacity(_)) => (Code::ResourceExhausted, "cryptod.capacity"),
+        KeysError::Refused(_) | KeysError::RefusedOtherwise(_) => (Code::FailedPrecondition, "cryptod.refused"),
+        KeysError::BadAnswer(_) => (Code::Internal, "cryptod.bad-answer"),
+    }
+}
+
+const fn store(error: &StoreError) -> (Code, &'static str) {
+    match error {
+        StoreError::Full => (Code::ResourceExhausted, "store.full"),
+        StoreError::Closed => (Code::Unavailable, "node.stopping"),
+        _ => (Code::Internal, "store.failed"),
+    }
+}
+
+const fn directory(error: &DirectoryError) -> (Code, &'static str) {
+    match error {
+        DirectoryError::None => (Code::FailedPrecondition, "directory.none"),
+        DirectoryError::UnknownNode => (Code::NotFound, "directory.unknown-node"),
+        DirectoryError::Unreachable | DirectoryError::Unresolved => (Code::Unavailable, "directory.unreachable"),
+        DirectoryError::Slow => (Code::DeadlineExceeded, "directory.slow"),
+        DirectoryError::Refused(_) | DirectoryError::Unregistered => (Code::PermissionDenied, "directory.refused"),
+        DirectoryError::BadAnswer(_) | DirectoryError::Rollback | DirectoryError::Equivocation => {
+            (Code::FailedPrecondition, "directory.dishonest")
+        }
+        DirectoryError::Keys(error) => keys(error),
+        DirectoryError::Store(error) => store(error),
+    }
+}
+
+fn status(kind: Code, code: &'static str, text: &str) -> Status {
+    let mut status = Status::new(kind, text);
+    status.metadata_mut().insert(CODE_HEADER, tonic::metadata::MetadataValue::from_static(code));
+    status
+}

@@ -1,0 +1,294 @@
+//! The running node: its parts put together, and the tasks that keep it going.
+//!
+//! Everything here runs on one thread, beside the store's, the disk's and the admin service's. The key process may come and
+//! go; what needs it waits or fails by name, the rest goes on.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use openred_module::{Body, Event, Instance, LoadError, PeerError};
+use openred_proto::checked::card::CardFields;
+use openred_proto::checked::session::{RequestHead, ResponseHead};
+use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::clock;
+use crate::config::NodeConfig;
+use crate::directory::{self, Delivered, Directories, DirectoryPorts, ItemKind, ResolvedNames};
+use crate::health::{Condition, Health};
+use crate::keys::{CryptodClient, Description, KeysError};
+use crate::link::ports::LinkObserver;
+use crate::link::{self, Links};
+use crate::module::ports::PeerCaller;
+use crate::module::{self, Disk, Modules};
+use crate::p2p::ports::{LinkHandle, Ports};
+use crate::p2p::{NetworkSettings, PeerNetwork, PingPlan};
+use crate::store::{Store, StoreError};
+
+/// Items from directories that may wait for the links; a directory that sends faster waits.
+const DELIVERIES: usize = 32;
+/// How often the key process is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// How often it is looked at while it is awaited at start.
+const LOOK_AT_START: Duration = Duration::from_millis(50);
+/// Pauses before each attempt at a link's first handshake; afterwards the first request makes it.
+const FIRST_HANDSHAKES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)];
+
+/// Why a node cannot be put together.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum NodeError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error("the state directory belongs to another node ({0}); use the home that it was made in")]
+    ForeignState(NodeId),
+    #[error(transparent)]
+    Module(#[from] LoadError),
+}
+
+/// What a node is made of.
+pub(crate) struct Parts {
+    pub(crate) config: NodeConfig,
+    pub(crate) listener: SocketAddr,
+    pub(crate) keys: CryptodClient,
+    pub(crate) store: Store,
+    pub(crate) disk: Disk,
+    pub(crate) names: ResolvedNames,
+    pub(crate) tls: Arc<rustls::ClientConfig>,
+}
+
+/// A node.
+pub(crate) struct Node {
+    pub(crate) me: NodeId,
+    pub(crate) config: NodeConfig,
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) started_at: UnixMillis,
+    pub(crate) store: Store,
+    pub(crate) links: Arc<Links>,
+    pub(crate) directories: Arc<Directories>,
+    pub(crate) modules: Arc<Modules>,
+    pub(crate) network: Arc<PeerNetwork>,
+    pub(crate) health: Arc<Health>,
+    /// Operations of the key process, as it said last.
+    pub(crate) operations: AtomicU64,
+    keys: CryptodClient,
+}
+
+impl Node {
+    /// Puts a node together. Waits for the key process: without it not even the node's own id is known.
+    ///
+    /// # Errors
+    /// State of another node, a store that cannot be read, a module that cannot be loaded.
+    pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Self>, NodeError> {
+        let Parts { config, listener, keys, store, disk, names, tls } = parts;
+        let health = Arc::new(Health::default());
+        let described = await_keys(&keys).await;
+        let me = described.node;
+        if let Some(other) = store.bind_to(me).await? {
+            return Err(NodeError::ForeignState(other));
+        }
+        let endpoints = announced_endpoints(&config, listener);
+        if endpoints.is_empty() {
+            health.raise(Condition::NoEndpoint, clock::now(), format!("the listener is {listener}"));
+        }
+        let directories = Directories::new(directory::Parts {
+            me,
+            addresses: config.directories.clone(),
+            names,
+            tls,
+            card: CardFields {
+                endpoints: endpoints.clone(),
+                name: config.name.clone(),
+                sector: config.sector.clone(),
+                listed: config.listed,
+            },
+            suites: config.links.method_set(),
+            card_life: config.directory.card_life(),
+            keys: keys.clone(),
+            store: store.clone(),
+            health: Arc::clone(&health),
+        });
+        let carrier = DirectoryPorts(Arc::clone(&directories));
+        let links = Links::load(link::Parts {
+            me,
+            config: config.links.clone(),
+            sector: config.sector.clone(),
+            store: store.clone(),
+            vault: Arc::new(keys.clone()),
+            carrier: Arc::new(carrier.clone()),
+            health: Arc::clone(&health),
+        })
+        .await?;
+        let calls = Arc::new(Calls { links: Arc::clone(&links), network: OnceLock::new() });
+        let parts = module::Parts { me, store: store.clone(), disk, peers: Arc::clone(&calls) as _ };
+        let modules = load_modules(&parts, &keys).await?;
+        let ports = Ports {
+            links: Arc::clone(&links) as _,
+            dispatch: Arc::clone(&modules) as _,
+            endpoints: Arc::new(carrier),
+        };
+        let settings = NetworkSettings { throughput: config.diagnostics.throughput, ..NetworkSettings::default() };
+        let network = PeerNetwork::new(settings, me, Arc::new(keys.clone()), ports);
+        // Set once, here; nothing calls a peer before the modules are started.
+        let _ = calls.network.set(Arc::clone(&network));
+        links.observe(Arc::new(Observer { network: Arc::clone(&network), modules: Arc::clone(&modules) }));
+        Ok(Arc::new(Self {
+            me,
+            config,
+            endpoints,
+            started_at: clock::now(),
+            store,
+            links,
+            directories,
+            modules,
+            network,
+            health,
+            operations: AtomicU64::new(described.operations),
+            keys,
+        }))
+    }
+
+    /// Starts modules and everything that runs beside the listener; the tasks end with `tasks`.
+    pub(crate) async fn start(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
+        self.links.fetch_keys().await;
+        self.modules.start(&self.health).await;
+        let (delivered, inbox) = mpsc::channel(DELIVERIES);
+        self.directories.start(&delivered, tasks);
+        tasks.spawn(Arc::clone(self).take_deliveries(inbox));
+        tasks.spawn(Arc::clone(&self.links).run());
+        tasks.spawn(Arc::clone(&self.modules).run_timers());
+        tasks.spawn(Arc::clone(self).watch_keys());
+    }
+
+    async fn take_deliveries(self: Arc<Self>, mut inbox: mpsc::Receiver<Delivered>) {
+        while let Some(item) = inbox.recv().await {
+            match item.kind {
+                ItemKind::Offer => self.links.handle_offer(item.payload, item.sender, item.directory).await,
+                ItemKind::Receipt => self.links.handle_receipt(item.payload, item.sender).await,
+            }
+        }
+    }
+
+    /// Notices when the key process goes and comes back, and when it has a new prekey for the card.
+    async fn watch_keys(self: Arc<Self>) {
+        let mut prekey = None;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match self.keys.describe().await {
+                Ok(described) => {
+                    self.health.clear(Condition::CryptodAway);
+                    self.operations.store(described.operations, Ordering::Relaxed);
+                    if prekey.replace(described.prekey).is_some_and(|before| before != described.prekey) {
+                        self.directories.renew_card().await;
+                    }
+                }
+                Err(error) => self.health.raise(Condition::CryptodAway, clock::now(), error.to_string()),
+            }
+        }
+    }
+}
+
+async fn await_keys(keys: &CryptodClient) -> Description {
+    let mut said = false;
+    loop {
+        match keys.describe().await {
+            Ok(described) => return described,
+            Err(error) if !said => {
+                tracing::info!(%error, "waiting for the key process");
+                said = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(LOOK_AT_START).await;
+    }
+}
+
+async fn load_modules(parts: &module::Parts, keys: &CryptodClient) -> Result<Arc<Modules>, NodeError> {
+    let built_in = [
+        Instance::load(openred_messaging::Messaging::default())?,
+        Instance::load(openred_files::Files::default())?,
+    ];
+    let mut modules = Vec::new();
+    for instance in built_in {
+        let key = keys.store_key(instance.manifest().id).await?;
+        modules.push((instance, key));
+    }
+    Ok(Modules::new(parts, modules))
+}
+
+/// What the card says: as configured, else the listener's own address unless that is a wildcard.
+fn announced_endpoints(config: &NodeConfig, listener: SocketAddr) -> Vec<String> {
+    if config.endpoints.is_empty() && !listener.ip().is_unspecified() {
+        return vec![format!("http://{listener}")];
+    }
+    config.endpoints.clone()
+}
+
+/// The modules' way to peers.
+struct Calls {
+    links: Arc<Links>,
+    network: OnceLock<Arc<PeerNetwork>>,
+}
+
+#[async_trait]
+impl PeerCaller for Calls {
+    async fn call(&self, peer: NodeId, head: RequestHead, body: Body) -> Result<(ResponseHead, Body), PeerError> {
+        let network = self.network.get().ok_or(PeerError::Unreachable)?;
+        Ok(network.request(peer, head, body).await?)
+    }
+
+    fn is_linked(&self, peer: &NodeId) -> bool {
+        self.links.is_linked(peer)
+    }
+}
+
+/// Tells the network layer and the modules what becomes of links.
+struct Observer {
+    network: Arc<PeerNetwork>,
+    modules: Arc<Modules>,
+}
+
+impl LinkObserver for Observer {
+    fn link_added(&self, link: Arc<LinkHandle>) {
+        self.network.link_added(link);
+    }
+
+    fn link_removed(&self, link: LinkId) {
+        self.network.link_removed(&link);
+    }
+
+    fn link_confirmed(&self, peer: NodeId) {
+        let network = Arc::clone(&self.network);
+        tokio::spawn(async move {
+            for pause in FIRST_HANDSHAKES {
+                tokio::time::sleep(pause).await;
+                let plan = PingPlan {
+                    peer,
+                    count: 1,
+                    concurrency: 1,
+                    size: 0,
+                    fresh: false,
+                    bulk_bytes: 0,
+                    module: String::new(),
+                };
+                if network.ping(plan).await.failed == 0 {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn peer_reachable(&self, peer: NodeId) {
+        self.modules.tell_all(Event::PeerReachable(peer));
+    }
+
+    fn peer_forgotten(&self, peer: NodeId) {
+        self.modules.tell_all(Event::PeerForgotten(peer));
+    }
+}
