@@ -89,7 +89,6 @@ pub(crate) struct Parts {
 
 /// All directories of this node.
 pub(crate) struct Directories {
-    me: NodeId,
     clients: Vec<Arc<Client>>,
     card: CardFields,
     suites: MethodSet,
@@ -122,7 +121,6 @@ impl Directories {
         }
         let client = |address| Arc::new(Client::new(me, address, &names, &tls, keys.clone()));
         Arc::new(Self {
-            me,
             clients: addresses.into_iter().map(client).collect(),
             card,
             suites,

@@ -2,24 +2,21 @@
 //! daemon in its cage, and `openred`, the operator's command line and the supervisor.
 #![forbid(unsafe_code)]
 
+pub(crate) mod admin;
 pub mod cli;
-#[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod clock;
 pub mod config;
-#[allow(dead_code, reason = "wired in the next commits")]
+pub mod daemon;
 pub(crate) mod directory;
 pub(crate) mod handshake;
-#[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod health;
 pub(crate) mod home;
 pub mod keys;
-#[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod link;
-#[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod module;
+pub(crate) mod node;
 pub mod p2p;
 pub mod sensitive;
 pub(crate) mod session;
-#[allow(dead_code, reason = "wired in the next commits")]
 pub(crate) mod store;
 pub(crate) mod supervisor;
