@@ -64,7 +64,8 @@ async fn serve(listener: UnixListener, service: Service, mut stop: watch::Receiv
         Ok(listener) => UnixListenerStream::new(listener),
         Err(error) => return tracing::error!(%error, "the admin socket cannot be served"),
     };
-    let serving = tonic::transport::Server::builder().add_service(NodeServer::new(service)).serve_with_incoming(listener);
+    let serving =
+        tonic::transport::Server::builder().add_service(NodeServer::new(service)).serve_with_incoming(listener);
     tokio::select! {
         served = serving => if let Err(error) = served {
             tracing::error!(%error, "the admin service ended");
@@ -220,7 +221,10 @@ impl Contract for Service {
 
     type CallModuleStream = Frames<ModuleResponseFrame>;
 
-    async fn call_module(&self, request: Request<tonic::Streaming<ModuleRequestFrame>>) -> Outcome<Self::CallModuleStream> {
+    async fn call_module(
+        &self,
+        request: Request<tonic::Streaming<ModuleRequestFrame>>,
+    ) -> Outcome<Self::CallModuleStream> {
         let (head, body) = calls::take_request(request.into_inner()).await?;
         let modules = Arc::clone(&self.node.modules);
         let (head, body) = self.on_main(async move { modules.operator_call(head, body).await }).await?;

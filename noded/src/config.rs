@@ -121,6 +121,8 @@ pub struct LogConfig {
     pub level: LogLevel,
     /// Lines for people, or one JSON object a line.
     pub format: LogFormat,
+    /// Whether peers' ids and addresses are written out; otherwise they are hidden.
+    pub sensitive: bool,
 }
 
 /// Levels as `docs/logging.md` defines them.
@@ -202,7 +204,7 @@ impl Default for StorageConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: LogLevel::Info, format: LogFormat::Human }
+        Self { level: LogLevel::Info, format: LogFormat::Human, sensitive: false }
     }
 }
 

@@ -32,6 +32,7 @@ use crate::home::Home;
 use crate::keys::{CryptodClient, KeysError};
 use crate::module::{self, Disk, DiskThread};
 use crate::node::{Node, NodeError, Parts};
+use crate::sensitive::show_sensitive;
 use crate::store::{Store, StoreError, StoreThread};
 
 /// Longest file of certificate authorities.
@@ -112,7 +113,10 @@ impl Outside {
 
     /// Sends log lines to descriptor 2, without colour: the supervisor reads them.
     pub fn start_log(&self) {
-        let LogConfig { level, format } = self.config.log;
+        let LogConfig { level, format, sensitive } = self.config.log;
+        if sensitive {
+            show_sensitive();
+        }
         let level: LevelFilter = level.as_str().parse().unwrap_or(LevelFilter::INFO);
         // Libraries say less than we do: their lines are not written for an operator.
         let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("openred", level);
@@ -164,13 +168,13 @@ impl Prepared {
     /// See [`DaemonError`].
     pub fn open(outside: Outside) -> Result<Self, DaemonError> {
         getrandom::fill(&mut [0; 32]).map_err(|_| DaemonError::NoRandomness)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(local("the runtime"))?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(local("the runtime"))?;
         let entered = runtime.enter();
         let terminate = signal(SignalKind::terminate()).map_err(local("watching for SIGTERM"))?;
         let interrupt = signal(SignalKind::interrupt()).map_err(local("watching for SIGINT"))?;
-        let keys = CryptodClient::new(&outside.home.cryptod_socket()).map_err(|error: KeysError| {
-            DaemonError::Node(NodeFault(error.into()))
-        })?;
+        let keys = CryptodClient::new(&outside.home.cryptod_socket())
+            .map_err(|error: KeysError| DaemonError::Node(NodeFault(error.into())))?;
         drop(entered);
         let storage = &outside.config.storage;
         let megabytes = |count: u32| u64::from(count) << 20;

@@ -29,6 +29,7 @@ use crate::clock;
 use crate::health::{Condition, Health};
 use crate::keys::{CryptodClient, KeysError, SignedCard};
 use crate::link::ports::{Carrier, FoundCard};
+use crate::sensitive::Sensitive;
 use crate::store::{Store, StoreError};
 use client::Client;
 pub(crate) use names::{ResolvedNames, resolve_names};
@@ -224,7 +225,7 @@ impl Directories {
         let this = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(error) = this.look_up(peer).await {
-                tracing::debug!(peer = %peer.short(), %error, "card not refreshed");
+                tracing::debug!(peer = %Sensitive(peer.short()), %error, "card not refreshed");
             }
         });
     }

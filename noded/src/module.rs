@@ -39,6 +39,8 @@ const CALL_TIME: Duration = Duration::from_secs(60);
 const OPERATOR_CALL_TIME: Duration = Duration::from_secs(24 * 3600);
 /// An event's handler ends after this long.
 const EVENT_TIME: Duration = Duration::from_secs(30);
+/// A timer that found its module overrun comes again after this.
+const TIMER_AGAIN: Duration = Duration::from_secs(1);
 /// Largest body of the operator's or a peer's call that the host lets pass: routes have lower limits of their own.
 const BODY_BYTES: u64 = 1 << 40;
 
@@ -92,19 +94,24 @@ impl Modules {
     pub(crate) async fn run_timers(self: Arc<Self>) {
         loop {
             let (module, timer) = self.timers.due().await;
-            self.tell(module, Event::Timer(timer));
+            if !self.tell(module, Event::Timer(timer)) {
+                // A lost timer would be work that nobody does: it waits until the module has a place.
+                self.timers.set(module, timer, clock::now().plus(TIMER_AGAIN));
+            }
         }
     }
 
     /// Tells every module of an event.
     pub(crate) fn tell_all(&self, event: Event) {
-        self.loaded.keys().for_each(|module| self.tell(module, event));
+        self.loaded.keys().for_each(|module| {
+            self.tell(module, event);
+        });
     }
 
-    fn tell(&self, module: &str, event: Event) {
-        let Some(module) = self.loaded.get(module) else { return };
-        // An event is one of a module's calls: a module that is overrun misses events as it refuses calls.
-        let Ok(place) = Arc::clone(&module.calls).try_acquire_owned() else { return };
+    /// False when a module is overrun: an event is one of its calls, and takes a place like them.
+    fn tell(&self, module: &str, event: Event) -> bool {
+        let Some(module) = self.loaded.get(module) else { return true };
+        let Ok(place) = Arc::clone(&module.calls).try_acquire_owned() else { return module.calls.is_closed() };
         let (instance, context) = (Arc::clone(&module.instance), module.context.clone());
         tokio::spawn(async move {
             if tokio::time::timeout(EVENT_TIME, instance.event(context, event)).await.is_err() {
@@ -112,6 +119,7 @@ impl Modules {
             }
             drop(place);
         });
+        true
     }
 
     /// Names and versions, for `status`.

@@ -128,11 +128,8 @@ impl Node {
         let calls = Arc::new(Calls { links: Arc::clone(&links), network: OnceLock::new() });
         let parts = module::Parts { me, store: store.clone(), disk, peers: Arc::clone(&calls) as _ };
         let modules = load_modules(&parts, &keys).await?;
-        let ports = Ports {
-            links: Arc::clone(&links) as _,
-            dispatch: Arc::clone(&modules) as _,
-            endpoints: Arc::new(carrier),
-        };
+        let ports =
+            Ports { links: Arc::clone(&links) as _, dispatch: Arc::clone(&modules) as _, endpoints: Arc::new(carrier) };
         let settings = NetworkSettings { throughput: config.diagnostics.throughput, ..NetworkSettings::default() };
         let network = PeerNetwork::new(settings, me, Arc::new(keys.clone()), ports);
         // Set once, here; nothing calls a peer before the modules are started.
@@ -210,10 +207,8 @@ async fn await_keys(keys: &CryptodClient) -> Description {
 }
 
 async fn load_modules(parts: &module::Parts, keys: &CryptodClient) -> Result<Arc<Modules>, NodeError> {
-    let built_in = [
-        Instance::load(openred_messaging::Messaging::default())?,
-        Instance::load(openred_files::Files::default())?,
-    ];
+    let built_in =
+        [Instance::load(openred_messaging::Messaging::default())?, Instance::load(openred_files::Files::default())?];
     let mut modules = Vec::new();
     for instance in built_in {
         let key = keys.store_key(instance.manifest().id).await?;

@@ -60,7 +60,8 @@ pub(super) async fn take_request(mut frames: Streaming<ModuleRequestFrame>) -> R
 
 /// The head in the first frame, the body in the following ones; a body that fails ends the call with a status.
 pub(super) fn give_response(head: ResponseHead, body: Body) -> Frames<ModuleResponseFrame> {
-    let head = ModuleResponseHead { status: u32::from(head.status), content_type: head.content_type, length: head.length };
+    let head =
+        ModuleResponseHead { status: u32::from(head.status), content_type: head.content_type, length: head.length };
     let first = ModuleResponseFrame { head: Some(head), body: Bytes::new() };
     let rest = body.flat_map(|piece| {
         stream::iter(match piece {

@@ -23,7 +23,10 @@ fn main() {
 }
 
 fn run(slot: &mut Option<Barrier>) -> anyhow::Result<()> {
-    let home = std::env::args_os().nth(1).map(PathBuf::from).context("noded is started by `openred up`, with the node's home")?;
+    let home = std::env::args_os()
+        .nth(1)
+        .map(PathBuf::from)
+        .context("noded is started by `openred up`, with the node's home")?;
     // Exactly what the supervisor gave; one descriptor more or less is fatal.
     let mut inherited = Unconfined::enter(Role::Noded, Descriptors::Exactly(&[0, 1, 2, 3, 4, 5, 6, 7]))?;
     let barrier = slot.insert(inherited.barrier(3)?);

@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 19] = [
+pub(super) const SETTINGS: [Setting; 20] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -40,6 +40,7 @@ pub(super) const SETTINGS: [Setting; 19] = [
     setting("storage.blobs_megabytes", "Most megabytes of one module's blobs. 0: as the disk has."),
     setting("log.level", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\" (docs/logging.md)."),
     setting("log.format", "\"human\" or \"json\"."),
+    setting("log.sensitive", "Write peers' ids and addresses out; otherwise they are hidden."),
     setting("diagnostics.throughput", "Answer linked peers' requests for a stream of zero bytes (measurements)."),
 ];
 

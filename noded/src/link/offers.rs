@@ -14,6 +14,7 @@ use super::{LinkError, Links};
 use crate::clock;
 use crate::config::IncomingPolicy;
 use crate::keys::{KeysError, NewLink};
+use crate::sensitive::Sensitive;
 
 /// First pause before an offer is sent again; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -85,7 +86,7 @@ impl Links {
         let link = Link::issued(issued.summary, issued.row.into(), issued.offer.into(), token_id, found.directory, now);
         self.store.put_links(vec![link.clone()]).await?;
         self.show(link.clone(), Some(issued.keys));
-        tracing::info!(link = %link.id(), peer = %peer.short(), "link offered");
+        tracing::info!(link = %link.id(), peer = %Sensitive(peer.short()), "link offered");
         Ok(link)
     }
 
@@ -128,7 +129,7 @@ impl Links {
         let received = ReceivedOffer { offer: offer.into(), sender, directory, allowed: self.config.method_set() };
         match self.take_offer(received, token_id).await {
             Ok(()) => {}
-            Err(refused) => tracing::warn!(sender = %sender.short(), %refused, "offer left"),
+            Err(refused) => tracing::warn!(sender = %Sensitive(sender.short()), %refused, "offer left"),
         }
     }
 
@@ -153,7 +154,7 @@ impl Links {
         match judge(situation, links.iter(), &summary, &token_id, now) {
             Verdict::Accept(ends) => self.accept(received, token_id, &ends, now).await.map(|_| ()).map_err(Into::into),
             Verdict::Wait => {
-                tracing::info!(link = %summary.link, peer = %summary.peer.short(), "an offer waits for `openred link accept`");
+                tracing::info!(link = %summary.link, peer = %Sensitive(summary.peer.short()), "an offer waits for `openred link accept`");
                 let waiting = Link::waiting(summary, received.offer, token_id, received.directory, now);
                 Ok(self.keep(vec![waiting]).await.map_err(super::LinkError::Store)?)
             }
@@ -176,7 +177,7 @@ impl Links {
     pub(crate) async fn handle_receipt(&self, bytes: Bytes, sender: NodeId) {
         let receipt = match Receipt::verify(&bytes, &sender) {
             Ok(receipt) => receipt,
-            Err(refused) => return tracing::warn!(sender = %sender.short(), %refused, "receipt refused"),
+            Err(refused) => return tracing::warn!(sender = %Sensitive(sender.short()), %refused, "receipt refused"),
         };
         let _turn = self.turn.lock().await;
         let offered = self
@@ -184,7 +185,7 @@ impl Links {
             .into_iter()
             .find(|link| link.summary.issuer && link.token_id == receipt.token_id && link.peer() == sender);
         let Some(link) = offered.filter(|_| receipt.kind == ReceiptKind::Accepted && receipt.issuer == self.me) else {
-            return tracing::debug!(sender = %sender.short(), "receipt for no link of this node");
+            return tracing::debug!(sender = %Sensitive(sender.short()), "receipt for no link of this node");
         };
         let is_news = link.state == LinkState::Offered;
         match link.with_receipt(bytes.into(), clock::now()) {
@@ -193,11 +194,11 @@ impl Links {
                     return self.store_failed(error);
                 }
                 if is_news && let Some(observer) = self.observer.get() {
-                    tracing::info!(peer = %sender.short(), "link accepted by the peer");
+                    tracing::info!(peer = %Sensitive(sender.short()), "link accepted by the peer");
                     observer.link_confirmed(sender);
                 }
             }
-            Err(refused) => tracing::warn!(sender = %sender.short(), %refused, "receipt came too late"),
+            Err(refused) => tracing::warn!(sender = %Sensitive(sender.short()), %refused, "receipt came too late"),
         }
     }
 
@@ -256,7 +257,7 @@ impl Links {
             self.show(link, Some(accepted.keys));
         }
         changed.for_each(|ended| self.show(ended, None));
-        tracing::info!(link = %link.id(), peer = %link.peer().short(), "link accepted");
+        tracing::info!(link = %link.id(), peer = %Sensitive(link.peer().short()), "link accepted");
         self.send_receipt(&link).await;
         Ok(link)
     }

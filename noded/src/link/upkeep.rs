@@ -12,6 +12,7 @@ use super::state::{Aged, EndReason, Link, LinkState};
 use crate::clock;
 use crate::health::Condition;
 use crate::keys::KeysError;
+use crate::sensitive::Sensitive;
 
 /// How often links are looked at when nothing happens.
 const TICK: Duration = Duration::from_secs(1);
@@ -85,7 +86,7 @@ impl Links {
             // Judged again under the turn: a receipt may have come since.
             let done = match self.link(&id).and_then(|link| link.aged(now)) {
                 Some(Aged::Expired(link)) => {
-                    tracing::info!(link = %id, peer = %link.peer().short(), "link expired");
+                    tracing::info!(link = %id, peer = %Sensitive(link.peer().short()), "link expired");
                     self.keep(vec![*link]).await
                 }
                 Some(Aged::Purge) => self.purge(id).await,

@@ -6,7 +6,8 @@ const VOWELS: &[u8; 4] = b"aiou";
 
 /// The words of a mutual link.
 pub(crate) fn words(mutual_link: &[u8; 16]) -> String {
-    let words: Vec<String> = mutual_link.chunks_exact(2).map(|pair| word(u16::from_be_bytes([pair[0], pair[1]]))).collect();
+    let words: Vec<String> =
+        mutual_link.chunks_exact(2).map(|pair| word(u16::from_be_bytes([pair[0], pair[1]]))).collect();
     words.join("-")
 }
 
