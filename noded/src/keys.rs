@@ -23,6 +23,9 @@ use openred_proto::vault::{LinkKeys, LinkSummary, ReceivedOffer, Refusal, Reques
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+#[cfg(test)]
+mod tests;
+
 /// Connections to the front; two carry twice what one does, a third brings nothing (docs/budgets.md).
 const CONNECTIONS: usize = 2;
 /// An operation of the vault takes milliseconds and one write to disk; a front that restarts is back in less than this.

@@ -28,7 +28,8 @@ use crate::handshake::request;
 use crate::session::Session;
 
 /// How long the node with the higher id waits for the session of the other, whose REQUEST may have crossed its own.
-const CROSSED_WAIT: Duration = Duration::from_millis(500);
+/// Once, after the first refusal: crossed messages meet within a round trip.
+const CROSSED_WAIT: Duration = Duration::from_millis(250);
 
 impl PeerNetwork {
     /// A session with `peer`: an open one, or the one that a handshake now gives to all who wait.
@@ -73,9 +74,10 @@ impl PeerNetwork {
     ) -> Result<Arc<Pooled>, NetworkError> {
         let turn = self.turn(peer);
         let _turn = turn.acquire().await.map_err(|_| NetworkError::Stopping)?;
+        self.ports.links.for_peer(&peer).ok_or(NetworkError::NotLinked)?;
         let mut last = NetworkError::NoEndpoint;
         for reach in self.reaches(&peer).await {
-            for _ in 0..HANDSHAKE_ATTEMPTS {
+            for attempt in 0..HANDSHAKE_ATTEMPTS {
                 let handle = self.ports.links.for_peer(&peer).ok_or(NetworkError::NotLinked)?;
                 last = match self.try_open(handle, &reach, connections, sent).await {
                     Ok(opened) => return Ok(opened),
@@ -86,15 +88,13 @@ impl PeerNetwork {
                     }
                     Err(error) => return Err(error),
                 };
-                if sent.is_some()
+                if attempt == 0
+                    && sent.is_some()
                     && let Some(theirs) = self.wait_for_crossed(peer).await
                 {
                     return Ok(theirs);
                 }
             }
-        }
-        if last == NetworkError::NoEndpoint && self.ports.links.for_peer(&peer).is_none() {
-            return Err(NetworkError::NotLinked);
         }
         Err(last)
     }
@@ -179,6 +179,7 @@ impl PeerNetwork {
             module: internal::MODULE.into(),
             method: "POST".into(),
             path: internal::MATCH.into(),
+            length: Some(pooled.session.match_proof.len() as u64),
             ..RequestHead::default()
         };
         let proof = Body::whole(pooled.session.match_proof.to_vec());

@@ -184,9 +184,9 @@ pub(super) struct TestModule {
     pub(super) served: AtomicU64,
     /// Body bytes of the last request to `/drain`, and whether it ended well.
     pub(super) drained: watch::Sender<Option<Drained>>,
-    /// Lets `/held` answer.
-    pub(super) release: Notify,
-    /// A request to `/held` is there.
+    /// Lets `/held` answer, and `/broken` break.
+    pub(super) release: Arc<Notify>,
+    /// A request to `/held` or `/drain` is there.
     pub(super) holding: Notify,
 }
 
@@ -199,6 +199,7 @@ impl Dispatch for TestModule {
             "/mirror" => (answer(200), body),
             "/drain" => {
                 let (mut body, mut bytes) = (body, 0);
+                self.holding.notify_one();
                 let mut report = Report(&self.drained, Err(openred_module::BodyError::Truncated));
                 while let Some(piece) = body.next().await {
                     match piece {
@@ -216,8 +217,14 @@ impl Dispatch for TestModule {
                 (answer(200), Body::empty())
             }
             "/broken" => {
-                let pieces = [Ok(Bytes::from(vec![1; 100_000])), Err(openred_module::BodyError::Failed)];
-                (answer(200), Body::stream(futures_util::stream::iter(pieces)))
+                let (sender, body) = Body::channel();
+                let release = Arc::clone(&self.release);
+                tokio::spawn(async move {
+                    sender.send(Bytes::from(vec![1; 100_000])).await.unwrap();
+                    release.notified().await;
+                    sender.abort(openred_module::BodyError::Failed).await;
+                });
+                (answer(200), body)
             }
             _ => (answer(404), Body::empty()),
         }

@@ -1,0 +1,150 @@
+//! The client against a real front and a real vault's loop, over a real socket: every operation, refusals and absences.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use openred_cryptod::keyring::Keyring;
+use openred_cryptod::state::State;
+use openred_cryptod::vault::Vault;
+use openred_cryptod::vault::quota::Rates;
+use openred_cryptod::vault::serve::{Server, clock, generator};
+use openred_proto::http_signature::SignatureInput;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+const DIRECTORY: NodeId = NodeId::from_bytes([0xd1; 32]);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Front and vault of one node; ended by its `Drop`.
+struct Daemon {
+    operator: UnixStream,
+    front: JoinHandle<()>,
+    directory: tempfile::TempDir,
+}
+
+impl Daemon {
+    /// Listens on `cryptod.sock` in `directory`, as after each start of the two processes.
+    fn start(seed: u8, directory: tempfile::TempDir) -> Self {
+        let (front, of_vault) = UnixStream::pair().unwrap();
+        let (operator, of_supervisor) = UnixStream::pair().unwrap();
+        let socket = directory.path().join("cryptod.sock");
+        let _ = std::fs::remove_file(&socket);
+        let state = tempfile::tempfile().unwrap();
+        std::thread::spawn(move || {
+            let mut random = generator().unwrap();
+            let keyring = Keyring::from_secrets(&mut [seed; 64]);
+            let vault = Vault::open(keyring, State::new(), &Rates::default(), clock(), &mut random).unwrap();
+            Server::new(vault, of_vault.into(), of_supervisor.into(), state, random).unwrap().serve();
+        });
+        front.set_nonblocking(true).unwrap();
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let front = tokio::net::UnixStream::from_std(front).unwrap();
+        let front = tokio::spawn(async move {
+            let _ = openred_cryptod::front::serve(listener, front, || {}).await;
+        });
+        Self { operator, front, directory }
+    }
+
+    fn client(&self) -> CryptodClient {
+        CryptodClient::new(&self.socket()).unwrap()
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("cryptod.sock")
+    }
+
+    /// Both processes end, as when one of them was killed; what remains is the place of the socket.
+    async fn end(self) -> tempfile::TempDir {
+        drop(self.operator);
+        self.front.await.unwrap();
+        self.directory
+    }
+}
+
+fn daemon(seed: u8) -> Daemon {
+    Daemon::start(seed, tempfile::tempdir().unwrap())
+}
+
+async fn card(client: &CryptodClient) -> SignedCard {
+    let fields = CardFields { endpoints: vec!["http://127.0.0.1:4000".into()], ..CardFields::default() };
+    client.sign_card(fields, MethodSet::ALL, DAY).await.unwrap()
+}
+
+/// A link between two key processes, as offers make it.
+async fn link(alice: &CryptodClient, bob: &CryptodClient) -> (IssuedLink, AcceptedLink) {
+    let (from, to) = (alice.describe().await.unwrap().node, bob.describe().await.unwrap().node);
+    let (card, allowed, schedule) = (card(bob).await.statement, MethodSet::ALL, Schedule::Hourly);
+    let link = NewLink { peer: to, card, directory: DIRECTORY, allowed, schedule, life: DAY };
+    let issued = alice.issue_link(link).await.unwrap();
+    let received = ReceivedOffer { offer: issued.offer.to_vec(), sender: from, directory: DIRECTORY, allowed };
+    assert_eq!(bob.inspect_offer(&received).await.unwrap().link, issued.summary.link);
+    let accepted = bob.accept_offer(&received).await.unwrap();
+    assert_eq!((accepted.summary.peer, accepted.summary.issuer), (from, false));
+    (issued, accepted)
+}
+
+#[tokio::test]
+async fn every_operation_crosses_front_and_vault() {
+    let (one, other) = (daemon(1), daemon(2));
+    let (alice, bob) = (one.client(), other.client());
+    let (issued, accepted) = link(&alice, &bob).await;
+    assert_eq!(issued.keys.outgoing, accepted.keys.incoming);
+    assert_eq!(alice.link_keys(issued.row.clone()).await.unwrap(), issued.keys);
+
+    let started = alice.start_handshake(issued.row.clone()).await.unwrap();
+    let answered = bob.answer_handshake(accepted.row.clone(), started.noise, Bytes::new()).await.unwrap();
+    let (noise, ours) = alice.finish_handshake(started.handshake, answered.noise, Bytes::new()).await.unwrap();
+    let theirs = bob.complete_handshake(answered.handshake, noise).await.unwrap();
+    assert_eq!((&ours.send, ours.hash, ours.mutual_link), (&theirs.receive, theirs.hash, theirs.mutual_link));
+    assert!(alice.validate_match(issued.row.clone(), ours.hash, theirs.match_proof).await.unwrap());
+    assert!(!alice.validate_match(issued.row.clone(), ours.hash, ours.match_proof).await.unwrap(), "its own");
+
+    let started = alice.start_handshake(issued.row.clone()).await.unwrap();
+    alice.abandon_handshake(started.handshake).await.unwrap();
+    assert_eq!(alice.store_key("messaging").await.unwrap(), alice.store_key("messaging").await.unwrap());
+    assert_ne!(alice.store_key("messaging").await.unwrap(), alice.store_key("files").await.unwrap());
+
+    alice.revoke_link(issued.summary.link).await.unwrap();
+    let refused = alice.start_handshake(issued.row).await.unwrap_err();
+    assert_eq!(refused, KeysError::Refused(Refusal::LinkGone));
+    let refused = bob.answer_handshake(accepted.row, Bytes::from(vec![1; 1300]), Bytes::new()).await.unwrap_err();
+    assert!(matches!(refused, KeysError::Refused(_)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_http_signature_verifies_for_the_node_that_describes_itself() {
+    let one = daemon(3);
+    let client = one.client();
+    let node = client.describe().await.unwrap().node;
+    let uri = "http://127.0.0.1:9/api/v3/health";
+    let signed = client.sign_http("GET", uri, [7; 32], 1_780_000_000, [9; 16]).await.unwrap();
+    let input = SignatureInput {
+        method: "GET".into(),
+        target_uri: uri.into(),
+        content_sha256: [7; 32],
+        created: 1_780_000_000,
+        nonce: [9; 16],
+        key_id: node,
+    };
+    input.verify(&signed.signature).unwrap();
+    assert_eq!(signed.signature_input, input.signature_input_header());
+    assert_eq!(signed.content_digest, input.content_digest());
+}
+
+#[tokio::test]
+async fn a_key_process_that_is_away_is_named_and_found_again() {
+    let nowhere = CryptodClient::new(Path::new("/nonexistent/cryptod.sock")).unwrap();
+    assert_eq!(nowhere.describe().await.unwrap_err(), KeysError::Away);
+
+    let one = daemon(4);
+    let client = one.client();
+    let node = client.describe().await.unwrap().node;
+    let place = one.end().await;
+    for _ in 0..CONNECTIONS {
+        assert_eq!(client.describe().await.unwrap_err(), KeysError::Away);
+    }
+    let _again = Daemon::start(4, place);
+    assert_eq!(client.describe().await.unwrap().node, node, "the same client finds the new front");
+}
