@@ -32,6 +32,8 @@ pub(crate) fn init(invocation: &Invocation, options: Init) -> Result<Exit, Failu
     let node = supervisor::create(home, config.uid_base, &passphrase).inspect_err(|_| {
         if fresh {
             let _ = std::fs::remove_file(&invocation.config);
+            // Only an empty folder goes.
+            let _ = std::fs::remove_dir(home.path());
         }
     })?;
     let (place, file) = (home.path().display(), invocation.config.display());

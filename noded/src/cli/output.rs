@@ -109,20 +109,20 @@ pub(crate) fn table(rows: &[Vec<String>]) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
-/// `text` cut at words into lines of at most 80 columns, each after the first indented by `indent`.
+/// `text` cut at words into lines of at most 80 columns; its own indentation stays, each further line gets `indent`.
 pub(crate) fn wrap(text: &str, indent: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let line = lines.last_mut().expect("begins with one line and only grows");
-        if !line.trim().is_empty() && line.chars().count() + 1 + word.chars().count() > 80 {
-            lines.push(format!("{}{word}", " ".repeat(indent)));
-        } else if line.is_empty() {
-            line.push_str(word);
-        } else {
+    let body = text.trim_start_matches(' ');
+    let mut line = " ".repeat(text.len() - body.len());
+    let mut lines = Vec::new();
+    for (place, word) in body.split(' ').enumerate() {
+        if place > 0 && line.chars().count() + 1 + word.chars().count() > 80 {
+            lines.push(std::mem::replace(&mut line, " ".repeat(indent)));
+        } else if place > 0 {
             line.push(' ');
-            line.push_str(word);
         }
+        line.push_str(word);
     }
+    lines.push(line);
     lines
 }
 
@@ -183,7 +183,11 @@ mod tests {
         for line in wrap(text.trim(), 4) {
             assert!(line.chars().count() <= 80, "{line}");
         }
-        assert_eq!(wrap("", 2), [""]);
+        assert_eq!(wrap("  ok  a", 4), ["  ok  a"]);
+        assert_eq!(
+            wrap(&format!("  a {}", "b".repeat(80)), 4),
+            [String::from("  a"), format!("    {}", "b".repeat(80))]
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::client::{node, request, supervisor};
 use super::links::tone;
-use super::output::{Output, Tone, moment, now, table, wrap};
+use super::output::{Output, Tone, moment, now, span, table, wrap};
 use super::{Exit, Failure, Invocation, one_line};
 
 /// Both halves in one answer; the node's may be missing while `noded` restarts.
@@ -42,7 +42,7 @@ fn people(output: &Output, processes: &SupervisorStatus, node: Option<&NodeStatu
         output.line(format!("{}{name}", node.node_id));
     }
     let state = output.paint(tone(&processes.state), &processes.state);
-    output.line(format!("{state} since {}, uid: {}", moment(processes.ready_at, now), processes.uid));
+    output.line(format!("{state}, up {}, uid: {}", span(now.saturating_sub(processes.started_at)), processes.uid));
     output.line("");
     let mut rows = vec![["PROCESS", "PID", "STATE", "SINCE", "RESTARTS", "LAST EXIT"].map(String::from).to_vec()];
     rows.extend(processes.processes.iter().map(|process| process_row(process, now)));

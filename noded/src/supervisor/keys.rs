@@ -107,7 +107,6 @@ impl Keys {
             // The sender lives in the supervisor; its loss would mean that the supervisor ends.
             let _ = stop.wait_for(|stop| *stop).await;
         };
-        // The vault first: when both are gone, the vault's end is the cause and the front's its consequence.
         let (role, exit) = tokio::select! {
             biased;
             exit = vault.end() => (Role::Vault, exit),
@@ -116,14 +115,38 @@ impl Keys {
                 // No new requests first; then the vault, which writes its state before every answer and has nothing to save.
                 front.stop(PATIENCE).await;
                 vault.stop(PATIENCE).await;
+                let _ = remove(&context.home.cryptod_socket());
                 return End::Stopped;
             }
         };
         let _ = remove(&context.home.cryptod_socket());
         let other = if role == Role::Vault { front } else { vault };
-        // The one that is left may have died of the filter by itself: then that is the news.
+        // Each ends when the other does, so which end was seen first says little: the graver one is the cause.
         let second = other.stop(PATIENCE).await;
-        let ended = if second.broke_the_filter() { (other.role, second) } else { (role, exit) };
+        let ended = if gravity(second) > gravity(exit) { (other.role, second) } else { (role, exit) };
         End::Died { role: ended.0, exit: ended.1, lived: vault.lived() }
+    }
+}
+
+/// How much an end says: the filter, a signal that was not ours, a code, a clean end.
+fn gravity(exit: Ended) -> u8 {
+    match exit {
+        exit if exit.broke_the_filter() => 3,
+        Ended::Signal(number) if number != nix::libc::SIGTERM => 2,
+        Ended::Code(0) | Ended::Signal(_) => 0,
+        Ended::Code(_) => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_outweighs_its_consequence() {
+        let rising =
+            [Ended::Code(0), Ended::Code(1), Ended::Signal(nix::libc::SIGKILL), Ended::Signal(nix::libc::SIGSYS)];
+        assert!(rising.windows(2).all(|pair| gravity(pair[0]) < gravity(pair[1])));
+        assert_eq!(gravity(Ended::Signal(nix::libc::SIGTERM)), 0, "the supervisor's own");
     }
 }

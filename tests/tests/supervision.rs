@@ -1,0 +1,172 @@
+//! `openred up` with the real processes: what ends is named and restarted, what breaks its filter is not, and start-up refuses
+//! what it must by name and exit code.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use openred_tests::harness::{Answer, Node, binaries, is_root, run, signal_pid, wait_for};
+use serde_json::Value;
+
+/// A base of uids that no other test of this suite uses.
+const UID_BASE: u32 = 61_400;
+
+fn node(folder: &Path, step: u32) -> Result<Node> {
+    let nowhere = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp@http://127.0.0.1:9";
+    Node::init(&folder.canonicalize()?, "node", nowhere, UID_BASE + 10 * step, "")
+}
+
+fn status(node: &Node) -> Result<Value> {
+    Ok(serde_json::from_str(node.cli(&["status"])?.stdout.trim())?)
+}
+
+fn process(node: &Node, name: &str) -> Result<Value> {
+    let status = status(node)?;
+    let processes = status["supervisor"]["processes"].as_array().context("processes")?;
+    processes.iter().find(|process| process["name"] == name).cloned().context("no such process")
+}
+
+fn ready(node: &Node) -> Result<()> {
+    wait_for("the node to be ready again", || Ok((status(node)?["supervisor"]["state"] == "ready").then_some(())))
+}
+
+/// Starts a second `up` with the given passphrase and waits for its end.
+fn up(node: &Node, passphrase: &Path) -> Result<Answer> {
+    let (home, passphrase) = (node.home.display().to_string(), passphrase.display().to_string());
+    run(&binaries()?.join("openred"), &["--json", "--home", &home, "up", "--passphrase-file", &passphrase])
+}
+
+#[test]
+fn what_is_killed_is_named_and_restarted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 0).unwrap();
+    node.up().unwrap();
+    for (number, (victim, bystander)) in
+        [("vault", "noded"), ("front", "noded"), ("noded", "vault")].into_iter().enumerate()
+    {
+        let (pid, other) = (node.child_pid(victim).unwrap(), node.child_pid(bystander).unwrap());
+        signal_pid(pid, Signal::SIGKILL).unwrap();
+        wait_for("the victim's end in status", || {
+            let seen = process(&node, victim)?;
+            Ok((seen["last_exit"] == "SIGKILL" && seen["pid"] != pid).then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{victim}: {error:#}\n{:?}", status(&node)));
+        ready(&node).unwrap();
+        assert_ne!(node.child_pid(victim).unwrap(), pid);
+        assert_eq!(node.child_pid(bystander).unwrap(), other, "{bystander} lives on when {victim} dies");
+        let restarts = process(&node, "vault").unwrap()["restarts"].as_u64().unwrap();
+        assert_eq!(restarts, (number as u64 + 1).min(2), "front and vault are replaced together");
+    }
+    let doctor = node.cli(&["doctor"]).unwrap().json().unwrap();
+    assert_eq!(doctor["ok"], true, "{doctor}");
+    node.down().unwrap();
+}
+
+#[test]
+fn a_death_by_the_filter_is_an_alarm_and_no_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 1).unwrap();
+    node.up().unwrap();
+    // What the kernel sends when the filter says no.
+    signal_pid(node.child_pid("vault").unwrap(), Signal::SIGSYS).unwrap();
+    let status = wait_for("the alarm", || {
+        let status = status(&node)?;
+        let conditions = status["supervisor"]["conditions"].as_array().context("conditions")?.clone();
+        Ok(conditions.iter().any(|alarm| alarm["code"] == "process.vault.filter").then_some(status))
+    })
+    .unwrap();
+    assert_eq!(status["supervisor"]["state"], "degraded");
+    assert_eq!(node.cli(&["status"]).unwrap().code, 3);
+    for name in ["front", "vault"] {
+        let process = process(&node, name).unwrap();
+        assert_eq!((process["state"].as_str(), process["restarts"].as_u64()), (Some("down"), Some(0)), "{process}");
+    }
+    assert_eq!(process(&node, "noded").unwrap()["state"], "ready", "what needs no key goes on");
+    assert_eq!(node.cli(&["doctor"]).unwrap().code, 3);
+    node.down().unwrap();
+}
+
+#[test]
+fn one_supervisor_a_home_and_one_listener_a_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 2).unwrap();
+    let passphrase = folder.path().join("node.passphrase");
+    let taken = TcpListener::bind(node.listen).unwrap();
+    let refused = up(&node, &passphrase).unwrap();
+    assert_eq!(refused.code, 6, "{}", refused.stderr);
+    assert!(refused.stderr.contains(&node.listen.to_string()), "{}", refused.stderr);
+    drop(taken);
+    node.up().unwrap();
+    let second = up(&node, &passphrase).unwrap();
+    assert_eq!(second.code, 6, "{}", second.stderr);
+    assert!(second.stderr.contains("already runs"), "{}", second.stderr);
+    ready(&node).unwrap();
+    node.down().unwrap();
+    let gone = node.cli(&["status"]).unwrap();
+    assert!(gone.code == 1 && gone.stderr.contains("openred up"), "{}", gone.stderr);
+}
+
+#[test]
+fn a_wrong_passphrase_leaves_the_keys_locked() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node(folder.path(), 3).unwrap();
+    let wrong = folder.path().join("wrong");
+    fs::write(&wrong, "another\n").unwrap();
+    fs::set_permissions(&wrong, fs::Permissions::from_mode(0o600)).unwrap();
+    let refused = up(&node, &wrong).unwrap();
+    assert_eq!(refused.code, 8, "{}", refused.stderr);
+    assert_eq!(refused.stderr.lines().filter(|line| line.contains("keystore.locked")).count(), 1, "{}", refused.stderr);
+    fs::set_permissions(&wrong, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(up(&node, &wrong).unwrap().code, 5, "a passphrase that others may read");
+}
+
+#[test]
+fn init_replaces_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node(folder.path(), 4).unwrap();
+    let keystore = fs::read(node.home.join("keystore.age")).unwrap();
+    let (home, passphrase) =
+        (node.home.display().to_string(), folder.path().join("node.passphrase").display().to_string());
+    let openred = binaries().unwrap().join("openred");
+    let again = run(&openred, &["--home", &home, "init", "--passphrase-file", &passphrase]).unwrap();
+    assert_eq!(again.code, 6, "{}", again.stderr);
+    assert_eq!(fs::read(node.home.join("keystore.age")).unwrap(), keystore);
+    assert_eq!(fs::metadata(&node.home).unwrap().mode() & 0o777, 0o700);
+}
+
+/// Every layer as seen from outside; uids as the kind of user that runs this half of the suite has them.
+#[test]
+fn every_layer_is_seen_from_outside() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 5).unwrap();
+    node.up().unwrap();
+    let doctor = node.cli(&["doctor"]).unwrap().json().unwrap();
+    assert_eq!(doctor["uid"], if is_root() { "separate" } else { "shared" });
+    for process in doctor["processes"].as_array().unwrap() {
+        let name = process["name"].as_str().unwrap();
+        let layers = doctor["layers"].as_array().unwrap().iter().filter(|layer| layer["process"] == name).count();
+        assert!(layers >= 9, "{name} has {layers}");
+        let interfaces = process["network_interfaces"].as_array().unwrap();
+        assert_eq!(interfaces.is_empty(), name != "noded", "{name}: {interfaces:?}");
+    }
+    // The files' owners are who may reach them.
+    let cryptod = fs::metadata(node.home.join("run/cryptod")).unwrap();
+    assert_eq!(cryptod.mode() & 0o777, 0o700);
+    let own = nix::unistd::geteuid().as_raw();
+    assert_eq!(cryptod.uid(), if is_root() { UID_BASE + 52 } else { own });
+    drained(&mut node).unwrap();
+    for socket in ["run/control.sock", "run/admin/admin.sock", "run/cryptod/cryptod.sock"] {
+        assert!(!node.home.join(socket).exists(), "{socket} outlives the node");
+    }
+}
+
+fn drained(node: &mut Node) -> Result<()> {
+    node.daemon()?.signal(Signal::SIGTERM)?;
+    let code = wait_for("the end after SIGTERM", || node.daemon()?.ended())?;
+    ensure!(code == 0, "exit code {code}");
+    Ok(())
+}
