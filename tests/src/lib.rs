@@ -8,3 +8,4 @@
 pub mod canary;
 pub mod harness;
 pub mod tap;
+pub mod world;
