@@ -5,7 +5,9 @@ mod doctor;
 pub mod render;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -13,7 +15,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::admin::{Answer, Ask, client};
-use crate::config::{Format, Level, Loaded};
+use crate::config::{Format, Level, Loaded, default_home};
 use crate::daemon;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
@@ -37,8 +39,15 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make home and identity, and print the address that nodes configure.
-    Init,
+    /// Make home, identity and, where settings are given, a configuration; print the address that nodes configure.
+    Init {
+        /// Address that the API listens on; written into a new directory.toml.
+        #[arg(long, value_name = "IP:PORT")]
+        listen: Option<SocketAddr>,
+        /// What clients reach this directory by; written into a new directory.toml.
+        #[arg(long, value_name = "URL")]
+        origin: Option<String>,
+    },
     /// Serve until SIGTERM.
     Serve,
     /// Read the configuration and what it names, and say what is wrong. Needs neither network nor root.
@@ -168,9 +177,12 @@ impl Arguments {
             }
             _ => {}
         }
+        if let Command::Init { listen, origin } = &self.command {
+            self.write_configuration(*listen, origin.as_deref())?;
+        }
         let loaded = Loaded::read(self.config.as_deref(), self.home.as_deref())?;
         match self.command {
-            Command::Init => init(&loaded, json),
+            Command::Init { .. } => init(&loaded, json),
             Command::Serve => {
                 log_to_stderr(&loaded);
                 daemon::run(&loaded)
@@ -186,6 +198,24 @@ impl Arguments {
             }
             Command::Version | Command::Completions { .. } | Command::Man { .. } => Ok(()),
         }
+    }
+}
+
+impl Arguments {
+    /// `init --listen … --origin …`: a new directory.toml in the home. One that is there is never touched.
+    fn write_configuration(&self, listen: Option<SocketAddr>, origin: Option<&str>) -> Result<()> {
+        if listen.is_none() && origin.is_none() {
+            return Ok(());
+        }
+        let home = self.home.clone().unwrap_or_else(default_home);
+        let path = self.config.clone().unwrap_or_else(|| home.join("directory.toml"));
+        std::fs::create_dir_all(&home).map_err(Error::file("create", &home))?;
+        let setting =
+            |key: &str, value: Option<String>| value.map_or_else(String::new, |value| format!("{key} = {value:?}\n"));
+        let text =
+            setting("listen", listen.map(|listen| listen.to_string())) + &setting("origin", origin.map(str::to_owned));
+        let mut file = File::create_new(&path).map_err(Error::file("create (init never overwrites)", &path))?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::file("write", &path))
     }
 }
 

@@ -335,7 +335,7 @@ impl Home {
     }
 }
 
-fn default_home() -> PathBuf {
+pub(crate) fn default_home() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
         return PathBuf::from("/var/lib/openred-directory");
     }

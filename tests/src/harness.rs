@@ -242,7 +242,8 @@ impl Directory {
             &["--json", "--home", &home_text, "init", "--listen", &listen.to_string(), "--origin", origin],
         )?
         .json()?;
-        let id = made["id"].as_str().context("directory init prints its id")?.to_owned();
+        let address = made["address"].as_str().context("directory init prints did@url")?;
+        let id = address.split('@').next().unwrap_or_default().to_owned();
         Ok(Self { program, home: home.to_owned(), listen, id, daemon: None })
     }
 
