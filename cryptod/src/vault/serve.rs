@@ -74,7 +74,7 @@ pub fn clock() -> UnixMillis {
 /// When the kernel gives no randomness.
 pub fn generator() -> std::io::Result<ChaCha20Rng> {
     let mut seed = Zeroizing::new([0; 32]);
-    getrandom::fill(&mut *seed).map_err(std::io::Error::from)?;
+    getrandom::fill(&mut *seed).map_err(|error| std::io::Error::other(error.to_string()))?;
     Ok(ChaCha20Rng::from_seed(*seed))
 }
 
