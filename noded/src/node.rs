@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -125,7 +125,7 @@ impl Node {
             health: Arc::clone(&health),
         })
         .await?;
-        let calls = Arc::new(Calls { links: Arc::clone(&links), network: OnceLock::new() });
+        let calls = Arc::new(Calls { links: Arc::downgrade(&links), network: OnceLock::new() });
         let parts = module::Parts { me, store: store.clone(), disk, peers: Arc::clone(&calls) as _ };
         let modules = load_modules(&parts, &keys).await?;
         let ports =
@@ -133,8 +133,8 @@ impl Node {
         let settings = NetworkSettings { throughput: config.diagnostics.throughput, ..NetworkSettings::default() };
         let network = PeerNetwork::new(settings, me, Arc::new(keys.clone()), ports);
         // Set once, here; nothing calls a peer before the modules are started.
-        let _ = calls.network.set(Arc::clone(&network));
-        links.observe(Arc::new(Observer { network: Arc::clone(&network), modules: Arc::clone(&modules) }));
+        let _ = calls.network.set(Arc::downgrade(&network));
+        links.observe(Arc::new(Observer { network: Arc::downgrade(&network), modules: Arc::downgrade(&modules) }));
         Ok(Arc::new(Self {
             me,
             config,
@@ -225,41 +225,53 @@ fn announced_endpoints(config: &NodeConfig, listener: SocketAddr) -> Vec<String>
     config.endpoints.clone()
 }
 
-/// The modules' way to peers.
+/// The modules' way to peers. The network layer holds the modules in turn: weak here, so that the node can end.
 struct Calls {
-    links: Arc<Links>,
-    network: OnceLock<Arc<PeerNetwork>>,
+    links: Weak<Links>,
+    network: OnceLock<Weak<PeerNetwork>>,
 }
 
 #[async_trait]
 impl PeerCaller for Calls {
     async fn call(&self, peer: NodeId, head: RequestHead, body: Body) -> Result<(ResponseHead, Body), PeerError> {
-        let network = self.network.get().ok_or(PeerError::Unreachable)?;
+        let network = self.network.get().and_then(Weak::upgrade).ok_or(PeerError::Unreachable)?;
         Ok(network.request(peer, head, body).await?)
     }
 
     fn is_linked(&self, peer: &NodeId) -> bool {
-        self.links.is_linked(peer)
+        self.links.upgrade().is_some_and(|links| links.is_linked(peer))
     }
 }
 
-/// Tells the network layer and the modules what becomes of links.
+/// Tells the network layer and the modules what becomes of links; weak, because the network layer holds the links.
 struct Observer {
-    network: Arc<PeerNetwork>,
-    modules: Arc<Modules>,
+    network: Weak<PeerNetwork>,
+    modules: Weak<Modules>,
+}
+
+impl Observer {
+    fn tell(&self, event: Event) {
+        if let Some(modules) = self.modules.upgrade() {
+            modules.tell_all(event);
+        }
+    }
 }
 
 impl LinkObserver for Observer {
     fn link_added(&self, link: Arc<LinkHandle>) {
-        self.network.link_added(link);
+        if let Some(network) = self.network.upgrade() {
+            network.link_added(link);
+        }
     }
 
     fn link_removed(&self, link: LinkId) {
-        self.network.link_removed(&link);
+        if let Some(network) = self.network.upgrade() {
+            network.link_removed(&link);
+        }
     }
 
     fn link_confirmed(&self, peer: NodeId) {
-        let network = Arc::clone(&self.network);
+        let Some(network) = self.network.upgrade() else { return };
         tokio::spawn(async move {
             for pause in FIRST_HANDSHAKES {
                 tokio::time::sleep(pause).await;
@@ -280,10 +292,10 @@ impl LinkObserver for Observer {
     }
 
     fn peer_reachable(&self, peer: NodeId) {
-        self.modules.tell_all(Event::PeerReachable(peer));
+        self.tell(Event::PeerReachable(peer));
     }
 
     fn peer_forgotten(&self, peer: NodeId) {
-        self.modules.tell_all(Event::PeerForgotten(peer));
+        self.tell(Event::PeerForgotten(peer));
     }
 }

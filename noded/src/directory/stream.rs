@@ -62,7 +62,13 @@ pub(super) async fn listen(client: Arc<Client>, delivered: mpsc::Sender<Delivere
         match outcome {
             Ok(()) => back_off.reset(),
             Err(DirectoryError::Unregistered | DirectoryError::Refused(403)) => client.announce_now.notify_one(),
-            Err(error) => tracing::debug!(directory = %client.address(), %error, "stream ended"),
+            Err(error) => {
+                tracing::debug!(directory = %client.address(), %error, "stream ended");
+                // Whether the directory is there at all is for the announcement to find out and to say.
+                if error == DirectoryError::Unreachable {
+                    client.announce_now.notify_one();
+                }
+            }
         }
         if delivered.is_closed() {
             return;

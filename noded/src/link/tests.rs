@@ -1,1 +1,8 @@
-//! Tests of the link rules.
+//! Tests of links: one link's machine and the judgement of offers by themselves, in virtual time; then two nodes' services with
+//! real vaults, a real store each, and a directory that is a queue in memory.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod judging;
+mod life;
+mod nodes;
+mod services;

@@ -1,1 +1,197 @@
-//! Tests of the module host.
+//! Tests of the module host: a module behind the real host, rows and blobs on a real disk, and every refusal of dispatch.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use openred_module::{
+    Body, Context, HostError, Instance, Manifest, Method, Module, ModuleError, PeerError, PeerRequest, Request,
+    Response, Routes, Status,
+};
+use openred_proto::checked::session::{RequestHead, ResponseHead};
+use openred_proto::id::NodeId;
+use openred_proto::secret::Secret;
+
+use super::{DiskThread, Modules, Parts, open_disk};
+use crate::health::Health;
+use crate::module::ports::PeerCaller;
+use crate::p2p::ports::Dispatch as _;
+use crate::store::{Store, StoreThread};
+
+const ME: NodeId = NodeId::from_bytes([1; 32]);
+const PEER: NodeId = NodeId::from_bytes([2; 32]);
+
+/// Tries everything that a host gives.
+struct Trial;
+
+#[async_trait]
+impl Module for Trial {
+    fn manifest(&self) -> Manifest {
+        Manifest { id: "trial", version: "1", summary: "test" }
+    }
+
+    fn routes(routes: &mut Routes<Self>) {
+        routes.operator(Method::Post, "/put/{key}", 1024, Self::put);
+        routes.operator(Method::Get, "/get/{key}", 0, Self::get);
+        routes.operator(Method::Post, "/blob", 1 << 22, Self::blob);
+        routes.operator(Method::Get, "/forever", 0, Self::forever);
+        routes.peer(Method::Get, "/who", 0, Self::who);
+        routes.operator(Method::Post, "/relay", 1024, Self::relay);
+    }
+}
+
+impl Trial {
+    async fn put(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
+        let key = request.params.get("key").to_owned();
+        context.put(key, request.body.collect(1024).await?).await?;
+        Ok(Response::empty(Status::Created))
+    }
+
+    async fn get(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
+        match context.get(request.params.get("key").to_owned()).await? {
+            Some(value) => Ok(Response::new(Status::Ok, "text/plain", Body::whole(value))),
+            None => Err(ModuleError::not_found("no-row", "no such row")),
+        }
+    }
+
+    async fn blob(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
+        let name = |name| openred_module::BlobName::new(name).unwrap();
+        let (part, whole) = (name("part"), name("whole"));
+        let bytes = request.body.collect(1 << 22).await?;
+        for (number, chunk) in bytes.chunks(1 << 16).enumerate() {
+            context.blob_write(&part, (number << 16) as u64, Bytes::copy_from_slice(chunk)).await?;
+        }
+        context.blob_rename(&part, &whole).await?;
+        assert_eq!(context.blob_length(&part).await?, None);
+        assert_eq!(context.blob_list(None).await?, std::slice::from_ref(&whole));
+        let read = context.blob_read(&whole, 10, 20).await?;
+        assert_eq!(context.blob_read(&whole, 1 << 40, 20).await?, Bytes::new());
+        context.blob_delete(&whole).await?;
+        assert_eq!(context.blob_read(&whole, 0, 1).await, Err(HostError::NoBlob));
+        Ok(Response::new(Status::Ok, "", Body::whole(read)))
+    }
+
+    async fn forever(self: Arc<Self>, _: Context, _: Request) -> Result<Response, ModuleError> {
+        std::future::pending().await
+    }
+
+    async fn who(self: Arc<Self>, _: Context, request: Request) -> Result<Response, ModuleError> {
+        Ok(Response::new(Status::Ok, "", Body::whole(request.peer()?.to_string())))
+    }
+
+    async fn relay(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
+        Ok(context.peer_request(PEER, PeerRequest::post("/x", "text/plain", request.body)).await?)
+    }
+}
+
+/// A peer that answers with what it was asked.
+struct EchoPeer;
+
+#[async_trait]
+impl PeerCaller for EchoPeer {
+    async fn call(&self, peer: NodeId, head: RequestHead, body: Body) -> Result<(ResponseHead, Body), PeerError> {
+        assert_eq!(
+            (peer, head.module.as_str(), head.method.as_str(), head.path.as_str()),
+            (PEER, "trial", "POST", "/x")
+        );
+        Ok((ResponseHead { status: 202, content_type: head.content_type, length: head.length }, body))
+    }
+
+    fn is_linked(&self, peer: &NodeId) -> bool {
+        *peer == PEER
+    }
+}
+
+struct Bench {
+    modules: Arc<Modules>,
+    _directory: tempfile::TempDir,
+    _threads: (StoreThread, DiskThread),
+}
+
+async fn bench(most_blobs: u64) -> Bench {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, store_thread) = Store::open(directory.path(), 0).unwrap();
+    let (disk, disk_thread) = open_disk(directory.path(), most_blobs).unwrap();
+    let parts = Parts { me: ME, store, disk, peers: Arc::new(EchoPeer) };
+    let modules = Modules::new(&parts, vec![(Instance::load(Trial).unwrap(), Secret::new([5; 32]))]);
+    modules.start(&Health::default()).await;
+    Bench { modules, _directory: directory, _threads: (store_thread, disk_thread) }
+}
+
+fn head(method: &str, path: &str) -> RequestHead {
+    RequestHead { module: "trial".into(), method: method.into(), path: path.into(), ..RequestHead::default() }
+}
+
+impl Bench {
+    async fn operator(&self, method: &str, path: &str, body: impl Into<Bytes>) -> (u16, Bytes) {
+        let (head, body) = self.modules.operator_call(head(method, path), Body::whole(body.into())).await;
+        (head.status, body.collect(1 << 20).await.unwrap())
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+}
+
+#[test]
+fn a_module_keeps_rows_and_blobs_through_its_host() {
+    run(async {
+        let bench = bench(0).await;
+        assert_eq!(bench.operator("POST", "/put/a", "one").await.0, 201);
+        assert_eq!(bench.operator("GET", "/get/a", "").await, (200, "one".into()));
+        assert_eq!(bench.operator("GET", "/get/b", "").await.0, 404);
+        let bytes: Vec<u8> = (0_u32..200_000).map(|number| (number % 251) as u8).collect();
+        assert_eq!(bench.operator("POST", "/blob", bytes.clone()).await, (200, Bytes::copy_from_slice(&bytes[10..30])));
+        assert_eq!(bench.operator("POST", "/relay", "ping").await, (202, "ping".into()));
+    });
+}
+
+#[test]
+fn blobs_beyond_the_quota_are_refused_as_full() {
+    run(async {
+        let bench = bench(100_000).await;
+        assert_eq!(bench.operator("POST", "/blob", vec![1; 90_000]).await.0, 200);
+        assert_eq!(bench.operator("POST", "/blob", vec![1; 110_000]).await.0, 507);
+    });
+}
+
+#[test]
+fn what_cannot_be_dispatched_is_answered_with_a_status() {
+    run(async {
+        let bench = bench(0).await;
+        let refused = |request: RequestHead| async {
+            let (head, _) = bench.modules.dispatch(PEER, request, Body::empty()).await;
+            head.status
+        };
+        assert_eq!(refused(RequestHead { module: "none".into(), ..head("GET", "/who") }).await, 404);
+        assert_eq!(refused(head("DELETE", "/who")).await, 405);
+        assert_eq!(refused(RequestHead { idempotency_key: vec![1; 15], ..head("GET", "/who") }).await, 400);
+        assert_eq!(refused(head("GET", "/get/a")).await, 404, "the operator's routes are not there for peers");
+        let (answer, body) = bench.modules.dispatch(PEER, head("GET", "/who"), Body::empty()).await;
+        assert_eq!((answer.status, body.collect(100).await.unwrap()), (200, PEER.to_string().into()));
+    });
+}
+
+#[test]
+fn a_module_that_hangs_ends_at_the_deadline_and_its_places_are_bounded() {
+    run(async {
+        let bench = bench(0).await;
+        // Virtual time, while no thread of the store or the disk is waited for.
+        tokio::time::pause();
+        let slow = RequestHead { deadline_millis: 1000, ..head("GET", "/forever") };
+        let hang = || bench.modules.operator_call(slow.clone(), Body::empty());
+        assert_eq!(hang().await.0.status, 504);
+        let mut hanging = futures_util::stream::FuturesUnordered::new();
+        (0..super::CALLS).for_each(|_| hanging.push(hang()));
+        let all = async { while futures_util::StreamExt::next(&mut hanging).await.is_some() {} };
+        let one_more = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert_eq!(hang().await.0.status, 429);
+        };
+        tokio::join!(all, one_more);
+        tokio::time::resume();
+        assert_eq!(bench.operator("POST", "/put/a", "one").await.0, 201, "all places are free again");
+    });
+}

@@ -77,10 +77,10 @@ pub(crate) fn forget(connection: &Connection, node: &NodeId) -> Result<()> {
 
 fn touch(connection: &Connection, node: &NodeId, column: &'static str, now: UnixMillis) -> Result<()> {
     connection
-        .prepare_cached(&format!(
+        .prepare_cached(
             "INSERT INTO peer (node_id, card, sequence, fetched_at, seen_at, approved_at) VALUES (?1, x'', 0, 0, 0, 0)
-             ON CONFLICT (node_id) DO NOTHING"
-        ))?
+             ON CONFLICT (node_id) DO NOTHING",
+        )?
         .execute([node.as_bytes()])?;
     connection
         .prepare_cached(&format!("UPDATE peer SET {column} = ?2 WHERE node_id = ?1"))?

@@ -1,0 +1,86 @@
+//! What becomes of an offer, by policy and by what stands with its sender.
+
+use std::time::Duration;
+
+use openred_proto::id::{NodeId, UnixMillis};
+
+use super::life::{NOW, accepted, offered, summary, waiting};
+use crate::config::IncomingPolicy;
+use crate::link::judge::{RefusedOffer, Situation, Verdict, WAITING, judge};
+use crate::link::state::{EndReason, Link};
+
+const ME: u8 = 5;
+const LATER: UnixMillis = UnixMillis(NOW.0 + 60_000);
+
+fn situation(policy: IncomingPolicy) -> Situation<'static> {
+    Situation { me: NodeId::from_bytes([ME; 32]), policy, allow: &[], approved: false, same_sector: false }
+}
+
+/// An offer of `peer`, made a minute after everything else in these tests.
+fn verdict(situation: Situation<'_>, links: &[Link], peer: u8) -> Verdict {
+    judge(situation, links.iter(), &summary(99, peer, false, LATER), &[99; 32], LATER)
+}
+
+#[test]
+fn policies() {
+    let accept = Verdict::Accept(Vec::new());
+    assert_eq!(verdict(situation(IncomingPolicy::Open), &[], 9), accept);
+    assert_eq!(verdict(situation(IncomingPolicy::Ask), &[], 9), Verdict::Wait);
+    assert_eq!(verdict(Situation { approved: true, ..situation(IncomingPolicy::Ask) }, &[], 9), accept);
+    let refused = Verdict::Refuse(RefusedOffer::Policy);
+    assert_eq!(verdict(situation(IncomingPolicy::AllowList), &[], 9), refused);
+    let allow = [NodeId::from_bytes([9; 32])];
+    assert_eq!(verdict(Situation { allow: &allow, ..situation(IncomingPolicy::AllowList) }, &[], 9), accept);
+    assert_eq!(verdict(Situation { allow: &allow, ..situation(IncomingPolicy::Ask) }, &[], 9), Verdict::Wait);
+    assert_eq!(verdict(situation(IncomingPolicy::Sector), &[], 9), refused);
+    assert_eq!(verdict(Situation { same_sector: true, ..situation(IncomingPolicy::Sector) }, &[], 9), accept);
+}
+
+#[test]
+fn of_two_offers_that_cross_the_lower_node_id_wins() {
+    let open = situation(IncomingPolicy::Open);
+    let crossed = vec![(offered(1, 2).id(), EndReason::CrossedOffer)];
+    assert_eq!(verdict(open, &[offered(1, 2)], 2), Verdict::Accept(crossed), "theirs goes first");
+    assert_eq!(verdict(open, &[offered(1, 9)], 9), Verdict::Refuse(RefusedOffer::OursGoesFirst));
+    assert_eq!(verdict(open, &[offered(1, 8)], 9), Verdict::Accept(Vec::new()), "to somebody else");
+}
+
+#[test]
+fn a_newer_offer_replaces_a_late_one_does_not() {
+    let open = situation(IncomingPolicy::Open);
+    let standing = accepted(1, 9);
+    assert_eq!(
+        verdict(open, std::slice::from_ref(&standing), 9),
+        Verdict::Accept(vec![(standing.id(), EndReason::Replaced)])
+    );
+    let late = summary(99, 9, false, NOW);
+    let judged = judge(open, std::iter::once(&standing), &late, &[99; 32], LATER);
+    assert_eq!(judged, Verdict::Refuse(RefusedOffer::Outdated));
+    let ask = situation(IncomingPolicy::Ask);
+    assert_eq!(verdict(ask, &[standing], 9), Verdict::Wait, "a linked peer's fresh offer is a new request");
+}
+
+#[test]
+fn offers_that_were_seen_before() {
+    let again = |link: Link| {
+        let summary = link.summary.clone();
+        let token = link.token_id;
+        judge(situation(IncomingPolicy::Ask), std::iter::once(&link), &summary, &token, LATER)
+    };
+    assert_eq!(again(accepted(1, 9)), Verdict::Repeat(accepted(1, 9).id()));
+    assert_eq!(again(waiting(1, 9)), Verdict::StillWaiting);
+    let ended = accepted(1, 9).ended(EndReason::Operator, NOW).unwrap();
+    assert_eq!(again(ended), Verdict::Refuse(RefusedOffer::Ended), "a revoked link does not come back by a replay");
+    assert_eq!(again(offered(1, 9)), Verdict::Refuse(RefusedOffer::OwnOffer));
+}
+
+#[test]
+fn own_expired_and_too_many() {
+    let open = situation(IncomingPolicy::Open);
+    assert_eq!(verdict(open, &[], ME), Verdict::Refuse(RefusedOffer::OwnOffer));
+    let old = summary(99, 9, false, NOW);
+    let judged = judge(open, std::iter::empty(), &old, &[99; 32], old.not_after.plus(Duration::from_secs(1)));
+    assert_eq!(judged, Verdict::Refuse(RefusedOffer::Expired));
+    let full: Vec<Link> = (0..WAITING).map(|number| waiting(u8::try_from(number % 90).unwrap(), 77)).collect();
+    assert_eq!(verdict(situation(IncomingPolicy::Ask), &full, 9), Verdict::Refuse(RefusedOffer::TooManyWaiting));
+}

@@ -1,0 +1,244 @@
+//! Two nodes' link services with real vaults and stores; a directory that is a queue, and may lose, repeat and falsify.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use openred_cryptod::keyring::Keyring;
+use openred_cryptod::state::State;
+use openred_cryptod::vault::Vault;
+use openred_cryptod::vault::quota::Rates;
+use openred_proto::checked::card::{Card, CardFields};
+use openred_proto::id::{LinkId, NodeId};
+use openred_proto::method::MethodSet;
+use openred_proto::vault::{Frame, LinkKeys, LinkSummary, ReceivedOffer, Reply, Request, Role};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng as _;
+
+use super::life::DIRECTORY;
+use crate::clock;
+use crate::config::{IncomingPolicy, LinkConfig};
+use crate::directory::DirectoryError;
+use crate::health::Health;
+use crate::keys::{AcceptedLink, IssuedLink, KeysError, NewLink};
+use crate::link::ports::{Carrier, FoundCard, LinkObserver, LinkVault};
+use crate::link::{Links, Parts};
+use crate::p2p::ports::LinkHandle;
+use crate::store::{Store, StoreThread};
+
+/// A real vault without the two processes around it.
+pub(super) struct TestVault(Mutex<(Vault, ChaCha20Rng)>);
+
+impl TestVault {
+    fn new(seed: u8) -> Arc<Self> {
+        let mut random = ChaCha20Rng::seed_from_u64(u64::from(seed));
+        let keyring = Keyring::from_secrets(&mut [seed; 64]);
+        let vault = Vault::open(keyring, State::new(), &Rates::default(), clock::now(), &mut random).unwrap();
+        Arc::new(Self(Mutex::new((vault, random))))
+    }
+
+    fn ask(&self, body: Request) -> Result<Reply, KeysError> {
+        let (vault, random) = &mut *self.0.lock().unwrap();
+        let outcome = vault.handle(clock::now(), random, Role::Node, Frame { id: 1, body });
+        vault.commit(random).unwrap();
+        match outcome.reply.body {
+            Reply::Refused(refusal) => Err(KeysError::Refused(refusal)),
+            reply => Ok(reply),
+        }
+    }
+
+    fn node(&self) -> NodeId {
+        match self.ask(Request::Describe) {
+            Ok(Reply::Described { node, .. }) => node,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn card(&self) -> Bytes {
+        let fields = CardFields { name: "test".to_owned(), ..CardFields::default() };
+        match self.ask(Request::SignCard { fields, suites: MethodSet::ALL, life: Duration::from_secs(86_400) }) {
+            Ok(Reply::Card { statement, .. }) => statement.into(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[async_trait]
+impl LinkVault for TestVault {
+    async fn issue(&self, link: NewLink) -> Result<IssuedLink, KeysError> {
+        let NewLink { peer, card, directory, allowed, schedule, life } = link;
+        match self.ask(Request::IssueLink { peer, card: card.into(), directory, allowed, schedule, life })? {
+            Reply::LinkIssued { summary, row, offer, keys } => {
+                Ok(IssuedLink { summary, row: row.into(), offer: offer.into(), keys })
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn inspect(&self, offer: &ReceivedOffer) -> Result<LinkSummary, KeysError> {
+        match self.ask(Request::InspectOffer(offer.clone()))? {
+            Reply::OfferInspected(summary) => Ok(summary),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn accept(&self, offer: &ReceivedOffer) -> Result<AcceptedLink, KeysError> {
+        match self.ask(Request::AcceptOffer(offer.clone()))? {
+            Reply::LinkAccepted { summary, row, receipt, keys } => {
+                Ok(AcceptedLink { summary, row: row.into(), receipt: receipt.into(), keys })
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn keys(&self, row: Bytes) -> Result<LinkKeys, KeysError> {
+        match self.ask(Request::LinkKeys { row: row.into() })? {
+            Reply::LinkKeys(keys) => Ok(keys),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn revoke(&self, link: LinkId) -> Result<(), KeysError> {
+        self.ask(Request::RevokeLink { link }).map(|_| ())
+    }
+}
+
+/// What a node handed to its directory, in order.
+#[derive(Default)]
+pub(super) struct Outbox {
+    pub(super) offers: Mutex<Vec<Bytes>>,
+    pub(super) receipts: Mutex<Vec<Bytes>>,
+    cards: Mutex<Vec<(NodeId, Bytes)>>,
+}
+
+impl Outbox {
+    pub(super) fn offer(&self) -> Bytes {
+        self.offers.lock().unwrap().last().cloned().unwrap()
+    }
+
+    pub(super) fn receipt(&self) -> Bytes {
+        self.receipts.lock().unwrap().last().cloned().unwrap()
+    }
+}
+
+#[async_trait]
+impl Carrier for Outbox {
+    async fn card(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {
+        let cards = self.cards.lock().unwrap();
+        let (_, card) = cards.iter().find(|(node, _)| *node == peer).ok_or(DirectoryError::UnknownNode)?;
+        let sector = Card::verify(card, clock::now())?.fields.sector;
+        Ok(FoundCard { card: card.clone(), sector, directory: DIRECTORY })
+    }
+
+    async fn send_offer(&self, _: NodeId, offer: Bytes) -> Result<(), DirectoryError> {
+        self.offers.lock().unwrap().push(offer);
+        Ok(())
+    }
+
+    async fn acknowledge(&self, _: NodeId, receipt: Bytes) -> Result<(), DirectoryError> {
+        self.receipts.lock().unwrap().push(receipt);
+        Ok(())
+    }
+
+    fn card_hint(&self, _: NodeId, _: u64) {}
+}
+
+/// What the network layer and the modules were told.
+#[derive(Default)]
+pub(super) struct Told(pub(super) Mutex<Vec<String>>);
+
+impl Told {
+    fn say(&self, what: &str) {
+        self.0.lock().unwrap().push(what.to_owned());
+    }
+
+    pub(super) fn all(&self) -> String {
+        self.0.lock().unwrap().join(" ")
+    }
+}
+
+impl LinkObserver for Told {
+    fn link_added(&self, _: Arc<LinkHandle>) {
+        self.say("added");
+    }
+
+    fn link_removed(&self, _: LinkId) {
+        self.say("removed");
+    }
+
+    fn link_confirmed(&self, _: NodeId) {
+        self.say("confirmed");
+    }
+
+    fn peer_reachable(&self, _: NodeId) {
+        self.say("reachable");
+    }
+
+    fn peer_forgotten(&self, _: NodeId) {
+        self.say("forgotten");
+    }
+}
+
+/// One node's link service and what is around it.
+pub(super) struct TestNode {
+    pub(super) id: NodeId,
+    pub(super) links: Arc<Links>,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) told: Arc<Told>,
+    pub(super) store: Store,
+    vault: Arc<TestVault>,
+    thread: StoreThread,
+    directory: tempfile::TempDir,
+    policy: IncomingPolicy,
+}
+
+impl TestNode {
+    pub(super) async fn new(seed: u8, policy: IncomingPolicy) -> Self {
+        Self::start(TestVault::new(seed), tempfile::tempdir().unwrap(), policy, Arc::default()).await
+    }
+
+    async fn start(
+        vault: Arc<TestVault>,
+        directory: tempfile::TempDir,
+        policy: IncomingPolicy,
+        outbox: Arc<Outbox>,
+    ) -> Self {
+        let (store, thread) = Store::open(directory.path(), 0).unwrap();
+        let id = vault.node();
+        let parts = Parts {
+            me: id,
+            config: LinkConfig { incoming: policy, ..LinkConfig::default() },
+            sector: String::new(),
+            store: store.clone(),
+            vault: Arc::clone(&vault) as _,
+            carrier: Arc::clone(&outbox) as _,
+            health: Arc::new(Health::default()),
+        };
+        let links = Links::load(parts).await.unwrap();
+        let told = Arc::new(Told::default());
+        links.observe(Arc::clone(&told) as _);
+        links.fetch_keys().await;
+        Self { id, links, outbox, told, store, vault, thread, directory, policy }
+    }
+
+    /// Ends the node's process and starts it again on the same state.
+    pub(super) async fn restarted(self) -> Self {
+        let Self { vault, directory, policy, outbox, thread, links, store, .. } = self;
+        drop((links, store));
+        thread.join();
+        Self::start(vault, directory, policy, outbox).await
+    }
+
+    pub(super) fn knows(&self, other: &TestNode) {
+        self.outbox.cards.lock().unwrap().push((other.id, other.vault.card()));
+    }
+}
+
+/// A pair that knows each other's cards. `alice` has the lower node id.
+pub(super) async fn pair(policy: IncomingPolicy) -> (TestNode, TestNode) {
+    let (one, two) = (TestNode::new(1, policy).await, TestNode::new(2, policy).await);
+    one.knows(&two);
+    two.knows(&one);
+    if one.id < two.id { (one, two) } else { (two, one) }
+}
