@@ -5,21 +5,24 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+/// Heading of what every command takes.
+const COMMON: &str = "Common options";
+
 /// A node of OpenRed: keys in a process of their own, peers without a middleman
 #[derive(Debug, Parser)]
 #[command(name = "openred", version, term_width = 80, arg_required_else_help = true)]
 pub(crate) struct Arguments {
     /// The node's home directory
-    #[arg(long, global = true, env = "OPENRED_HOME", hide_env_values = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = COMMON, env = "OPENRED_HOME", hide_env_values = true, value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
     /// Configuration file, if not openred.toml in the home directory
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Override one setting, such as log.level=debug
-    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Print JSON documents with a versioned schema
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) command: Command,

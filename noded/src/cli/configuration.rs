@@ -78,3 +78,20 @@ pub(crate) fn show(invocation: &Invocation, origin: bool) -> Result<Exit, Failur
         .document("openred.config/1", &json!({ "file": invocation.config.display().to_string(), "settings": body }));
     Ok(Exit::Ok)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn the_reference_explains_every_setting_with_its_default() {
+        let reference = include_str!("../../../docs/openred.md");
+        for (key, value, _) in resolve(Path::new("x"), "", [], &[]).unwrap().settings() {
+            let row = reference.lines().find(|line| line.starts_with(&format!("| `{key}` | ")));
+            let row = row.unwrap_or_else(|| panic!("{key} is missing"));
+            // Four methods do not fit the column.
+            assert!(key == "links.methods" || row.contains(&format!("| `{value}` |")), "{key} = {value}: {row}");
+        }
+    }
+}
