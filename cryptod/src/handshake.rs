@@ -195,8 +195,6 @@ fn session_secret(raw: &Secret<32>, sender: &[u8], hash: &[u8]) -> Secret<32> {
 
 fn mutual_link(hash: &[u8]) -> [u8; 16] {
     let mut value = [0; 16];
-    Hkdf::<Sha256>::new(None, hash)
-        .expand(derive::MUTUAL_LINK, &mut value)
-        .expect("16 bytes are within HKDF's bound");
+    Hkdf::<Sha256>::new(None, hash).expand(derive::MUTUAL_LINK, &mut value).expect("16 bytes are within HKDF's bound");
     value
 }

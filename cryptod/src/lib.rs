@@ -17,9 +17,9 @@ pub mod report;
 pub mod seal;
 pub mod state;
 pub mod statics;
-pub mod unseal;
-pub mod vault;
 #[cfg(test)]
 mod testing;
+pub mod unseal;
+pub mod vault;
 #[cfg(test)]
 mod vectors;

@@ -24,7 +24,9 @@ const KEYSTORE_BYTES: usize = 16 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The passphrase is another one.
-    #[error("keystore: the passphrase does not open it; nothing was changed; start again with the one given to `openred init`")]
+    #[error(
+        "keystore: the passphrase does not open it; nothing was changed; start again with the one given to `openred init`"
+    )]
     WrongPassphrase,
     /// No passphrase came.
     #[error("keystore: the passphrase is empty; give one on the prompt, by file or by descriptor")]
@@ -42,7 +44,9 @@ pub enum Failure {
     #[error("keystore: its node id is not that of its key; put a copy of it back from a backup")]
     ForeignKey,
     /// The file asks for more work than is accepted.
-    #[error("keystore: its scrypt work factor is {asked}, over the {most} that is accepted; make it again with a lower one")]
+    #[error(
+        "keystore: its scrypt work factor is {asked}, over the {most} that is accepted; make it again with a lower one"
+    )]
     TooMuchWork {
         /// From the file.
         asked: u8,
@@ -125,7 +129,8 @@ pub fn rewrap<W: Write>(
 }
 
 fn read_passphrases(from: impl Read) -> Result<Zeroizing<String>, Failure> {
-    let mut bytes = read_capped(from, 2 * PASSPHRASE_BYTES + 2, "reading the passphrase")?.ok_or(Failure::BadPassphrase)?;
+    let mut bytes =
+        read_capped(from, 2 * PASSPHRASE_BYTES + 2, "reading the passphrase")?.ok_or(Failure::BadPassphrase)?;
     String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|_| Failure::BadPassphrase)
 }
 
@@ -207,7 +212,9 @@ mod tests {
     fn what_is_no_passphrase() {
         let long = vec![b'a'; PASSPHRASE_BYTES + 1];
         let longer = vec![b'a'; 5 * PASSPHRASE_BYTES];
-        for (text, empty) in [(&b""[..], true), (b"\n", true), (b"\xff\xfe", false), (&long, false), (&longer, false), (b"a\nb", false)] {
+        for (text, empty) in
+            [(&b""[..], true), (b"\n", true), (b"\xff\xfe", false), (&long, false), (&longer, false), (b"a\nb", false)]
+        {
             let failure = read_passphrases(text).and_then(|text| one_passphrase(&text)).unwrap_err();
             assert_eq!(matches!(failure, Failure::NoPassphrase), empty);
             assert_eq!(matches!(failure, Failure::BadPassphrase), !empty);

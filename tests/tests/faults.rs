@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 
 use openred_tests::harness::{binaries, run, wait_for};
 use openred_tests::world::{World, inbox, registered, status};
@@ -18,6 +19,7 @@ fn a_wrong_passphrase_is_named_and_starts_nothing() {
     let alice = world.init("alice", "").unwrap();
     let wrong = world.path().join("wrong");
     fs::write(&wrong, "not it\n").unwrap();
+    fs::set_permissions(&wrong, fs::Permissions::from_mode(0o600)).unwrap();
     let home = alice.home.to_str().unwrap();
     let program = binaries().unwrap().join("openred");
     let answer = run(&program, &["--home", home, "up", "--passphrase-file", wrong.to_str().unwrap()]).unwrap();

@@ -50,7 +50,9 @@ impl Door {
             }
             full = place.is_err();
             std::future::ready(match (accepted, place) {
-                (Ok(stream), Ok(place)) => Some(Ok(Connection { stream, caller: Arc::new(Caller::new()), _place: place })),
+                (Ok(stream), Ok(place)) => {
+                    Some(Ok(Connection { stream, caller: Arc::new(Caller::new()), _place: place }))
+                }
                 // One too many, or accepting failed for one that is gone already; the listener stays.
                 (Ok(_), Err(_)) | (Err(_), _) => None,
             })
@@ -118,7 +120,11 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.caller.is_out() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }

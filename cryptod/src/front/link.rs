@@ -253,7 +253,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_reply_ends_the_link() {
-        for garbage in [&[0xff; 64][..], &[1, 0, 0, 0, 0xff], &encode_frame(&Frame { id: 77, body: Reply::Done }).unwrap()] {
+        for garbage in
+            [&[0xff; 64][..], &[1, 0, 0, 0, 0xff], &encode_frame(&Frame { id: 77, body: Reply::Done }).unwrap()]
+        {
             let (link, mut vault) = pair();
             vault.write_all(garbage).await.unwrap();
             link.gone().await;

@@ -51,7 +51,8 @@ fn start(vector: &Vector, name: &'static str, side: Side) -> Noise {
     };
     let prologue = bytes(&vector.init_prologue);
     let static_secret = key(own_static);
-    let start = Start { side, name, prologue: &prologue, static_secret: &static_secret, ephemeral: key(ephemeral), psk0 };
+    let start =
+        Start { side, name, prologue: &prologue, static_secret: &static_secret, ephemeral: key(ephemeral), psk0 };
     let mut noise = Noise::start(start).unwrap();
     noise.set_psk3(psk3).unwrap();
     noise
@@ -101,7 +102,8 @@ fn published_vectors_of_every_suite_and_both_patterns() {
         seen.push((vector.method.clone(), vector.init_psks.len()));
     }
     seen.sort();
-    let wanted = ["alpha", "beta", "delta", "gamma"].iter().flat_map(|method| [1, 2].map(|psks| ((*method).to_owned(), psks)));
+    let wanted =
+        ["alpha", "beta", "delta", "gamma"].iter().flat_map(|method| [1, 2].map(|psks| ((*method).to_owned(), psks)));
     assert_eq!(seen, wanted.collect::<Vec<_>>());
 }
 

@@ -85,7 +85,8 @@ impl Keystore {
         let mut recipient = scrypt::Recipient::new(passphrase);
         recipient.set_work_factor(work.0);
         let recipients = std::iter::once(&recipient as &dyn age::Recipient);
-        let encryptor = age::Encryptor::with_recipients(recipients).expect("one passphrase is a valid set of recipients");
+        let encryptor =
+            age::Encryptor::with_recipients(recipients).expect("one passphrase is a valid set of recipients");
         let mut sealed = Vec::new();
         let mut writer = encryptor.wrap_output(&mut sealed).map_err(Failure::io("sealing"))?;
         writer.write_all(&payload).map_err(Failure::io("sealing"))?;

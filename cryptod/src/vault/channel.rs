@@ -95,7 +95,8 @@ impl Channel {
 
     /// Whether a whole frame waits, and may be taken.
     pub(super) fn has_frame(&self) -> bool {
-        self.has_room() && !matches!(split_frame(&self.incoming[self.taken..self.filled]), Err(WireError::Incomplete { .. }))
+        self.has_room()
+            && !matches!(split_frame(&self.incoming[self.taken..self.filled]), Err(WireError::Incomplete { .. }))
     }
 
     /// The body of the next whole frame.

@@ -118,7 +118,9 @@ pub(crate) fn garbage_on_the_front(world: &World<'_>, place: &Path) {
     block_on(async {
         let mut answered = false;
         for _ in 0..50 {
-            if let Ok(mut client) = rpc::cryptod_client::CryptodClient::connect(format!("unix://{}", trio.socket.display())).await {
+            if let Ok(mut client) =
+                rpc::cryptod_client::CryptodClient::connect(format!("unix://{}", trio.socket.display())).await
+            {
                 answered |= client.describe(rpc::DescribeRequest {}).await.is_ok();
             }
         }

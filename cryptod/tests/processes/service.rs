@@ -96,17 +96,10 @@ async fn link(alice: &mut Client, bob: &mut Client, parties: [NodeId; 2]) -> [pr
     [issued.row, accepted.row]
 }
 
-async fn shake(
-    alice: &mut Client,
-    bob: &mut Client,
-    rows: &[prost::bytes::Bytes; 2],
-) -> [rpc::SessionGrant; 2] {
+async fn shake(alice: &mut Client, bob: &mut Client, rows: &[prost::bytes::Bytes; 2]) -> [rpc::SessionGrant; 2] {
     let started = alice.start_handshake(rpc::LinkRow { row: rows[0].clone() }).await.unwrap().into_inner();
-    let answer = rpc::AnswerHandshakeRequest {
-        row: rows[1].clone(),
-        noise: started.noise,
-        directory_head: vec![7; 32].into(),
-    };
+    let answer =
+        rpc::AnswerHandshakeRequest { row: rows[1].clone(), noise: started.noise, directory_head: vec![7; 32].into() };
     let answered = bob.answer_handshake(answer).await.unwrap().into_inner();
     let finish = rpc::ContinueHandshakeRequest {
         handshake: started.handshake,
@@ -146,7 +139,10 @@ pub(crate) fn link_and_handshake(world: &World<'_>, place: &Path) {
         for _ in 0..HANDSHAKES {
             shake(&mut alice, &mut bob, &rows).await;
         }
-        println!("  handshake: {} µs, both key processes, unpinned", begun.elapsed().as_micros() / u128::from(HANDSHAKES));
+        println!(
+            "  handshake: {} µs, both key processes, unpinned",
+            begun.elapsed().as_micros() / u128::from(HANDSHAKES)
+        );
     });
 }
 
