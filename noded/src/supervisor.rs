@@ -83,6 +83,9 @@ impl From<StartFailure> for Failure {
         match failure {
             StartFailure::Passphrase(failure) => failure,
             StartFailure::Locked(fault) => Failure::new(Exit::Locked, "keystore.locked", fault.to_string(), ""),
+            StartFailure::Child(fault) if fault.exit() == Some(Ended::Code(Exit::BadConfiguration as i32)) => {
+                Failure::new(Exit::BadConfiguration, "config.refused", fault.to_string(), "")
+            }
             StartFailure::Child(fault) => Failure::new(Exit::Failed, "start", fault.to_string(), ""),
         }
     }
@@ -107,7 +110,10 @@ fn null() -> Result<File, Failure> {
 fn settle() -> Result<(), Failure> {
     umask(Mode::from_bits_truncate(0o077));
     let no_core = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
-    no_core.map_err(|errno| Failure::local("switching core dumps off", &errno.into()))
+    no_core.map_err(|errno| Failure::local("switching core dumps off", &errno.into()))?;
+    // The same user's other programs must not read it either; children are dumpable again until they say otherwise.
+    let closed = nix::sys::prctl::set_dumpable(false);
+    closed.map_err(|errno| Failure::local("closing this process's memory", &errno.into()))
 }
 
 /// Runs a node until it is told to stop.
@@ -158,9 +164,8 @@ async fn run(context: &Context) -> Result<(), Failure> {
     let (stop_node, stop_keys) = (watch::Sender::new(false), watch::Sender::new(false));
     let (mut node_wanted, mut keys_wanted) = (stop_node.subscribe(), stop_keys.subscribe());
     let started = async {
-        let keys = keys::begin(context).await?;
-        let node = node::begin(context).await?;
-        Ok::<_, StartFailure>((keys, node))
+        // `noded` opens its store meanwhile, and waits for the keys.
+        tokio::try_join!(keys::begin(context), node::begin(context))
     };
     let mut wanted = stop.subscribe();
     let (keys, node) = tokio::select! {
@@ -268,6 +273,7 @@ async fn row<L, S, B>(
             }
             Err(failure) => {
                 tracing::error!("{failure}");
+                row_of(name).iter().for_each(|role| context.starter.board.away(*role));
                 context.starter.board.alarm(
                     &code,
                     failure.to_string(),
@@ -287,12 +293,16 @@ async fn row<L, S, B>(
     }
 }
 
+/// The processes that live and die together.
+fn row_of(name: Role) -> &'static [Role] {
+    if name == Role::Noded { &[Role::Noded] } else { &[Role::Vault, Role::Front] }
+}
+
 /// Notes a death; whether it was the filter's doing, after which nothing is started again.
 fn mourn(context: &Context, row: Role, role: Role, exit: Ended) -> bool {
     let filter = exit.broke_the_filter();
     let how = if filter { String::from("SIGSYS: a system call outside its filter") } else { exit.to_string() };
-    let others: &[Role] = if row == Role::Noded { &[] } else { &[Role::Vault, Role::Front] };
-    for other in others.iter().filter(|other| **other != role) {
+    for other in row_of(row).iter().filter(|other| **other != role) {
         context.starter.board.ended(*other, &format!("ended with {role}"), !filter, now());
     }
     context.starter.board.ended(role, &how, !filter, now());

@@ -112,6 +112,13 @@ impl Board {
         }
     }
 
+    /// Notes that a start came to nothing: what was seen of the process holds no more.
+    pub(crate) fn away(&self, role: Role) {
+        if let Some(entry) = self.inner().entries.iter_mut().find(|entry| entry.role == role) {
+            entry.cage = None;
+        }
+    }
+
     /// Raises an alarm; a second one of the same code replaces the first.
     pub(crate) fn alarm(&self, code: &str, detail: String, help: &str, now: u64) {
         let mut inner = self.inner();

@@ -35,11 +35,11 @@ fn setup(role: Role, what: &'static str) -> impl Fn(io::Error) -> StartFailure {
     move |source| StartFailure::Child(Fault::Setup { role, what, source })
 }
 
-/// Starts unsealer, vault and front, and makes the front's socket reachable.
+/// Starts unsealer, vault and front side by side, and makes the front's socket reachable. The vault waits for the unsealer's
+/// pipe, the front for the vault's first answer.
 pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
-    let (secrets, secrets_end) =
-        nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| setup(Role::Unseal, "a pipe")(errno.into()))?;
-    unseal(context, secrets_end).await?;
+    let pipe = nix::unistd::pipe2(OFlag::O_CLOEXEC);
+    let (secrets, secrets_end) = pipe.map_err(|errno| setup(Role::Unseal, "a pipe")(errno.into()))?;
     let pair = |what| stream_pair().map_err(setup(Role::Vault, what));
     let (front_side, vault_side) = pair("the front's pair")?;
     let (operator, operator_side) = pair("the operator's pair")?;
@@ -52,7 +52,6 @@ pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
         kept: Vec::new(),
         descriptors: vec![vault_side, operator_side, state.into(), secrets],
     };
-    let mut vault = start(&context.starter, vault).await?;
     let listener = pending_listener(&context.home, "cryptod", context.identities.noded);
     let listener = listener.map_err(setup(Role::Front, "its socket"))?;
     let front = Plan {
@@ -63,13 +62,21 @@ pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
         kept: Vec::new(),
         descriptors: vec![listener.into(), front_side],
     };
-    let mut front = start(&context.starter, front).await?;
-    vault.ready().await?;
-    context.state(Role::Vault, "ready");
-    front.ready().await?;
+    let begun = tokio::join!(unseal(context, secrets_end), serving(context, vault), serving(context, front));
+    // In the order of causes: without secrets the vault gives up, without a vault the front does.
+    let (unsealed, vault, front) = begun;
+    unsealed?;
+    let (vault, front) = (vault?, front?);
     publish(&context.home, "cryptod", &context.home.cryptod_socket()).map_err(setup(Role::Front, "its socket"))?;
+    context.state(Role::Vault, "ready");
     context.state(Role::Front, "ready");
     Ok(Keys { front, vault, _operator: operator })
+}
+
+async fn serving(context: &Context, plan: Plan) -> Result<Caged, Fault> {
+    let mut child = start(&context.starter, plan).await?;
+    child.ready().await?;
+    Ok(child)
 }
 
 /// Opens the keystore; afterwards the secrets wait in the pipe for the vault.

@@ -62,7 +62,9 @@ pub(crate) fn prepare(home: &Home, config: &NodeConfig, identities: &Identities)
         let what = format!("{}: no keystore", home.path().display());
         return Err(Failure::new(Exit::NotFound, "keystore.missing", what, "make a node with `openred init`"));
     }
-    for folder in [home.run(), home.pending(), home.admin(), home.cryptod(), home.state(), home.vault()] {
+    for folder in
+        [home.path().to_owned(), home.run(), home.pending(), home.admin(), home.cryptod(), home.state(), home.vault()]
+    {
         make_private(&folder).map_err(failed(&folder))?;
     }
     let lock = lock(home)?;
