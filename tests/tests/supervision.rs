@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use openred_tests::harness::{Answer, Node, binaries, is_root, run, signal_pid, wait_for};
+use openred_tests::harness::{Answer, Node, PATIENCE, binaries, is_root, run, signal_pid, wait_for};
 use serde_json::Value;
 
 /// A base of uids that no other test of this suite uses.
@@ -169,4 +172,70 @@ fn drained(node: &mut Node) -> Result<()> {
     let code = wait_for("the end after SIGTERM", || node.daemon()?.ended())?;
     ensure!(code == 0, "exit code {code}");
     Ok(())
+}
+
+#[test]
+fn a_service_manager_hears_of_readiness_and_of_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 6).unwrap();
+    let socket = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut message = [0; 512];
+        let length = manager.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    let mut up = Command::new(binaries().unwrap().join("openred"))
+        .args(["--home".as_ref(), node.home.as_os_str(), "up".as_ref(), "--passphrase-file".as_ref()])
+        .arg(folder.path().join("node.passphrase"))
+        .env("NOTIFY_SOCKET", &socket)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(told().starts_with("READY=1\n"));
+    assert_eq!(status(&node).unwrap()["supervisor"]["state"], "ready", "what it says is so");
+    signal_pid(up.id(), Signal::SIGINT).unwrap();
+    assert_eq!(told(), "STOPPING=1");
+    assert_eq!(up.wait().unwrap().code(), Some(0));
+    node.down().unwrap();
+}
+
+#[test]
+fn a_restart_without_its_passphrase_is_an_alarm_that_goes_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 7).unwrap();
+    node.up().unwrap();
+    let (passphrase, aside) = (folder.path().join("node.passphrase"), folder.path().join("aside"));
+    fs::rename(&passphrase, &aside).unwrap();
+    signal_pid(node.child_pid("front").unwrap(), Signal::SIGKILL).unwrap();
+    wait_for("the alarm", || {
+        let status = status(&node)?;
+        let conditions = status["supervisor"]["conditions"].as_array().context("conditions")?.clone();
+        Ok(conditions.iter().any(|alarm| alarm["code"] == "process.vault.start").then_some(()))
+    })
+    .unwrap();
+    fs::rename(&aside, &passphrase).unwrap();
+    ready(&node).unwrap();
+    assert_eq!(status(&node).unwrap()["supervisor"]["conditions"].as_array().map(Vec::len), Some(0));
+    node.down().unwrap();
+}
+
+#[test]
+fn garbage_on_the_control_socket_harms_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 8).unwrap();
+    node.up().unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let huge_frame = [preface.as_slice(), &[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1], &[0; 4096]].concat();
+    for bytes in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), vec![0; 65_536], preface, huge_frame] {
+        let mut stream = UnixStream::connect(node.home.join("run/control.sock")).unwrap();
+        // It may hang up in the middle.
+        let _ = stream.write_all(&bytes);
+        drop(stream);
+    }
+    // One that says nothing stays open meanwhile.
+    let _silent = UnixStream::connect(node.home.join("run/control.sock")).unwrap();
+    ready(&node).unwrap();
+    node.down().unwrap();
 }
