@@ -54,7 +54,10 @@ impl Stage {
             (env!("CARGO_BIN_EXE_openred-cage-probe"), "openred-cage-probe"),
             (env!("CARGO_BIN_EXE_openred-cage-probe-vault"), "openred-cage-probe-vault"),
         ] {
-            fs::copy(program, place.path().join(name)).unwrap();
+            // By a process of its own: a child that another test forks meanwhile would inherit our writing descriptor,
+            // and a program open for writing cannot be started.
+            let copied = Command::new("cp").arg(program).arg(place.path().join(name)).status().unwrap();
+            assert!(copied.success(), "{copied}");
         }
         let sockets = place.path().join("sockets");
         for directory in [&place.path().join("state"), &sockets] {

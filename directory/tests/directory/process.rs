@@ -37,9 +37,11 @@ fn places() -> Vec<Place> {
 impl Place {
     fn new(user: Option<u32>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // The build's folder may be closed to the other user.
+        // The build's folder may be closed to the other user. Copied by a process of its own: a child that another test
+        // forks meanwhile would inherit our writing descriptor, and a program open for writing cannot be started.
         let program = folder.path().join("directory");
-        std::fs::copy(env!("CARGO_BIN_EXE_directory"), &program).unwrap();
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_directory")).arg(&program).status().unwrap();
+        assert!(copied.success(), "{copied}");
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::create_dir(folder.path().join("home")).unwrap();
         if let Some(user) = user {
