@@ -1,5 +1,5 @@
-//! The responder's half-open handshakes: at most 4 a link and 1,024 in all, 10 s each (PROTOCOL 5). A finished one stays for
-//! the rest of its 10 s, so that a repeated FINALIZE gets the same ACCEPT.
+//! The responder's half-open handshakes: at most 4 a link and 1,024 in all, 10 s each (PROTOCOL 5). The answers of
+//! finished ones are remembered beside them for the rest of their 10 s, so that a repeated FINALIZE gets the same ACCEPT.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,22 +13,16 @@ use sha2::{Digest as _, Sha256};
 use super::HandshakeRefusal;
 use crate::p2p::ports::LinkHandle;
 
+/// Answers to FINALIZE that are remembered: as many as may be half-open.
+const FINISHED: usize = HALF_OPEN;
+
 #[derive(Debug)]
 struct Entry {
     handle: Arc<LinkHandle>,
     counter: u64,
     since: Instant,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    /// VERIFY was sent.
-    ExpectFinalize,
-    /// The key process is looking at FINALIZE.
-    Completing([u8; 32]),
-    /// ACCEPT was sent; the digest is that of the FINALIZE it answers.
-    Finished([u8; 32], Bytes),
+    /// Digest of the FINALIZE that the key process is looking at; none while one is awaited.
+    completing: Option<[u8; 32]>,
 }
 
 /// What to do with a FINALIZE.
@@ -40,11 +34,11 @@ pub(crate) enum Finalize {
     Ask(Arc<LinkHandle>, u64),
 }
 
-/// The table; entries leave in the order in which they came.
+/// The table, and the answers that are remembered beside it. Only what is half-open counts against its bounds.
 #[derive(Debug, Default)]
 pub(crate) struct HalfOpenTable {
     entries: HashMap<HandshakeId, Entry>,
-    order: VecDeque<HandshakeId>,
+    finished: Finished,
 }
 
 impl HalfOpenTable {
@@ -56,11 +50,8 @@ impl HalfOpenTable {
         now: Instant,
     ) -> Result<(), HandshakeRefusal> {
         self.expire(now);
-        let of_link = self
-            .entries
-            .values()
-            .filter(|entry| entry.handle.link == handle.link && !matches!(entry.state, State::Finished(..)));
-        if self.entries.len() >= HALF_OPEN || of_link.count() + answering >= HALF_OPEN_PER_LINK {
+        let of_link = self.entries.values().filter(|entry| entry.handle.link == handle.link).count();
+        if self.entries.len() >= HALF_OPEN || of_link + answering >= HALF_OPEN_PER_LINK {
             return Err(HandshakeRefusal::TooManyHalfOpen);
         }
         Ok(())
@@ -68,10 +59,7 @@ impl HalfOpenTable {
 
     /// VERIFY goes out.
     pub(crate) fn insert(&mut self, handshake: HandshakeId, handle: Arc<LinkHandle>, counter: u64, now: Instant) {
-        let entry = Entry { handle, counter, since: now, state: State::ExpectFinalize };
-        if self.entries.insert(handshake, entry).is_none() {
-            self.order.push_back(handshake);
-        }
+        self.entries.insert(handshake, Entry { handle, counter, since: now, completing: None });
     }
 
     /// A FINALIZE came.
@@ -82,24 +70,21 @@ impl HalfOpenTable {
         now: Instant,
     ) -> Result<Finalize, HandshakeRefusal> {
         self.expire(now);
-        let entry = self.entries.get_mut(handshake).ok_or(HandshakeRefusal::NotHalfOpen)?;
         let digest: [u8; 32] = Sha256::digest(noise).into();
-        match &entry.state {
-            State::ExpectFinalize => {
-                entry.state = State::Completing(digest);
+        match self.entries.get_mut(handshake) {
+            Some(entry) if entry.completing.is_none() => {
+                entry.completing = Some(digest);
                 Ok(Finalize::Ask(Arc::clone(&entry.handle), entry.counter))
             }
-            State::Finished(known, accept) if *known == digest => Ok(Finalize::Repeat(accept.clone())),
-            State::Completing(_) | State::Finished(..) => Err(HandshakeRefusal::NotHalfOpen),
+            Some(_) => Err(HandshakeRefusal::NotHalfOpen),
+            None => self.finished.find(handshake, &digest).map(Finalize::Repeat).ok_or(HandshakeRefusal::NotHalfOpen),
         }
     }
 
     /// The key process completed it; `accept` goes out.
     pub(crate) fn completed(&mut self, handshake: &HandshakeId, accept: &Bytes) {
-        if let Some(entry) = self.entries.get_mut(handshake)
-            && let State::Completing(digest) = entry.state
-        {
-            entry.state = State::Finished(digest, accept.clone());
+        if let Some(Entry { since, completing: Some(digest), .. }) = self.entries.remove(handshake) {
+            self.finished.insert(*handshake, Answer { since, digest, accept: accept.clone() });
         }
     }
 
@@ -109,13 +94,103 @@ impl HalfOpenTable {
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some(oldest) = self.order.front() {
-            match self.entries.get(oldest) {
-                Some(entry) if now.saturating_duration_since(entry.since) < HALF_OPEN_LIFE => return,
-                _ => {}
-            }
-            self.entries.remove(oldest);
-            self.order.pop_front();
+        self.entries.retain(|_, entry| now.saturating_duration_since(entry.since) < HALF_OPEN_LIFE);
+        self.finished.expire(now);
+    }
+}
+
+/// ACCEPTs that were sent, in the order in which they were; the oldest makes room.
+#[derive(Debug, Default)]
+struct Finished {
+    answers: HashMap<HandshakeId, Answer>,
+    order: VecDeque<HandshakeId>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    /// When VERIFY was sent.
+    since: Instant,
+    /// Of the FINALIZE that `accept` answers.
+    digest: [u8; 32],
+    accept: Bytes,
+}
+
+impl Finished {
+    fn insert(&mut self, handshake: HandshakeId, answer: Answer) {
+        if self.order.len() >= FINISHED {
+            self.drop_oldest();
         }
+        if self.answers.insert(handshake, answer).is_none() {
+            self.order.push_back(handshake);
+        }
+    }
+
+    fn find(&self, handshake: &HandshakeId, digest: &[u8; 32]) -> Option<Bytes> {
+        self.answers.get(handshake).filter(|answer| answer.digest == *digest).map(|answer| answer.accept.clone())
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some(oldest) = self.order.front().and_then(|oldest| self.answers.get(oldest))
+            && now.saturating_duration_since(oldest.since) >= HALF_OPEN_LIFE
+        {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(oldest) = self.order.pop_front() {
+            self.answers.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::handshake::tests::handle;
+
+    fn id(number: u64) -> HandshakeId {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        HandshakeId::from_bytes(bytes)
+    }
+
+    /// More handshakes than the table holds, all of them finished within the life of one.
+    #[test]
+    fn what_is_finished_leaves_room_and_is_answered_again_while_remembered() {
+        let (mut table, handle, now) = (HalfOpenTable::default(), handle(1, 0), Instant::now());
+        let total = (2 * HALF_OPEN + FINISHED) as u64;
+        for number in 0..total {
+            table.check_room(&handle, 0, now).unwrap();
+            table.insert(id(number), Arc::clone(&handle), number, now);
+            assert!(
+                matches!(table.finalize(&id(number), b"f", now), Ok(Finalize::Ask(_, counter)) if counter == number)
+            );
+            assert!(table.finalize(&id(number), b"f", now).is_err(), "the key process is looking at it");
+            table.completed(&id(number), &Bytes::from_static(b"accept"));
+        }
+        assert!(
+            matches!(table.finalize(&id(total - 1), b"f", now), Ok(Finalize::Repeat(accept)) if &accept[..] == b"accept")
+        );
+        assert!(table.finalize(&id(total - 1), b"other", now).is_err());
+        assert!(table.finalize(&id(total - 1 - FINISHED as u64), b"f", now).is_err(), "forgotten");
+        assert_eq!((table.finished.answers.len(), table.finished.order.len()), (FINISHED, FINISHED));
+        assert!(table.finalize(&id(total - 1), b"f", now + HALF_OPEN_LIFE).is_err());
+        assert_eq!(table.finished.answers.len(), 0);
+    }
+
+    #[test]
+    fn one_link_has_four_and_its_oldest_leave_by_themselves() {
+        let (mut table, handle, now) = (HalfOpenTable::default(), handle(1, 0), Instant::now());
+        for number in 0..HALF_OPEN_PER_LINK as u64 {
+            table.check_room(&handle, 0, now).unwrap();
+            table.insert(id(number), Arc::clone(&handle), number, now);
+        }
+        assert_eq!(table.check_room(&handle, 0, now), Err(HandshakeRefusal::TooManyHalfOpen));
+        table.failed(&id(0));
+        table.check_room(&handle, 0, now).unwrap();
+        assert_eq!(table.check_room(&handle, 1, now), Err(HandshakeRefusal::TooManyHalfOpen), "one is on its way in");
+        table.check_room(&handle, HALF_OPEN_PER_LINK - 1, now + HALF_OPEN_LIFE).unwrap();
     }
 }

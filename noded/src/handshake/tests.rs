@@ -27,7 +27,7 @@ fn request_keys(seed: u8) -> RequestKeys {
 }
 
 /// Bob's handle of a link with alice.
-fn handle(link: u8, incoming_counter: u64) -> Arc<LinkHandle> {
+pub(super) fn handle(link: u8, incoming_counter: u64) -> Arc<LinkHandle> {
     Arc::new(LinkHandle {
         link: LinkId::from_bytes([link; 16]),
         peer: ALICE,
