@@ -66,7 +66,29 @@ pub struct PeerNetwork {
     guard: Arc<Guard>,
     responder: Mutex<Responder>,
     attempts: Mutex<Attempts>,
-    turns: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
+    turns: Mutex<HashMap<NodeId, Arc<Turn>>>,
+}
+
+/// What orders this node's handshakes with one peer.
+#[derive(Debug)]
+struct Turn {
+    /// How many run at once.
+    running: Semaphore,
+    /// Held while a REQUEST is made, until `sending` is held too: what is made next has a later timestamp and is sent later.
+    making: tokio::sync::Mutex<()>,
+    /// Held until a REQUEST is answered: the peer takes a link's REQUESTs in the order of their timestamps, and on
+    /// connections of their own they would overtake each other.
+    sending: tokio::sync::Mutex<()>,
+}
+
+impl Turn {
+    fn new() -> Self {
+        Self {
+            running: Semaphore::new(settings::HANDSHAKES_PER_PEER),
+            making: tokio::sync::Mutex::default(),
+            sending: tokio::sync::Mutex::default(),
+        }
+    }
 }
 
 /// An open session as `openred status` and `openred link show` tell it.

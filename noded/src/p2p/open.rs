@@ -15,15 +15,14 @@ use openred_proto::error::WireError;
 use openred_proto::id::{HandshakeId, NodeId};
 use openred_proto::limits::HANDSHAKE_BYTES;
 use openred_proto::vault::SessionGrant;
-use tokio::sync::Semaphore;
 
 use super::carrier::SealedBody;
 use super::connections::{Connections, Reach};
 use super::error::NetworkError;
 use super::pool::{Find, Opening, Pooled};
 use super::ports::{LinkHandle, SessionOpened};
-use super::settings::{HANDSHAKE_ATTEMPTS, HANDSHAKES_PER_PEER};
-use super::{HANDSHAKE_PATH, PeerNetwork, internal, unix_now};
+use super::settings::HANDSHAKE_ATTEMPTS;
+use super::{HANDSHAKE_PATH, PeerNetwork, Turn, internal, unix_now};
 use crate::handshake::request;
 use crate::session::Session;
 
@@ -73,13 +72,13 @@ impl PeerNetwork {
         sent: Option<&AtomicBool>,
     ) -> Result<Arc<Pooled>, NetworkError> {
         let turn = self.turn(peer);
-        let _turn = turn.acquire().await.map_err(|_| NetworkError::Stopping)?;
+        let _running = turn.running.acquire().await.map_err(|_| NetworkError::Stopping)?;
         self.ports.links.for_peer(&peer).ok_or(NetworkError::NotLinked)?;
         let mut last = NetworkError::NoEndpoint;
         for reach in self.reaches(&peer).await {
             for attempt in 0..HANDSHAKE_ATTEMPTS {
                 let handle = self.ports.links.for_peer(&peer).ok_or(NetworkError::NotLinked)?;
-                last = match self.try_open(handle, &reach, connections, sent).await {
+                last = match self.try_open(&turn, handle, &reach, connections, sent).await {
                     Ok(opened) => return Ok(opened),
                     Err(refused @ NetworkError::PeerRefusedHandshake) => refused,
                     Err(away @ (NetworkError::PeerOffline(_) | NetworkError::Interrupted | NetworkError::TimedOut)) => {
@@ -118,19 +117,24 @@ impl PeerNetwork {
 
     async fn try_open(
         self: &Arc<Self>,
+        turn: &Turn,
         handle: Arc<LinkHandle>,
         reach: &Reach,
         connections: &Arc<Connections>,
         sent: Option<&AtomicBool>,
     ) -> Result<Arc<Pooled>, NetworkError> {
         connections.probe(reach).await?;
+        let making = turn.making.lock().await;
         let half_open = self.keys.start_handshake(handle.row.clone()).await?;
+        let sending = turn.sending.lock().await;
+        drop(making);
         let counter = self.attempts().next(handle.link, handle.outgoing_counter);
         let request = request::build(&handle.keys.outgoing, &self.me, &handle.peer, counter, &half_open.noise);
         if let Some(sent) = sent {
             sent.store(true, Ordering::Relaxed);
         }
         let verify = self.post_handshake(reach, connections, request.encode().into()).await;
+        drop(sending);
         let verify = verify.and_then(|bytes| HandshakeVerify::decode(&bytes).map_err(NetworkError::from));
         let verify = match verify {
             Ok(verify) => verify,
@@ -266,12 +270,12 @@ impl PeerNetwork {
         self.ports.endpoints.endpoints(peer).await.iter().filter_map(|endpoint| Reach::parse(endpoint)).collect()
     }
 
-    /// Bounds the handshakes that run at once with one peer.
-    fn turn(&self, peer: NodeId) -> Arc<Semaphore> {
+    /// Bounds and orders the handshakes that run at once with one peer.
+    fn turn(&self, peer: NodeId) -> Arc<Turn> {
         let mut turns = self.turns.lock().expect("nothing panics while it holds the turns");
-        // A semaphore that nobody uses has all its permits and one owner: this table.
+        // One that nobody uses has all its permits and one owner: this table.
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-        Arc::clone(turns.entry(peer).or_insert_with(|| Arc::new(Semaphore::new(HANDSHAKES_PER_PEER))))
+        Arc::clone(turns.entry(peer).or_insert_with(|| Arc::new(Turn::new())))
     }
 }
 
