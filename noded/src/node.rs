@@ -34,7 +34,7 @@ const DELIVERIES: usize = 32;
 /// How often the key process is looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// How often it is looked at while it is awaited at start.
-const LOOK_AT_START: Duration = Duration::from_millis(50);
+const LOOK_AT_START: Duration = Duration::from_millis(5);
 /// Pauses before each attempt at a link's first handshake; afterwards the first request makes it.
 const FIRST_HANDSHAKES: [Duration; 4] =
     [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)];

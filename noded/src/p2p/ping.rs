@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use openred_module::Body;
+use openred_module::{Body, IdempotencyKey};
 use openred_proto::checked::session::RequestHead;
 use openred_proto::id::NodeId;
 
@@ -136,7 +136,10 @@ fn request_of(plan: &PingPlan, payload: Bytes) -> (RequestHead, Body) {
         let path = format!("{}{}", internal::SOURCE, plan.bulk_bytes);
         return (head(internal::MODULE, "GET", path), Body::empty());
     }
-    (head(internal::MODULE, "POST", internal::ECHO.into()), Body::whole(payload))
+    let mut echo = head(internal::MODULE, "POST", internal::ECHO.into());
+    // An echo changes nothing: with a key, whichever, it is sent again when the peer has restarted.
+    echo.idempotency_key = IdempotencyKey::default().to_vec();
+    (echo, Body::whole(payload))
 }
 
 fn micros(duration: Duration) -> u64 {
