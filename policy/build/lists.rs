@@ -28,8 +28,12 @@ pub(crate) struct Rule {
     reason: String,
     /// `service`: while it serves; `end`: only on the way out (exit, panic, abort).
     pub(crate) when: When,
+    /// Conditions that must all hold.
     #[serde(default)]
     args: Vec<Argument>,
+    /// Instead of `args`: lists of conditions, of which one must hold (an option's number says nothing without its level).
+    #[serde(default)]
+    either: Vec<Vec<Argument>>,
 }
 
 #[derive(Deserialize)]
@@ -49,13 +53,15 @@ pub(crate) enum When {
     End,
 }
 
-/// One condition. `any_of`: the 32-bit argument is one of these; `without`: none of these bits is set; `exactly`: all 64 bits.
+/// One condition. `any_of`: the 32-bit argument is one of these; `without`: none of these bits is set; `masked`: under the
+/// first number as a mask it is the second; `exactly`: all 64 bits.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Argument {
     index: u8,
     any_of: Option<Vec<u32>>,
     without: Option<u32>,
+    masked: Option<[u32; 2]>,
     exactly: Option<u64>,
 }
 
@@ -79,7 +85,15 @@ pub(crate) fn parse(text: &str) -> Result<Policy, String> {
 pub(crate) fn programs(policy: &Policy) -> Result<Vec<BpfProgram>, String> {
     let mut allow = Vec::new();
     for rule in &policy.allow {
-        allow.extend(rules(&rule.call, &rule.args)?);
+        match (rule.args.is_empty(), rule.either.as_slice()) {
+            (_, []) => allow.extend(rules(&rule.call, &rule.args)?),
+            (true, lists) if lists.iter().all(|list| !list.is_empty()) => {
+                for list in lists {
+                    allow.extend(rules(&rule.call, list)?);
+                }
+            }
+            _ => return Err(format!("`{}` needs args or either, and no empty list in it", rule.call)),
+        }
     }
     // What is answered must pass the allow-list, because of two programs the more severe action counts.
     for rule in &policy.answer {
@@ -102,15 +116,16 @@ fn rules(call: &str, args: &[Argument]) -> Result<Vec<Value>, String> {
     let mut combinations: Vec<Vec<Value>> = vec![Vec::new()];
     for argument in args {
         let index = argument.index;
-        let choices: Vec<Value> = match (&argument.any_of, argument.without, argument.exactly) {
-            (Some(values), None, None) => {
+        let masked =
+            |mask: u32, value: u32| json!({"index": index, "type": "dword", "op": {"masked_eq": mask}, "val": value});
+        let choices: Vec<Value> = match (&argument.any_of, argument.without, argument.masked, argument.exactly) {
+            (Some(values), None, None, None) => {
                 values.iter().map(|value| json!({"index": index, "type": "dword", "op": "eq", "val": value})).collect()
             }
-            (None, Some(bits), None) => {
-                vec![json!({"index": index, "type": "dword", "op": {"masked_eq": bits}, "val": 0})]
-            }
-            (None, None, Some(value)) => vec![json!({"index": index, "type": "qword", "op": "eq", "val": value})],
-            _ => return Err(format!("an argument of `{call}` needs exactly one of any_of, without, exactly")),
+            (None, Some(bits), None, None) => vec![masked(bits, 0)],
+            (None, None, Some([mask, value]), None) if value & !mask == 0 => vec![masked(mask, value)],
+            (None, None, None, Some(value)) => vec![json!({"index": index, "type": "qword", "op": "eq", "val": value})],
+            _ => return Err(format!("an argument of `{call}` needs exactly one of any_of, without, masked, exactly")),
         };
         combinations = combinations
             .iter()

@@ -98,7 +98,8 @@ impl Cage {
         self
     }
 
-    /// Limits outgoing TCP to these ports (an empty list: none). Without this call any port may be connected to.
+    /// Limits outgoing TCP to these ports (an empty list: none). Without this call any port may be connected to. Landlock sees
+    /// plain TCP alone; that nothing else can connect is the filter's part.
     /// Binding a TCP port is refused in every role: listeners are opened before.
     #[must_use]
     pub fn connect_only(mut self, ports: Vec<u16>) -> Self {

@@ -45,10 +45,35 @@ pub const FORBIDDEN_WITH_KEYS: [Raw; 5] = [
     ("open", libc::SYS_open, [NULL; 6], Some(libc::EFAULT)),
 ];
 
+/// Ways to reach the network, or another process, that Landlock does not see: `noded` and the directory do not have them.
+pub const FORBIDDEN_PAST_LANDLOCK: [Raw; 8] = [
+    ("socket-mptcp", libc::SYS_socket, stream(libc::IPPROTO_MPTCP), None),
+    ("socket-udp", libc::SYS_socket, [libc::AF_INET as u64, libc::SOCK_DGRAM as u64, 0, 0, 0, 0], None),
+    ("socket-udp6", libc::SYS_socket, [libc::AF_INET6 as u64, libc::SOCK_DGRAM as u64, 17, 0, 0, 0], None),
+    ("send-fast-open", libc::SYS_sendto, [3, NULL, 0, libc::MSG_FASTOPEN as u64, NULL, 0], None),
+    ("send-addressed", libc::SYS_sendto, [3, NULL, 0, 0, 1, 16], Some(libc::EFAULT)),
+    ("sendmmsg", libc::SYS_sendmmsg, [3, NULL, 1, 0, 0, 0], Some(libc::EFAULT)),
+    ("sendmsg", libc::SYS_sendmsg, [3, NULL, 0, 0, 0, 0], Some(libc::EFAULT)),
+    (
+        "peer-pidfd",
+        libc::SYS_getsockopt,
+        [3, libc::SOL_SOCKET as u64, libc::SO_PEERPIDFD as u64, NULL, NULL, 0],
+        Some(libc::EFAULT),
+    ),
+];
+
+/// Marks an open file of its own set-user-id: `noded` and the directory may not, though they may change a file's mode.
+pub const SET_USER_ID: Raw = ("fchmod-setuid", libc::SYS_fchmod, [4, 0o4700, 0, 0, 0, 0], None);
+
+const fn stream(protocol: i32) -> [u64; 6] {
+    [libc::AF_INET as u64, libc::SOCK_STREAM as u64, protocol as u64, 0, 0, 0]
+}
+
 /// The call of that name.
 #[must_use]
 pub fn named(name: &str) -> Option<Raw> {
-    FORBIDDEN.into_iter().chain(FORBIDDEN_WITH_KEYS).find(|(found, ..)| *found == name)
+    let listed = FORBIDDEN.into_iter().chain(FORBIDDEN_WITH_KEYS).chain(FORBIDDEN_PAST_LANDLOCK);
+    listed.chain([SET_USER_ID]).find(|(found, ..)| *found == name)
 }
 
 /// Tries it: the kernel's answer, or the errno of its refusal.

@@ -311,15 +311,72 @@ mod tests {
             assert!(!passes(role, libc::SYS_mmap, third(4)), "{role}");
         }
         for role in [Role::Noded, Role::Directory] {
-            for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
-                assert!(passes(role, libc::SYS_socket, first(family as u64)), "{role}");
-            }
-            for family in [libc::AF_NETLINK, libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG] {
-                assert!(!passes(role, libc::SYS_socket, first(family as u64)), "{role}");
-            }
             assert!(passes(role, libc::SYS_clone, first(0x003d_0f00)), "{role} must be able to start a thread");
             assert!(!passes(role, libc::SYS_clone, first(libc::SIGCHLD as u64)), "{role}");
             assert!(!passes(role, libc::SYS_clone, first(0x003d_0f00 | libc::CLONE_NEWUSER as u64)), "{role}");
+        }
+    }
+
+    /// What Landlock does not see (MPTCP, UDP, fast open) must not be had at all.
+    #[test]
+    fn connections_are_plain_tcp_of_noded_alone() {
+        let stream = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u64;
+        let socket = |role, family: i32, kind: u64, protocol: i32| {
+            passes(role, libc::SYS_socket, [family as u64, kind, protocol as u64, 0, 0, 0])
+        };
+        for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
+            assert!(socket(Role::Noded, family, stream, 0) && socket(Role::Noded, family, 1, libc::IPPROTO_TCP));
+            for protocol in [libc::IPPROTO_MPTCP, libc::IPPROTO_SCTP, libc::IPPROTO_UDP, 256] {
+                assert!(!socket(Role::Noded, family, stream, protocol), "{family} {protocol}");
+            }
+            for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW, libc::SOCK_SEQPACKET, libc::SOCK_DCCP, 0] {
+                assert!(!socket(Role::Noded, family, kind as u64, 0), "{family} {kind}");
+            }
+        }
+        const AF_SMC: i32 = 43;
+        for family in [libc::AF_NETLINK, libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG, AF_SMC] {
+            assert!(!socket(Role::Noded, family, stream, 0), "{family}");
+        }
+        for call in [libc::SYS_socket, libc::SYS_connect] {
+            assert!(
+                !can_pass(filter(Role::Directory).unwrap(), call as u32, None),
+                "the directory calls nobody: {call}"
+            );
+        }
+    }
+
+    #[test]
+    fn sockets_are_used_in_the_listed_ways_alone() {
+        for role in [Role::Noded, Role::Directory] {
+            let send = |flags: i32, address: u64| passes(role, libc::SYS_sendto, [3, 0, 0, flags as u64, address, 0]);
+            assert!(send(libc::MSG_NOSIGNAL, 0), "{role}");
+            assert!(!send(libc::MSG_FASTOPEN, 0) && !send(libc::MSG_FASTOPEN | libc::MSG_NOSIGNAL, 0), "{role}");
+            assert!(!send(0, 1) && !send(0, 1 << 40), "{role}: nobody is addressed");
+            for call in [libc::SYS_sendmsg, libc::SYS_sendmmsg] {
+                assert!(!can_pass(filter(role).unwrap(), call as u32, None), "{role} {call}");
+            }
+            let option = |call, level: i32, name: i32| passes(role, call, [3, level as u64, name as u64, 0, 0, 0]);
+            let (get, set) = (libc::SYS_getsockopt, libc::SYS_setsockopt);
+            assert!(option(get, libc::SOL_SOCKET, libc::SO_ERROR) && option(get, libc::SOL_SOCKET, libc::SO_PEERCRED));
+            assert!(!option(get, libc::SOL_SOCKET, libc::SO_PEERPIDFD), "{role}");
+            assert!(
+                option(set, libc::IPPROTO_TCP, libc::TCP_NODELAY) && option(set, libc::SOL_SOCKET, libc::SO_KEEPALIVE)
+            );
+            assert!(!option(set, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT), "{role}");
+            assert!(!option(set, libc::IPPROTO_TCP, libc::TCP_ULP), "{role}");
+            assert!(!option(set, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER), "{role}");
+        }
+    }
+
+    #[test]
+    fn no_file_becomes_set_user_id() {
+        for role in [Role::Noded, Role::Directory] {
+            for bits in [0o4000, 0o2000] {
+                assert!(!passes(role, libc::SYS_fchmod, [3, 0o755 | bits, 0, 0, 0, 0]), "{role}");
+                assert!(!passes(role, libc::SYS_openat, [3, 0, 0x42, 0o755 | bits, 0, 0]), "{role}");
+            }
+            assert!(passes(role, libc::SYS_fchmod, [3, 0o600, 0, 0, 0, 0]), "{role}");
+            assert!(passes(role, libc::SYS_openat, [3, 0, 0x42, 0o666, 0, 0]), "{role}");
         }
     }
 

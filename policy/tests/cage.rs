@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use openred_policy::probe::{FORBIDDEN, FORBIDDEN_WITH_KEYS, Raw};
+use openred_policy::probe::{FORBIDDEN, FORBIDDEN_PAST_LANDLOCK, FORBIDDEN_WITH_KEYS, Raw, SET_USER_ID};
 use openred_policy::{Layer, LayerName, Role};
 use tempfile::TempDir;
 
@@ -158,7 +158,7 @@ fn dies_in(roles: &[Role], calls: &[Raw]) {
             let control = outside.map_or(WORKED.to_owned(), refused);
             assert_eq!(stage.exit("none", name), control, "{form:?}: the control of {name}");
             for role in roles {
-                let answered = *name == "netlink" && NETWORK_ROLES.contains(role);
+                let answered = ["netlink", "socket-udp", "socket-udp6"].contains(name) && *role == Role::Noded;
                 let expected = if answered { refused(errno::EAFNOSUPPORT) } else { "SIGSYS".to_owned() };
                 assert_eq!(stage.exit(role, name), expected, "{form:?} {role}: {name}");
             }
@@ -183,6 +183,26 @@ fn no_role_starts_traces_mounts_or_takes_descriptors() {
 #[test]
 fn key_processes_have_no_sockets_and_open_nothing() {
     dies_in(&KEY_ROLES, &FORBIDDEN_WITH_KEYS);
+}
+
+/// Landlock sees plain TCP alone: what else leads to somebody (MPTCP, UDP, fast open, messages with an address) is the filter's.
+#[test]
+fn nobody_is_reached_past_landlock() {
+    dies_in(&NETWORK_ROLES, &FORBIDDEN_PAST_LANDLOCK);
+    dies_in(&NETWORK_ROLES, &[SET_USER_ID]);
+}
+
+#[test]
+fn the_directory_calls_nobody() {
+    let calls: Vec<Raw> = FORBIDDEN_WITH_KEYS.into_iter().filter(|(name, ..)| !name.starts_with("open")).collect();
+    assert_eq!(calls.len(), 3);
+    dies_in(&[Role::Directory], &calls);
+    for form in forms() {
+        let stage = Stage::new(*form);
+        for act in ["connect-kept", "connect-tcp", "connect-abstract", "resolve"] {
+            assert_eq!(stage.exit(Role::Directory, act), "SIGSYS", "{form:?}: {act}");
+        }
+    }
 }
 
 #[test]
@@ -235,13 +255,17 @@ fn each_role_can_do_its_work() {
             }
         }
         for role in NETWORK_ROLES {
-            for act in ["thread", "state", "connect-kept", "connect-tcp"] {
+            for act in ["thread", "state"] {
                 let outcome = stage.run(role.name(), act);
                 assert_eq!(outcome.exit, WORKED, "{form:?} {role}: {act} {}", outcome.stderr);
             }
-            let resolve = stage.exit(role, "resolve");
-            assert!(resolve.starts_with("exit code"), "{form:?} {role}: resolve ended in {resolve}");
         }
+        for act in ["connect-kept", "connect-tcp"] {
+            let outcome = stage.run(Role::Noded.name(), act);
+            assert_eq!(outcome.exit, WORKED, "{form:?}: {act} {}", outcome.stderr);
+        }
+        let resolve = stage.exit(Role::Noded, "resolve");
+        assert!(resolve.starts_with("exit code"), "{form:?}: resolve ended in {resolve}");
     }
 }
 
@@ -258,9 +282,9 @@ fn files_outside_the_kept_paths_are_gone() {
             let passwd = stage.exit(role, "read-passwd");
             assert!([refused(errno::ENOENT), refused(errno::EACCES)].contains(&passwd), "{form:?} {role}: {passwd}");
             assert_eq!(stage.exit(role, "write-sockets"), refused(errno::EROFS), "{form:?} {role}");
-            assert_eq!(stage.exit(role, "connect-abstract"), refused(errno::EPERM), "{form:?} {role}");
             assert_eq!(stage.exit(role, "make-socket"), "SIGSYS", "{form:?} {role}");
         }
+        assert_eq!(stage.exit(Role::Noded, "connect-abstract"), refused(errno::EPERM), "{form:?}");
         for role in KEY_ROLES {
             assert_eq!(stage.exit(role, "read-root"), "SIGSYS", "{form:?} {role}");
             assert_eq!(stage.exit(role, "thread"), "SIGSYS", "{form:?} {role}");

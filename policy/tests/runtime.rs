@@ -143,8 +143,11 @@ async fn serve(role: Role, restricted: Restricted, barrier: barrier::Barrier, li
     let confined = restricted.seal().unwrap();
     barrier.confined(confined.report()).unwrap();
     barrier.ready().unwrap();
+    if role == Role::Noded {
+        network().await;
+    }
     if role.keeps_network() {
-        network(&state).await;
+        work(&state);
     }
     loop {
         tokio::select! {
@@ -164,12 +167,16 @@ async fn echo(mut stream: tokio::net::UnixStream) -> bool {
     !text.is_empty()
 }
 
-/// Resolver, threads and store, all after the filter.
-async fn network(state: &Path) {
+/// Resolver and connections after the filter; the directory calls nobody.
+async fn network() {
     let addresses: Vec<_> = tokio::net::lookup_host(("localhost", 80)).await.unwrap().collect();
     assert!(!addresses.is_empty());
     let refused = tokio::net::TcpStream::connect("127.0.0.1:1").await.unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+/// Threads and store after the filter.
+fn work(state: &Path) {
     let database = state.join("node.sqlite");
     let directory = state.to_owned();
     let work = move || {
