@@ -5,6 +5,8 @@ use std::fmt;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{Pid, getppid};
+
 use crate::barrier::Barrier;
 use crate::error::{Error, Result};
 use crate::layer::{Layer, LayerName, LayerReport};
@@ -112,6 +114,8 @@ impl Cage {
 #[derive(Debug)]
 pub struct Unconfined {
     role: Role,
+    /// The supervisor. Whoever was started by it dies with it until the uid changes, so this is no later parent.
+    parent: Pid,
     table: Vec<RawFd>,
     layers: Vec<Layer>,
 }
@@ -122,12 +126,13 @@ impl Unconfined {
         if role == Role::Supervisor {
             return Err(Error::MisuseRole { role });
         }
+        let parent = getppid();
         let mut layers = vec![self_check::untraced()?, self_check::no_core_dumps()?];
         layers.push(self_check::session(role)?);
         let (layer, table) = self_check::descriptors(descriptors)?;
         layers.push(layer);
         layers.push(self_check::clock()?);
-        Ok(Self { role, table, layers })
+        Ok(Self { role, parent, table, layers })
     }
 
     /// Takes an inherited descriptor out of the table, close-on-exec.
@@ -163,7 +168,7 @@ impl Unconfined {
             None => Layer::new(LayerName::Uid, Uid::Shared.name(), Uid::Shared.name())
                 .detail("all processes have this user's uid on the host"),
         });
-        privileges::die_with_parent(self.role)?;
+        privileges::die_with_parent(self.role, self.parent)?;
         Ok(Separated { cage: cage.clone(), layers: self.layers })
     }
 }

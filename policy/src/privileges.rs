@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Pid, Uid, getgroups, getppid, getresgid, getresuid, setgroups, setresgid, setresuid};
 
 use crate::confine::Identity;
 use crate::error::{Error, Result};
@@ -62,16 +62,16 @@ fn prove_identity(uid: Uid, gid: Gid) -> Result<()> {
     if all_changed && refused { Ok(()) } else { Err(Error::LocalRootReturned { uid: uid.as_raw() }) }
 }
 
-/// The kernel forgets the parent-death signal at a change of uid. The directory has no supervisor to die with.
-pub(crate) fn die_with_parent(role: Role) -> Result<()> {
+/// Sets the parent-death signal anew: the kernel forgets it at a change of uid. `parent` is who the parent was before that; in
+/// a PID namespace it may be process 1 itself, so no number says by itself that the supervisor has died. The directory
+/// has no supervisor to die with.
+pub(crate) fn die_with_parent(role: Role, parent: Pid) -> Result<()> {
     if role == Role::Directory {
         return Ok(());
     }
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(Error::kernel(LayerName::Barrier, "prctl"))?;
-    if nix::unistd::getppid().as_raw() <= 1 && std::process::id() != 1 {
-        return Err(Error::PeerGone);
-    }
-    Ok(())
+    // Died between the two: then somebody else is the parent now, and no signal will come.
+    if getppid() == parent { Ok(()) } else { Err(Error::PeerGone) }
 }
 
 /// The limits of a role: resource and the most it may have. Log lines go to a pipe, which RLIMIT_FSIZE does not cover.

@@ -89,7 +89,11 @@ impl Stage {
     }
 
     fn supervise(&self, role: &str, act: &str) -> (serde_json::Value, String) {
-        let mut command = Command::new(self.path("openred-cage-probe"));
+        self.supervise_through(Command::new(self.path("openred-cage-probe")), role, act)
+    }
+
+    /// `command` starts the probe; its arguments are added here.
+    fn supervise_through(&self, mut command: Command, role: &str, act: &str) -> (serde_json::Value, String) {
         command.args(["supervise", role, act]).arg(self.path("state")).arg(self.path("sockets")).current_dir("/");
         match self.form {
             Form::Root => command.arg(CAGED.to_string()),
@@ -307,6 +311,26 @@ fn a_child_dies_with_its_supervisor() {
                 assert!(Instant::now() < end, "{form:?} {role}: it outlives its supervisor");
                 std::thread::yield_now();
             }
+        }
+    }
+}
+
+/// As a container's entry point the supervisor is process 1: that is no sign that it has died.
+#[test]
+fn the_supervisor_may_be_process_1() {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        for role in [Role::Vault, Role::Noded] {
+            let mut unshare = Command::new("unshare");
+            if *form == Form::Ordinary {
+                unshare.args(["--user", "--map-current-user"]);
+            }
+            unshare
+                .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+                .arg(stage.path("openred-cage-probe"));
+            let (line, stderr) = stage.supervise_through(unshare, role.name(), "nothing");
+            assert!(line["failed"].is_null(), "{form:?} {role}: {line} {stderr}");
+            assert_eq!(line["exit"], WORKED, "{form:?} {role}: {stderr}");
         }
     }
 }
