@@ -169,7 +169,7 @@ impl Unconfined {
                 .detail("all processes have this user's uid on the host"),
         });
         privileges::die_with_parent(self.role, self.parent)?;
-        Ok(Separated { cage: cage.clone(), layers: self.layers })
+        Ok(Separated { cage: cage.clone(), uid, layers: self.layers })
     }
 }
 
@@ -177,6 +177,7 @@ impl Unconfined {
 #[derive(Debug)]
 pub struct Separated {
     cage: Cage,
+    uid: Uid,
     layers: Vec<Layer>,
 }
 
@@ -190,7 +191,7 @@ impl Separated {
         self.layers.push(privileges::no_new_privileges()?);
         self.layers.push(landlock::restrict(&self.cage)?);
         self.layers.push(privileges::not_dumpable()?);
-        Ok(Restricted { role, layers: self.layers })
+        Ok(Restricted { role, uid: self.uid, layers: self.layers })
     }
 }
 
@@ -198,6 +199,7 @@ impl Separated {
 #[derive(Debug)]
 pub struct Restricted {
     role: Role,
+    uid: Uid,
     layers: Vec<Layer>,
 }
 
@@ -207,25 +209,10 @@ impl Restricted {
         panic::install();
         sys::default_fault_signals().map_err(Error::io(LayerName::Seccomp, "sigaction"))?;
         let syscalls_allowed = seccomp::syscalls_allowed(self.role);
-        self.layers.extend(arena_layer());
+        self.layers.extend(arena::layer(self.uid));
         self.layers.push(seccomp::install(self.role)?);
         Ok(Confined { report: LayerReport { role: self.role, layers: self.layers, syscalls_allowed } })
     }
-}
-
-/// The allocator's arena; none in processes without one. An ordinary user's is secret in part, which is no failure.
-fn arena_layer() -> Option<Layer> {
-    let kind = arena::kind();
-    let secret = arena::secret_bytes() >> 20;
-    let detail = match kind {
-        arena::Kind::None => return None,
-        arena::Kind::Secret => "not in dumps, not in swap, not in the kernel's own map".to_owned(),
-        arena::Kind::PartlySecret => {
-            format!("its first {secret} MiB; the rest may be swapped, RLIMIT_MEMLOCK is too low for all")
-        }
-        arena::Kind::Plain => "not in dumps, but it may be swapped: the kernel gives no secret memory".to_owned(),
-    };
-    Some(Layer::new(LayerName::Arena, kind.name(), kind.name()).detail(detail))
 }
 
 /// A process in its cage.

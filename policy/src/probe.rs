@@ -1,7 +1,7 @@
 //! Acts that a process tries from inside its cage, to prove that they are refused there and work outside. Used by the
 //! test program (`src/bin/openred-cage-probe.rs`) only; no daemon calls it.
 
-use crate::sys;
+use crate::{seccomp, sys};
 
 const READ_WRITE_EXECUTE: u64 = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
 const PRIVATE_ANONYMOUS: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
@@ -74,6 +74,12 @@ const fn stream(protocol: i32) -> [u64; 6] {
 pub fn named(name: &str) -> Option<Raw> {
     let listed = FORBIDDEN.into_iter().chain(FORBIDDEN_WITH_KEYS).chain(FORBIDDEN_PAST_LANDLOCK);
     listed.chain([SET_USER_ID]).find(|(found, ..)| *found == name)
+}
+
+/// Makes this kernel one without secret memory for what this thread starts; whether that worked.
+#[must_use]
+pub fn without_secret_memory() -> bool {
+    seccomp::without_secret_memory()
 }
 
 /// Tries it: the kernel's answer, or the errno of its refusal.

@@ -92,6 +92,18 @@ pub(crate) fn forbid_clock() -> bool {
     seccompiler::apply_filter(&FORBID_CLOCK).is_ok()
 }
 
+/// Answers `memfd_secret` as a kernel without it does, on this thread and what it starts. Only for the test of that case.
+static NO_SECRET_MEMORY: [sock_filter; 4] = [
+    sock_filter { code: LOAD, jt: 0, jf: 0, k: 0 },
+    sock_filter { code: EQUAL, jt: 0, jf: 1, k: libc::SYS_memfd_secret as u32 },
+    sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32 },
+    sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
+];
+
+pub(crate) fn without_secret_memory() -> bool {
+    seccompiler::apply_filter(&NO_SECRET_MEMORY).is_ok()
+}
+
 /// How many programs a role's process carries, as `/proc/<pid>/status` shows it.
 pub(crate) fn programs(role: Role) -> usize {
     filter(role).map_or(0, |filter| filter.programs.len())

@@ -16,7 +16,7 @@ use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
 
-use crate::arena::{Arena, CAPACITY, GUARD};
+use crate::arena::{Arena, CAPACITY, GUARD, Mapped};
 
 fn check(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -334,8 +334,9 @@ impl Heap {
 }
 
 /// Maps the arena between two guard pages. Its first part is secret memory, as much of it as the limit on locked memory
-/// allows; the rest, if any, is ordinary memory that is left out of dumps. Returns the base and the secret part's length.
-fn map_arena() -> Option<(NonNull<u8>, usize)> {
+/// allows; the rest, if any, is ordinary memory that is left out of dumps. Without secret memory as much of the start as may
+/// be is locked (SANDBOX, step 7). Returns the base and what the kernel gave.
+fn map_arena() -> Option<(NonNull<u8>, Mapped)> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
     let area = unsafe { libc::mmap(null_mut(), CAPACITY + 2 * GUARD, libc::PROT_NONE, flags, -1, 0) };
@@ -344,12 +345,20 @@ fn map_arena() -> Option<(NonNull<u8>, usize)> {
     }
     // SAFETY: GUARD is smaller than the area.
     let base = unsafe { area.cast::<u8>().add(GUARD) };
-    let secret = (0..8).map(|step| CAPACITY >> step).find(|length| map_secret(base, *length)).unwrap_or(0);
+    let parts = || (0..8).map(|step| CAPACITY >> step);
+    let secret = parts().find(|length| map_secret(base, *length)).unwrap_or(0);
     // SAFETY: `secret` is at most CAPACITY.
     map_plain(unsafe { base.add(secret) }, CAPACITY - secret)?;
+    let locked = if secret == 0 { parts().find(|length| lock(base, *length)).unwrap_or(0) } else { 0 };
     // SAFETY: seals the area that was mapped here; nothing unmaps or re-protects it later. A kernel without mseal refuses.
-    unsafe { libc::syscall(libc::SYS_mseal, area, CAPACITY + 2 * GUARD, 0) };
-    NonNull::new(base).map(|base| (base, secret))
+    let sealed = unsafe { libc::syscall(libc::SYS_mseal, area, CAPACITY + 2 * GUARD, 0) } == 0;
+    NonNull::new(base).map(|base| (base, Mapped { secret, locked, sealed }))
+}
+
+/// Keeps `length` bytes out of the swap.
+fn lock(base: *mut u8, length: usize) -> bool {
+    // SAFETY: memory that `map_arena` has mapped; locking changes none of its bytes.
+    unsafe { libc::mlock(base.cast(), length) == 0 }
 }
 
 fn map_secret(base: *mut u8, length: usize) -> bool {
@@ -393,11 +402,11 @@ unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let block = self.heap.with(|inner| {
             if !inner.mapped {
-                let (base, secret) = map_arena()?;
+                let (base, mapped) = map_arena()?;
                 inner.mapped = true;
                 // SAFETY: the mapping is CAPACITY bytes, ours alone, and is never unmapped.
                 unsafe { inner.talc.claim(base.as_ptr(), CAPACITY) }?;
-                crate::arena::note_mapped(secret);
+                crate::arena::note_mapped(mapped);
             }
             // SAFETY: the trait's caller promises a layout of non-zero size.
             unsafe { inner.talc.allocate(layout) }

@@ -336,6 +336,19 @@ fn the_supervisor_may_be_process_1() {
 }
 
 #[test]
+fn a_kernel_without_secret_memory_is_said_so() {
+    for form in forms() {
+        let outcome = Stage::new(*form).run(Role::Vault.name(), "no-secret-memory");
+        let layers = outcome.layers("inside");
+        let arena = layers.iter().find(|layer| layer.name == LayerName::Arena).unwrap();
+        assert!(arena.seen.starts_with("locked"), "{form:?}: {arena:?}");
+        assert!(arena.detail.contains("the kernel gives no secret memory") || arena.detail.contains("own map"));
+        // A supervisor starts nobody whose report has a line that is not ok.
+        assert_eq!(arena.ok, *form == Form::Ordinary, "{arena:?}");
+    }
+}
+
+#[test]
 fn root_without_an_identity_is_refused() {
     if !is_root() {
         // An ordinary user has no identity to give: the same program without one is the ordinary form, which works.

@@ -70,6 +70,9 @@ fn named_role(name: &str) -> Option<Role> {
 
 fn supervise(role: &str, act: &str, places: &Places, uid: &str) -> Result<serde_json::Value, Error> {
     let identity = uid.parse().ok().map(|uid| Identity { uid, gid: uid });
+    if act == "no-secret-memory" && !probe::without_secret_memory() {
+        return Err(Error::LocalProbe { layer: openred_policy::LayerName::Arena });
+    }
     let own = observe::Baseline::of_this_process()?;
     let (host, child_barrier) = barrier::Host::pair()?;
     let failed = |source| Error::LocalKernel { layer: openred_policy::LayerName::Spawn, call: "prepare", source };
@@ -201,7 +204,7 @@ fn attempt(act: &str, role: Option<Role>, state: &File, places: &Places) -> Resu
         return probe::attempt(raw).map(drop);
     }
     let done = match act {
-        "nothing" => Ok(()),
+        "nothing" | "no-secret-memory" => Ok(()),
         "panic" => panic!("a literal of the test"),
         "panic-formatted" => panic!("{act} must not be printed"),
         "abort" => std::process::abort(),
