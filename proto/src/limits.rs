@@ -60,6 +60,12 @@ pub const HALF_OPEN_PER_LINK: usize = 4;
 pub const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
 /// Longest Noise message of a handshake: ML-KEM key or ciphertext, certificate, head and tags, with room.
 pub const NOISE_BYTES: usize = 2048;
+/// Shortest Noise message of REQUEST: an ephemeral key (32) and the AEAD tag of a payload (16); psk0 has set a key by then.
+pub const NOISE_REQUEST_MIN: usize = 48;
+/// Shortest of VERIFY: an ephemeral key (32), a sealed static key (48) and a payload's tag (16).
+pub const NOISE_VERIFY_MIN: usize = 96;
+/// Shortest of FINALIZE: a sealed static key (48) and a payload's tag (16).
+pub const NOISE_FINALIZE_MIN: usize = 64;
 /// Longest handshake message on the wire.
 pub const HANDSHAKE_BYTES: usize = 3072;
 /// REQUESTs of one link that are remembered so that a repeat gets the same answer (PROTOCOL 5).

@@ -86,10 +86,10 @@ fn generated_types_read_and_write_the_same_bytes() {
     assert_eq!(same::<wire::HandshakeInbound>(&request.encode()).request.unwrap().noise, vec![4; 99]);
     assert_eq!(Inbound::decode(&request.encode()).unwrap(), Inbound::Request(request));
     let handshake = HandshakeId::from_bytes([8; 16]);
-    let finalize = HandshakeFinalize { handshake, noise: vec![1] };
+    let finalize = HandshakeFinalize { handshake, noise: vec![1; 64] };
     assert!(same::<wire::HandshakeInbound>(&finalize.encode()).finalize.is_some());
     assert_eq!(Inbound::decode(&finalize.encode()).unwrap(), Inbound::Finalize(finalize));
-    let verify = HandshakeVerify { handshake, noise: vec![1] };
+    let verify = HandshakeVerify { handshake, noise: vec![1; 96] };
     same::<wire::HandshakeReply>(&verify.encode());
     assert_eq!(HandshakeVerify::decode(&verify.encode()).unwrap(), verify);
     let head = RequestHead { module: "files".into(), path: "/x".into(), length: Some(0), ..RequestHead::default() };
@@ -120,6 +120,35 @@ fn payloads_inside_noise_keep_their_shape() {
     assert!(SenderPayload::decode_verify(&finalize.encode()).is_err(), "VERIFY carries one");
     let short_head = SenderPayload { directory_head: vec![5; 31], ..sender };
     assert!(SenderPayload::decode_verify(&short_head.encode()).is_err());
+}
+
+/// `proto/vectors/handshake`: bodies of `POST /p2p/handshake` (REQUEST, FINALIZE) and of its first answer (VERIFY).
+#[test]
+fn handshake_vectors() {
+    let read = |name: &str| -> Vec<serde_json::Value> {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/handshake").join(name);
+        let file: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        file["cases"].as_array().unwrap().clone()
+    };
+    let decode = |case: &serde_json::Value| {
+        let bytes = hex::decode(case["bytes"].as_str().unwrap()).unwrap();
+        match case["message"].as_str().unwrap() {
+            "VERIFY" => HandshakeVerify::decode(&bytes).map(|verify| verify.noise),
+            message => Inbound::decode(&bytes).map(|inbound| match (message, inbound) {
+                ("REQUEST", Inbound::Request(request)) => request.noise,
+                ("FINALIZE", Inbound::Finalize(finalize)) => finalize.noise,
+                (_, other) => panic!("{other:?}"),
+            }),
+        }
+    };
+    let (accepts, rejects) = (read("accept.json"), read("reject.json"));
+    assert!(rejects.len() > accepts.len(), "more rejects than accepts");
+    for case in accepts {
+        assert_eq!(hex::encode(decode(&case).unwrap()), case["noise"].as_str().unwrap(), "{case}");
+    }
+    for case in rejects {
+        assert!(matches!(decode(&case), Err(WireError::Malformed { .. })), "{case}");
+    }
 }
 
 #[test]

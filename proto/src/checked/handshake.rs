@@ -3,7 +3,10 @@
 use crate::error::{Result, WireError};
 use crate::fields::{Reader, Writer};
 use crate::id::{HandshakeId, UnixMillis};
-use crate::limits::{HANDSHAKE_BYTES, MLKEM_CIPHERTEXT_BYTES, MLKEM_PUBLIC_BYTES, NOISE_BYTES};
+use crate::limits::{
+    HANDSHAKE_BYTES, MLKEM_CIPHERTEXT_BYTES, MLKEM_PUBLIC_BYTES, NOISE_BYTES, NOISE_FINALIZE_MIN, NOISE_REQUEST_MIN,
+    NOISE_VERIFY_MIN,
+};
 
 use super::static_certificate::CERTIFICATE_BYTES;
 
@@ -80,7 +83,8 @@ impl Inbound {
         let mut reader = Reader::new(what, bytes);
         let inbound = match reader.bytes(1, HANDSHAKE_BYTES)? {
             [] => {
-                let (handshake, noise) = decode_reply("FINALIZE", reader.bytes(2, HANDSHAKE_BYTES)?)?;
+                let bytes = reader.bytes(2, HANDSHAKE_BYTES)?;
+                let (handshake, noise) = decode_reply("FINALIZE", NOISE_FINALIZE_MIN, bytes)?;
                 Self::Finalize(HandshakeFinalize { handshake, noise })
             }
             request => Self::Request(decode_request(request)?),
@@ -99,20 +103,30 @@ fn decode_request(bytes: &[u8]) -> Result<HandshakeRequest> {
         tag: reader.array(4)?,
         mac1: reader.array(5)?,
         cookie: reader.bytes(6, 64)?.to_vec(),
-        noise: reader.bytes(7, NOISE_BYTES)?.to_vec(),
+        noise: noise(&mut reader, 7, NOISE_REQUEST_MIN)?,
     };
     reader.finish()?;
     Ok(request)
+}
+
+/// A Noise message. One that cannot be one is refused here, before anybody is asked about it: a peer must not make this
+/// node ask its own key process what a correct caller never asks.
+fn noise(reader: &mut Reader<'_>, field: u32, at_least: usize) -> Result<Vec<u8>> {
+    let noise = reader.bytes(field, NOISE_BYTES)?;
+    if noise.len() < at_least {
+        return Err(reader.malformed("the Noise message is missing or too short to be one"));
+    }
+    Ok(noise.to_vec())
 }
 
 fn encode_reply(handshake: &HandshakeId, noise: &[u8]) -> Vec<u8> {
     Writer::new().bytes(1, handshake.as_bytes()).bytes(2, noise).finish()
 }
 
-fn decode_reply(what: &'static str, bytes: &[u8]) -> Result<(HandshakeId, Vec<u8>)> {
+fn decode_reply(what: &'static str, at_least: usize, bytes: &[u8]) -> Result<(HandshakeId, Vec<u8>)> {
     let mut reader = Reader::new(what, bytes);
     let handshake = HandshakeId::from_bytes(reader.array(1)?);
-    let noise = reader.bytes(2, NOISE_BYTES)?.to_vec();
+    let noise = noise(&mut reader, 2, at_least)?;
     reader.finish()?;
     Ok((handshake, noise))
 }
@@ -132,7 +146,7 @@ impl HandshakeVerify {
         if bytes.len() > HANDSHAKE_BYTES {
             return Err(WireError::TooLong { what: "VERIFY", limit: HANDSHAKE_BYTES });
         }
-        let (handshake, noise) = decode_reply("VERIFY", bytes)?;
+        let (handshake, noise) = decode_reply("VERIFY", NOISE_VERIFY_MIN, bytes)?;
         Ok(Self { handshake, noise })
     }
 }
