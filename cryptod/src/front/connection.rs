@@ -1,11 +1,11 @@
 //! Who is at the door: a bounded number of connections, each with its own bucket of calls and its count of faults.
 //!
 //! Authority comes from the listener, which stands in a directory that only `noded` can enter; nobody is asked who he is. A
-//! connection that makes [`FAULTS`] requests that a correct caller never makes is closed.
+//! connection that makes [`FAULTS`] requests that a correct caller never makes, faster than they are forgotten, is closed.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -20,7 +20,10 @@ use tonic::transport::server::Connected;
 /// Connections at once: `noded` keeps two, and a restarted one may overlap with its predecessor.
 const CONNECTIONS: usize = 8;
 /// Faults after which a connection is closed: a version skew shows in a few, a probe in many.
-const FAULTS: u32 = 16;
+const FAULTS: f64 = 16.0;
+/// Faults forgotten in a second, one in a minute: a connection lives as long as `noded`, and what somebody else can bring
+/// about now and then must not add up to its end. A probe makes more in one second than are forgotten in an hour.
+const FORGOTTEN_PER_SECOND: f64 = 1.0 / 60.0;
 /// Calls that a connection may make at once after a pause, and per second: above what the vault's own quotas allow in any
 /// one class, so that this meets only what asks for everything at once.
 const BURST: f64 = 16_384.0;
@@ -64,7 +67,9 @@ impl Door {
 #[derive(Debug)]
 pub(super) struct Caller {
     bucket: Mutex<Bucket>,
-    faults: AtomicU32,
+    /// How many more faults it may make.
+    patience: Mutex<Bucket>,
+    out: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -73,34 +78,45 @@ struct Bucket {
     filled: Instant,
 }
 
+impl Bucket {
+    fn full(tokens: f64) -> Mutex<Self> {
+        Mutex::new(Self { tokens, filled: Instant::now() })
+    }
+
+    /// Takes a token, if there is one, after filling up what has run in since the last time.
+    fn take(&mut self, now: Instant, per_second: f64, most: f64) -> bool {
+        let since = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.tokens = (self.tokens + since * per_second).min(most);
+        self.filled = now;
+        let has_one = self.tokens >= 1.0;
+        if has_one {
+            self.tokens -= 1.0;
+        }
+        has_one
+    }
+}
+
 impl Caller {
     pub(super) fn new() -> Self {
-        let bucket = Bucket { tokens: BURST, filled: Instant::now() };
-        Self { bucket: Mutex::new(bucket), faults: AtomicU32::new(0) }
+        // One less than FAULTS, so that the last of them finds none.
+        Self { bucket: Bucket::full(BURST), patience: Bucket::full(FAULTS - 1.0), out: AtomicBool::new(false) }
     }
 
     /// Takes a token for one call.
     pub(super) fn may_call(&self, now: Instant) -> bool {
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = now.saturating_duration_since(bucket.filled).as_secs_f64();
-        bucket.tokens = (bucket.tokens + since * PER_SECOND).min(BURST);
-        bucket.filled = now;
-        let has_one = bucket.tokens >= 1.0;
-        if has_one {
-            bucket.tokens -= 1.0;
-        }
-        has_one
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(now, PER_SECOND, BURST)
     }
 
     /// Notes a request that a correct caller never makes.
-    pub(super) fn note_fault(&self) {
-        if self.faults.fetch_add(1, Ordering::Relaxed) + 1 == FAULTS {
+    pub(super) fn note_fault(&self, now: Instant) {
+        let mut patience = self.patience.lock().unwrap_or_else(PoisonError::into_inner);
+        if !patience.take(now, FORGOTTEN_PER_SECOND, FAULTS - 1.0) && !self.out.swap(true, Ordering::Relaxed) {
             tracing::warn!(faults = FAULTS, "closed a connection that misbehaves");
         }
     }
 
     fn is_out(&self) -> bool {
-        self.faults.load(Ordering::Relaxed) >= FAULTS
+        self.out.load(Ordering::Relaxed)
     }
 }
 
@@ -177,11 +193,28 @@ mod tests {
 
     #[test]
     fn faults_add_up() {
-        let caller = Caller::new();
-        for _ in 0..FAULTS {
+        let (caller, now) = (Caller::new(), Instant::now());
+        for _ in 0..FAULTS as u32 {
             assert!(!caller.is_out());
-            caller.note_fault();
+            caller.note_fault(now);
         }
         assert!(caller.is_out());
+        caller.note_fault(now + Duration::from_secs(86_400));
+        assert!(caller.is_out(), "out is out");
+    }
+
+    #[test]
+    fn faults_are_forgotten() {
+        let (caller, mut now) = (Caller::new(), Instant::now());
+        // A day of what a peer could bring about twice a quarter of an hour, on one connection.
+        for _ in 0..200 {
+            now += Duration::from_secs(450);
+            caller.note_fault(now);
+            assert!(!caller.is_out());
+        }
+        for _ in 0..FAULTS as u32 {
+            caller.note_fault(now);
+        }
+        assert!(caller.is_out(), "a burst still ends it");
     }
 }

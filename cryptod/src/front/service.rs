@@ -39,7 +39,7 @@ impl Service {
         if !caller.may_call(Instant::now()) {
             return Err(Status::resource_exhausted("too many calls on this connection; slow down"));
         }
-        let request = request(call.into_inner()).inspect_err(|_| caller.note_fault())?;
+        let request = request(call.into_inner()).inspect_err(|_| caller.note_fault(Instant::now()))?;
         let reply = self.vault.ask(request).await.map_err(unanswered)?;
         let status = match answer(reply) {
             Ok(message) => return Ok(Response::new(message)),
@@ -47,7 +47,7 @@ impl Service {
         };
         // The vault refuses out of role what this front never sends: such a caller speaks another contract.
         if status.code() == Code::PermissionDenied {
-            caller.note_fault();
+            caller.note_fault(Instant::now());
         }
         Err(status)
     }
