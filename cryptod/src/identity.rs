@@ -6,13 +6,14 @@
 
 use ed25519_dalek::{Signer, SigningKey};
 use openred_proto::checked::card::Card;
+use openred_proto::checked::check_window;
 use openred_proto::checked::receipt::Receipt;
 use openred_proto::checked::statement;
 use openred_proto::checked::static_certificate::StaticCertificate;
 use openred_proto::concat::concat;
 use openred_proto::error::WireError;
 use openred_proto::http_signature::SignatureInput;
-use openred_proto::id::NodeId;
+use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::label::{Label, signed_bytes};
 use openred_proto::limits::{CARD_BYTES, TARGET_URI_BYTES};
 use openred_proto::secret::Secret;
@@ -108,11 +109,13 @@ impl Identity {
         self.sign(Label::Link, &link.payload())
     }
 
-    /// Signs an HTTP request that acts for this node (RFC 9421; PROTOCOL 7).
+    /// Signs an HTTP request that acts for this node (RFC 9421; PROTOCOL 7), made about `now`: a caller cannot lay in
+    /// signatures for a time when it will not be asked any more.
     ///
     /// # Errors
-    /// [`Error::MisuseNotAllowed`] when `key_id` is another node, or a field could break out of its line of the base.
-    pub fn sign_http(&self, input: &SignatureInput) -> Result<[u8; 64]> {
+    /// [`Error::MisuseNotAllowed`] when `key_id` is another node, or a field could break out of its line of the base;
+    /// [`WireError::OutOfTime`] when `created` is more than [`CLOCK_GRACE`](openred_proto::limits::CLOCK_GRACE) from `now`.
+    pub fn sign_http(&self, input: &SignatureInput, now: UnixMillis) -> Result<[u8; 64]> {
         let method = input.method.as_bytes();
         let method_is_plain =
             (1..=HTTP_METHOD_BYTES).contains(&method.len()) && method.iter().all(u8::is_ascii_uppercase);
@@ -122,6 +125,9 @@ impl Identity {
         if input.key_id != self.node_id || !method_is_plain || !uri_is_plain {
             return Err(Error::MisuseNotAllowed);
         }
+        // A node follows its directory's clock, which may differ from its own; by more than the grace it follows none.
+        let created = UnixMillis(input.created.saturating_mul(1000));
+        check_window("HTTP request", now, created, created)?;
         Ok(self.key.sign(&input.base()).to_bytes())
     }
 
@@ -139,8 +145,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use openred_proto::checked::receipt::ReceiptKind;
     use openred_proto::checked::statement::Unverified;
-    use openred_proto::id::UnixMillis;
     use openred_proto::label;
+    use openred_proto::limits::CLOCK_GRACE;
 
     use super::*;
     use crate::vectors::{hex_array, read_vectors};
@@ -148,6 +154,9 @@ mod tests {
     fn identity() -> Identity {
         Identity::from_seed(&Secret::new([1; 32]))
     }
+
+    /// When [`http`] was made.
+    const MADE: UnixMillis = UnixMillis(1_700_000_000_000);
 
     fn http(identity: &Identity) -> SignatureInput {
         SignatureInput {
@@ -197,7 +206,7 @@ mod tests {
     fn an_http_signature_verifies_under_no_label() {
         let identity = identity();
         let input = http(&identity);
-        let signature = identity.sign_http(&input).unwrap();
+        let signature = identity.sign_http(&input, MADE).unwrap();
         assert!(input.verify(&SignatureInput::signature_header(&signature)).is_ok());
         for label in Label::ALL {
             assert!(label::verify(label, &input.base(), &identity.node_id(), &signature, "test").is_err());
@@ -217,7 +226,24 @@ mod tests {
             SignatureInput { key_id: NodeId::from_bytes([2; 32]), ..http(&identity) },
         ];
         for input in refused {
-            assert_eq!(identity.sign_http(&input), Err(Error::MisuseNotAllowed), "{input:?}");
+            assert_eq!(identity.sign_http(&input, MADE), Err(Error::MisuseNotAllowed), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn an_http_request_is_of_now() {
+        let identity = identity();
+        let sign = |created: UnixMillis| {
+            identity.sign_http(&SignatureInput { created: created.seconds(), ..http(&identity) }, MADE).map(drop)
+        };
+        let second = std::time::Duration::from_secs(1);
+        assert_eq!((sign(MADE.plus(CLOCK_GRACE)), sign(MADE.minus(CLOCK_GRACE))), (Ok(()), Ok(())));
+        let late = Error::PeerStatement(WireError::OutOfTime { what: "HTTP request", early: false });
+        let early = Error::PeerStatement(WireError::OutOfTime { what: "HTTP request", early: true });
+        assert_eq!(sign(MADE.plus(CLOCK_GRACE + second)), Err(early), "for later");
+        assert_eq!(sign(MADE.minus(CLOCK_GRACE + second)), Err(late));
+        for far in [UnixMillis(0), UnixMillis(u64::MAX)] {
+            assert!(sign(far).is_err());
         }
     }
 

@@ -190,7 +190,7 @@ impl Unlocked {
         match request {
             Request::Describe | Request::Lock => Err(Error::Bug("served before this")),
             Request::SignCard { fields, suites, life } => self.sign_card(now, fields, suites, life),
-            Request::SignHttp(input) => self.sign_http(&input),
+            Request::SignHttp(input) => self.sign_http(now, &input),
             Request::IssueLink { peer, card, directory, allowed, schedule, life } => {
                 let card = card.as_slice();
                 let terms = crate::link::issue::IssueTerms { peer, card, directory, allowed, schedule, life };

@@ -53,8 +53,8 @@ impl Unlocked {
         Ok(Reply::Card { statement, sequence: card.sequence, expires_at: card.expires_at })
     }
 
-    pub(super) fn sign_http(&self, input: &SignatureInput) -> Result<Reply> {
-        Ok(Reply::Signature(self.keyring.identity.sign_http(input)?.to_vec()))
+    pub(super) fn sign_http(&self, now: UnixMillis, input: &SignatureInput) -> Result<Reply> {
+        Ok(Reply::Signature(self.keyring.identity.sign_http(input, now)?.to_vec()))
     }
 
     /// `purpose` is a module's name: one DNS label.

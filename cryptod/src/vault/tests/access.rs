@@ -18,7 +18,7 @@ fn every_request(node: NodeId) -> Vec<Request> {
             method: "GET".into(),
             target_uri: "https://directory.example/".into(),
             content_sha256: [0; 32],
-            created: 1,
+            created: NOW.seconds(),
             nonce: [0; 16],
             key_id: node,
         }),
@@ -102,7 +102,7 @@ fn an_http_signature_is_no_card_and_a_card_no_http_signature() {
         method: "POST".into(),
         target_uri: "openred/1/card".into(),
         content_sha256: [0; 32],
-        created: 1,
+        created: NOW.seconds(),
         nonce: [0; 16],
         key_id: id,
     };
@@ -117,6 +117,33 @@ fn an_http_signature_is_no_card_and_a_card_no_http_signature() {
     }
     assert!(Card::verify(&forged, NOW).is_err());
     assert!(Card::verify(&node.card(), NOW).is_ok());
+}
+
+#[test]
+fn http_signatures_cannot_be_laid_in() {
+    use openred_proto::limits::CLOCK_GRACE;
+    use openred_proto::vault::StatementFault;
+    let mut node = Node::new(1);
+    let key_id = node.id();
+    let sign = |created: UnixMillis| {
+        Request::SignHttp(SignatureInput {
+            method: "POST".into(),
+            target_uri: "https://directory.example/api/v3/nodes/register".into(),
+            content_sha256: [0; 32],
+            created: created.seconds(),
+            nonce: [0; 16],
+            key_id,
+        })
+    };
+    let (ahead, behind) = (CLOCK_GRACE + Duration::from_secs(1), CLOCK_GRACE + Duration::from_secs(2));
+    let refused = |fault| Refusal::PeerStatement(fault);
+    assert_eq!(node.refusal(sign(NOW.plus(ahead))), refused(StatementFault::NotYetValid));
+    assert_eq!(node.refusal(sign(NOW.plus(DAY * 365))), refused(StatementFault::NotYetValid));
+    assert_eq!(node.refusal(sign(NOW.minus(behind))), refused(StatementFault::Expired));
+    // Two hours off is what a node and its directory may differ by.
+    for created in [NOW, NOW.plus(Duration::from_secs(7200)), NOW.minus(Duration::from_secs(7200))] {
+        assert!(matches!(node.ask(sign(created)), Reply::Signature(_)));
+    }
 }
 
 #[test]
