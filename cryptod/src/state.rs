@@ -265,6 +265,30 @@ impl State {
         Ok(())
     }
 
+    /// Ends a link for good, whatever the clock says: one that is past its life would be live again after the clock was set
+    /// back. A record that guards nothing else, neither a live link nor sequences that were heard, may be given to another
+    /// peer from now on; or links that were only issued and revoked would fill the table.
+    ///
+    /// # Errors
+    /// [`Error::LocalLinkGone`] when unknown or revoked before.
+    pub(crate) fn revoke_link(&mut self, link: &LinkId, now: UnixMillis) -> Result<()> {
+        let index = *self.by_link.get(link).ok_or(Error::LocalLinkGone)?;
+        let record = self.peers.get_mut(&index).ok_or(Error::Bug("a link's peer is not in the table"))?;
+        let found = record.links.iter_mut().flatten().find(|held| held.link == *link);
+        let found = found.ok_or(Error::Bug("a link is not in its peer's record"))?;
+        if found.revoked {
+            return Err(Error::LocalLinkGone);
+        }
+        found.revoked = true;
+        if record.heard == Window::default() {
+            let live = record.links.iter().flatten().filter(|held| !held.revoked);
+            let until = live.map(|held| held.not_after.plus(WINDOW_KEPT)).max().unwrap_or(now);
+            record.keep_until = record.keep_until.min(until);
+        }
+        self.touched.insert(index);
+        Ok(())
+    }
+
     /// Changes a live link in what may be lost with a crash, such as a count: no fdatasync waits for it.
     ///
     /// # Errors

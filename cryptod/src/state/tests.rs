@@ -240,6 +240,41 @@ fn a_full_table_refuses_by_name_and_gives_stale_places_away() {
 }
 
 #[test]
+fn a_record_with_nothing_but_revoked_links_of_ones_own_is_free() {
+    let (mut state, mut file) = state_with(FEW as u8);
+    let id = |number: u8| LinkId::from_bytes([number; 16]);
+    // Filling the table again and again, and revoking all of it, leaves room each time.
+    for number in 1..=FEW as u8 {
+        state.revoke_link(&id(number), NOW).unwrap();
+    }
+    file.apply(&state.commit(&KEY, &mut random(3)).unwrap());
+    let mut state = file.load().unwrap();
+    let soon = NOW.plus(Duration::from_millis(1));
+    for number in 1..=FEW as u8 {
+        state.add_link(&peer(100 + number), link(100 + number), None, soon).unwrap();
+    }
+    assert_eq!(state.by_peer.len(), FEW);
+    assert_eq!(state.revoke_link(&id(1), soon), Err(Error::LocalLinkGone));
+}
+
+#[test]
+fn a_record_that_guards_something_is_kept_when_a_link_is_revoked() {
+    let (mut state, _) = state_with(FEW as u8);
+    let second = LinkRecord { link: LinkId::from_bytes([50; 16]), ..link(1) };
+    state.add_link(&peer(1), second.clone(), None, NOW).unwrap();
+    let heard = LinkRecord { link: LinkId::from_bytes([51; 16]), side: Side::Acceptor, ..link(2) };
+    state.add_link(&peer(2), heard.clone(), Some(NOW.0), NOW).unwrap();
+    let kept = state.peer(&peer(1)).unwrap().keep_until;
+    state.revoke_link(&link(1).link, NOW).unwrap();
+    assert_eq!(state.peer(&peer(1)).unwrap().keep_until, kept, "its other link lives");
+    let kept = state.peer(&peer(2)).unwrap().keep_until;
+    state.revoke_link(&heard.link, NOW).unwrap();
+    assert_eq!(state.peer(&peer(2)).unwrap().keep_until, kept, "sequences were heard: no offer is taken twice");
+    state.revoke_link(&second.link, NOW).unwrap();
+    assert_eq!(state.peer(&peer(1)).unwrap().keep_until, NOW);
+}
+
+#[test]
 fn a_window_takes_each_of_the_last_64_once() {
     let mut window = Window::default();
     let base = NOW.0;

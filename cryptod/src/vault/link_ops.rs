@@ -112,15 +112,11 @@ impl Unlocked {
         Ok(Reply::MatchValidated { matched: match_proof_verifies(&link.base, &link.peer, hash, proof) })
     }
 
-    /// Ends a link; one that has expired is over already, and says so to nobody twice.
+    /// Ends a link, also one that has expired: the clock may be set back, the word of the operator not.
     pub(super) fn revoke_link(&mut self, now: UnixMillis, link: LinkId) -> Result<Reply> {
-        match self.state.change_link(&link, now, |record| record.revoked = true) {
-            Ok(()) | Err(Error::LocalLinkExpired) => {
-                self.handshakes.forget(link);
-                Ok(Reply::Done)
-            }
-            Err(error) => Err(error),
-        }
+        self.state.revoke_link(&link, now)?;
+        self.handshakes.forget(link);
+        Ok(Reply::Done)
     }
 
     /// Opens a row under what the state remembers of its link, and gives back the base.

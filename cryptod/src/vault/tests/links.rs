@@ -138,6 +138,19 @@ fn a_revoked_link_is_gone_and_an_expired_one_too() {
 }
 
 #[test]
+fn a_link_revoked_after_its_end_stays_so_when_the_clock_is_set_back() {
+    let (_, mut bob, _, accepted) = linked();
+    bob.now = bob.now.plus(DAY + CLOCK_GRACE + Duration::from_secs(1));
+    let revoke = || Request::RevokeLink { link: accepted.summary.link };
+    assert!(matches!(bob.ask(revoke()), Reply::Done));
+    assert_eq!(bob.refusal(revoke()), Refusal::LinkGone, "over for good");
+    bob.now = NOW;
+    assert_eq!(bob.refusal(Request::StartHandshake { row: accepted.row.clone() }), Refusal::LinkGone);
+    let mut bob = bob.restart();
+    assert_eq!(bob.refusal(Request::LinkKeys { row: accepted.row.clone() }), Refusal::LinkGone);
+}
+
+#[test]
 fn an_issuer_cannot_take_another_links_id() {
     // The link id is the issuer's choice: one that Bob already holds for somebody else must not lead to Alice's record.
     let (mut alice, mut bob, issued, accepted) = linked();
