@@ -52,8 +52,10 @@ pub const LINKS: usize = 4096;
 /// Issuer sequences remembered per link partner (PROTOCOL 4).
 pub const SEQUENCE_WINDOW: u64 = 64;
 
-/// Half-open handshakes in all, per link, and their life (PROTOCOL 5).
+/// Half-open handshakes in all, per link, and their life (PROTOCOL 5): those begun and those answered together.
 pub const HALF_OPEN: usize = 1024;
+/// Of [`HALF_OPEN`], what one role may hold: a quarter stays for the other, so that neither starves it.
+pub const HALF_OPEN_PER_ROLE: usize = HALF_OPEN / 4 * 3;
 /// See [`HALF_OPEN`].
 pub const HALF_OPEN_PER_LINK: usize = 4;
 /// See [`HALF_OPEN`].

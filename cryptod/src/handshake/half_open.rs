@@ -1,14 +1,24 @@
 //! Handshakes that wait for their next message: at most four a link and 1,024 in all, ten seconds each (PROTOCOL 5).
 //!
-//! One table for those this node began and one for those it answered, so that neither role can starve the other. A machine
-//! leaves the table when its next message comes, whatever that message is: a failed handshake leaves nothing to try again on.
+//! One table for those this node began and one for those it answered; both bounds are over the two together, so each table is
+//! told what the other holds. Of the 1,024 a role has at most three quarters, so that neither can starve the other; of a link's
+//! four it may have all, because only the link's two parties can take them. A machine leaves the table when its next message comes, whatever that message is: a failed handshake leaves nothing to try again on.
 
 use std::collections::BTreeMap;
 
 use openred_proto::id::{HandshakeId, LinkId, UnixMillis};
-use openred_proto::limits::{HALF_OPEN, HALF_OPEN_LIFE, HALF_OPEN_PER_LINK};
+use openred_proto::limits::{HALF_OPEN, HALF_OPEN_LIFE, HALF_OPEN_PER_LINK, HALF_OPEN_PER_ROLE};
 
 use super::Refusal;
+
+/// What the other role holds already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Elsewhere {
+    /// Over the same link.
+    pub(crate) of_link: usize,
+    /// In all.
+    pub(crate) in_all: usize,
+}
 
 /// Waiting machines of one role.
 pub(crate) struct HalfOpen<M> {
@@ -33,25 +43,31 @@ impl<M> HalfOpen<M> {
         Self { waiting: BTreeMap::new() }
     }
 
+    /// What this role holds at `now`, for the other one's [`HalfOpen::admit`].
+    pub(crate) fn held(&mut self, now: UnixMillis, link: LinkId) -> Elsewhere {
+        self.expire(now);
+        let of_link = self.waiting.values().filter(|waiting| waiting.link == link).count();
+        Elsewhere { of_link, in_all: self.waiting.len() }
+    }
+
     /// Whether `link` may have one more, asked before any work is done for it.
     ///
     /// # Errors
     /// [`Refusal::TooMany`].
-    pub(crate) fn admit(&mut self, now: UnixMillis, link: LinkId) -> Result<(), Refusal> {
-        self.expire(now);
-        let of_link = self.waiting.values().filter(|waiting| waiting.link == link).count();
-        if of_link >= HALF_OPEN_PER_LINK || self.waiting.len() >= HALF_OPEN {
+    pub(crate) fn admit(&mut self, now: UnixMillis, link: LinkId, other: Elsewhere) -> Result<(), Refusal> {
+        let held = self.held(now, link);
+        let link_is_full = held.of_link + other.of_link >= HALF_OPEN_PER_LINK;
+        if link_is_full || held.in_all + other.in_all >= HALF_OPEN || held.in_all >= HALF_OPEN_PER_ROLE {
             return Err(Refusal::TooMany);
         }
         Ok(())
     }
 
-    /// Keeps `machine` until its next message.
+    /// Keeps an admitted `machine` until its next message.
     ///
     /// # Errors
-    /// [`Refusal::TooMany`], also for an id that is taken; ids are drawn, so that is a guess or a fault.
+    /// [`Refusal::TooMany`] for an id that is taken; ids are drawn, so that is a guess or a fault.
     pub(crate) fn insert(&mut self, now: UnixMillis, link: LinkId, id: HandshakeId, machine: M) -> Result<(), Refusal> {
-        self.admit(now, link)?;
         if self.waiting.contains_key(&id) {
             return Err(Refusal::TooMany);
         }
@@ -100,47 +116,77 @@ mod tests {
     }
 
     const NOW: UnixMillis = UnixMillis(1_000_000);
+    const NOTHING: Elsewhere = Elsewhere { of_link: 0, in_all: 0 };
+
+    impl<M> HalfOpen<M> {
+        fn add(&mut self, now: UnixMillis, link: LinkId, id: HandshakeId, machine: M) -> Result<(), Refusal> {
+            self.admit(now, link, NOTHING)?;
+            self.insert(now, link, id, machine)
+        }
+    }
 
     #[test]
     fn four_a_link_and_a_taken_place_is_free_again() {
         let mut table = HalfOpen::new();
         for number in 0..HALF_OPEN_PER_LINK {
-            table.insert(NOW, link(1), id(number), number).unwrap();
+            table.add(NOW, link(1), id(number), number).unwrap();
         }
-        assert_eq!(table.insert(NOW, link(1), id(9), 9), Err(Refusal::TooMany));
-        table.insert(NOW, link(2), id(9), 9).unwrap();
+        assert_eq!(table.add(NOW, link(1), id(9), 9), Err(Refusal::TooMany));
+        table.add(NOW, link(2), id(9), 9).unwrap();
+        assert_eq!(table.add(NOW, link(3), id(9), 9), Err(Refusal::TooMany), "an id that is taken");
         assert_eq!(table.take(NOW, id(0)), Ok(0));
         assert_eq!(table.take(NOW, id(0)), Err(Refusal::NotWaiting));
-        table.insert(NOW, link(1), id(10), 10).unwrap();
+        table.add(NOW, link(1), id(10), 10).unwrap();
+    }
+
+    #[test]
+    fn four_a_link_over_both_roles() {
+        let mut table = HalfOpen::new();
+        table.add(NOW, link(1), id(1), ()).unwrap();
+        let other = |of_link| Elsewhere { of_link, in_all: of_link };
+        assert_eq!(table.admit(NOW, link(1), other(HALF_OPEN_PER_LINK - 2)), Ok(()));
+        assert_eq!(table.admit(NOW, link(1), other(HALF_OPEN_PER_LINK - 1)), Err(Refusal::TooMany));
+        assert_eq!(table.admit(NOW, link(2), other(HALF_OPEN_PER_LINK - 1)), Ok(()));
     }
 
     #[test]
     fn as_many_as_the_cap_in_all_then_room_after_ten_seconds() {
-        let mut table = HalfOpen::new();
-        for number in 0..HALF_OPEN {
-            table.insert(NOW, link(number / HALF_OPEN_PER_LINK), id(number), ()).unwrap();
+        let (mut begun, mut answered) = (HalfOpen::new(), HalfOpen::new());
+        for number in 0..HALF_OPEN_PER_ROLE {
+            begun.add(NOW, link(number / HALF_OPEN_PER_LINK), id(number), ()).unwrap();
         }
-        assert_eq!(table.admit(NOW, link(HALF_OPEN)), Err(Refusal::TooMany));
+        assert_eq!(begun.admit(NOW, link(HALF_OPEN), NOTHING), Err(Refusal::TooMany), "a role's share");
+        // The rest is the other role's, and one more is in nobody's.
+        for number in HALF_OPEN_PER_ROLE..HALF_OPEN {
+            let of = link(number / HALF_OPEN_PER_LINK);
+            answered.admit(NOW, of, begun.held(NOW, of)).unwrap();
+            answered.insert(NOW, of, id(number), ()).unwrap();
+        }
+        assert_eq!(begun.len() + answered.len(), HALF_OPEN);
+        let next = link(HALF_OPEN);
+        assert_eq!(answered.admit(NOW, next, begun.held(NOW, next)), Err(Refusal::TooMany));
+        assert_eq!(begun.take(NOW, id(0)), Ok(()));
+        assert_eq!(answered.admit(NOW, next, begun.held(NOW, next)), Ok(()));
         let later = NOW.plus(HALF_OPEN_LIFE);
-        assert_eq!(table.take(later, id(3)), Err(Refusal::NotWaiting));
-        table.insert(later, link(HALF_OPEN), id(HALF_OPEN), ()).unwrap();
-        assert_eq!(table.len(), 1);
+        assert_eq!(begun.take(later, id(3)), Err(Refusal::NotWaiting));
+        begun.admit(later, next, answered.held(later, next)).unwrap();
+        assert_eq!((begun.len(), answered.len()), (0, 0));
     }
 
     #[test]
     fn a_clock_set_back_frees_the_places() {
         let mut table = HalfOpen::new();
         for number in 0..HALF_OPEN_PER_LINK {
-            table.insert(NOW, link(1), id(number), ()).unwrap();
+            table.add(NOW, link(1), id(number), ()).unwrap();
         }
-        table.admit(UnixMillis(NOW.0 - 1), link(1)).unwrap();
+        table.admit(UnixMillis(NOW.0 - 1), link(1), NOTHING).unwrap();
     }
 
     #[test]
     fn a_forgotten_link_leaves_nothing() {
         let mut table = HalfOpen::new();
-        table.insert(NOW, link(1), id(1), ()).unwrap();
-        table.insert(NOW, link(2), id(2), ()).unwrap();
+        table.add(NOW, link(1), id(1), ()).unwrap();
+        table.add(NOW, link(2), id(2), ()).unwrap();
         table.forget(link(1));
         assert_eq!(table.take(NOW, id(1)), Err(Refusal::NotWaiting));
         assert_eq!(table.take(NOW, id(2)), Ok(()));

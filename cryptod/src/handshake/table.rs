@@ -56,7 +56,8 @@ impl Handshakes {
         own: &Credentials<'_>,
     ) -> Result<(HandshakeId, Vec<u8>), Refusal> {
         let link_id = link.link_id;
-        self.started.admit(now, link_id)?;
+        let answered = self.answered.held(now, link_id);
+        self.started.admit(now, link_id, answered)?;
         let id = draw_id(random);
         let (machine, message) = ExpectVerify::request(random, timestamp, link, own)?;
         self.started.insert(now, link_id, id, machine)?;
@@ -76,7 +77,8 @@ impl Handshakes {
         request: &Incoming<'_>,
     ) -> Result<Answered, Refusal> {
         let link_id = link.link_id;
-        self.answered.admit(now, link_id)?;
+        let started = self.started.held(now, link_id);
+        self.answered.admit(now, link_id, started)?;
         let id = draw_id(random);
         let answer = ExpectFinalize::answer(random, link, own, request)?;
         self.answered.insert(now, link_id, id, answer.machine)?;

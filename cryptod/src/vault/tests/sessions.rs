@@ -126,6 +126,20 @@ fn half_open_handshakes_are_bounded_and_end_by_themselves() {
 }
 
 #[test]
+fn the_bound_of_a_link_is_over_both_roles() {
+    let (mut alice, mut bob, issued, accepted) = linked();
+    for _ in 0..HALF_OPEN_PER_LINK / 2 {
+        start(&mut alice, &issued.row);
+        let (_, request) = start(&mut bob, &accepted.row);
+        answer(&mut alice, &issued.row, &request);
+    }
+    let full = Refusal::Capacity(Capacity::HalfOpen);
+    assert_eq!(alice.refusal(Request::StartHandshake { row: issued.row.clone() }), full);
+    let (_, request) = start(&mut bob, &accepted.row);
+    assert_eq!(alice.refusal(answer_request(&issued.row, &request)), full);
+}
+
+#[test]
 fn a_handshake_of_a_link_that_was_revoked_meanwhile_yields_nothing() {
     let (mut alice, mut bob, issued, accepted) = linked();
     let (_, request) = start(&mut alice, &issued.row);
