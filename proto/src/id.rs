@@ -65,6 +65,21 @@ impl FromStr for NodeId {
     }
 }
 
+/// Exactly 32 lower-case hex digits: one id has one text. No number parser, which would take a sign too.
+fn lower_hex(text: &str) -> Option<[u8; 16]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let digits: &[u8; 32] = text.as_bytes().try_into().ok()?;
+    let mut bytes = [0; 16];
+    for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
+}
+
 macro_rules! id16 {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -101,16 +116,8 @@ macro_rules! id16 {
             type Err = WireError;
 
             fn from_str(text: &str) -> Result<Self> {
-                let malformed = WireError::Malformed { what: stringify!($name), why: "expected 32 hex digits" };
-                if text.len() != 32 || !text.is_ascii() {
-                    return Err(malformed);
-                }
-                let mut bytes = [0; 16];
-                for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-                    let pair = std::str::from_utf8(pair).map_err(|_| malformed)?;
-                    *byte = u8::from_str_radix(pair, 16).map_err(|_| malformed)?;
-                }
-                Ok(Self(bytes))
+                let malformed = WireError::Malformed { what: stringify!($name), why: "expected 32 lower-case hex digits" };
+                lower_hex(text).map(Self).ok_or(malformed)
             }
         }
     };
