@@ -10,7 +10,9 @@ use hpke::kem::{Kem as _, XWing};
 use hpke::{Deserializable, OpModeR, OpModeS, Serializable};
 use openred_proto::checked::card::{Prekey, prekey_id};
 use openred_proto::id::{PrekeyId, UnixMillis};
-use openred_proto::limits::{CARD_LIFE, PREKEY_KEEP, PREKEY_ROTATE, XWING_CIPHERTEXT_BYTES, XWING_PUBLIC_BYTES};
+use openred_proto::limits::{
+    CARD_LIFE, CLOCK_GRACE, PREKEY_KEEP, PREKEY_ROTATE, XWING_CIPHERTEXT_BYTES, XWING_PUBLIC_BYTES,
+};
 use openred_proto::secret::Secret;
 use rand_core::CryptoRng;
 use sha2::{Digest, Sha256};
@@ -67,7 +69,8 @@ impl Prekeys {
         self.held.iter().map(|held| &held.record)
     }
 
-    /// Drops those past their time and makes a new one when the current one is old; true when anything changed.
+    /// Drops those past their time and makes a new one when the current one is old, or was made by a clock that ran ahead by
+    /// more than the grace: nobody seals to a prekey whose time has not come. True when anything changed.
     ///
     /// # Errors
     /// [`Error::Bug`], as [`Prekeys::from_records`].
@@ -75,12 +78,16 @@ impl Prekeys {
         let before = self.held.len();
         self.held.retain(|held| held.record.superseded.0 == 0 || now < held.record.superseded.plus(PREKEY_KEEP));
         let dropped = self.held.len() != before;
-        let fresh = self.held.last().is_some_and(|held| now < held.record.created.plus(PREKEY_ROTATE));
+        let fresh = self.held.last().is_some_and(|held| {
+            let made = held.record.created;
+            now < made.plus(PREKEY_ROTATE) && made <= now.plus(CLOCK_GRACE)
+        });
         if fresh {
             return Ok(dropped);
         }
         if let Some(current) = self.held.last_mut() {
-            current.record.superseded = now;
+            // Never before it was made: a clock that is set right again must not find it long past its keeping.
+            current.record.superseded = now.max(current.record.created);
         }
         if self.held.len() == PREKEYS {
             self.held.remove(0);

@@ -35,6 +35,22 @@ fn a_prekey_lives_seven_days_and_is_kept_fourteen_more() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_gets_a_prekey_that_is_valid_now() {
+    let (mut prekeys, mut random) = (made(1), random(2));
+    let first = prekeys.current().unwrap().id;
+    assert!(!prekeys.rotate(NOW.minus(CLOCK_GRACE), &mut random).unwrap(), "within the grace it serves on");
+    let back = NOW.minus(DAY * 30);
+    assert!(prekeys.rotate(back, &mut random).unwrap());
+    let current = prekeys.current().unwrap();
+    assert_eq!(current.not_before, back);
+    assert_ne!(current.id, first);
+    assert!(!prekeys.rotate(back, &mut random).unwrap(), "once");
+    // The clock is set right: what peers sealed to the first one meanwhile still opens.
+    prekeys.rotate(NOW.plus(DAY), &mut random).unwrap();
+    assert!(prekeys.hash(&first).is_ok());
+}
+
+#[test]
 fn never_more_prekeys_than_the_state_file_holds() {
     let (mut prekeys, mut random) = (made(1), random(2));
     for day in (0..200).step_by(7) {

@@ -204,6 +204,18 @@ impl State {
         self.node.last_sequence
     }
 
+    /// Whether the next sequence would be one that receivers take, whose clocks are right.
+    ///
+    /// # Errors
+    /// Out of time when this node's clock ran ahead before and was set back since: its sequences are over 2 h ahead, and
+    /// every receiver would refuse them as malformed without a word about a clock.
+    pub(crate) fn check_clock(&self, now: UnixMillis) -> Result<()> {
+        if self.node.last_sequence >= now.plus(SEQUENCE_AHEAD).0 {
+            return Err(openred_proto::error::WireError::OutOfTime { what: "this node's clock", early: true }.into());
+        }
+        Ok(())
+    }
+
     /// Marks the part that belongs to no peer as changed.
     pub(crate) const fn touch_node(&mut self) {
         self.node_touched = true;

@@ -388,7 +388,7 @@ pub enum StatementFault {
     #[error("expired")]
     Expired,
     /// Its time window has not begun.
-    #[error("not valid yet")]
+    #[error("not valid yet; a clock is wrong: compare this machine's with the true time")]
     NotYetValid,
 }
 

@@ -44,6 +44,7 @@ impl Unlocked {
         random: &mut impl CryptoRng,
         terms: &IssueTerms<'_>,
     ) -> Result<Reply> {
+        self.state.check_clock(now)?;
         let sequence = self.state.next_sequence(now);
         let issued = issue(&self.keyring.identity, &self.keyring.schedule, terms, sequence, now, random)?;
         let token_id = openred_proto::checked::offer::Offer::token_id(&issued.offer);

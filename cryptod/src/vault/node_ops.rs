@@ -35,6 +35,7 @@ impl Unlocked {
         if life > CARD_LIFE || life.is_zero() || suites.is_empty() {
             return Err(Error::MisuseNotAllowed);
         }
+        self.state.check_clock(now)?;
         let card = Card {
             node_id: self.keyring.identity.node_id(),
             sequence: self.state.next_sequence(now),

@@ -110,6 +110,32 @@ fn a_clock_two_hours_off_still_links() {
 }
 
 #[test]
+fn a_clock_set_back_is_named_and_its_prekey_replaced() {
+    let (mut alice, mut bob) = (Node::new(1), Node::new(2));
+    let ahead = NOW.plus(DAY * 30);
+    alice.now = ahead;
+    alice.card();
+    alice.now = NOW;
+    let sign = Request::SignCard { fields: CardFields::default(), suites: MethodSet::ALL, life: DAY };
+    let refused = alice.refusal(sign);
+    assert_eq!(refused, Refusal::PeerStatement(StatementFault::NotYetValid));
+    assert!(refused.to_string().contains("a clock is wrong"), "{refused}");
+    let card = bob.card();
+    let (peer, directory, allowed, schedule) = (bob.id(), DIRECTORY, MethodSet::ALL, Schedule::Hourly);
+    assert_eq!(alice.refusal(Request::IssueLink { peer, card, directory, allowed, schedule, life: DAY }), refused);
+    match alice.ask(Request::Describe) {
+        Reply::Described { prekey, .. } => assert_eq!(prekey.not_before, NOW, "a peer may seal to it now"),
+        other => panic!("{other:?}"),
+    }
+    // Two hours are what receivers allow for: a clock that was set back by less goes on without a word.
+    let mut carol = Node::new(3);
+    carol.now = NOW.plus(Duration::from_secs(7100));
+    carol.card();
+    carol.now = NOW;
+    carol.card();
+}
+
+#[test]
 fn rows_of_other_nodes_links_and_lost_state_do_not_open() {
     let (mut alice, mut bob, issued, _) = linked();
     let mut changed = issued.row.clone();
