@@ -38,7 +38,8 @@ impl<const N: usize> fmt::Debug for Secret<N> {
     }
 }
 
-// Only the frame between front and vault carries secrets as serde data; it is wiped after use by both ends.
+// Only the frame between front and vault carries secrets as serde data; both ends wipe their buffers of it after use. What
+// postcard puts on the stack meanwhile, and what the front's gRPC library encodes for `noded`, is wiped by nobody.
 impl Serialize for Secret<32> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(serializer)

@@ -11,6 +11,7 @@ use openred_proto::limits::{
 };
 use openred_proto::method::{MethodSet, Schedule};
 use openred_proto::refusal::REFUSAL_HEADER;
+use openred_proto::secret::Secret;
 use openred_proto::vault::{LinkKeys, LinkSummary, ReceivedOffer, Refusal, Reply, Request, SessionGrant};
 use prost::bytes::Bytes;
 use tonic::metadata::MetadataValue;
@@ -222,7 +223,7 @@ pub(super) fn issued_link(reply: Reply) -> Checked<rpc::IssuedLink> {
             summary: Some(summary(&link)),
             row: row.into(),
             offer: offer.into(),
-            keys: Some(keys(&link_keys)),
+            keys: Some(keys(link_keys)),
         }),
         other => Err(refused(&other)),
     }
@@ -241,7 +242,7 @@ pub(super) fn accepted_link(reply: Reply) -> Checked<rpc::AcceptedLink> {
             summary: Some(summary(&link)),
             row: row.into(),
             receipt: receipt.into(),
-            keys: Some(keys(&link_keys)),
+            keys: Some(keys(link_keys)),
         }),
         other => Err(refused(&other)),
     }
@@ -249,7 +250,7 @@ pub(super) fn accepted_link(reply: Reply) -> Checked<rpc::AcceptedLink> {
 
 pub(super) fn link_keys(reply: Reply) -> Checked<rpc::LinkKeys> {
     match reply {
-        Reply::LinkKeys(link_keys) => Ok(keys(&link_keys)),
+        Reply::LinkKeys(link_keys) => Ok(keys(link_keys)),
         other => Err(refused(&other)),
     }
 }
@@ -295,13 +296,28 @@ pub(super) fn match_result(reply: Reply) -> Checked<rpc::MatchResult> {
 
 pub(super) fn store_key(reply: Reply) -> Checked<rpc::StoreKey> {
     match reply {
-        Reply::StoreKey(key) => Ok(rpc::StoreKey { key: copy(key.expose()) }),
+        Reply::StoreKey(key) => Ok(rpc::StoreKey { key: wiped(key) }),
         other => Err(refused(&other)),
     }
 }
 
 fn copy(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(bytes)
+}
+
+/// A secret as a message's field: the same bytes, moved and not copied, wiped when the message is dropped. What tonic encodes
+/// out of it on its way into the socket is a buffer of the library, which is not.
+fn wiped(secret: Secret<32>) -> Bytes {
+    Bytes::from_owner(Exposed(secret))
+}
+
+/// Lets [`Bytes`] own a secret.
+struct Exposed(Secret<32>);
+
+impl AsRef<[u8]> for Exposed {
+    fn as_ref(&self) -> &[u8] {
+        self.0.expose()
+    }
 }
 
 fn summary(link: &LinkSummary) -> rpc::LinkSummary {
@@ -316,12 +332,12 @@ fn summary(link: &LinkSummary) -> rpc::LinkSummary {
     }
 }
 
-fn keys(keys: &LinkKeys) -> rpc::LinkKeys {
+fn keys(keys: LinkKeys) -> rpc::LinkKeys {
     rpc::LinkKeys {
-        outgoing_tag: copy(keys.outgoing.tag.expose()),
-        outgoing_mac1: copy(keys.outgoing.mac1.expose()),
-        incoming_tag: copy(keys.incoming.tag.expose()),
-        incoming_mac1: copy(keys.incoming.mac1.expose()),
+        outgoing_tag: wiped(keys.outgoing.tag),
+        outgoing_mac1: wiped(keys.outgoing.mac1),
+        incoming_tag: wiped(keys.incoming.tag),
+        incoming_mac1: wiped(keys.incoming.mac1),
     }
 }
 
@@ -330,8 +346,8 @@ fn session(grant: SessionGrant) -> rpc::SessionGrant {
         link_id: copy(grant.link.as_bytes()),
         peer: copy(grant.peer.as_bytes()),
         method: u32::from(grant.method as u8),
-        send: copy(grant.send.expose()),
-        receive: copy(grant.receive.expose()),
+        send: wiped(grant.send),
+        receive: wiped(grant.receive),
         hash: copy(&grant.hash),
         mutual_link: copy(&grant.mutual_link),
         match_proof: copy(&grant.match_proof),
@@ -363,6 +379,45 @@ mod tests {
         assert!(methods("allowed", 0x10).is_err());
         let endpoints = vec![String::new(); CARD_ENDPOINTS + 1];
         assert!(sign_card(rpc::SignCardRequest { endpoints, ..Default::default() }).is_err());
+    }
+
+    /// `Bytes` of an owner cannot be taken apart into a buffer: what it holds is the secret itself, which wipes itself. Bytes that
+    /// were copied could.
+    fn is_wiped(field: Bytes) -> bool {
+        field.try_into_mut().is_err()
+    }
+
+    #[test]
+    fn secrets_are_moved_into_messages_and_wiped_with_them() {
+        use openred_proto::method::Method;
+        use openred_proto::vault::RequestKeys;
+        use zeroize::ZeroizeOnDrop;
+        const fn wipes_itself<T: ZeroizeOnDrop>() {}
+        const { wipes_itself::<Secret<32>>() };
+        assert!(!is_wiped(copy(&[1; 32])), "the control");
+        let secret = Secret::new;
+        let both = |seed| RequestKeys { tag: secret([seed; 32]), mac1: secret([seed + 1; 32]) };
+        let message = keys(LinkKeys { outgoing: both(1), incoming: both(3) });
+        let fields = [message.outgoing_tag, message.outgoing_mac1, message.incoming_tag, message.incoming_mac1];
+        for (seed, field) in (1..).zip(fields) {
+            assert_eq!(field, [seed; 32][..]);
+            assert!(is_wiped(field));
+        }
+        let message = session(SessionGrant {
+            link: LinkId::from_bytes([1; 16]),
+            peer: NodeId::from_bytes([2; 32]),
+            method: Method::Alpha,
+            send: secret([3; 32]),
+            receive: secret([4; 32]),
+            hash: [5; 32],
+            mutual_link: [6; 16],
+            match_proof: [7; 32],
+            peer_card_sequence: 8,
+            peer_directory_head: Vec::new(),
+        });
+        assert_eq!((&message.send[..], &message.receive[..]), (&[3; 32][..], &[4; 32][..]));
+        assert!(is_wiped(message.send) && is_wiped(message.receive));
+        assert!(is_wiped(store_key(Reply::StoreKey(secret([9; 32]))).unwrap().key));
     }
 
     #[test]
