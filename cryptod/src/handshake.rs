@@ -16,6 +16,8 @@ mod pair;
 mod resolver;
 mod responder;
 mod table;
+#[cfg(test)]
+mod vectors;
 
 pub(crate) use table::{Answered, Handshakes, Incoming};
 

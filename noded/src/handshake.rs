@@ -12,6 +12,8 @@ pub(crate) mod tags;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
 
 /// Why a handshake message was refused. On the wire every refusal is the same; this goes to the local log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

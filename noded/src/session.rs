@@ -16,3 +16,5 @@ pub(crate) use state::Session;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;

@@ -64,7 +64,7 @@ pub(crate) fn encapsulate(
 }
 
 /// psk3 = HKDF(ML-KEM shared secret, SHA-256(key), SHA-256(ciphertext)): bound to what was sent, not to the secret alone.
-fn derive_psk3(
+pub(super) fn derive_psk3(
     shared: &[u8],
     public: &[u8; MLKEM_PUBLIC_BYTES],
     ciphertext: &[u8; MLKEM_CIPHERTEXT_BYTES],

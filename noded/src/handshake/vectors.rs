@@ -1,0 +1,43 @@
+//! The vectors in `proto/vectors/handshake/request.json`: a REQUEST's tag and mac1, which this side alone computes.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use openred_proto::checked::handshake::HandshakeRequest;
+use openred_proto::id::NodeId;
+use openred_proto::secret::Secret;
+use openred_proto::vault::RequestKeys;
+use serde_json::Value;
+
+use super::request;
+
+fn bytes(value: &Value) -> Vec<u8> {
+    hex::decode(value.as_str().unwrap()).unwrap()
+}
+
+fn array<const N: usize>(value: &Value) -> [u8; N] {
+    bytes(value).try_into().unwrap()
+}
+
+#[test]
+fn tags_and_mac1s_are_those_of_the_vectors() {
+    let file = include_str!("../../../proto/vectors/handshake/request.json");
+    let file: Value = serde_json::from_str(file).unwrap();
+    let (mut right, mut wrong) = (0, 0);
+    for case in file["cases"].as_array().unwrap() {
+        let keys =
+            RequestKeys { tag: Secret::new(array(&case["tag_key"])), mac1: Secret::new(array(&case["mac1_key"])) };
+        let id = |name: &str| NodeId::from_bytes(array(&case[name]));
+        let (counter, noise) = (case["counter"].as_u64().unwrap(), bytes(&case["noise"]));
+        let stated = HandshakeRequest {
+            tag: array(&case["tag"]),
+            mac1: array(&case["mac1"]),
+            cookie: Vec::new(),
+            noise: noise.clone(),
+        };
+        let built = request::build(&keys, &id("initiator"), &id("responder"), counter, &noise);
+        let looked = built.tag == stated.tag && request::verify_mac1(&keys, &stated);
+        let accept = case["accept"].as_bool().unwrap();
+        assert_eq!((built == stated, looked), (accept, accept), "{case}");
+        *(if accept { &mut right } else { &mut wrong }) += 1;
+    }
+    assert!(right > 0 && wrong > right, "more rejects than accepts");
+}
