@@ -162,10 +162,12 @@ pub enum Progress {
         /// Bytes that this run received of the file's content.
         received: u64,
     },
-    /// All of it is here, verified and durable.
+    /// All of it is here and durable.
     Done {
         /// In bytes.
         length: u64,
+        /// Bytes that this run has seen to have their hash: all of them, if all is well.
+        verified: u64,
         /// Bytes that this run received of the file's content.
         received: u64,
     },

@@ -56,6 +56,9 @@ pub(crate) enum FilesError {
     /// Misuse: the file is not complete yet.
     #[error("this file is not complete; fetch it again to go on")]
     Incomplete,
+    /// Local: what is on the disk is not what was verified.
+    #[error("this node's copy is damaged; fetch the file again")]
+    Damaged,
     /// Local: the node's store.
     #[error("{0}")]
     Host(#[from] HostError),
@@ -79,6 +82,7 @@ impl FilesError {
             Self::NoFile => "no-such-file",
             Self::Running => "transfer-running",
             Self::Incomplete => "file-incomplete",
+            Self::Damaged => "file-damaged",
             Self::Host(error) => ModuleError::from(error).code,
         }
     }
@@ -92,7 +96,7 @@ impl FilesError {
             Self::Interrupted(_) => Status::BadGateway,
             Self::BadPeer | Self::BadId | Self::BadName | Self::BadAudience | Self::BadRange => Status::BadRequest,
             Self::NoFile | Self::PeerHasNot => Status::NotFound,
-            Self::Running | Self::Incomplete => Status::Conflict,
+            Self::Running | Self::Incomplete | Self::Damaged => Status::Conflict,
             Self::Host(error) => ModuleError::from(error).status,
         }
     }

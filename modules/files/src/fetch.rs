@@ -18,7 +18,7 @@ use crate::error::FilesError;
 use crate::names;
 use crate::share::{parse_id, write_hashes};
 use crate::transfer::{self, Turn};
-use crate::tree::{FileId, HASH, Layout, PIECE, PieceHash};
+use crate::tree::{FileHasher, FileId, HASH, Layout, PIECE, PieceHash};
 
 /// Pieces asked for at the same time: hides the time between a request and its first byte.
 const IN_FLIGHT: usize = 4;
@@ -45,7 +45,14 @@ struct Run {
     received: std::sync::atomic::AtomicU64,
 }
 
-/// What is to be fetched, proven to belong to the id.
+/// How a run that went well ended, in bytes.
+struct Whole {
+    length: u64,
+    /// Of these, what this run has seen to have its hash.
+    verified: u64,
+}
+
+/// What is to be fetched. The hashes are proven to belong to the id; the length is so only once the last piece has its own.
 struct Plan {
     name: String,
     layout: Layout,
@@ -72,7 +79,7 @@ impl Run {
         drop(turn);
         let received = self.received();
         let last = match outcome {
-            Ok(length) => Progress::Done { length, received },
+            Ok(Whole { length, verified }) => Progress::Done { length, verified, received },
             Err(error) => {
                 self.note_failure(error).await;
                 Progress::Failed { code: error.code().to_owned(), detail: error.to_string(), received }
@@ -103,32 +110,63 @@ impl Run {
         }
     }
 
-    async fn go(&self) -> Result<u64, FilesError> {
+    async fn go(&self) -> Result<Whole, FilesError> {
         if let Some(length) = self.context.blob_length(&names::data(&self.id)).await? {
-            return self.already_here(length).await;
+            if self.hash_data(length).await? == self.id {
+                return self.already_here(length).await;
+            }
+            // The disk, or a defect, spoiled it: it is a part again, of which every sound piece counts.
+            self.context.audit(AuditEvent { code: "file-fetch", peer: None, outcome: "damaged-here" });
+            self.context.blob_rename(&names::data(&self.id), &names::part(&self.id)).await?;
         }
         let plan = self.plan().await?;
         let length = plan.layout.length();
         let row = self.row(&plan).await?;
+        self.drop_longer_part(length).await?;
         let missing = self.verify_present(&plan).await?;
         let absent: u64 = missing.iter().map(|index| plan.layout.piece(*index).1).sum();
         let begun =
             Progress::Begun { v: VERSION, id: self.id, name: plan.name.clone(), length, present: length - absent };
         self.say(&begun).await?;
-        self.fetch_missing(&plan, &missing, length - absent).await?;
+        let verified = self.fetch_missing(&plan, &missing, length - absent).await?;
         self.complete(row).await?;
-        Ok(length)
+        Ok(Whole { length, verified })
     }
 
-    /// A `.data` blob is complete by construction: it got its name only after every piece had its hash.
-    async fn already_here(&self, length: u64) -> Result<u64, FilesError> {
+    /// The hash of what is here as complete, read anew: what was whole once may not be so any more.
+    async fn hash_data(&self, length: u64) -> Result<FileId, FilesError> {
+        let mut hasher = FileHasher::new();
+        let mut at = 0;
+        while at < length {
+            let bytes = self.context.blob_read(&names::data(&self.id), at, READ).await?;
+            if bytes.is_empty() {
+                break;
+            }
+            hasher.update(&bytes);
+            at += bytes.len() as u64;
+        }
+        Ok(hasher.finish().0)
+    }
+
+    /// The hashes of the pieces bind a file's length only together with the last piece's content. So a peer can name a wrong
+    /// length, and what it sent beyond the true one lies behind the end of the file: such a part is no use to anyone.
+    async fn drop_longer_part(&self, length: u64) -> Result<(), FilesError> {
+        let part = names::part(&self.id);
+        if self.context.blob_length(&part).await?.is_some_and(|here| here > length) {
+            self.context.blob_delete(&part).await?;
+        }
+        Ok(())
+    }
+
+    /// What is here has its hash, all of it.
+    async fn already_here(&self, length: u64) -> Result<Whole, FilesError> {
         let row = transfer::load(&self.context, &self.id).await?;
         let name = row.as_ref().map_or_else(String::new, |row| row.name.clone());
         if let Some(row) = row.filter(|row| row.completed_at.is_none()) {
             self.mark_complete(row).await?;
         }
         self.say(&Progress::Begun { v: VERSION, id: self.id, name, length, present: length }).await?;
-        Ok(length)
+        Ok(Whole { length, verified: length })
     }
 
     async fn ask(&self, path: String) -> Result<Response, FilesError> {
@@ -208,14 +246,15 @@ impl Run {
         Ok(hasher.finish())
     }
 
-    async fn fetch_missing(&self, plan: &Plan, missing: &[usize], mut present: u64) -> Result<(), FilesError> {
+    /// Bytes that have their hash in the end, `present` ones included.
+    async fn fetch_missing(&self, plan: &Plan, missing: &[usize], mut present: u64) -> Result<u64, FilesError> {
         let pieces = futures_util::stream::iter(missing.iter().copied());
         let mut verified = pieces.map(|index| self.fetch_piece(plan, index)).buffer_unordered(IN_FLIGHT);
         while let Some(length) = verified.try_next().await? {
             present += length;
             self.say(&Progress::Verified { present, received: self.received() }).await?;
         }
-        Ok(())
+        Ok(present)
     }
 
     async fn fetch_piece(&self, plan: &Plan, index: usize) -> Result<u64, FilesError> {
@@ -270,6 +309,11 @@ impl Run {
     }
 
     async fn complete(&self, row: TransferView) -> Result<(), FilesError> {
+        // Every piece has its hash; only their sum could still be wrong, by bytes behind the last one.
+        if self.context.blob_length(&names::part(&self.id)).await? != Some(row.length) {
+            self.context.blob_delete(&names::part(&self.id)).await?;
+            return Err(FilesError::Damaged);
+        }
         self.context.blob_rename(&names::part(&self.id), &names::data(&self.id)).await?;
         self.mark_complete(row).await?;
         self.context.audit(AuditEvent { code: "file-fetch", peer: Some(self.peer), outcome: "ok" });

@@ -12,7 +12,7 @@ use crate::document::{Audience, ShareView, Shares, VERSION};
 use crate::error::FilesError;
 use crate::names;
 use crate::tree::{FileHasher, FileId, PieceHash};
-use crate::{Files, serve};
+use crate::{Files, serve, transfer};
 
 /// Bytes gathered before they are written: fewer, larger writes.
 const WRITE: usize = 512 * 1024;
@@ -25,6 +25,15 @@ pub(crate) fn parse_id(text: &str) -> Result<FileId, FilesError> {
 
 pub(crate) async fn find(context: &Context, id: &FileId) -> Result<Option<ShareView>, FilesError> {
     Ok(context.get_json(names::row(names::SHARES, id)).await?)
+}
+
+/// How long a file is by the row of its share, or of its completed transfer.
+async fn known_length(context: &Context, id: &FileId) -> Result<Option<u64>, FilesError> {
+    if let Some(share) = find(context, id).await? {
+        return Ok(Some(share.length));
+    }
+    let transfer = transfer::load(context, id).await?;
+    Ok(transfer.filter(|transfer| transfer.completed_at.is_some()).map(|transfer| transfer.length))
 }
 
 /// Changes a share's row without losing what someone else changed meanwhile. `None` from `change` removes it.
@@ -186,6 +195,9 @@ impl Files {
             let begun = context.get(names::row(names::TRANSFERS, &id)).await?.is_some();
             return Err(if begun { FilesError::Incomplete } else { FilesError::NoFile }.into());
         };
+        if known_length(&context, &id).await?.is_some_and(|known| known != length) {
+            return Err(FilesError::Damaged.into());
+        }
         Ok(serve::stream_blob(context, names::data(&id), 0, length))
     }
 }

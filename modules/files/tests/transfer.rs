@@ -79,7 +79,10 @@ fn failed_code(progress: &[Progress]) -> &str {
 
 fn done(progress: &[Progress]) -> (u64, u64) {
     match progress.last().unwrap() {
-        Progress::Done { length, received } => (*length, *received),
+        Progress::Done { length, verified, received } => {
+            assert_eq!(verified, length, "done means that all of it was seen to have its hash");
+            (*length, *received)
+        }
         other => panic!("expected the end, got {other:?}"),
     }
 }
@@ -220,10 +223,13 @@ async fn lies_in_description_and_hashes_are_refused() {
     }
 }
 
-/// A peer that names an inner node of the tree as a piece, under a length to match: the list then combines to the id.
+/// A peer that lies about a file: hashes that combine to the id under a length that is not the file's, and junk wherever
+/// it has no true content to send.
 struct Liar {
     id: FileId,
     hashes: Vec<[u8; 32]>,
+    length: u64,
+    content: Vec<u8>,
 }
 
 #[async_trait]
@@ -241,10 +247,9 @@ impl Module for Liar {
 
 impl Liar {
     async fn meta(self: std::sync::Arc<Self>, _: Context, _: Request) -> Result<Response, ModuleError> {
-        let length = self.hashes.len() as u64 * PIECE;
         Response::json(
             Status::Ok,
-            &serde_json::json!({ "v": 1, "id": self.id, "name": "x", "length": length, "piece": PIECE }),
+            &serde_json::json!({ "v": 1, "id": self.id, "name": "x", "length": self.length, "piece": PIECE }),
         )
     }
 
@@ -253,30 +258,82 @@ impl Liar {
     }
 
     async fn range(self: std::sync::Arc<Self>, _: Context, request: Request) -> Result<Response, ModuleError> {
-        let length: usize = request.params.get("length").parse().unwrap();
-        Ok(Response::new(Status::Ok, "", Body::whole(vec![0; length])))
+        let number = |name: &str| request.params.get(name).parse::<usize>().unwrap();
+        let range = number("from")..number("from") + number("length");
+        let bytes: Vec<u8> = range.map(|at| self.content.get(at).copied().unwrap_or(0x66)).collect();
+        Ok(Response::new(Status::Ok, "", Body::whole(bytes)))
     }
+}
+
+/// The hashes of a content's pieces, as the tree has them below its root.
+fn piece_hashes(bytes: &[u8]) -> Vec<[u8; 32]> {
+    use blake3::hazmat::HasherExt;
+    let piece = |(index, piece): (usize, &[u8])| {
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(index as u64 * PIECE);
+        hasher.update(piece).finalize_non_root()
+    };
+    bytes.chunks(usize::try_from(PIECE).unwrap()).enumerate().map(piece).collect()
+}
+
+fn blob_length(host: &TestHost, name: &str) -> Option<usize> {
+    host.blobs().into_iter().find(|(blob, _)| blob == name).map(|(_, length)| length)
 }
 
 #[tokio::test]
 async fn a_shorter_file_with_the_same_root_cannot_be_made() {
-    use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root};
+    use blake3::hazmat::{Mode, merge_subtrees_non_root};
     let bytes = content(3 * usize::try_from(PIECE).unwrap());
-    let pieces: Vec<[u8; 32]> = bytes
-        .chunks(usize::try_from(PIECE).unwrap())
-        .enumerate()
-        .map(|(index, piece)| {
-            let mut hasher = blake3::Hasher::new();
-            hasher.set_input_offset(index as u64 * PIECE);
-            hasher.update(piece).finalize_non_root()
-        })
-        .collect();
+    let pieces = piece_hashes(&bytes);
+    // An inner node of the tree as a piece, under a length to match.
     let inner = merge_subtrees_non_root(&pieces[0], &pieces[1], Mode::Hash);
     let id = FileId::from_bytes(*blake3::hash(&bytes).as_bytes());
-    let liar = TestHost::start(3, Liar { id, hashes: vec![inner, pieces[2]] }).await;
+    let lie = Liar { id, hashes: vec![inner, pieces[2]], length: 2 * PIECE, content: Vec::new() };
+    let liar = TestHost::start(3, lie).await;
     let bob = TestHost::start(2, Files::default()).await;
     link(&liar, &bob);
     assert_eq!(failed_code(&fetch(&bob, &liar, id).await), "wrong-content");
+}
+
+#[tokio::test]
+async fn a_longer_file_with_the_same_hashes_leaves_nothing_behind_the_true_end() {
+    let (alice, bob) = pair().await;
+    let bytes = content(2 * usize::try_from(PIECE).unwrap() + 5);
+    let share = share(&alice, "all", bytes.clone()).await;
+    // As many pieces with the same hashes, so the list proves itself; the content of the last is junk, 4 MiB of it.
+    let lie = Liar { id: share.id, hashes: piece_hashes(&bytes), length: 3 * PIECE, content: bytes.clone() };
+    let liar = TestHost::start(3, lie).await;
+    link(&liar, &bob);
+    assert_eq!(failed_code(&fetch(&bob, &liar, share.id).await), "wrong-content");
+    let part = format!("{}.part", share.id);
+    assert_eq!(blob_length(&bob, &part), Some(3 * usize::try_from(PIECE).unwrap()), "the junk is on the disk");
+
+    assert_eq!(done(&fetch(&bob, &alice, share.id).await).0, bytes.len() as u64);
+    assert_eq!(blob_length(&bob, &format!("{}.data", share.id)), Some(bytes.len()));
+    assert!(read(&bob, share.id).await == bytes);
+    // Nor does the lie do harm once the file is here.
+    assert_eq!(done(&fetch(&bob, &liar, share.id).await), (bytes.len() as u64, 0));
+    assert!(read(&bob, share.id).await == bytes);
+}
+
+#[tokio::test]
+async fn a_complete_file_that_was_spoiled_is_noticed_and_mended_by_the_next_fetch() {
+    let (alice, bob) = pair().await;
+    let bytes = content(2 * usize::try_from(PIECE).unwrap() + 5);
+    let share = share(&alice, "all", bytes.clone()).await;
+    done(&fetch(&bob, &alice, share.id).await);
+    let data = openred_module::BlobName::new(&format!("{}.data", share.id)).unwrap();
+    for (at, junk, again) in [(bytes.len() as u64, &b"behind the end"[..], bytes.len() as u64), (17, b"rot", PIECE)] {
+        bob.context().blob_write(&data, at, bytes::Bytes::copy_from_slice(junk)).await.unwrap();
+        if at > 17 {
+            let answer = bob.operator(PeerRequest::get(format!("/read/{}", share.id))).await;
+            assert_eq!(refused(answer).await, (Status::Conflict, "file-damaged".to_owned()));
+        }
+        let progress = fetch(&bob, &alice, share.id).await;
+        assert_eq!(done(&progress), (bytes.len() as u64, again), "what is sound is not fetched again");
+        assert!(read(&bob, share.id).await == bytes);
+    }
+    assert!(bob.audit_trail().iter().any(|event| event.outcome == "damaged-here"));
 }
 
 #[tokio::test]

@@ -97,18 +97,18 @@ pub(crate) async fn fetch(invocation: &Invocation, options: Fetch) -> Result<Exi
     let place = out.as_ref().map(|path| path.display().to_string());
     let body = json!({
         "id": options.id, "name": fetched.name, "length": fetched.length, "received": fetched.received,
-        "resumed_from": fetched.present, "verified": true, "path": place,
+        "resumed_from": fetched.present, "verified": fetched.verified == fetched.length, "path": place,
     });
     invocation.output.document("openred.fetch/1", &body);
     let name = one_line(&fetched.name);
     let place = place.unwrap_or_else(|| String::from("kept in the node; --out PATH writes it"));
     invocation.output.line(format!(
         "{name}: {} verified (BLAKE3), {} received",
-        bytes(fetched.length),
+        bytes(fetched.verified),
         bytes(fetched.received)
     ));
     invocation.output.line(place);
-    Ok(Exit::Ok)
+    Ok(if fetched.verified == fetched.length { Exit::Ok } else { Exit::Partial })
 }
 
 /// What a run of the transfer ended with.
@@ -119,6 +119,8 @@ struct Fetched {
     /// Was here before this run.
     present: u64,
     received: u64,
+    /// What the module has seen to have its hash in this run.
+    verified: u64,
 }
 
 /// Reads the module's progress to its last line.
@@ -134,16 +136,16 @@ async fn follow(invocation: &Invocation, mut answer: Answer) -> Result<Fetched, 
                 Progress::Begun { name, length, present, .. } => {
                     bar = Bar::new(&invocation.output, length);
                     bar.set(present);
-                    fetched = Fetched { name, length, present, received: 0 };
+                    fetched = Fetched { name, length, present, ..Fetched::default() };
                     progress(&invocation.output, present, length, 0);
                 }
                 Progress::Verified { present, received } => {
                     bar.set(present);
                     progress(&invocation.output, present, fetched.length, received);
                 }
-                Progress::Done { length, received } => {
+                Progress::Done { length, verified, received } => {
                     bar.finish();
-                    return Ok(Fetched { length, received, ..fetched });
+                    return Ok(Fetched { length, received, verified, ..fetched });
                 }
                 Progress::Failed { code, detail, .. } => {
                     bar.finish();
