@@ -10,6 +10,7 @@ mod documents;
 mod exit;
 mod files;
 mod init;
+mod landing;
 mod links;
 mod messages;
 mod module;

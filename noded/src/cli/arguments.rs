@@ -233,6 +233,9 @@ pub(crate) struct Fetch {
     /// Where to write it; without it the file stays in the node
     #[arg(long, value_name = "PATH")]
     pub(crate) out: Option<PathBuf>,
+    /// Replace what has that name already
+    #[arg(long, requires = "out")]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Subcommand)]

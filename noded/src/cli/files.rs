@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::arguments::{Fetch, Share};
+use super::landing::{self, Landing};
 use super::messages::did;
 use super::module::{Answer, Route, open};
 use super::output::{Output, bytes};
@@ -87,11 +88,15 @@ impl AsyncRead for Content {
 
 pub(crate) async fn fetch(invocation: &Invocation, options: Fetch) -> Result<Exit, Failure> {
     let peer = did(&options.peer)?;
+    if let Some(out) = options.out.as_deref().filter(|out| !out.is_dir()) {
+        // Before anything is fetched for it; a folder takes the name that the peer tells later.
+        landing::free(out, options.force)?;
+    }
     let route = Route { module: MODULE, method: "POST", path: format!("/fetch/{peer}/{}", options.id) };
     let nothing = std::io::Cursor::new(Vec::new());
     let fetched = follow(invocation, open(invocation, route, "", nothing).await?).await?;
     let out = match &options.out {
-        Some(out) => Some(write_out(invocation, &options.id, out, &fetched).await?),
+        Some(out) => Some(write_out(invocation, &options, out, &fetched).await?),
         None => None,
     };
     let place = out.as_ref().map(|path| path.display().to_string());
@@ -176,35 +181,36 @@ fn progress(output: &Output, done: u64, length: u64, received: u64) {
     );
 }
 
-/// Copies the verified file out of the node, under a temporary name until its hash is right again.
-async fn write_out(invocation: &Invocation, id: &str, out: &Path, fetched: &Fetched) -> Result<PathBuf, Failure> {
+/// Copies the file out of the node; it gets its name only when its hash is right once more.
+async fn write_out(
+    invocation: &Invocation,
+    options: &Fetch,
+    out: &Path,
+    fetched: &Fetched,
+) -> Result<PathBuf, Failure> {
+    let id = &options.id;
     let place = if out.is_dir() { out.join(safe_name(&fetched.name, id)) } else { out.to_owned() };
-    let mut temporary = place.clone().into_os_string();
-    temporary.push(".part");
-    let temporary = PathBuf::from(temporary);
-    let failed = |error: std::io::Error| Failure::local(temporary.display(), &error);
+    landing::free(&place, options.force)?;
     let route = Route { module: MODULE, method: "GET", path: format!("/read/{id}") };
     let mut content = open(invocation, route, "", std::io::Cursor::new(Vec::new())).await?;
-    let mut file = std::fs::File::create(&temporary).map_err(failed)?;
+    let mut landing = Landing::open(&place)?;
     let mut hasher = blake3::Hasher::new();
     let bar = Bar::new(&invocation.output, fetched.length);
     let written = async {
         while let Some(piece) = content.next().await? {
             hasher.update(&piece);
-            std::io::Write::write_all(&mut file, &piece).map_err(failed)?;
+            landing.write(&piece)?;
             bar.advance(piece.len() as u64);
         }
-        file.sync_all().map_err(failed)
+        Ok::<(), Failure>(())
     };
     let written = written.await;
     bar.finish();
-    let whole = hasher.finalize().to_hex().as_str() == id.to_ascii_lowercase();
-    if let Err(failure) = written.and_then(|()| whole.then_some(()).ok_or_else(cut_short)) {
-        let _ = std::fs::remove_file(&temporary);
-        return Err(failure);
+    written?;
+    if hasher.finalize().to_hex().as_str() != id.to_ascii_lowercase() {
+        return Err(cut_short());
     }
-    std::fs::rename(&temporary, &place).map_err(|error| Failure::local(place.display(), &error))?;
-    Ok(place)
+    landing.land(options.force)
 }
 
 /// The peer's name for the file, if it names a file in a folder and nothing else; its id otherwise.
