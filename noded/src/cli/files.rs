@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use openred_files::{Progress, ShareView};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -25,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LINE: usize = 16 * 1024;
 /// Bytes read from a file at once.
 const READ: usize = 256 * 1024;
+/// What of a name is encoded in a path segment: all but the unreserved characters (RFC 3986 §2.3).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 pub(crate) async fn share(invocation: &Invocation, options: Share) -> Result<Exit, Failure> {
     let to = options.to.as_deref().map(did).transpose()?.map_or_else(|| String::from("all"), |peer| peer.to_string());
@@ -37,7 +40,8 @@ pub(crate) async fn share(invocation: &Invocation, options: Share) -> Result<Exi
     let name = name.ok_or_else(|| Failure::usage("the file's name is not UTF-8 text", "rename it or share a copy"))?;
     let file = std::fs::File::open(&options.path).map_err(failed)?;
     let bar = Bar::new(&invocation.output, meta.len());
-    let route = Route { module: MODULE, method: "POST", path: format!("/share/{to}/{name}") };
+    let encoded = utf8_percent_encode(name, SEGMENT);
+    let route = Route { module: MODULE, method: "POST", path: format!("/share/{to}/{encoded}") };
     let content = Content { file, bar: bar.clone(), buffer: Vec::new(), at: 0 };
     let shared: ShareView = open(invocation, route, "application/octet-stream", content).await?.document().await?;
     bar.finish();
