@@ -161,14 +161,16 @@ impl Folder {
     fn write(&mut self, module: &'static str, name: &BlobName, offset: u64, bytes: &[u8]) -> Result<()> {
         let before = self.length(module, name)?.unwrap_or(0);
         let after = before.max(offset.saturating_add(bytes.len() as u64));
-        let used = self.used(module).map_err(fault)? - before + after;
-        if self.most_bytes > 0 && used > self.most_bytes {
+        let others = self.used(module).map_err(fault)?.saturating_sub(before);
+        if self.most_bytes > 0 && others.saturating_add(after) > self.most_bytes {
             return Err(HostError::Full);
         }
         let file = self.file(module, name, true).map_err(fault)?.ok_or(HostError::Storage)?;
-        file.write_all_at(bytes, offset).map_err(fault)?;
-        self.used.insert(module, used);
-        Ok(())
+        let written = file.write_all_at(bytes, offset);
+        // A disk that fills up takes a part of a write: what counts is what is there.
+        let length = file.metadata().map_err(fault)?.len();
+        self.used.insert(module, others.saturating_add(length));
+        written.map_err(fault)
     }
 
     fn read(&mut self, module: &str, name: &BlobName, offset: u64, most: usize) -> Result<Bytes> {
@@ -258,5 +260,54 @@ fn fault(error: io::Error) -> HostError {
             tracing::error!(?kind, "a blob could not be read or written");
             HostError::Storage
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use std::process::Command;
+
+    /// Names the small file system to a child of this test, which is this test program again.
+    const CHILD: &str = "OPENRED_TEST_FULL_DISK";
+    /// Its size: less than one chunk, so that a write is cut in the middle.
+    const SIZE: usize = 512 * 1024;
+
+    /// Runs one test of this program again with a file system of its own, mounted where nobody else sees it.
+    fn on_a_small_disk(test: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let script = format!(
+            "mount -t tmpfs -o size={SIZE} tmpfs \"${CHILD}\" && exec \"$0\" --exact {test} --nocapture --test-threads 1"
+        );
+        let output = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+            .arg(std::env::current_exe().unwrap())
+            .env(CHILD, folder.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(said.contains("1 passed"), "{said}");
+    }
+
+    #[test]
+    fn a_write_that_the_disk_cut_is_counted_as_it_is() {
+        let Some(root) = std::env::var_os(CHILD) else {
+            return on_a_small_disk("module::blobs::tests::a_write_that_the_disk_cut_is_counted_as_it_is");
+        };
+        let mut folder = Folder::new(Path::new(&root), 1 << 30);
+        let name = BlobName::new("a").unwrap();
+        let chunk = vec![7; BLOB_CHUNK];
+        for _ in 0..3 {
+            assert_eq!(folder.write("m", &name, 0, &chunk), Err(HostError::Full));
+            let there = folder.length("m", &name).unwrap().unwrap();
+            assert!(0 < there && there <= SIZE as u64, "{there} bytes of the write fitted");
+            assert_eq!(folder.used("m").unwrap(), there);
+        }
+        folder.delete("m", &name).unwrap();
+        assert_eq!(folder.used("m").unwrap(), 0);
+        assert_eq!(folder.write("m", &name, 0, &chunk[..1000]), Ok(()));
+        assert_eq!(folder.used("m").unwrap(), 1000);
     }
 }
