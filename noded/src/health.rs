@@ -28,6 +28,8 @@ pub(crate) enum Condition {
     NoEndpoint,
     /// The database is full.
     StoreFull,
+    /// The disk, or a module's share of it, is full.
+    BlobsFull,
     /// The database failed.
     StoreFailed,
     /// A link's row was refused by the key process.
@@ -36,6 +38,8 @@ pub(crate) enum Condition {
     LinkMismatch,
     /// A module did not start.
     ModuleDown,
+    /// A module has no room for more of what peers send.
+    ModuleFull,
 }
 
 /// How bad it is.
@@ -113,6 +117,9 @@ impl Condition {
             Self::StoreFull => {
                 entry("store.full", Error, &[], "Free space on the disk, or raise `storage.database_megabytes`.")
             }
+            Self::BlobsFull => {
+                entry("blobs.full", Error, &[], "Free space on the disk, or raise `storage.blobs_megabytes`.")
+            }
             Self::StoreFailed => entry("store.failed", Error, &[], "Check the disk, then restart the node."),
             Self::LinkRowRefused => {
                 entry("link.row-refused", Warning, &[], "The link cannot be used any more. Request it anew.")
@@ -123,6 +130,12 @@ impl Condition {
             Self::ModuleDown => {
                 entry("module.down", Error, &["store.failed", "cryptod.away"], "The log says why it did not start.")
             }
+            Self::ModuleFull => entry(
+                "module.full",
+                Warning,
+                &[],
+                "Delete what is no longer needed: `openred inbox --delete --from DID`. Until then it waits at the sender.",
+            ),
         }
     }
 

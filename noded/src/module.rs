@@ -7,6 +7,7 @@
 mod blobs;
 mod host;
 pub(crate) mod ports;
+mod space;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -29,6 +30,7 @@ use crate::store::{RowSeal, Store};
 pub(crate) use blobs::{Disk, DiskThread};
 use host::ModuleHost;
 use ports::PeerCaller;
+use space::Space;
 use timers::Timers;
 
 /// Calls of one module that may be in flight; more are refused, not queued.
@@ -64,15 +66,17 @@ pub(crate) struct Parts {
     pub(crate) store: Store,
     pub(crate) disk: Disk,
     pub(crate) peers: Arc<dyn PeerCaller>,
+    pub(crate) health: Arc<Health>,
 }
 
 impl Modules {
     /// A host for `modules`, each with the key that seals its rows. Nothing runs before [`Modules::start`].
     pub(crate) fn new(parts: &Parts, modules: Vec<(Instance, Secret<32>)>) -> Arc<Self> {
         let timers = Arc::new(Timers::default());
+        let space = Space::new(Arc::clone(&parts.health));
         let load = |(instance, key): (Instance, Secret<32>)| {
             let id = instance.manifest().id;
-            let host = ModuleHost::new(parts, id, RowSeal::new(id, &key), Arc::clone(&timers));
+            let host = ModuleHost::new(parts, id, RowSeal::new(id, &key), Arc::clone(&timers), Arc::clone(&space));
             let context = Context::new(Arc::new(host));
             (id, Loaded { instance: Arc::new(instance), context, calls: Arc::new(Semaphore::new(CALLS)) })
         };

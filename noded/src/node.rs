@@ -126,7 +126,13 @@ impl Node {
         })
         .await?;
         let calls = Arc::new(Calls { links: Arc::downgrade(&links), network: OnceLock::new() });
-        let parts = module::Parts { me, store: store.clone(), disk, peers: Arc::clone(&calls) as _ };
+        let parts = module::Parts {
+            me,
+            store: store.clone(),
+            disk,
+            peers: Arc::clone(&calls) as _,
+            health: Arc::clone(&health),
+        };
         let modules = load_modules(&parts, &keys).await?;
         let ports =
             Ports { links: Arc::clone(&links) as _, dispatch: Arc::clone(&modules) as _, endpoints: Arc::new(carrier) };

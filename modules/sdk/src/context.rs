@@ -198,6 +198,11 @@ impl Context {
         self.0.set_timer(timer, at);
     }
 
+    /// Tells the operator that there is no room for more of what peers send; see [`Host::set_full`].
+    pub fn set_full(&self, detail: Option<String>) {
+        self.0.set_full(detail);
+    }
+
     /// Notes an event in the node's audit trail.
     pub fn audit(&self, event: AuditEvent) {
         self.0.audit(event);

@@ -269,6 +269,10 @@ pub trait Host: Send + Sync + 'static {
     /// survive a restart: set them in [`crate::Module::start`].
     fn set_timer(&self, timer: TimerId, at: UnixMillis);
 
+    /// Tells the operator that this module has no room for more of what peers send, and what of: a condition of the node
+    /// until `None` ends it. It does not survive a restart.
+    fn set_full(&self, detail: Option<String>);
+
     /// Notes an event in the node's audit trail.
     fn audit(&self, event: AuditEvent);
 }

@@ -69,6 +69,7 @@ struct State {
     requests: u64,
     body_bytes: Arc<std::sync::atomic::AtomicU64>,
     audit: Vec<AuditEvent>,
+    no_room: Option<String>,
 }
 
 /// Bytes as a reader sees them, and as they would be after a power cut.
@@ -119,6 +120,7 @@ impl TestHost {
     /// If the module cannot be started again.
     pub async fn kill_and_restart<M: Module>(&self, module: M) {
         self.node.state().timers.clear();
+        self.node.state().no_room = None;
         self.load(module).await.expect("the module starts again");
     }
 
@@ -206,6 +208,11 @@ impl TestHost {
         self.node.state().audit.clone()
     }
 
+    /// What the module has no room for, as it says itself.
+    pub fn no_room(&self) -> Option<String> {
+        self.node.state().no_room.clone()
+    }
+
     /// Rows in the store whose key has this prefix.
     pub fn count_rows(&self, prefix: &[u8]) -> usize {
         self.node.state().rows.keys().filter(|key| key.starts_with(prefix)).count()
@@ -233,6 +240,7 @@ impl Node {
             requests: 0,
             body_bytes: Arc::default(),
             audit: Vec::new(),
+            no_room: None,
         };
         Arc::new_cyclic(|this| Self {
             id: NodeId::from_bytes([seed; 32]),
@@ -463,6 +471,10 @@ impl Host for Node {
 
     fn set_timer(&self, timer: TimerId, at: UnixMillis) {
         self.state().timers.insert(timer, at);
+    }
+
+    fn set_full(&self, detail: Option<String>) {
+        self.state().no_room = detail;
     }
 
     fn audit(&self, event: AuditEvent) {

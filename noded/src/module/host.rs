@@ -17,6 +17,7 @@ use openred_proto::id::{NodeId, UnixMillis};
 use super::Parts;
 use super::blobs::Disk;
 use super::ports::PeerCaller;
+use super::space::{Place, Space, batch_bytes};
 use super::timers::Timers;
 use crate::clock;
 use crate::store::{RowSeal, Store, StoreError};
@@ -30,10 +31,17 @@ pub(super) struct ModuleHost {
     disk: Disk,
     peers: Arc<dyn PeerCaller>,
     timers: Arc<Timers>,
+    space: Arc<Space>,
 }
 
 impl ModuleHost {
-    pub(super) fn new(parts: &Parts, module: &'static str, seal: RowSeal, timers: Arc<Timers>) -> Self {
+    pub(super) fn new(
+        parts: &Parts,
+        module: &'static str,
+        seal: RowSeal,
+        timers: Arc<Timers>,
+        space: Arc<Space>,
+    ) -> Self {
         Self {
             me: parts.me,
             module,
@@ -42,6 +50,7 @@ impl ModuleHost {
             disk: parts.disk.clone(),
             peers: Arc::clone(&parts.peers),
             timers,
+            space,
         }
     }
 }
@@ -81,7 +90,9 @@ impl Host for ModuleHost {
 
     async fn apply(&self, batch: Batch) -> Result<Committed, HostError> {
         batch.check()?;
-        Ok(self.store.apply(Arc::clone(&self.seal), batch).await?)
+        let bytes = batch_bytes(&batch);
+        let applied = self.store.apply(Arc::clone(&self.seal), batch).await.map_err(HostError::from);
+        self.space.noted(self.module, Place::Rows, bytes, applied)
     }
 
     async fn scan(&self, scan: Scan) -> Result<ScanPage, HostError> {
@@ -89,7 +100,9 @@ impl Host for ModuleHost {
     }
 
     async fn blob_write(&self, name: &BlobName, offset: u64, bytes: Bytes) -> Result<(), HostError> {
-        self.disk.write(self.module, name, offset, bytes).await
+        let count = bytes.len() as u64;
+        let written = self.disk.write(self.module, name, offset, bytes).await;
+        self.space.noted(self.module, Place::Blobs, count, written)
     }
 
     async fn blob_read(&self, name: &BlobName, offset: u64, most: usize) -> Result<Bytes, HostError> {
@@ -109,7 +122,9 @@ impl Host for ModuleHost {
     }
 
     async fn blob_delete(&self, name: &BlobName) -> Result<(), HostError> {
-        self.disk.delete(self.module, name).await
+        self.disk.delete(self.module, name).await?;
+        self.space.blob_deleted();
+        Ok(())
     }
 
     async fn blob_list(&self, after: Option<&BlobName>) -> Result<Vec<BlobName>, HostError> {
@@ -144,6 +159,10 @@ impl Host for ModuleHost {
 
     fn set_timer(&self, timer: TimerId, at: openred_module::UnixMillis) {
         self.timers.set(self.module, timer, UnixMillis(at));
+    }
+
+    fn set_full(&self, detail: Option<String>) {
+        self.space.module_full(self.module, detail);
     }
 
     fn audit(&self, event: AuditEvent) {

@@ -106,6 +106,7 @@ impl PeerCaller for EchoPeer {
 
 struct Bench {
     modules: Arc<Modules>,
+    health: Arc<Health>,
     _directory: tempfile::TempDir,
     _threads: (StoreThread, DiskThread),
 }
@@ -114,10 +115,11 @@ async fn bench(most_blobs: u64) -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let (store, store_thread) = Store::open(directory.path(), 0).unwrap();
     let (disk, disk_thread) = open_disk(directory.path(), most_blobs).unwrap();
-    let parts = Parts { me: ME, store, disk, peers: Arc::new(EchoPeer) };
+    let health = Arc::new(Health::default());
+    let parts = Parts { me: ME, store, disk, peers: Arc::new(EchoPeer), health: Arc::clone(&health) };
     let modules = Modules::new(&parts, vec![(Instance::load(Trial).unwrap(), Secret::new([5; 32]))]);
-    modules.start(&Health::default()).await;
-    Bench { modules, _directory: directory, _threads: (store_thread, disk_thread) }
+    modules.start(&health).await;
+    Bench { modules, health, _directory: directory, _threads: (store_thread, disk_thread) }
 }
 
 fn head(method: &str, path: &str) -> RequestHead {
@@ -154,6 +156,7 @@ fn blobs_beyond_the_quota_are_refused_as_full() {
         let bench = bench(100_000).await;
         assert_eq!(bench.operator("POST", "/blob", vec![1; 90_000]).await.0, 200);
         assert_eq!(bench.operator("POST", "/blob", vec![1; 110_000]).await.0, 507);
+        assert_eq!(bench.health.report()[0].code, "blobs.full");
     });
 }
 
