@@ -27,6 +27,17 @@ fn two_nodes_link_talk_and_agree_on_what_they_proved() {
     wait_for("both messages", || Ok((inbox(&bob)? == ["from alice"] && inbox(&alice)? == ["from bob"]).then_some(())))
         .unwrap();
 
+    let shown = bob.cli(&["inbox", "--all"]).unwrap().json().unwrap();
+    let number = shown["messages"][0]["sequence"].to_string();
+    assert_eq!(bob.cli(&["inbox", "--delete", &number, "999999"]).unwrap().code, 9, "one of two was there");
+    assert!(inbox(&bob).unwrap().is_empty());
+    alice.cli(&["send", &bob.id, "again"]).unwrap().ok().unwrap();
+    wait_for("another message", || Ok((inbox(&bob)? == ["again"]).then_some(()))).unwrap();
+    let deleted = bob.cli(&["inbox", "--delete", "--from", &alice.id]).unwrap().json().unwrap();
+    assert_eq!(deleted["deleted"], 1);
+    assert!(inbox(&bob).unwrap().is_empty());
+    assert_eq!(bob.cli(&["inbox", "--delete"]).unwrap().code, 2, "of whom, or which?");
+
     let content: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
     let (path, out) = (world.path().join("file"), world.path().join("out"));
     fs::write(&path, &content).unwrap();
@@ -46,7 +57,7 @@ fn an_incoming_offer_waits_for_the_operator_by_default() {
     bob.up().unwrap();
     openred_tests::world::registered(&alice).unwrap();
     openred_tests::world::registered(&bob).unwrap();
-    alice.cli(&["link", "request", &bob.id]).unwrap().ok().unwrap();
+    alice.cli(&["link", "request", &bob.id, "--wait", "0"]).unwrap().ok().unwrap();
     wait_for("the waiting offer", || Ok((link_with(&bob, &alice.id)?["state"] == "waiting").then_some(()))).unwrap();
     assert_ne!(alice.cli(&["peers", "ping", &bob.id, "--count", "1"]).unwrap().code, 0, "no session before a link");
     bob.cli(&["link", "accept", &alice.id]).unwrap().ok().unwrap();

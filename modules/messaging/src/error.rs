@@ -4,6 +4,9 @@ use openred_module::{HostError, ModuleError, Status};
 
 use crate::record::FormError;
 
+/// The code by which a receiver without room tells the sender so.
+pub(crate) const INBOX_FULL: &str = "inbox-full";
+
 /// Split by who is to blame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MessagingError {
@@ -25,6 +28,9 @@ pub(crate) enum MessagingError {
     /// Misuse: the content type is too long or not printable.
     #[error("the content type is not a media type")]
     BadContentType,
+    /// Local: no more of that peer's messages are kept, or of anybody's.
+    #[error("the inbox is full")]
+    InboxFull,
     /// Local: too many messages wait for that peer.
     #[error("{limit} messages already wait for that peer")]
     QueueFull {
@@ -48,6 +54,7 @@ impl From<MessagingError> for ModuleError {
             MessagingError::NotLinked => (Status::NotFound, "peer-not-linked"),
             MessagingError::Empty => (Status::BadRequest, "empty-message"),
             MessagingError::BadContentType => (Status::BadRequest, "bad-content-type"),
+            MessagingError::InboxFull => (Status::TooMany, INBOX_FULL),
             MessagingError::QueueFull { .. } => (Status::TooMany, "outbox-full"),
             MessagingError::Host(error) => return error.into(),
             MessagingError::BadRow => (Status::Internal, "bad-row"),

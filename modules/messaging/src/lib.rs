@@ -5,13 +5,17 @@
 //! acknowledges; then the sender takes it off its queue. Whatever is cut short in between is repeated with the same
 //! message id and recognised by it. Messages to one peer leave in the order in which they were sent.
 //!
-//! Files: [`record`] is the form of a message at rest and on the wire, [`store`] the rows and their transactions,
-//! [`queue`] delivery and back-off, [`operator`] the operator's routes and their JSON.
+//! What a peer may fill is bounded: beyond it, its messages are refused and wait at the sender until there is room.
+//!
+//! Files: [`record`] is the form of a message at rest and on the wire, [`store`] the rows and their transactions, [`keep`]
+//! bounds and deletion, [`queue`] delivery and back-off, [`operator`] the operator's routes, [`document`] their JSON.
 //!
 //! It does not encrypt (sessions do) and never logs a text or a name.
 #![forbid(unsafe_code)]
 
+mod document;
 mod error;
+mod keep;
 mod operator;
 mod queue;
 mod record;
@@ -21,7 +25,10 @@ use std::sync::Arc;
 
 use openred_module::{Context, Event, Manifest, Method, Module, ModuleError, Request, Response, Routes, async_trait};
 
-pub use operator::{InboxQuery, MarkRead, MessageView, Page, Peers, QueuedView, Sent, Summary};
+pub use document::{
+    ConversationsQuery, Delete, Deleted, InboxQuery, MarkRead, MessageView, Page, Peers, QueuedView, Sent, Summary,
+};
+pub use keep::{DELETED_IDS, INBOX_BYTES, MESSAGE_COST, PEER_BYTES, PEER_MESSAGES};
 pub use record::{MESSAGE_CONTENT_TYPE, TEXT_LIMIT};
 
 use crate::record::ENVELOPE_LIMIT;
@@ -34,6 +41,7 @@ const QUERY_LIMIT: u64 = 64 * 1024;
 pub struct Messaging {
     store: store::Writers,
     queue: queue::Queue,
+    full: keep::FullPeers,
 }
 
 #[async_trait]
@@ -51,8 +59,10 @@ impl Module for Messaging {
         routes.operator(Method::Get, "/inbox", 0, Self::inbox);
         routes.operator(Method::Post, "/inbox", QUERY_LIMIT, Self::query_inbox);
         routes.operator(Method::Post, "/read", QUERY_LIMIT, Self::mark_read);
+        routes.operator(Method::Post, "/delete", QUERY_LIMIT, Self::delete);
         routes.operator(Method::Get, "/outbox", 0, Self::outbox);
         routes.operator(Method::Get, "/conversations", 0, Self::conversations);
+        routes.operator(Method::Post, "/conversations", QUERY_LIMIT, Self::query_conversations);
         routes.operator(Method::Post, "/conversations/{peer}", QUERY_LIMIT, Self::conversation);
         routes.peer(Method::Post, "/deliver", ENVELOPE_LIMIT as u64, Self::receive);
     }
@@ -78,7 +88,13 @@ impl Messaging {
         let peer = request.peer()?;
         let bytes = request.body.collect(ENVELOPE_LIMIT).await?;
         let envelope = record::Envelope::decode(&bytes).map_err(error::MessagingError::from)?;
-        let outcome = self.store.receive(&context, peer, envelope).await?;
-        Response::json(openred_module::Status::Ok, &outcome)
+        let cost = keep::cost(&envelope);
+        let outcome = self.store.receive(&context, peer, envelope).await;
+        match &outcome {
+            Err(error::MessagingError::InboxFull) => self.full.refused(&context, peer, cost),
+            Ok(_) => self.full.taken(&context, peer),
+            Err(_) => {}
+        }
+        Response::json(openred_module::Status::Ok, &outcome?)
     }
 }

@@ -1,146 +1,30 @@
-//! The operator's routes: sending, reading, conversations. JSON in and out, each document with its version `v`.
+//! The operator's routes: sending, reading, deleting, conversations.
 
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use openred_module::{Context, ModuleError, NodeId, Request, Response, Scan, Status};
-use serde::{Deserialize, Serialize};
+use openred_module::{Context, ModuleError, NodeId, Request, Response, SCAN_LIMIT, Scan, Status};
 
 use crate::Messaging;
+use crate::document::{
+    ConversationsQuery, Delete, Deleted, InboxQuery, MarkRead, MessageView, Page, Peers, QueuedView, Sent, Summary,
+};
 use crate::error::MessagingError;
+use crate::keep::TOGETHER;
 use crate::record::{Envelope, TEXT_LIMIT, VERSION, is_content_type};
 use crate::store::{self, Conversation, Ended, Sequence, Stored};
 
 /// Messages on one page if the operator names no number, and at most.
 const PAGE: usize = 100;
-/// Most messages marked as read by one order.
-const MARK_LIMIT: usize = 1000;
+/// Most messages marked as read, or deleted, by one order.
+const ORDER_LIMIT: usize = 1000;
 /// A page ends once its contents pass this, so that an answer stays a document.
 const PAGE_BYTES: usize = 512 * 1024;
 /// Rows looked at for one page; a filter that matches little ends the page with a cursor instead of reading all.
 const PAGE_ROWS: usize = 2000;
 /// What a message is if nobody says: text.
 const DEFAULT_CONTENT_TYPE: &str = "text/plain; charset=utf-8";
-
-/// The answer to `POST /send/{peer}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sent {
-    /// Version of this document.
-    pub v: u32,
-    /// The message's id, in hexadecimal.
-    pub id: String,
-    /// Its position in this node's log of messages.
-    pub sequence: u64,
-    /// `delivered`: the peer has it durably. `queued`: this node has it durably and goes on trying. `refused`: the peer will not take it.
-    pub state: String,
-    /// The peer's code, if it refused.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub refused: Option<String>,
-}
-
-/// The body of `POST /inbox` and `POST /conversations/{peer}`; every field may be left out.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct InboxQuery {
-    /// Version of this document; 0 counts as the present one.
-    pub v: u32,
-    /// Only messages after this sequence: the `next` of the page before.
-    pub after: u64,
-    /// At most so many (up to 100).
-    pub limit: Option<usize>,
-    /// Only unread ones.
-    pub unread: bool,
-    /// Only those that arrived at or after this time (Unix milliseconds, this node's clock).
-    pub since: u64,
-    /// Only from this peer (did:key).
-    pub peer: Option<String>,
-}
-
-/// One message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MessageView {
-    /// Position in this node's log of messages.
-    pub sequence: u64,
-    /// `in` or `out`.
-    pub direction: String,
-    /// The message's id.
-    pub id: String,
-    /// The other node (did:key).
-    pub peer: String,
-    /// When this node stored it.
-    pub at: u64,
-    /// When it was sent, by the sender's clock.
-    pub sent_at: u64,
-    /// Media type.
-    pub content_type: String,
-    /// The content, if it is text.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub text: Option<String>,
-    /// The content in base64, if it is not.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub data: Option<String>,
-    /// For a received one: `unread` or `read`; for a sent one: `queued`, `delivered` or `refused`.
-    pub state: String,
-}
-
-/// A page of messages.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Page {
-    /// Version of this document.
-    pub v: u32,
-    /// In order of arrival.
-    pub messages: Vec<MessageView>,
-    /// Where the next page begins (`after`).
-    pub next: u64,
-    /// Whether there may be more.
-    pub more: bool,
-}
-
-/// The body of `POST /read`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MarkRead {
-    /// Version of this document.
-    pub v: u32,
-    /// Which received messages.
-    pub sequences: Vec<u64>,
-}
-
-/// One conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Summary {
-    /// The other node (did:key).
-    pub peer: String,
-    /// Messages received from it.
-    pub received: u64,
-    /// Messages sent to it.
-    pub sent: u64,
-    /// Of those received, not yet read.
-    pub unread: u64,
-    /// Of those sent, not yet delivered.
-    pub waiting: u64,
-    /// When the last one was stored.
-    pub last_at: u64,
-}
-
-/// All conversations.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Peers {
-    /// Version of this document.
-    pub v: u32,
-    /// In order of node ids.
-    pub conversations: Vec<Summary>,
-}
-
-/// A message that waits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QueuedView {
-    /// Position in this node's log of messages.
-    pub sequence: u64,
-    /// For whom (did:key).
-    pub peer: String,
-}
 
 fn parse_peer(text: &str) -> Result<NodeId, ModuleError> {
     text.parse().map_err(|_| MessagingError::BadPeer.into())
@@ -172,8 +56,11 @@ impl Messaging {
         }
         let end: Option<Ended> = context.get_json(store::ended(sequence)).await?;
         let state = sent_state(end.as_ref()).to_owned();
+        let delay = if end.is_none() { self.queue.delay(peer, context.now()) } else { None };
         let refused = end.and_then(|end| end.refused);
-        Response::json(Status::Ok, &Sent { v: VERSION, id: hex::encode(id), sequence, state, refused })
+        let (waiting, detail) = delay.map(|delay| (delay.code().to_owned(), delay.to_string())).unzip();
+        let sent = Sent { v: VERSION, id: hex::encode(id), sequence, state, refused, waiting, detail };
+        Response::json(Status::Ok, &sent)
     }
 
     pub(crate) async fn inbox(self: Arc<Self>, context: Context, _: Request) -> Result<Response, ModuleError> {
@@ -209,9 +96,7 @@ impl Messaging {
     ) -> Result<Response, ModuleError> {
         let order: MarkRead = request.json().await?;
         check_version(order.v)?;
-        if order.sequences.len() > MARK_LIMIT {
-            return Err(ModuleError::bad_request("too-many", format!("at most {MARK_LIMIT} at once")));
-        }
+        check_count(&order.sequences)?;
         let mut marked = 0_usize;
         for sequence in order.sequences {
             marked += usize::from(self.store.mark_read(&context, sequence).await?);
@@ -219,26 +104,75 @@ impl Messaging {
         Response::json(Status::Ok, &serde_json::json!({ "v": VERSION, "marked": marked }))
     }
 
+    pub(crate) async fn delete(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
+        let mut order: Delete = request.json().await?;
+        check_version(order.v)?;
+        check_count(&order.sequences)?;
+        let peer = order.peer.as_deref().map(parse_peer).transpose()?;
+        let mut deleted = 0;
+        match (peer, order.sequences.is_empty()) {
+            (None, true) => return Err(ModuleError::bad_request("nothing-named", "name messages or a peer")),
+            (Some(peer), true) => deleted = self.store.delete_all(&context, &peer).await?,
+            (only, false) => {
+                // Twice named is still one message.
+                order.sequences.sort_unstable();
+                order.sequences.dedup();
+                for some in order.sequences.chunks(TOGETHER) {
+                    deleted += self.store.delete(&context, only.as_ref(), some).await?;
+                }
+            }
+        }
+        self.full.look_again(&context).await?;
+        Response::json(Status::Ok, &Deleted { v: VERSION, deleted })
+    }
+
     pub(crate) async fn outbox(self: Arc<Self>, context: Context, _: Request) -> Result<Response, ModuleError> {
         let rows = context.scan(Scan::prefix("q/")).await?;
         let view = |(key, _): &(bytes::Bytes, bytes::Bytes)| {
-            Ok(QueuedView { sequence: store::sequence_of(key)?, peer: store::peer_of(key)?.to_string() })
+            let peer = store::peer_of(key)?;
+            let waiting = self.queue.delay(peer, context.now()).map(|delay| delay.code().to_owned());
+            Ok(QueuedView { sequence: store::sequence_of(key)?, peer: peer.to_string(), waiting })
         };
         let queued = rows.rows.iter().map(view).collect::<Result<Vec<_>, MessagingError>>()?;
         Response::json(Status::Ok, &serde_json::json!({ "v": VERSION, "queued": queued, "more": rows.more }))
     }
 
     pub(crate) async fn conversations(self: Arc<Self>, context: Context, _: Request) -> Result<Response, ModuleError> {
-        let rows = context.scan(Scan::prefix("c/")).await?;
-        let mut conversations = Vec::with_capacity(rows.rows.len());
-        for (key, row) in &rows.rows {
-            let conversation: Conversation = serde_json::from_slice(row).map_err(|_| MessagingError::BadRow)?;
-            let Conversation { received, sent, unread, waiting, last_at } = conversation;
-            let peer = store::peer_of(key)?.to_string();
-            conversations.push(Summary { peer, received, sent, unread, waiting, last_at });
-        }
-        Response::json(Status::Ok, &Peers { v: VERSION, conversations })
+        Response::json(Status::Ok, &conversations(&context, &ConversationsQuery::default()).await?)
     }
+
+    pub(crate) async fn query_conversations(
+        self: Arc<Self>,
+        context: Context,
+        request: Request,
+    ) -> Result<Response, ModuleError> {
+        let query: ConversationsQuery = request.json().await?;
+        check_version(query.v)?;
+        Response::json(Status::Ok, &conversations(&context, &query).await?)
+    }
+}
+
+async fn conversations(context: &Context, query: &ConversationsQuery) -> Result<Peers, ModuleError> {
+    let after = query.after.as_deref().map(parse_peer).transpose()?.map(|peer| store::summary(&peer));
+    let limit = query.limit.unwrap_or(SCAN_LIMIT).clamp(1, SCAN_LIMIT);
+    let rows = context.scan(Scan::prefix("c/").after(after).limit(limit)).await?;
+    let mut conversations = Vec::with_capacity(rows.rows.len());
+    for (key, row) in &rows.rows {
+        let conversation: Conversation = serde_json::from_slice(row).map_err(|_| MessagingError::BadRow)?;
+        let Conversation { received, sent, unread, waiting, last_at, kept, .. } = conversation;
+        let peer = store::peer_of(key)?.to_string();
+        let (kept, kept_bytes) = (kept.messages, kept.bytes);
+        conversations.push(Summary { peer, received, sent, kept, kept_bytes, unread, waiting, last_at });
+    }
+    let next = conversations.last().filter(|_| rows.more).map(|last| last.peer.clone());
+    Ok(Peers { v: VERSION, conversations, next, more: rows.more })
+}
+
+fn check_count(sequences: &[Sequence]) -> Result<(), ModuleError> {
+    if sequences.len() <= ORDER_LIMIT {
+        return Ok(());
+    }
+    Err(ModuleError::bad_request("too-many", format!("at most {ORDER_LIMIT} at once")))
 }
 
 fn check_version(version: u32) -> Result<(), ModuleError> {
@@ -290,7 +224,8 @@ async fn page(context: &Context, query: &InboxQuery, source: &Source) -> Result<
             page.next = store::sequence_of(key)?;
             looked += 1;
             let outgoing = matches!(source, Source::Conversation(_)) && row.as_ref() == b"o";
-            let stored = load(context, page.next, outgoing).await?;
+            // Deleted since the keys were read.
+            let Some(stored) = load(context, page.next, outgoing).await? else { continue };
             if only.is_some_and(|peer| peer != stored.peer) || stored.at < query.since {
                 continue;
             }
@@ -304,10 +239,10 @@ async fn page(context: &Context, query: &InboxQuery, source: &Source) -> Result<
     Ok(page)
 }
 
-async fn load(context: &Context, sequence: Sequence, outgoing: bool) -> Result<Stored, ModuleError> {
+async fn load(context: &Context, sequence: Sequence, outgoing: bool) -> Result<Option<Stored>, ModuleError> {
     let key = if outgoing { store::outgoing(sequence) } else { store::incoming(sequence) };
-    let row = context.get(key).await?.ok_or(MessagingError::BadRow)?;
-    Ok(Stored::decode(&row)?)
+    let row = context.get(key).await?;
+    Ok(row.as_ref().map(Stored::decode).transpose()?)
 }
 
 async fn view(

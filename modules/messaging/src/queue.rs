@@ -8,11 +8,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use futures_util::StreamExt;
-use openred_module::{Body, Context, NodeId, PeerError, PeerRequest, Response, Status, TimerId, UnixMillis};
+use openred_module::{
+    Body, Context, ModuleError, NodeId, PeerError, PeerRequest, Response, Status, TimerId, UnixMillis,
+};
 use serde::Deserialize;
 
 use crate::Messaging;
-use crate::error::MessagingError;
+use crate::error::{INBOX_FULL, MessagingError};
 use crate::record::MESSAGE_CONTENT_TYPE;
 use crate::store::{self, Receipt, Sequence, Stored};
 
@@ -42,6 +44,48 @@ const CODE_LIMIT: usize = 64;
 struct Rest {
     failures: u32,
     until: UnixMillis,
+    /// What the last failure was.
+    delay: Option<Delay>,
+}
+
+/// Why messages to a peer wait, as its last delivery ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Delay {
+    /// Carrier: no answer.
+    #[error("{0}")]
+    Peer(#[from] PeerError),
+    /// Peer: it keeps no more of this node's messages until its operator makes room.
+    #[error("the peer's inbox is full")]
+    InboxFull,
+    /// Peer: it has no space.
+    #[error("the peer's disk is full")]
+    DiskFull,
+    /// Peer: another trouble of its own.
+    #[error("the peer cannot take it now (status {status})")]
+    Troubled {
+        /// Its status.
+        status: u16,
+    },
+    /// Peer: an answer that is no receipt for this message.
+    #[error("the peer's receipt did not come")]
+    NoReceipt,
+    /// Local: the node's store.
+    #[error("this node could not note the delivery")]
+    Local,
+}
+
+impl Delay {
+    /// Stable name in kebab case.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::Peer(error) => ModuleError::from(error).code,
+            Self::InboxFull => "peer-inbox-full",
+            Self::DiskFull => "peer-disk-full",
+            Self::Troubled { .. } => "peer-troubled",
+            Self::NoReceipt => "peer-no-receipt",
+            Self::Local => "delivery-not-noted",
+        }
+    }
 }
 
 #[derive(Default)]
@@ -64,7 +108,7 @@ enum Attempt {
     /// The peer will never take it.
     Refused(String),
     /// It may work later.
-    Later,
+    Later(Delay),
 }
 
 impl Queue {
@@ -85,11 +129,17 @@ impl Queue {
         self.lane(peer, now, |lane| lane.rest = Rest::default());
     }
 
-    fn failed(&self, context: &Context, peer: NodeId) {
+    /// Why messages to this peer wait, if the last delivery failed.
+    pub(crate) fn delay(&self, peer: NodeId, now: UnixMillis) -> Option<Delay> {
+        self.lane(peer, now, |lane| lane.rest.delay)
+    }
+
+    fn failed(&self, context: &Context, peer: NodeId, delay: Delay) {
         let now = context.now();
         let until = self.lane(peer, now, |lane| {
             let length = FIRST_REST.saturating_mul(1 << lane.rest.failures.min(16)).min(LONGEST_REST);
-            lane.rest = Rest { failures: lane.rest.failures.saturating_add(1), until: now + length };
+            let failures = lane.rest.failures.saturating_add(1);
+            lane.rest = Rest { failures, until: now + length, delay: Some(delay) };
             lane.rest.until
         });
         self.wake(context, until);
@@ -159,7 +209,7 @@ impl Messaging {
                 Ok(false) => return,
                 Err(error) => {
                     tracing::warn!(%error, "a delivery could not be noted; trying again");
-                    self.queue.failed(context, peer);
+                    self.queue.failed(context, peer, Delay::Local);
                 }
             }
         }
@@ -172,8 +222,8 @@ impl Messaging {
             let refused = match attempt(context, peer, *sequence).await? {
                 Attempt::Delivered => None,
                 Attempt::Refused(code) => Some(code),
-                Attempt::Later => {
-                    self.queue.failed(context, peer);
+                Attempt::Later(delay) => {
+                    self.queue.failed(context, peer, delay);
                     return Ok(false);
                 }
             };
@@ -198,14 +248,10 @@ async fn attempt(context: &Context, peer: NodeId, sequence: Sequence) -> Result<
     match context.peer_request(peer, request).await {
         Ok(response) => Ok(judge(response, &hex::encode(envelope.id)).await),
         Err(error) => {
-            note_failure(error);
-            Ok(Attempt::Later)
+            tracing::debug!(%error, "a message waits");
+            Ok(Attempt::Later(error.into()))
         }
     }
-}
-
-fn note_failure(error: PeerError) {
-    tracing::debug!(%error, "a message waits");
 }
 
 /// Only a receipt for this very message counts as delivered. Only refusals that cannot change count as final.
@@ -215,19 +261,25 @@ async fn judge(response: Response, id: &str) -> Attempt {
         code: String,
     }
     let status = response.status;
-    let Ok(answer) = response.body.collect(ANSWER_LIMIT).await else { return Attempt::Later };
+    let Ok(answer) = response.body.collect(ANSWER_LIMIT).await else { return Attempt::Later(Delay::NoReceipt) };
     if status.is_success() {
         return match serde_json::from_slice::<Receipt>(&answer) {
             Ok(receipt) if receipt.id == id => Attempt::Delivered,
-            _ => Attempt::Later,
+            _ => Attempt::Later(Delay::NoReceipt),
         };
     }
+    let refusal = serde_json::from_slice::<Refusal>(&answer);
+    let later = |status: Status| Attempt::Later(Delay::Troubled { status: status.code() });
     if !matches!(status, Status::BadRequest | Status::Conflict | Status::TooLarge) {
-        return Attempt::Later;
+        return match (status, refusal) {
+            (Status::InsufficientStorage, _) => Attempt::Later(Delay::DiskFull),
+            (Status::TooMany, Ok(refusal)) if refusal.code == INBOX_FULL => Attempt::Later(Delay::InboxFull),
+            _ => later(status),
+        };
     }
-    match serde_json::from_slice::<Refusal>(&answer) {
+    match refusal {
         // A body that was cut on its way is no verdict on the message.
-        Ok(refusal) if refusal.code.starts_with("body-") && status == Status::BadRequest => Attempt::Later,
+        Ok(refusal) if refusal.code.starts_with("body-") && status == Status::BadRequest => later(status),
         Ok(refusal) if refusal.code.len() <= CODE_LIMIT && refusal.code.is_ascii() => Attempt::Refused(refusal.code),
         _ => Attempt::Refused("refused".to_owned()),
     }

@@ -11,7 +11,9 @@
 //! | `e/` seq | how a sent message ended: JSON [`Ended`] |
 //! | `k/` peer id | a sent message's id: its sequence |
 //! | `s/` peer id | a received message's id: its sequence |
+//! | `d/` peer seq | a received message that was deleted: its id, remembered for a while |
 //! | `c/` peer | summary of the conversation: JSON [`Conversation`] |
+//! | `t` | what is kept of all peers together: JSON [`Kept`] |
 //!
 //! `seq` is 8 bytes big-endian, given inside the transaction that stores the message: so a reader that has seen sequence
 //! n never finds a lower one appear later, and a cursor misses nothing.
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::error::MessagingError;
+use crate::keep::{self, Kept};
 use crate::record::{Envelope, MessageId, VERSION};
 
 type Result<T> = std::result::Result<T, MessagingError>;
@@ -29,7 +32,10 @@ type Result<T> = std::result::Result<T, MessagingError>;
 /// Most messages that wait for one peer: at 256 KiB each no more than 256 MiB.
 pub(crate) const QUEUE_LIMIT: usize = 1000;
 /// How often a transaction is tried again after another writer came first. Writers queue on one lock, so once is the rule.
-const ATTEMPTS: usize = 8;
+pub(crate) const ATTEMPTS: usize = 8;
+
+/// Key of what is kept of all peers together.
+const ALL_KEPT: &str = "t";
 
 /// Position of a message in this node's log of messages.
 pub(crate) type Sequence = u64;
@@ -58,6 +64,12 @@ pub(crate) struct Conversation {
     pub(crate) unread: u64,
     pub(crate) waiting: u64,
     pub(crate) last_at: UnixMillis,
+    /// Received messages that are still here.
+    #[serde(default)]
+    pub(crate) kept: Kept,
+    /// Ids of deleted ones that are remembered.
+    #[serde(default)]
+    pub(crate) deleted: u64,
 }
 
 /// What the receiver tells the sender.
@@ -104,15 +116,18 @@ pub(crate) fn conversation(peer: &NodeId, sequence: Option<Sequence>) -> Bytes {
 pub(crate) fn queued(peer: &NodeId, sequence: Option<Sequence>) -> Bytes {
     numbered(b"q/", Some(peer), sequence)
 }
-fn summary(peer: &NodeId) -> Bytes {
+pub(crate) fn summary(peer: &NodeId) -> Bytes {
     numbered(b"c/", Some(peer), None)
+}
+pub(crate) fn deleted(peer: &NodeId, sequence: Option<Sequence>) -> Bytes {
+    numbered(b"d/", Some(peer), sequence)
 }
 fn named(prefix: &[u8], peer: &NodeId, id: &MessageId) -> Bytes {
     let mut key = BytesMut::from(&numbered(prefix, Some(peer), None)[..]);
     key.put_slice(id);
     key.freeze()
 }
-fn seen(peer: &NodeId, id: &MessageId) -> Bytes {
+pub(crate) fn seen(peer: &NodeId, id: &MessageId) -> Bytes {
     named(b"s/", peer, id)
 }
 fn given(peer: &NodeId, id: &MessageId) -> Bytes {
@@ -148,13 +163,13 @@ impl Stored {
 }
 
 /// A change under construction: what was read, and must still be so when it is written.
-struct Change<'a> {
-    context: &'a Context,
+pub(crate) struct Change<'a> {
+    pub(crate) context: &'a Context,
     batch: Batch,
 }
 
 impl<'a> Change<'a> {
-    fn new(context: &'a Context) -> Self {
+    pub(crate) fn new(context: &'a Context) -> Self {
         Self { context, batch: Batch::new() }
     }
 
@@ -167,7 +182,7 @@ impl<'a> Change<'a> {
         Ok(next)
     }
 
-    async fn summarise(&mut self, peer: &NodeId, change: impl FnOnce(&mut Conversation)) -> Result<()> {
+    pub(crate) async fn summarise(&mut self, peer: &NodeId, change: impl FnOnce(&mut Conversation)) -> Result<()> {
         let key = summary(peer);
         let row = self.context.get(key.clone()).await?;
         let mut conversation = match &row {
@@ -181,16 +196,37 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    fn put(&mut self, key: Bytes, value: impl Into<Bytes>) {
+    pub(crate) async fn count_in_all(&mut self, change: impl FnOnce(&mut Kept)) -> Result<()> {
+        let row = self.context.get(ALL_KEPT).await?;
+        let mut kept = match &row {
+            Some(row) => serde_json::from_slice(row).map_err(|_| MessagingError::BadRow)?,
+            None => Kept::default(),
+        };
+        change(&mut kept);
+        let value = serde_json::to_vec(&kept).map_err(|_| MessagingError::BadRow)?;
+        let batch = std::mem::take(&mut self.batch);
+        self.batch = batch.expect(ALL_KEPT, row).put(ALL_KEPT, value);
+        Ok(())
+    }
+
+    pub(crate) fn put(&mut self, key: Bytes, value: impl Into<Bytes>) {
         self.batch.put.push((key, value.into()));
     }
 
-    async fn commit(self) -> Result<Committed> {
+    pub(crate) fn delete(&mut self, key: Bytes) {
+        self.batch.delete.push(key);
+    }
+
+    pub(crate) async fn commit(self) -> Result<Committed> {
         Ok(self.context.apply(self.batch).await?)
     }
 }
 
 impl Writers {
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.lock().await
+    }
+
     /// Stores a message to be sent: durable, in the conversation and on the queue when this returns. An id that was stored
     /// before is the same message, whatever became of it since.
     pub(crate) async fn enqueue(&self, context: &Context, peer: NodeId, envelope: Envelope) -> Result<Sequence> {
@@ -249,20 +285,26 @@ impl Writers {
         Err(HostError::Storage.into())
     }
 
-    /// Stores a received message and its id together. The receipt exists only once both are durable.
+    /// Stores a received message and its id together, if there is room. The receipt exists only once both are durable.
     pub(crate) async fn receive(&self, context: &Context, peer: NodeId, envelope: Envelope) -> Result<Receipt> {
         let _turn = self.0.lock().await;
         let id = envelope.id;
         let receipt = |duplicate| Receipt { v: VERSION, id: hex::encode(id), duplicate };
         let stored = Stored { peer, at: context.now(), envelope };
+        let cost = keep::cost(&stored.envelope);
         for _ in 0..ATTEMPTS {
             if let Some(row) = context.get(seen(&peer, &id)).await? {
-                let earlier = context.get(incoming(sequence_of(&row)?)).await?.ok_or(MessagingError::BadRow)?;
+                // Deleted since: its sender has to hear that it came, or would try for ever.
+                let Some(earlier) = context.get(incoming(sequence_of(&row)?)).await? else { return Ok(receipt(true)) };
                 // An id names one message for good: other content under it is the peer's fault, not a retry.
                 if Stored::decode(&earlier)?.envelope != stored.envelope {
                     return Err(MessagingError::PeerIdReused);
                 }
                 return Ok(receipt(true));
+            }
+            let kept = conversation_of(context, &peer).await?.kept;
+            if !keep::has_room(kept, kept_in_all(context).await?, cost) {
+                return Err(MessagingError::InboxFull);
             }
             let mut change = Change::new(context);
             change.batch = Batch::new().expect(seen(&peer, &id), None);
@@ -275,8 +317,10 @@ impl Writers {
                 conversation.received += 1;
                 conversation.unread += 1;
                 conversation.last_at = stored.at;
+                conversation.kept.add(cost);
             };
             change.summarise(&peer, count).await?;
+            change.count_in_all(|kept| kept.add(cost)).await?;
             if change.commit().await? == Committed::Yes {
                 return Ok(receipt(false));
             }
@@ -307,6 +351,16 @@ impl Writers {
 /// The summary of a conversation; an empty one if there is none.
 pub(crate) async fn conversation_of(context: &Context, peer: &NodeId) -> Result<Conversation> {
     Ok(context.get_json(summary(peer)).await?.unwrap_or_default())
+}
+
+/// What is kept of all peers together.
+pub(crate) async fn kept_in_all(context: &Context) -> Result<Kept> {
+    Ok(context.get_json(ALL_KEPT).await?.unwrap_or_default())
+}
+
+/// The last sequence given.
+pub(crate) async fn last_sequence(context: &Context) -> Result<Sequence> {
+    context.get("n").await?.as_deref().map_or(Ok(0), sequence_of)
 }
 
 /// The oldest messages that wait for a peer.

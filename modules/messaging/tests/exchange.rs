@@ -1,7 +1,10 @@
 //! Two nodes with the messaging module, in virtual time: what is acknowledged is there once, whatever goes wrong between.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use openred_messaging::{InboxQuery, MESSAGE_CONTENT_TYPE, Messaging, Page, Peers, Sent, TEXT_LIMIT};
+use openred_messaging::{
+    ConversationsQuery, DELETED_IDS, Delete, Deleted, InboxQuery, MESSAGE_CONTENT_TYPE, MESSAGE_COST, Messaging,
+    PEER_BYTES, PEER_MESSAGES, Page, Peers, Sent, TEXT_LIMIT,
+};
 use openred_module::{Body, Event, Fault, NodeId, PeerRequest, Response, Status, TestHost, link};
 use serde::de::DeserializeOwned;
 
@@ -45,6 +48,30 @@ async fn query(host: &TestHost, path: &str, query: &InboxQuery) -> Page {
 async fn texts(host: &TestHost) -> Vec<String> {
     let page: Page = ok(host.operator(PeerRequest::get("/inbox")).await).await;
     page.messages.into_iter().map(|message| message.text.unwrap()).collect()
+}
+
+fn large_request(to: NodeId) -> PeerRequest {
+    PeerRequest::post(format!("/send/{to}"), "application/octet-stream", Body::whole(vec![0xff; TEXT_LIMIT]))
+}
+
+async fn delete(host: &TestHost, sequences: &[u64], peer: Option<NodeId>) -> u64 {
+    let peer = peer.map(|peer| peer.to_string());
+    let order = serde_json::to_vec(&Delete { v: 1, sequences: sequences.to_vec(), peer }).unwrap();
+    let request = PeerRequest::post("/delete", "application/json", Body::whole(order));
+    ok::<Deleted>(host.operator(request).await).await.deleted
+}
+
+async fn conversations(host: &TestHost) -> Peers {
+    ok(host.operator(PeerRequest::get("/conversations")).await).await
+}
+
+/// A message as a peer puts it on the wire, under this id.
+fn delivery(id: u64, text: &str) -> PeerRequest {
+    let head = format!(r#"{{"v":1,"id":"{id:032x}","sent_at":1,"content_type":"text/plain"}}"#);
+    let mut bytes = u32::try_from(head.len()).unwrap().to_be_bytes().to_vec();
+    bytes.extend_from_slice(head.as_bytes());
+    bytes.extend_from_slice(text.as_bytes());
+    PeerRequest::post("/deliver", MESSAGE_CONTENT_TYPE, Body::whole(bytes))
 }
 
 #[tokio::test]
@@ -106,7 +133,8 @@ async fn faults_of_every_kind_end_in_one_copy_in_order() {
 async fn an_offline_peer_gets_it_when_it_comes_back_and_after_a_restart_of_the_sender() {
     let (alice, bob) = pair().await;
     bob.set_offline(true);
-    assert_eq!(send(&alice, &bob, "later").await.state, "queued");
+    let sent = send(&alice, &bob, "later").await;
+    assert_eq!((sent.state.as_str(), sent.waiting.as_deref()), ("queued", Some("peer-unreachable")));
     alice.advance(HOUR).await;
     let tried = alice.requests();
     assert!((8..60).contains(&tried), "an hour of back-off made {tried} attempts");
@@ -138,7 +166,8 @@ async fn what_was_acknowledged_survives_a_power_cut() {
 async fn a_full_disk_at_the_receiver_only_delays() {
     let (alice, bob) = pair().await;
     bob.set_full(true);
-    assert_eq!(send(&alice, &bob, "room?").await.state, "queued");
+    let sent = send(&alice, &bob, "room?").await;
+    assert_eq!((sent.state.as_str(), sent.waiting.as_deref()), ("queued", Some("peer-disk-full")));
     bob.set_full(false);
     alice.advance(HOUR).await;
     assert_eq!(texts(&bob).await, ["room?"]);
@@ -191,6 +220,119 @@ async fn a_retried_send_with_the_same_key_is_one_message() {
     assert_eq!(ids[0], ids[1]);
     assert_eq!(ids[1], ids[2]);
     assert_eq!(texts(&bob).await, ["same"]);
+}
+
+#[tokio::test]
+async fn one_peer_fills_its_share_of_the_inbox_and_no_more() {
+    let (alice, bob) = pair().await;
+    let carol = TestHost::start(3, Messaging::default()).await;
+    link(&carol, &bob);
+    let fit = PEER_BYTES / (TEXT_LIMIT as u64 + MESSAGE_COST);
+    for _ in 0..fit {
+        let sent: Sent = ok(alice.operator(large_request(bob.id())).await).await;
+        assert_eq!(sent.state, "delivered");
+    }
+    assert!(bob.no_room().is_none());
+    // Refused, kept at the sender, and the reason is the true one.
+    let sent: Sent = ok(alice.operator(large_request(bob.id())).await).await;
+    assert_eq!((sent.state.as_str(), sent.waiting.as_deref()), ("queued", Some("peer-inbox-full")));
+    assert_eq!(sent.detail.as_deref(), Some("the peer's inbox is full"));
+    assert_eq!(send(&alice, &bob, "last").await.state, "queued", "order holds: nothing overtakes");
+    let (status, code) = refused(bob.as_peer(alice.id(), delivery(1, &"x".repeat(TEXT_LIMIT))).await).await;
+    assert_eq!((status, code.as_str()), (Status::TooMany, "inbox-full"));
+    assert!(bob.no_room().unwrap().contains(&alice.id().short()), "the operator is told whose");
+    let outbox: serde_json::Value = ok(alice.operator(PeerRequest::get("/outbox")).await).await;
+    assert_eq!(outbox["queued"][0]["waiting"], "peer-inbox-full");
+    alice.advance(HOUR).await;
+    assert_eq!(bob.count_rows(b"i/") as u64, fit);
+    // It is nobody else's share.
+    assert_eq!(send(&carol, &bob, "from carol").await.state, "delivered");
+    assert!(bob.no_room().is_some());
+
+    let before = conversations(&bob).await;
+    let of_alice = before.conversations.iter().find(|summary| summary.peer == alice.id().to_string()).unwrap();
+    assert_eq!((of_alice.kept, of_alice.kept_bytes), (fit, fit * (TEXT_LIMIT as u64 + MESSAGE_COST)));
+    let page = query(&bob, "/inbox", &InboxQuery::default()).await;
+    let oldest: Vec<u64> = page.messages.iter().take(2).map(|message| message.sequence).collect();
+    assert_eq!(delete(&bob, &oldest, None).await, 2);
+    assert!(bob.no_room().is_none(), "there is room again");
+    alice.advance(HOUR).await;
+    assert_eq!(alice.count_rows(b"q/"), 0);
+    assert_eq!(bob.count_rows(b"i/") as u64, fit + 1, "two went, the two that waited came");
+}
+
+#[tokio::test]
+async fn the_number_of_a_peers_messages_is_bounded_too() {
+    let (alice, bob) = pair().await;
+    for number in 0..PEER_MESSAGES {
+        ok::<serde_json::Value>(bob.as_peer(alice.id(), delivery(number, "x")).await).await;
+    }
+    assert_eq!(refused(bob.as_peer(alice.id(), delivery(PEER_MESSAGES, "x")).await).await.1, "inbox-full");
+    // A repetition needs no room.
+    let again: serde_json::Value = ok(bob.as_peer(alice.id(), delivery(7, "x")).await).await;
+    assert_eq!(again["duplicate"], true);
+    assert_eq!(delete(&bob, &[], Some(alice.id())).await, PEER_MESSAGES);
+    for prefix in [&b"i/"[..], b"u/", b"v/"] {
+        assert_eq!(bob.count_rows(prefix), 0);
+    }
+    assert_eq!(bob.count_rows(b"d/") as u64, DELETED_IDS, "remembered ids are bounded");
+    assert_eq!(bob.count_rows(b"s/") as u64, DELETED_IDS);
+    let summary = &conversations(&bob).await.conversations[0];
+    assert_eq!((summary.received, summary.kept, summary.kept_bytes, summary.unread), (PEER_MESSAGES, 0, 0, 0));
+    ok::<serde_json::Value>(bob.as_peer(alice.id(), delivery(PEER_MESSAGES, "x")).await).await;
+    assert_eq!(texts(&bob).await, ["x"]);
+}
+
+#[tokio::test]
+async fn a_deleted_message_is_gone_and_does_not_come_back() {
+    let (alice, bob) = pair().await;
+    let carol = TestHost::start(3, Messaging::default()).await;
+    link(&carol, &bob);
+    for text in ["one", "two", "three"] {
+        send(&alice, &bob, text).await;
+    }
+    send(&carol, &bob, "of carol").await;
+    // The receipt is lost, so alice will deliver it again, after it was deleted.
+    alice.faults([Fault::DropResponse]);
+    assert_eq!(send(&alice, &bob, "repeated").await.state, "queued");
+    let page = query(&bob, "/inbox", &InboxQuery::default()).await;
+    let sequence_of =
+        |text: &str| page.messages.iter().find(|message| message.text.as_deref() == Some(text)).unwrap().sequence;
+    let (two, repeated) = (sequence_of("two"), sequence_of("repeated"));
+    assert_eq!(delete(&bob, &[two, two, repeated, 999], None).await, 2);
+    assert_eq!(delete(&bob, &[sequence_of("of carol")], Some(alice.id())).await, 0, "not alice's");
+    alice.advance(HOUR).await;
+    assert_eq!(alice.count_rows(b"q/"), 0, "acknowledged again, so its sender is content");
+    assert_eq!(texts(&bob).await, ["one", "three", "of carol"]);
+    let path = format!("/conversations/{}", alice.id());
+    assert_eq!(query(&bob, &path, &InboxQuery::default()).await.messages.len(), 2);
+    assert_eq!(delete(&bob, &[], Some(alice.id())).await, 2);
+    assert_eq!(texts(&bob).await, ["of carol"]);
+    bob.kill_and_restart(Messaging::default()).await;
+    assert_eq!(texts(&bob).await, ["of carol"]);
+    let nothing = PeerRequest::post("/delete", "application/json", Body::whole("{}"));
+    assert_eq!(refused(bob.operator(nothing).await).await, (Status::BadRequest, "nothing-named".to_owned()));
+}
+
+#[tokio::test]
+async fn the_list_of_conversations_goes_on_beyond_one_page() {
+    let bob = TestHost::start(2, Messaging::default()).await;
+    for number in 0..1005_u64 {
+        let mut id = [7; 32];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        ok::<serde_json::Value>(bob.as_peer(NodeId::from_bytes(id), delivery(1, "hello")).await).await;
+    }
+    let mut page = conversations(&bob).await;
+    assert!(page.more);
+    let mut all = page.conversations;
+    while page.more {
+        let order = ConversationsQuery { after: page.next, limit: Some(3), ..ConversationsQuery::default() };
+        let body = Body::whole(serde_json::to_vec(&order).unwrap());
+        page = ok(bob.operator(PeerRequest::post("/conversations", "application/json", body)).await).await;
+        all.extend(page.conversations.clone());
+    }
+    assert_eq!(all.len(), 1005);
+    assert!(all.windows(2).all(|two| two[0].peer != two[1].peer));
 }
 
 #[tokio::test]

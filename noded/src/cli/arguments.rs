@@ -212,6 +212,10 @@ pub(crate) struct Inbox {
     /// Leave them unread
     #[arg(long)]
     pub(crate) peek: bool,
+    /// Delete the messages of these numbers, or with --from and no number all
+    /// of that node
+    #[arg(long, value_name = "ID", num_args = 0.., conflicts_with_all = ["all", "peek"])]
+    pub(crate) delete: Option<Vec<u64>>,
 }
 
 #[derive(Debug, Args)]

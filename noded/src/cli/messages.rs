@@ -1,6 +1,6 @@
 //! `openred send` and `openred inbox`: thin fronts of the built-in module `messaging`.
 
-use openred_messaging::{InboxQuery, MarkRead, MessageView, Page, Sent, TEXT_LIMIT};
+use openred_messaging::{Delete, Deleted, InboxQuery, MarkRead, MessageView, Page, Sent, TEXT_LIMIT};
 use openred_proto::id::NodeId;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
@@ -11,7 +11,7 @@ use super::output::{moment, now};
 use super::{Exit, Failure, Invocation, one_line};
 
 const MODULE: &str = "messaging";
-/// Messages that one order may mark as read.
+/// Messages that one order may mark as read or delete.
 const MARKED: usize = 1000;
 
 pub(crate) fn did(text: &str) -> Result<NodeId, Failure> {
@@ -29,11 +29,16 @@ pub(crate) async fn send(invocation: &Invocation, options: Send) -> Result<Exit,
     if let Some(code) = &sent.refused {
         return Err(Failure::new(Exit::Denied, code, format!("the peer refused the message: {}", one_line(code)), ""));
     }
-    invocation.output.line(match sent.state.as_str() {
-        "queued" => String::from("queued: the peer cannot be reached now; the node goes on trying"),
-        state => state.to_owned(),
-    });
+    invocation.output.line(outcome(&sent));
     Ok(Exit::Ok)
+}
+
+fn outcome(sent: &Sent) -> String {
+    match (sent.state.as_str(), &sent.detail) {
+        ("queued", Some(reason)) => format!("queued: {}; the node goes on trying", one_line(reason)),
+        ("queued", None) => String::from("queued behind earlier messages; the node goes on trying"),
+        (state, _) => state.to_owned(),
+    }
 }
 
 async fn standard_input() -> Result<Vec<u8>, Failure> {
@@ -52,6 +57,9 @@ async fn standard_input() -> Result<Vec<u8>, Failure> {
 
 pub(crate) async fn inbox(invocation: &Invocation, options: Inbox) -> Result<Exit, Failure> {
     let peer = options.from.as_deref().map(did).transpose()?.map(|peer| peer.to_string());
+    if let Some(numbers) = &options.delete {
+        return delete(invocation, numbers, peer).await;
+    }
     let mut query = InboxQuery { unread: !options.all, peer, ..InboxQuery::default() };
     let mut messages: Vec<MessageView> = Vec::new();
     loop {
@@ -76,6 +84,31 @@ pub(crate) async fn inbox(invocation: &Invocation, options: Inbox) -> Result<Exi
     Ok(Exit::Ok)
 }
 
+async fn delete(invocation: &Invocation, numbers: &[u64], peer: Option<String>) -> Result<Exit, Failure> {
+    if numbers.is_empty() && peer.is_none() {
+        let way_out = "`openred inbox --delete 12 13`, or all of a node: `openred inbox --delete --from DID`";
+        return Err(Failure::usage("nothing named to delete", way_out));
+    }
+    let mut orders: Vec<Vec<u64>> = numbers.chunks(MARKED).map(<[u64]>::to_vec).collect();
+    if orders.is_empty() {
+        orders.push(Vec::new());
+    }
+    let mut deleted = 0;
+    for sequences in orders {
+        let route = Route { module: MODULE, method: "POST", path: String::from("/delete") };
+        let order = Delete { v: 1, sequences, peer: peer.clone() };
+        let answer: Deleted = call(invocation, route, Some(&order)).await?;
+        deleted += answer.deleted;
+    }
+    invocation.output.document("openred.deleted/1", &json!({ "deleted": deleted }));
+    invocation.output.line(match deleted {
+        1 => String::from("1 message deleted"),
+        some => format!("{some} messages deleted"),
+    });
+    // Of what was named by number, something was not there.
+    Ok(if deleted < numbers.len() as u64 { Exit::Partial } else { Exit::Ok })
+}
+
 /// Only after they were printed: what was not shown stays unread.
 async fn mark(invocation: &Invocation, messages: &[MessageView]) -> Result<(), Failure> {
     let unread = |message: &&MessageView| message.state == "unread";
@@ -91,7 +124,7 @@ async fn mark(invocation: &Invocation, messages: &[MessageView]) -> Result<(), F
 fn show(invocation: &Invocation, message: &MessageView) {
     let output = &invocation.output;
     let mark = if message.state == "unread" { " *" } else { "" };
-    output.line(format!("{}  {}{mark}", message.peer, moment(message.at, now())));
+    output.line(format!("{}  {}  #{}{mark}", message.peer, moment(message.at, now()), message.sequence));
     match (&message.text, &message.data) {
         // The peer wrote this: no control characters reach the terminal.
         (Some(text), _) => text.lines().for_each(|line| output.line(format!("  {}", one_line(line)))),
@@ -99,5 +132,29 @@ fn show(invocation: &Invocation, message: &MessageView) {
             let size = data.as_ref().map_or(0, |data| data.len() / 4 * 3);
             output.line(format!("  [{}, {size} bytes; --json shows them]", one_line(&message.content_type)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queued_message_is_shown_with_its_true_cause() {
+        let sent = |state: &str, detail: Option<&str>| Sent {
+            v: 1,
+            id: String::new(),
+            sequence: 1,
+            state: state.to_owned(),
+            refused: None,
+            waiting: None,
+            detail: detail.map(str::to_owned),
+        };
+        assert_eq!(
+            outcome(&sent("queued", Some("the peer's inbox is full"))),
+            "queued: the peer's inbox is full; the node goes on trying"
+        );
+        assert!(!outcome(&sent("queued", None)).contains("reached"));
+        assert_eq!(outcome(&sent("delivered", None)), "delivered");
     }
 }
