@@ -28,6 +28,9 @@ pub(crate) enum MessagingError {
     /// Misuse: the content type is too long or not printable.
     #[error("the content type is not a media type")]
     BadContentType,
+    /// Misuse: the same idempotency key came before with another message.
+    #[error("another message was sent to that peer with this idempotency key")]
+    KeyReused,
     /// Local: no more of that peer's messages are kept, or of anybody's.
     #[error("the inbox is full")]
     InboxFull,
@@ -54,6 +57,7 @@ impl From<MessagingError> for ModuleError {
             MessagingError::NotLinked => (Status::NotFound, "peer-not-linked"),
             MessagingError::Empty => (Status::BadRequest, "empty-message"),
             MessagingError::BadContentType => (Status::BadRequest, "bad-content-type"),
+            MessagingError::KeyReused => (Status::Conflict, "idempotency-key-reused"),
             MessagingError::InboxFull => (Status::TooMany, INBOX_FULL),
             MessagingError::QueueFull { .. } => (Status::TooMany, "outbox-full"),
             MessagingError::Host(error) => return error.into(),

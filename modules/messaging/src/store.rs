@@ -228,14 +228,19 @@ impl Writers {
     }
 
     /// Stores a message to be sent: durable, in the conversation and on the queue when this returns. An id that was stored
-    /// before is the same message, whatever became of it since.
+    /// before is the same message, whatever became of it since; with other content it is a mistake of the caller.
     pub(crate) async fn enqueue(&self, context: &Context, peer: NodeId, envelope: Envelope) -> Result<Sequence> {
         let _turn = self.0.lock().await;
         let stored = Stored { peer, at: context.now(), envelope };
         let name = given(&peer, &stored.envelope.id);
         for _ in 0..ATTEMPTS {
             if let Some(row) = context.get(name.clone()).await? {
-                return sequence_of(&row);
+                let sequence = sequence_of(&row)?;
+                let earlier = context.get(outgoing(sequence)).await?.ok_or(MessagingError::BadRow)?;
+                let (earlier, now) = (Stored::decode(&earlier)?.envelope, &stored.envelope);
+                // The times differ: each attempt has its own.
+                let same = earlier.content_type == now.content_type && earlier.content == now.content;
+                return if same { Ok(sequence) } else { Err(MessagingError::KeyReused) };
             }
             if conversation_of(context, &peer).await?.waiting >= QUEUE_LIMIT as u64 {
                 return Err(MessagingError::QueueFull { limit: QUEUE_LIMIT });

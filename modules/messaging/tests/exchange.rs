@@ -220,6 +220,16 @@ async fn a_retried_send_with_the_same_key_is_one_message() {
     assert_eq!(ids[0], ids[1]);
     assert_eq!(ids[1], ids[2]);
     assert_eq!(texts(&bob).await, ["same"]);
+    // Other content under the key would be lost without a word if it were taken for the same message.
+    let other = PeerRequest { idempotency_key: Some([9; 16]), ..send_request(bob.id(), "other") };
+    let answer = alice.operator(other).await;
+    assert_eq!(refused(answer).await, (Status::Conflict, "idempotency-key-reused".to_owned()));
+    let body = Body::whole("same");
+    let retyped = PeerRequest::post(format!("/send/{}", bob.id()), "text/html", body);
+    let answer = alice.operator(PeerRequest { idempotency_key: Some([9; 16]), ..retyped }).await;
+    assert_eq!(refused(answer).await.1, "idempotency-key-reused");
+    alice.advance(HOUR).await;
+    assert_eq!(texts(&bob).await, ["same"]);
 }
 
 #[tokio::test]
