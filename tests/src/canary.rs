@@ -4,10 +4,11 @@
 //! alphabets) in a byte string, a file below a folder, or the memory of a process (as root).
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
@@ -15,6 +16,8 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 const CANARY_BYTES: usize = 12;
 /// Memory is read in pieces of this size, overlapping by the longest pattern.
 const PIECE_BYTES: usize = 4 << 20;
+/// A page of memory.
+const PAGE_BYTES: usize = 4096;
 
 /// One random mark.
 #[derive(Clone, Debug)]
@@ -39,6 +42,12 @@ impl Canary {
         Self { name, text, patterns }
     }
 
+    /// What is known to be somewhere, as text or as bytes: the control that a search finds anything at all.
+    #[must_use]
+    pub fn known(name: &'static str, text: &str, bytes: &[u8]) -> Self {
+        Self { name, text: text.to_owned(), patterns: [patterns(text.as_bytes()), patterns(bytes)].concat() }
+    }
+
     /// The mark itself.
     #[must_use]
     pub fn text(&self) -> &str {
@@ -51,58 +60,87 @@ impl Canary {
         self.patterns.iter().any(|pattern| find(bytes, pattern))
     }
 
-    /// Whether any file below `folder` holds the mark.
+    /// Looks into every file below `folder`, to the first that holds the mark.
     ///
     /// # Errors
-    /// When a file that is still there cannot be read.
-    pub fn is_below(&self, folder: &Path) -> Result<bool> {
+    /// When a file cannot be read; one that has gone meanwhile is none.
+    pub fn search_below(&self, folder: &Path) -> Result<Searched> {
+        let mut searched = Searched::default();
         for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
             let entry = entry?;
             let kind = entry.file_type()?;
-            let found = if kind.is_dir() {
-                self.is_below(&entry.path())?
-            } else {
-                kind.is_file() && self.is_in(&fs::read(entry.path())?)
-            };
-            if found {
-                return Ok(true);
+            if kind.is_dir() {
+                searched.add(self.search_below(&entry.path())?);
+            } else if kind.is_file() {
+                let bytes = match fs::read(entry.path()) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    read => read.with_context(|| format!("reading {}", entry.path().display()))?,
+                };
+                searched.add(Searched { found: self.is_in(&bytes), bytes: bytes.len() as u64 });
+            }
+            if searched.found {
+                break;
             }
         }
-        Ok(false)
+        Ok(searched)
     }
 
-    /// Whether the writable memory of process `pid` holds the mark. Only root may look.
+    /// Looks into the writable memory of process `pid`, to the first occurrence. Only root may.
     ///
     /// # Errors
-    /// When the process is gone or may not be read.
-    pub fn is_in_memory(&self, pid: u32) -> Result<bool> {
+    /// When the process is gone, may not be read, or none of its memory could be.
+    pub fn search_memory(&self, pid: u32) -> Result<Searched> {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).with_context(|| format!("memory map of {pid}"))?;
         let mut memory = File::open(format!("/proc/{pid}/mem")).with_context(|| format!("memory of {pid}"))?;
+        let mut searched = Searched::default();
         for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|rights| rights.starts_with("rw"))) {
             let Some((start, end)) = line.split(' ').next().and_then(range) else { continue };
-            if self.is_in_range(&mut memory, start, end) {
-                return Ok(true);
+            self.search_range(&mut memory, start, end, &mut searched);
+            if searched.found {
+                break;
             }
         }
-        Ok(false)
+        ensure!(searched.bytes > 0, "not a byte of process {pid}'s memory could be read");
+        Ok(searched)
     }
 
-    /// Pages that the kernel refuses (a guard, a secret mapping) end the range.
-    fn is_in_range(&self, memory: &mut File, start: u64, end: u64) -> bool {
+    /// A piece that the kernel refuses as a whole is read page by page; pages that it refuses (a guard, a secret mapping) are
+    /// passed over.
+    fn search_range(&self, memory: &mut File, start: u64, end: u64, searched: &mut Searched) {
         let overlap = self.patterns.iter().map(Vec::len).max().unwrap_or(0);
-        let mut at = start;
         let mut piece = vec![0; PIECE_BYTES + overlap];
-        while at < end {
+        let mut at = start;
+        while at < end && !searched.found {
             let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(piece.len());
-            if memory.seek(SeekFrom::Start(at)).is_err() || memory.read_exact(&mut piece[..want]).is_err() {
-                return false;
+            let mut have = read_at(memory, at, &mut piece[..want]);
+            if have == 0 && want > PAGE_BYTES {
+                have = read_at(memory, at, &mut piece[..PAGE_BYTES]);
             }
-            if self.is_in(&piece[..want]) {
-                return true;
-            }
-            at += PIECE_BYTES as u64;
+            searched.found = self.is_in(&piece[..have]);
+            searched.bytes += have.min(PIECE_BYTES) as u64;
+            at += if have == want { PIECE_BYTES } else { have.max(PAGE_BYTES) } as u64;
         }
-        false
+    }
+}
+
+/// As much as comes in one go; nothing where the kernel refuses.
+fn read_at(memory: &File, at: u64, into: &mut [u8]) -> usize {
+    memory.read_at(into, at).unwrap_or(0)
+}
+
+/// What a search came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Searched {
+    /// Whether the mark was there.
+    pub found: bool,
+    /// Bytes looked at: a search of nothing finds nothing.
+    pub bytes: u64,
+}
+
+impl Searched {
+    fn add(&mut self, other: Self) {
+        self.found |= other.found;
+        self.bytes += other.bytes;
     }
 }
 
@@ -167,10 +205,13 @@ mod tests {
     fn finds_itself_in_this_process_and_below_a_folder() {
         let canary = Canary::draw("test");
         let folder = tempfile::tempdir().unwrap();
-        assert!(!canary.is_below(folder.path()).unwrap());
+        assert_eq!(canary.search_below(folder.path()).unwrap(), Searched::default());
         std::fs::create_dir(folder.path().join("a")).unwrap();
         std::fs::write(folder.path().join("a/b"), format!("--{}--", canary.text())).unwrap();
-        assert!(canary.is_below(folder.path()).unwrap());
-        assert!(canary.is_in_memory(std::process::id()).unwrap());
+        let below = canary.search_below(folder.path()).unwrap();
+        assert_eq!(below, Searched { found: true, bytes: canary.text().len() as u64 + 4 });
+        let memory = canary.search_memory(std::process::id()).unwrap();
+        assert!(memory.found && memory.bytes > 0);
+        assert!(canary.search_memory(u32::MAX >> 1).is_err(), "no such process is no clean search");
     }
 }

@@ -1,6 +1,12 @@
-//! The search for canaries: everything that the directory received, its files, its memory; and the control in bob's node.
+//! The search for canaries: everything that the directory received, its files, its memory (as root).
+//!
+//! That something is not found says little by itself. So the same search must find, in each of these places, what has to be
+//! there (alice's id), and every mark at bob's node. What could not be searched is named, not counted as found.
+
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use openred_proto::id::NodeId;
 use openred_tests::canary::Canary;
 use openred_tests::harness::{Directory, Node, PATIENCE, is_root};
 use openred_tests::tap::Tap;
@@ -39,41 +45,75 @@ impl Marks {
 #[derive(Debug, Default)]
 pub(crate) struct Search {
     pub(crate) directory_saw: bool,
+    /// Every mark that could be looked for at bob was found there.
     pub(crate) control_found: bool,
+    /// The marks that could not.
+    pub(crate) not_searched: Vec<String>,
+    /// Places at the directory in which the search found what must be there.
+    pub(crate) found_at_directory: Vec<String>,
+    /// Bytes searched at the directory, by place.
+    pub(crate) searched: BTreeMap<String, u64>,
+}
+
+/// What a search of one place came to.
+struct Place {
+    name: &'static str,
+    found: bool,
+    bytes: u64,
+}
+
+/// Looks for one mark wherever the directory could have it.
+fn at_directory(mark: &Canary, received: &[u8], directory: &Directory) -> Result<Vec<Place>> {
+    let mut places = vec![Place { name: "received bytes", found: mark.is_in(received), bytes: received.len() as u64 }];
+    let files = mark.search_below(&directory.home)?;
+    places.push(Place { name: "files", found: files.found, bytes: files.bytes });
+    if is_root() {
+        let memory = mark.search_memory(directory.pid()?)?;
+        places.push(Place { name: "memory", found: memory.found, bytes: memory.bytes });
+    }
+    Ok(places)
 }
 
 /// Looks for every mark at the directory, and for every mark at bob.
 pub(crate) fn search(marks: &Marks, tap: &Tap, directory: &Directory, bob: &Node, alice: &Node) -> Result<Search> {
-    let received = tap.received();
-    let mut found = Search { directory_saw: false, control_found: true };
+    let received = tap.received().context("the recording of what the directory received")?;
+    let mut search = Search { control_found: true, ..Search::default() };
+    let alice_id: NodeId = alice.id.parse().context("alice's id")?;
+    for place in at_directory(&Canary::known("alice's id", &alice.id, alice_id.as_bytes()), &received, directory)? {
+        search.searched.insert(place.name.to_owned(), 0);
+        if place.found {
+            search.found_at_directory.push(place.name.to_owned());
+        }
+    }
+    search.found_at_directory.sort();
     for mark in marks.all() {
-        let mut places = Vec::new();
-        if mark.is_in(&received) {
-            places.push("received bytes");
+        let places = at_directory(mark, &received, directory)?;
+        let seen: Vec<&str> = places.iter().filter(|place| place.found).map(|place| place.name).collect();
+        for place in &places {
+            // A search ends at the first find: the longest one is of the whole place.
+            let most = search.searched.entry(place.name.to_owned()).or_default();
+            *most = place.bytes.max(*most);
         }
-        if mark.is_below(&directory.home)? {
-            places.push("files");
-        }
-        if is_root() && mark.is_in_memory(directory.pid()?)? {
-            places.push("memory");
-        }
-        found.directory_saw |= !places.is_empty();
-        let seen = if places.is_empty() { "not seen".to_owned() } else { format!("SEEN in {}", places.join(", ")) };
+        search.directory_saw |= !seen.is_empty();
+        let seen = if seen.is_empty() { "not seen".to_owned() } else { format!("SEEN in {}", seen.join(", ")) };
         // Only root can read bob's memory, and these two never leave it for a file or a screen.
         let memory_only = [marks.file_name.text(), marks.module.text()].contains(&mark.text());
-        let control = match control(mark, marks, bob, alice)? {
-            true => "found",
-            false if memory_only && !is_root() => "in memory only, which root alone can read",
-            false => {
-                found.control_found = false;
-                "NOT FOUND"
-            }
+        let control = if memory_only && !is_root() {
+            search.not_searched.push(mark.name.to_owned());
+            "NOT SEARCHED: in memory only, which root alone can read"
+        } else if control(mark, marks, bob, alice)? {
+            "found"
+        } else {
+            search.control_found = false;
+            "NOT FOUND"
         };
         say(&format!("    {:<14} at the directory: {seen}; at bob (control): {control}", mark.name));
     }
-    let where_looked = if is_root() { "received bytes, files and memory" } else { "received bytes and files" };
-    say(&format!("    searched {where_looked} of the directory ({} bytes received)", received.len()));
-    Ok(found)
+    let searched: Vec<String> =
+        search.searched.iter().map(|(place, bytes)| format!("{place} ({bytes} bytes)")).collect();
+    say(&format!("    searched for each mark at the directory: {}", searched.join(", ")));
+    say(&format!("    alice's id, as it must be, is found there in: {}", search.found_at_directory.join(", ")));
+    Ok(search)
 }
 
 /// The control: the mark in the memory of bob's `noded` (as root, while requests that carry it keep coming), in bob's
@@ -83,14 +123,14 @@ fn control(mark: &Canary, marks: &Marks, bob: &Node, alice: &Node) -> Result<boo
     let end = Instant::now() + if is_root() { PATIENCE / 4 } else { Duration::ZERO };
     loop {
         let shown = bob.cli(&["inbox", "--all"])?;
-        if mark.is_in(shown.stdout.as_bytes()) || mark.is_below(&bob.home)? {
+        if mark.is_in(shown.stdout.as_bytes()) || mark.search_below(&bob.home)?.found {
             return Ok(true);
         }
         let ping = ["peers", "ping", &bob.id, "--count", &count, "--module", module];
         let (mut pings, _lines) = alice.stream(&ping)?;
         let mut found = false;
         while is_root() && !found && pings.try_wait()?.is_none() {
-            found = mark.is_in_memory(bob.child_pid("noded").context("bob's noded")?)?;
+            found = mark.search_memory(bob.child_pid("noded").context("bob's noded")?)?.found;
         }
         let log = std::fs::read_to_string(bob.home.with_extension("log")).unwrap_or_default();
         let _ = pings.kill();

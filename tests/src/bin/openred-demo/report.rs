@@ -19,7 +19,14 @@ pub(crate) struct Report {
     pub(crate) file_verified: bool,
     pub(crate) resumed: bool,
     pub(crate) directory_saw_plaintext: bool,
+    /// Every mark that could be looked for at bob was found there; see `control_not_searched` for those that could not.
     pub(crate) canaries_found_in_control: bool,
+    /// Marks that were not looked for at bob: they are in memory only, which an ordinary user may not read.
+    pub(crate) control_not_searched: Vec<String>,
+    /// Alice's id, which the directory must know, was found by the same search in each of these.
+    pub(crate) control_found_at_directory: Vec<String>,
+    /// Bytes searched for each mark at the directory, by place.
+    pub(crate) searched_bytes: BTreeMap<String, u64>,
     pub(crate) key_process_network_interfaces: Vec<String>,
     pub(crate) key_process_syscalls_allowed: BTreeMap<String, u64>,
     pub(crate) uid: String,
@@ -49,7 +56,12 @@ impl Report {
             (self.file_verified, "the file arrived and verified"),
             (self.resumed, "the interrupted transfer resumed"),
             (!self.directory_saw_plaintext, "the directory saw no plaintext"),
-            (self.canaries_found_in_control, "the search finds the marks where they must be"),
+            (self.canaries_found_in_control, "the search finds the marks at bob, where they must be"),
+            (self.searched_bytes.values().all(|bytes| *bytes > 0), "there was something to search at the directory"),
+            (
+                self.searched_bytes.keys().eq(&self.control_found_at_directory),
+                "the search finds at the directory what must be there, in every place",
+            ),
             (self.key_process_network_interfaces.is_empty(), "the key process has no network interface"),
         ];
         promises.into_iter().filter(|(kept, _)| !kept).map(|(_, promise)| promise).collect()

@@ -45,6 +45,9 @@ pub(crate) fn run(out: &Path, keep: bool) -> Result<Report> {
     let found = privacy::search(&stage.marks, &stage.tap, &stage.directory, &stage.bob, &stage.alice)?;
     report.directory_saw_plaintext = found.directory_saw;
     report.canaries_found_in_control = found.control_found;
+    report.control_not_searched = found.not_searched;
+    report.control_found_at_directory = found.found_at_directory;
+    report.searched_bytes = found.searched;
     report.print();
     report.write(out)?;
     say(&format!("\n  report: {}", out.join("report.json").display()));
