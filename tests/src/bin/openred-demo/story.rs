@@ -97,16 +97,21 @@ fn set(out: &Path, report: &mut Report) -> Result<Stage> {
 /// Alice offers, bob's operator accepts, both show the link.
 fn link(stage: &mut Stage, report: &mut Report) -> Result<()> {
     let start = Instant::now();
-    stage.alice.cli(&["link", "request", &stage.bob.id])?.ok().context("alice asks for a link")?;
+    // Without waiting: bob accepts only after this has returned.
+    let request = ["link", "request", &stage.bob.id, "--wait", "0"];
+    stage.alice.cli(&request)?.ok().context("alice asks for a link")?;
     let alice = stage.alice.id.clone();
+    // Accepting before the offer is there would be a yes in advance: not what is to be shown.
     wait_for("alice's offer at bob", || {
-        let accepted = stage.bob.cli(&["link", "accept", &alice])?;
-        Ok((accepted.code == 0).then_some(()))
+        let waiting = find_link(&stage.bob, &alice)?;
+        ensure!(waiting["state"] == "waiting", "bob: {}", waiting["state"]);
+        Ok(Some(()))
     })?;
-    let link = wait_for("the link on both sides", || {
+    stage.bob.cli(&["link", "accept", &alice])?.ok().context("bob accepts")?;
+    let link = wait_for("the active link on both sides", || {
         let (one, other) = (find_link(&stage.alice, &stage.bob.id)?, find_link(&stage.bob, &alice)?);
-        let live = |link: &Value| link["state"] == "active" || link["state"] == "pending";
-        ensure!(live(&one) && live(&other), "alice: {}, bob: {}", one["state"], other["state"]);
+        let active = one["state"] == "active" && other["state"] == "active";
+        ensure!(active, "alice: {}, bob: {}", one["state"], other["state"]);
         Ok((one["link_id"] == other["link_id"]).then_some(one))
     })?;
     let method = link["method"].as_str().unwrap_or_default().to_owned();
@@ -136,21 +141,29 @@ fn handshake(stage: &Stage, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// A hundred messages each way, read back from the inboxes.
+/// A hundred messages each way, each with a text of its own, each found once in the right inbox.
 fn messages(stage: &Stage, report: &mut Report) -> Result<()> {
     let start = Instant::now();
+    let mut sent = [Vec::new(), Vec::new()];
     for number in 0..MESSAGES {
-        let text = format!("message {number} {}", stage.marks.message.text());
-        stage.alice.cli(&["send", &stage.bob.id, &text])?.ok()?;
-        stage.bob.cli(&["send", &stage.alice.id, &text])?.ok()?;
-        report.messages_sent += 2;
+        for ((from, to, name), texts) in
+            [(&stage.alice, &stage.bob, "alice"), (&stage.bob, &stage.alice, "bob")].into_iter().zip(&mut sent)
+        {
+            let text = format!("message {number} of {name} {}", stage.marks.message.text());
+            from.cli(&["send", &to.id, &text])?.ok()?;
+            texts.push(text);
+            report.messages_sent += 1;
+        }
     }
+    sent.iter_mut().for_each(|texts| texts.sort());
+    let [of_alice, of_bob] = sent;
     report.messages_received = wait_for("all messages in both inboxes", || {
-        let received = received(&stage.alice)? + received(&stage.bob)?;
-        ensure!(received >= 2 * MESSAGES as u64, "{received} of {} so far", 2 * MESSAGES);
-        Ok(Some(received))
+        let (at_bob, at_alice) = (texts(&stage.bob)?, texts(&stage.alice)?);
+        let count = at_bob.len() + at_alice.len();
+        ensure!(at_bob == of_alice && at_alice == of_bob, "{count} of {}, or not the same", 2 * MESSAGES);
+        Ok(Some(count as u64))
     })?;
-    report.row("100 messages each way", start.elapsed().as_secs_f64(), "200 sent, read back from both inboxes");
+    report.row("100 messages each way", start.elapsed().as_secs_f64(), "200 sent; each found once, word for word");
     Ok(())
 }
 
@@ -264,9 +277,14 @@ fn find_link(node: &Node, peer: &str) -> Result<Value> {
     links.into_iter().find(|link| link["peer"] == peer).context("no link with the peer")
 }
 
-fn received(node: &Node) -> Result<u64> {
+/// The texts in a node's inbox, in order of their letters.
+fn texts(node: &Node) -> Result<Vec<String>> {
     let inbox = node.cli(&["inbox", "--all"])?.json()?;
-    Ok(inbox["messages"].as_array().context("inbox prints messages")?.len() as u64)
+    let messages = inbox["messages"].as_array().context("inbox prints messages")?;
+    let mut texts: Vec<String> =
+        messages.iter().map(|message| message["text"].as_str().unwrap_or_default().to_owned()).collect();
+    texts.sort();
+    Ok(texts)
 }
 
 fn short(id: &str) -> String {
