@@ -50,10 +50,16 @@ impl World {
         Ok(world)
     }
 
+    /// The directory's public origin, which requests are signed for.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        format!("http://{}", self.tap.address())
+    }
+
     /// A node's setting for this directory: `did@url`.
     #[must_use]
     pub fn directory_setting(&self) -> String {
-        format!("{}@http://{}", self.directory.id, self.tap.address())
+        format!("{}@{}", self.directory.id, self.origin())
     }
 
     /// Makes a node that is not started yet.
@@ -61,8 +67,16 @@ impl World {
     /// # Errors
     /// When it cannot be made.
     pub fn init(&self, name: &str, extra: &str) -> Result<Node> {
+        self.init_in(self.folder.path(), name, extra)
+    }
+
+    /// The same, with its home in another folder.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn init_in(&self, folder: &Path, name: &str, extra: &str) -> Result<Node> {
         let uid = NEXT_UID.fetch_add(UID_RANGE, Ordering::Relaxed);
-        Node::init(self.folder.path(), name, &self.directory_setting(), uid, extra)
+        Node::init(folder, name, &self.directory_setting(), uid, extra)
     }
 
     /// Makes and starts a node that takes every offer.

@@ -1,44 +1,79 @@
 //! Garbage, oversized, truncated and slow input on every route and socket: refused alike, nothing dies, nobody is let in.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::io::{Read, Write};
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use openred_tests::harness::Node;
-use openred_tests::world::{World, status};
+use openred_proto::checked::handshake::{HandshakeFinalize, HandshakeRequest};
+use openred_proto::checked::session::StreamKind;
+use openred_proto::id::HandshakeId;
+use openred_proto::limits::{HANDSHAKE_BYTES, NOISE_BYTES};
+use openred_tests::caller::Caller;
+use openred_tests::harness::{Node, wait_for};
+use openred_tests::world::{World, registered, status};
 
-/// Longer than any server here waits for a body.
-const PATIENT: Duration = Duration::from_secs(60);
+/// Longer than any server here waits for a head (a minute) or a body: who waits this long in vain has found one that never
+/// hangs up.
+const PATIENT: Duration = Duration::from_secs(150);
 
-/// Sends raw bytes, ends the sending side when `end`, and reads what comes back.
-fn exchange(address: SocketAddr, bytes: &[u8], end: bool) -> Vec<u8> {
+/// What came back before the server hung up.
+struct Reply {
+    bytes: Vec<u8>,
+}
+
+impl Reply {
+    /// The status code; none when there was no answer at all.
+    fn code(&self) -> Option<u16> {
+        let text = String::from_utf8_lossy(&self.bytes);
+        text.lines().next()?.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
+    }
+
+    /// The status code and the code of the problem document.
+    fn problem(&self) -> (Option<u16>, String) {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let body = text.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+        assert!(text.to_lowercase().contains("application/problem+json"), "{text}");
+        let document: serde_json::Value = serde_json::from_str(body).unwrap();
+        (self.code(), document["code"].as_str().unwrap().to_owned())
+    }
+
+    /// The head and body without the date.
+    fn shape(&self) -> String {
+        let text = String::from_utf8_lossy(&self.bytes).to_lowercase();
+        text.lines().filter(|line| !line.starts_with("date:")).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Sends raw bytes, ends the sending side when `end`, and reads until the server has hung up.
+fn exchange(address: SocketAddr, bytes: &[u8], end: bool) -> Reply {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENT)).unwrap();
+    // A server that has heard enough may hang up before all is sent.
     let _ = stream.write_all(bytes);
     if end {
         let _ = stream.shutdown(std::net::Shutdown::Write);
     }
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    answer
+    let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => answer.extend_from_slice(&piece[..count]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("the server did not hang up ({error}) after {}", String::from_utf8_lossy(&answer)),
+        }
+    }
+    Reply { bytes: answer }
+}
+
+fn head(path: &str, length: usize) -> Vec<u8> {
+    format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n").into_bytes()
 }
 
 fn post(path: &str, body: &[u8]) -> Vec<u8> {
-    let head =
-        format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
-    [head.as_bytes(), body].concat()
-}
-
-fn status_line(answer: &[u8]) -> String {
-    String::from_utf8_lossy(answer).lines().next().unwrap_or_default().to_owned()
-}
-
-/// The head and body of an answer without its date.
-fn shape(answer: &[u8]) -> String {
-    let text = String::from_utf8_lossy(answer).to_lowercase();
-    text.lines().filter(|line| !line.starts_with("date:")).collect::<Vec<_>>().join("\n")
+    [&head(path, body.len()), body].concat()
 }
 
 fn alive(node: &Node, front: u32, vault: u32, noded: u32) {
@@ -47,72 +82,144 @@ fn alive(node: &Node, front: u32, vault: u32, noded: u32) {
     assert_eq!(node.child_pid("noded").unwrap(), noded, "noded lives");
 }
 
+/// A node whose log has the reason of each refusal.
+fn talkative(world: &World) -> Node {
+    let mut node = world.init("alice", "[links]\nincoming = \"open\"\n[log]\nlevel = \"debug\"\n").unwrap();
+    node.up().unwrap();
+    registered(&node).unwrap();
+    node
+}
+
+/// Bodies of the right shape, each with the reason that the log gives for its refusal.
+fn well_formed() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let request = |noise: usize| {
+        HandshakeRequest { tag: [7; 16], mac1: [8; 16], cookie: Vec::new(), noise: vec![9; noise] }.encode()
+    };
+    let finalize = HandshakeFinalize { handshake: HandshakeId::from_bytes([5; 16]), noise: vec![9; 100] }.encode();
+    let session = [&[6; 16][..], &[StreamKind::Request as u8], &1_u64.to_be_bytes(), &[0xaa; 400]].concat();
+    vec![
+        ("/p2p/handshake", request(1200), "no link expects this tag"),
+        ("/p2p/handshake", request(NOISE_BYTES), "no link expects this tag"),
+        ("/p2p/handshake", finalize, "no such half-open handshake"),
+        ("/p2p/session", session, "no session has this tag"),
+    ]
+}
+
 #[test]
 fn junk_on_the_peer_to_peer_port_is_refused_alike_and_never_reaches_the_vault() {
     let world = World::start().unwrap();
-    let node = world.node("alice").unwrap();
+    let node = talkative(&world);
     let pids = ["front", "vault", "noded"].map(|name| node.child_pid(name).unwrap());
     let operations = || status(&node).unwrap()["node"]["cryptod_operations"].as_u64().unwrap();
     let before = operations();
+    let log = || fs::read_to_string(node.home.with_extension("log")).unwrap();
     let mut shapes = Vec::new();
-    let mut request = vec![0x0a, 0x29, 0x08, 0x01, 0x22, 0x10];
-    request.extend([7; 16]);
-    request.extend([0x2a, 0x10]);
-    request.extend([8; 16]);
-    request.extend([0x3a, 0x01, 0x09]);
-    for body in [&b""[..], b"garbage", &[0; 64], &[0xff; 3000], &request, &[0x12, 0x14, 0x0a, 0x10, 1, 2, 3]] {
-        let answer = exchange(node.listen, &post("/p2p/handshake", body), false);
-        assert!(status_line(&answer).contains("403"), "{:?}: {}", body.len(), status_line(&answer));
-        shapes.push(shape(&answer));
+    let mut refused = |what: &str, bytes: &[u8]| {
+        let reply = exchange(node.listen, bytes, false);
+        assert_eq!(reply.code(), Some(403), "{what}: {}", reply.shape());
+        shapes.push(reply.shape());
+    };
+    let bodies = well_formed();
+    bodies.iter().for_each(|(path, body, reason)| refused(reason, &post(path, body)));
+    for (.., reason) in &bodies {
+        // Each was read and judged, and refused for its own reason; the supervisor writes the log in its own time.
+        let sent = bodies.iter().filter(|(.., other)| other == reason).count();
+        wait_for(reason, || Ok((log().matches(reason).count() == sent).then_some(()))).unwrap();
     }
+    for (path, body, _) in &bodies {
+        for at in [0, body.len() / 2, body.len() - 1] {
+            // Cut at any place, or with one bit changed, it is no better.
+            refused("cut short", &post(path, &body[..at]));
+            let mut flipped = body.clone();
+            flipped[at] ^= 0x80;
+            refused("flipped", &post(path, &flipped));
+        }
+    }
+    for body in [&b""[..], b"garbage", &[0; 64], &[0xff; 3000], &[0x12, 0x14, 0x0a, 0x10, 1, 2, 3]] {
+        refused("garbage to a handshake", &post("/p2p/handshake", body));
+    }
+    for body in [&b""[..], b"garbage", &[0; 25], &[0; 70_000]] {
+        refused("garbage to a session", &post("/p2p/session", body));
+    }
+    // One byte too many is enough to be refused; the rest is not waited for.
+    refused("oversized", &[&head("/p2p/handshake", 1 << 30), &vec![1; HANDSHAKE_BYTES + 1][..]].concat());
     shapes.dedup();
     assert_eq!(shapes.len(), 1, "every refusal looks the same: {shapes:#?}");
-    for body in [&b""[..], b"garbage", &[0; 25], &[0; 70_000]] {
-        let answer = exchange(node.listen, &post("/p2p/session", body), false);
-        assert!(status_line(&answer).contains("403"), "{:?}: {}", body.len(), status_line(&answer));
+    let cut = [&head("/p2p/handshake", 500), &b"short"[..]].concat();
+    assert_ne!(exchange(node.listen, &cut, true).code(), Some(200), "truncated");
+    assert_eq!(exchange(node.listen, b"\x16\x03\x01 not http at all\r\n\r\n", true).code(), Some(400));
+    for path in ["/", "/p2p", "/p2p/handshake/", "/p2p/sessions"] {
+        assert_eq!(exchange(node.listen, &post(path, b"x"), false).code(), Some(404), "{path}");
     }
-    let huge = exchange(node.listen, &post("/p2p/handshake", &vec![1; 200_000]), false);
-    assert!(!status_line(&huge).contains(" 200"), "oversized");
-    let cut = b"POST /p2p/handshake HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\nshort";
-    assert!(!status_line(&exchange(node.listen, cut, true)).contains(" 200"), "truncated");
-    assert!(!status_line(&exchange(node.listen, b"\x16\x03\x01 not http at all\r\n\r\n", true)).contains(" 200"));
     assert_eq!(operations(), before, "no junk reached the vault");
     alive(&node, pids[0], pids[1], pids[2]);
 }
 
 #[test]
-fn slow_bodies_are_cut() {
+fn slow_heads_and_bodies_are_cut() {
     let world = World::start().unwrap();
     let node = world.node("alice").unwrap();
-    for address in [node.listen, world.directory.listen] {
-        let path = if address == node.listen { "/p2p/handshake" } else { "/api/v3/nodes/register" };
-        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\nx");
-        let answer = exchange(address, head.as_bytes(), false);
-        assert!(!status_line(&answer).contains(" 200"), "{path}: {}", status_line(&answer));
-        // Not even a head: the connection is closed, not kept.
-        exchange(address, b"POST /p2p/ha", false);
-    }
+    let (peers, directory) = (node.listen, world.directory.listen);
+    let caller = Caller::new(&world.origin());
+    // All at once: the longest of them takes a minute.
+    std::thread::scope(|scope| {
+        for path in ["/p2p/handshake", "/p2p/session"] {
+            scope.spawn(move || {
+                let reply = exchange(peers, &[&head(path, 500), &b"x"[..]].concat(), false);
+                assert_eq!(reply.code(), Some(403), "{path}: {}", reply.shape());
+            });
+        }
+        for path in POSTS {
+            // Unsigned it would be refused before anybody looked for a body.
+            let slow = [&caller.head(path, b"", 500), &b"{"[..]].concat();
+            scope.spawn(move || {
+                let answer = exchange(directory, &slow, false).problem();
+                assert_eq!(answer, (Some(408), "body.slow".to_owned()), "{path}");
+            });
+        }
+        for address in [peers, directory] {
+            for start in [&b""[..], b"POST /p2p/ha", b"POST / HTTP/1.1\r\nhost: x\r\nconte"] {
+                // Not even a whole head: no answer is owed, but the connection is not kept. `exchange` demands its end.
+                scope.spawn(move || assert_ne!(exchange(address, start, false).code(), Some(200)));
+            }
+        }
+    });
     assert_eq!(node.cli(&["status"]).unwrap().code, 0);
 }
+
+/// The directory's calls that take a body.
+const POSTS: [&str; 3] = ["/api/v3/nodes/register", "/api/v3/tokens/request-connection", "/api/v3/tokens/acknowledge"];
 
 #[test]
 fn the_directory_answers_junk_with_problem_documents() {
     let world = World::start().unwrap();
-    let posts = ["/api/v3/nodes/register", "/api/v3/tokens/request-connection", "/api/v3/tokens/acknowledge"];
-    for path in posts {
-        for body in [&b""[..], b"garbage", b"{}", b"{\"card\": 5}", &[0xff; 2000]] {
-            let answer = exchange(world.directory.listen, &post(path, body), false);
-            let text = String::from_utf8_lossy(&answer).to_lowercase();
-            assert!(status_line(&answer).contains(" 4"), "{path}: {text}");
-            assert!(text.contains("application/problem+json"), "{path}: {text}");
+    let directory = world.directory.listen;
+    let caller = Caller::new(&world.origin());
+    let welcome = exchange(directory, &caller.register(), false);
+    assert_eq!(welcome.code(), Some(200), "an honest call of the same caller: {}", welcome.shape());
+    for path in POSTS {
+        for body in [&b""[..], b"garbage", b"{}", b"{\"card\": 5, \"offer\": 5, \"receipt\": 5}", &[0xff; 2000]] {
+            // Signed, so that the body itself is read and judged.
+            let answer = exchange(directory, &caller.post(path, body), false).problem();
+            assert_eq!(answer, (Some(400), "body.malformed".to_owned()), "{path}");
+            let answer = exchange(directory, &post(path, body), false).problem();
+            assert_eq!(answer, (Some(401), "signature.missing".to_owned()), "{path} unsigned");
+            let other = [&caller.head(path, b"another body", body.len()), body].concat();
+            let answer = exchange(directory, &other, false).problem();
+            assert_eq!(answer, (Some(401), "signature.digest".to_owned()), "{path} with another body's signature");
         }
-        let huge = exchange(world.directory.listen, &post(path, &vec![b'x'; 1 << 20]), false);
-        assert!(!status_line(&huge).contains(" 200"), "{path} oversized");
+        let huge = [&caller.head(path, b"", 1 << 30), &b"{"[..]].concat();
+        assert_eq!(exchange(directory, &huge, false).problem(), (Some(413), "body.too-large".to_owned()), "{path}");
     }
-    for path in ["/api/v3/nodes/nonsense", "/api/v3/nodes/discover?cursor=%00", "/api/v3/tokens/receive", "/nowhere"] {
+    for (path, code) in [
+        ("/api/v3/nodes/nonsense", 400),
+        ("/api/v3/nodes/discover?cursor=%00", 400),
+        ("/api/v3/tokens/receive", 401),
+        ("/nowhere", 404),
+    ] {
         let get = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        let answer = exchange(world.directory.listen, get.as_bytes(), false);
-        assert!(status_line(&answer).contains(" 4"), "{path}: {}", status_line(&answer));
+        let answer = exchange(directory, get.as_bytes(), false).problem();
+        assert_eq!(answer.0, Some(code), "{path}: {answer:?}");
     }
     assert_eq!(world.directory.cli(&["nodes", "list"]).unwrap().code, 0);
 }
