@@ -1,4 +1,4 @@
-//! What goes wrong for an operator: wrong passphrase, taken port, absent directory and peer, a stopped disk.
+//! What goes wrong for an operator: wrong passphrase, taken port, absent directory and peer. The full disk is in `disk`.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;

@@ -1,0 +1,139 @@
+//! A node whose disk is really full: its home is a small file system of its own, filled to the last byte.
+//!
+//! The file system is mounted in a mount namespace that only this test sees, which takes root. An ordinary user could mount it inside a user
+//! namespace only, and there the cage refuses to start, rightly: the kernel gives the files of a process that is not dumpable to the root
+//! of the outer namespace, who is the user itself then, and the layer `not-dumpable` would not hold. The module's share of this,
+//! a write that the disk cut, is tested for both users in `noded/src/module/blobs.rs`.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use openred_tests::harness::{Node, is_root, signal_pid, wait_for};
+use openred_tests::world::{World, link, registered, status};
+
+/// Names the folder, in which `bob` is the small file system, to a child of this test: this test program again.
+const CHILD: &str = "OPENRED_TEST_SMALL_DISK";
+/// Bytes of it: a node's state and some messages.
+const SIZE: usize = 16 << 20;
+/// Bytes of a message: a few of them are more than the database has in reserve.
+const TEXT: usize = 100_000;
+/// Messages sent at most before one must not fit any more.
+const MOST: usize = 100;
+/// Exit code of docs/operations.md.
+const DEGRADED: i32 = 3;
+
+/// Runs one test of this program again, with `bob` in a fresh folder mounted as a small disk.
+fn on_a_small_disk(test: &str) {
+    let folder = tempfile::Builder::new().prefix("openred-disk-").tempdir().unwrap();
+    fs::create_dir(folder.path().join("bob")).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size={SIZE},mode=0700 tmpfs \"${CHILD}/bob\" && \
+         exec \"$0\" --exact {test} --nocapture --test-threads 1"
+    );
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .env(CHILD, folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+/// Takes every byte that is left.
+fn fill(file: &Path) {
+    let mut file = File::create(file).unwrap();
+    for size in [1 << 16, 1 << 12, 1] {
+        loop {
+            match file.write(&vec![0x5a; size]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+fn text(number: usize) -> String {
+    format!("{number} {}", "x".repeat(TEXT))
+}
+
+/// The numbers of the messages in a node's inbox, which must be whole and each there once. Nothing is marked as read: that would be
+/// a write.
+fn numbers(node: &Node) -> BTreeSet<usize> {
+    let answer = node.cli(&["inbox", "--all", "--peek"]).unwrap().json().unwrap();
+    let texts: Vec<&str> =
+        answer["messages"].as_array().unwrap().iter().map(|message| message["text"].as_str().unwrap()).collect();
+    let number = |given: &&str| {
+        let number = given.split_once(' ').unwrap().0.parse().unwrap();
+        assert!(*given == text(number), "message {number} is not whole");
+        number
+    };
+    let numbers: BTreeSet<usize> = texts.iter().map(number).collect();
+    assert_eq!(numbers.len(), texts.len(), "each is there once");
+    numbers
+}
+
+fn condition(node: &Node, code: &str) -> bool {
+    let status = status(node).unwrap();
+    status["node"]["conditions"].as_array().unwrap().iter().any(|condition| condition["code"] == code)
+}
+
+#[test]
+fn a_full_disk_loses_nothing_that_was_acknowledged_and_is_survived() {
+    if !is_root() {
+        // See the head of this file.
+        return;
+    }
+    let Some(folder) = std::env::var_os(CHILD) else {
+        return on_a_small_disk("a_full_disk_loses_nothing_that_was_acknowledged_and_is_survived");
+    };
+    let world = World::start().unwrap();
+    let alice = world.node("alice").unwrap();
+    let mut bob = world.init_in(Path::new(&folder), "bob", "[links]\nincoming = \"open\"\n").unwrap();
+    bob.up().unwrap();
+    registered(&bob).unwrap();
+    link(&alice, &bob).unwrap();
+    let pids = ["front", "vault", "noded"].map(|name| bob.child_pid(name).unwrap());
+    let filler = bob.home.join("filler");
+    fill(&filler);
+
+    // What is acknowledged before the first that does not fit is what must be there afterwards.
+    let mut acknowledged = BTreeSet::new();
+    let refused = (0..MOST).find(|number| {
+        let sent = alice.cli(&["send", &bob.id, &text(*number)]).unwrap().json().unwrap();
+        match sent["state"].as_str().unwrap() {
+            "delivered" => {
+                acknowledged.insert(*number);
+            }
+            state => assert_eq!((state, sent["waiting"].as_str()), ("queued", Some("peer-disk-full")), "{sent}"),
+        };
+        sent["state"] != "delivered"
+    });
+    let refused = refused.expect("the disk is full");
+    assert_eq!(numbers(&bob), acknowledged, "neither more nor less than what was acknowledged");
+    assert!(condition(&bob, "store.full"), "{}", status(&bob).unwrap());
+    assert_eq!(bob.cli(&["status"]).unwrap().code, DEGRADED);
+    assert_eq!(["front", "vault", "noded"].map(|name| bob.child_pid(name).unwrap()), pids, "nobody died of it");
+
+    fs::remove_file(&filler).unwrap();
+    acknowledged.insert(refused);
+    wait_for("the message that waited", || Ok((numbers(&bob) == acknowledged).then_some(()))).unwrap();
+    wait_for("the end of the condition", || Ok((!condition(&bob, "store.full")).then_some(()))).unwrap();
+    assert_eq!(bob.cli(&["status"]).unwrap().code, 0);
+    assert_eq!(["front", "vault", "noded"].map(|name| bob.child_pid(name).unwrap()), pids, "without a restart");
+
+    signal_pid(pids[2], Signal::SIGKILL).unwrap();
+    wait_for("noded after the kill", || {
+        let ready = status(&bob)?["supervisor"]["state"] == "ready";
+        Ok((ready && bob.child_pid("noded")? != pids[2]).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(numbers(&bob), acknowledged, "all of it is durable");
+}
