@@ -1,7 +1,8 @@
 //! The measurements behind `scripts/bench GROUP…`: handshake, session, file, memory.
 //!
 //! It starts a directory and two nodes with the release binaries, lets alice's node time its own requests to bob's, and
-//! writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table. Given the output of a run of
+//! writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "worst", "unit", "n"}}` (`p99` of many samples, `worst` of a few
+//! runs) beside a table. Given the output of a run of
 //! the peers (`--peers FILE`, one line per figure), it prints the ratios that docs/budgets.md speaks of.
 
 #[path = "openred-bench"]

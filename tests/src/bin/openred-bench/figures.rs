@@ -1,4 +1,5 @@
-//! Figures of one run: median, 99th percentile, unit, number of samples.
+//! Figures of one run: median, unit, number of samples; the 99th percentile where there are samples enough to have one, and
+//! the worst where there are few.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,9 +11,21 @@ use serde::Serialize;
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figure {
     pub(crate) median: f64,
-    pub(crate) p99: f64,
+    /// Of many samples only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) p99: Option<f64>,
+    /// Of a few runs: the slowest, the largest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) worst: Option<f64>,
     pub(crate) unit: &'static str,
     pub(crate) n: u64,
+}
+
+/// Which way is bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Better {
+    Higher,
+    Lower,
 }
 
 /// Figures by name.
@@ -25,13 +38,13 @@ impl Figures {
         self.0.insert(name.to_owned(), figure);
     }
 
-    /// Adds the median and 99th percentile of samples.
-    pub(crate) fn add_samples(&mut self, name: &str, unit: &'static str, mut samples: Vec<f64>) {
-        samples.sort_by(f64::total_cmp);
-        let at = |share: f64| samples[((samples.len() - 1) as f64 * share).round() as usize];
-        if !samples.is_empty() {
-            self.add(name, Figure { median: at(0.5), p99: at(0.99), unit, n: samples.len() as u64 });
-        }
+    /// Adds the median and the worst of a few runs.
+    pub(crate) fn add_runs(&mut self, name: &str, unit: &'static str, better: Better, mut runs: Vec<f64>) {
+        runs.sort_by(f64::total_cmp);
+        let Some((least, most)) = runs.first().zip(runs.last()) else { return };
+        let worst = Some(if better == Better::Higher { *least } else { *most });
+        let median = runs[runs.len() / 2];
+        self.add(name, Figure { median, p99: None, worst, unit, n: runs.len() as u64 });
     }
 
     /// A figure by name.
@@ -46,10 +59,12 @@ impl Figures {
 
     /// Prints a table.
     pub(crate) fn print(&self, group: &str) {
-        say(&format!("\n{group:<34} {:>12} {:>12}  {:<6} {:>7}", "median", "p99", "unit", "n"));
+        say(&format!("\n{group:<34} {:>12} {:>12} {:>12}  {:<6} {:>7}", "median", "p99", "worst", "unit", "n"));
+        let shown = |value: &Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
         for (name, figure) in &self.0 {
-            let Figure { median, p99, unit, n } = figure;
-            say(&format!("{name:<34} {median:>12.1} {p99:>12.1}  {unit:<6} {n:>7}"));
+            let Figure { median, p99, worst, unit, n } = figure;
+            let (p99, worst) = (shown(p99), shown(worst));
+            say(&format!("{name:<34} {median:>12.1} {p99:>12} {worst:>12}  {unit:<6} {n:>7}"));
         }
     }
 
@@ -63,4 +78,23 @@ impl Figures {
 #[allow(clippy::print_stdout, reason = "tables are this program's output")]
 pub(crate) fn say(line: &str) {
     println!("{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_few_runs_have_a_median_and_a_worst_and_no_percentile() {
+        let mut figures = Figures::default();
+        figures.add_runs("rate", "MiB/s", Better::Higher, vec![300.0, 100.0, 200.0]);
+        figures.add_runs("time", "ms", Better::Lower, vec![300.0, 100.0, 200.0]);
+        figures.add_runs("none", "ms", Better::Lower, Vec::new());
+        let text = serde_json::to_string(&figures.0).unwrap();
+        assert_eq!(
+            text,
+            r#"{"rate":{"median":200.0,"worst":100.0,"unit":"MiB/s","n":3},"time":{"median":200.0,"worst":300.0,"unit":"ms","n":3}}"#
+        );
+    }
 }

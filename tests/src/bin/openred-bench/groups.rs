@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use openred_tests::harness::{Directory, Node, free_port, is_root, wait_for};
 use serde_json::Value;
 
-use super::figures::{Figure, Figures};
+use super::figures::{Better, Figure, Figures};
 
 /// Fresh sessions, one after the other.
 const FRESH: &str = "500";
@@ -100,7 +100,8 @@ fn latency(answer: &Value) -> Result<Figure> {
     let number = |name: &str| answer[name].as_f64().with_context(|| format!("ping reports {name}: {answer}"));
     Ok(Figure {
         median: number("median_us")?,
-        p99: number("p99_us")?,
+        p99: Some(number("p99_us")?),
+        worst: None,
         unit: "µs",
         n: answer["sent"].as_u64().unwrap_or(0),
     })
@@ -108,7 +109,8 @@ fn latency(answer: &Value) -> Result<Figure> {
 
 fn rate(answer: &Value) -> Result<Figure> {
     let rate = answer["rate"].as_f64().context("ping reports a rate")?;
-    Ok(Figure { median: rate, p99: rate, unit: "/s", n: answer["sent"].as_u64().unwrap_or(0) })
+    // One number for the whole run: there are no samples of a rate.
+    Ok(Figure { median: rate, p99: None, worst: None, unit: "/s", n: answer["sent"].as_u64().unwrap_or(0) })
 }
 
 fn handshake(stage: &Stage) -> Result<Figures> {
@@ -134,11 +136,12 @@ fn session(stage: &Stage) -> Result<Figures> {
         let seconds = answer["total_us"].as_f64().map_or(start.elapsed().as_secs_f64(), |micros| micros / 1e6);
         rates.push(BULK_BYTES as f64 / seconds / f64::from(1 << 20));
     }
-    figures.add_samples("bulk", "MiB/s", rates);
+    figures.add_runs("bulk", "MiB/s", Better::Higher, rates);
     Ok(figures)
 }
 
-/// A file of 1 GiB from alice's store to bob's, verified; putting it into alice's store is timed apart.
+/// A file of 1 GiB from alice's store on disk to bob's, verified and durable: what the peer program measures, too. Putting it
+/// into alice's store is timed apart, taking it out of bob's (`--out`) is not measured.
 fn file(stage: &Stage) -> Result<Figures> {
     let mut figures = Figures::default();
     let (mut shares, mut fetches) = (Vec::new(), Vec::new());
@@ -162,15 +165,15 @@ fn file(stage: &Stage) -> Result<Figures> {
         ensure!(fetched["verified"] == true, "the file did not verify: {fetched}");
         fs::remove_file(&path)?;
     }
-    figures.add_samples("file_share_1gib", "MiB/s", shares);
-    figures.add_samples("file_1gib", "MiB/s", fetches);
+    figures.add_runs("file_share_1gib", "MiB/s", Better::Higher, shares);
+    figures.add_runs("file_1gib", "MiB/s", Better::Higher, fetches);
     Ok(figures)
 }
 
 /// Proportional set size of the idle node's processes (as root, who may read it), and time from start to ready.
 fn memory(stage: &mut Stage) -> Result<Figures> {
     let mut figures = Figures::default();
-    figures.add_samples("up_to_ready", "ms", stage.ready_ms.clone());
+    figures.add_runs("up_to_ready", "ms", Better::Lower, stage.ready_ms.clone());
     if is_root() {
         stage.bob.down()?;
         stage.bob.up()?;
@@ -182,9 +185,9 @@ fn memory(stage: &mut Stage) -> Result<Figures> {
         for (name, pid) in pids {
             let kib = pss_kib(pid)?;
             total += kib;
-            figures.add_samples(&format!("pss_{name}"), "KiB", vec![kib]);
+            figures.add_runs(&format!("pss_{name}"), "KiB", Better::Lower, vec![kib]);
         }
-        figures.add_samples("pss_idle_node", "KiB", vec![total]);
+        figures.add_runs("pss_idle_node", "KiB", Better::Lower, vec![total]);
     }
     Ok(figures)
 }
