@@ -1,0 +1,76 @@
+//! The project's scripts where they judge or install: what counts as a passed test program, and which Rust is taken.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts").join(name)
+}
+
+fn program(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The totals, "passed failed", of one test program that does this.
+fn totals(text: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let (test, list, out) = (folder.path().join("test"), folder.path().join("list"), folder.path().join("out"));
+    program(&test, text);
+    fs::write(&list, format!("{} {}\n", folder.path().display(), test.display())).unwrap();
+    let ran = Command::new(script("test")).arg("--programs").args([&list, &out]).arg("").output().unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    fs::read_to_string(out.join("totals")).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_test_program_counts_only_by_what_it_says() {
+    assert_eq!(totals("echo 'test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured'"), "3 0");
+    assert_eq!(totals("echo 'test result: FAILED. 3 passed; 1 failed; 0 ignored'; exit 101"), "3 1");
+    assert_eq!(totals("echo 'test result: ok. 3 passed; 0 failed; 2 ignored'"), "3 2", "skipped is not passed");
+    assert_eq!(totals("echo 'test result: ok. 0 passed; 0 failed; 0 ignored'"), "0 0", "there may be none");
+    assert_eq!(totals("exit 0"), "0 1", "no word is no pass");
+    assert_eq!(totals("exit 7"), "0 1");
+}
+
+#[test]
+fn a_rust_that_is_too_old_and_not_rustups_gets_rustups_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (home, path) = (folder.path().join("home"), folder.path().join("bin"));
+    fs::create_dir(&home).unwrap();
+    for name in ["cargo", "rustc"] {
+        program(&path.join(name), &format!("echo '{name} 1.40.0 (old)'"));
+    }
+    // What is fetched is a script; this one stands in for rustup's.
+    let install = "mkdir -p \"$HOME/.cargo/bin\"; for name in cargo rustc rustup; do \
+                   printf '#!/bin/sh\\necho \"'$name' 99.0.0 (new)\"\\n' >\"$HOME/.cargo/bin/$name\"; \
+                   chmod 755 \"$HOME/.cargo/bin/$name\"; done";
+    program(&path.join("curl"), &format!("cat <<'END'\n{install}\nEND"));
+    let prepare = |path: &Path| {
+        Command::new("bash")
+            .args(["-c", "source \"$0\" && rustc --version && command -v cargo"])
+            .arg(script("prepare"))
+            .env("HOME", &home)
+            .env("PATH", format!("{}:/usr/bin:/bin", path.display()))
+            .output()
+            .unwrap()
+    };
+    for _ in 0..2 {
+        let ran = prepare(&path);
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        assert!(ran.status.success(), "{ran:?}");
+        assert!(said.contains("rustc 99.0.0"), "{said}");
+        assert!(said.trim().ends_with(home.join(".cargo/bin/cargo").to_str().unwrap()), "{said}");
+        // The second time it is there, and nothing is fetched.
+        program(&path.join("curl"), "exit 1");
+    }
+    // An old one of rustup's own is the operator's to update.
+    program(&home.join(".cargo/bin/rustc"), "echo 'rustc 1.40.0 (old)'");
+    let ran = prepare(&path);
+    assert_eq!(ran.status.code(), Some(78), "{ran:?}");
+    assert!(String::from_utf8_lossy(&ran.stderr).contains("rustup update"), "{ran:?}");
+}
