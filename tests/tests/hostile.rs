@@ -146,7 +146,7 @@ fn junk_on_the_peer_to_peer_port_is_refused_alike_and_never_reaches_the_vault() 
     shapes.dedup();
     assert_eq!(shapes.len(), 1, "every refusal looks the same: {shapes:#?}");
     let cut = [&head("/p2p/handshake", 500), &b"short"[..]].concat();
-    assert_ne!(exchange(node.listen, &cut, true).code(), Some(200), "truncated");
+    assert_eq!(exchange(node.listen, &cut, true).code(), Some(403), "truncated");
     assert_eq!(exchange(node.listen, b"\x16\x03\x01 not http at all\r\n\r\n", true).code(), Some(400));
     for path in ["/", "/p2p", "/p2p/handshake/", "/p2p/sessions"] {
         assert_eq!(exchange(node.listen, &post(path, b"x"), false).code(), Some(404), "{path}");
@@ -208,6 +208,9 @@ fn the_directory_answers_junk_with_problem_documents() {
             let answer = exchange(directory, &other, false).problem();
             assert_eq!(answer, (Some(401), "signature.digest".to_owned()), "{path} with another body's signature");
         }
+        let cut = [&caller.head(path, b"", 500), &b"{"[..]].concat();
+        let answer = exchange(directory, &cut, true).problem();
+        assert_eq!(answer, (Some(400), "body.incomplete".to_owned()), "{path} truncated");
         let huge = [&caller.head(path, b"", 1 << 30), &b"{"[..]].concat();
         assert_eq!(exchange(directory, &huge, false).problem(), (Some(413), "body.too-large".to_owned()), "{path}");
     }
