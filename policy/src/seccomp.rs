@@ -371,9 +371,14 @@ mod tests {
             let (get, set) = (libc::SYS_getsockopt, libc::SYS_setsockopt);
             assert!(option(get, libc::SOL_SOCKET, libc::SO_ERROR) && option(get, libc::SOL_SOCKET, libc::SO_PEERCRED));
             assert!(!option(get, libc::SOL_SOCKET, libc::SO_PEERPIDFD), "{role}");
-            assert!(
-                option(set, libc::IPPROTO_TCP, libc::TCP_NODELAY) && option(set, libc::SOL_SOCKET, libc::SO_KEEPALIVE)
-            );
+            for (level, name) in [
+                (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+                (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+                (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+                (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
+            ] {
+                assert!(option(set, level, name), "{role} {level} {name}");
+            }
             assert!(!option(set, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT), "{role}");
             assert!(!option(set, libc::IPPROTO_TCP, libc::TCP_ULP), "{role}");
             assert!(!option(set, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER), "{role}");
