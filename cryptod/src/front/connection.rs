@@ -115,7 +115,7 @@ impl Caller {
         }
     }
 
-    fn is_out(&self) -> bool {
+    pub(super) fn is_out(&self) -> bool {
         self.out.load(Ordering::Relaxed)
     }
 }

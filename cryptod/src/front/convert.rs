@@ -12,7 +12,9 @@ use openred_proto::limits::{
 use openred_proto::method::{MethodSet, Schedule};
 use openred_proto::refusal::REFUSAL_HEADER;
 use openred_proto::secret::Secret;
-use openred_proto::vault::{LinkKeys, LinkSummary, ReceivedOffer, Refusal, Reply, Request, SessionGrant};
+use openred_proto::vault::{
+    LinkKeys, LinkSummary, ReceivedOffer, Refusal, Reply, Request, SessionGrant, StatementFault,
+};
 use prost::bytes::Bytes;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -36,6 +38,22 @@ fn array<const N: usize>(field: &'static str, bytes: &[u8]) -> Checked<[u8; N]> 
 
 fn capped(field: &'static str, bytes: &[u8], limit: usize) -> Checked<Vec<u8>> {
     if bytes.is_empty() || bytes.len() > limit { Err(wrong(field)) } else { Ok(bytes.to_vec()) }
+}
+
+/// As [`capped`], for bytes that a peer or a directory chose and `noded` only hands on: refused as a statement that cannot
+/// be read, which is no fault of the caller ([`is_callers_fault`]). Or whoever sends `noded` an empty offer could have its
+/// connection closed.
+fn foreign(field: &'static str, bytes: &[u8], limit: usize) -> Checked<Vec<u8>> {
+    capped(field, bytes, limit).map_err(|mut status| {
+        let code = Refusal::PeerStatement(StatementFault::Malformed).code();
+        status.metadata_mut().insert(REFUSAL_HEADER, MetadataValue::from_static(code));
+        status
+    })
+}
+
+/// Whether a request that did not become one is what a correct caller never sends.
+pub(super) fn is_callers_fault(status: &Status) -> bool {
+    !status.metadata().contains_key(REFUSAL_HEADER)
 }
 
 fn text(field: &'static str, text: String, limit: usize) -> Checked<String> {
@@ -91,7 +109,7 @@ pub(super) fn issue_link(message: rpc::IssueLinkRequest) -> Checked<Request> {
     };
     Ok(Request::IssueLink {
         peer: NodeId::from_bytes(array("peer", &message.peer)?),
-        card: capped("card", &message.card, CARD_BYTES)?,
+        card: foreign("card", &message.card, CARD_BYTES)?,
         directory: NodeId::from_bytes(array("directory", &message.directory)?),
         allowed: methods("allowed", message.allowed)?,
         schedule,
@@ -101,7 +119,7 @@ pub(super) fn issue_link(message: rpc::IssueLinkRequest) -> Checked<Request> {
 
 pub(super) fn received_offer(message: rpc::ReceivedOffer) -> Checked<ReceivedOffer> {
     Ok(ReceivedOffer {
-        offer: capped("offer", &message.offer, OFFER_BYTES)?,
+        offer: foreign("offer", &message.offer, OFFER_BYTES)?,
         sender: NodeId::from_bytes(array("sender", &message.sender)?),
         directory: NodeId::from_bytes(array("directory", &message.directory)?),
         allowed: methods("allowed", message.allowed)?,
@@ -115,7 +133,7 @@ pub(super) fn revoke_link(message: rpc::LinkName) -> Checked<Request> {
 pub(super) fn answer_handshake(message: rpc::AnswerHandshakeRequest) -> Checked<Request> {
     Ok(Request::AnswerHandshake {
         row: row(&message.row)?,
-        noise: capped("noise", &message.noise, NOISE_BYTES)?,
+        noise: foreign("noise", &message.noise, NOISE_BYTES)?,
         directory_head: head(&message.directory_head)?,
     })
 }
@@ -123,7 +141,7 @@ pub(super) fn answer_handshake(message: rpc::AnswerHandshakeRequest) -> Checked<
 pub(super) fn finish_handshake(message: rpc::ContinueHandshakeRequest) -> Checked<Request> {
     Ok(Request::FinishHandshake {
         handshake: HandshakeId::from_bytes(array("handshake", &message.handshake)?),
-        noise: capped("noise", &message.noise, NOISE_BYTES)?,
+        noise: foreign("noise", &message.noise, NOISE_BYTES)?,
         directory_head: head(&message.directory_head)?,
     })
 }
@@ -134,7 +152,7 @@ pub(super) fn complete_handshake(message: rpc::ContinueHandshakeRequest) -> Chec
     }
     Ok(Request::CompleteHandshake {
         handshake: HandshakeId::from_bytes(array("handshake", &message.handshake)?),
-        noise: capped("noise", &message.noise, NOISE_BYTES)?,
+        noise: foreign("noise", &message.noise, NOISE_BYTES)?,
     })
 }
 

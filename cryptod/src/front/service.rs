@@ -39,7 +39,11 @@ impl Service {
         if !caller.may_call(Instant::now()) {
             return Err(Status::resource_exhausted("too many calls on this connection; slow down"));
         }
-        let request = request(call.into_inner()).inspect_err(|_| caller.note_fault(Instant::now()))?;
+        let request = request(call.into_inner()).inspect_err(|status| {
+            if convert::is_callers_fault(status) {
+                caller.note_fault(Instant::now());
+            }
+        })?;
         let reply = self.vault.ask(request).await.map_err(unanswered)?;
         let status = match answer(reply) {
             Ok(message) => return Ok(Response::new(message)),
@@ -144,5 +148,45 @@ impl Cryptod for Service {
 
     async fn get_store_key(&self, call: tonic::Request<rpc::StoreKeyRequest>) -> Answer<rpc::StoreKey> {
         self.call(call, convert::store_key_request, convert::store_key).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use prost::bytes::Bytes;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    fn request<M>(caller: &Arc<Caller>, message: M) -> tonic::Request<M> {
+        let mut request = tonic::Request::new(message);
+        request.extensions_mut().insert(Arc::clone(caller));
+        request
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_sent_is_no_fault_of_the_caller() {
+        let (near, _vault) = UnixStream::pair().unwrap();
+        let service = Service::new(VaultLink::start(near), NodeId::from_bytes([1; 32]));
+        let caller = Arc::new(Caller::new());
+        let row = Bytes::from_static(&[1; 97]);
+        for length in (0..200).map(|round| if round % 2 == 0 { 0 } else { 5000 }) {
+            let id = Bytes::from_static(&[2; 32]);
+            let bytes = Bytes::from(vec![0; length]);
+            let offer = rpc::ReceivedOffer { offer: bytes.clone(), sender: id.clone(), directory: id, allowed: 1 };
+            let answer = rpc::AnswerHandshakeRequest { row: row.clone(), noise: bytes, ..Default::default() };
+            let refused = [
+                service.inspect_offer(request(&caller, offer)).await.unwrap_err(),
+                service.answer_handshake(request(&caller, answer)).await.unwrap_err(),
+            ];
+            assert!(refused.iter().all(|status| status.code() == Code::InvalidArgument), "{refused:?}");
+            assert!(!caller.is_out());
+        }
+        // The control: a row is the caller's own.
+        for _ in 0..200 {
+            service.get_link_keys(request(&caller, rpc::LinkRow { row: Bytes::new() })).await.unwrap_err();
+        }
+        assert!(caller.is_out());
     }
 }
