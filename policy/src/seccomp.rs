@@ -370,7 +370,9 @@ mod tests {
             let option = |call, level: i32, name: i32| passes(role, call, [3, level as u64, name as u64, 0, 0, 0]);
             let (get, set) = (libc::SYS_getsockopt, libc::SYS_setsockopt);
             assert!(option(get, libc::SOL_SOCKET, libc::SO_ERROR) && option(get, libc::SOL_SOCKET, libc::SO_PEERCRED));
-            assert!(!option(get, libc::SOL_SOCKET, libc::SO_PEERPIDFD), "{role}");
+            for role in Role::CAGED {
+                assert!(!passes(role, get, [3, libc::SOL_SOCKET as u64, libc::SO_PEERPIDFD as u64, 0, 0, 0]), "{role}");
+            }
             for (level, name) in [
                 (libc::IPPROTO_TCP, libc::TCP_NODELAY),
                 (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
