@@ -1,4 +1,5 @@
-//! The front: gRPC on an AF_UNIX listener, each call one typed request to the vault, each reply one answer. It holds no key.
+//! The front: gRPC on an AF_UNIX listener, each call one typed request to the vault, each reply one answer. It holds
+//! no key of the node; what `noded` may have (secrets of sessions, store keys) passes through it.
 //!
 //! `connection` admits and meters callers, `service` is the generated trait, `convert` turns protobuf into requests and replies
 //! into protobuf, `link` multiplexes calls over the one stream to the vault. In: bytes of `noded`. Out: bounded frames. It opens

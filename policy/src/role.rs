@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub enum Role {
     /// `openred up`: starts and watches the others. It is not caged by this crate; it is here so that reports can name it.
     Supervisor,
-    /// `cryptod`: parses gRPC, holds no key.
+    /// `cryptod`: parses gRPC, holds no key of the node.
     Front,
     /// `cryptod-vault`: holds the keys.
     Vault,
