@@ -1,6 +1,6 @@
-//! A node whose disk is really full: its home is a small file system of its own, filled to the last byte.
+//! No room: a node whose disk is really full, and a peer that has filled its share of an inbox.
 //!
-//! The file system is mounted in a mount namespace that only this test sees, which takes root. An ordinary user could mount it inside a user
+//! For the full disk a node's home is a small file system of its own, filled to the last byte. The file system is mounted in a mount namespace that only this test sees, which takes root. An ordinary user could mount it inside a user
 //! namespace only, and there the cage refuses to start, rightly: the kernel gives the files of a process that is not dumpable to the root
 //! of the outer namespace, who is the user itself then, and the layer `not-dumpable` would not hold. The module's share of this,
 //! a write that the disk cut, is tested for both users in `noded/src/module/blobs.rs`.
@@ -136,4 +136,30 @@ fn a_full_disk_loses_nothing_that_was_acknowledged_and_is_survived() {
     })
     .unwrap();
     assert_eq!(numbers(&bob), acknowledged, "all of it is durable");
+}
+
+#[test]
+fn a_peer_that_fills_its_share_of_the_inbox_is_told_so_and_waits() {
+    /// A little less than the longest argument that the kernel takes.
+    const LARGE: usize = 130_000;
+    let world = World::start().unwrap();
+    let (alice, bob) = world.linked().unwrap();
+    let text = "x".repeat(LARGE);
+    let send = || alice.cli(&["send", &bob.id, &text]).unwrap().json().unwrap();
+    // More than 64 MiB would be too many.
+    let sent = (0..(64 << 20) / LARGE).map(|_| send()).find(|sent| sent["state"] != "delivered");
+    let sent = sent.expect("the inbox has a bound");
+    assert_eq!((&sent["state"], &sent["waiting"]), (&"queued".into(), &"peer-inbox-full".into()), "{sent}");
+    assert_eq!(sent["detail"], "the peer's inbox is full");
+    assert!(condition(&bob, "module.full"), "{}", status(&bob).unwrap());
+    assert_eq!(bob.cli(&["status"]).unwrap().code, 0, "it is a warning: nothing else is affected");
+
+    let deleted = bob.cli(&["inbox", "--delete", "--from", &alice.id]).unwrap().json().unwrap();
+    assert!(deleted["deleted"].as_u64() > Some(400), "{deleted}");
+    assert!(!condition(&bob, "module.full"));
+    wait_for("the message that waited", || {
+        let shown = bob.cli(&["inbox", "--all", "--peek"])?.json()?;
+        Ok((shown["messages"].as_array().map(Vec::len) == Some(1)).then_some(()))
+    })
+    .unwrap();
 }
