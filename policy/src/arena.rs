@@ -16,14 +16,14 @@ use crate::layer::{Layer, LayerName};
 use crate::role::Uid;
 use crate::sys::Heap;
 
-/// Half-open handshakes that the vault keeps at most (PROTOCOL 5).
-const HANDSHAKES: usize = 1024;
+/// Half-open handshakes that the vault keeps at most, begun and answered together (PROTOCOL 5).
+pub const HANDSHAKES: usize = 1024;
 /// One half-open handshake: two KEM keys expanded, the Noise state, buffers.
-const HANDSHAKE_BYTES: usize = 14 * 1024;
+pub const HANDSHAKE_BYTES: usize = 14 * 1024;
 /// Links that the vault keeps at most (SANDBOX, state).
-const LINKS: usize = 4096;
+pub const LINKS: usize = 4096;
 /// One link in memory: its row, its place in the map, its rate.
-const LINK_BYTES: usize = 1024;
+pub const LINK_BYTES: usize = 1024;
 /// Frames, the image of a state slot, keys, and what fragmentation costs.
 const SLACK: usize = 6 * 1024 * 1024;
 
