@@ -80,7 +80,7 @@ impl LayerName {
             LayerName::Clock => "use a clock source that the vDSO serves (tsc, kvm-clock, hyperv or arch_sys_counter)",
             LayerName::Seccomp => "use a kernel built with CONFIG_SECCOMP_FILTER",
             LayerName::Arena => {
-                "use Linux 6.10 or newer with secret memory (secretmem.enable=1 on the kernel command line), and let it lock 32 MiB (ulimit -l)"
+                "use Linux 6.10 or newer with secret memory (secretmem.enable=1 on the kernel command line), and let it lock 32 MiB (ulimit -l, or CAP_IPC_LOCK)"
             }
             LayerName::Spawn => "check that the program lies beside `openred` and may be executed",
             _ => "see docs/sandbox.md, section `When a layer fails`",
