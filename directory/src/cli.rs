@@ -12,10 +12,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use openred_proto::config::Source;
 use serde::Serialize;
 
 use crate::admin::{Answer, Ask, client};
-use crate::config::{Format, Level, Loaded, default_home};
+use crate::config::{Config, Format, Level, Loaded, default_home};
 use crate::daemon;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
@@ -209,11 +210,17 @@ impl Arguments {
         }
         let home = self.home.clone().unwrap_or_else(default_home);
         let path = self.config.clone().unwrap_or_else(|| home.join("directory.toml"));
-        std::fs::create_dir_all(&home).map_err(Error::file("create", &home))?;
         let setting =
             |key: &str, value: Option<String>| value.map_or_else(String::new, |value| format!("{key} = {value:?}\n"));
-        let text =
+        let mut text =
             setting("listen", listen.map(|listen| listen.to_string())) + &setting("origin", origin.map(str::to_owned));
+        // Who has an https origin and listens to this machine alone has a proxy on it.
+        if origin.is_some_and(|origin| origin.starts_with("https:")) && listen.is_none_or(|at| at.ip().is_loopback()) {
+            text.push_str("behind_proxy = true\n");
+        }
+        // Before anything is made: a file that is refused would stand in the way of the next try.
+        Config::parse(&Source::new(&path, &text))?;
+        std::fs::create_dir_all(&home).map_err(Error::file("create", &home))?;
         let mut file = File::create_new(&path).map_err(Error::file("create (init never overwrites)", &path))?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::file("write", &path))
     }

@@ -202,8 +202,7 @@ impl Loaded {
             None if own.exists() => Source::read(&own)?,
             None => Source::new(own, ""),
         };
-        let config: Config = source.parse()?;
-        config.check(&source)?;
+        let config = Config::parse(&source)?;
         let home = match home {
             Some(flag) => flag.to_owned(),
             None if config.home.as_os_str().is_empty() => before,
@@ -215,6 +214,16 @@ impl Loaded {
 }
 
 impl Config {
+    /// Reads a file's text and checks it.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(source: &Source) -> Result<Self, ConfigError> {
+        let config: Self = source.parse()?;
+        config.check(source)?;
+        Ok(config)
+    }
+
     /// What types alone cannot say.
     fn check(&self, source: &Source) -> Result<(), ConfigError> {
         let listen = *self.listen.get_ref();
@@ -227,6 +236,12 @@ impl Config {
             return Err(source.refuse(self.listen.span(), why));
         }
         check_origin(self.origin.get_ref()).map_err(|why| source.refuse(self.origin.span(), why))?;
+        if self.origin.get_ref().starts_with("https:") && !tls && !self.behind_proxy {
+            // Unsaid, every caller of the proxy would pass for this machine: no limits for look-ups, metrics for all.
+            let why =
+                "an https origin needs tls.certificate and tls.key, or behind_proxy = true where a proxy has them";
+            return Err(source.refuse(self.origin.span(), why));
+        }
         let needs_origin = self.behind_proxy || tls || listen.ip().is_unspecified();
         if needs_origin && self.origin.get_ref().is_empty() {
             let why = "what clients reach this directory by is not known: set origin, as in origin = \"https://directory.example.org\"";
@@ -351,9 +366,7 @@ mod tests {
 
     fn check(text: &str) -> Result<Config, String> {
         let source = Source::new("directory.toml", text);
-        let config: Config = source.parse().map_err(|error| error.to_string())?;
-        config.check(&source).map_err(|error| error.to_string())?;
-        Ok(config)
+        Config::parse(&source).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -380,6 +393,7 @@ mod tests {
             ("listen = \"192.0.2.1:80\"", "directory.toml:1:10: plain HTTP is served on loopback only"),
             ("listen = \"0.0.0.0:80\"\nbehind_proxy = true", "directory.toml:1:10: what clients reach"),
             ("listen = \"nowhere\"", "directory.toml:1:10: invalid socket address"),
+            ("origin = \"https://a.example\"", "directory.toml:1:10: an https origin needs tls.certificate"),
             ("origin = \"https://a.example/path\"", "directory.toml:1:10: must be scheme, host and port"),
             ("origin = \"https://u@a.example\"", "directory.toml:1:10: must be scheme, host and port"),
             ("origin = \"HTTPS://A.example\"", "directory.toml:1:10: must be scheme, host and port"),
@@ -394,7 +408,9 @@ mod tests {
         for text in [
             "listen = \"[::1]:1\"",
             "listen = \"192.0.2.1:80\"\nbehind_proxy = true\norigin = \"https://a.example\"",
-            "origin = \"https://a.example:8443/\"",
+            "origin = \"https://a.example:8443/\"\nbehind_proxy = true",
+            "origin = \"https://a.example\"\n[tls]\ncertificate = \"a.pem\"\nkey = \"a.key\"",
+            "origin = \"http://a.example\"",
             "metrics_listen = \"[::1]:9\"",
         ] {
             check(text).unwrap();

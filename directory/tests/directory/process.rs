@@ -363,6 +363,29 @@ fn commands_that_need_no_directory() {
 }
 
 #[test]
+fn init_writes_only_what_can_be_served() {
+    let place = Place::new(None);
+    let file = place.home().join("directory.toml");
+    std::fs::remove_file(&file).unwrap();
+    for (listen, origin, why) in [
+        ("0.0.0.0:7440", "http://a.example", "plain HTTP is served on loopback only"),
+        ("0.0.0.0:7440", "https://a.example", "plain HTTP is served on loopback only"),
+        ("127.0.0.1:7440", "https://a.example/path", "must be scheme, host and port"),
+    ] {
+        let (code, said) = place.failure(&["init", "--listen", listen, "--origin", origin]);
+        assert!(code == 78 && said.contains(why), "{code} {said}");
+        assert!(!file.exists(), "nothing stands in the way of the corrected command");
+    }
+    let made = place.json(&["init", "--listen", "127.0.0.1:7440", "--origin", "https://a.example"]);
+    assert!(made["address"].as_str().unwrap().ends_with("@https://a.example"), "{made}");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text, "listen = \"127.0.0.1:7440\"\norigin = \"https://a.example\"\nbehind_proxy = true\n");
+    assert_eq!(place.text(&["check"]), format!("{}: ok\n", file.display()));
+    let (code, said) = place.failure(&["init", "--origin", "http://b.example"]);
+    assert!(code == 1 && said.contains("init never overwrites"), "{code} {said}");
+}
+
+#[test]
 fn https_and_metrics_of_their_own() {
     for place in places() {
         let (certificate, key) = (place.folder.path().join("tls.pem"), place.folder.path().join("tls.key"));
