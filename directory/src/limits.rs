@@ -40,9 +40,11 @@ pub const WAIT: Duration = Duration::from_secs(60);
 pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A stream is ended after this long; the client comes back with its last id.
 pub const STREAM_LIFE: Duration = Duration::from_secs(3600);
+/// So many addresses take all streams together; one alone has that part of them, 512 by default: a large office.
+pub const ADDRESSES_FOR_ALL_STREAMS: u64 = 8;
 /// Offers of one issuer that wait for one recipient: a renewal and a fresh one, twice.
 pub const OFFERS_PER_ISSUER: usize = 4;
-/// Receipts that wait for one issuer, besides its offers.
+/// Receipts that are kept for one issuer, besides its offers.
 pub const RECEIPTS_PER_NODE: usize = 64;
 /// Expired offers are dropped this often, besides at each touch of their mailbox.
 pub const SWEEP: Duration = Duration::from_secs(30);

@@ -3,6 +3,9 @@
 //!
 //! Items carry ids that only grow, over restarts too (`max(last + 1, milliseconds)`). A reader names the last id it has:
 //! receipts up to it are done with and dropped, offers stay until their receipt comes, or their ten minutes are over.
+//!
+//! A stream lives long and names its last id only when it comes again. So receipts that it was shown count against nobody
+//! any more; they are kept, in case the stream broke under them, until their room is needed.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -40,6 +43,8 @@ pub struct Item {
     pub payload: Bytes,
     /// Dropped after this.
     pub until: UnixMillis,
+    /// A receipt for an offer that waited here when it came.
+    pub answers_offer: bool,
 }
 
 /// Why an item was not taken.
@@ -66,6 +71,8 @@ struct Mailbox {
     wake: Arc<Notify>,
     /// The newest reader's number; an older one ends when it sees another.
     reader: u64,
+    /// The last id that a reader was shown.
+    shown: u64,
 }
 
 /// All mailboxes.
@@ -108,7 +115,7 @@ impl Mailboxes {
     }
 
     /// Puts an item into `recipient`'s mailbox. The same offer or receipt again takes a new id, so that an open stream
-    /// shows it once more, and starts its ten minutes anew.
+    /// shows it once more; its ten minutes go on.
     ///
     /// # Errors
     /// No room.
@@ -121,22 +128,25 @@ impl Mailboxes {
         token_id: [u8; 32],
         payload: Bytes,
     ) -> Result<(), Refused> {
-        let per_node = if kind == Kind::Offer { self.bounds.offers_per_node } else { RECEIPTS_PER_NODE };
+        let answers_offer = kind == Kind::Receipt && self.offer_waits(&from, &recipient, &token_id);
         let mailbox = self.boxes.entry(recipient).or_default();
-        self.items -= mailbox.drop_where(|item| {
-            item.until < now || (item.kind == kind && item.token_id == token_id && item.from == from)
-        });
-        let mine = mailbox.items.iter().filter(|item| item.kind == kind && item.from == from).count();
-        let same_kind = mailbox.items.iter().filter(|item| item.kind == kind).count();
-        if mine >= OFFERS_PER_ISSUER || same_kind >= per_node {
-            return Err(Refused::MailboxFull);
-        }
-        if self.items >= self.bounds.items {
-            return Err(Refused::DirectoryFull);
+        self.items -= mailbox.drop_where(|item| item.until < now);
+        let same = |item: &Item| item.kind == kind && item.token_id == token_id && item.from == from;
+        let until =
+            mailbox.items.iter().find(|item| same(item)).map_or(now.plus(OFFER_IN_DIRECTORY), |item| item.until);
+        self.items -= mailbox.drop_where(same);
+        let crowded = self.items >= self.bounds.items;
+        match kind {
+            Kind::Receipt => self.items -= mailbox.make_room(&from, answers_offer, crowded)?,
+            Kind::Offer if !mailbox.takes_offer(&from, self.bounds.offers_per_node) => {
+                return Err(Refused::MailboxFull);
+            }
+            Kind::Offer if crowded => return Err(Refused::DirectoryFull),
+            Kind::Offer => {}
         }
         self.last_id = (self.last_id + 1).max(now.0);
-        let until = now.plus(OFFER_IN_DIRECTORY);
-        mailbox.items.push_back(Item { id: self.last_id, kind, from, token_id, payload, until });
+        let id = self.last_id;
+        mailbox.items.push_back(Item { id, kind, from, token_id, payload, until, answers_offer });
         self.items += 1;
         mailbox.wake.notify_waiters();
         Ok(())
@@ -156,6 +166,7 @@ impl Mailboxes {
     pub fn poll(&mut self, now: UnixMillis, reader: &Reader, after: u64) -> Option<Vec<Item>> {
         let mailbox = self.boxes.get_mut(&reader.node).filter(|mailbox| mailbox.reader == reader.number)?;
         self.items -= mailbox.drop_where(|item| item.until < now);
+        mailbox.shown = mailbox.items.back().map_or(mailbox.shown, |last| last.id);
         Some(mailbox.items.iter().filter(|item| item.id > after).cloned().collect())
     }
 
@@ -164,6 +175,12 @@ impl Mailboxes {
         if let Some(mailbox) = self.boxes.get_mut(recipient) {
             self.items -= mailbox.drop_where(|item| item.kind == Kind::Offer && item.token_id == *token_id);
         }
+    }
+
+    /// Whether an offer of `issuer` waits for `recipient`.
+    fn offer_waits(&self, recipient: &NodeId, issuer: &NodeId, token_id: &[u8; 32]) -> bool {
+        let is_it = |item: &Item| item.kind == Kind::Offer && item.from == *issuer && item.token_id == *token_id;
+        self.boxes.get(recipient).is_some_and(|mailbox| mailbox.items.iter().any(is_it))
     }
 
     /// Empties a node's mailbox and ends its readers: it was banned.
@@ -185,6 +202,32 @@ impl Mailboxes {
 }
 
 impl Mailbox {
+    fn takes_offer(&self, from: &NodeId, most: usize) -> bool {
+        let offers = || self.items.iter().filter(|item| item.kind == Kind::Offer);
+        offers().count() < most && offers().filter(|item| item.from == *from).count() < OFFERS_PER_ISSUER
+    }
+
+    /// Drops the receipt whose room a new one needs, if it needs one; how many. First the oldest that the reader was shown;
+    /// then, for one that answers an offer, the oldest that answers none: those anybody can send, to fill the mailbox.
+    fn make_room(&mut self, from: &NodeId, answers_offer: bool, crowded: bool) -> Result<usize, Refused> {
+        let receipts = || self.items.iter().enumerate().filter(|(_, item)| item.kind == Kind::Receipt);
+        let waiting = receipts().filter(|(_, item)| item.from == *from && item.id > self.shown).count();
+        let full = receipts().count() >= RECEIPTS_PER_NODE;
+        if waiting >= OFFERS_PER_ISSUER {
+            return Err(Refused::MailboxFull);
+        }
+        if !full && !crowded {
+            return Ok(0);
+        }
+        let spare = receipts().find(|(_, item)| item.id <= self.shown);
+        let spare = spare.or_else(|| receipts().find(|(_, item)| answers_offer && !item.answers_offer));
+        let Some((place, _)) = spare else {
+            return Err(if full { Refused::MailboxFull } else { Refused::DirectoryFull });
+        };
+        self.items.remove(place);
+        Ok(1)
+    }
+
     fn drop_where(&mut self, over: impl Fn(&Item) -> bool) -> usize {
         let before = self.items.len();
         self.items.retain(|item| !over(item));
@@ -252,6 +295,67 @@ mod tests {
         assert_eq!(boxes.len(), 1);
         boxes.read(node(1), id);
         assert!(boxes.is_empty());
+    }
+
+    fn receipt(boxes: &mut Mailboxes, to: u8, from: u8, token: u8) -> Result<(), Refused> {
+        boxes.deposit(NOW, node(to), Kind::Receipt, node(from), [token; 32], Bytes::new())
+    }
+
+    #[test]
+    fn an_offer_sent_again_goes_after_its_first_ten_minutes() {
+        let mut boxes = boxes();
+        for minute in 0..10 {
+            offer(&mut boxes, NOW.plus(Duration::from_secs(60 * minute)), 1, 2, 7).unwrap();
+        }
+        assert_eq!(tokens(&mut boxes, NOW.plus(Duration::from_secs(600)), 1, 0), [7]);
+        assert_eq!(tokens(&mut boxes, NOW.plus(Duration::from_secs(601)), 1, 0), [0; 0]);
+    }
+
+    #[test]
+    fn receipts_that_a_reader_was_shown_count_against_nobody() {
+        let mut boxes = Mailboxes::new(Bounds { offers_per_node: 6, items: 1000 });
+        let reader = boxes.read(node(1), 0);
+        for token in 0..200 {
+            receipt(&mut boxes, 1, 2, token).unwrap();
+            let shown = boxes.poll(NOW, &reader, 0).unwrap();
+            assert_eq!(shown.last().unwrap().token_id[0], token);
+        }
+        assert_eq!(boxes.len(), RECEIPTS_PER_NODE, "the newest are kept, in case the stream broke under them");
+        assert_eq!(tokens(&mut boxes, NOW, 1, 0)[0], 200 - 64);
+        for token in 200..204 {
+            receipt(&mut boxes, 1, 2, token).unwrap();
+        }
+        assert_eq!(receipt(&mut boxes, 1, 2, 204), Err(Refused::MailboxFull), "nobody was shown these four");
+        receipt(&mut boxes, 1, 3, 204).unwrap();
+    }
+
+    #[test]
+    fn receipts_that_answer_nothing_keep_no_answer_out() {
+        let mut boxes = Mailboxes::new(Bounds { offers_per_node: 6, items: 1000 });
+        for from in 100..116 {
+            for token in 0..4 {
+                receipt(&mut boxes, 1, from, token).unwrap();
+            }
+        }
+        assert_eq!(receipt(&mut boxes, 1, 2, 9), Err(Refused::MailboxFull), "this one answers nothing either");
+        offer(&mut boxes, NOW, 2, 1, 9).unwrap();
+        receipt(&mut boxes, 1, 2, 9).unwrap();
+        assert_eq!(boxes.len(), RECEIPTS_PER_NODE + 1, "its offer, and as many receipts as before");
+        assert_eq!(tokens(&mut boxes, NOW, 1, 0).last(), Some(&9));
+    }
+
+    #[test]
+    fn a_crowded_directory_lets_shown_receipts_go_first() {
+        let mut boxes = boxes();
+        let reader = boxes.read(node(1), 0);
+        receipt(&mut boxes, 1, 2, 1).unwrap();
+        boxes.poll(NOW, &reader, 0).unwrap();
+        for to in 3..12 {
+            offer(&mut boxes, NOW, to, 2, 1).unwrap();
+        }
+        receipt(&mut boxes, 1, 2, 2).unwrap();
+        assert_eq!(boxes.len(), 10);
+        assert_eq!(receipt(&mut boxes, 1, 2, 3), Err(Refused::DirectoryFull));
     }
 
     #[test]
