@@ -10,15 +10,19 @@ pub mod tokens;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
+use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::{Json, Router, routing};
+use axum::{Router, routing};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::de::DeserializeOwned;
+use bytes::Bytes;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::OpenApi;
 
 use self::problem::{Code, Problem};
+use self::signed::Anonymous;
 use crate::state::Directory;
 
 /// The document served as `/api/v3/openapi.json`.
@@ -40,12 +44,14 @@ use crate::state::Directory;
         system::health,
         system::metrics,
     ),
-    components(schemas(tokens::Delivery))
+    components(schemas(tokens::Delivery, problem::ProblemDocument))
 )]
 pub struct Document;
 
 /// All routes.
 pub fn router(directory: Arc<Directory>) -> Router {
+    let document = Bytes::from(Document::openapi().to_json().expect("the document is made of texts and numbers"));
+    let document = move |_: Anonymous| async move { ([(header::CONTENT_TYPE, "application/json")], document) };
     Router::new()
         .route("/api/v3/nodes/register", routing::post(nodes::register))
         .route("/api/v3/nodes/discover", routing::get(nodes::discover))
@@ -55,7 +61,7 @@ pub fn router(directory: Arc<Directory>) -> Router {
         .route("/api/v3/tokens/acknowledge", routing::post(tokens::acknowledge))
         .route("/api/v3/health", routing::get(system::health))
         .route("/api/v3/metrics", routing::get(system::metrics))
-        .route("/api/v3/openapi.json", routing::get(|| async { Json(Document::openapi()) }))
+        .route("/api/v3/openapi.json", routing::get(document))
         .fallback(|| async { Problem::from(Code::RequestUnknown) })
         .method_not_allowed_fallback(|| async { Problem::from(Code::RequestMethod) })
         .layer(middleware::from_fn_with_state(Arc::clone(&directory), count))
@@ -68,17 +74,36 @@ async fn count(State(directory): State<Arc<Directory>>, request: Request, next: 
     response
 }
 
+/// What is said of bytes that are not; our own word, so it may be repeated.
+const NOT_BASE64: &str = "not standard base64";
+
 /// Reads a JSON body.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| {
+        if error.to_string().starts_with(NOT_BASE64) {
+            return Problem::new(Code::BodyMalformed, NOT_BASE64);
+        }
         // serde's text can repeat what the client sent; the place and the kind of fault are enough.
         let detail = format!("line {}, column {}: {:?} error", error.line(), error.column(), error.classify());
         Problem::new(Code::BodyMalformed, detail)
     })
 }
 
-fn from_base64(text: &str) -> Result<Vec<u8>, Problem> {
-    STANDARD.decode(text).map_err(|_| Problem::new(Code::BodyMalformed, "not standard base64"))
+/// Bytes that are standard base64 in JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base64Bytes(pub Vec<u8>);
+
+impl Serialize for Base64Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&to_base64(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Base64Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map(Self).map_err(|_| D::Error::custom(NOT_BASE64))
+    }
 }
 
 fn to_base64(bytes: &[u8]) -> String {

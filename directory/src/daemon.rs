@@ -9,8 +9,10 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use openred_policy::{Cage, Descriptors, KeptPath, LayerReport, Restricted, Role, Unconfined};
+use openred_proto::id::UnixMillis;
 use openred_proto::limits::CLOCK_GRACE;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,9 +25,9 @@ use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::limits::SWEEP;
 use crate::serve::{Service, serve};
-use crate::state::{Directory, system_clock};
+use crate::state::{Directory, Remembered, system_clock};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{CardStore as _, StoreHandle};
+use crate::store::{CardReader as _, CardStore as _, PreviousRun, StoreHandle};
 
 /// Everything that is opened before the cage.
 struct Opened {
@@ -175,10 +177,13 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
     let store = SqliteStore::open(&database, megabytes)?;
     let mut admin_store = SqliteStore::open(&database, megabytes)?;
     let bans = admin_store.bans()?.into_iter().map(|ban| ban.node).collect();
+    let before = admin_store.begin_run()?;
+    wait_for_next_second(before);
     let bound = opened.listener.local_addr().map_err(Error::LocalRuntime)?;
     let origin = config.public_origin(bound);
-    let handle = StoreHandle::start(store)?;
-    let directory = Directory::new(config, opened.identity, origin, handle, bans, system_clock());
+    let handle = StoreHandle::start(store, SqliteStore::open_reader(&database)?)?;
+    let directory =
+        Directory::new(config, opened.identity, origin, handle, Remembered { bans, before }, system_clock());
     let settings = loaded.source.settings(config).unwrap_or_default();
     let server = admin::server::Server {
         listener: opened.admin,
@@ -209,6 +214,15 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
     Ok(Started { runtime, services: Services { directory, api, local, end, reload } })
 }
 
+/// After a quick restart honest nodes sign in the second up to which the old run took requests, and would be refused.
+/// Who connects meanwhile waits in the listener's queue.
+fn wait_for_next_second(before: PreviousRun) {
+    let now = system_clock()();
+    if before == (PreviousRun::Ended { latest: now.seconds() }) {
+        std::thread::sleep(Duration::from_millis(1000 - now.0 % 1000));
+    }
+}
+
 /// Connections to the listener for metrics: one collector and somebody looking.
 const METRICS_CONNECTIONS: u32 = 16;
 /// Ended cards are looked for this often, in sweeps.
@@ -232,6 +246,10 @@ impl Services {
             }
         }
         housekeeping.abort();
+        let latest = directory.replay().end();
+        if let Err(error) = directory.store.call(move |store| store.end_run(latest)).await {
+            tracing::warn!(%error, "the end could not be noted: for its first minute the next start takes no signed request");
+        }
         tracing::info!("ended");
     }
 }
@@ -242,14 +260,23 @@ async fn keep_house(directory: Arc<Directory>) {
         tokio::time::sleep(SWEEP).await;
         let now = directory.now();
         directory.mailboxes().sweep(now);
-        sweeps = sweeps.wrapping_add(1);
         if sweeps.is_multiple_of(SWEEPS_PER_PURGE) {
-            let purged = directory.store.call(move |store| store.purge(now.minus(CLOCK_GRACE))).await;
-            match purged {
-                Ok(0) => {}
-                Ok(cards) => tracing::info!(cards, "dropped cards that had ended"),
-                Err(error) => tracing::warn!(%error, "ended cards could not be dropped"),
-            }
+            purge(&directory, now).await;
         }
+        sweeps = sweeps.wrapping_add(1);
+    }
+}
+
+async fn purge(directory: &Directory, now: UnixMillis) {
+    let mut dropped = 0;
+    loop {
+        match directory.store.call(move |store| store.purge(now.minus(CLOCK_GRACE))).await {
+            Ok(0) => break,
+            Ok(some) => dropped += some,
+            Err(error) => return tracing::warn!(%error, "ended cards could not be dropped"),
+        }
+    }
+    if dropped > 0 {
+        tracing::info!(dropped, "dropped cards that had ended, and rows of cards that ended long ago");
     }
 }

@@ -29,10 +29,13 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// |now − created| of a signature (PROTOCOL 7).
 pub const SIGNATURE_SKEW: Duration = Duration::from_secs(60);
-/// How long a nonce is remembered (PROTOCOL 7): both sides of the skew.
-pub const NONCE_LIFE: Duration = Duration::from_secs(120);
-/// Nonces remembered at once: 1,000 signed requests a second for two minutes, about 10 MB.
+/// How long a nonce is remembered (PROTOCOL 7): both sides of the skew, a second because `created` is a whole one (what is
+/// taken 60 s early at the second's begin is taken until the end of the second 60 s late), and one to spare.
+pub const NONCE_LIFE: Duration = Duration::from_secs(122);
+/// Nonces remembered at once: 1,000 signed requests a second for two minutes, about 20 MB.
 pub const NONCES: usize = 131_072;
+/// Nonces remembered of one node: 16 requests a second through two generations, so that no node alone fills the table.
+pub const NONCES_PER_NODE: usize = 4096;
 
 /// Longest a long poll waits.
 pub const WAIT: Duration = Duration::from_secs(60);
@@ -55,6 +58,14 @@ pub const STORE_QUEUE: usize = 1024;
 pub const STORE_BATCH: usize = 64;
 /// Nodes on a page of discovery: about 150 KiB of JSON.
 pub const PAGE: usize = 64;
+/// Rows of nodes that one page of discovery looks at: under a millisecond; a page that finds less is short and goes on.
+pub const EXAMINE: usize = 4096;
+/// Rows that one purge drops of each kind: about 10 ms, in which those who register wait.
+pub const PURGE: usize = 1024;
+/// New nodes of one address that may come at once: an office that is switched on.
+pub const NEW_NODES_BURST: u32 = 32;
+/// After those, one new node of an address comes in so long: in the eight days that a card may live, a tenth of the places.
+pub const NEW_NODE_EVERY: Duration = Duration::from_secs(60);
 /// Evidence rows kept: two cards each, so 80 MB at the most.
 pub const EVIDENCE: i64 = 10_000;
 /// Bans held in memory.
@@ -87,6 +98,12 @@ impl<K: Eq + Hash> Buckets<K> {
     #[must_use]
     pub fn new(rate_per_second: u32, burst: u32) -> Self {
         Self { rate: f64::from(rate_per_second), burst: f64::from(burst), filled: HashMap::new() }
+    }
+
+    /// Empty table of slower buckets: one token in each `period`.
+    #[must_use]
+    pub fn slow(period: Duration, burst: u32) -> Self {
+        Self { rate: 1.0 / period.as_secs_f64(), burst: f64::from(burst), filled: HashMap::new() }
     }
 
     /// Takes one token, or says how long until there is one.
@@ -124,56 +141,6 @@ impl Bucket {
     }
 }
 
-/// Nonces that were seen, for [`NONCE_LIFE`]. Two generations, so that forgetting is one move.
-#[derive(Debug, Default)]
-pub struct Nonces {
-    young: std::collections::HashSet<[u8; 48]>,
-    old: std::collections::HashSet<[u8; 48]>,
-    turned: u64,
-}
-
-/// Why a nonce was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NonceRefused {
-    /// Seen before.
-    Repeated,
-    /// [`NONCES`] are remembered already.
-    Full,
-}
-
-impl Nonces {
-    /// Remembers a nonce of `node`.
-    ///
-    /// # Errors
-    /// Repeated, or the table is full: then nothing is forgotten early, because forgetting would let a replay in.
-    pub fn take(&mut self, now: UnixMillis, node: &[u8; 32], nonce: &[u8; 16]) -> Result<(), NonceRefused> {
-        self.turn(now);
-        let mut key = [0; 48];
-        key[..32].copy_from_slice(node);
-        key[32..].copy_from_slice(nonce);
-        if self.old.contains(&key) || self.young.contains(&key) {
-            return Err(NonceRefused::Repeated);
-        }
-        if self.young.len() + self.old.len() >= NONCES {
-            return Err(NonceRefused::Full);
-        }
-        self.young.insert(key);
-        Ok(())
-    }
-
-    fn turn(&mut self, now: UnixMillis) {
-        let life = NONCE_LIFE.as_millis() as u64;
-        let age = now.0.saturating_sub(self.turned);
-        if age >= life {
-            self.old = std::mem::take(&mut self.young);
-            self.turned = now.0;
-        }
-        if age >= 2 * life {
-            self.old.clear();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,24 +168,5 @@ mod tests {
         let later = start.plus(Duration::from_secs(10));
         assert_eq!(buckets.take(later, BUCKETS), Ok(()), "full buckets were forgotten");
         assert_eq!(buckets.filled.len(), 1);
-    }
-
-    #[test]
-    fn a_nonce_is_refused_for_its_whole_life_and_the_table_is_bounded() {
-        let mut nonces = Nonces::default();
-        let start = UnixMillis(1_000_000);
-        assert_eq!(nonces.take(start, &[1; 32], &[1; 16]), Ok(()));
-        assert_eq!(nonces.take(start, &[2; 32], &[1; 16]), Ok(()), "nonces are per node");
-        for after in [0, 60_000, 119_999] {
-            let now = UnixMillis(start.0 + after);
-            assert_eq!(nonces.take(now, &[1; 32], &[1; 16]), Err(NonceRefused::Repeated), "{after}");
-        }
-        for number in 0..NONCES as u64 {
-            let mut nonce = [0; 16];
-            nonce[..8].copy_from_slice(&number.to_be_bytes());
-            let _ = nonces.take(UnixMillis(start.0 + 120_000), &[3; 32], &nonce);
-        }
-        assert_eq!(nonces.take(UnixMillis(start.0 + 120_000), &[4; 32], &[9; 16]), Err(NonceRefused::Full));
-        assert_eq!(nonces.take(UnixMillis(start.0 + 400_000), &[4; 32], &[9; 16]), Ok(()));
     }
 }

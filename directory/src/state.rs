@@ -1,6 +1,6 @@
 //! What the API's handlers share. Locks are held for a few lines, never over an await.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -10,11 +10,13 @@ use openred_proto::id::{NodeId, UnixMillis};
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::error::Result;
 use crate::identity::Identity;
-use crate::limits::{BANS, Buckets, Nonces};
+use crate::limits::{ADDRESSES_FOR_ALL_STREAMS, BANS, Buckets, NEW_NODE_EVERY, NEW_NODES_BURST};
 use crate::metrics::Metrics;
+use crate::replay::Replay;
 use crate::route::{Bounds, Mailboxes};
-use crate::store::StoreHandle;
+use crate::store::{Held, PreviousRun, StoreHandle};
 
 /// Reads the time; a test passes its own.
 pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
@@ -35,6 +37,15 @@ pub enum Caller {
     Node(NodeId),
     /// An address; an IPv6 one counts with its /64.
     Address(IpAddr),
+}
+
+/// What the store kept of earlier runs.
+#[derive(Clone, Debug)]
+pub struct Remembered {
+    /// Banned nodes.
+    pub bans: HashSet<NodeId>,
+    /// What the run before left behind.
+    pub before: PreviousRun,
 }
 
 /// The shared state.
@@ -59,9 +70,13 @@ pub struct Directory {
     pub started: UnixMillis,
     clock: Clock,
     mailboxes: Mutex<Mailboxes>,
-    nonces: Mutex<Nonces>,
+    replay: Mutex<Replay>,
     buckets: Mutex<Buckets<Caller>>,
+    /// New nodes by address.
+    new_nodes: Mutex<Buckets<IpAddr>>,
     bans: RwLock<HashSet<NodeId>>,
+    /// Open streams by address.
+    open_streams: Mutex<HashMap<IpAddr, u64>>,
     store_failing: AtomicBool,
     draining: watch::Sender<bool>,
 }
@@ -73,17 +88,18 @@ impl std::fmt::Debug for Directory {
 }
 
 impl Directory {
-    /// Puts it together; `bans` are those in the store.
+    /// Puts it together.
     #[must_use]
     pub fn new(
         config: &Config,
         identity: Identity,
         origin: String,
         store: StoreHandle,
-        bans: HashSet<NodeId>,
+        remembered: Remembered,
         clock: Clock,
     ) -> Arc<Self> {
         let limits = &config.limits;
+        let started = clock();
         let bounds = Bounds { offers_per_node: limits.offers_per_node as usize, items: limits.offers as usize };
         Arc::new(Self {
             identity,
@@ -94,12 +110,14 @@ impl Directory {
             streams: u64::from(limits.streams),
             store,
             metrics: Metrics::default(),
-            started: clock(),
+            started,
             clock,
             mailboxes: Mutex::new(Mailboxes::new(bounds)),
-            nonces: Mutex::new(Nonces::default()),
+            replay: Mutex::new(Replay::new(started, remembered.before)),
             buckets: Mutex::new(Buckets::new(*limits.requests_per_second.get_ref(), *limits.requests_burst.get_ref())),
-            bans: RwLock::new(bans),
+            new_nodes: Mutex::new(Buckets::slow(NEW_NODE_EVERY, NEW_NODES_BURST)),
+            bans: RwLock::new(remembered.bans),
+            open_streams: Mutex::default(),
             store_failing: AtomicBool::new(false),
             draining: watch::Sender::new(false),
         })
@@ -122,12 +140,49 @@ impl Directory {
         self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn nonces(&self) -> MutexGuard<'_, Nonces> {
-        self.nonces.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn replay(&self) -> MutexGuard<'_, Replay> {
+        self.replay.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn take_token(&self, caller: Caller) -> Result<(), Duration> {
+    /// A node whose card has not ended and that is not banned.
+    pub(crate) async fn registered(&self, id: NodeId) -> Result<Option<Held>> {
+        if self.is_banned(&id) {
+            return Ok(None);
+        }
+        let now = self.now();
+        let held = self.store.read(move |store| store.node(&id)).await?;
+        Ok(held.filter(|held| held.expires_at > now))
+    }
+
+    pub(crate) fn take_token(&self, caller: Caller) -> std::result::Result<(), Duration> {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner).take(self.now(), caller)
+    }
+
+    /// Takes a token for a node that comes for the first time; keys cost nothing, so its address is what is counted.
+    pub(crate) fn take_new_node(&self, address: IpAddr) -> std::result::Result<(), Duration> {
+        self.new_nodes.lock().unwrap_or_else(PoisonError::into_inner).take(self.now(), address)
+    }
+
+    /// Counts a stream against its address; false when the address has its share of all.
+    pub(crate) fn stream_opens(&self, address: Option<IpAddr>) -> bool {
+        let Some(address) = address else { return true };
+        let mut open = self.open_streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = open.entry(address).or_default();
+        let allowed = *mine < (self.streams / ADDRESSES_FOR_ALL_STREAMS).max(1);
+        *mine += u64::from(allowed);
+        allowed
+    }
+
+    /// A stream that was counted has ended.
+    pub(crate) fn stream_closed(&self, address: Option<IpAddr>) {
+        let Some(address) = address else { return };
+        let mut open = self.open_streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mine) = open.get_mut(&address) {
+            *mine = mine.saturating_sub(1);
+            if *mine == 0 {
+                open.remove(&address);
+            }
+        }
     }
 
     /// Whether a node is banned.

@@ -1,6 +1,6 @@
 //! What the directory keeps on disk: cards, bans, evidence of lies, nothing else. [`CardStore`] is the seam: one real
 //! implementation is here ([`sqlite`]), others may stand beside it. [`StoreHandle`] is how the asynchronous side asks:
-//! a bounded queue to one thread that was started before the system-call filter.
+//! bounded queues to two threads that were started before the system-call filter, one that writes and one that looks up.
 
 pub mod sqlite;
 mod thread;
@@ -33,8 +33,7 @@ pub struct NewCard {
 }
 
 /// What became of a registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registration {
     /// A new node, or a newer card.
     Stored,
@@ -42,8 +41,11 @@ pub enum Registration {
     Refreshed,
     /// A lower sequence than the one held; refused.
     Rollback,
-    /// Another card of the same sequence; refused, and both are kept as evidence.
-    Equivocation,
+    /// Another card of the same sequence; refused.
+    Equivocation {
+        /// Whether both are kept as evidence; not when there is no more room for it, or the held one was dropped at its end.
+        kept: bool,
+    },
     /// As many nodes as the operator allows.
     Full,
 }
@@ -88,6 +90,17 @@ pub struct Query {
     pub after: Option<NodeId>,
     /// At most so many.
     pub limit: usize,
+    /// Look at most at so many; then the page is short and goes on.
+    pub examine: Option<usize>,
+}
+
+/// A page of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Those that fit.
+    pub held: Vec<Held>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<NodeId>,
 }
 
 /// How much there is.
@@ -105,6 +118,20 @@ pub struct Counts {
     pub bytes: u64,
 }
 
+/// What is known of the run before, for [`crate::replay`]. Times are seconds since the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PreviousRun {
+    /// There was none.
+    Never,
+    /// It ended in order.
+    Ended {
+        /// The greatest `created` of a request that may have been taken.
+        latest: u64,
+    },
+    /// It did not say how it ended.
+    CutOff,
+}
+
 /// A ban.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ban {
@@ -116,9 +143,33 @@ pub struct Ban {
     pub reason: String,
 }
 
+/// What can be looked up without waiting for those who write.
+pub trait CardReader {
+    /// One node.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn node(&mut self, node: &NodeId) -> Result<Option<Held>>;
+    /// A page of nodes.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn page(&mut self, query: &Query) -> Result<Page>;
+    /// How much there is; fresh are those seen since then.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn counts(&mut self, seen_since: UnixMillis) -> Result<Counts>;
+    /// All bans.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn bans(&mut self) -> Result<Vec<Ban>>;
+}
+
 /// A place for cards. Calls come from one thread at a time; between [`CardStore::begin`] and [`CardStore::commit`] they
 /// hold together.
-pub trait CardStore {
+pub trait CardStore: CardReader {
     /// Starts a group of calls.
     ///
     /// # Errors
@@ -131,36 +182,27 @@ pub trait CardStore {
     fn commit(&mut self) -> Result<()>;
     /// Forgets the group.
     fn roll_back(&mut self);
-    /// Takes a card by the sequence rules (PROTOCOL 1); `most` nodes may be held.
+    /// Takes a card by the sequence rules (PROTOCOL 1); `most` nodes that are not banned may have one.
     ///
     /// # Errors
     /// The storage's.
     fn register(&mut self, now: UnixMillis, card: &NewCard, most: u64) -> Result<Registration>;
-    /// One node.
-    ///
-    /// # Errors
-    /// The storage's.
-    fn node(&mut self, node: &NodeId) -> Result<Option<Held>>;
-    /// A page of nodes.
-    ///
-    /// # Errors
-    /// The storage's.
-    fn page(&mut self, query: &Query) -> Result<Vec<Held>>;
-    /// How much there is; fresh are those seen since then.
-    ///
-    /// # Errors
-    /// The storage's.
-    fn counts(&mut self, seen_since: UnixMillis) -> Result<Counts>;
-    /// Drops the cards that ended before then; their sequences stay, so that an old card cannot come back.
+    /// Drops some of the cards that ended before then, and some of the rows that have stood without one for as long as a
+    /// card can live: until then their sequences keep older cards out. How many; none when nothing is left to drop.
     ///
     /// # Errors
     /// The storage's.
     fn purge(&mut self, ended_before: UnixMillis) -> Result<u64>;
-    /// All bans.
+    /// Says what the run before left behind; from now on this one runs, and is cut off unless it ends in order.
     ///
     /// # Errors
     /// The storage's.
-    fn bans(&mut self) -> Result<Vec<Ban>>;
+    fn begin_run(&mut self) -> Result<PreviousRun>;
+    /// This run ends in order and took no request signed after `latest`.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn end_run(&mut self, latest: u64) -> Result<()>;
     /// Adds a ban; false when there was one.
     ///
     /// # Errors

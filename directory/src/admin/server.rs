@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::limits::{ADMIN_TIME, BANS};
 use crate::state::Directory;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Ban, CardStore as _, Held, Query};
+use crate::store::{Ban, CardReader as _, CardStore as _, Held, Query};
 
 /// Longest request line: a did:key and a reason.
 const ASK_BYTES: u64 = 4096;
@@ -145,10 +145,9 @@ impl Server {
             let nodes = ids.iter().map(line).collect::<std::result::Result<_, Refusal>>()?;
             return Ok(Answer::Nodes(NodeList { nodes, next }));
         }
-        let held = self.store.page(&Query { sector, after, limit, ..Query::default() }).map_err(log)?;
-        let next = held.last().filter(|_| held.len() == limit).map(|last| last.node.to_string());
-        let nodes = held.iter().map(|held| self.line(now, held.node, Some(held), bans.get(&held.node))).collect();
-        Ok(Answer::Nodes(NodeList { nodes, next }))
+        let page = self.store.page(&Query { sector, after, limit, ..Query::default() }).map_err(log)?;
+        let nodes = page.held.iter().map(|held| self.line(now, held.node, Some(held), bans.get(&held.node))).collect();
+        Ok(Answer::Nodes(NodeList { nodes, next: page.next.map(|next| next.to_string()) }))
     }
 
     fn show(&mut self, node: &str) -> std::result::Result<Answer, Refusal> {

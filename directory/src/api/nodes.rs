@@ -1,11 +1,12 @@
 //! `/nodes`: register a card, look one up, page through those that chose to be listed.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Extension, Path, Query, Request, State};
+use axum::extract::{Path, Query, State};
 use openred_proto::checked::card::Card;
 use openred_proto::error::WireError;
 use openred_proto::id::{NodeId, UnixMillis};
@@ -14,10 +15,10 @@ use openred_proto::method::Method;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::problem::{Code, Problem, ProblemDocument};
-use super::signed::{Peer, admit_address, authenticate};
-use super::{from_base64, parse, to_base64};
-use crate::limits::{CARD_BODY_BYTES, PAGE};
+use super::problem::{Code, Problem};
+use super::signed::{Anonymous, Signed};
+use super::{Base64Bytes, to_base64};
+use crate::limits::{CARD_BODY_BYTES, EXAMINE, PAGE};
 use crate::state::Directory;
 use crate::store::{self, Held, NewCard, Registration};
 
@@ -26,7 +27,8 @@ use crate::store::{self, Held, NewCard, Registration};
 #[serde(deny_unknown_fields)]
 pub struct RegisterBody {
     /// The signed card, standard base64.
-    pub card: String,
+    #[schema(value_type = String)]
+    pub card: Base64Bytes,
 }
 
 /// Answer to a registration.
@@ -81,7 +83,7 @@ pub struct DiscoverQuery {
 pub struct Page {
     /// The nodes.
     pub nodes: Vec<NodeView>,
-    /// Cursor of the next page; absent after the last.
+    /// Cursor of the next page; absent after the last. A page may be short, even empty, and still not be the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
@@ -91,22 +93,20 @@ pub struct Page {
     description = "Stores a signed card; also renewal and heartbeat. Signed by the card's node (RFC 9421).",
     responses(
         (status = 200, description = "held", body = Registered),
-        (status = "4XX", description = "refused", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "5XX", description = "not now", body = ProblemDocument, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(crate) async fn register(
     State(directory): State<Arc<Directory>>,
-    request: Request,
+    signed: Signed<RegisterBody, CARD_BODY_BYTES>,
 ) -> Result<Json<Registered>, Problem> {
-    let signed = authenticate(&directory, request, CARD_BODY_BYTES).await?;
-    let body: RegisterBody = parse(&signed.body)?;
-    let bytes = from_base64(&body.card)?;
+    let Base64Bytes(bytes) = signed.body.card;
     let now = directory.now();
     let card = Card::verify(&bytes, now).map_err(refuse_card)?;
     if card.node_id != signed.node {
         return Err(Code::CardForeign.into());
     }
+    admit_new(&directory, card.node_id, signed.address).await?;
     let new = new_card(&card, bytes);
     let most = directory.nodes;
     let outcome = directory.store.call(move |store| store.register(now, &new, most)).await;
@@ -115,9 +115,11 @@ pub(crate) async fn register(
         Registration::Stored => "stored",
         Registration::Refreshed => "refreshed",
         Registration::Rollback => return Err(Code::CardRollback.into()),
-        Registration::Equivocation => {
-            tracing::warn!(node = %card.node_id.short(), "two cards of one sequence; both kept as evidence");
-            return Err(Code::CardEquivocation.into());
+        Registration::Equivocation { kept } => {
+            tracing::warn!(node = %card.node_id.short(), kept, "two cards of one sequence");
+            let gone = "they are not kept as evidence: there is no room, or the held card has ended";
+            let detail = if kept { "both are kept as evidence" } else { gone };
+            return Err(Problem::new(Code::CardEquivocation, detail));
         }
         Registration::Full => return Err(Problem::from(Code::DirectoryFull).retry_after(directory.lease)),
     };
@@ -130,6 +132,16 @@ pub(crate) async fn register(
         lease_seconds: directory.lease.as_secs(),
         announce_after_seconds: announce_after(directory.lease).as_secs().max(1),
     }))
+}
+
+/// A node that has no card here counts against its address.
+async fn admit_new(directory: &Directory, node: NodeId, address: Option<IpAddr>) -> Result<(), Problem> {
+    let Some(address) = address else { return Ok(()) };
+    if directory.store.read(move |store| store.node(&node)).await?.is_some() {
+        return Ok(());
+    }
+    let detail = "too many new nodes from this address";
+    directory.take_new_node(address).map_err(|wait| Problem::new(Code::RateLimited, detail).retry_after(wait))
 }
 
 fn new_card(card: &Card, bytes: Vec<u8>) -> NewCard {
@@ -167,19 +179,17 @@ fn announce_after(lease: Duration) -> Duration {
     params(("id" = String, Path, description = "the node's did:key")),
     responses(
         (status = 200, description = "its card", body = NodeView),
-        (status = "4XX", description = "no such node", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "5XX", description = "not now", body = ProblemDocument, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(crate) async fn node(
     State(directory): State<Arc<Directory>>,
-    peer: Option<Extension<Peer>>,
+    _: Anonymous,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<NodeView>, Problem> {
-    admit_address(&directory, peer.as_deref())?;
-    let Path(id) = id.map_err(|error| Problem::new(Code::RequestMalformed, error.body_text()))?;
+    let Path(id) = id?;
     let id: NodeId = id.parse().map_err(|error: WireError| Problem::new(Code::RequestMalformed, error.to_string()))?;
-    let held = registered(&directory, id).await?.ok_or(Code::NodeUnknown)?;
+    let held = directory.registered(id).await?.ok_or(Code::NodeUnknown)?;
     Ok(Json(view(&directory, &held)))
 }
 
@@ -187,24 +197,20 @@ pub(crate) async fn node(
     get, path = "/api/v3/nodes/discover", tag = "nodes", params(DiscoverQuery),
     responses(
         (status = 200, description = "a page", body = Page),
-        (status = "4XX", description = "refused", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "5XX", description = "not now", body = ProblemDocument, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(crate) async fn discover(
     State(directory): State<Arc<Directory>>,
-    peer: Option<Extension<Peer>>,
+    _: Anonymous,
     query: Result<Query<DiscoverQuery>, QueryRejection>,
 ) -> Result<Json<Page>, Problem> {
-    admit_address(&directory, peer.as_deref())?;
-    let Query(query) = query.map_err(|error| Problem::new(Code::RequestMalformed, error.body_text()))?;
+    let Query(query) = query?;
     let query = checked_query(&directory, &query)?;
-    let limit = query.limit;
-    let held = directory.store.call(move |store| store.page(&query)).await?;
-    let next = held.last().filter(|_| held.len() == limit).map(|last| last.node.to_string());
-    let nodes =
-        held.iter().filter(|held| !directory.is_banned(&held.node)).map(|held| view(&directory, held)).collect();
-    Ok(Json(Page { nodes, next }))
+    let found = directory.store.read(move |store| store.page(&query)).await?;
+    let shown = found.held.iter().filter(|held| !directory.is_banned(&held.node));
+    let nodes = shown.map(|held| view(&directory, held)).collect();
+    Ok(Json(Page { nodes, next: found.next.map(|next| next.to_string()) }))
 }
 
 fn checked_query(directory: &Directory, query: &DiscoverQuery) -> Result<store::Query, Problem> {
@@ -229,17 +235,8 @@ fn checked_query(directory: &Directory, query: &DiscoverQuery) -> Result<store::
         alive_at: Some(now),
         after: after.map_err(|_| malformed("cursor is not from this call"))?,
         limit,
+        examine: Some(EXAMINE),
     })
-}
-
-/// A node whose card has not ended and that is not banned.
-pub(crate) async fn registered(directory: &Directory, id: NodeId) -> Result<Option<Held>, Problem> {
-    if directory.is_banned(&id) {
-        return Ok(None);
-    }
-    let now = directory.now();
-    let held = directory.store.call(move |store| store.node(&id)).await?;
-    Ok(held.filter(|held| held.expires_at > now))
 }
 
 fn view(directory: &Directory, held: &Held) -> NodeView {

@@ -2,11 +2,14 @@
 //! are the contract; `docs/errors.md` has an entry for each, and a test holds the two together.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, ResponsesBuilder};
 
 use crate::error::Error;
 
@@ -54,7 +57,7 @@ codes! {
     CardForeign 403 "card.foreign" "The card is another node's" "A node registers its own card only.";
     CardEnded 422 "card.ended" "The card has ended or has not begun" "Sign a new card; check the node's clock.";
     CardRollback 409 "card.rollback" "A newer card of this node is held" "Raise the sequence above the held one's; after a restored backup, sign a new card.";
-    CardEquivocation 409 "card.equivocation" "Another card with this sequence is held" "Two cards of one sequence were kept as evidence; find out who else has this node's key.";
+    CardEquivocation 409 "card.equivocation" "Another card with this sequence is held" "Find out who else has this node's key; the detail says whether both cards are kept as evidence.";
     OfferMalformed 422 "offer.malformed" "The offer cannot be read" "Build it by docs/protocol.md section 4.";
     OfferForeign 403 "offer.foreign" "The offer is another node's" "The issuer named in the offer must sign the request.";
     OfferEnded 422 "offer.ended" "The offer has ended" "Issue a new one.";
@@ -145,6 +148,18 @@ impl From<Code> for Problem {
     }
 }
 
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(Code::RequestMalformed, rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(Code::RequestMalformed, rejection.body_text())
+    }
+}
+
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
@@ -152,6 +167,17 @@ impl From<Error> for Problem {
             Error::LocalStoreFull => Self::from(Code::DirectoryFull).retry_after(Duration::from_secs(60)),
             _ => Self::from(Code::DirectoryFailing).retry_after(Duration::from_secs(10)),
         }
+    }
+}
+
+impl utoipa::IntoResponses for Problem {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let document = |description| {
+            let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("ProblemDocument"))).build();
+            ResponseBuilder::new().description(description).content(MEDIA_TYPE, content).build()
+        };
+        let responses = ResponsesBuilder::new().response("4XX", document("refused"));
+        responses.response("5XX", document("not now")).build().into()
     }
 }
 

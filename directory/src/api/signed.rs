@@ -1,39 +1,95 @@
-//! Who is calling: RFC 9421 signatures on requests that act for a node, and the buckets that every caller draws from.
+//! Who is calling: a node that signed its request (RFC 9421), or an address that looks something up.
 //!
-//! A caller gets a [`Signed`] only from [`authenticate`], after signature, time, nonce, ban and bucket. The bucket and the
-//! nonce table are touched only after the signature has been verified, so nobody can use up another node's.
+//! Each handler names one of two extractors. [`Anonymous`]: the address's bucket had a token. [`Signed`]: that as well, then
+//! body, time, signature, ban, the node's own bucket, and last the nonce, so that what is refused is not remembered. A node's
+//! bucket and its share of the nonces are touched only once its signature has been verified: nobody can use up another's.
+//! The table of nonces as a whole is bounded and shared; the address's bucket is what stands before many keys of one caller.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::Request;
-use axum::http::{HeaderMap, header};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use openred_proto::error::WireError;
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::NodeId;
+use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
+use super::parse;
 use super::problem::{Code, Problem};
-use crate::limits::{BODY_TIME, NonceRefused, SIGNATURE_SKEW};
+use crate::limits::{BODY_TIME, SIGNATURE_SKEW};
+use crate::replay::Refused;
 use crate::state::{Caller, Directory};
+use crate::store::Held;
 
 /// The caller's socket address; put into each request by the accept loop.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
-/// A request whose signature holds.
+/// A caller without a signature, whose address may ask now.
 #[derive(Debug)]
-pub(crate) struct Signed {
+pub(crate) struct Anonymous;
+
+/// A request that its node signed and may make now. Its body has at most `LIMIT` bytes of JSON; where that is 0, none.
+#[derive(Debug)]
+pub(crate) struct Signed<B, const LIMIT: usize> {
     /// The node it acts for.
     pub(crate) node: NodeId,
     /// Its body.
-    pub(crate) body: Bytes,
+    pub(crate) body: B,
+    /// Its address, where addresses are told apart ([`admit_address`]).
+    pub(crate) address: Option<IpAddr>,
+}
+
+impl FromRequestParts<Arc<Directory>> for Anonymous {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, directory: &Arc<Directory>) -> Result<Self, Problem> {
+        admit_address(directory, &parts.extensions)?;
+        Ok(Self)
+    }
+}
+
+impl<B: DeserializeOwned, const LIMIT: usize> FromRequest<Arc<Directory>> for Signed<B, LIMIT> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, directory: &Arc<Directory>) -> Result<Self, Problem> {
+        let address = admit_address(directory, request.extensions())?;
+        let (node, body) = authenticate(directory, request, LIMIT).await?;
+        let body = parse(if LIMIT == 0 { b"null" } else { &body })?;
+        Ok(Self { node, body, address })
+    }
+}
+
+impl<B, const LIMIT: usize> Signed<B, LIMIT> {
+    /// The calling node as it is registered here.
+    pub(crate) async fn registered(&self, directory: &Directory) -> Result<Held, Problem> {
+        Ok(directory.registered(self.node).await?.ok_or(Code::NodeUnregistered)?)
+    }
+}
+
+/// Takes a token of the caller's address. There is none for loopback, which is this machine's own, nor behind a proxy, where
+/// every address is the proxy's: there the proxy limits.
+fn admit_address(directory: &Directory, extensions: &Extensions) -> Result<Option<IpAddr>, Problem> {
+    let address = extensions.get::<Peer>().map(|peer| peer.0.ip());
+    let address = address.filter(|address| !directory.behind_proxy && !address.is_loopback()).map(prefix);
+    if let Some(address) = address {
+        take_token(directory, Caller::Address(address))?;
+    }
+    Ok(address)
+}
+
+fn take_token(directory: &Directory, caller: Caller) -> Result<(), Problem> {
+    directory.take_token(caller).map_err(|wait| Problem::from(Code::RateLimited).retry_after(wait))
 }
 
 /// Checks a request's signature, and whether its node may call now.
-pub(crate) async fn authenticate(directory: &Directory, request: Request, limit: usize) -> Result<Signed, Problem> {
+async fn authenticate(directory: &Directory, request: Request, limit: usize) -> Result<(NodeId, Bytes), Problem> {
     let (parts, body) = request.into_parts();
     let digest = one(&parts.headers, "content-digest")?;
     let input = one(&parts.headers, "signature-input")?;
@@ -46,49 +102,31 @@ pub(crate) async fn authenticate(directory: &Directory, request: Request, limit:
     if digest != input.content_digest() {
         return Err(Code::SignatureDigest.into());
     }
-    check_time(directory, input.created)?;
+    // One moment for time and nonce: between two a second could turn.
+    let now = directory.now();
+    let refuse = |refused| refuse_replay(refused, input.created, now.seconds());
+    directory.replay().check_time(now, input.created).map_err(refuse)?;
     input.verify(signature).map_err(|error| match error {
         WireError::Malformed { .. } => Problem::new(Code::SignatureMalformed, error.to_string()),
         _ => Problem::new(Code::SignatureBad, format!("verified as {} {target}", input.method)),
     })?;
-    admit(directory, &input)?;
-    Ok(Signed { node: input.key_id, body })
-}
-
-fn check_time(directory: &Directory, created: u64) -> Result<(), Problem> {
-    let now = directory.now().seconds();
-    // Nonces live in memory: what was signed before this process began may have been used with the one before it.
-    let too_old = created < directory.started.seconds();
-    if too_old || now.abs_diff(created) > SIGNATURE_SKEW.as_secs() {
-        return Err(Problem::new(Code::SignatureClock, format!("created={created}, here it is {now}")).at(now));
-    }
-    Ok(())
-}
-
-fn admit(directory: &Directory, input: &SignatureInput) -> Result<(), Problem> {
     if directory.is_banned(&input.key_id) {
         return Err(Code::NodeBanned.into());
     }
-    let taken = directory.nonces().take(directory.now(), input.key_id.as_bytes(), &input.nonce);
-    taken.map_err(|refused| match refused {
-        NonceRefused::Repeated => Problem::from(Code::SignatureRepeated),
-        NonceRefused::Full => Problem::from(Code::DirectoryBusy).retry_after(SIGNATURE_SKEW),
-    })?;
-    take_token(directory, Caller::Node(input.key_id))
+    take_token(directory, Caller::Node(input.key_id))?;
+    directory.replay().take(now, input.created, &input.key_id, &input.nonce).map_err(refuse)?;
+    Ok((input.key_id, body))
 }
 
-fn take_token(directory: &Directory, caller: Caller) -> Result<(), Problem> {
-    directory.take_token(caller).map_err(|wait| Problem::from(Code::RateLimited).retry_after(wait))
-}
-
-/// Look-ups need no signature; they draw from their address's bucket. Loopback is this machine's own, and behind a proxy
-/// every address is the proxy's: there the proxy limits.
-pub(crate) fn admit_address(directory: &Directory, peer: Option<&Peer>) -> Result<(), Problem> {
-    match peer.map(|peer| peer.0.ip()) {
-        Some(address) if !directory.behind_proxy && !address.is_loopback() => {
-            take_token(directory, Caller::Address(prefix(address)))
+fn refuse_replay(refused: Refused, created: u64, now: u64) -> Problem {
+    match refused {
+        Refused::Clock => Problem::new(Code::SignatureClock, format!("created={created}, here it is {now}")).at(now),
+        Refused::Restarted(wait) => {
+            Problem::new(Code::DirectoryBusy, "it has just restarted: sign again then").retry_after(wait)
         }
-        _ => Ok(()),
+        Refused::Repeated => Code::SignatureRepeated.into(),
+        Refused::Share => Problem::from(Code::RateLimited).retry_after(SIGNATURE_SKEW),
+        Refused::Full => Problem::from(Code::DirectoryBusy).retry_after(SIGNATURE_SKEW),
     }
 }
 

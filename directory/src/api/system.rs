@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::{Code, Problem};
-use super::signed::Peer;
+use super::signed::{Anonymous, Peer};
 use crate::state::Directory;
 
 /// One thing that is or is not in order.
@@ -61,7 +61,7 @@ pub fn health_of(directory: &Directory) -> Health {
     get, path = "/api/v3/health", tag = "system",
     responses((status = 200, body = Health, description = "in order"), (status = 503, body = Health, description = "degraded"))
 )]
-pub(crate) async fn health(State(directory): State<Arc<Directory>>) -> Response {
+pub(crate) async fn health(State(directory): State<Arc<Directory>>, _: Anonymous) -> Response {
     let health = health_of(&directory);
     let status = if health.status == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()

@@ -3,12 +3,14 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -23,10 +25,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
-use super::nodes::registered;
-use super::problem::{Code, Problem, ProblemDocument};
-use super::signed::authenticate;
-use super::{from_base64, parse, to_base64};
+use super::problem::{Code, Problem};
+use super::signed::Signed;
+use super::{Base64Bytes, to_base64};
 use crate::limits::{OFFER_BODY_BYTES, RECEIPT_BODY_BYTES, STREAM_KEEP_ALIVE, STREAM_LIFE, WAIT};
 use crate::route::{Item, Kind, Reader, Refused};
 use crate::state::Directory;
@@ -36,7 +37,8 @@ use crate::state::Directory;
 #[serde(deny_unknown_fields)]
 pub struct OfferBody {
     /// The sealed offer, standard base64.
-    pub offer: String,
+    #[schema(value_type = String)]
+    pub offer: Base64Bytes,
 }
 
 /// Answer to a request for connection.
@@ -55,7 +57,8 @@ pub struct Routed {
 #[serde(deny_unknown_fields)]
 pub struct ReceiptBody {
     /// The recipient's signed receipt (kind: accepted), standard base64.
-    pub receipt: String,
+    #[schema(value_type = String)]
+    pub receipt: Base64Bytes,
 }
 
 /// Answer to an acknowledgement.
@@ -108,19 +111,16 @@ pub struct Received {
     description = "Routes a sealed offer to its recipient. Signed by the issuer that the offer names.",
     responses(
         (status = 200, description = "it waits for its recipient", body = Routed),
-        (status = "4XX", description = "refused", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "5XX", description = "not now", body = ProblemDocument, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(crate) async fn request_connection(
     State(directory): State<Arc<Directory>>,
-    request: Request,
+    signed: Signed<OfferBody, OFFER_BODY_BYTES>,
 ) -> Result<Json<Routed>, Problem> {
-    let signed = authenticate(&directory, request, OFFER_BODY_BYTES).await?;
-    let body: OfferBody = parse(&signed.body)?;
-    let bytes = from_base64(&body.offer)?;
+    let Base64Bytes(bytes) = &signed.body.offer;
     let refuse = |error: WireError| Problem::new(Code::OfferMalformed, error.to_string());
-    let routing = Offer::decode(&bytes).map_err(refuse)?.routing;
+    let routing = Offer::decode(bytes).map_err(refuse)?.routing;
     if routing.issuer != signed.node {
         return Err(Code::OfferForeign.into());
     }
@@ -129,11 +129,12 @@ pub(crate) async fn request_connection(
     }
     let now = directory.now();
     check_window("offer", now, UnixMillis(0), routing.expiry).map_err(|_| Code::OfferEnded)?;
-    registered(&directory, routing.issuer).await?.ok_or(Code::NodeUnregistered)?;
-    registered(&directory, routing.recipient).await?.ok_or(Code::RecipientUnregistered)?;
-    let token_id = Offer::token_id(&bytes);
+    signed.registered(&directory).await?;
+    directory.registered(routing.recipient).await?.ok_or(Code::RecipientUnregistered)?;
+    let token_id = Offer::token_id(bytes);
     let (recipient, issuer) = (routing.recipient, routing.issuer);
-    let deposited = directory.mailboxes().deposit(now, recipient, Kind::Offer, issuer, token_id, bytes.into());
+    let bytes = Bytes::copy_from_slice(bytes);
+    let deposited = directory.mailboxes().deposit(now, recipient, Kind::Offer, issuer, token_id, bytes);
     deposited.map_err(refuse_deposit)?;
     directory.metrics.offers.add();
     let receipt = Receipt { kind: ReceiptKind::Routed, token_id, issuer, recipient, at: now };
@@ -149,29 +150,26 @@ pub(crate) async fn request_connection(
     description = "Takes the recipient's receipt for an offer back to its issuer. Signed by the recipient.",
     responses(
         (status = 200, description = "taken", body = Acknowledged),
-        (status = "4XX", description = "refused", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "5XX", description = "not now", body = ProblemDocument, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(crate) async fn acknowledge(
     State(directory): State<Arc<Directory>>,
-    request: Request,
+    signed: Signed<ReceiptBody, RECEIPT_BODY_BYTES>,
 ) -> Result<Json<Acknowledged>, Problem> {
-    let signed = authenticate(&directory, request, RECEIPT_BODY_BYTES).await?;
-    let body: ReceiptBody = parse(&signed.body)?;
-    let bytes = from_base64(&body.receipt)?;
-    let receipt = Receipt::verify(&bytes, &signed.node).map_err(|error| match error {
+    let Base64Bytes(bytes) = &signed.body.receipt;
+    let receipt = Receipt::verify(bytes, &signed.node).map_err(|error| match error {
         WireError::WrongSigner { .. } => Problem::from(Code::ReceiptForeign),
         error => Problem::new(Code::ReceiptMalformed, error.to_string()),
     })?;
     if receipt.kind != ReceiptKind::Accepted {
         return Err(Code::ReceiptForeign.into());
     }
-    registered(&directory, signed.node).await?.ok_or(Code::NodeUnregistered)?;
-    let delivered = registered(&directory, receipt.issuer).await?.is_some();
+    signed.registered(&directory).await?;
+    let delivered = directory.registered(receipt.issuer).await?.is_some();
     let mut mailboxes = directory.mailboxes();
     if delivered {
-        let (now, token, payload) = (directory.now(), receipt.token_id, Bytes::from(bytes));
+        let (now, token, payload) = (directory.now(), receipt.token_id, Bytes::copy_from_slice(bytes));
         let deposited = mailboxes.deposit(now, receipt.issuer, Kind::Receipt, signed.node, token, payload);
         deposited.map_err(refuse_deposit)?;
         directory.metrics.receipts.add();
@@ -195,20 +193,19 @@ fn refuse_deposit(refused: Refused) -> Problem {
                    a new one ends the old.",
     responses(
         (status = 200, description = "a stream, or what came", body = Received),
-        (status = "4XX", description = "refused", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "5XX", description = "not now", body = ProblemDocument, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(crate) async fn receive(
     State(directory): State<Arc<Directory>>,
     query: Result<Query<ReceiveQuery>, QueryRejection>,
-    request: Request,
+    headers: HeaderMap,
+    signed: Signed<(), 0>,
 ) -> Result<Response, Problem> {
-    let last_event = request.headers().get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok());
-    let signed = authenticate(&directory, request, 0).await?;
-    let Query(query) = query.map_err(|error| Problem::new(Code::RequestMalformed, error.body_text()))?;
-    registered(&directory, signed.node).await?.ok_or(Code::NodeUnregistered)?;
-    let open = OpenStream::count(&directory)?;
+    let last_event = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok());
+    let Query(query) = query?;
+    signed.registered(&directory).await?;
+    let open = OpenStream::count(&directory, signed.address)?;
     let after = query.after.or(last_event).unwrap_or(0);
     let reader = directory.mailboxes().read(signed.node, after);
     let draining = directory.draining();
@@ -222,22 +219,26 @@ pub(crate) async fn receive(
     Ok(stream.into_response())
 }
 
-/// Counts an open stream for as long as it lives.
-struct OpenStream(Arc<Directory>);
+/// Counts an open stream for as long as it lives, against all and against its address.
+struct OpenStream {
+    directory: Arc<Directory>,
+    address: Option<IpAddr>,
+}
 
 impl OpenStream {
-    fn count(directory: &Arc<Directory>) -> Result<Self, Problem> {
-        if directory.metrics.streams_open.get() >= directory.streams {
+    fn count(directory: &Arc<Directory>, address: Option<IpAddr>) -> Result<Self, Problem> {
+        if directory.metrics.streams_open.get() >= directory.streams || !directory.stream_opens(address) {
             return Err(Problem::from(Code::DirectoryBusy).retry_after(WAIT));
         }
         directory.metrics.streams_open.add();
-        Ok(Self(Arc::clone(directory)))
+        Ok(Self { directory: Arc::clone(directory), address })
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.metrics.streams_open.subtract();
+        self.directory.metrics.streams_open.subtract();
+        self.directory.stream_closed(self.address);
     }
 }
 
@@ -259,6 +260,11 @@ enum End {
 }
 
 impl Inbox {
+    /// Whether a stream's time is over, whatever still waits: a reader that is fed all the time must end as well.
+    fn is_over(&self) -> bool {
+        *self.draining.borrow() || Instant::now() >= self.ends
+    }
+
     /// Waits for items after the cursor.
     async fn wait(&mut self) -> Result<Vec<Item>, End> {
         loop {
@@ -297,6 +303,9 @@ impl Inbox {
 type Stream = (Inbox, VecDeque<Item>);
 
 async fn next_event((mut inbox, mut waiting): Stream) -> Option<(Result<Event, Infallible>, Stream)> {
+    if inbox.is_over() {
+        return None;
+    }
     if waiting.is_empty() {
         waiting.extend(inbox.wait().await.ok()?);
     }

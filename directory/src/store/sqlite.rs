@@ -1,19 +1,22 @@
-//! Cards in SQLite: write-ahead log, one writer (the store's thread), one reader (the admin's). Every commit is durable
-//! before it is answered. The size of the file is capped, so a flood of cards ends in a refusal and not in a full disk.
+//! Cards in SQLite: write-ahead log, one writer (the store's thread), two that mostly read beside it (look-ups, the admin's).
+//! Every commit is durable before it is answered. The size of the file is capped, so a flood of cards ends in a refusal and
+//! not in a full disk.
 
+use std::cmp::Ordering;
 use std::path::Path;
 use std::time::Duration;
 
 use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::limits::CARD_LIFE;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use sha2::{Digest as _, Sha256};
 
-use super::{Ban, CardStore, Counts, Held, NewCard, Query, Registration};
+use super::{Ban, CardReader, CardStore, Counts, Held, NewCard, Page, PreviousRun, Query, Registration};
 use crate::error::{Error, Result};
-use crate::limits::EVIDENCE;
+use crate::limits::{EVIDENCE, PURGE};
 
 /// Schema that this program writes.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 /// The writer of the other thread holds its lock for one commit; more is an error.
 const BUSY: Duration = Duration::from_secs(2);
 /// SQLite's page size, for the cap.
@@ -26,22 +29,38 @@ CREATE TABLE nodes (
     sequence INTEGER NOT NULL,
     card BLOB,                    -- NULL once it has ended: the sequence stays, so that no older card comes back
     card_hash BLOB NOT NULL,
-    listed INTEGER NOT NULL,
+    listed INTEGER NOT NULL,      -- 0 without a card
     sector TEXT NOT NULL,
     methods INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
     first_seen INTEGER NOT NULL,
     last_seen INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX listed_nodes ON nodes (id) WHERE listed = 1 AND card IS NOT NULL;
+CREATE INDEX listed_nodes ON nodes (id, methods, last_seen, expires_at, listed) WHERE listed = 1;
+CREATE INDEX listed_sectors ON nodes (sector, id, methods, last_seen, expires_at, listed) WHERE listed = 1;
 CREATE INDEX ending_cards ON nodes (expires_at) WHERE card IS NOT NULL;
+CREATE INDEX ended_cards ON nodes (expires_at) WHERE card IS NULL;
 CREATE INDEX seen_nodes ON nodes (last_seen) WHERE card IS NOT NULL;
 CREATE TABLE evidence (
     node BLOB NOT NULL, sequence INTEGER NOT NULL, held BLOB NOT NULL, offered BLOB NOT NULL, at INTEGER NOT NULL,
     UNIQUE (node, sequence)
 ) STRICT;
 CREATE TABLE bans (node BLOB NOT NULL PRIMARY KEY, at INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
-PRAGMA user_version = 1;
+CREATE TABLE run (one INTEGER PRIMARY KEY CHECK (one = 1), latest INTEGER) STRICT; -- latest: NULL until it ended in order
+PRAGMA user_version = 2;
+COMMIT;";
+
+/// From the schema before. It says nothing of its last run.
+const UPGRADE_1: &str = "
+BEGIN;
+UPDATE nodes SET listed = 0 WHERE card IS NULL;
+DROP INDEX listed_nodes;
+CREATE INDEX listed_nodes ON nodes (id, methods, last_seen, expires_at, listed) WHERE listed = 1;
+CREATE INDEX listed_sectors ON nodes (sector, id, methods, last_seen, expires_at, listed) WHERE listed = 1;
+CREATE INDEX ended_cards ON nodes (expires_at) WHERE card IS NULL;
+CREATE TABLE run (one INTEGER PRIMARY KEY CHECK (one = 1), latest INTEGER) STRICT;
+INSERT INTO run (one, latest) VALUES (1, NULL);
+PRAGMA user_version = 2;
 COMMIT;";
 
 const HELD: &str = "SELECT id, sequence, card, listed, sector, expires_at, first_seen, last_seen,
@@ -51,8 +70,9 @@ const HELD: &str = "SELECT id, sequence, card, listed, sector, expires_at, first
 #[derive(Debug)]
 pub struct SqliteStore {
     connection: Connection,
-    /// Rows of `nodes`, once counted: counting a million for each new node would be slow.
-    rows: Option<u64>,
+    /// Places taken, and the version of the data that they were counted in: counting a million for each new node would be
+    /// slow, and a ban comes in by another connection.
+    taken: Option<(u64, i64)>,
 }
 
 impl SqliteStore {
@@ -61,22 +81,37 @@ impl SqliteStore {
     /// # Errors
     /// The file cannot be used, is no database, or comes from a newer version.
     pub fn open(path: &Path, max_megabytes: u32) -> Result<Self> {
-        let connection = Connection::open(path)?;
-        connection.busy_timeout(BUSY)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
+        let mut store = Self::connect(path)?;
+        store.connection.pragma_update(None, "journal_mode", "WAL")?;
         // FULL: what is acknowledged survives a power cut. Group commit pays for it.
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "trusted_schema", false)?;
-        connection.pragma_update(None, "temp_store", "MEMORY")?;
-        let mut store = Self { connection, rows: None };
+        store.connection.pragma_update(None, "synchronous", "FULL")?;
         store.limit_pages(u64::from(max_megabytes) * 1024 * 1024 / PAGE_BYTES)?;
         let found: i64 = store.connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match found {
             0 => store.connection.execute_batch(CREATE)?,
+            1 => store.connection.execute_batch(UPGRADE_1)?,
             SCHEMA => {}
             found => return Err(Error::LocalSchemaNewer { found, known: SCHEMA }),
         }
         Ok(store)
+    }
+
+    /// A second connection to a database that is open, for look-ups alone.
+    ///
+    /// # Errors
+    /// The file cannot be used.
+    pub fn open_reader(path: &Path) -> Result<Self> {
+        let reader = Self::connect(path)?;
+        reader.connection.pragma_update(None, "query_only", true)?;
+        Ok(reader)
+    }
+
+    fn connect(path: &Path) -> Result<Self> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(BUSY)?;
+        connection.pragma_update(None, "trusted_schema", false)?;
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
+        Ok(Self { connection, taken: None })
     }
 
     /// Caps the file at so many pages.
@@ -95,12 +130,25 @@ impl SqliteStore {
         Ok(select.query_row([node.as_bytes()], held).optional()?)
     }
 
-    fn rows(&self) -> Result<u64> {
-        let count = || self.connection.query_row("SELECT count(*) FROM nodes", [], |row| row.get::<_, i64>(0));
-        Ok(self.rows.map_or_else(|| count().map(unsigned), Ok)?)
+    /// Whether another node may have a card. Banned ones take no place, so that a ban gives one back.
+    fn has_place(&mut self, most: u64) -> Result<bool> {
+        let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        let count = || {
+            let sql = "SELECT (SELECT count(*) FROM nodes WHERE card IS NOT NULL)
+                - (SELECT count(*) FROM bans JOIN nodes ON nodes.id = bans.node WHERE nodes.card IS NOT NULL)";
+            self.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(unsigned)
+        };
+        let taken = match self.taken {
+            Some((taken, then)) if then == version => taken,
+            _ => count()?,
+        };
+        let free = taken < most;
+        self.taken = Some((taken + u64::from(free), version));
+        Ok(free)
     }
 
-    fn keep_evidence(&self, now: UnixMillis, card: &NewCard) -> Result<()> {
+    /// Keeps two cards of one sequence, once; whether they are kept.
+    fn keep_evidence(&self, now: UnixMillis, card: &NewCard) -> Result<bool> {
         let kept: i64 = self.connection.query_row("SELECT count(*) FROM evidence", [], |row| row.get(0))?;
         if kept < EVIDENCE {
             self.connection.execute(
@@ -108,7 +156,8 @@ impl SqliteStore {
                 params![card.node.as_bytes(), card.bytes, signed(now.0)],
             )?;
         }
-        Ok(())
+        let sql = "SELECT EXISTS (SELECT 1 FROM evidence WHERE node = ?1 AND sequence = ?2)";
+        Ok(self.connection.query_row(sql, params![card.node.as_bytes(), signed(card.sequence)], |row| row.get(0))?)
     }
 
     fn insert(&self, now: UnixMillis, card: &NewCard, hash: &[u8; 32]) -> Result<()> {
@@ -133,71 +182,41 @@ impl SqliteStore {
     }
 }
 
-impl CardStore for SqliteStore {
-    fn begin(&mut self) -> Result<()> {
-        Ok(self.connection.execute_batch("BEGIN IMMEDIATE")?)
-    }
-
-    fn commit(&mut self) -> Result<()> {
-        Ok(self.connection.execute_batch("COMMIT")?)
-    }
-
-    fn roll_back(&mut self) {
-        // SQLite rolls back by itself on some errors; then there is nothing left to do and this fails.
-        let _ = self.connection.execute_batch("ROLLBACK");
-        self.rows = None;
-    }
-
-    fn register(&mut self, now: UnixMillis, card: &NewCard, most: u64) -> Result<Registration> {
-        let hash: [u8; 32] = Sha256::digest(&card.bytes).into();
-        let mut select =
-            self.connection.prepare_cached("SELECT sequence, card_hash, card IS NULL FROM nodes WHERE id = ?1")?;
-        let held: Option<(i64, [u8; 32], bool)> =
-            select.query_row([card.node.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
-        let Some((sequence, held_hash, gone)) = held else {
-            drop(select);
-            let rows = self.rows()?;
-            if rows >= most {
-                return Ok(Registration::Full);
-            }
-            self.insert(now, card, &hash)?;
-            self.rows = Some(rows + 1);
-            return Ok(Registration::Stored);
-        };
-        match card.sequence.cmp(&unsigned(sequence)) {
-            std::cmp::Ordering::Less => Ok(Registration::Rollback),
-            std::cmp::Ordering::Greater => self.insert(now, card, &hash).map(|()| Registration::Stored),
-            std::cmp::Ordering::Equal if hash == held_hash => {
-                self.insert(now, card, &hash)?;
-                Ok(if gone { Registration::Stored } else { Registration::Refreshed })
-            }
-            std::cmp::Ordering::Equal => self.keep_evidence(now, card).map(|()| Registration::Equivocation),
-        }
-    }
-
+impl CardReader for SqliteStore {
     fn node(&mut self, node: &NodeId) -> Result<Option<Held>> {
         self.read(node)
     }
 
-    fn page(&mut self, query: &Query) -> Result<Vec<Held>> {
-        let listed = if query.listed_only { " AND listed = 1" } else { "" };
-        let mut select = self.connection.prepare_cached(&format!(
-            "{HELD}{listed} AND id > ?1 AND (?2 IS NULL OR sector = ?2) AND (?3 IS NULL OR (methods & ?3) <> 0)
-             AND last_seen >= ?4 AND expires_at > ?5 ORDER BY id LIMIT ?6"
-        ))?;
-        let after = query.after.as_ref().map_or(&[][..], |id| id.as_bytes());
-        let rows = select.query_map(
-            params![
-                after,
-                query.sector,
-                query.method.map(method_bit),
-                signed(query.seen_since.unwrap_or(UnixMillis(0)).0),
-                signed(query.alive_at.unwrap_or(UnixMillis(0)).0),
-                i64::try_from(query.limit).unwrap_or(i64::MAX),
-            ],
-            held,
-        )?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    fn page(&mut self, query: &Query) -> Result<Page> {
+        let mut fitting = Vec::new();
+        let mut next = None;
+        {
+            // Looked through in an index that has all that is asked for; the cards are fetched for those that fit.
+            let among = if query.listed_only { "listed = 1" } else { "card IS NOT NULL" };
+            let sector = if query.sector.is_some() { " AND sector = ?2" } else { "" };
+            let mut select = self.connection.prepare_cached(&format!(
+                "SELECT id, methods, last_seen, expires_at FROM nodes WHERE {among} AND id > ?1{sector} ORDER BY id"
+            ))?;
+            let after = query.after.as_ref().map_or(&[][..], |id| id.as_bytes());
+            let mut rows = match &query.sector {
+                Some(sector) => select.query(params![after, sector])?,
+                None => select.query([after])?,
+            };
+            let mut examined = 0;
+            while next.is_none()
+                && let Some(row) = rows.next()?
+            {
+                let id = NodeId::from_bytes(row.get(0)?);
+                examined += 1;
+                if fits(query, row)? {
+                    fitting.push(id);
+                }
+                let enough = fitting.len() == query.limit || Some(examined) == query.examine;
+                next = enough.then_some(id);
+            }
+        }
+        let held = fitting.iter().filter_map(|id| self.read(id).transpose()).collect::<Result<_>>()?;
+        Ok(Page { held, next })
     }
 
     fn counts(&mut self, seen_since: UnixMillis) -> Result<Counts> {
@@ -218,14 +237,6 @@ impl CardStore for SqliteStore {
         })
     }
 
-    fn purge(&mut self, ended_before: UnixMillis) -> Result<u64> {
-        let ended = self.connection.execute(
-            "UPDATE nodes SET card = NULL WHERE card IS NOT NULL AND expires_at < ?1",
-            [signed(ended_before.0)],
-        )?;
-        Ok(ended as u64)
-    }
-
     fn bans(&mut self) -> Result<Vec<Ban>> {
         let mut select = self.connection.prepare_cached("SELECT node, at, reason FROM bans ORDER BY node")?;
         let rows = select.query_map([], |row| {
@@ -233,6 +244,83 @@ impl CardStore for SqliteStore {
             Ok(Ban { node: NodeId::from_bytes(row.get(0)?), at: UnixMillis(unsigned(at)), reason: row.get(2)? })
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+}
+
+impl CardStore for SqliteStore {
+    fn begin(&mut self) -> Result<()> {
+        Ok(self.connection.execute_batch("BEGIN IMMEDIATE")?)
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        Ok(self.connection.execute_batch("COMMIT")?)
+    }
+
+    fn roll_back(&mut self) {
+        // SQLite rolls back by itself on some errors; then there is nothing left to do and this fails.
+        let _ = self.connection.execute_batch("ROLLBACK");
+        self.taken = None;
+    }
+
+    fn register(&mut self, now: UnixMillis, card: &NewCard, most: u64) -> Result<Registration> {
+        let hash: [u8; 32] = Sha256::digest(&card.bytes).into();
+        let mut select =
+            self.connection.prepare_cached("SELECT sequence, card_hash, card IS NULL FROM nodes WHERE id = ?1")?;
+        let held: Option<(i64, [u8; 32], bool)> =
+            select.query_row([card.node.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+        drop(select);
+        let gone = held.is_none_or(|(_, _, gone)| gone);
+        if let Some((sequence, held_hash, _)) = held {
+            match card.sequence.cmp(&unsigned(sequence)) {
+                Ordering::Less => return Ok(Registration::Rollback),
+                Ordering::Equal if hash != held_hash => {
+                    let kept = self.keep_evidence(now, card)?;
+                    return Ok(Registration::Equivocation { kept });
+                }
+                Ordering::Equal if !gone => {
+                    self.insert(now, card, &hash)?;
+                    return Ok(Registration::Refreshed);
+                }
+                Ordering::Equal | Ordering::Greater => {}
+            }
+        }
+        if gone && !self.has_place(most)? {
+            return Ok(Registration::Full);
+        }
+        self.insert(now, card, &hash)?;
+        Ok(Registration::Stored)
+    }
+
+    fn purge(&mut self, ended_before: UnixMillis) -> Result<u64> {
+        // Some at a time: nobody who registers waits for a hundred thousand.
+        let some =
+            |of: &str| format!("rowid IN (SELECT rowid FROM nodes WHERE {of} AND expires_at < ?1 LIMIT {PURGE})");
+        let ended = self.connection.execute(
+            &format!("UPDATE nodes SET card = NULL, listed = 0 WHERE {}", some("card IS NOT NULL")),
+            [signed(ended_before.0)],
+        )?;
+        // An older card that its node signed has ended by then: it can live no longer than this.
+        let forgotten = self.connection.execute(
+            &format!("DELETE FROM nodes WHERE {}", some("card IS NULL")),
+            [signed(ended_before.minus(CARD_LIFE).0)],
+        )?;
+        self.taken = None;
+        Ok((ended + forgotten) as u64)
+    }
+
+    fn begin_run(&mut self) -> Result<PreviousRun> {
+        let left = self.connection.query_row("SELECT latest FROM run", [], |row| row.get::<_, Option<i64>>(0));
+        self.connection.execute("INSERT OR REPLACE INTO run (one, latest) VALUES (1, NULL)", [])?;
+        Ok(match left.optional()? {
+            None => PreviousRun::Never,
+            Some(Some(latest)) => PreviousRun::Ended { latest: unsigned(latest) },
+            Some(None) => PreviousRun::CutOff,
+        })
+    }
+
+    fn end_run(&mut self, latest: u64) -> Result<()> {
+        self.connection.execute("UPDATE run SET latest = ?1", [signed(latest)])?;
+        Ok(())
     }
 
     fn ban(&mut self, ban: &Ban) -> Result<bool> {
@@ -246,6 +334,14 @@ impl CardStore for SqliteStore {
     fn unban(&mut self, node: &NodeId) -> Result<bool> {
         Ok(self.connection.execute("DELETE FROM bans WHERE node = ?1", [node.as_bytes()])? == 1)
     }
+}
+
+/// Whether a row of (id, methods, last_seen, expires_at) is asked for.
+fn fits(query: &Query, row: &Row<'_>) -> rusqlite::Result<bool> {
+    let (methods, last_seen, expires_at): (i64, i64, i64) = (row.get(1)?, row.get(2)?, row.get(3)?);
+    Ok(query.method.is_none_or(|method| methods & method_bit(method) != 0)
+        && query.seen_since.is_none_or(|since| unsigned(last_seen) >= since.0)
+        && query.alive_at.is_none_or(|now| unsigned(expires_at) > now.0))
 }
 
 /// The bit of a method in a card's set.
@@ -275,4 +371,147 @@ fn signed(value: u64) -> i64 {
 
 fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn store() -> (tempfile::TempDir, SqliteStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("db"), 64).unwrap();
+        (folder, store)
+    }
+
+    fn card(number: u32, expires_at: UnixMillis) -> NewCard {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        NewCard {
+            node: NodeId::from_bytes(id),
+            sequence: 1,
+            expires_at,
+            listed: true,
+            sector: format!("s{}", number % 2),
+            methods: 1,
+            bytes: vec![7; 100],
+        }
+    }
+
+    #[test]
+    fn a_place_comes_back_at_the_cards_end_and_the_row_goes_when_no_older_card_can_come() {
+        let (_folder, mut store) = store();
+        let (old, new) = (card(1, NOW.plus(DAY)), card(2, NOW.plus(DAY * 60)));
+        assert_eq!(store.register(NOW, &old, 1).unwrap(), Registration::Stored);
+        assert_eq!(store.register(NOW, &new, 1).unwrap(), Registration::Full);
+        assert_eq!(store.purge(NOW.plus(DAY)).unwrap(), 0);
+        assert_eq!(store.purge(NOW.plus(DAY * 2)).unwrap(), 1, "the card");
+        assert_eq!(store.register(NOW, &new, 1).unwrap(), Registration::Stored);
+        assert_eq!(store.register(NOW, &NewCard { sequence: 0, ..old.clone() }, 9).unwrap(), Registration::Rollback);
+        assert_eq!(store.register(NOW, &old, 1).unwrap(), Registration::Full, "coming back takes a place as well");
+        assert_eq!(store.purge(NOW.plus(DAY * 9)).unwrap(), 0, "a card of eight days could still come");
+        assert_eq!(store.purge(NOW.plus(DAY * 9).plus(Duration::from_millis(1))).unwrap(), 1, "the row");
+        assert_eq!(store.register(NOW, &NewCard { sequence: 0, ..old }, 9).unwrap(), Registration::Stored);
+    }
+
+    #[test]
+    fn a_ban_stays_and_gives_the_place_back() {
+        let (folder, mut store) = store();
+        let mut admin = SqliteStore::open(&folder.path().join("db"), 64).unwrap();
+        store.register(NOW, &card(1, NOW.plus(DAY)), 1).unwrap();
+        assert_eq!(store.register(NOW, &card(2, NOW.plus(DAY * 60)), 1).unwrap(), Registration::Full);
+        let ban = Ban { node: card(1, NOW).node, at: NOW, reason: "spam".into() };
+        assert!(admin.ban(&ban).unwrap());
+        assert_eq!(store.register(NOW, &card(2, NOW.plus(DAY * 60)), 1).unwrap(), Registration::Stored);
+        while store.purge(NOW.plus(DAY * 30)).unwrap() > 0 {}
+        assert_eq!((store.node(&ban.node).unwrap(), store.bans().unwrap()), (None, vec![ban]));
+    }
+
+    #[test]
+    fn a_page_is_looked_up_in_an_index_and_looks_at_so_many_rows() {
+        let (_folder, mut store) = store();
+        store.begin().unwrap();
+        for number in 0..500 {
+            let listed = number % 100 != 50;
+            store.register(NOW, &NewCard { listed, ..card(number, NOW.plus(DAY)) }, 1000).unwrap();
+        }
+        store.commit().unwrap();
+        let all = Query { listed_only: true, limit: 64, examine: Some(100), ..Query::default() };
+        for (query, pages, found) in [
+            (all.clone(), 8, 495),
+            (Query { sector: Some("none".into()), ..all.clone() }, 1, 0),
+            (Query { sector: Some("s1".into()), ..all.clone() }, 4, 250),
+            (Query { seen_since: Some(NOW.plus(DAY)), ..all.clone() }, 5, 0),
+            (Query { alive_at: Some(NOW.plus(DAY)), examine: None, ..all.clone() }, 1, 0),
+            (Query { listed_only: false, examine: None, limit: 1000, ..all }, 1, 500),
+        ] {
+            let (mut seen, mut asked, mut query) = (0, 0, query);
+            loop {
+                let page = store.page(&query).unwrap();
+                asked += 1;
+                seen += page.held.len();
+                query.after = page.next;
+                if page.next.is_none() {
+                    break;
+                }
+            }
+            assert_eq!((asked, seen), (pages, found), "{query:?}");
+        }
+        for (sector, index) in [("", "listed_nodes"), (" AND sector = 'a'", "listed_sectors")] {
+            let sql = format!(
+                "EXPLAIN QUERY PLAN SELECT id, methods, last_seen, expires_at FROM nodes WHERE listed = 1 AND id > x'00'{sector} ORDER BY id"
+            );
+            let plan: String = store.connection.query_row(&sql, [], |row| row.get(3)).unwrap();
+            assert!(plan.contains(&format!("USING COVERING INDEX {index} ")), "{plan}");
+        }
+    }
+
+    #[test]
+    fn evidence_that_has_no_room_is_not_said_to_be_kept() {
+        let (_folder, mut store) = store();
+        let first = card(1, NOW.plus(DAY));
+        store.register(NOW, &first, 9).unwrap();
+        let other = NewCard { bytes: vec![8; 100], ..first };
+        let fill = "WITH RECURSIVE count(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < ?1)
+            INSERT INTO evidence SELECT randomblob(32), n, x'00', x'00', 0 FROM count";
+        store.connection.execute(fill, [EVIDENCE]).unwrap();
+        assert_eq!(store.register(NOW, &other, 9).unwrap(), Registration::Equivocation { kept: false });
+        store.connection.execute("DELETE FROM evidence", []).unwrap();
+        for _ in 0..2 {
+            assert_eq!(store.register(NOW, &other, 9).unwrap(), Registration::Equivocation { kept: true });
+        }
+    }
+
+    #[test]
+    fn a_run_that_ended_in_order_says_so_to_the_next() {
+        let (_folder, mut store) = store();
+        assert_eq!(store.begin_run().unwrap(), PreviousRun::Never);
+        assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff);
+        store.end_run(77).unwrap();
+        assert_eq!(store.begin_run().unwrap(), PreviousRun::Ended { latest: 77 });
+        assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff, "said once");
+    }
+
+    #[test]
+    fn a_database_of_the_schema_before_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(include_str!("sqlite/schema-1.sql")).unwrap();
+        old.execute_batch(
+            "INSERT INTO nodes VALUES (zeroblob(32), 5, x'07', zeroblob(32), 1, 'lab', 1, 9, 1, 1);
+             INSERT INTO nodes VALUES (randomblob(32), 5, NULL, zeroblob(32), 1, 'lab', 1, 9, 1, 1);",
+        )
+        .unwrap();
+        drop(old);
+        let mut store = SqliteStore::open(&path, 64).unwrap();
+        assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff, "it may have run a moment ago");
+        let query = Query { listed_only: true, sector: Some("lab".into()), limit: 9, ..Query::default() };
+        assert_eq!(store.page(&query).unwrap().held.len(), 1);
+        drop(store);
+        SqliteStore::open(&path, 64).unwrap();
+    }
 }

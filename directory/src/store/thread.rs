@@ -1,24 +1,29 @@
-//! The store's own thread. Requests are closures in a bounded queue; those that wait together share one transaction and
-//! one fdatasync (group commit), and nobody is answered before it held. The thread exists because the filter lets no new
-//! blocking thread be needed later, and because one slow disk must not stop the network side.
+//! The store's own threads. Requests are closures in bounded queues. Those that write go to one thread; what waits together
+//! shares one transaction and one fdatasync (group commit), and nobody is answered before it held. Look-ups go to another,
+//! with a connection of its own, so that they neither wait for a disk nor fail with a transaction. The threads exist because
+//! the filter lets no new blocking thread be needed later, and because one slow disk must not stop the network side.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use tokio::sync::oneshot;
 
-use super::CardStore;
+use super::{CardReader, CardStore};
 use crate::error::{Error, Result};
 use crate::limits::{STORE_BATCH, STORE_QUEUE};
 
 /// Tells one waiting caller how the transaction ended.
 type Answer = Box<dyn FnOnce(Result<()>) + Send>;
-/// Works on the store; says whether the storage failed under it, so that the whole group is rolled back.
-type Job = Box<dyn FnOnce(&mut dyn CardStore) -> (bool, Answer) + Send>;
+/// Works on the store, or is told why it cannot; says whether the storage failed under it, so that the whole group is rolled
+/// back.
+type Job = Box<dyn FnOnce(Result<&mut dyn CardStore>) -> (bool, Answer) + Send>;
+/// Looks something up and answers.
+type LookUp = Box<dyn FnOnce(&mut dyn CardReader) + Send>;
 
-/// Asks the store's thread.
+/// Asks the store's threads.
 #[derive(Clone)]
 pub struct StoreHandle {
-    queue: SyncSender<Job>,
+    jobs: SyncSender<Job>,
+    look_ups: SyncSender<LookUp>,
 }
 
 impl std::fmt::Debug for StoreHandle {
@@ -28,15 +33,34 @@ impl std::fmt::Debug for StoreHandle {
 }
 
 impl StoreHandle {
-    /// Starts the thread; it ends when the last handle is dropped.
+    /// Starts the threads; they end when the last handle is dropped.
     ///
     /// # Errors
     /// No thread could be started.
-    pub fn start(store: impl CardStore + Send + 'static) -> Result<Self> {
-        let (queue, jobs) = sync_channel(STORE_QUEUE);
-        let thread = std::thread::Builder::new().name("store".into());
-        thread.spawn(move || serve(store, &jobs)).map_err(Error::LocalRuntime)?;
-        Ok(Self { queue })
+    pub fn start(store: impl CardStore + Send + 'static, mut reader: impl CardReader + Send + 'static) -> Result<Self> {
+        let (jobs, to_write) = sync_channel(STORE_QUEUE);
+        let (look_ups, to_look_up) = sync_channel::<LookUp>(STORE_QUEUE);
+        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        thread("store").spawn(move || serve(store, &to_write)).map_err(Error::LocalRuntime)?;
+        let look_up = move || to_look_up.iter().for_each(|look_up| look_up(&mut reader));
+        thread("look-ups").spawn(look_up).map_err(Error::LocalRuntime)?;
+        Ok(Self { jobs, look_ups })
+    }
+
+    /// Runs `work` beside those who write; it sees what they were acknowledged.
+    ///
+    /// # Errors
+    /// As [`StoreHandle::call`].
+    pub async fn read<T, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut dyn CardReader) -> Result<T> + Send + 'static,
+    {
+        let (tell, answer) = oneshot::channel();
+        // A caller that went away needs no answer.
+        let look_up: LookUp = Box::new(move |reader| drop(tell.send(work(reader))));
+        self.look_ups.try_send(look_up).map_err(not_queued)?;
+        answer.await.map_err(|_| Error::LocalStoreStopped)?
     }
 
     /// Runs `work` on the store and waits until it is durable.
@@ -50,7 +74,7 @@ impl StoreHandle {
     {
         let (tell, answer) = oneshot::channel();
         let job: Job = Box::new(move |store| {
-            let result = work(store);
+            let result = store.and_then(work);
             let failed = result.is_err();
             let answer: Answer = Box::new(move |committed| {
                 // A caller that went away needs no answer.
@@ -58,11 +82,15 @@ impl StoreHandle {
             });
             (failed, answer)
         });
-        self.queue.try_send(job).map_err(|error| match error {
-            std::sync::mpsc::TrySendError::Full(_) => Error::LocalStoreBusy,
-            std::sync::mpsc::TrySendError::Disconnected(_) => Error::LocalStoreStopped,
-        })?;
+        self.jobs.try_send(job).map_err(not_queued)?;
         answer.await.map_err(|_| Error::LocalStoreStopped)?
+    }
+}
+
+fn not_queued<T>(error: TrySendError<T>) -> Error {
+    match error {
+        TrySendError::Full(_) => Error::LocalStoreBusy,
+        TrySendError::Disconnected(_) => Error::LocalStoreStopped,
     }
 }
 
@@ -74,11 +102,15 @@ fn serve(mut store: impl CardStore, jobs: &Receiver<Job>) {
 }
 
 fn run(store: &mut dyn CardStore, batch: Vec<Job>) {
-    let started = store.begin();
+    if let Err(error) = store.begin() {
+        tracing::warn!(jobs = batch.len(), %error, "a group of store requests could not begin");
+        // Without a transaction nothing may run: it would hold, and be answered as if it did not.
+        return batch.into_iter().for_each(|job| job(Err(again(&error))).1(Ok(())));
+    }
+    let mut failed = false;
     let mut answers = Vec::with_capacity(batch.len());
-    let mut failed = started.is_err();
     for job in batch {
-        let (job_failed, answer) = job(store);
+        let (job_failed, answer) = job(Ok(&mut *store));
         failed |= job_failed;
         answers.push(answer);
     }
@@ -100,5 +132,49 @@ fn again(error: &Error) -> Error {
     match error {
         Error::LocalStoreFull => Error::LocalStoreFull,
         _ => Error::LocalStoreBusy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::store::sqlite::SqliteStore;
+    use openred_proto::id::UnixMillis;
+
+    fn open(path: &std::path::Path) -> SqliteStore {
+        SqliteStore::open(path, 64).unwrap()
+    }
+
+    #[tokio::test]
+    async fn nothing_runs_without_its_transaction_and_look_ups_go_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let store = StoreHandle::start(open(&path), SqliteStore::open_reader(&path).unwrap()).unwrap();
+        // Somebody else writes for longer than the store waits.
+        let mut other = open(&path);
+        other.begin().unwrap();
+        let ran = Arc::new(AtomicBool::new(false));
+        let runs = Arc::clone(&ran);
+        let refused = store.call(move |store| {
+            runs.store(true, Ordering::SeqCst);
+            store.end_run(1)
+        });
+        assert!(matches!(refused.await, Err(Error::LocalStoreBusy)));
+        assert!(!ran.load(Ordering::SeqCst));
+        assert_eq!(store.read(|reader| reader.counts(UnixMillis(0))).await.unwrap().nodes, 0);
+        other.roll_back();
+        store.call(|store| store.end_run(1)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_look_up_cannot_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        drop(open(&path));
+        assert!(SqliteStore::open_reader(&path).unwrap().end_run(1).is_err());
     }
 }

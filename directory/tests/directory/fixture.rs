@@ -14,11 +14,12 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use http_body_util::BodyExt as _;
 use openred_directory::api;
 use openred_directory::api::problem::ProblemDocument;
+use openred_directory::api::signed::Peer;
 use openred_directory::config::Config;
 use openred_directory::identity::Identity;
-use openred_directory::state::Directory;
-use openred_directory::store::StoreHandle;
+use openred_directory::state::{Directory, Remembered};
 use openred_directory::store::sqlite::SqliteStore;
+use openred_directory::store::{PreviousRun, StoreHandle};
 use openred_proto::checked::card::{Card, CardFields, Prekey, prekey_id};
 use openred_proto::checked::offer::{Offer, RoutingHeader};
 use openred_proto::checked::receipt::{Receipt, ReceiptKind};
@@ -183,15 +184,28 @@ impl TestDirectory {
     }
 
     pub(crate) fn with_store(config: &Config, prepare: impl FnOnce(&mut SqliteStore)) -> Self {
+        Self::build(config, PreviousRun::Never, prepare)
+    }
+
+    /// One that starts again after such a run.
+    pub(crate) fn after(before: PreviousRun) -> Self {
+        let mut config = Config::default();
+        *config.limits.requests_burst.get_mut() = 10_000;
+        Self::build(&config, before, |_| {})
+    }
+
+    fn build(config: &Config, before: PreviousRun, prepare: impl FnOnce(&mut SqliteStore)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = SqliteStore::open(&folder.path().join("directory.sqlite"), 64).unwrap();
+        let database = folder.path().join("directory.sqlite");
+        let mut store = SqliteStore::open(&database, 64).unwrap();
         prepare(&mut store);
-        let store = StoreHandle::start(store).unwrap();
+        let store = StoreHandle::start(store, SqliteStore::open_reader(&database).unwrap()).unwrap();
         let clock = Arc::new(AtomicU64::new(START.0));
         let hand = Arc::clone(&clock);
         let read: openred_directory::state::Clock = Arc::new(move || UnixMillis(hand.load(Ordering::SeqCst)));
         let identity = Identity::from_seed(&[200; 32]);
-        let directory = Directory::new(config, identity, ORIGIN.into(), store, HashSet::new(), read);
+        let directory =
+            Directory::new(config, identity, ORIGIN.into(), store, Remembered { bans: HashSet::new(), before }, read);
         let router = api::router(Arc::clone(&directory));
         Self { directory, router, folder, clock }
     }
@@ -211,6 +225,13 @@ impl TestDirectory {
     pub(crate) fn signed(&self, node: &Node, method: &str, path: &str, body: Vec<u8>) -> Request<Body> {
         let input = node.input(method, &format!("{ORIGIN}{path}"), &body, self.now().seconds());
         request(method, path, &node.sign_input(&input), body)
+    }
+
+    /// A signed call from this address.
+    pub(crate) async fn call_from(&self, address: &str, node: &Node, method: &str, path: &str, body: Vec<u8>) -> Reply {
+        let mut request = self.signed(node, method, path, body);
+        request.extensions_mut().insert(Peer(address.parse().unwrap()));
+        Reply::read(self.send(request).await).await
     }
 
     pub(crate) async fn call(&self, node: &Node, method: &str, path: &str, body: Vec<u8>) -> Reply {

@@ -127,8 +127,8 @@ async fn look_ups_of_one_address_are_limited() {
     let mut config = Config::default();
     *config.limits.requests_burst.get_mut() = 3;
     let test = TestDirectory::with(&config);
-    let from = async |address: &str| {
-        let mut request = request("GET", "/api/v3/nodes/discover", &[], Vec::new());
+    let ask = async |path: &str, address: &str| {
+        let mut request = request("GET", path, &[], Vec::new());
         request.extensions_mut().insert(Peer(address.parse().unwrap()));
         Reply::read(test.send(request).await).await.status
     };
@@ -136,6 +136,10 @@ async fn look_ups_of_one_address_are_limited() {
         assert_eq!(from("[2001:db8::1]:9").await, 200);
     }
     assert_eq!(from("[2001:db8::2]:9").await, 429, "the same /64");
+    let node = format!("/api/v3/nodes/{}", Node::new(1).id());
+    for path in [node.as_str(), "/api/v3/health", "/api/v3/openapi.json"] {
+        assert_eq!(ask(path, "[2001:db8::3]:9").await, 429, "{path}");
+    }
     assert_eq!(from("[2001:db8:0:1::1]:9").await, 200);
     for _ in 0..9 {
         assert_eq!(from("127.0.0.1:9").await, 200);

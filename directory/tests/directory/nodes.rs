@@ -2,11 +2,12 @@
 
 use openred_directory::api::nodes::{NodeView, Page, Registered};
 use openred_directory::config::Config;
+use openred_directory::limits::{NEW_NODE_EVERY, NEW_NODES_BURST};
 use openred_directory::store::Counts;
 use openred_proto::id::UnixMillis;
 use openred_proto::method::{Method, MethodSet};
 
-use crate::fixture::{HOUR, Node, START, TestDirectory, base64};
+use crate::fixture::{HOUR, Node, START, TestDirectory, base64, json};
 
 async fn counts(test: &TestDirectory) -> Counts {
     test.directory.store.call(|store| store.counts(UnixMillis(0))).await.unwrap()
@@ -221,4 +222,49 @@ async fn a_banned_node_is_refused_and_not_shown() {
     assert_eq!(discover(&test, "").await.nodes, []);
     test.directory.unban(&node.id());
     assert_eq!(test.register(&node).await.status, 200);
+}
+
+#[tokio::test]
+async fn new_nodes_of_one_address_come_slowly_and_known_ones_as_before() {
+    let test = TestDirectory::new();
+    let path = "/api/v3/nodes/register";
+    let register = async |seed: u8, address: &str| {
+        let node = Node::new(seed);
+        let card = json("card", &node.sign_card(&node.card(test.now())));
+        test.call_from(address, &node, "POST", path, card).await
+    };
+    let most = u8::try_from(NEW_NODES_BURST).unwrap();
+    for seed in 0..most {
+        assert_eq!(register(seed, "192.0.2.1:9").await.status, 200, "{seed}");
+    }
+    let refused = register(most, "192.0.2.1:9").await;
+    assert_eq!(refused.refusal(), (429, "rate.limited".into()));
+    assert_eq!(refused.headers["retry-after"], "60");
+    assert_eq!(register(0, "192.0.2.1:9").await.status, 200, "a node that has a card here goes on");
+    assert_eq!(register(most, "192.0.2.2:9").await.status, 200, "another address");
+    test.advance(NEW_NODE_EVERY);
+    assert_eq!(register(most + 1, "192.0.2.1:9").await.status, 200);
+    assert_eq!(register(most + 2, "192.0.2.1:9").await.status, 429);
+}
+
+#[tokio::test]
+async fn look_ups_do_not_wait_for_those_who_register() {
+    let (test, node) = (TestDirectory::new(), Node::new(1));
+    test.register(&node).await;
+    let (free, held) = std::sync::mpsc::sync_channel::<()>(0);
+    let writing = tokio::spawn({
+        let store = test.directory.store.clone();
+        async move {
+            let blocked = store.call(move |_| {
+                let _ = held.recv();
+                Ok(())
+            });
+            blocked.await
+        }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(test.get(&format!("/api/v3/nodes/{}", node.id())).await.status, 200);
+    assert_eq!(discover(&test, "").await.nodes.len(), 1);
+    drop(free);
+    writing.await.unwrap().unwrap();
 }

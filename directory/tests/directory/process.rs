@@ -23,14 +23,14 @@ use crate::fixture::{HOUR, Node, base64, json};
 const ORDINARY: u32 = 64_123;
 
 /// A home on this machine and the user who runs a directory in it.
-struct Place {
-    folder: tempfile::TempDir,
-    program: PathBuf,
-    user: Option<u32>,
+pub(crate) struct Place {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) program: PathBuf,
+    pub(crate) user: Option<u32>,
 }
 
 /// Every kind of user that this run can be.
-fn places() -> Vec<Place> {
+pub(crate) fn places() -> Vec<Place> {
     if geteuid().is_root() { vec![Place::new(None), Place::new(Some(ORDINARY))] } else { vec![Place::new(None)] }
 }
 
@@ -52,7 +52,7 @@ impl Place {
         place
     }
 
-    fn home(&self) -> PathBuf {
+    pub(crate) fn home(&self) -> PathBuf {
         self.folder.path().join("home")
     }
 
@@ -103,15 +103,15 @@ impl Place {
         };
         // Read on, so that it never waits for us.
         std::thread::spawn(move || lines.for_each(drop));
-        let (id, origin) = address.split_once('@').unwrap();
-        let socket = origin.split_once("://").unwrap().1.replace("localhost", "127.0.0.1");
-        Serving { child, id: id.parse().unwrap(), origin: origin.to_owned(), socket: socket.parse().unwrap() }
+        let mut serving = Serving::at(&address);
+        serving.child = Some(child);
+        serving
     }
 }
 
-/// A directory that serves; killed when dropped.
-struct Serving {
-    child: Child,
+/// A directory that serves; killed when dropped, if it is our child.
+pub(crate) struct Serving {
+    child: Option<Child>,
     id: NodeId,
     origin: String,
     socket: SocketAddr,
@@ -119,42 +119,60 @@ struct Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
-fn now() -> UnixMillis {
+pub(crate) fn now() -> UnixMillis {
     (openred_directory::state::system_clock())()
 }
 
 impl Serving {
+    /// One that somebody else started, by the `did@url` that it announced.
+    pub(crate) fn at(address: &str) -> Self {
+        let (id, origin) = address.split_once('@').unwrap();
+        let socket = origin.split_once("://").unwrap().1.replace("localhost", "127.0.0.1");
+        Self { child: None, id: id.parse().unwrap(), origin: origin.to_owned(), socket: socket.parse().unwrap() }
+    }
+
+    fn child(&mut self) -> &mut Child {
+        self.child.as_mut().unwrap()
+    }
+
     fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap()
+        i32::try_from(self.child.as_ref().unwrap().id()).unwrap()
     }
 
     /// Ends it with SIGTERM; its exit code.
     fn end(mut self) -> Option<i32> {
         kill(Pid::from_raw(self.pid()), Signal::SIGTERM).unwrap();
-        self.child.wait().unwrap().code()
+        self.child().wait().unwrap().code()
     }
 
-    fn call(&self, node: &Node, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
+    pub(crate) fn call(&self, node: &Node, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
         let input = node.input(method, &format!("{}{path}", self.origin), body, now().seconds());
+        self.send(method, path, &node.sign_input(&input), body)
+    }
+
+    /// Sends a request with these signature headers.
+    fn send(&self, method: &str, path: &str, headers: &[(&str, String)], body: &[u8]) -> (u16, Value) {
         let mut head =
             format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
-        for (name, value) in node.sign_input(&input) {
+        for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         exchange(TcpStream::connect(self.socket).unwrap(), head.as_bytes(), body)
     }
 
-    fn register(&self, node: &Node) -> (u16, Value) {
+    pub(crate) fn register(&self, node: &Node) -> (u16, Value) {
         let card = node.sign_card(&node.card(now()));
         self.call(node, "POST", "/api/v3/nodes/register", &json("card", &card))
     }
 
-    fn get(&self, path: &str) -> (u16, Value) {
+    pub(crate) fn get(&self, path: &str) -> (u16, Value) {
         let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
         exchange(TcpStream::connect(self.socket).unwrap(), head.as_bytes(), b"")
     }
@@ -247,11 +265,38 @@ fn a_killed_directory_loses_no_card_and_starts_again() {
         let mut serving = place.serve();
         let (id, node) = (serving.id, Node::new(1));
         assert_eq!(serving.register(&node).0, 200);
-        serving.child.kill().unwrap();
-        serving.child.wait().unwrap();
+        serving.child().kill().unwrap();
+        serving.child().wait().unwrap();
         let serving = place.serve();
         assert_eq!(serving.id, id, "the identity is the same");
         assert_eq!(serving.get(&format!("/api/v3/nodes/{}", node.id())).0, 200);
+    }
+}
+
+#[test]
+fn a_request_that_was_taken_is_not_taken_again_after_a_restart() {
+    for place in places() {
+        // The same origin each time: what was signed for another would not verify.
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        place.configure(&format!("listen = \"{free}\"\n"));
+        let (node, path) = (Node::new(1), "/api/v3/nodes/register");
+        let mut serving = place.serve();
+        let body = json("card", &node.sign_card(&node.card(now())));
+        let ahead = node.input("POST", &format!("{}{path}", serving.origin), &body, now().seconds() + 55);
+        let headers = node.sign_input(&ahead);
+        assert_eq!(serving.send("POST", path, &headers, &body).0, 200);
+        for in_order in [true, false] {
+            if in_order {
+                assert_eq!(serving.end(), Some(0));
+            } else {
+                serving.child().kill().unwrap();
+                serving.child().wait().unwrap();
+            }
+            serving = place.serve();
+            let (status, problem) = serving.send("POST", path, &headers, &body);
+            assert_eq!((status, &problem["code"]), (503, &"directory.busy".into()), "{in_order} {problem}");
+            assert_eq!(serving.get(&format!("/api/v3/nodes/{}", node.id())).0, 200, "look-ups need no signature");
+        }
     }
 }
 

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use axum::http::Request;
 use openred_directory::api::problem::ProblemDocument;
+use openred_directory::api::signed::Peer;
 use openred_directory::config::Config;
+use openred_directory::limits::NONCES_PER_NODE;
+use openred_directory::store::PreviousRun;
 
-use crate::fixture::{Node, ORIGIN, Reply, TestDirectory, json, request};
+use crate::fixture::{Node, ORIGIN, Reply, START, TestDirectory, json, request};
 
 const REGISTER: &str = "/api/v3/nodes/register";
 /// The calls that act for a node.
@@ -159,4 +162,87 @@ async fn a_node_that_asks_too_much_waits_and_others_do_not() {
     assert_eq!(test.register(&Node::new(2)).await.status, 200);
     test.advance(Duration::from_secs(1));
     assert_eq!(test.register(&node).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_a_run_before_may_have_taken_is_refused_until_it_cannot_have() {
+    for (before, seconds) in [(PreviousRun::Ended { latest: START.seconds() + 2 }, 3), (PreviousRun::CutOff, 61)] {
+        let (test, node) = (TestDirectory::after(before), Node::new(1));
+        let refused = test.register(&node).await;
+        assert_eq!(refused.refusal(), (503, "directory.busy".into()), "{before:?}");
+        assert_eq!(refused.headers["retry-after"], seconds.to_string().as_str());
+        let body = json("card", &node.sign_card(&node.card(test.now())));
+        let early = node.input("POST", &format!("{ORIGIN}{REGISTER}"), &body, test.now().seconds() + 1);
+        test.advance(Duration::from_secs(seconds));
+        let early = request("POST", REGISTER, &node.sign_input(&early), body);
+        assert_eq!(reply(&test, early).await.code(), "signature.clock", "{before:?}");
+        assert_eq!(test.register(&node).await.status, 200, "{before:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_signed_ahead_is_not_taken_again_when_its_time_has_come() {
+    let (test, node) = (TestDirectory::new(), Node::new(1));
+    let body = json("card", &node.sign_card(&node.card(test.now())));
+    let ahead = node.input("POST", &format!("{ORIGIN}{REGISTER}"), &body, test.now().seconds() + 60);
+    let again = || request("POST", REGISTER, &node.sign_input(&ahead), body.clone());
+    assert_eq!(reply(&test, again()).await.status, 200);
+    for millis in [119_999, 1, 600, 399] {
+        test.advance(Duration::from_millis(millis));
+        assert_eq!(reply(&test, again()).await.refusal(), (401, "signature.repeated".into()), "{:?}", test.now());
+    }
+    test.advance(Duration::from_millis(1));
+    assert_eq!(reply(&test, again()).await.code(), "signature.clock");
+}
+
+#[tokio::test]
+async fn refused_requests_fill_nothing_that_others_need() {
+    let mut config = Config::default();
+    *config.limits.requests_burst.get_mut() = 2;
+    *config.limits.requests_per_second.get_mut() = 1;
+    let (test, flooding) = (TestDirectory::with(&config), Node::new(1));
+    let same_nonce = flooding.input("GET", &format!("{ORIGIN}/api/v3/tokens/receive"), b"", test.now().seconds());
+    for _ in 0..3 {
+        test.receive(&flooding, "").await;
+    }
+    let again = || request("GET", "/api/v3/tokens/receive", &flooding.sign_input(&same_nonce), Vec::new());
+    assert_eq!(reply(&test, again()).await.code(), "rate.limited");
+    test.advance(Duration::from_secs(1));
+    assert_eq!(
+        reply(&test, again()).await.code(),
+        "node.unregistered",
+        "its nonce was not remembered with the refusal"
+    );
+}
+
+#[tokio::test]
+async fn one_key_alone_cannot_fill_the_table_of_nonces() {
+    let mut config = Config::default();
+    *config.limits.requests_burst.get_mut() = u32::MAX;
+    let (test, flooding) = (TestDirectory::with(&config), Node::new(1));
+    for _ in 0..NONCES_PER_NODE {
+        assert_eq!(test.receive(&flooding, "").await.code(), "node.unregistered");
+    }
+    let refused = test.receive(&flooding, "").await;
+    assert_eq!(refused.refusal(), (429, "rate.limited".into()));
+    assert!(refused.headers.contains_key("retry-after"));
+    assert_eq!(test.register(&Node::new(2)).await.status, 200, "a fresh node is served");
+}
+
+#[tokio::test]
+async fn an_address_is_held_back_before_its_signatures_are_looked_at() {
+    let mut config = Config::default();
+    *config.limits.requests_burst.get_mut() = 3;
+    let test = TestDirectory::with(&config);
+    let path = "/api/v3/tokens/receive";
+    for seed in 1..=3 {
+        let reply = test.call_from("192.0.2.1:9", &Node::new(seed), "GET", path, Vec::new()).await;
+        assert_eq!(reply.code(), "node.unregistered", "{seed}");
+    }
+    let mut unsigned = request("GET", path, &[], Vec::new());
+    unsigned.extensions_mut().insert(Peer("192.0.2.1:10".parse().unwrap()));
+    assert_eq!(reply(&test, unsigned).await.refusal(), (429, "rate.limited".into()), "many keys, one address");
+    for (address, code) in [("192.0.2.2:9", "node.unregistered"), ("127.0.0.1:9", "node.unregistered")] {
+        assert_eq!(test.call_from(address, &Node::new(4), "GET", path, Vec::new()).await.code(), code, "{address}");
+    }
 }

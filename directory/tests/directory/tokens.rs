@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http_body_util::BodyExt as _;
+use openred_directory::api::signed::Peer;
 use openred_directory::api::tokens::{Acknowledged, Delivery, Received, Routed};
 use openred_directory::config::Config;
 use openred_directory::route::Kind;
@@ -240,4 +241,58 @@ async fn streams_are_counted_and_capped() {
     assert_eq!(test.receive(&two, "").await.refusal(), (503, "directory.busy".into()));
     drop(open);
     assert_eq!(test.receive(&two, "?wait=0").await.status, 200);
+}
+
+#[tokio::test]
+async fn one_address_has_a_share_of_the_streams() {
+    let mut config = Config::default();
+    config.limits.streams = 16;
+    let test = TestDirectory::with(&config);
+    for seed in 1..=4 {
+        test.register(&Node::new(seed)).await;
+    }
+    let open = async |seed, address: &str| {
+        let mut request = test.signed(&Node::new(seed), "GET", RECEIVE, Vec::new());
+        request.extensions_mut().insert(Peer(address.parse().unwrap()));
+        test.send(request).await
+    };
+    let (first, _second) = (open(1, "[2001:db8::1]:9").await, open(2, "[2001:db8::2]:9").await);
+    let third = crate::fixture::Reply::read(open(3, "[2001:db8::3]:9").await).await;
+    assert_eq!(third.refusal(), (503, "directory.busy".into()));
+    assert!(third.headers.contains_key("retry-after"));
+    assert_eq!(open(4, "192.0.2.1:9").await.status(), 200, "another address has its own");
+    drop(first);
+    assert_eq!(open(3, "[2001:db8::3]:9").await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_fed_all_the_time_ends_after_its_life() {
+    let (test, issuer, recipient) = pair().await;
+    let mut stream = test.send(test.signed(&recipient, "GET", RECEIVE, Vec::new())).await.into_body();
+    let feed = async |fill| {
+        let offer = issuer.offer(&recipient.id(), test.now().plus(HOUR), fill);
+        assert_eq!(test.request_connection(&issuer, &offer).await.status, 200);
+    };
+    feed(1).await;
+    assert_eq!(events(&mut stream, 1).await.len(), 1);
+    feed(2).await;
+    tokio::time::advance(HOUR).await;
+    let rest = stream.collect().await.unwrap().to_bytes();
+    assert!(!rest.starts_with(b"event"), "it goes on with {}", String::from_utf8_lossy(&rest));
+    let received: Received = test.receive(&recipient, "?wait=0").await.ok();
+    assert_eq!(received.items.len(), 2, "what it did not show still waits");
+}
+
+#[tokio::test]
+async fn receipts_go_on_coming_through_one_open_stream() {
+    let (test, issuer, recipient) = pair().await;
+    let mut stream = test.send(test.signed(&issuer, "GET", RECEIVE, Vec::new())).await.into_body();
+    for fill in 0..20 {
+        let offer = issuer.offer(&recipient.id(), test.now().plus(HOUR), fill);
+        assert_eq!(test.request_connection(&issuer, &offer).await.status, 200, "{fill}");
+        let signed = recipient.receipt(&issuer.id(), &offer, test.now());
+        let reply = test.acknowledge(&recipient, &signed).await;
+        assert_eq!(reply.ok::<Acknowledged>(), Acknowledged { delivered: true }, "{fill}");
+        assert_eq!(base64(&events(&mut stream, 1).await[0].2.payload), signed, "{fill}");
+    }
 }
