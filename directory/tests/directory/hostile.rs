@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use openred_directory::api::Document;
+use openred_directory::api::problem::ProblemDocument;
 use openred_directory::api::signed::Peer;
 use openred_directory::config::Config;
 use openred_directory::serve::{Service, serve};
+use openred_proto::http_signature::SignatureInput;
+use openred_proto::id::UnixMillis;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use utoipa::OpenApi as _;
 
-use crate::fixture::{Node, ORIGIN, Reply, TestDirectory, request};
+use crate::fixture::{Node, ORIGIN, Reply, TestDirectory, json, request};
 
 const POSTS: [(&str, usize); 3] = [
     ("/api/v3/nodes/register", 8 * 1024),
@@ -81,6 +84,129 @@ async fn bodies_that_stop_or_never_end() {
     }
 }
 
+/// Each signed call with a body limit, and a body that it would read to the end.
+fn signed_calls(node: &Node, now: UnixMillis) -> [(&'static str, &'static str, usize, Vec<u8>); 4] {
+    let card = json("card", &node.sign_card(&node.card(now)));
+    let [(register, most_card), (offer, most_offer), (acknowledge, most_receipt)] = POSTS;
+    [
+        ("POST", register, most_card, card),
+        ("POST", offer, most_offer, json("offer", &node.offer(&Node::new(2).id(), now, 1))),
+        ("POST", acknowledge, most_receipt, json("receipt", &node.receipt(&Node::new(2).id(), b"", now))),
+        ("GET", "/api/v3/tokens/receive?wait=0", 0, Vec::new()),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn signed_bodies_that_are_slow_broken_or_too_long_have_their_code_and_use_nothing_up() {
+    let (test, node) = (TestDirectory::new(), Node::new(1));
+    test.register(&node).await;
+    for (method, path, limit, whole) in signed_calls(&node, test.now()) {
+        let signed = |body: &[u8]| node.input(method, &format!("{ORIGIN}{path}"), body, test.now().seconds());
+        let honest = signed(&whole);
+        let send = async |input: &SignatureInput, body: Body| {
+            let (parts, _) = request(method, path, &node.sign_input(input), Vec::new()).into_parts();
+            Reply::read(test.send(axum::http::Request::from_parts(parts, body)).await).await
+        };
+        let half = || match &whole[..whole.len() / 2] {
+            [] => Vec::new(),
+            half => vec![Bytes::copy_from_slice(half)],
+        };
+        let before = tokio::time::Instant::now();
+        let slow = send(&honest, body_of(half(), false)).await;
+        assert_eq!(slow.refusal(), (408, "body.slow".into()), "{path}");
+        assert!(before.elapsed() >= Duration::from_secs(10), "it had its whole time");
+        assert_eq!(send(&honest, body_of(half(), true)).await.refusal(), (400, "body.incomplete".into()), "{path}");
+        for length in [limit + 1, limit + 100_000] {
+            let long = vec![b' '; length];
+            let announced = test.call(&node, method, path, long.clone()).await;
+            assert_eq!(announced.refusal(), (413, "body.too-large".into()), "{path} {length}");
+            let pieces = long.chunks(1000).map(Bytes::copy_from_slice).collect();
+            let streamed = send(&signed(&long), body_of(pieces, false)).await;
+            assert_eq!(streamed.refusal(), (413, "body.too-large".into()), "{path} {length}");
+        }
+        let answered = send(&honest, Body::from(whole)).await;
+        let code = if answered.status == 200 { String::new() } else { answered.code() };
+        assert!(!code.starts_with("signature.") && !code.starts_with("body."), "{path}: {code}");
+    }
+}
+
+#[tokio::test]
+async fn signed_garbage_has_its_code_on_each_call() {
+    let (test, node) = (TestDirectory::new(), Node::new(1));
+    test.register(&node).await;
+    let mut random = 1_u64;
+    let mut garbage = |length: usize| -> Vec<u8> {
+        let next = |_| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random.to_be_bytes()[0]
+        };
+        (0..length).map(next).collect()
+    };
+    for (method, path, limit, _) in signed_calls(&node, test.now()) {
+        for length in [1, 2, 100, limit].into_iter().filter(|length| *length > 0) {
+            let reply = test.call(&node, method, path, garbage(length)).await;
+            let expected = if length > limit { (413, "body.too-large") } else { (400, "body.malformed") };
+            assert_eq!(reply.refusal(), (expected.0, expected.1.into()), "{path} {length}");
+        }
+    }
+    let malformed = [("card", "card.malformed"), ("offer", "offer.malformed"), ("receipt", "receipt.malformed")];
+    for ((path, limit), (field, code)) in POSTS.into_iter().zip(malformed) {
+        for length in [0, 1, 200, limit * 3 / 4 - 30] {
+            let reply = test.call(&node, "POST", path, json(field, &garbage(length))).await;
+            assert_eq!(reply.refusal(), (422, code.into()), "{path} {length}");
+        }
+        let padded = format!("{{\"{field}\":\"AAAA=\"}}");
+        let reply = test.call(&node, "POST", path, padded.into_bytes()).await;
+        let problem: ProblemDocument = serde_json::from_slice(&reply.body).unwrap();
+        assert_eq!(
+            (reply.code().as_str(), problem.detail.as_str()),
+            ("body.malformed", "not standard base64"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_without_a_body_read_none() {
+    let (test, node) = (TestDirectory::new(), Node::new(1));
+    test.register(&node).await;
+    let known = format!("/api/v3/nodes/{}", node.id());
+    let before = tokio::time::Instant::now();
+    for path in [known.as_str(), "/api/v3/nodes/discover", "/api/v3/health", "/api/v3/openapi.json"] {
+        for body in [body_of(Vec::new(), false), body_of(Vec::new(), true), Body::from(vec![0xFF; 1 << 20])] {
+            let (mut parts, _) = request("GET", path, &[], Vec::new()).into_parts();
+            parts.headers.insert("content-length", "99999999".parse().unwrap());
+            let reply = Reply::read(test.send(axum::http::Request::from_parts(parts, body)).await).await;
+            assert_eq!(reply.status, 200, "{path}");
+        }
+    }
+    assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn signed_garbage_and_too_long_bodies_over_a_socket() {
+    let (test, address) = listening(64).await;
+    let node = Node::new(1);
+    for (method, path, limit, _) in signed_calls(&node, test.now()) {
+        for (length, status, code) in [(limit.min(50), "400", "body.malformed"), (limit + 1, "413", "body.too-large")] {
+            if length == 0 {
+                continue;
+            }
+            let body = vec![0xFF; length];
+            let input = node.input(method, &format!("{ORIGIN}{path}"), &body, test.now().seconds());
+            let headers: String =
+                node.sign_input(&input).iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let head = format!(
+                "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
+            );
+            let answer = exchange(address, &[head.as_bytes(), &body].concat()).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {answer}");
+            assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{path} {answer}");
+            is_well(address).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn unknown_calls_and_methods_and_the_document() {
     let test = TestDirectory::new();
@@ -132,6 +258,7 @@ async fn look_ups_of_one_address_are_limited() {
         request.extensions_mut().insert(Peer(address.parse().unwrap()));
         Reply::read(test.send(request).await).await.status
     };
+    let from = async |address: &str| ask("/api/v3/nodes/discover", address).await;
     for _ in 0..3 {
         assert_eq!(from("[2001:db8::1]:9").await, 200);
     }

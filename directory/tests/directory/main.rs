@@ -1,6 +1,7 @@
 //! Tests of the directory: its API in-process, hostile bytes over real sockets, and the real program in its cage.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod disk;
 mod fixture;
 mod hostile;
 mod nodes;
