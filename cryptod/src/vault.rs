@@ -82,7 +82,8 @@ impl Vault {
         self.node
     }
 
-    /// Decodes one frame's body and handles it. A frame that is no request ends its caller's connection, never the vault.
+    /// Decodes one frame's body and handles it. A frame that is no request changes nothing here and ends its caller's
+    /// connection; in service that ends the loop too, because callers come only with a new vault (docs/decisions/0010).
     pub fn handle_frame(&mut self, now: UnixMillis, random: &mut impl CryptoRng, role: Role, body: &[u8]) -> Outcome {
         match decode_frame::<Request>(body) {
             Ok(frame) => self.handle(now, random, role, frame),
