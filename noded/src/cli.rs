@@ -33,6 +33,7 @@ use output::Output;
 pub(crate) use passphrase::Passphrase;
 
 /// What every command works with.
+#[derive(Clone)]
 pub(crate) struct Invocation {
     pub(crate) home: Home,
     pub(crate) config: PathBuf,
@@ -86,7 +87,11 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
         Command::Init(options) => init::init(invocation, options),
         Command::Up(source) => {
             let resolved = configuration::resolved(invocation)?;
-            supervisor::up(&invocation.home, resolved.config, Passphrase::new(&source)?)
+            let (home, passphrase) = (invocation.home.clone(), Passphrase::new(&source)?);
+            let again = invocation.clone();
+            supervisor::up(&home, resolved.config, passphrase, move || {
+                configuration::resolved(&again).map(|resolved| resolved.config)
+            })
         }
         Command::Status => client::block_on(status::status(invocation)),
         Command::Doctor => client::block_on(status::doctor(invocation)),

@@ -14,6 +14,7 @@ mod log;
 mod node;
 mod notify;
 mod places;
+mod reload;
 
 use std::fs::File;
 use std::future::Future;
@@ -39,6 +40,7 @@ pub(crate) use create::create;
 use log::Log;
 pub(crate) use places::make_private;
 use places::{Identities, Places};
+use reload::Settings;
 
 /// What every life works with.
 pub(crate) struct Context {
@@ -46,7 +48,7 @@ pub(crate) struct Context {
     starter: Starter,
     places: Places,
     identities: Identities,
-    config_text: String,
+    settings: Settings,
     passphrase: Passphrase,
 }
 
@@ -60,6 +62,8 @@ impl Context {
 pub(crate) enum End {
     /// As wanted.
     Stopped,
+    /// To begin again at once, with what was reloaded.
+    Reloaded,
     /// By itself.
     Died { role: Role, exit: Ended, lived: Duration },
 }
@@ -117,14 +121,19 @@ fn settle() -> Result<(), Failure> {
 }
 
 /// Runs a node until it is told to stop.
-pub(crate) fn up(home: &Home, config: NodeConfig, passphrase: Passphrase) -> Result<Exit, Failure> {
+pub(crate) fn up(
+    home: &Home,
+    config: NodeConfig,
+    passphrase: Passphrase,
+    reread: impl Fn() -> Result<NodeConfig, Failure> + 'static,
+) -> Result<Exit, Failure> {
     settle()?;
     let identities = Identities::new(config.uid_base);
     let places = places::prepare(home, &config, &identities)?;
-    let config_text = toml::to_string(&config).map_err(|error| Failure::usage(error.to_string(), ""))?;
     let board = Arc::new(Board::new(Baseline::of_this_process()?, home.path().display().to_string(), now()));
     let (log, writer) = Log::start(config.log.format);
     trace(&config, &log);
+    let settings = Settings::new(config, Box::new(reread));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::local("starting the runtime", &error))?;
     let context = Context {
@@ -132,7 +141,7 @@ pub(crate) fn up(home: &Home, config: NodeConfig, passphrase: Passphrase) -> Res
         starter: Starter { programs: programs()?, null: null()?, board, log },
         places,
         identities,
-        config_text,
+        settings,
         passphrase,
     };
     // On this thread, which lives as long as the supervisor: a child dies with the thread that started it.
@@ -171,7 +180,7 @@ async fn run(context: &Context) -> Result<(), Failure> {
     let (keys, node) = tokio::select! {
         started = started => started?,
         // Told to stop while starting: the children die with their handles.
-        () = signals.stop() => return Ok(()),
+        () = signals.stop(context) => return Ok(()),
         _ = wanted.wait_for(|stop| *stop) => return Ok(()),
     };
     announce(context);
@@ -193,7 +202,7 @@ async fn run(context: &Context) -> Result<(), Failure> {
     );
     let drain = async {
         tokio::select! {
-            () = signals.stop() => {}
+            () = signals.stop(context) => {}
             _ = wanted.wait_for(|stop| *stop) => {}
         }
         tracing::info!("draining");
@@ -243,20 +252,20 @@ async fn row<L, S, B>(
     let mut backoff = Backoff::default();
     let mut life = Some(first);
     loop {
-        let lived = match life.take() {
+        let pause = match life.take() {
             Some(life) => match live(life, stop).await {
                 End::Stopped => return,
+                End::Reloaded => Duration::ZERO,
                 End::Died { role, exit, lived } => {
                     if mourn(context, name, role, exit) {
                         let _ = stop.wait_for(|stop| *stop).await;
                         return;
                     }
-                    lived
+                    backoff.after(lived)
                 }
             },
-            None => Duration::ZERO,
+            None => backoff.after(Duration::ZERO),
         };
-        let pause = backoff.after(lived);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop) => return,
@@ -317,7 +326,7 @@ fn mourn(context: &Context, row: Role, role: Role, exit: Ended) -> bool {
     filter
 }
 
-/// SIGTERM and SIGINT stop; SIGHUP is heard, so that it does not kill, and named in the log.
+/// SIGTERM and SIGINT stop; SIGHUP has the configuration read again.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -334,12 +343,12 @@ impl Signals {
         })
     }
 
-    async fn stop(&mut self) {
+    async fn stop(&mut self, context: &Context) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => tracing::warn!("SIGHUP: this version takes a new configuration only at a restart"),
+                _ = self.hangup.recv() => context.settings.reload(),
             }
         }
     }

@@ -239,3 +239,39 @@ fn garbage_on_the_control_socket_harms_nobody() {
     ready(&node).unwrap();
     node.down().unwrap();
 }
+
+/// What is read again replaces `noded` alone; what does not hold up changes nothing.
+#[test]
+fn sighup_takes_a_configuration_that_holds_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 9).unwrap();
+    node.up().unwrap();
+    let file = node.home.join("openred.toml");
+    let before = fs::read_to_string(&file).unwrap();
+    let (vault, noded) = (node.child_pid("vault").unwrap(), node.child_pid("noded").unwrap());
+    let supervisor = node.daemon().unwrap().pid();
+    let reload = |text: &str| {
+        fs::write(&file, text).unwrap();
+        signal_pid(supervisor, Signal::SIGHUP).unwrap();
+    };
+    let named = |node: &Node| {
+        wait_for("the new name", || Ok((status(node)?["node"]["name"] == "renamed").then_some(()))).unwrap();
+    };
+    reload("name = \"half\nlisten =");
+    let renamed = before.replace("name = \"node\"", "name = \"renamed\"");
+    assert_ne!(renamed, before);
+    reload(&renamed);
+    named(&node);
+    ready(&node).unwrap();
+    assert_eq!(node.child_pid("vault").unwrap(), vault, "the keys stay where they are");
+    assert_ne!(node.child_pid("noded").unwrap(), noded);
+    // Passes the check and fails in the process: the file of authorities is not there.
+    reload(&format!("{renamed}\n[directory]\nca_file = \"/nowhere/ca.pem\"\n"));
+    wait_for("the failed start in the log", || {
+        Ok(node.daemon()?.output().contains("the one before is taken again").then_some(()))
+    })
+    .unwrap();
+    ready(&node).unwrap();
+    named(&node);
+    node.down().unwrap();
+}

@@ -27,7 +27,7 @@ pub(crate) async fn begin(context: &Context) -> Result<Node, StartFailure> {
     // The operator's socket stays the operator's: `noded` serves it through the descriptor and never by name.
     let admin = pending_listener(&context.home, "admin", None).map_err(setup("its socket"))?;
     let state = context.places.state.try_clone().map_err(setup("its state directory"))?;
-    let config = sealed_file("openred.toml", context.config_text.as_bytes()).map_err(setup("its configuration"))?;
+    let config = sealed_file("openred.toml", context.settings.text().as_bytes()).map_err(setup("its configuration"))?;
     let plan = Plan {
         role: Role::Noded,
         program: "noded",
@@ -36,8 +36,12 @@ pub(crate) async fn begin(context: &Context) -> Result<Node, StartFailure> {
         kept: context.home.noded_keeps(),
         descriptors: vec![peers.into(), admin.into(), state.into(), config],
     };
-    let mut child = start(&context.starter, plan).await?;
-    child.ready().await?;
+    let begun = async {
+        let mut child = start(&context.starter, plan).await?;
+        child.ready().await.map(|()| child)
+    };
+    let child = begun.await.inspect_err(|_| context.settings.refused())?;
+    context.settings.taken();
     publish(&context.home, "admin", &context.home.admin_socket()).map_err(setup("its socket"))?;
     context.state(Role::Noded, "ready");
     Ok(Node(child))
@@ -53,6 +57,12 @@ impl Node {
             exit = self.0.end() => {
                 let _ = remove(&context.home.admin_socket());
                 End::Died { role: Role::Noded, exit, lived: self.0.lived() }
+            }
+            () = context.settings.reloaded() => {
+                context.state(Role::Noded, "restarting");
+                self.0.stop(DRAIN).await;
+                let _ = remove(&context.home.admin_socket());
+                End::Reloaded
             }
             () = wanted => {
                 self.0.stop(DRAIN).await;

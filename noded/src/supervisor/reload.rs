@@ -1,0 +1,119 @@
+//! SIGHUP: the configuration is read again, by the rules of the start. What holds up replaces `noded`, which alone reads it;
+//! what does not is named in the log, and the last one that worked stays.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::cli::Failure;
+use crate::config::NodeConfig;
+
+/// Reads the configuration as the start did.
+type Reread = Box<dyn Fn() -> Result<NodeConfig, Failure>>;
+
+/// The configuration of `noded`, now and before.
+pub(super) struct Settings {
+    reread: Reread,
+    held: Mutex<Held>,
+    reloaded: Notify,
+}
+
+struct Held {
+    /// What the next `noded` gets.
+    current: NodeConfig,
+    /// What the last one that came up got.
+    good: NodeConfig,
+}
+
+impl Settings {
+    pub(super) fn new(config: NodeConfig, reread: Reread) -> Self {
+        let held = Held { current: config.clone(), good: config };
+        Self { reread, held: Mutex::new(held), reloaded: Notify::new() }
+    }
+
+    /// What `noded` reads.
+    pub(super) fn text(&self) -> String {
+        toml::to_string(&self.held().current).expect("a configuration that was read can be written")
+    }
+
+    /// Reads the configuration again. `listen` and `uid_base` are the supervisor's own: they stay until it is restarted.
+    pub(super) fn reload(&self) {
+        let mut config = match (self.reread)() {
+            Ok(config) => config,
+            Err(failure) => return tracing::error!("SIGHUP: {failure}; the configuration stays as it was"),
+        };
+        let mut held = self.held();
+        let own = (config.listen, config.uid_base) != (held.current.listen, held.current.uid_base);
+        if own {
+            tracing::warn!("SIGHUP: `listen` and `uid_base` change only when the node is restarted");
+            (config.listen, config.uid_base) = (held.current.listen, held.current.uid_base);
+        }
+        if config == held.current {
+            return tracing::info!("SIGHUP: nothing else changed");
+        }
+        held.current = config;
+        tracing::info!("SIGHUP: noded restarts with the new configuration");
+        self.reloaded.notify_one();
+    }
+
+    /// Returns when there is a new configuration.
+    pub(super) async fn reloaded(&self) {
+        self.reloaded.notified().await;
+    }
+
+    /// `noded` came up with the current one.
+    pub(super) fn taken(&self) {
+        let mut held = self.held();
+        held.good = held.current.clone();
+    }
+
+    /// `noded` did not come up: the next one gets what worked before.
+    pub(super) fn refused(&self) {
+        let mut held = self.held();
+        if held.current != held.good {
+            tracing::error!("noded did not come up with the new configuration; the one before is taken again");
+            held.current = held.good.clone();
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[test]
+    fn what_fails_leaves_what_worked() {
+        let next = Rc::new(RefCell::new(Ok(NodeConfig::default())));
+        let read = Rc::clone(&next);
+        let settings = Settings::new(
+            NodeConfig::default(),
+            Box::new(move || match &*read.borrow() {
+                Ok(config) => Ok(NodeConfig::clone(config)),
+                Err(()) => Err(Failure::usage("no", "")),
+            }),
+        );
+        let first = settings.text();
+        *next.borrow_mut() = Err(());
+        settings.reload();
+        assert_eq!(settings.text(), first);
+        let named = NodeConfig { name: "new".into(), uid_base: 70_000, ..NodeConfig::default() };
+        *next.borrow_mut() = Ok(named.clone());
+        settings.reload();
+        let second = settings.text();
+        assert!(second.contains("new") && !second.contains("70000"), "{second}");
+        settings.refused();
+        assert_eq!(settings.text(), first);
+        settings.reload();
+        settings.taken();
+        settings.refused();
+        assert_eq!(settings.text(), second);
+    }
+}
