@@ -6,6 +6,7 @@
 
 mod blobs;
 mod host;
+mod places;
 pub(crate) mod ports;
 mod space;
 #[cfg(test)]
@@ -22,19 +23,17 @@ use openred_module::{Body, Caller, Context, Event, Instance, Method, ModuleError
 use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::NodeId;
 use openred_proto::secret::Secret;
-use tokio::sync::Semaphore;
 
 use crate::clock;
 use crate::health::{Condition, Health};
 use crate::store::{RowSeal, Store};
 pub(crate) use blobs::{Disk, DiskThread};
 use host::ModuleHost;
+use places::Places;
 use ports::PeerCaller;
 use space::Space;
 use timers::Timers;
 
-/// Calls of one module that may be in flight; more are refused, not queued.
-const CALLS: usize = 256;
 /// A peer's call ends after this long. The head of the answer counts; a body may take longer.
 const CALL_TIME: Duration = Duration::from_secs(60);
 /// A call of the operator may wait for a whole file to arrive.
@@ -50,7 +49,7 @@ const BODY_BYTES: u64 = 1 << 40;
 struct Loaded {
     instance: Arc<Instance>,
     context: Context,
-    calls: Arc<Semaphore>,
+    places: Places,
 }
 
 /// All modules of this node.
@@ -78,7 +77,7 @@ impl Modules {
             let id = instance.manifest().id;
             let host = ModuleHost::new(parts, id, RowSeal::new(id, &key), Arc::clone(&timers), Arc::clone(&space));
             let context = Context::new(Arc::new(host));
-            (id, Loaded { instance: Arc::new(instance), context, calls: Arc::new(Semaphore::new(CALLS)) })
+            (id, Loaded { instance: Arc::new(instance), context, places: Places::default() })
         };
         let loaded = modules.into_iter().map(load).collect();
         Arc::new(Self { loaded, timers })
@@ -89,7 +88,7 @@ impl Modules {
         for (id, module) in &self.loaded {
             if let Err(error) = module.instance.start(module.context.clone()).await {
                 health.raise(Condition::ModuleDown, clock::now(), format!("{id}: {error}"));
-                module.calls.close();
+                module.places.close();
             }
         }
     }
@@ -112,16 +111,19 @@ impl Modules {
         });
     }
 
-    /// False when a module is overrun: an event is one of its calls, and takes a place like them.
+    /// False when so many events wait for a module that this one was dropped.
     fn tell(&self, module: &str, event: Event) -> bool {
         let Some(module) = self.loaded.get(module) else { return true };
-        let Ok(place) = Arc::clone(&module.calls).try_acquire_owned() else { return module.calls.is_closed() };
+        let Some(waiting) = module.places.event() else {
+            tracing::warn!(module = module.instance.manifest().id, "too many events wait: one was dropped");
+            return false;
+        };
         let (instance, context) = (Arc::clone(&module.instance), module.context.clone());
         tokio::spawn(async move {
+            let Some(_place) = waiting.place().await else { return };
             if tokio::time::timeout(EVENT_TIME, instance.event(context, event)).await.is_err() {
                 tracing::warn!(module = instance.manifest().id, "an event's handler took too long");
             }
-            drop(place);
         });
         true
     }
@@ -142,8 +144,8 @@ impl Modules {
         let Some(module) = self.loaded.get(head.module.as_str()) else {
             return refuse(ModuleError::not_found("no-such-module", "this node serves no such module"));
         };
-        let Ok(_place) = module.calls.try_acquire() else {
-            return refuse(if module.calls.is_closed() {
+        let Some(_place) = module.places.call(caller) else {
+            return refuse(if module.places.is_closed() {
                 ModuleError::new(Status::Unavailable, "module-down", "the module did not start")
             } else {
                 ModuleError::new(Status::TooMany, "module-busy", "the module has too many calls in flight")

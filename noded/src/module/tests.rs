@@ -187,11 +187,13 @@ fn a_module_that_hangs_ends_at_the_deadline_and_its_places_are_bounded() {
         let hang = || bench.modules.operator_call(slow.clone(), Body::empty());
         assert_eq!(hang().await.0.status, 504);
         let mut hanging = futures_util::stream::FuturesUnordered::new();
-        (0..super::CALLS).for_each(|_| hanging.push(hang()));
+        (0..super::places::OPERATOR).for_each(|_| hanging.push(hang()));
         let all = async { while futures_util::StreamExt::next(&mut hanging).await.is_some() {} };
         let one_more = async {
             tokio::time::sleep(Duration::from_millis(500)).await;
             assert_eq!(hang().await.0.status, 429);
+            let (peers, _) = bench.modules.dispatch(PEER, head("GET", "/who"), Body::empty()).await;
+            assert_eq!(peers.status, 200, "peers have places of their own");
         };
         tokio::join!(all, one_more);
         tokio::time::resume();

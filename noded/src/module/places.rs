@@ -1,0 +1,163 @@
+//! How many calls of one module may be in flight, and whose: peers, the operator and the node's own events have places of
+//! their own, and one peer has a share, so that nobody keeps a module from the others. Counts only; nothing is queued here
+//! but events.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use openred_module::Caller;
+use openred_proto::id::NodeId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Calls of peers in all; more are refused, not queued.
+const PEERS: usize = 256;
+/// Of those, of one peer: eight peers at their limit still leave none without a place.
+const ONE_PEER: usize = 32;
+/// Calls of the operator.
+pub(super) const OPERATOR: usize = 256;
+/// Events that are handled at once.
+const EVENTS: usize = 32;
+/// Events that may wait for that: as many as sessions can open while one handler takes its time.
+const EVENTS_WAITING: usize = 1024;
+
+/// The places of one module.
+#[derive(Debug)]
+pub(super) struct Places {
+    peers: Arc<Semaphore>,
+    of_peer: Arc<Mutex<HashMap<NodeId, usize>>>,
+    operator: Arc<Semaphore>,
+    events: Arc<Semaphore>,
+    events_waiting: Arc<Semaphore>,
+}
+
+/// A call's place; free again when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    #[expect(dead_code, reason = "held for its Drop")]
+    permit: OwnedSemaphorePermit,
+    /// Whose share it is, for a peer's call.
+    share: Option<(NodeId, Arc<Mutex<HashMap<NodeId, usize>>>)>,
+}
+
+/// An event's right to wait for a place.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    permit: OwnedSemaphorePermit,
+    events: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self {
+            peers: places(PEERS),
+            of_peer: Arc::default(),
+            operator: places(OPERATOR),
+            events: places(EVENTS),
+            events_waiting: places(EVENTS_WAITING),
+        }
+    }
+}
+
+impl Places {
+    /// The module did not start: nobody gets a place.
+    pub(super) fn close(&self) {
+        [&self.peers, &self.operator, &self.events].iter().for_each(|places| places.close());
+    }
+
+    /// Whether the module did not start.
+    pub(super) fn is_closed(&self) -> bool {
+        self.peers.is_closed()
+    }
+
+    /// A place for a call of `caller`, if there is one.
+    pub(super) fn call(&self, caller: Caller) -> Option<Place> {
+        let Caller::Peer(peer) = caller else {
+            let permit = Arc::clone(&self.operator).try_acquire_owned().ok()?;
+            return Some(Place { permit, share: None });
+        };
+        let permit = Arc::clone(&self.peers).try_acquire_owned().ok()?;
+        let mut of_peer = self.of_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = of_peer.entry(peer).or_default();
+        if *count >= ONE_PEER {
+            return None;
+        }
+        *count += 1;
+        Some(Place { permit, share: Some((peer, Arc::clone(&self.of_peer))) })
+    }
+
+    /// The right to wait for an event's place, unless too many do.
+    pub(super) fn event(&self) -> Option<Waiting> {
+        let permit = Arc::clone(&self.events_waiting).try_acquire_owned().ok()?;
+        Some(Waiting { permit, events: Arc::clone(&self.events) })
+    }
+}
+
+impl Waiting {
+    /// Waits for the place; none when the module did not start.
+    pub(super) async fn place(self) -> Option<Place> {
+        let permit = self.events.acquire_owned().await.ok()?;
+        drop(self.permit);
+        Some(Place { permit, share: None })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some((peer, of_peer)) = self.share.take() else { return };
+        let mut of_peer = of_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = of_peer.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                of_peer.remove(&peer);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn one_peer_takes_its_share_and_no_more() {
+        let places = Places::default();
+        let [greedy, other] = [NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32])];
+        let held: Vec<Place> = std::iter::from_fn(|| places.call(Caller::Peer(greedy))).collect();
+        assert_eq!(held.len(), ONE_PEER);
+        assert!(places.call(Caller::Peer(other)).is_some());
+        assert!(places.call(Caller::Operator).is_some());
+        drop(held);
+        assert!(places.call(Caller::Peer(greedy)).is_some());
+        assert!(places.of_peer.lock().unwrap().is_empty(), "nothing is kept of peers without calls");
+    }
+
+    #[test]
+    fn peers_together_leave_the_operator_and_events_their_places() {
+        let places = Places::default();
+        let peers = (0..=u8::MAX).map(|peer| NodeId::from_bytes([peer; 32]));
+        let held: Vec<Place> =
+            peers.flat_map(|peer| (0..2).filter_map(|_| places.call(Caller::Peer(peer))).collect::<Vec<_>>()).collect();
+        assert_eq!(held.len(), PEERS);
+        assert!(places.call(Caller::Operator).is_some());
+        assert!(places.event().is_some());
+    }
+
+    #[tokio::test]
+    async fn events_wait_for_a_place_and_a_module_that_did_not_start_has_none() {
+        let places = Places::default();
+        let mut held = Vec::new();
+        for _ in 0..EVENTS {
+            held.push(places.event().unwrap().place().await.unwrap());
+        }
+        let waiting = tokio::spawn(places.event().unwrap().place());
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        held.pop();
+        assert!(waiting.await.unwrap().is_some());
+        places.close();
+        assert!(places.event().unwrap().place().await.is_none());
+        assert!(places.call(Caller::Operator).is_none() && places.is_closed());
+    }
+}
