@@ -12,6 +12,7 @@ mod stream;
 mod wire;
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,9 @@ pub(crate) use stream::{Delivered, Kind as ItemKind};
 
 /// A card in memory is asked for again, in the background, once it is older than this.
 const REFRESH_AFTER: Duration = Duration::from_secs(600);
+
+/// Contradictions that are remembered; the condition names one.
+const LIES: usize = 64;
 
 /// Why a directory did not do what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,15 +72,32 @@ pub(crate) enum DirectoryError {
 }
 
 impl DirectoryError {
+    /// Which of several answers is told: a lie before a refusal before silence before nothing.
+    const fn gravity(self) -> u8 {
+        match self {
+            _ if self.is_dishonest() => 3,
+            Self::None => 0,
+            Self::Unresolved | Self::Unreachable | Self::Slow => 1,
+            _ => 2,
+        }
+    }
+
     /// Whether the directory (or the peer) contradicted something signed.
     const fn is_dishonest(self) -> bool {
-        matches!(self, Self::Rollback | Self::Equivocation | Self::BadAnswer(WireError::BadSignature { .. }))
+        matches!(
+            self,
+            Self::Rollback
+                | Self::Equivocation
+                | Self::BadAnswer(WireError::BadSignature { .. } | WireError::WrongSigner { .. })
+        )
     }
 }
 
 /// What the directories are made of.
 pub(crate) struct Parts {
     pub(crate) me: NodeId,
+    /// Whether the node listens on loopback alone.
+    pub(crate) listens_locally: bool,
     pub(crate) addresses: Vec<crate::config::DirectoryAddress>,
     pub(crate) names: ResolvedNames,
     pub(crate) tls: Arc<rustls::ClientConfig>,
@@ -90,6 +111,8 @@ pub(crate) struct Parts {
 
 /// All directories of this node.
 pub(crate) struct Directories {
+    me: NodeId,
+    listens_locally: bool,
     clients: Vec<Arc<Client>>,
     card: CardFields,
     suites: MethodSet,
@@ -101,8 +124,11 @@ pub(crate) struct Directories {
     own: tokio::sync::Mutex<Option<(SignedCard, UnixMillis)>>,
     /// Verified cards by peer; as many as there are peers in the store.
     cards: Mutex<BTreeMap<NodeId, CachedCard>>,
-    /// Peers that were dialled and have not answered since: their cards are asked for before the next attempt.
-    dialled: Mutex<HashSet<NodeId>>,
+    /// Peers that answered at none of their endpoints: their cards are asked for before the next attempt.
+    unreached: Mutex<HashSet<NodeId>>,
+    /// What directories said that something signed contradicts: by directory and by whom it was about, until the same
+    /// directory gives an honest answer about the same node.
+    lies: Mutex<BTreeMap<(NodeId, NodeId), String>>,
 }
 
 /// A verified card in memory.
@@ -116,12 +142,14 @@ pub(crate) struct CachedCard {
 
 impl Directories {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { me, addresses, names, tls, card, suites, card_life, keys, store, health } = parts;
+        let Parts { me, listens_locally, addresses, names, tls, card, suites, card_life, keys, store, health } = parts;
         if addresses.is_empty() {
             health.raise(Condition::NoDirectory, clock::now(), "");
         }
         let client = |address| Arc::new(Client::new(me, address, &names, &tls, keys.clone()));
         Arc::new(Self {
+            me,
+            listens_locally,
             clients: addresses.into_iter().map(client).collect(),
             card,
             suites,
@@ -131,7 +159,8 @@ impl Directories {
             health,
             own: tokio::sync::Mutex::new(None),
             cards: Mutex::default(),
-            dialled: Mutex::default(),
+            unreached: Mutex::default(),
+            lies: Mutex::default(),
         })
     }
 
@@ -161,7 +190,8 @@ impl Directories {
         }
         let kept = self.store.peer(peer).await.ok()??;
         let card = Card::verify(&kept.card, clock::now()).ok()?;
-        let directory = self.clients.first()?.address().id;
+        // Which directory a stored card came from is not kept, and matters for new links alone.
+        let directory = self.clients.first().map_or(self.me, |client| client.address().id);
         Some(self.remember(card, kept.card.into(), directory, kept.fetched_at))
     }
 
@@ -183,26 +213,44 @@ impl Directories {
     async fn look_up(&self, peer: NodeId) -> Result<CachedCard, DirectoryError> {
         let mut worst = DirectoryError::None;
         for client in &self.clients {
-            match self.look_up_at(client, peer).await {
+            let answer = self.look_up_at(client, peer).await;
+            self.judge(client, peer, answer.as_ref().err());
+            match answer {
                 Ok(found) => return Ok(found),
-                Err(error) if error.is_dishonest() => {
-                    self.health.raise(
-                        Condition::DirectoryDishonest,
-                        clock::now(),
-                        format!("{}: card of {}: {error}", client.address(), peer.short()),
-                    );
-                    worst = error;
-                }
-                Err(error) if !worst.is_dishonest() => worst = error,
+                Err(error) if error.gravity() >= worst.gravity() => worst = error,
                 Err(_) => {}
             }
         }
         Err(worst)
     }
 
+    /// Keeps the condition that names dishonest directories in step with an answer about `subject`. Silence and refusals say
+    /// nothing either way.
+    fn judge(&self, client: &Client, subject: NodeId, error: Option<&DirectoryError>) {
+        let key = (client.address().id, subject);
+        let mut lies = lock(&self.lies);
+        match error {
+            Some(error) if error.is_dishonest() => {
+                if lies.len() >= LIES {
+                    lies.pop_first();
+                }
+                lies.insert(key, format!("{}, about {}: {error}", client.address(), subject.short()));
+            }
+            None => {
+                lies.remove(&key);
+            }
+            Some(_) => {}
+        }
+        match lies.values().next() {
+            Some(lie) => self.health.raise(Condition::DirectoryDishonest, clock::now(), lie.clone()),
+            None => self.health.clear(Condition::DirectoryDishonest),
+        }
+    }
+
     async fn look_up_at(&self, client: &Client, peer: NodeId) -> Result<CachedCard, DirectoryError> {
         let bytes = client.node(peer).await?;
-        let now = client.corrected_now();
+        // By our own clock and its grace: a directory must not say which cards have ended.
+        let now = clock::now();
         let card = Card::verify(&bytes, now)?;
         if card.node_id != peer {
             return Err(WireError::WrongSigner { what: "card" }.into());
@@ -217,8 +265,13 @@ impl Directories {
                 Succession::Equivocation => return Err(DirectoryError::Equivocation),
             }
         }
-        self.store.keep_card(peer, bytes.clone(), card.sequence, clock::now()).await?;
-        Ok(self.remember(card, bytes, client.address().id, clock::now()))
+        // Another look-up may have ended meanwhile: what the store kept is what counts.
+        let (sequence, kept) = self.store.keep_card(peer, bytes.clone(), card.sequence, clock::now()).await?;
+        if sequence == card.sequence && kept != bytes {
+            return Err(DirectoryError::Equivocation);
+        }
+        let card = if sequence == card.sequence { card } else { Card::verify(&kept, now)? };
+        Ok(self.remember(card, kept, client.address().id, clock::now()))
     }
 
     fn refresh(self: &Arc<Self>, peer: NodeId) {
@@ -239,7 +292,7 @@ impl Directories {
     /// Drops what is remembered of a peer.
     pub(crate) fn forget(&self, peer: &NodeId) {
         lock(&self.cards).remove(peer);
-        lock(&self.dialled).remove(peer);
+        lock(&self.unreached).remove(peer);
     }
 }
 
@@ -260,7 +313,10 @@ impl Carrier for DirectoryPorts {
     }
 
     async fn send_offer(&self, directory: NodeId, offer: Bytes) -> Result<(), DirectoryError> {
-        self.0.client(&directory)?.send_offer(offer).await
+        let client = self.0.client(&directory)?;
+        let sent = client.send_offer(offer).await;
+        self.0.judge(client, self.0.me, sent.as_ref().err());
+        sent
     }
 
     async fn acknowledge(&self, directory: NodeId, receipt: Bytes) -> Result<(), DirectoryError> {
@@ -268,7 +324,7 @@ impl Carrier for DirectoryPorts {
     }
 
     fn card_hint(&self, peer: NodeId, sequence: u64) {
-        lock(&self.0.dialled).remove(&peer);
+        lock(&self.0.unreached).remove(&peer);
         if self.0.cached(&peer).is_none_or(|cached| cached.card.sequence < sequence) {
             self.0.refresh(peer);
         }
@@ -278,7 +334,7 @@ impl Carrier for DirectoryPorts {
 #[async_trait]
 impl crate::p2p::ports::Endpoints for DirectoryPorts {
     async fn endpoints(&self, peer: &NodeId) -> Vec<String> {
-        let failed_before = !lock(&self.0.dialled).insert(*peer);
+        let failed_before = lock(&self.0.unreached).remove(peer);
         let known = self.0.known_card(*peer).await;
         let found = match known {
             Some(known) if !failed_before => {
@@ -290,15 +346,36 @@ impl crate::p2p::ports::Endpoints for DirectoryPorts {
             known => self.0.look_up(*peer).await.ok().or(known),
         };
         let endpoints = found.map(|found| found.card.fields.endpoints.clone()).unwrap_or_default();
-        endpoints.into_iter().filter(|endpoint| has_address(endpoint)).collect()
+        endpoints.into_iter().filter(|endpoint| is_reachable(endpoint, self.0.listens_locally)).collect()
+    }
+
+    fn failed(&self, peer: &NodeId) {
+        lock(&self.0.unreached).insert(*peer);
     }
 }
 
-/// Names cannot be resolved inside the cage, and a name in a card would make this node ask for it: addresses only.
-fn has_address(endpoint: &str) -> bool {
-    Url::parse(endpoint).is_ok_and(|url| matches!(url.host(), Some(Host::Ipv4(_) | Host::Ipv6(_))))
+/// Names cannot be resolved inside the cage, and a name in a card would make this node ask for it: addresses only. And only
+/// such as another host can have: a card must not send this node's requests to its own machine's services (`local_too` when
+/// this node itself listens on loopback, where its peers must be as well) or to a cloud's metadata service.
+fn is_reachable(endpoint: &str, local_too: bool) -> bool {
+    let Ok(url) = Url::parse(endpoint) else { return false };
+    let address = match url.host() {
+        Some(Host::Ipv4(address)) => IpAddr::V4(address),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address).to_canonical(),
+        Some(Host::Domain(_)) | None => return false,
+    };
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let nobodys = address.is_unspecified() || address.is_multicast();
+    !link_local && !nobodys && (local_too || !address.is_loopback())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;

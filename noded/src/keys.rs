@@ -24,7 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Connections to the front; two carry twice what one does, a third brings nothing (docs/budgets.md).
 const CONNECTIONS: usize = 2;

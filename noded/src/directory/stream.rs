@@ -4,7 +4,7 @@
 //! cursor moves on, so that one bad item cannot block those behind it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
@@ -24,6 +24,8 @@ const QUIET: Duration = Duration::from_secs(35);
 const POLL_SECONDS: u64 = 25;
 /// Longest line of a stream: an offer in base64 with its JSON.
 const LINE_BYTES: usize = 2 * OFFER_BYTES + 1024;
+/// An exchange that took this long was no failure of the directory, whatever it brought.
+const LASTING: Duration = Duration::from_secs(10);
 /// After so many streams that broke without a single event, long polls are used.
 const BARREN_STREAMS: u32 = 3;
 
@@ -52,15 +54,21 @@ pub(super) async fn listen(client: Arc<Client>, delivered: mpsc::Sender<Delivere
     let mut cursor = 0;
     client.registered.notified().await;
     loop {
-        let before = cursor;
-        let outcome = if barren < BARREN_STREAMS {
+        let (before, begun) = (cursor, Instant::now());
+        let streams = barren < BARREN_STREAMS;
+        let outcome = if streams {
             follow(&client, &delivered, &mut cursor).await
         } else {
             poll(&client, &delivered, &mut cursor).await
         };
         let heard = cursor != before;
+        // An answer alone is no reason to hurry: one that is empty at once would be asked for again and again.
+        let lasted = begun.elapsed() >= LASTING;
+        if heard || lasted {
+            back_off.reset();
+        }
         match outcome {
-            Ok(()) => back_off.reset(),
+            Ok(()) => {}
             Err(DirectoryError::Unregistered | DirectoryError::Refused(403)) => client.announce_now.notify_one(),
             Err(error) => {
                 tracing::debug!(directory = %client.address(), %error, "stream ended");
@@ -73,15 +81,17 @@ pub(super) async fn listen(client: Arc<Client>, delivered: mpsc::Sender<Delivere
         if delivered.is_closed() {
             return;
         }
-        barren = if heard {
-            0
-        } else if matches!(outcome, Err(DirectoryError::Slow)) {
-            barren + 1
-        } else {
-            barren
+        // What a poll hears says nothing of streams.
+        barren = match outcome {
+            _ if streams && heard => 0,
+            Err(DirectoryError::Slow) if streams => barren + 1,
+            _ => barren,
         };
-        if outcome.is_err() {
-            tokio::time::sleep(back_off.next()).await;
+        if outcome.is_err() || !(heard || lasted) {
+            tokio::select! {
+                () = tokio::time::sleep(back_off.next()) => {}
+                () = client.registered.notified() => {}
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ const DIRECTORY: NodeId = NodeId::from_bytes([0xd1; 32]);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Front and vault of one node; ended by its `Drop`.
-struct Daemon {
+pub(crate) struct Daemon {
     operator: UnixStream,
     front: JoinHandle<()>,
     directory: tempfile::TempDir,
@@ -47,7 +47,7 @@ impl Daemon {
         Self { operator, front, directory }
     }
 
-    fn client(&self) -> CryptodClient {
+    pub(crate) fn client(&self) -> CryptodClient {
         CryptodClient::new(&self.socket()).unwrap()
     }
 
@@ -63,7 +63,7 @@ impl Daemon {
     }
 }
 
-fn daemon(seed: u8) -> Daemon {
+pub(crate) fn daemon(seed: u8) -> Daemon {
     Daemon::start(seed, tempfile::tempdir().unwrap())
 }
 

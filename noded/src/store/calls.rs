@@ -46,7 +46,13 @@ impl Store {
     }
 
     /// Keeps a verified card, unless a newer one is known.
-    pub(crate) async fn keep_card(&self, node: NodeId, card: Bytes, sequence: u64, now: UnixMillis) -> Result<()> {
+    pub(crate) async fn keep_card(
+        &self,
+        node: NodeId,
+        card: Bytes,
+        sequence: u64,
+        now: UnixMillis,
+    ) -> Result<(u64, Bytes)> {
         self.call(move |connection| peers::keep_card(connection, &node, &card, sequence, now)).await
     }
 

@@ -1,5 +1,6 @@
 //! Peers: the newest card of each, the highest sequence ever seen, and whether the operator approved it.
 
+use bytes::Bytes;
 use openred_proto::id::{NodeId, UnixMillis};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -41,15 +42,18 @@ pub(crate) fn keep_card(
     card: &[u8],
     sequence: u64,
     now: UnixMillis,
-) -> Result<()> {
+) -> Result<(u64, Bytes)> {
     connection
         .prepare_cached(
             "INSERT INTO peer (node_id, card, sequence, fetched_at, seen_at, approved_at) VALUES (?1, ?2, ?3, ?4, 0, 0)
              ON CONFLICT (node_id) DO UPDATE SET card = excluded.card, sequence = excluded.sequence,
-             fetched_at = excluded.fetched_at WHERE excluded.sequence >= sequence",
+             fetched_at = excluded.fetched_at WHERE excluded.sequence > sequence
+             OR (excluded.sequence = sequence AND (length(card) = 0 OR card = excluded.card))",
         )?
         .execute(params![node.as_bytes(), card, number(sequence), millis(now)])?;
-    Ok(())
+    let mut kept = connection.prepare_cached("SELECT sequence, card FROM peer WHERE node_id = ?1")?;
+    let kept = kept.query_row([node.as_bytes()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+    Ok((kept.0.unsigned_abs(), kept.1.into()))
 }
 
 /// The operator's word for a peer; it also covers later offers.

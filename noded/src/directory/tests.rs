@@ -1,0 +1,242 @@
+//! The client against a directory that may lie, over real sockets, with a real front and vault signing.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+
+use super::*;
+use crate::keys::tests::{Daemon, daemon};
+use crate::store::StoreThread;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const LIAR: NodeId = NodeId::from_bytes([0xd1; 32]);
+
+/// What the directory says next.
+#[derive(Default)]
+struct Script {
+    /// Cards for look-ups, in order; the last one again and again.
+    cards: Mutex<VecDeque<Bytes>>,
+    /// Seconds by which its clock is ahead.
+    ahead: u64,
+    /// Requests to `receive`.
+    received: AtomicU64,
+    /// Registrations, with the time that each was signed for.
+    registered: Mutex<Vec<u64>>,
+}
+
+async fn look_up(State(script): State<Arc<Script>>, Path(_): Path<String>) -> Response {
+    let mut cards = lock(&script.cards);
+    let card = if cards.len() > 1 { cards.pop_front() } else { cards.front().cloned() };
+    match card {
+        Some(card) => axum::Json(serde_json::json!({ "card": wire::encode(&card) })).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// Refuses a signature of another time than its own, as a directory does.
+async fn register(State(script): State<Arc<Script>>, headers: HeaderMap) -> Response {
+    let input = headers["signature-input"].to_str().unwrap();
+    let created = input.split_once("created=").unwrap().1.split(';').next().unwrap().parse::<u64>().unwrap();
+    let now = clock::now().0 / 1000 + script.ahead;
+    lock(&script.registered).push(created);
+    if created.abs_diff(now) > 60 {
+        return (StatusCode::UNAUTHORIZED, [(header::DATE, http_date(now))]).into_response();
+    }
+    axum::Json(serde_json::json!({ "announce_after_seconds": 3600 })).into_response()
+}
+
+fn http_date(seconds: u64) -> String {
+    httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+async fn receive(State(script): State<Arc<Script>>) -> StatusCode {
+    script.received.fetch_add(1, Ordering::Relaxed);
+    StatusCode::OK
+}
+
+struct Stage {
+    directories: Arc<Directories>,
+    script: Arc<Script>,
+    health: Arc<Health>,
+    peer: NodeId,
+    /// The peer's cards, older first.
+    cards: [Bytes; 2],
+    _daemons: [Daemon; 2],
+    _store: (tempfile::TempDir, StoreThread),
+}
+
+impl Stage {
+    async fn new(script: Script) -> Self {
+        let (mine, theirs) = (daemon(1), daemon(2));
+        let (keys, peer_keys) = (mine.client(), theirs.client());
+        let peer = peer_keys.describe().await.unwrap().node;
+        let mut cards = Vec::new();
+        for port in [4000, 4001] {
+            let fields = CardFields { endpoints: vec![format!("http://192.0.2.1:{port}")], ..CardFields::default() };
+            cards.push(peer_keys.sign_card(fields, MethodSet::ALL, DAY).await.unwrap().statement);
+        }
+        let script = Arc::new(script);
+        let address = serve(Arc::clone(&script));
+        let folder = tempfile::tempdir().unwrap();
+        let (store, thread) = Store::open(folder.path(), 0).unwrap();
+        let health = Arc::new(Health::default());
+        let directories = Directories::new(Parts {
+            me: keys.describe().await.unwrap().node,
+            listens_locally: false,
+            addresses: vec![format!("{LIAR}@http://{address}").parse().unwrap()],
+            names: ResolvedNames::default(),
+            tls: Arc::new(crate::daemon::tls_config(std::path::Path::new("")).unwrap()),
+            card: CardFields::default(),
+            suites: MethodSet::ALL,
+            card_life: DAY,
+            keys,
+            store,
+            health: Arc::clone(&health),
+        });
+        let cards = [cards[0].clone(), cards[1].clone()];
+        Self { directories, script, health, peer, cards, _daemons: [mine, theirs], _store: (folder, thread) }
+    }
+
+    fn says(&self, cards: &[&Bytes]) {
+        *lock(&self.script.cards) = cards.iter().copied().cloned().collect();
+    }
+
+    fn conditions(&self) -> Vec<String> {
+        self.health.report().into_iter().map(|condition| condition.code).collect()
+    }
+}
+
+fn serve(script: Arc<Script>) -> SocketAddr {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new()
+        .route("/api/v3/nodes/{id}", get(look_up))
+        .route("/api/v3/nodes/register", post(register))
+        .route("/api/v3/tokens/receive", get(receive))
+        .with_state(script);
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+#[tokio::test]
+async fn an_older_card_is_a_named_lie_until_the_truth_comes() {
+    let stage = Stage::new(Script::default()).await;
+    let [older, newer] = &stage.cards;
+    stage.says(&[newer]);
+    let found = stage.directories.look_up(stage.peer).await.unwrap();
+    assert_eq!(found.card.fields.endpoints, ["http://192.0.2.1:4001"]);
+    stage.says(&[older]);
+    assert_eq!(stage.directories.look_up(stage.peer).await.unwrap_err(), DirectoryError::Rollback);
+    assert_eq!(stage.conditions(), ["directory.dishonest"]);
+    let known = stage.directories.known_card(stage.peer).await.unwrap();
+    assert_eq!(known.card.fields.endpoints, ["http://192.0.2.1:4001"], "nothing was believed");
+    stage.says(&[newer]);
+    stage.directories.look_up(stage.peer).await.unwrap();
+    assert!(stage.conditions().is_empty());
+}
+
+#[tokio::test]
+async fn a_card_of_somebody_else_and_a_changed_one_are_lies_and_silence_is_none() {
+    let stage = Stage::new(Script::default()).await;
+    let mut changed = stage.cards[0].to_vec();
+    *changed.last_mut().unwrap() ^= 1;
+    let somebody_else = NodeId::from_bytes([7; 32]);
+    stage.says(&[&stage.cards[0]]);
+    let error = stage.directories.look_up(somebody_else).await.unwrap_err();
+    assert!(matches!(error, DirectoryError::BadAnswer(WireError::WrongSigner { .. })), "{error}");
+    stage.says(&[&changed.into()]);
+    assert!(stage.directories.look_up(stage.peer).await.unwrap_err().is_dishonest());
+    assert_eq!(stage.conditions(), ["directory.dishonest"]);
+    stage.says(&[]);
+    assert_eq!(stage.directories.look_up(stage.peer).await.unwrap_err(), DirectoryError::UnknownNode);
+    assert_eq!(stage.conditions(), ["directory.dishonest"], "a refusal takes nothing back");
+}
+
+#[tokio::test]
+async fn of_two_look_ups_at_once_the_newer_card_is_kept() {
+    let stage = Stage::new(Script::default()).await;
+    let [older, newer] = &stage.cards;
+    for _ in 0..20 {
+        stage.says(&[newer, older]);
+        let (one, two) = tokio::join!(stage.directories.look_up(stage.peer), stage.directories.look_up(stage.peer));
+        // The older answer may be seen as what it is, or lose to the newer one: it is never what is believed afterwards.
+        for answer in [one, two] {
+            assert!(answer.is_ok() || answer.unwrap_err() == DirectoryError::Rollback);
+        }
+        let known = stage.directories.known_card(stage.peer).await.unwrap();
+        assert_eq!(known.card.fields.endpoints, ["http://192.0.2.1:4001"]);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_corrected_towards_the_directory() {
+    let stage = Stage::new(Script { ahead: 1800, ..Script::default() }).await;
+    let client = &stage.directories.clients[0];
+    let again = client.register(&stage.cards[0]).await.unwrap();
+    assert_eq!(again, Duration::from_secs(3600));
+    let off = client.clock_error().unwrap();
+    assert!(off.as_secs().abs_diff(1800) <= 2, "{off:?}");
+    client.register(&stage.cards[0]).await.unwrap();
+    let registered = lock(&stage.script.registered).clone();
+    assert_eq!(registered.len(), 3, "once refused, then right at once: {registered:?}");
+}
+
+#[tokio::test]
+async fn a_directory_that_answers_receive_with_nothing_is_not_asked_in_a_loop() {
+    let stage = Stage::new(Script::default()).await;
+    let client = Arc::clone(&stage.directories.clients[0]);
+    client.registered.notify_one();
+    let (delivered, _inbox) = mpsc::channel(1);
+    let listening = tokio::spawn(stream::listen(client, delivered));
+    // Long enough for a loop to show itself: pauses of half a second and more leave room for a handful.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    listening.abort();
+    let received = stage.script.received.load(Ordering::Relaxed);
+    assert!((1..=8).contains(&received), "{received}");
+}
+
+#[tokio::test]
+async fn endpoints_come_from_memory_until_they_have_failed() {
+    use crate::p2p::ports::Endpoints as _;
+    let stage = Stage::new(Script::default()).await;
+    let [older, newer] = &stage.cards;
+    let ports = DirectoryPorts(Arc::clone(&stage.directories));
+    stage.says(&[older, newer]);
+    for _ in 0..5 {
+        assert_eq!(ports.endpoints(&stage.peer).await, ["http://192.0.2.1:4000"]);
+    }
+    ports.failed(&stage.peer);
+    assert_eq!(ports.endpoints(&stage.peer).await, ["http://192.0.2.1:4001"], "looked up anew, once");
+    assert_eq!(ports.endpoints(&stage.peer).await, ["http://192.0.2.1:4001"]);
+}
+
+#[test]
+fn a_card_sends_requests_to_other_hosts_only() {
+    for good in ["http://192.0.2.1:7690", "http://10.1.2.3", "http://[2001:db8::1]:80/base"] {
+        assert!(is_reachable(good, false), "{good}");
+    }
+    for bad in [
+        "http://169.254.169.254/latest",
+        "http://[fe80::1]:80",
+        "http://0.0.0.0:1",
+        "http://224.0.0.1:1",
+        "http://255.255.255.255:1",
+        "http://[::ffff:169.254.1.1]:80",
+        "http://node.example:7690",
+        "nonsense",
+    ] {
+        assert!(!is_reachable(bad, true), "{bad}");
+    }
+    for local in ["http://127.0.0.1:7690", "http://[::1]:7690", "http://[::ffff:127.0.0.1]:1"] {
+        assert!(!is_reachable(local, false), "{local}");
+        assert!(is_reachable(local, true), "{local}");
+    }
+}
