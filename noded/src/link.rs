@@ -33,7 +33,7 @@ use tokio::sync::Notify;
 
 use crate::config::LinkConfig;
 use crate::directory::DirectoryError;
-use crate::health::{Condition, Health};
+use crate::health::Health;
 use crate::keys::KeysError;
 use crate::p2p::ports::{LinkHandle, SessionOpened};
 use crate::store::{Store, StoreError};
@@ -81,8 +81,10 @@ pub(crate) struct Links {
     turn: tokio::sync::Mutex<()>,
     /// Woken by every change, for those who wait for one.
     pub(crate) changed: Notify,
-    /// Woken when there is something to send or tell.
+    /// Woken when the key process may have something to be told.
     due: Notify,
+    /// Woken when there may be an offer to send.
+    offer_due: Notify,
 }
 
 /// What the service is made of.
@@ -117,6 +119,7 @@ impl Links {
             turn: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
             due: Notify::new(),
+            offer_due: Notify::new(),
         }))
     }
 
@@ -195,6 +198,7 @@ impl Links {
         }
         self.changed.notify_waiters();
         self.due.notify_one();
+        self.offer_due.notify_one();
     }
 
     fn for_peer_now(&self, peer: &NodeId) -> Option<Arc<LinkHandle>> {
@@ -277,9 +281,6 @@ impl crate::p2p::ports::Links for Links {
     async fn match_checked(&self, link: LinkId, matched: bool, at: UnixMillis) {
         let _turn = self.turn.lock().await;
         let Some(known) = self.link(&link) else { return };
-        if !matched {
-            self.health.raise(Condition::LinkMismatch, at, format!("link {link}"));
-        }
         if let Err(error) = self.keep(vec![known.with_match(matched, at)]).await {
             self.store_failed(error);
         }
@@ -287,9 +288,9 @@ impl crate::p2p::ports::Links for Links {
 }
 
 impl Links {
+    /// The condition is the store's own to raise and clear.
     fn store_failed(&self, error: StoreError) {
-        let condition = if error == StoreError::Full { Condition::StoreFull } else { Condition::StoreFailed };
-        self.health.raise(condition, crate::clock::now(), error.to_string());
+        tracing::error!(%error, "a change of a link was not stored");
     }
 
     /// Whether a peer's link is over or unknown: used by `peers`.

@@ -3,6 +3,7 @@
 
 use openred_proto::checked::receipt::Receipt;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::limits::CLOCK_GRACE;
 use openred_proto::vault::LinkSummary;
 
 use super::state::{EndReason, Link, LinkState};
@@ -28,8 +29,8 @@ pub(crate) struct Situation<'a> {
 pub(crate) enum Verdict {
     /// Accept; then these links end.
     Accept(Vec<(LinkId, EndReason)>),
-    /// Keep it until the operator says yes.
-    Wait,
+    /// Keep it until the operator says yes, in the place of the peer's older one if there is one.
+    Wait(Option<LinkId>),
     /// Accepted before: send the same receipt again.
     Repeat(LinkId),
     /// It waits already.
@@ -44,6 +45,9 @@ pub(crate) enum RefusedOffer {
     /// By this node itself.
     #[error("it comes from this node itself")]
     OwnOffer,
+    /// Another offer with this link's id is here: a peer draws a new one for each.
+    #[error("its link id belongs to another offer")]
+    KnownLink,
     /// Its link has ended here.
     #[error("its link has ended here")]
     Ended,
@@ -84,8 +88,11 @@ pub(crate) fn judge<'a>(
     if summary.peer == situation.me {
         return Verdict::Refuse(RefusedOffer::OwnOffer);
     }
-    if now > summary.not_after {
+    if now > summary.not_after.plus(CLOCK_GRACE) {
         return Verdict::Refuse(RefusedOffer::Expired);
+    }
+    if links.clone().any(|link| link.id() == summary.link) {
+        return Verdict::Refuse(RefusedOffer::KnownLink);
     }
     if admits(situation, summary.peer) {
         return accept(situation, links, summary);
@@ -93,10 +100,15 @@ pub(crate) fn judge<'a>(
     if situation.policy != IncomingPolicy::Ask {
         return Verdict::Refuse(RefusedOffer::Policy);
     }
-    if links.filter(|link| link.state == LinkState::Waiting).count() >= WAITING {
+    let mut waiting = links.filter(|link| link.state == LinkState::Waiting);
+    if let Some(older) = waiting.clone().find(|link| link.peer() == summary.peer) {
+        // One a peer: whoever sends many displaces only his own.
+        return Verdict::Wait(Some(older.id()));
+    }
+    if waiting.nth(WAITING - 1).is_some() {
         return Verdict::Refuse(RefusedOffer::TooManyWaiting);
     }
-    Verdict::Wait
+    Verdict::Wait(None)
 }
 
 fn admits(situation: Situation<'_>, peer: NodeId) -> bool {

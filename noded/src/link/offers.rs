@@ -61,7 +61,7 @@ impl Links {
         }
         // Before the turn: a slow directory must not hold up the other links.
         let found = self.carrier.card(peer).await?;
-        let _turn = self.turn.lock().await;
+        let turn = self.turn.lock().await;
         let now = clock::now();
         if let Some(standing) = self.standing(&peer, now) {
             return Ok(standing);
@@ -69,7 +69,10 @@ impl Links {
         // Asking for a link is the operator's yes to the peer's own offers, too.
         self.store.approve(peer, now).await?;
         if let Some(waiting) = self.waiting_of(&peer) {
-            return self.accept_waiting(waiting, now).await;
+            let accepted = self.accept_waiting(waiting, now).await?;
+            drop(turn);
+            self.send_receipt(&accepted).await;
+            return Ok(accepted);
         }
         let issued = self
             .vault
@@ -100,13 +103,15 @@ impl Links {
             Ok(peer) => (peer, None),
             Err(_) => self.select(text).map(|link| (link.peer(), Some(link)))?,
         };
-        let _turn = self.turn.lock().await;
+        let turn = self.turn.lock().await;
         let now = clock::now();
         self.store.approve(peer, now).await?;
-        match named.filter(|link| link.state == LinkState::Waiting).or_else(|| self.waiting_of(&peer)) {
-            Some(waiting) => self.accept_waiting(waiting, now).await.map(Some),
-            None => Ok(self.standing(&peer, now)),
-        }
+        let waiting = named.filter(|link| link.state == LinkState::Waiting).or_else(|| self.waiting_of(&peer));
+        let Some(waiting) = waiting else { return Ok(self.standing(&peer, now)) };
+        let accepted = self.accept_waiting(waiting, now).await?;
+        drop(turn);
+        self.send_receipt(&accepted).await;
+        Ok(Some(accepted))
     }
 
     /// Ends a link, and takes back the operator's yes to its peer.
@@ -141,7 +146,7 @@ impl Links {
         }
         let summary = self.vault.inspect(&received).await?;
         let same_sector = self.config.incoming == IncomingPolicy::Sector && self.is_of_our_sector(summary.peer).await;
-        let _turn = self.turn.lock().await;
+        let turn = self.turn.lock().await;
         let now = clock::now();
         let situation = Situation {
             me: self.me,
@@ -151,22 +156,26 @@ impl Links {
             same_sector,
         };
         let links = self.all();
-        match judge(situation, links.iter(), &summary, &token_id, now) {
-            Verdict::Accept(ends) => self.accept(received, token_id, &ends, now).await.map(|_| ()).map_err(Into::into),
-            Verdict::Wait => {
+        let answered = match judge(situation, links.iter(), &summary, &token_id, now) {
+            Verdict::Accept(ends) => self.accept(received, token_id, &ends, now).await.map(Some)?,
+            Verdict::Wait(older) => {
+                if let Some(older) = older {
+                    self.purge(older).await.map_err(super::LinkError::Store)?;
+                }
                 tracing::info!(link = %summary.link, peer = %Sensitive(summary.peer.short()), "an offer waits for `openred link accept`");
                 let waiting = Link::waiting(summary, received.offer, token_id, received.directory, now);
-                Ok(self.keep(vec![waiting]).await.map_err(super::LinkError::Store)?)
+                self.keep(vec![waiting]).await.map_err(super::LinkError::Store)?;
+                None
             }
-            Verdict::Repeat(id) => {
-                if let Some(link) = self.link(&id) {
-                    self.send_receipt(&link).await;
-                }
-                Ok(())
-            }
-            Verdict::StillWaiting => Ok(()),
-            Verdict::Refuse(refused) => Err(refused.into()),
+            Verdict::Repeat(id) => self.link(&id),
+            Verdict::StillWaiting => None,
+            Verdict::Refuse(refused) => return Err(refused.into()),
+        };
+        drop(turn);
+        if let Some(link) = answered {
+            self.send_receipt(&link).await;
         }
+        Ok(())
     }
 
     async fn is_of_our_sector(&self, peer: NodeId) -> bool {
@@ -205,7 +214,7 @@ impl Links {
     /// A live link with the peer, or one that this node has offered.
     fn standing(&self, peer: &NodeId, now: UnixMillis) -> Option<Link> {
         let standing =
-            |link: &Link| (link.state.is_live() || link.state == LinkState::Offered) && now <= link.summary.not_after;
+            |link: &Link| (link.state.is_live() || link.state == LinkState::Offered) && !link.is_past_life(now);
         self.of_peer(peer).filter(standing)
     }
 
@@ -228,7 +237,8 @@ impl Links {
         self.accept(received, waiting.token_id, &ends, now).await
     }
 
-    /// Accepts in the key process, stores, answers. The turn is held by the caller.
+    /// Accepts in the key process and stores. The turn is held by the caller, who lets go of it before the receipt is sent:
+    /// a directory that hangs must not hold up the other links.
     async fn accept(
         &self,
         received: ReceivedOffer,
@@ -258,7 +268,6 @@ impl Links {
         }
         changed.for_each(|ended| self.show(ended, None));
         tracing::info!(link = %link.id(), peer = %Sensitive(link.peer().short()), "link accepted");
-        self.send_receipt(&link).await;
         Ok(link)
     }
 

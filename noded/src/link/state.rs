@@ -7,10 +7,14 @@
 //! Every function takes a link by value and gives the next one, so a change that could not be stored has not happened.
 
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::limits::CLOCK_GRACE;
 use openred_proto::vault::LinkSummary;
 
 /// How long an ended link is still shown before it is purged.
 pub(crate) const SHOWN_AFTER_END: std::time::Duration = std::time::Duration::from_secs(7 * 86400);
+
+/// How many ended links of one peer are shown; older ones are purged before their time.
+pub(crate) const ENDED_PER_PEER: usize = 8;
 
 /// Where a link stands. The numbers are those in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,7 +234,12 @@ impl Link {
 
     /// Whether a handshake may run over it at `now`.
     pub(crate) fn is_usable(&self, now: UnixMillis) -> bool {
-        self.state.is_live() && now <= self.summary.not_after
+        self.state.is_live() && !self.is_past_life(now)
+    }
+
+    /// Whether its life is over by any clock that may be right (PROTOCOL 1): the peer's may be hours off.
+    pub(crate) fn is_past_life(&self, now: UnixMillis) -> bool {
+        now > self.summary.not_after.plus(CLOCK_GRACE)
     }
 
     /// The acceptor's verified receipt has come. A second one changes nothing.
@@ -292,7 +301,7 @@ impl Link {
         if self.state.is_over() {
             return (now > self.changed_at.plus(SHOWN_AFTER_END) && self.vault_told).then_some(Aged::Purge);
         }
-        if now <= self.summary.not_after {
+        if !self.is_past_life(now) {
             return None;
         }
         let mut link = self.clone();

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::limits::CLOCK_GRACE;
 
-use super::life::{NOW, accepted, offered, summary, waiting};
+use super::life::{HOUR, NOW, accepted, offered, summary, waiting};
 use crate::config::IncomingPolicy;
 use crate::link::judge::{RefusedOffer, Situation, Verdict, WAITING, judge};
 use crate::link::state::{EndReason, Link};
@@ -25,13 +26,13 @@ fn verdict(situation: Situation<'_>, links: &[Link], peer: u8) -> Verdict {
 fn policies() {
     let accept = Verdict::Accept(Vec::new());
     assert_eq!(verdict(situation(IncomingPolicy::Open), &[], 9), accept);
-    assert_eq!(verdict(situation(IncomingPolicy::Ask), &[], 9), Verdict::Wait);
+    assert_eq!(verdict(situation(IncomingPolicy::Ask), &[], 9), Verdict::Wait(None));
     assert_eq!(verdict(Situation { approved: true, ..situation(IncomingPolicy::Ask) }, &[], 9), accept);
     let refused = Verdict::Refuse(RefusedOffer::Policy);
     assert_eq!(verdict(situation(IncomingPolicy::AllowList), &[], 9), refused);
     let allow = [NodeId::from_bytes([9; 32])];
     assert_eq!(verdict(Situation { allow: &allow, ..situation(IncomingPolicy::AllowList) }, &[], 9), accept);
-    assert_eq!(verdict(Situation { allow: &allow, ..situation(IncomingPolicy::Ask) }, &[], 9), Verdict::Wait);
+    assert_eq!(verdict(Situation { allow: &allow, ..situation(IncomingPolicy::Ask) }, &[], 9), Verdict::Wait(None));
     assert_eq!(verdict(situation(IncomingPolicy::Sector), &[], 9), refused);
     assert_eq!(verdict(Situation { same_sector: true, ..situation(IncomingPolicy::Sector) }, &[], 9), accept);
 }
@@ -57,7 +58,7 @@ fn a_newer_offer_replaces_a_late_one_does_not() {
     let judged = judge(open, std::iter::once(&standing), &late, &[99; 32], LATER);
     assert_eq!(judged, Verdict::Refuse(RefusedOffer::Outdated));
     let ask = situation(IncomingPolicy::Ask);
-    assert_eq!(verdict(ask, &[standing], 9), Verdict::Wait, "a linked peer's fresh offer is a new request");
+    assert_eq!(verdict(ask, &[standing], 9), Verdict::Wait(None), "a linked peer's fresh offer is a new request");
 }
 
 #[test]
@@ -79,8 +80,24 @@ fn own_expired_and_too_many() {
     let open = situation(IncomingPolicy::Open);
     assert_eq!(verdict(open, &[], ME), Verdict::Refuse(RefusedOffer::OwnOffer));
     let old = summary(99, 9, false, NOW);
-    let judged = judge(open, std::iter::empty(), &old, &[99; 32], old.not_after.plus(Duration::from_secs(1)));
+    let judged =
+        judge(open, std::iter::empty(), &old, &[99; 32], old.not_after.plus(CLOCK_GRACE + Duration::from_secs(1)));
     assert_eq!(judged, Verdict::Refuse(RefusedOffer::Expired));
+    let judged = judge(open, std::iter::empty(), &old, &[99; 32], old.not_after.plus(HOUR * 2));
+    assert_eq!(judged, Verdict::Accept(Vec::new()), "the peer's clock may be two hours behind");
     let full: Vec<Link> = (0..WAITING).map(|number| waiting(u8::try_from(number % 90).unwrap(), 77)).collect();
     assert_eq!(verdict(situation(IncomingPolicy::Ask), &full, 9), Verdict::Refuse(RefusedOffer::TooManyWaiting));
+    let again = verdict(situation(IncomingPolicy::Ask), &full, 77);
+    assert_eq!(again, Verdict::Wait(Some(full[0].id())), "a peer's newer offer takes the place of its own");
+}
+
+#[test]
+fn a_link_id_that_is_taken_is_nobodys_to_take_again() {
+    for policy in [IncomingPolicy::Open, IncomingPolicy::Ask] {
+        for held in [waiting(99, 8), accepted(99, 8), offered(99, 8)] {
+            let taken =
+                judge(situation(policy), std::iter::once(&held), &summary(99, 9, false, LATER), &[98; 32], LATER);
+            assert_eq!(taken, Verdict::Refuse(RefusedOffer::KnownLink));
+        }
+    }
 }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::limits::CLOCK_GRACE;
 use openred_proto::method::Method;
 use openred_proto::vault::LinkSummary;
 
 use crate::link::state::{Aged, EndReason, Link, LinkState, SHOWN_AFTER_END, TokenMatch};
 
 pub(super) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DIRECTORY: NodeId = NodeId::from_bytes([0xd1; 32]);
 
 pub(super) fn summary(link: u8, peer: u8, issuer: bool, not_before: UnixMillis) -> LinkSummary {
@@ -75,8 +76,10 @@ fn nothing_leads_out_of_the_end() {
 #[test]
 fn time_expires_then_purges() {
     let link = offered(1, 2);
-    assert_eq!(link.aged(link.summary.not_after), None);
-    let over = link.summary.not_after.plus(Duration::from_millis(1));
+    let end = link.summary.not_after.plus(CLOCK_GRACE);
+    assert_eq!(link.aged(end), None, "by the peer's clock it may live still");
+    assert!(accepted(1, 2).is_usable(end));
+    let over = end.plus(Duration::from_millis(1));
     let Some(Aged::Expired(expired)) = link.aged(over) else { panic!("not expired") };
     assert_eq!((expired.state, expired.reason), (LinkState::Expired, EndReason::NoReceipt));
     assert!(!accepted(1, 2).is_usable(over));

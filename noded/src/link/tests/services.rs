@@ -16,8 +16,14 @@ fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
 }
 
+/// One round of all that links do by themselves.
+async fn round(node: &TestNode) {
+    node.links.tend(clock::now()).await;
+    node.links.send_offers(clock::now()).await;
+}
+
 async fn deliver_offer(from: &TestNode, to: &TestNode) {
-    from.links.tend(clock::now()).await;
+    round(from).await;
     to.links.handle_offer(from.outbox.offer(), from.id, DIRECTORY).await;
 }
 
@@ -104,7 +110,7 @@ fn a_repeated_offer_gets_the_same_receipt_also_after_a_crash() {
         assert_eq!(bob.outbox.receipts.lock().unwrap().len(), 2);
         let alice = alice.restarted().await;
         assert_eq!(states(&alice), [LinkState::Offered]);
-        alice.links.tend(clock::now()).await;
+        round(&alice).await;
         let offers = alice.outbox.offers.lock().unwrap().clone();
         assert!(offers.len() == 2 && offers[0] == offers[1], "the same bytes again, also after a restart");
         deliver_receipt(&bob, &alice).await;
@@ -138,7 +144,7 @@ fn foreign_changed_and_misdirected_bytes_change_nothing() {
         let (alice, bob) = pair(Open).await;
         let carol = TestNode::new(3, Open).await;
         alice.links.request(bob.id, None).await.unwrap();
-        alice.links.tend(clock::now()).await;
+        round(&alice).await;
         let offer = alice.outbox.offer();
         carol.links.handle_offer(offer.clone(), alice.id, DIRECTORY).await;
         bob.links.handle_offer(offer.clone(), carol.id, DIRECTORY).await;
