@@ -33,6 +33,9 @@ pub(crate) enum HandshakeRefusal {
     /// FINALIZE names no half-open handshake, a finished one with other bytes, or came late.
     #[error("no such half-open handshake")]
     NotHalfOpen,
+    /// The link was revoked, replaced or ran out while the handshake was under way.
+    #[error("the link ended during the handshake")]
+    LinkEnded,
     /// This node opens a session to the same peer right now and has the lower id.
     #[error("simultaneous open: this node keeps the initiator's role")]
     SimultaneousOpen,

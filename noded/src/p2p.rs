@@ -142,7 +142,7 @@ impl PeerNetwork {
 
     /// Expects nothing over `link` any more and ends its sessions.
     pub fn link_removed(&self, link: &LinkId) {
-        self.responder().tags.remove(link);
+        self.responder().forget(link);
         self.attempts().forget(link);
         self.pool.remove_link(link);
     }
@@ -156,6 +156,17 @@ impl PeerNetwork {
     pub fn sessions(&self) -> Vec<SessionStatus> {
         let now = Instant::now();
         self.pool.all().iter().map(|pooled| status(pooled, now)).collect()
+    }
+
+    /// Takes an open session into use unless its link ended while the handshake ran. The responder's lock is held meanwhile:
+    /// [`PeerNetwork::link_removed`] comes either before, and the link is not expected, or after, and finds the session.
+    fn adopt_session(&self, pooled: &Arc<pool::Pooled>, now: Instant) -> bool {
+        let responder = self.responder();
+        if !responder.tags.expects(&pooled.session.link) {
+            return false;
+        }
+        self.pool.insert(pooled, now);
+        true
     }
 
     fn responder(&self) -> MutexGuard<'_, Responder> {

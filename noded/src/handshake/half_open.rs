@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use openred_proto::id::HandshakeId;
+use openred_proto::id::{HandshakeId, LinkId};
 use openred_proto::limits::{HALF_OPEN, HALF_OPEN_LIFE, HALF_OPEN_PER_LINK};
 use sha2::{Digest as _, Sha256};
 
@@ -91,6 +91,11 @@ impl HalfOpenTable {
     /// The key process refused FINALIZE: the handshake is over.
     pub(crate) fn failed(&mut self, handshake: &HandshakeId) {
         self.entries.remove(handshake);
+    }
+
+    /// The link is gone: what is half-open over it leads nowhere.
+    pub(super) fn forget(&mut self, link: &LinkId) {
+        self.entries.retain(|_, entry| entry.handle.link != *link);
     }
 
     fn expire(&mut self, now: Instant) {

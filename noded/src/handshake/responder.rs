@@ -97,6 +97,12 @@ impl Responder {
         self.half_open.finalize(&finalize.handshake, &finalize.noise, now)
     }
 
+    /// Expects nothing over `link` any more; what is half-open over it is forgotten.
+    pub(crate) fn forget(&mut self, link: &LinkId) {
+        self.tags.remove(link);
+        self.half_open.forget(link);
+    }
+
     /// A session is open: its ACCEPT is remembered and the window of tags moves.
     pub(crate) fn completed(&mut self, handshake: &HandshakeId, link: &LinkId, counter: u64, accept: &Bytes) {
         self.half_open.completed(handshake, accept);

@@ -81,6 +81,11 @@ impl TagTable {
         }
     }
 
+    /// Whether REQUESTs over `link` are expected: it is live, and nobody has ended it.
+    pub(crate) fn expects(&self, link: &LinkId) -> bool {
+        self.links.contains_key(link)
+    }
+
     /// The link and counter that `tag` stands for.
     pub(super) fn find(&self, tag: &Mark) -> Option<(&Expected, u64)> {
         let (link, counter) = self.tags.get(tag)?;

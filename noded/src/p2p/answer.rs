@@ -126,9 +126,12 @@ impl PeerNetwork {
         let grant = completed.inspect_err(|_| self.responder().failed(&handshake))?;
         let now = Instant::now();
         let (session, accept) = Session::as_responder(&grant, now)?;
-        self.responder().completed(&handshake, &handle.link, counter, &accept);
+        let link = handle.link;
         let pooled = Pooled::new(session, handle, None);
-        self.pool.insert(&pooled, now);
+        if !self.adopt_session(&pooled, now) {
+            return Err(HandshakeRefusal::LinkEnded.into());
+        }
+        self.responder().completed(&handshake, &link, counter, &accept);
         let (network, opened) = (Arc::clone(self), opened(&grant, false, counter));
         tokio::spawn(async move { network.ports.links.session_opened(opened).await });
         Ok(accept)

@@ -45,6 +45,7 @@ impl Guard {
 
     /// Admits a connection, if there is room.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Admission> {
+        let address = network(address);
         let mut counts = self.counts();
         let open = counts.open.get(&address).copied().unwrap_or_default();
         if counts.total >= self.connections || open >= self.per_address {
@@ -57,6 +58,7 @@ impl Guard {
 
     /// Counts a refusal; false when the address has used up its patience and its connection is to be cut.
     pub(super) fn forgive(&self, address: IpAddr, now: Instant) -> bool {
+        let address = network(address);
         let mut counts = self.counts();
         if counts.buckets.len() >= COUNTED_ADDRESSES && !counts.buckets.contains_key(&address) {
             counts.buckets.clear();
@@ -75,6 +77,15 @@ impl Guard {
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().expect("nothing panics while it counts")
+    }
+}
+
+/// What is counted as one sender: an IPv4 address, or the /64 that a host's provider gives it in IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    const HOST_BITS: u32 = 64;
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> HOST_BITS << HOST_BITS).into()),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -110,6 +121,18 @@ mod tests {
         drop(third);
         assert_eq!(guard.counts().total, 0);
         assert!(guard.counts().open.is_empty());
+    }
+
+    #[test]
+    fn a_host_is_one_sender_whatever_of_its_own_network_it_uses() {
+        let guard = Guard::new(9, 1, (1, 1));
+        let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        let _held = [guard.admit(at("2001:db8::1")).unwrap(), guard.admit(at("192.0.2.1")).unwrap()];
+        assert!(guard.admit(at("2001:db8::ffff:2")).is_none(), "the same /64");
+        assert!(guard.admit(at("::ffff:192.0.2.1")).is_none(), "IPv4 in IPv6 clothes");
+        assert!(guard.admit(at("2001:db8:0:1::1")).is_some());
+        let now = Instant::now();
+        assert!(guard.forgive(at("2001:db8::1"), now) && !guard.forgive(at("2001:db8::2"), now));
     }
 
     #[test]

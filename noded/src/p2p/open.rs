@@ -95,6 +95,10 @@ impl PeerNetwork {
                 }
             }
         }
+        if !matches!(last, NetworkError::PeerRefusedHandshake) {
+            // Nobody was there: perhaps the peer has moved.
+            self.ports.endpoints.failed(&peer);
+        }
         Err(last)
     }
 
@@ -164,9 +168,12 @@ impl PeerNetwork {
     ) -> Result<Arc<Pooled>, NetworkError> {
         let now = Instant::now();
         let (session, accept) = Session::as_initiator(grant, record, now)?;
-        self.attempts().accepted(handle.link, counter);
+        let link = handle.link;
         let pooled = Pooled::new(session, handle, Some(reach.clone()));
-        self.pool.insert(&pooled, now);
+        if !self.adopt_session(&pooled, now) {
+            return Err(NetworkError::NotLinked);
+        }
+        self.attempts().accepted(link, counter);
         let opened = opened(grant, true, counter);
         let (network, session) = (Arc::clone(self), Arc::clone(&pooled));
         tokio::spawn(async move {

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use http::StatusCode;
 use openred_module::{Body, IdempotencyKey};
 use openred_proto::checked::session::RequestHead;
+use openred_proto::error::WireError;
 use openred_proto::id::NodeId;
 
 use super::connections::Connections;
@@ -92,11 +94,16 @@ impl PeerNetwork {
 
     async fn ping_once(self: &Arc<Self>, plan: &PingPlan, payload: Bytes) -> Result<u64, NetworkError> {
         let (head, body) = request_of(plan, payload);
-        let (_, mut answer) = if plan.fresh {
+        let (head, mut answer) = if plan.fresh {
             self.request_afresh(plan.peer, head, body).await?
         } else {
             self.request(plan.peer, head, body).await?
         };
+        if plan.module.is_empty() && head.status != StatusCode::OK.as_u16() {
+            return Err(
+                WireError::Unsupported { what: "a measurement (the peer's `diagnostics.throughput` is off)" }.into()
+            );
+        }
         let mut bytes = 0;
         while let Some(piece) = answer.next().await {
             bytes += piece.map_err(|_| NetworkError::Interrupted)?.len() as u64;

@@ -26,8 +26,8 @@ pub(super) struct Pooled {
     pub(super) session: Arc<Session>,
     /// Its link, for the match proof.
     pub(super) handle: Arc<LinkHandle>,
-    /// Where the handshake went; none when the peer came to us.
-    pub(super) reach: Option<Reach>,
+    /// Where the peer was reached last: by the handshake, or by a request of ours when the peer had come to us.
+    reach: Mutex<Option<Reach>>,
     born: Instant,
     /// Milliseconds after `born`.
     last_used: AtomicU64,
@@ -45,12 +45,22 @@ impl Pooled {
             born: session.opened_at(),
             session: Arc::new(session),
             handle,
-            reach,
+            reach: Mutex::new(reach),
             last_used: AtomicU64::new(0),
             matched: AtomicU8::new(0),
             confirmed,
             retired: AtomicBool::new(false),
         })
+    }
+
+    /// Where the peer was reached last.
+    pub(super) fn reach(&self) -> Option<Reach> {
+        self.reach.lock().expect("nothing panics while it holds the reach").clone()
+    }
+
+    /// Remembers where the peer was reached, or that it is there no more.
+    pub(super) fn set_reach(&self, reach: Option<Reach>) {
+        *self.reach.lock().expect("nothing panics while it holds the reach") = reach;
     }
 
     /// It is used now.
@@ -229,7 +239,7 @@ impl Pool {
         let mut inner = self.inner();
         let is_over = |pooled: &Pooled| {
             let idle = now.saturating_duration_since(pooled.used_at()) >= self.idle;
-            (idle && pooled.session.open_requests() == 0) || !pooled.session.is_live(now)
+            (idle && pooled.session.open_requests() == 0) || !pooled.session.is_receiving(now)
         };
         let over: Vec<_> = inner.by_tag.values().filter(|pooled| is_over(pooled)).cloned().collect();
         inner.remove_all(over.into_iter());

@@ -83,6 +83,11 @@ pub trait Endpoints: Send + Sync {
     /// Endpoints of `peer` (`http://` or `https://`, an IP literal as host) in the order to try; empty when none is known.
     async fn endpoints(&self, peer: &NodeId) -> Vec<String>;
 
+    /// None of the endpoints given for `peer` answered: before the next attempt they are to be looked up anew.
+    fn failed(&self, peer: &NodeId) {
+        let _ = peer;
+    }
+
     /// The latest directory head that this node saw: 32 bytes, or empty.
     fn directory_head(&self) -> Vec<u8> {
         Vec::new()

@@ -93,7 +93,7 @@ impl PeerNetwork {
         head: RequestHead,
         body: &mut Option<Body>,
     ) -> Result<(ResponseHead, Body), NetworkError> {
-        let reach = self.reach(pooled).await?;
+        let reach = self.reach(pooled, connections).await?;
         let now = Instant::now();
         let ticket = pooled.session.begin_request(now)?;
         pooled.touch(now);
@@ -101,7 +101,13 @@ impl PeerNetwork {
         let (message, awaited) = ticket.start(&head, length)?;
         let body = body.take().unwrap_or_else(Body::empty);
         let sealed = SealedBody::new(message, body, length);
-        let (response, lease) = connections.post(&reach, super::SESSION_PATH, sealed).await?;
+        let posted = connections.post(&reach, super::SESSION_PATH, sealed).await;
+        let (response, lease) = posted.inspect_err(|error| {
+            if matches!(error, NetworkError::PeerOffline(_)) {
+                // It may have moved: the next request looks for it.
+                pooled.set_reach(None);
+            }
+        })?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::FORBIDDEN => {
@@ -124,11 +130,23 @@ impl PeerNetwork {
         Ok((head, opened.into_body()))
     }
 
-    /// Where the peer of a session is: where its handshake went, or what the directory client says.
-    async fn reach(&self, pooled: &Pooled) -> Result<Reach, NetworkError> {
-        match &pooled.reach {
-            Some(reach) => Ok(reach.clone()),
-            None => self.reaches(&pooled.session.peer).await.into_iter().next().ok_or(NetworkError::NoEndpoint),
+    /// Where the peer of a session is: where it was reached last, or the first of its endpoints that answers.
+    async fn reach(&self, pooled: &Pooled, connections: &Arc<Connections>) -> Result<Reach, NetworkError> {
+        if let Some(reach) = pooled.reach() {
+            return Ok(reach);
         }
+        let peer = pooled.session.peer;
+        let mut last = NetworkError::NoEndpoint;
+        for reach in self.reaches(&peer).await {
+            match connections.probe(&reach).await {
+                Ok(()) => {
+                    pooled.set_reach(Some(reach.clone()));
+                    return Ok(reach);
+                }
+                Err(error) => last = error,
+            }
+        }
+        self.ports.endpoints.failed(&peer);
+        Err(last)
     }
 }

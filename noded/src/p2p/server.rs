@@ -15,11 +15,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
-use super::settings::SERVER_KEEP_ALIVE;
+use super::settings::{FIRST_REQUEST, HEAD_BUFFER, HEAD_FIELDS, SERVER_KEEP_ALIVE};
 use super::stall::StallGuard;
 use super::{HANDSHAKE_PATH, PeerNetwork, Refused, SESSION_PATH, answer, receive};
 use crate::sensitive::Sensitive;
@@ -117,7 +117,9 @@ impl PeerNetwork {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
         let io = TokioIo::new(StallGuard::new(stream, self.settings.chunk_timeout));
+        let begun = Notify::new();
         let service = service_fn(|request: Request<hyper::body::Incoming>| {
+            begun.notify_one();
             let answering = router.clone().oneshot(request.map(axum::body::Body::new));
             let network = &self;
             async move {
@@ -134,14 +136,24 @@ impl PeerNetwork {
             http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(SERVER_KEEP_ALIVE)
+                .max_buf_size(HEAD_BUFFER)
+                .max_headers(HEAD_FIELDS)
                 .auto_date_header(false)
                 .serve_connection(io, service)
         );
         tokio::select! {
             ended = connection.as_mut() => return ended,
             () = stopped(stop) => connection.as_mut().graceful_shutdown(),
+            () = silence(&begun) => return Ok(()),
         }
         connection.await
+    }
+}
+
+/// Returns when a connection has asked for nothing in its first seconds.
+async fn silence(begun: &Notify) {
+    if tokio::time::timeout(FIRST_REQUEST, begun.notified()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 

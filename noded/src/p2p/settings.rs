@@ -56,6 +56,13 @@ pub(super) const HANDSHAKES_PER_PEER: usize = openred_proto::limits::HALF_OPEN_P
 pub(super) const HANDSHAKE_ATTEMPTS: usize = 6;
 /// An idle connection of a peer is closed after this long; also what a request's header may take.
 pub(super) const SERVER_KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// What a connection's first request may take to begin: nobody has shown anything before it.
+pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// Longest head of a request, and a connection's read buffer: our own heads take a few hundred bytes, chunks come in
+/// pieces of any size.
+pub(super) const HEAD_BUFFER: usize = 64 * 1024;
+/// Most header fields of a request.
+pub(super) const HEAD_FIELDS: usize = 32;
 /// Our own idle connections are let go before the peer closes them under a request.
 pub(super) const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(45);
 /// Idle connections kept to one address.

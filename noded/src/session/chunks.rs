@@ -99,8 +99,9 @@ impl ChunkOpener {
         if self.buffer.len() < SEALED_BYTES {
             return Ok(None);
         }
-        self.budget.spend(CHUNK_BYTES)?;
         self.cipher.open(self.position, false, &mut self.buffer).map_err(|_| SessionError::PeerForged)?;
+        // Only what authenticates uses up the session: anybody can send bytes under its tag.
+        self.budget.spend(CHUNK_BYTES)?;
         self.position = self.position.checked_add(1).ok_or(SessionError::LimitReached)?;
         Ok(Some(std::mem::take(&mut self.buffer).freeze()))
     }
@@ -115,9 +116,8 @@ impl ChunkOpener {
         if self.buffer.len() < TAG_BYTES {
             return Err(SessionError::PeerTruncated);
         }
-        self.budget.spend(self.buffer.len() - TAG_BYTES)?;
         match self.cipher.open(self.position, true, &mut self.buffer) {
-            Ok(()) => Ok(std::mem::take(&mut self.buffer).freeze()),
+            Ok(()) => self.budget.spend(self.buffer.len()).map(|()| std::mem::take(&mut self.buffer).freeze()),
             // A forged last chunk and a cut one look the same: neither authenticates as the last.
             Err(_) => Err(SessionError::PeerTruncated),
         }

@@ -128,6 +128,11 @@ impl Session {
             && bytes < SESSION_BYTES
     }
 
+    /// Whether requests of the peer may still begin: it may have opened the session a little later than this node.
+    pub(crate) fn is_receiving(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.opened_at) < SESSION_LIFE + RECEIVER_GRACE
+    }
+
     /// Whether the next session should be opened in the background.
     pub(crate) fn is_renewal_due(&self, now: Instant) -> bool {
         let (requests, bytes) = self.used();
@@ -152,9 +157,7 @@ impl Session {
         header: RequestHeader,
         now: Instant,
     ) -> Result<IncomingRequest, SessionError> {
-        if now.saturating_duration_since(self.opened_at) >= SESSION_LIFE + RECEIVER_GRACE
-            || header.number > SESSION_REQUESTS
-        {
+        if !self.is_receiving(now) || header.number > SESSION_REQUESTS {
             return Err(SessionError::LimitReached);
         }
         let name = StreamName { kind: StreamKind::Request, opener: self.side.other(), number: header.number };

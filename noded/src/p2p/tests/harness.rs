@@ -231,13 +231,19 @@ impl Dispatch for TestModule {
     }
 }
 
+/// Endpoints of the other node, how often they were asked for, and how often none of them answered.
 #[derive(Default)]
-pub(super) struct TestEndpoints(pub(super) Mutex<Vec<String>>);
+pub(super) struct TestEndpoints(pub(super) Mutex<Vec<String>>, pub(super) AtomicU64, pub(super) AtomicU64);
 
 #[async_trait]
 impl Endpoints for TestEndpoints {
     async fn endpoints(&self, _: &NodeId) -> Vec<String> {
+        self.1.fetch_add(1, Ordering::Relaxed);
         self.0.lock().unwrap().clone()
+    }
+
+    fn failed(&self, _: &NodeId) {
+        self.2.fetch_add(1, Ordering::Relaxed);
     }
 }
 

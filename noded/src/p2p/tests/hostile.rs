@@ -12,6 +12,7 @@ use openred_proto::method::Method;
 use super::harness::{TestNode, body_of, head, pair, pair_with, post, raw};
 use crate::handshake::request;
 use crate::keys::HandshakeKeys as _;
+use crate::p2p::settings::HEAD_BUFFER;
 use crate::p2p::{HANDSHAKE_PATH, NetworkSettings, SESSION_PATH};
 
 /// Patient: these tests cause more refusals than an address is forgiven.
@@ -71,6 +72,47 @@ async fn a_genuine_handshake_by_hand_repeats_its_answers_and_opens_once() {
     *changed.noise.last_mut().unwrap() ^= 1;
     assert_ne!(post(bob.address, HANDSHAKE_PATH, &changed.encode()).await, accept);
     assert_eq!((bob.keys.operations(), bob.network.sessions().len()), (operations, 1));
+}
+
+#[tokio::test]
+async fn a_link_that_ends_during_a_handshake_opens_no_session() {
+    let (alice, bob) = pair_with(patient(), Method::Delta);
+    let handle = alice.links.handle();
+    let half_open = alice.keys.start_handshake(handle.row.clone()).await.unwrap();
+    let request = request::build(&handle.keys.outgoing, &alice.id, &bob.id, 1, &half_open.noise).encode();
+    let verify = post(bob.address, HANDSHAKE_PATH, &request).await;
+    let verify = HandshakeVerify::decode(body_of(&verify)).unwrap();
+    let noise = Bytes::from(verify.noise);
+    let (noise, grant) = alice.keys.finish_handshake(half_open.handshake, noise, Bytes::new()).await.unwrap();
+    let operations = bob.keys.operations();
+    bob.network.link_removed(&handle.link);
+    let finalize = HandshakeFinalize { handshake: verify.handshake, noise: noise.to_vec() };
+    let refusal = post(bob.address, HANDSHAKE_PATH, &finalize.encode()).await;
+    assert!(refusal.starts_with(b"HTTP/1.1 403 "));
+    assert_eq!((bob.keys.operations(), bob.network.sessions().len()), (operations, 0), "the keys were not asked");
+    // The link ends while the key process completes the handshake: what it grants is not taken into use.
+    let now = std::time::Instant::now();
+    let (session, _) = crate::session::Session::as_responder(&grant, now).unwrap();
+    let pooled = crate::p2p::pool::Pooled::new(session, alice.links.handle(), None);
+    assert!(alice.network.adopt_session(&pooled, now));
+    assert_eq!(alice.network.sessions().len(), 1);
+    alice.network.link_removed(&handle.link);
+    assert_eq!(alice.network.sessions().len(), 0);
+    assert!(!alice.network.adopt_session(&pooled, now));
+    assert_eq!(alice.network.sessions().len(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_for_nothing_or_for_too_much_at_once_is_closed() {
+    let (_alice, bob) = pair_with(patient(), Method::Alpha);
+    let head = [b"POST /p2p/session HTTP/1.1\r\nx: ".as_slice(), &vec![b'a'; 4 * HEAD_BUFFER], b"\r\n\r\n"].concat();
+    let answer = raw(bob.address, &head).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+    let fields = "x: y\r\n".repeat(100);
+    let answer = raw(bob.address, format!("POST /p2p/session HTTP/1.1\r\n{fields}\r\n").as_bytes()).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+    // Says nothing at all: this returns because the node closes.
+    assert!(raw(bob.address, b"").await.is_empty());
 }
 
 #[tokio::test]

@@ -123,7 +123,9 @@ async fn absent_peers_links_endpoints_and_keys_are_named() {
     ask(bob.id).await.expect("the next endpoint is tried");
     alice.keys.away.store(true, Ordering::Relaxed);
     ask(bob.id).await.expect("an open session needs no keys");
+    // Ends the session; a link that is removed for good opens none any more.
     alice.network.link_removed(&alice.links.handle().link);
+    alice.network.link_added(alice.links.handle());
     assert_eq!(ask(bob.id).await.unwrap_err(), NetworkError::Keys(KeysError::Away));
     alice.keys.away.store(false, Ordering::Relaxed);
     bob.keys.away.store(true, Ordering::Relaxed);
@@ -222,4 +224,52 @@ async fn ping_measures_echoes_fresh_sessions_bulk_and_modules() {
 
 fn plan(peer: &super::harness::TestNode) -> PingPlan {
     PingPlan { peer: peer.id, count: 1, concurrency: 1, size: 256, fresh: false, bulk_bytes: 0, module: String::new() }
+}
+
+/// The peer came to us: our own requests go to the first of its endpoints that answers, and nobody is asked again where that is.
+#[tokio::test]
+async fn a_peer_that_came_to_us_is_looked_for_once() {
+    let (alice, bob) = pair();
+    alice.ask(&bob, head("POST", "/mirror"), Body::empty()).await.unwrap();
+    // A port on which nobody listens: bound once, then closed.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    bob.endpoints.0.lock().unwrap().insert(0, format!("http://{nobody}"));
+    for _ in 0..10 {
+        bob.ask(&alice, head("POST", "/mirror"), Body::empty()).await.unwrap();
+    }
+    assert_eq!(bob.endpoints.1.load(Ordering::Relaxed), 1);
+    assert_eq!(bob.endpoints.2.load(Ordering::Relaxed), 0);
+    assert_eq!(bob.network.sessions().len(), 1, "no second session");
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_nowhere_is_named_to_the_directory_client() {
+    let (alice, mut bob) = pair();
+    alice.ask(&bob, head("POST", "/mirror"), Body::empty()).await.unwrap();
+    bob.ask(&alice, head("POST", "/mirror"), Body::empty()).await.unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    *alice.endpoints.0.lock().unwrap() = vec![format!("http://{nobody}")];
+    bob.stop().await;
+    alice.network.link_removed(&alice.links.handle().link);
+    alice.network.link_added(alice.links.handle());
+    let failed = alice.ask(&bob, head("GET", "/mirror"), Body::empty()).await;
+    assert!(matches!(failed, Err(crate::p2p::NetworkError::PeerOffline(_))), "{failed:?}");
+    assert_eq!(alice.endpoints.2.load(Ordering::Relaxed), 1);
+}
+
+/// Eight at a time on connections of their own: none overtakes another on its way, none is refused.
+#[tokio::test]
+async fn parallel_handshakes_with_one_peer_are_all_answered() {
+    let (alice, bob) = pair();
+    let plan = PingPlan {
+        peer: bob.id,
+        count: 64,
+        concurrency: 8,
+        size: 16,
+        fresh: true,
+        bulk_bytes: 0,
+        module: String::new(),
+    };
+    let outcome = alice.network.ping(plan).await;
+    assert_eq!((outcome.sent, outcome.failed, outcome.error), (64, 0, None));
 }
