@@ -6,6 +6,7 @@
 mod calls;
 mod reply;
 
+use std::collections::HashMap;
 use std::os::unix::net::UnixListener;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,28 +15,39 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::Stream;
+use openred_module::Body;
 use openred_proto::admin::node_server::{Node as Contract, NodeServer};
 use openred_proto::admin::{
     AcceptLinkRequest, Link, LinkSelector, Links, ListLinksRequest, ListPeersRequest, ModuleRequestFrame,
     ModuleResponseFrame, NodeStatus, Peer, PeerSelector, Peers, PingReport, PingRequest, RequestLinkRequest,
     StatusRequest,
 };
+use openred_proto::checked::session::RequestHead;
 use openred_proto::id::NodeId;
+use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 
 use crate::clock;
 use crate::link::state::LinkState;
 use crate::node::Node;
 use crate::p2p::PingPlan;
+use crate::store::KnownPeer;
 use reply::{link_status, peer_status, refuse};
 
 /// Longest wait for a peer's receipt that one call may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// After the receipt the first handshake is usually there at once: it is waited for this long.
 const FIRST_HANDSHAKE: Duration = Duration::from_secs(2);
+/// The module that knows which messages wait.
+const MESSAGING: &str = "messaging";
+/// Longest list of conversations that is read: thousands of peers.
+const CONVERSATIONS_BYTES: usize = 4 << 20;
+/// How long calls that run may take when the node stops.
+const DRAIN: Duration = Duration::from_secs(3);
 
 type Outcome<T> = Result<Response<T>, Status>;
 type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -64,13 +76,23 @@ async fn serve(listener: UnixListener, service: Service, mut stop: watch::Receiv
         Ok(listener) => UnixListenerStream::new(listener),
         Err(error) => return tracing::error!(%error, "the admin socket cannot be served"),
     };
-    let serving =
-        tonic::transport::Server::builder().add_service(NodeServer::new(service)).serve_with_incoming(listener);
+    let mut stopping = stop.clone();
+    let asked = async move {
+        let _ = stopping.wait_for(|stop| *stop).await;
+    };
+    // Calls that run may end: an operator whose message was taken must not read that it failed.
+    let serving = tonic::transport::Server::builder()
+        .add_service(NodeServer::new(service))
+        .serve_with_incoming_shutdown(listener, asked);
+    let cut = async {
+        let _ = stop.wait_for(|stop| *stop).await;
+        tokio::time::sleep(DRAIN).await;
+    };
     tokio::select! {
         served = serving => if let Err(error) = served {
             tracing::error!(%error, "the admin service ended");
         },
-        _ = stop.wait_for(|stop| *stop) => {}
+        () = cut => tracing::warn!("calls of the operator did not end in time and were cut"),
     }
 }
 
@@ -91,12 +113,39 @@ impl Service {
         self.main.spawn(work).await.map_err(|_| Status::unavailable("the node is stopping"))
     }
 
+    /// Messages that wait for each peer, as the messaging module counts them. A module that is down has nothing to say.
+    async fn queued(&self) -> HashMap<String, u64> {
+        #[derive(Deserialize)]
+        struct Document {
+            conversations: Vec<Conversation>,
+        }
+        #[derive(Deserialize)]
+        struct Conversation {
+            peer: String,
+            waiting: u64,
+        }
+        let head = RequestHead {
+            module: MESSAGING.into(),
+            method: "GET".into(),
+            path: "/conversations".into(),
+            ..RequestHead::default()
+        };
+        let modules = Arc::clone(&self.node.modules);
+        let asking = self.on_main(async move {
+            let (_, body) = modules.operator_call(head, Body::empty()).await;
+            body.collect(CONVERSATIONS_BYTES).await
+        });
+        let Ok(Ok(document)) = asking.await else { return HashMap::new() };
+        let document = serde_json::from_slice::<Document>(&document).unwrap_or(Document { conversations: Vec::new() });
+        document.conversations.into_iter().map(|conversation| (conversation.peer, conversation.waiting)).collect()
+    }
+
     async fn peer(&self, peer: NodeId) -> Result<Peer, Status> {
         let known = self.node.store.peer(peer).await.map_err(|error| refuse(&error.into()))?;
         if known.is_none() && self.node.links.of_peer(&peer).is_none() {
             return Err(reply::not_found("peer.unknown", "no such peer; see `openred peers list`"));
         }
-        Ok(peer_status(&self.node, peer, known.as_ref()))
+        Ok(peer_status(&self.node, peer, known.as_ref(), &self.queued().await))
     }
 }
 
@@ -174,12 +223,14 @@ impl Contract for Service {
 
     async fn list_peers(&self, _: Request<ListPeersRequest>) -> Outcome<Peers> {
         let known = self.node.store.peers().await.map_err(|error| refuse(&error.into()))?;
-        let mut peers: Vec<Peer> = known.iter().map(|known| peer_status(&self.node, known.node, Some(known))).collect();
+        let queued = self.queued().await;
+        let shown = |known: &KnownPeer| peer_status(&self.node, known.node, Some(known), &queued);
+        let mut peers: Vec<Peer> = known.iter().map(shown).collect();
         // Offers that wait come from nodes of which nothing else is known yet.
         for link in self.node.links.all() {
             let id = link.peer().to_string();
             if !peers.iter().any(|peer| peer.node_id == id) {
-                peers.push(peer_status(&self.node, link.peer(), None));
+                peers.push(peer_status(&self.node, link.peer(), None, &queued));
             }
         }
         Ok(Response::new(Peers { peers }))
@@ -215,7 +266,9 @@ impl Contract for Service {
             module: request.module,
         };
         let network = Arc::clone(&self.node.network);
-        let outcome = self.on_main(async move { network.ping(plan).await }).await?;
+        // A measurement ends with its caller; a change that was begun does not.
+        let pinging = AbortOnDropHandle::new(self.main.spawn(async move { network.ping(plan).await }));
+        let outcome = pinging.await.map_err(|_| Status::unavailable("the node is stopping"))?;
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(reply::ping_report(outcome))))))
     }
 

@@ -18,6 +18,7 @@ use openred_proto::id::NodeId;
 use openred_proto::limits::{CARD_ENDPOINTS, CARD_LIFE, LINK_LIFE, LINK_LIFE_MAX, NAME_BYTES};
 use openred_proto::method::{Method, MethodSet, Schedule};
 use serde::{Deserialize, Serialize};
+use url::{Host, Url};
 
 pub use document::document;
 pub use layers::{Origin, Resolved, resolve};
@@ -260,7 +261,7 @@ impl NodeConfig {
     /// # Errors
     /// The first rule broken, by key.
     pub fn check(&self) -> Result<(), BadValue> {
-        let rules: [(&'static str, bool, &'static str); 12] = [
+        let rules: [(&'static str, bool, &'static str); 13] = [
             ("name", self.name.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("sector", self.sector.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("endpoints", self.endpoints.len() <= CARD_ENDPOINTS, "more than 8"),
@@ -271,6 +272,11 @@ impl NodeConfig {
             ("links.methods", !self.links.methods.is_empty(), "empty: no link could be made"),
             ("links.life_hours", in_hours(self.links.life_hours, LINK_LIFE_MAX), "not between 1 and 720 (30 days)"),
             ("directory.card_hours", in_hours(self.directory.card_hours, CARD_LIFE), "not between 1 and 192 (8 days)"),
+            (
+                "directory.ca_file",
+                self.directory.ca_file.as_os_str().is_empty() || self.directory.ca_file.is_absolute(),
+                "not an absolute path: the node does not run in the folder in which it is started",
+            ),
             (
                 "links.allow",
                 self.links.incoming == IncomingPolicy::AllowList || self.links.allow.is_empty(),
@@ -289,9 +295,18 @@ impl NodeConfig {
         }
         for endpoint in &self.endpoints {
             check_endpoint(endpoint).map_err(|why| BadValue { key: "endpoints", why })?;
+            if !is_dialable(endpoint) {
+                let why = "not of the form \"http://ADDRESS:PORT\": peers dial IP addresses over plain HTTP only";
+                return Err(BadValue { key: "endpoints", why });
+            }
         }
         Ok(())
     }
+}
+
+/// Whether a peer of this version would dial it (docs/decisions/0006).
+fn is_dialable(endpoint: &str) -> bool {
+    Url::parse(endpoint).is_ok_and(|url| url.scheme() == "http" && !matches!(url.host(), None | Some(Host::Domain(_))))
 }
 
 fn in_hours(value: u32, most: Duration) -> bool {
@@ -328,6 +343,10 @@ mod tests {
         assert_eq!(broken(|c| c.links.incoming = IncomingPolicy::Sector), Err("sector"));
         assert_eq!(broken(|c| c.links.allow = vec![NodeId::from_bytes([1; 32])]), Err("links.allow"));
         assert_eq!(broken(|c| c.endpoints = vec!["ftp://x".to_owned()]), Err("endpoints"));
+        assert_eq!(broken(|c| c.endpoints = vec!["https://192.0.2.1:7690".to_owned()]), Err("endpoints"));
+        assert_eq!(broken(|c| c.endpoints = vec!["http://node.example:7690".to_owned()]), Err("endpoints"));
+        assert_eq!(broken(|c| c.endpoints = vec!["http://[2001:db8::1]:7690".to_owned()]), Ok(()));
+        assert_eq!(broken(|c| c.directory.ca_file = "ca.pem".into()), Err("directory.ca_file"));
         assert_eq!(broken(|c| c.endpoints = vec!["http://x".to_owned(); 9]), Err("endpoints"));
     }
 }

@@ -130,7 +130,7 @@ impl Outside {
     }
 }
 
-fn tls_config(ca_file: &Path) -> Result<ClientConfig, DaemonError> {
+pub(crate) fn tls_config(ca_file: &Path) -> Result<ClientConfig, DaemonError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = versions.expect("the provider has the suites of TLS 1.2 and 1.3");
@@ -261,14 +261,22 @@ async fn live(
     node.start(&mut tasks).await;
     let main = tokio::runtime::Handle::current();
     let admin = admin::start(operator, Arc::clone(&node), main, stopped.clone()).map_err(local("the admin service"))?;
-    let serving = tokio::spawn(Arc::clone(&node.network).serve(peers, stopped));
+    let mut serving = tokio::spawn(Arc::clone(&node.network).serve(peers, stopped));
     ready();
     tracing::info!(node = %node.me.short(), endpoints = ?node.endpoints.len(), "serving");
-    stopping.asked().await;
+    let early = tokio::select! {
+        () = stopping.asked() => None,
+        // Without a listener this is no node: the supervisor starts another.
+        served = &mut serving => Some(served),
+    };
     tracing::info!("stopping");
     // A receiver is gone only when its part has ended already.
     let _ = stop.send(true);
-    let served = serving.await.unwrap_or(Ok(()));
+    let served = match early {
+        Some(served) => served,
+        None => serving.await,
+    };
+    let served = served.unwrap_or(Ok(()));
     tasks.shutdown().await;
     drop(node);
     wait_for(|| admin.is_finished(), THREADS_END);

@@ -99,6 +99,7 @@ impl Node {
         }
         let directories = Directories::new(directory::Parts {
             me,
+            listens_locally: listener.ip().is_loopback(),
             addresses: config.directories.clone(),
             names,
             tls,
@@ -166,7 +167,7 @@ impl Node {
         tasks.spawn(Arc::clone(self).take_deliveries(inbox));
         tasks.spawn(Arc::clone(&self.links).run());
         tasks.spawn(Arc::clone(&self.modules).run_timers());
-        tasks.spawn(Arc::clone(self).watch_keys());
+        tasks.spawn(Arc::clone(self).watch());
     }
 
     async fn take_deliveries(self: Arc<Self>, mut inbox: mpsc::Receiver<Delivered>) {
@@ -178,11 +179,12 @@ impl Node {
         }
     }
 
-    /// Notices when the key process goes and comes back, and when it has a new prekey for the card.
-    async fn watch_keys(self: Arc<Self>) {
+    /// Notices when the key process goes and comes back, when it has a new prekey for the card, and how the store is.
+    async fn watch(self: Arc<Self>) {
         let mut prekey = None;
         loop {
             tokio::time::sleep(LOOK).await;
+            self.report_store().await;
             match self.keys.describe().await {
                 Ok(described) => {
                     self.health.clear(Condition::CryptodAway);
@@ -192,6 +194,21 @@ impl Node {
                     }
                 }
                 Err(error) => self.health.raise(Condition::CryptodAway, clock::now(), error.to_string()),
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Raises or clears the conditions of the store.
+    async fn report_store(&self) {
+        let trouble = self.store.trouble().await;
+        let full = trouble.filter(|error| *error == StoreError::Full);
+        let failed = trouble.filter(|error| *error != StoreError::Full);
+        for (condition, error) in [(Condition::StoreFull, full), (Condition::StoreFailed, failed)] {
+            match error {
+                Some(error) => self.health.raise(condition, clock::now(), error.to_string()),
+                None => self.health.clear(condition),
             }
         }
     }

@@ -15,6 +15,7 @@ mod schema;
 mod seal;
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ const STATEMENTS: usize = 64;
 const PAGE_BYTES: u64 = 4096;
 /// Another process holds the file for longer than this only if it is a second node on the same state.
 const IN_USE_AFTER: Duration = Duration::from_secs(2);
+/// Size of the row that is tried while the store is in trouble: the longest message with its envelope.
+const PROBE_BYTES: u32 = 272 * 1024;
 
 /// Why the store could not do it. All are this machine's condition or a defect, never a peer's doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +97,13 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+impl StoreError {
+    /// Whether it says something about the database rather than about one call.
+    const fn is_trouble(&self) -> bool {
+        matches!(self, Self::Full | Self::Lost | Self::Failed(_) | Self::Damaged(_))
+    }
+}
+
 /// Result of a store call.
 pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 
@@ -101,6 +111,8 @@ pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     queue: mpsc::Sender<Box<dyn Job>>,
+    /// What the last write met.
+    trouble: Arc<Mutex<Option<StoreError>>>,
 }
 
 /// The store's thread. Joined at the end, so that the log is checkpointed before the process leaves.
@@ -129,9 +141,30 @@ impl Store {
         let connection = connect(&directory.join(FILE), most_bytes)?;
         schema::migrate(&connection, directory)?;
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || serve(&connection, jobs));
+        let trouble = Arc::new(Mutex::new(None));
+        let said = Arc::clone(&trouble);
+        let serving = move || serve(&connection, jobs, &said);
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(serving);
         let thread = thread.map_err(|_| StoreError::Failed(ErrorCode::OutOfMemory))?;
-        Ok((Self { queue }, StoreThread(thread)))
+        Ok((Self { queue, trouble }, StoreThread(thread)))
+    }
+
+    /// What is wrong with the store, if anything. While something is, a write as long as the longest that is asked of it is
+    /// tried; when that goes through, all is well again.
+    pub(crate) async fn trouble(&self) -> Option<StoreError> {
+        let trouble = *self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(trouble, None | Some(StoreError::Lost)) {
+            return trouble;
+        }
+        let tried = self.call(|connection| {
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('probe', zeroblob(?1))", [PROBE_BYTES])?;
+            Ok(())
+        });
+        let removed = |connection: &Connection| Ok(connection.execute("DELETE FROM meta WHERE name = 'probe'", [])?);
+        let (tried, removed) = (tried.await.err(), self.call(removed).await.err());
+        let met = tried.or(removed);
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = met;
+        met
     }
 
     /// Runs `work` on the store's thread. It may run twice: a group that fails as a whole is repeated one by one.
@@ -177,6 +210,8 @@ fn connect(file: &Path, most_bytes: u64) -> Result<Connection> {
 trait Job: Send {
     /// Does the work; what it changed is kept only when it succeeds.
     fn run(&mut self, connection: &Connection) -> Result<()>;
+    /// What `run` met.
+    fn error(&self) -> Option<StoreError>;
     /// Answers: with the outcome of `run`, or with what befell the whole transaction.
     fn finish(self: Box<Self>, fault: Option<StoreError>);
 }
@@ -197,13 +232,17 @@ where
         self.outcome.as_ref().map(|_| ()).map_err(|error| *error)
     }
 
+    fn error(&self) -> Option<StoreError> {
+        self.outcome.as_ref().err().copied()
+    }
+
     fn finish(self: Box<Self>, fault: Option<StoreError>) {
         // A caller that has gone needs no answer; what was done stays done.
         let _ = self.reply.send(fault.map_or(self.outcome, Err));
     }
 }
 
-fn serve(connection: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+fn serve(connection: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>, trouble: &Mutex<Option<StoreError>>) {
     let mut lost = false;
     let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(GROUP);
     while let Some(first) = jobs.blocking_recv() {
@@ -217,17 +256,30 @@ fn serve(connection: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
         // After a failed fsync the kernel forgets which pages were dirty: a later success would prove nothing.
         lost |= fault == Some(StoreError::Lost);
         if fault.is_none() || lost || group.len() == 1 {
+            note(trouble, fault.or_else(|| first_error(&group)));
             group.drain(..).for_each(|job| job.finish(fault));
             continue;
         }
         for mut job in group.drain(..) {
             let fault = commit(connection, std::slice::from_mut(&mut job)).err();
             lost |= fault == Some(StoreError::Lost);
+            note(trouble, fault.or_else(|| job.error()));
             job.finish(fault);
         }
     }
     // Leaves one file behind instead of a log that the next start must replay; failing costs only that replay.
     let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+}
+
+fn first_error(group: &[Box<dyn Job>]) -> Option<StoreError> {
+    group.iter().filter_map(|job| job.error()).find(StoreError::is_trouble)
+}
+
+/// Notes what a transaction met. One that went through takes nothing back: small writes fit where larger ones do not.
+fn note(trouble: &Mutex<Option<StoreError>>, error: Option<StoreError>) {
+    if let Some(error) = error.filter(StoreError::is_trouble) {
+        *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
 }
 
 /// Runs a group in one transaction. On an error nothing of it is kept.

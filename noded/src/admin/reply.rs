@@ -1,5 +1,7 @@
 //! Answers to the operator: links, peers and failures in the admin contract's words.
 
+use std::collections::HashMap;
+
 use openred_proto::admin;
 use openred_proto::checked::card::Card;
 use openred_proto::id::NodeId;
@@ -39,7 +41,12 @@ pub(super) fn link_status(link: &Link) -> admin::Link {
     }
 }
 
-pub(super) fn peer_status(node: &Node, peer: NodeId, known: Option<&KnownPeer>) -> admin::Peer {
+pub(super) fn peer_status(
+    node: &Node,
+    peer: NodeId,
+    known: Option<&KnownPeer>,
+    queued: &HashMap<String, u64>,
+) -> admin::Peer {
     // Kept cards were verified when they came; one that has ended since shows nothing.
     let card = known.and_then(|known| Card::verify(&known.card, clock::now()).ok());
     let fields = card.as_ref().map(|card| card.fields.clone()).unwrap_or_default();
@@ -53,7 +60,7 @@ pub(super) fn peer_status(node: &Node, peer: NodeId, known: Option<&KnownPeer>) 
         link_state: node.links.state_of(&peer).to_owned(),
         session: node.network.has_session(&peer),
         last_seen: known.map_or(0, |known| known.seen_at.0),
-        queued: 0,
+        queued: queued.get(&peer.to_string()).copied().unwrap_or_default(),
     }
 }
 

@@ -118,7 +118,7 @@ pub(crate) enum Link {
         #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..=720))]
         life: Option<u64>,
         /// Wait at most this many seconds for the other side
-        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
+        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=600))]
         wait: u64,
     },
     /// Accept a waiting offer
@@ -159,7 +159,7 @@ pub(crate) enum Peers {
     },
     /// Measure requests to a linked node
     Ping(Ping),
-    /// Forget a node: its card, its links, what waits for it
+    /// Forget a node without a link: its card, and the yes to its offers
     Forget {
         /// The node, did:key:…
         #[arg(value_name = "DID")]

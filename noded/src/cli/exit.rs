@@ -124,7 +124,10 @@ impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         let code = status.metadata().get(CODE_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let exit = match status.code() {
-            _ if code.starts_with("cryptod.") || code == "locked" => Exit::Locked,
+            _ if code == "cryptod.away" || code == "locked" => Exit::Locked,
+            _ if code == "cryptod.slow" => Exit::TimeOut,
+            // The client's own deadline: tonic ends the call by itself.
+            tonic::Code::Cancelled => Exit::TimeOut,
             tonic::Code::NotFound => Exit::NotFound,
             tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => Exit::Denied,
             tonic::Code::AlreadyExists | tonic::Code::FailedPrecondition | tonic::Code::Aborted => Exit::Conflict,
@@ -176,6 +179,10 @@ mod tests {
         let mut away = tonic::Status::unavailable("the key process is away");
         away.metadata_mut().insert(CODE_HEADER, tonic::metadata::MetadataValue::from_static("cryptod.away"));
         assert_eq!(exit(away), Exit::Locked);
+        let mut refused = tonic::Status::resource_exhausted("cryptod refused: no room");
+        refused.metadata_mut().insert(CODE_HEADER, tonic::metadata::MetadataValue::from_static("cryptod.capacity"));
+        assert_eq!(exit(refused), Exit::Failed, "it answered: nothing is locked");
+        assert_eq!(exit(tonic::Status::cancelled("Timeout expired")), Exit::TimeOut);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! `openred link …`: thin over the node's admin service.
 
+use std::time::Duration;
+
 use openred_proto::admin::{AcceptLinkRequest, Link, LinkSelector, ListLinksRequest, RequestLinkRequest};
 
 use super::arguments;
-use super::client::{node, request};
+use super::client::{ANSWER, node, request};
 use super::output::{Output, Tone, moment, now, table};
 use super::{Exit, Failure, Invocation, one_line};
 
@@ -20,7 +22,10 @@ pub(crate) async fn link(invocation: &Invocation, command: arguments::Link) -> R
         }
         Word::Request { peer, life, wait } => {
             let life_seconds = life.unwrap_or(0) * 3600;
-            node.request_link(request(RequestLinkRequest { peer, life_seconds, wait_millis: wait * 1000 })).await?
+            let mut asked = request(RequestLinkRequest { peer, life_seconds, wait_millis: wait * 1000 });
+            // The usual deadline is for the work; the wait that was asked for comes on top.
+            asked.set_timeout(ANSWER + Duration::from_secs(wait));
+            node.request_link(asked).await?
         }
         Word::Accept { peer } => node.accept_link(request(AcceptLinkRequest { peer })).await?,
         Word::Show { link } => node.show_link(selector(link)).await?,

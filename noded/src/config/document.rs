@@ -26,7 +26,10 @@ pub(super) const SETTINGS: [Setting; 20] = [
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
     setting("listen", "Address of the peer-to-peer listener."),
-    setting("endpoints", "URLs under which peers reach this node. Empty: the listener's address, unless a wildcard."),
+    setting(
+        "endpoints",
+        "URLs \"http://ADDRESS:PORT\" under which peers reach this node. Empty: the listener's address, unless a wildcard.",
+    ),
     setting("directories", "Directories to register with, each \"did:key:…@https://host[:port]\"."),
     setting("uid_base", "As root: first of four consecutive uids for the node's processes. One range per node."),
     setting("links.incoming", "Offers from peers not yet approved: \"ask\", \"open\", \"allow-list\" or \"sector\"."),

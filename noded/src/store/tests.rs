@@ -141,6 +141,26 @@ fn the_configured_size_is_a_limit() {
 }
 
 #[test]
+fn trouble_lasts_until_a_long_write_goes_through() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _thread) = Store::open(directory.path(), 2 << 20).unwrap();
+    runtime().block_on(async {
+        assert_eq!(store.trouble().await, None);
+        let mut kept = 0;
+        while put(&store, format!("row {kept}"), vec![0; 100_000]).await.is_ok() {
+            kept += 1;
+        }
+        assert_eq!(store.trouble().await, Some(StoreError::Full));
+        put(&store, "small", "x").await.unwrap();
+        assert_eq!(store.trouble().await, Some(StoreError::Full), "a small write proves nothing");
+        let batch = (0..kept).fold(Batch::new(), |batch, row| batch.delete(format!("row {row}")));
+        let _ = store.call(move |connection| rows::apply(connection, &seal(), &batch)).await.unwrap();
+        assert_eq!(store.trouble().await, None);
+        assert_eq!(get(&store, "small").await, Ok(Some("x".into())));
+    });
+}
+
+#[test]
 fn one_failing_job_of_a_group_takes_nothing_with_it() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _thread) = open(directory.path());
