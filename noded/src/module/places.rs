@@ -20,11 +20,14 @@ const EVENTS: usize = 32;
 /// Events that may wait for that: as many as sessions can open while one handler takes its time.
 const EVENTS_WAITING: usize = 1024;
 
+/// Calls in flight by peer.
+type Shares = Arc<Mutex<HashMap<NodeId, usize>>>;
+
 /// The places of one module.
 #[derive(Debug)]
 pub(super) struct Places {
     peers: Arc<Semaphore>,
-    of_peer: Arc<Mutex<HashMap<NodeId, usize>>>,
+    of_peer: Shares,
     operator: Arc<Semaphore>,
     events: Arc<Semaphore>,
     events_waiting: Arc<Semaphore>,
@@ -36,7 +39,7 @@ pub(super) struct Place {
     #[expect(dead_code, reason = "held for its Drop")]
     permit: OwnedSemaphorePermit,
     /// Whose share it is, for a peer's call.
-    share: Option<(NodeId, Arc<Mutex<HashMap<NodeId, usize>>>)>,
+    share: Option<(NodeId, Shares)>,
 }
 
 /// An event's right to wait for a place.
