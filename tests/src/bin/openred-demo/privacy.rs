@@ -36,6 +36,12 @@ impl Marks {
         }
     }
 
+    /// The marked module name: the mark twice, for it stays in memory only as long as a request takes, and what the allocator
+    /// writes into freed memory covers the beginning.
+    fn module_name(&self) -> String {
+        self.module.text().repeat(2)
+    }
+
     fn all(&self) -> [&Canary; 4] {
         [&self.message, &self.file_name, &self.file_content, &self.module]
     }
@@ -76,6 +82,8 @@ fn at_directory(mark: &Canary, received: &[u8], directory: &Directory) -> Result
 
 /// Looks for every mark at the directory, and for every mark at bob.
 pub(crate) fn search(marks: &Marks, tap: &Tap, directory: &Directory, bob: &Node, alice: &Node) -> Result<Search> {
+    // Before anything is searched, so that it could be found.
+    alice.cli(&["peers", "ping", &bob.id, "--count", "100", "--module", &marks.module_name()])?.ok()?;
     let received = tap.received().context("the recording of what the directory received")?;
     let mut search = Search { control_found: true, ..Search::default() };
     let alice_id: NodeId = alice.id.parse().context("alice's id")?;
@@ -119,14 +127,14 @@ pub(crate) fn search(marks: &Marks, tap: &Tap, directory: &Directory, bob: &Node
 /// The control: the mark in the memory of bob's `noded` (as root, while requests that carry it keep coming), in bob's
 /// files, or in what bob's own operator is shown.
 fn control(mark: &Canary, marks: &Marks, bob: &Node, alice: &Node) -> Result<bool> {
-    let (count, module) = (PINGS.to_string(), marks.module.text());
+    let (count, module) = (PINGS.to_string(), marks.module_name());
     let end = Instant::now() + if is_root() { PATIENCE / 4 } else { Duration::ZERO };
     loop {
         let shown = bob.cli(&["inbox", "--all"])?;
         if mark.is_in(shown.stdout.as_bytes()) || mark.search_below(&bob.home)?.found {
             return Ok(true);
         }
-        let ping = ["peers", "ping", &bob.id, "--count", &count, "--module", module];
+        let ping = ["peers", "ping", &bob.id, "--count", &count, "--module", &module];
         let (mut pings, _lines) = alice.stream(&ping)?;
         let mut found = false;
         while is_root() && !found && pings.try_wait()?.is_none() {
