@@ -1,5 +1,4 @@
-//! Figures of one run: median, unit, number of samples; the 99th percentile where there are samples enough to have one, and
-//! the worst where there are few.
+//! Figures of one run: median, 99th percentile, unit, number of samples. Of a few runs the 99th percentile is the worst.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,12 +10,8 @@ use serde::Serialize;
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figure {
     pub(crate) median: f64,
-    /// Of many samples only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) p99: Option<f64>,
-    /// Of a few runs: the slowest, the largest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) worst: Option<f64>,
+    /// On the bad side: of times the longest, of rates the lowest.
+    pub(crate) p99: f64,
     pub(crate) unit: &'static str,
     pub(crate) n: u64,
 }
@@ -42,9 +37,9 @@ impl Figures {
     pub(crate) fn add_runs(&mut self, name: &str, unit: &'static str, better: Better, mut runs: Vec<f64>) {
         runs.sort_by(f64::total_cmp);
         let Some((least, most)) = runs.first().zip(runs.last()) else { return };
-        let worst = Some(if better == Better::Higher { *least } else { *most });
+        let p99 = if better == Better::Higher { *least } else { *most };
         let median = runs[runs.len() / 2];
-        self.add(name, Figure { median, p99: None, worst, unit, n: runs.len() as u64 });
+        self.add(name, Figure { median, p99, unit, n: runs.len() as u64 });
     }
 
     /// A figure by name.
@@ -59,12 +54,9 @@ impl Figures {
 
     /// Prints a table.
     pub(crate) fn print(&self, group: &str) {
-        say(&format!("\n{group:<34} {:>12} {:>12} {:>12}  {:<6} {:>7}", "median", "p99", "worst", "unit", "n"));
-        let shown = |value: &Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
-        for (name, figure) in &self.0 {
-            let Figure { median, p99, worst, unit, n } = figure;
-            let (p99, worst) = (shown(p99), shown(worst));
-            say(&format!("{name:<34} {median:>12.1} {p99:>12} {worst:>12}  {unit:<6} {n:>7}"));
+        say(&format!("\n{group:<34} {:>12} {:>12}  {:<6} {:>7}", "median", "p99", "unit", "n"));
+        for (name, Figure { median, p99, unit, n }) in &self.0 {
+            say(&format!("{name:<34} {median:>12.1} {p99:>12.1}  {unit:<6} {n:>7}"));
         }
     }
 
@@ -86,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_few_runs_have_a_median_and_a_worst_and_no_percentile() {
+    fn of_a_few_runs_the_worst_stands_for_the_percentile() {
         let mut figures = Figures::default();
         figures.add_runs("rate", "MiB/s", Better::Higher, vec![300.0, 100.0, 200.0]);
         figures.add_runs("time", "ms", Better::Lower, vec![300.0, 100.0, 200.0]);
@@ -94,7 +86,7 @@ mod tests {
         let text = serde_json::to_string(&figures.0).unwrap();
         assert_eq!(
             text,
-            r#"{"rate":{"median":200.0,"worst":100.0,"unit":"MiB/s","n":3},"time":{"median":200.0,"worst":300.0,"unit":"ms","n":3}}"#
+            r#"{"rate":{"median":200.0,"p99":100.0,"unit":"MiB/s","n":3},"time":{"median":200.0,"p99":300.0,"unit":"ms","n":3}}"#
         );
     }
 }

@@ -14,13 +14,15 @@ use super::figures::{Better, Figure, Figures};
 /// Fresh sessions, one after the other.
 const FRESH: &str = "500";
 /// Fresh sessions at eight dialers.
-const DIALED: &str = "2000";
+const DIALED: &str = "1000";
 /// Requests on an open session, one in flight.
 const REQUESTS: &str = "5000";
 /// Requests at 64 in flight.
 const FLIGHT: &str = "20000";
 /// Bytes of one bulk response and of the file: 1 GiB.
 const BULK_BYTES: u64 = 1 << 30;
+/// Runs of a rate.
+const RATE_RUNS: usize = 3;
 /// Bulk responses and files measured.
 const BULK_RUNS: usize = 3;
 
@@ -100,26 +102,24 @@ fn latency(answer: &Value) -> Result<Figure> {
     let number = |name: &str| answer[name].as_f64().with_context(|| format!("ping reports {name}: {answer}"));
     Ok(Figure {
         median: number("median_us")?,
-        p99: Some(number("p99_us")?),
-        worst: None,
+        p99: number("p99_us")?,
         unit: "µs",
         n: answer["sent"].as_u64().unwrap_or(0),
     })
 }
 
-fn rate(answer: &Value) -> Result<Figure> {
-    let rate = answer["rate"].as_f64().context("ping reports a rate")?;
-    // One number for the whole run: there are no samples of a rate.
-    Ok(Figure { median: rate, p99: None, worst: None, unit: "/s", n: answer["sent"].as_u64().unwrap_or(0) })
+/// Answers a second, in several runs.
+fn rates(stage: &Stage, arguments: &[&str]) -> Result<Vec<f64>> {
+    (0..RATE_RUNS).map(|_| stage.ping(arguments)?["rate"].as_f64().context("ping reports a rate")).collect()
 }
 
 fn handshake(stage: &Stage) -> Result<Figures> {
     let mut figures = Figures::default();
     stage.ping(&["--fresh", "--count", "20"])?;
     figures.add("connect_first_reply", latency(&stage.ping(&["--fresh", "--count", FRESH])?)?);
-    let dialed = stage.ping(&["--fresh", "--count", DIALED, "--concurrency", "8"])?;
-    figures.add("handshake_rate_8", rate(&dialed)?);
-    figures.add("connect_first_reply_8", latency(&dialed)?);
+    let dialing = ["--fresh", "--count", DIALED, "--concurrency", "8"];
+    figures.add_runs("handshake_rate_8", "/s", Better::Higher, rates(stage, &dialing)?);
+    figures.add("connect_first_reply_8", latency(&stage.ping(&dialing)?)?);
     Ok(figures)
 }
 
@@ -127,8 +127,8 @@ fn session(stage: &Stage) -> Result<Figures> {
     let mut figures = Figures::default();
     stage.ping(&["--size", "256", "--count", "200"])?;
     figures.add("request_256", latency(&stage.ping(&["--size", "256", "--count", REQUESTS])?)?);
-    let flight = stage.ping(&["--size", "256", "--count", FLIGHT, "--concurrency", "64"])?;
-    figures.add("request_rate_64", rate(&flight)?);
+    let flight = ["--size", "256", "--count", FLIGHT, "--concurrency", "64"];
+    figures.add_runs("request_rate_64", "/s", Better::Higher, rates(stage, &flight)?);
     let mut rates = Vec::new();
     for _ in 0..BULK_RUNS {
         let start = Instant::now();
