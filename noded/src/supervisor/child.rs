@@ -26,6 +26,9 @@ use super::log::Log;
 /// What bounds the C library's resolver, which `noded` asks for its directories' names before it is confined: a resolver that is
 /// away costs seconds, not the whole of the time that a start may take (resolv.conf(5)).
 const RESOLVER: &str = "timeout:2 attempts:1";
+/// scrypt reads its 64 MiB at random: in pages of 4 KiB nearly each read also misses the processor's table of pages. Another C
+/// library, or a kernel without large pages, does without.
+const LARGE_PAGES: &str = "glibc.malloc.hugetlb=1";
 /// Longest a stage may take, on a loaded machine.
 const STAGE: Duration = Duration::from_secs(60);
 
@@ -145,8 +148,13 @@ fn launch(starter: &Starter, plan: Plan) -> Result<Caged, Fault> {
     let (host, barrier) = Host::pair().map_err(local)?;
     let build = || {
         let mut spec = SpawnSpec::new(starter.programs.join(plan.program))?.identity(plan.identity)?;
-        if plan.role == Role::Noded {
-            spec = spec.variable("RES_OPTIONS", RESOLVER)?;
+        let variable = match plan.role {
+            Role::Noded => Some(("RES_OPTIONS", RESOLVER)),
+            Role::Unseal => Some(("GLIBC_TUNABLES", LARGE_PAGES)),
+            _ => None,
+        };
+        if let Some((name, value)) = variable {
+            spec = spec.variable(name, value)?;
         }
         for argument in &plan.arguments {
             spec = spec.argument(argument)?;
