@@ -34,7 +34,10 @@ fn main() {
             }
             ordinary_half(root);
             let forms = if root { 2 } else { 1 };
-            println!("test result: ok. {} passed; 0 failed; 0 ignored; 3 roles in {forms} forms of the cage", 3 * forms);
+            println!(
+                "test result: ok. {} passed; 0 failed; 0 ignored; 3 roles in {forms} forms of the cage",
+                3 * forms
+            );
         }
     }
 }

@@ -69,7 +69,8 @@ type Node = openred_proto::admin::node_client::NodeClient<tonic::transport::Chan
 async fn ping(invocation: &Invocation, mut node: Node, options: Ping) -> Result<Exit, Failure> {
     let question = PingRequest {
         peer: options.peer,
-        count: options.count,
+        // A bulk measurement is one response, whatever a plain one counts by default.
+        count: if options.bulk.is_some() { 1 } else { options.count },
         concurrency: options.concurrency,
         size: options.size,
         fresh: options.fresh,

@@ -1,9 +1,9 @@
 //! The measurements behind `scripts/bench GROUP…`: handshake, session, file, memory.
 //!
 //! It starts a directory and two nodes with the release binaries, lets alice's node time its own requests to bob's, and
-//! writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "worst", "unit", "n"}}` (`p99` of many samples, `worst` of a few
-//! runs) beside a table. Given the output of a run of
-//! the peers (`--peers FILE`, one line per figure), it prints the ratios that docs/budgets.md speaks of.
+//! writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table (of a few runs `p99` is the worst).
+//! Given the output of a run of the peers (`--peers FILE`, one line per figure), it prints the ratios that docs/budgets.md
+//! speaks of. `--smoke` does a little of everything, for the suite: it shows that the measuring works.
 
 #[path = "openred-bench"]
 mod bench {
@@ -22,19 +22,21 @@ use bench::{groups, peers};
 /// Parses arguments, runs the groups in one stage, prints tables and ratios.
 fn main() -> Result<()> {
     let (mut out, mut peer_output, mut names) = (PathBuf::from("target/bench"), None, Vec::new());
+    let mut size = groups::Size::FULL;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--out" => out = PathBuf::from(arguments.next().context("--out FOLDER")?),
             "--peers" => peer_output = Some(PathBuf::from(arguments.next().context("--peers FILE")?)),
+            "--smoke" => size = groups::Size::SMOKE,
             _ => names.push(argument),
         }
     }
     if names.is_empty() {
-        bail!("usage: openred-bench [--out FOLDER] [--peers FILE] handshake|session|file|memory …");
+        bail!("usage: openred-bench [--smoke] [--out FOLDER] [--peers FILE] handshake|session|file|memory …");
     }
     std::fs::create_dir_all(&out)?;
-    let mut stage = groups::Stage::start(&out)?;
+    let mut stage = groups::Stage::start(&out, size)?;
     let mut ours = Figures::default();
     for name in &names {
         let figures = groups::measure(name, &mut stage)?;

@@ -11,20 +11,31 @@ use serde_json::Value;
 
 use super::figures::{Better, Figure, Figures};
 
-/// Fresh sessions, one after the other.
-const FRESH: &str = "500";
-/// Fresh sessions at eight dialers.
-const DIALED: &str = "1000";
-/// Requests on an open session, one in flight.
-const REQUESTS: &str = "5000";
-/// Requests at 64 in flight.
-const FLIGHT: &str = "20000";
-/// Bytes of one bulk response and of the file: 1 GiB.
-const BULK_BYTES: u64 = 1 << 30;
-/// Runs of a rate.
-const RATE_RUNS: usize = 3;
-/// Bulk responses and files measured.
-const BULK_RUNS: usize = 3;
+/// How much each group does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    /// Fresh sessions, one after the other.
+    fresh: &'static str,
+    /// Fresh sessions at eight dialers.
+    dialed: &'static str,
+    /// Requests on an open session, one in flight.
+    requests: &'static str,
+    /// Requests at 64 in flight.
+    flight: &'static str,
+    /// Bytes of one bulk response and of the file.
+    bulk_bytes: u64,
+    /// Runs of a rate, bulk responses, files and starts measured.
+    runs: usize,
+}
+
+impl Size {
+    /// What `scripts/bench` measures: 1 GiB in bulk and as a file.
+    pub(crate) const FULL: Size =
+        Size { fresh: "500", dialed: "1000", requests: "5000", flight: "20000", bulk_bytes: 1 << 30, runs: 3 };
+    /// Everything once, on little: shows that the measuring works and yields no figure to quote.
+    pub(crate) const SMOKE: Size =
+        Size { fresh: "5", dialed: "16", requests: "50", flight: "128", bulk_bytes: 8 << 20, runs: 1 };
+}
 
 /// Directory, alice and bob, linked. State is on the disk of the output folder, never on tmpfs.
 pub(crate) struct Stage {
@@ -33,11 +44,12 @@ pub(crate) struct Stage {
     alice: Node,
     bob: Node,
     ready_ms: Vec<f64>,
+    size: Size,
 }
 
 impl Stage {
     /// Starts everybody and links them by method beta (AES-256-GCM, SHA-256).
-    pub(crate) fn start(out: &Path) -> Result<Self> {
+    pub(crate) fn start(out: &Path, size: Size) -> Result<Self> {
         let folder = out.canonicalize()?.join(format!("run-{}", std::process::id()));
         fs::create_dir(&folder)?;
         let listen = free_port()?;
@@ -48,9 +60,9 @@ impl Stage {
         let extra = "[diagnostics]\nthroughput = true\n[links]\nincoming = \"open\"\nmethods = [\"beta\"]\n";
         let alice = Node::init(&folder, "alice", &at, 61_000, extra)?;
         let bob = Node::init(&folder, "bob", &at, 61_010, extra)?;
-        let mut stage = Self { folder, directory, alice, bob, ready_ms: Vec::new() };
+        let mut stage = Self { folder, directory, alice, bob, ready_ms: Vec::new(), size };
         stage.bob.up()?;
-        for _ in 0..5 {
+        for _ in 0..2 * size.runs {
             stage.alice.down()?;
             stage.alice.up()?;
             let status: Value = serde_json::from_str(stage.alice.cli(&["status"])?.stdout.trim())?;
@@ -110,14 +122,14 @@ fn latency(answer: &Value) -> Result<Figure> {
 
 /// Answers a second, in several runs.
 fn rates(stage: &Stage, arguments: &[&str]) -> Result<Vec<f64>> {
-    (0..RATE_RUNS).map(|_| stage.ping(arguments)?["rate"].as_f64().context("ping reports a rate")).collect()
+    (0..stage.size.runs).map(|_| stage.ping(arguments)?["rate"].as_f64().context("ping reports a rate")).collect()
 }
 
 fn handshake(stage: &Stage) -> Result<Figures> {
     let mut figures = Figures::default();
     stage.ping(&["--fresh", "--count", "20"])?;
-    figures.add("connect_first_reply", latency(&stage.ping(&["--fresh", "--count", FRESH])?)?);
-    let dialing = ["--fresh", "--count", DIALED, "--concurrency", "8"];
+    figures.add("connect_first_reply", latency(&stage.ping(&["--fresh", "--count", stage.size.fresh])?)?);
+    let dialing = ["--fresh", "--count", stage.size.dialed, "--concurrency", "8"];
     figures.add_runs("handshake_rate_8", "/s", Better::Higher, rates(stage, &dialing)?);
     figures.add("connect_first_reply_8", latency(&stage.ping(&dialing)?)?);
     Ok(figures)
@@ -126,31 +138,31 @@ fn handshake(stage: &Stage) -> Result<Figures> {
 fn session(stage: &Stage) -> Result<Figures> {
     let mut figures = Figures::default();
     stage.ping(&["--size", "256", "--count", "200"])?;
-    figures.add("request_256", latency(&stage.ping(&["--size", "256", "--count", REQUESTS])?)?);
-    let flight = ["--size", "256", "--count", FLIGHT, "--concurrency", "64"];
+    figures.add("request_256", latency(&stage.ping(&["--size", "256", "--count", stage.size.requests])?)?);
+    let flight = ["--size", "256", "--count", stage.size.flight, "--concurrency", "64"];
     figures.add_runs("request_rate_64", "/s", Better::Higher, rates(stage, &flight)?);
     let mut rates = Vec::new();
-    for _ in 0..BULK_RUNS {
-        let start = Instant::now();
-        let answer = stage.ping(&["--count", "1", "--bulk", &BULK_BYTES.to_string()])?;
-        let seconds = answer["total_us"].as_f64().map_or(start.elapsed().as_secs_f64(), |micros| micros / 1e6);
-        rates.push(BULK_BYTES as f64 / seconds / f64::from(1 << 20));
+    for _ in 0..stage.size.runs {
+        let answer = stage.ping(&["--bulk", &stage.size.bulk_bytes.to_string()])?;
+        ensure!(answer["bytes"] == stage.size.bulk_bytes, "another length than asked for: {answer}");
+        let seconds = answer["total_us"].as_f64().context("ping reports its time")? / 1e6;
+        rates.push(stage.size.bulk_bytes as f64 / seconds / f64::from(1 << 20));
     }
     figures.add_runs("bulk", "MiB/s", Better::Higher, rates);
     Ok(figures)
 }
 
-/// A file of 1 GiB from alice's store on disk to bob's, verified and durable: what the peer program measures, too. Putting it
+/// A file from alice's store on disk to bob's, verified and durable: what the peer program measures, too. Putting it
 /// into alice's store is timed apart, taking it out of bob's (`--out`) is not measured.
 fn file(stage: &Stage) -> Result<Figures> {
     let mut figures = Figures::default();
     let (mut shares, mut fetches) = (Vec::new(), Vec::new());
-    let mebibytes = (BULK_BYTES >> 20) as f64;
-    for number in 0..BULK_RUNS {
+    let mebibytes = (stage.size.bulk_bytes >> 20) as f64;
+    for number in 0..stage.size.runs {
         let path = stage.folder.join(format!("file-{number}"));
         let mut block = vec![0; 1 << 20];
         let mut file = File::create(&path)?;
-        for _ in 0..BULK_BYTES >> 20 {
+        for _ in 0..stage.size.bulk_bytes >> 20 {
             getrandom::fill(&mut block[..64]).context("the system has randomness")?;
             file.write_all(&block)?;
         }
@@ -165,8 +177,8 @@ fn file(stage: &Stage) -> Result<Figures> {
         ensure!(fetched["verified"] == true, "the file did not verify: {fetched}");
         fs::remove_file(&path)?;
     }
-    figures.add_runs("file_share_1gib", "MiB/s", Better::Higher, shares);
-    figures.add_runs("file_1gib", "MiB/s", Better::Higher, fetches);
+    figures.add_runs("file_share", "MiB/s", Better::Higher, shares);
+    figures.add_runs("file", "MiB/s", Better::Higher, fetches);
     Ok(figures)
 }
 

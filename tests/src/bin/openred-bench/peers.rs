@@ -60,7 +60,7 @@ pub(crate) fn print_ratios(ours: &Figures, peers: &PeerFigures) {
         ("256 B request, p50", "request_256", "iroh rr:1:5000 med=", "≤ 2.5", "≤ 0.7"),
         ("256 B requests/s at 64 in flight", "request_rate_64", "iroh rr:64:20000 rate=", "", "≥ 40 k/s"),
         ("bulk in one session", "bulk", "iroh bulk:1024 MiB/s=", "≥ 0.7", "≥ 2"),
-        ("file, store to store on disk, verified", "file_1gib", "iroh-blobs file:1024 MiB/s=", "≥ 1", "≥ 2"),
+        ("file, store to store on disk, verified", "file", "iroh-blobs file:1024 MiB/s=", "≥ 1", "≥ 2"),
     ];
     for (what, name, peer, first, goal) in rows {
         let Some(figure) = ours.get(name) else { continue };

@@ -1,0 +1,39 @@
+//! `openred-bench --smoke` on the real programs: each group runs to its end and writes every figure that it owes.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use openred_tests::harness::is_root;
+use serde_json::Value;
+
+#[test]
+fn every_group_measures_what_it_owes() {
+    let out = tempfile::tempdir().unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_openred-bench"));
+    let ran = Command::new(program)
+        .env("OPENRED_BIN_DIR", program.parent().unwrap())
+        .args(["--smoke", "--out"])
+        .arg(out.path())
+        .args(["handshake", "session", "file", "memory"])
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let owed: [(&str, &[&str]); 4] = [
+        ("handshake", &["connect_first_reply", "handshake_rate_8", "connect_first_reply_8"]),
+        ("session", &["request_256", "request_rate_64", "bulk"]),
+        ("file", &["file_share", "file"]),
+        ("memory", if is_root() { &["up_to_ready", "pss_idle_node", "pss_vault"] } else { &["up_to_ready"] }),
+    ];
+    for (group, names) in owed {
+        let text = fs::read_to_string(out.path().join(format!("{group}.json"))).unwrap();
+        let figures: BTreeMap<String, Value> = serde_json::from_str(&text).unwrap();
+        for name in names {
+            let figure = &figures[*name];
+            assert!(figure["median"].as_f64().unwrap() > 0.0 && figure["n"].as_u64().unwrap() > 0, "{name}: {figure}");
+            assert!(figure["p99"].is_number() && figure["unit"].is_string(), "{name}: {figure}");
+        }
+    }
+}
