@@ -30,10 +30,10 @@ pub(crate) struct Rule {
     pub(crate) when: When,
     /// Conditions that must all hold.
     #[serde(default)]
-    args: Vec<Argument>,
+    pub(crate) args: Vec<Argument>,
     /// Instead of `args`: lists of conditions, of which one must hold (an option's number says nothing without its level).
     #[serde(default)]
-    either: Vec<Vec<Argument>>,
+    pub(crate) either: Vec<Vec<Argument>>,
 }
 
 #[derive(Deserialize)]
@@ -41,9 +41,9 @@ pub(crate) struct Rule {
 pub(crate) struct Answer {
     pub(crate) call: String,
     reason: String,
-    errno: u32,
+    pub(crate) errno: u32,
     #[serde(default)]
-    args: Vec<Argument>,
+    pub(crate) args: Vec<Argument>,
 }
 
 #[derive(Deserialize, PartialEq, Clone, Copy)]
@@ -58,11 +58,11 @@ pub(crate) enum When {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Argument {
-    index: u8,
-    any_of: Option<Vec<u32>>,
-    without: Option<u32>,
-    masked: Option<[u32; 2]>,
-    exactly: Option<u64>,
+    pub(crate) index: u8,
+    pub(crate) any_of: Option<Vec<u32>>,
+    pub(crate) without: Option<u32>,
+    pub(crate) masked: Option<[u32; 2]>,
+    pub(crate) exactly: Option<u64>,
 }
 
 /// Reads a list and refuses it, naming the rule, when a rule has no reason, stands twice, or is malformed.

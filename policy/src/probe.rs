@@ -3,6 +3,8 @@
 
 use crate::{seccomp, sys};
 
+pub mod sweep;
+
 const READ_WRITE_EXECUTE: u64 = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
 const PRIVATE_ANONYMOUS: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
 /// An argument that the kernel takes as a pointer: it answers EFAULT where it comes to read it.

@@ -12,6 +12,7 @@ use nix::unistd::{Pid, getsid, setsid};
 use crate::error::{Error, Result};
 use crate::layer::{Layer, LayerName};
 use crate::role::Role;
+use crate::spawn::Exit;
 use crate::{seccomp, sys};
 
 /// What descriptors a process may have at its start.
@@ -100,13 +101,14 @@ pub(crate) fn close_on_exec(descriptor: impl AsFd) -> Result<()> {
 
 /// No filter has a rule for reading the clock: the vDSO must serve it. A forked child tries with the call forbidden.
 pub(crate) fn clock() -> Result<Layer> {
-    let free = sys::survives(|| {
-        seccomp::forbid_clock() && {
-            let _ = (std::time::Instant::now(), std::time::SystemTime::now());
-            true
+    let end = sys::in_child(|| {
+        if !seccomp::forbid_clock() {
+            return 1;
         }
+        let _ = (std::time::Instant::now(), std::time::SystemTime::now());
+        0
     });
-    if !free.map_err(Error::io(LayerName::Clock, "fork"))? {
+    if end.map_err(Error::io(LayerName::Clock, "fork"))? != Exit::Code(0) {
         return Err(Error::LocalClock);
     }
     Ok(Layer::new(LayerName::Clock, "vdso", "vdso"))

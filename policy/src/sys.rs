@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "the one file of the project that may")]
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::arch::asm;
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_uint, c_void};
 use std::io;
@@ -17,6 +18,7 @@ use talc::base::Talc;
 use talc::source::Manual;
 
 use crate::arena::{Arena, CAPACITY, GUARD, Mapped};
+use crate::spawn::Exit;
 
 fn check(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -160,19 +162,20 @@ fn default_signal(signal: c_int) -> io::Result<()> {
     check(c_long::from(unsafe { libc::sigaction(signal, &raw const action, null_mut()) })).map(drop)
 }
 
-/// Runs `act` in a forked child and says whether the child ended with code 0. For probes that may end the process. `act`
-/// must not touch the heap: an arena is shared with the child, or empty there.
-pub(crate) fn survives(act: impl Fn() -> bool) -> io::Result<bool> {
+/// Runs `act` in a forked child, which ends with its result as exit code, and says how it ended. For probes that may end the
+/// process. Where there is an arena `act` must not touch the heap: an arena is shared with the child, or empty there.
+pub(crate) fn in_child(act: impl FnOnce() -> c_int) -> io::Result<Exit> {
     // SAFETY: called while this process has one thread, so the child may run any code; it ends in `exit_now`.
     let pid = check(c_long::from(unsafe { libc::fork() }))?;
     if pid == 0 {
-        exit_now(c_int::from(!act()));
+        exit_now(act());
     }
     let mut status = 0;
     loop {
         // SAFETY: `status` outlives the call; `pid` is our own child, which nobody else waits for.
         match check(c_long::from(unsafe { libc::waitpid(pid as c_int, &raw mut status, 0) })) {
-            Ok(_) => return Ok(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0),
+            Ok(_) if libc::WIFEXITED(status) => return Ok(Exit::Code(libc::WEXITSTATUS(status))),
+            Ok(_) => return Ok(Exit::Signal(libc::WTERMSIG(status))),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -435,9 +438,36 @@ unsafe impl GlobalAlloc for Arena {
 /// A raw system call with integer arguments only, for probes from inside the cage. Returns the errno on refusal.
 pub(crate) fn attempt(number: c_long, arguments: [u64; 6]) -> Result<c_long, c_int> {
     let [a, b, c, d, e, f] = arguments;
-    // SAFETY: `probe` passes integers and null pointers only, and no call that changes a mapping which this process uses.
+    // SAFETY: `probe` passes integers and null pointers only; a call that changes a mapping names one that the probe made for it
+    // and that nothing else uses.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     if result < 0 { Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)) } else { Ok(result) }
+}
+
+/// Makes one system call and ends the process: exit code 0, or the errno of the kernel's refusal. Nothing of the program runs
+/// after the call, so that a call which forks, or comes back on another stack, does no harm. `interrupt`: by `int 0x80`, as an
+/// i386 program does.
+pub(crate) fn attempt_and_exit(interrupt: bool, number: u64, arguments: [u64; 6]) -> ! {
+    let [a, b, c, d, e, f] = arguments;
+    // What rt_sigreturn takes for a signal frame: all zeroes end in SIGSEGV, what lies on a real stack could go on anywhere.
+    let mut frame = [0u64; 512];
+    let stack = &raw mut frame[256];
+    if interrupt {
+        // SAFETY: does not return, so clobbers nothing; the stack pointer stays inside `frame`; the kernel checks all arguments.
+        unsafe {
+            asm!("mov rsp, r10", "mov rbx, r8", "mov rbp, r9", "int 0x80", "movsxd rax, eax",
+                "xor edi, edi", "test rax, rax", "cmovs edi, eax", "neg edi", "mov eax, 231", "syscall", "ud2",
+                in("rax") number, in("r8") a, in("rcx") b, in("rdx") c, in("rsi") d, in("rdi") e, in("r9") f,
+                in("r10") stack, options(noreturn))
+        }
+    }
+    // SAFETY: as above.
+    unsafe {
+        asm!("mov rsp, rcx", "syscall",
+            "xor edi, edi", "test rax, rax", "cmovs edi, eax", "neg edi", "mov eax, 231", "syscall", "ud2",
+            in("rax") number, in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+            in("rcx") stack, options(noreturn))
+    }
 }
 
 #[cfg(test)]
