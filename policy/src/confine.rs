@@ -169,6 +169,7 @@ impl Unconfined {
                 .detail("all processes have this user's uid on the host"),
         });
         privileges::die_with_parent(self.role, self.parent)?;
+        all_hold(&self.layers)?;
         Ok(Separated { cage: cage.clone(), uid, layers: self.layers })
     }
 }
@@ -191,6 +192,7 @@ impl Separated {
         self.layers.push(privileges::no_new_privileges()?);
         self.layers.push(landlock::restrict(&self.cage)?);
         self.layers.push(privileges::not_dumpable()?);
+        all_hold(&self.layers)?;
         Ok(Restricted { role, uid: self.uid, layers: self.layers })
     }
 }
@@ -210,8 +212,18 @@ impl Restricted {
         sys::default_fault_signals().map_err(Error::io(LayerName::Seccomp, "sigaction"))?;
         let syscalls_allowed = seccomp::syscalls_allowed(self.role);
         self.layers.extend(arena::layer(self.uid));
+        all_hold(&self.layers)?;
         self.layers.push(seccomp::install(self.role)?);
         Ok(Confined { report: LayerReport { role: self.role, layers: self.layers, syscalls_allowed } })
+    }
+}
+
+/// A layer that the kernel granted and that nevertheless is not there ends the start: nobody goes on in half a cage, also where
+/// no supervisor looks (the directory).
+fn all_hold(layers: &[Layer]) -> Result<()> {
+    match layers.iter().find(|layer| !layer.ok) {
+        Some(layer) => Err(Error::LocalLayer(Box::new(layer.clone()))),
+        None => Ok(()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use crate::layer::LayerName;
+use crate::layer::{Layer, LayerName};
 use crate::role::Role;
 
 /// The crate's result.
@@ -49,9 +49,9 @@ pub enum Error {
         /// The reason.
         source: Box<::landlock::RulesetError>,
     },
-    /// Landlock did not report `FullyEnforced`.
-    #[error("landlock: not fully enforced; {}", LayerName::Landlock.way_out())]
-    LocalLandlockPartial,
+    /// A layer was applied without a refusal, and yet is not what it must be.
+    #[error("{}: {} where it must be {} {}; {}", .0.name, .0.seen, .0.expected, .0.detail, .0.name.way_out())]
+    LocalLayer(Box<Layer>),
     /// An act that the layer must refuse was allowed.
     #[error("{layer}: the probe was not refused; {}", layer.way_out())]
     LocalProbe {

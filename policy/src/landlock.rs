@@ -24,15 +24,13 @@ pub(crate) fn restrict(cage: &Cage) -> Result<Layer> {
     let status = ruleset(cage)
         .and_then(RulesetCreated::restrict_self)
         .map_err(|source| Error::LocalLandlock { source: Box::new(source) })?;
-    if status.ruleset != RulesetStatus::FullyEnforced || !status.no_new_privs {
-        return Err(Error::LocalLandlockPartial);
-    }
+    let full = status.ruleset == RulesetStatus::FullyEnforced && status.no_new_privs;
     match fs::read_dir("/") {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
         _ => return Err(Error::LocalProbe { layer: LayerName::Landlock }),
     }
     let rules = cage.kept.len();
-    Ok(Layer::new(LayerName::Landlock, "fully enforced", "fully enforced")
+    Ok(Layer::new(LayerName::Landlock, "fully enforced", if full { "fully enforced" } else { "not fully enforced" })
         .detail(format!("{rules} path rules, scopes: signals and abstract sockets; reading / is refused")))
 }
 

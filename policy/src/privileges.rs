@@ -107,13 +107,14 @@ fn limits_of(role: Role) -> &'static [(Resource, u64)] {
 }
 
 pub(crate) fn limits(role: Role) -> Result<Layer> {
+    let read = |resource| getrlimit(resource).map_err(Error::kernel(LayerName::Limits, "getrlimit"));
+    let mut held = 0;
     for (resource, most) in limits_of(role) {
-        let (_, hard) = getrlimit(*resource).map_err(Error::kernel(LayerName::Limits, "getrlimit"))?;
-        let most = hard.min(*most);
+        let most = read(*resource)?.1.min(*most);
         setrlimit(*resource, most, most).map_err(Error::kernel(LayerName::Limits, "setrlimit"))?;
+        held += usize::from(read(*resource)? == (most, most));
     }
-    let expected = format!("{} set", limits_of(role).len());
-    Ok(Layer::new(LayerName::Limits, expected.clone(), expected))
+    Ok(Layer::new(LayerName::Limits, format!("{} set", limits_of(role).len()), format!("{held} set")))
 }
 
 /// Empties the bounding set, locks securebits, then empties the other four sets.
@@ -141,8 +142,13 @@ pub(crate) fn drop_capabilities() -> Result<Layer> {
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted, CapSet::Bounding, CapSet::Ambient] {
         left += caps::read(None, set).map_err(capability_error("capget"))?.len();
     }
-    Ok(Layer::new(LayerName::Capabilities, "0 in five sets", format!("{left} in five sets"))
-        .detail("securebits locked"))
+    let seen = sys::prctl(libc::PR_GET_SECUREBITS, 0, 0).map_err(failed("prctl(PR_GET_SECUREBITS)"))?;
+    let locked = if seen as u64 == bits | locks { "locked" } else { "open" };
+    Ok(Layer::new(
+        LayerName::Capabilities,
+        "0 in five sets, securebits locked",
+        format!("{left} in five sets, securebits {locked}"),
+    ))
 }
 
 /// `PR_SET_MDWE`: no mapping gains the right to execute.
@@ -150,12 +156,19 @@ pub(crate) fn no_executable_memory() -> Result<Layer> {
     const REFUSE_EXEC_GAIN: u64 = 1;
     sys::prctl(libc::PR_SET_MDWE, REFUSE_EXEC_GAIN, 0)
         .map_err(Error::io(LayerName::MemoryExec, "prctl(PR_SET_MDWE)"))?;
-    Ok(Layer::new(LayerName::MemoryExec, "refused", "refused"))
+    let seen = sys::prctl(libc::PR_GET_MDWE, 0, 0).map_err(Error::io(LayerName::MemoryExec, "prctl(PR_GET_MDWE)"))?;
+    Ok(Layer::new(
+        LayerName::MemoryExec,
+        "refused",
+        if seen as u64 == REFUSE_EXEC_GAIN { "refused" } else { "allowed" },
+    ))
 }
 
 pub(crate) fn no_new_privileges() -> Result<Layer> {
-    prctl::set_no_new_privs().map_err(Error::kernel(LayerName::NoNewPrivs, "prctl"))?;
-    Ok(Layer::new(LayerName::NoNewPrivs, "set", "set"))
+    let failed = |call| Error::kernel(LayerName::NoNewPrivs, call);
+    prctl::set_no_new_privs().map_err(failed("prctl"))?;
+    let seen = if prctl::get_no_new_privs().map_err(failed("prctl"))? { "set" } else { "not set" };
+    Ok(Layer::new(LayerName::NoNewPrivs, "set", seen))
 }
 
 /// For good: no filter of ours lets `prctl` set it again.

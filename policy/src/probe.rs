@@ -1,8 +1,10 @@
 //! Acts that a process tries from inside its cage, to prove that they are refused there and work outside. Used by the
 //! test program (`src/bin/openred-cage-probe.rs`) only; no daemon calls it.
 
-use crate::{seccomp, sys};
+use crate::sys;
 
+pub mod memory;
+pub mod shim;
 pub mod sweep;
 
 const READ_WRITE_EXECUTE: u64 = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
@@ -75,14 +77,17 @@ const fn stream(protocol: i32) -> [u64; 6] {
 #[must_use]
 pub fn named(name: &str) -> Option<Raw> {
     let listed = FORBIDDEN.into_iter().chain(FORBIDDEN_WITH_KEYS).chain(FORBIDDEN_PAST_LANDLOCK);
-    listed.chain([SET_USER_ID]).find(|(found, ..)| *found == name)
+    listed.chain([SET_USER_ID, ROOT]).find(|(found, ..)| *found == name)
 }
 
-/// Makes this kernel one without secret memory for what this thread starts; whether that worked.
+/// Signal 0 to process `pid`: whether a signal would reach it. Sends none.
 #[must_use]
-pub fn without_secret_memory() -> bool {
-    seccomp::without_secret_memory()
+pub const fn signal(pid: u32) -> Raw {
+    ("signal", libc::SYS_kill, [pid as u64, 0, 0, 0, 0, 0], None)
 }
+
+/// Asks to be root again.
+pub const ROOT: Raw = ("root", libc::SYS_setresuid, [0; 6], None);
 
 /// Tries it: the kernel's answer, or the errno of its refusal.
 pub fn attempt((_, number, arguments, _): Raw) -> Result<i64, i32> {

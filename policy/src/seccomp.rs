@@ -66,14 +66,17 @@ pub(crate) fn install(role: Role) -> Result<Layer> {
 }
 
 fn apply(program: &BpfProgram) -> Result<()> {
-    seccompiler::apply_filter_all_threads(program).map_err(|error| Error::LocalKernel {
-        layer: LayerName::Seccomp,
-        call: "seccomp",
-        source: match error {
-            seccompiler::Error::Prctl(source) | seccompiler::Error::Seccomp(source) => source,
-            _ => std::io::Error::from_raw_os_error(libc::EBUSY), // a thread could not be synchronised
-        },
-    })
+    seccompiler::apply_filter_all_threads(program).map_err(refused)
+}
+
+/// The layer that the kernel refused when a filter was put on: a filter needs `no_new_privs` first.
+fn refused(error: seccompiler::Error) -> Error {
+    let (layer, call, source) = match error {
+        seccompiler::Error::Prctl(source) => (LayerName::NoNewPrivs, "prctl", source),
+        seccompiler::Error::Seccomp(source) => (LayerName::Seccomp, "seccomp", source),
+        _ => (LayerName::Seccomp, "seccomp", std::io::Error::from_raw_os_error(libc::EBUSY)), // a thread could not be synchronised
+    };
+    Error::LocalKernel { layer, call, source }
 }
 
 /// Ends the process at a clock call that the vDSO does not serve. A constant, because a forked probe has no heap where the
@@ -87,21 +90,25 @@ static FORBID_CLOCK: [sock_filter; 6] = [
     sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_KILL_PROCESS },
 ];
 
-/// Forbids clock calls on this thread. Only for a forked probe; allocates nothing.
-pub(crate) fn forbid_clock() -> bool {
-    seccompiler::apply_filter(&FORBID_CLOCK).is_ok()
+/// In the exit code of a probe that could not forbid the clock: `prctl` was refused, and not `seccomp`. Above every errno that
+/// the two have.
+const PRCTL: i32 = 128;
+
+/// Forbids clock calls on this thread; returns 0, or what [`not_forbidden`] reads. Only for a forked probe; allocates nothing.
+pub(crate) fn forbid_clock() -> i32 {
+    let errno = |source: std::io::Error| source.raw_os_error().unwrap_or(libc::EIO);
+    match seccompiler::apply_filter(&FORBID_CLOCK) {
+        Ok(()) => 0,
+        Err(seccompiler::Error::Prctl(source)) => errno(source) | PRCTL,
+        Err(seccompiler::Error::Seccomp(source)) => errno(source),
+        Err(_) => libc::EIO,
+    }
 }
 
-/// Answers `memfd_secret` as a kernel without it does, on this thread and what it starts. Only for the test of that case.
-static NO_SECRET_MEMORY: [sock_filter; 4] = [
-    sock_filter { code: LOAD, jt: 0, jf: 0, k: 0 },
-    sock_filter { code: EQUAL, jt: 0, jf: 1, k: libc::SYS_memfd_secret as u32 },
-    sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32 },
-    sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
-];
-
-pub(crate) fn without_secret_memory() -> bool {
-    seccompiler::apply_filter(&NO_SECRET_MEMORY).is_ok()
+/// Why a probe could not forbid the clock, from its exit code.
+pub(crate) fn not_forbidden(code: i32) -> Error {
+    let source = std::io::Error::from_raw_os_error(code & !PRCTL);
+    refused(if code & PRCTL == 0 { seccompiler::Error::Seccomp(source) } else { seccompiler::Error::Prctl(source) })
 }
 
 /// How many programs a role's process carries, as `/proc/<pid>/status` shows it.

@@ -101,15 +101,17 @@ pub(crate) fn close_on_exec(descriptor: impl AsFd) -> Result<()> {
 
 /// No filter has a rule for reading the clock: the vDSO must serve it. A forked child tries with the call forbidden.
 pub(crate) fn clock() -> Result<Layer> {
-    let end = sys::in_child(|| {
-        if !seccomp::forbid_clock() {
-            return 1;
+    let end = sys::in_child(|| match seccomp::forbid_clock() {
+        0 => {
+            let _ = (std::time::Instant::now(), std::time::SystemTime::now());
+            0
         }
-        let _ = (std::time::Instant::now(), std::time::SystemTime::now());
-        0
+        refused => refused,
     });
-    if end.map_err(Error::io(LayerName::Clock, "fork"))? != Exit::Code(0) {
-        return Err(Error::LocalClock);
+    match end.map_err(Error::io(LayerName::Clock, "fork"))? {
+        Exit::Code(0) => {}
+        Exit::Code(refused) => return Err(seccomp::not_forbidden(refused)),
+        Exit::Signal(_) => return Err(Error::LocalClock),
     }
     Ok(Layer::new(LayerName::Clock, "vdso", "vdso"))
 }

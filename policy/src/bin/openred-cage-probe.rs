@@ -3,13 +3,17 @@
 //!
 //! `supervise ROLE ACT STATE SOCKETS UID` starts itself as `caged …` and prints one JSON line: what was seen from outside,
 //! and how the child ended. `ROLE` may be `none`: no cage, the control of every probe. Exit code of a child: 0 the act
-//! worked, 100 + errno the kernel refused it.
+//! worked, 100 + errno the kernel refused it, 99 it did not get into its cage.
+//!
+//! An act is tried in the whole cage; `separated:ACT` and `restricted:ACT` try it on the way there, where the filter is not on and
+//! what refuses is another layer; `thread:ACT` in a thread that is older than the filter; `without:SHIM` confines itself on a
+//! kernel that lacks something (`probe::shim`).
 
 #![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::FileExt;
@@ -18,9 +22,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use openred_policy::probe::shim::Lack;
+use openred_policy::probe::{memory, shim};
 use openred_policy::spawn::{SpawnSpec, spawn};
 use openred_policy::{
-    Cage, Descriptors, Error, Identity, KeptPath, Layer, Role, Unconfined, barrier, observe, poll, probe,
+    Cage, Descriptors, Error, Identity, KeptPath, Layer, LayerName, Role, Unconfined, barrier, observe, poll, probe,
 };
 use serde_json::json;
 
@@ -70,12 +76,12 @@ fn named_role(name: &str) -> Option<Role> {
 
 fn supervise(role: &str, act: &str, places: &Places, uid: &str) -> Result<serde_json::Value, Error> {
     let identity = uid.parse().ok().map(|uid| Identity { uid, gid: uid });
-    if act == "no-secret-memory" && !probe::without_secret_memory() {
-        return Err(Error::LocalProbe { layer: openred_policy::LayerName::Arena });
+    if let Some((.., lack)) = shim_of(act).filter(early) {
+        take_away(lack);
     }
     let own = observe::Baseline::of_this_process()?;
     let (host, child_barrier) = barrier::Host::pair()?;
-    let failed = |source| Error::LocalKernel { layer: openred_policy::LayerName::Spawn, call: "prepare", source };
+    let failed = |source| Error::LocalKernel { layer: LayerName::Spawn, call: "prepare", source };
     let null = File::options().read(true).write(true).open("/dev/null").map_err(failed)?;
     let state = File::create(places.state.join(format!("slot.{}", std::process::id()))).map_err(failed)?;
     let (wait_for, let_go) = std::io::pipe().map_err(failed)?;
@@ -90,13 +96,9 @@ fn supervise(role: &str, act: &str, places: &Places, uid: &str) -> Result<serde_
     let child = spawn(spec.descriptor(&child_barrier)?.descriptor(&state)?.descriptor(&wait_for)?)?;
     drop((child_barrier, wait_for));
     let role = named_role(role);
-    let seen = stages(
-        &host,
-        child.pid(),
-        role,
-        &own,
-        &observe::Expected { identity, kept: role.map(|role| places.kept(role)).unwrap_or_default() },
-    );
+    let expected = observe::Expected { identity, kept: role.map(|role| places.kept(role)).unwrap_or_default() };
+    let mut seen = Seen::default();
+    let failed = stages(&host, child.pid(), role, (&own, &expected), &mut seen).err().map(|error| error.to_string());
     if act == "hang" {
         // The supervisor ends without a word: the child, which waits in its act, must end with it.
         drop(let_go);
@@ -104,11 +106,11 @@ fn supervise(role: &str, act: &str, places: &Places, uid: &str) -> Result<serde_
     }
     drop(let_go);
     let exit = child.wait()?.map(|exit| exit.to_string());
-    let (outside, inside, interfaces, failed) = match seen {
-        Ok(seen) => (seen.outside, seen.inside, seen.interfaces, None),
-        Err(error) => (Vec::new(), Vec::new(), Vec::new(), Some(error.to_string())),
-    };
-    Ok(json!({"exit": exit, "failed": failed, "outside": outside, "inside": inside, "interfaces": interfaces}))
+    let mut line = json!({"exit": exit, "failed": failed, "outside": seen.outside, "inside": seen.inside});
+    line["confined"] = json!(!seen.inside.is_empty());
+    line["interfaces"] = json!(seen.interfaces);
+    line["mappings"] = json!([seen.mappings.executable, seen.mappings.writable_and_executable, seen.mappings.sealed]);
+    Ok(line)
 }
 
 #[derive(Default)]
@@ -116,32 +118,39 @@ struct Seen {
     outside: Vec<Layer>,
     inside: Vec<Layer>,
     interfaces: Vec<String>,
+    mappings: memory::Mappings,
 }
 
 fn stages(
     host: &barrier::Host,
     pid: i32,
     role: Option<Role>,
-    own: &observe::Baseline,
-    expected: &observe::Expected,
-) -> Result<Seen, Error> {
-    let Some(role) = role else { return Ok(Seen::default()) };
-    let (mut seen, mut namespaces) = (Seen::default(), None);
+    (own, expected): (&observe::Baseline, &observe::Expected),
+    seen: &mut Seen,
+) -> Result<(), Error> {
+    let Some(role) = role else { return Ok(()) };
+    let failed = |source| Error::LocalKernel { layer: LayerName::MemoryExec, call: "read smaps", source };
+    let mut noted = None;
     loop {
         match host.next(STAGE)? {
             barrier::Stage::Namespaced => {
-                namespaces = Some(observe::namespaces(pid)?);
+                // Opened while it is dumpable; what is read later is what is mapped then.
+                noted = Some((observe::namespaces(pid)?, File::open(format!("/proc/{pid}/smaps")).map_err(failed)?));
                 host.go()?;
             }
             barrier::Stage::Confined { report } => seen.inside = report.layers,
             barrier::Stage::Ready => {
-                let observation = observe::observe(pid, namespaces.ok_or(Error::PeerMalformed)?)?;
+                let (namespaces, mut smaps) = noted.ok_or(Error::PeerMalformed)?;
+                let observation = observe::observe(pid, namespaces)?;
                 seen.interfaces = observation.usable_interfaces().into_iter().map(str::to_owned).collect();
                 seen.outside = observe::compare(role, &observation, own, expected);
-                return Ok(seen);
+                let mut text = String::new();
+                smaps.read_to_string(&mut text).map_err(failed)?;
+                seen.mappings = memory::mappings(&text);
+                return Ok(());
             }
             barrier::Stage::Failed { reason } => {
-                let _ = writeln!(std::io::stderr(), "{reason}");
+                let _ = std::io::stderr().write_all(format!("{reason}\n").as_bytes());
                 return Err(Error::PeerGone);
             }
         }
@@ -152,46 +161,111 @@ fn stages(
 
 fn caged(role: Option<Role>, act: &str, places: &Places) -> ! {
     let files = match role {
-        Some(role) => confine(role, places),
+        Some(role) => confine(role, act, places),
         None => uncaged(),
     };
-    let (state, go) = match files {
+    let (state, go, waiting) = match files {
         Ok(files) => files,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "{error}");
+            // In one piece: the supervisor writes there too.
+            let _ = std::io::stderr().write_all(format!("{error}\n").as_bytes());
             openred_policy::exit(99)
         }
     };
     let mut end = [0u8; 1];
     let _ = (&go).read(&mut end); // returns when the supervisor has looked
-    let code = match attempt(act, role, &state, places) {
-        Ok(()) => 0,
-        Err(errno) => REFUSED + errno,
-    };
-    openred_policy::exit(code)
+    let act = act.split_once(':').map_or(act, |(phase, rest)| if phase == "signal" { act } else { rest });
+    leave(match waiting {
+        Some(thread) => thread.attempt(),
+        None => attempt(act, role, &state, places),
+    })
 }
 
-fn confine(role: Role, places: &Places) -> Result<(File, File), Error> {
+fn leave(result: Result<(), i32>) -> ! {
+    openred_policy::exit(result.map_or_else(|errno| REFUSED + errno, |()| 0))
+}
+
+fn confine(role: Role, act: &str, places: &Places) -> Result<(File, File, Option<Waiting>), Error> {
+    let phase = |name: &str| act.strip_prefix(name)?.strip_prefix(':');
+    let lack = shim_of(act).filter(|found| !early(found)).map(|(.., lack)| lack);
+    lack.into_iter().for_each(take_away);
     let mut start = Unconfined::enter(role, Descriptors::Exactly(&[0, 1, 2, 3, 4, 5]))?;
     let barrier = start.barrier(3)?;
     let (state, go) = (File::from(start.take(4)?), File::from(start.take(5)?));
+    if matches!(lack, Some(Lack::OneThread)) {
+        std::mem::forget(Waiting::new(""));
+    }
     let cage = places.kept(role).into_iter().fold(Cage::new(role, Identity::from_env()?), Cage::keep);
+    let mut waiting = None;
     let confined = (|| {
         let separated = start.separate(&cage)?;
         barrier.namespaced()?;
-        separated.restrict()?.seal()
+        if let Some(act) = phase("separated") {
+            leave(attempt(act, Some(role), &state, places));
+        }
+        let restricted = separated.restrict()?;
+        if let Some(act) = phase("restricted") {
+            leave(attempt(act, Some(role), &state, places));
+        }
+        waiting = phase("thread").map(Waiting::new);
+        restricted.seal()
     })()
     .inspect_err(|error| barrier.failed(error))?;
     barrier.confined(confined.report())?;
     barrier.ready()?;
     std::mem::forget(barrier); // stays open, as in a daemon
-    Ok((state, go))
+    Ok((state, go, waiting))
 }
 
-fn uncaged() -> Result<(File, File), Error> {
+/// A thread that makes one call when it is told to.
+struct Waiting {
+    tell: std::sync::mpsc::SyncSender<()>,
+    thread: std::thread::JoinHandle<Result<(), i32>>,
+}
+
+impl Waiting {
+    fn new(act: &str) -> Self {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let raw = probe::named(act);
+        let thread = std::thread::spawn(move || match (told.recv(), raw) {
+            (Ok(()), Some(raw)) => probe::attempt(raw).map(drop),
+            _ => Err(0),
+        });
+        Self { tell, thread }
+    }
+
+    fn attempt(self) -> Result<(), i32> {
+        let _ = self.tell.send(());
+        self.thread.join().unwrap_or(Err(0))
+    }
+}
+
+fn shim_of(act: &str) -> Option<shim::Shim> {
+    shim::named(act.strip_prefix("without:")?)
+}
+
+/// Whether the shim is put on before the child exists: the arena is mapped before its `main`, and a shim for the filter is itself one
+/// more filter, which the supervisor's look must not take for the missing one.
+fn early((_, layer, ..): &shim::Shim) -> bool {
+    matches!(layer, LayerName::Arena | LayerName::Seccomp)
+}
+
+/// Makes this process one on a kernel that lacks something.
+fn take_away(lack: Lack) {
+    let done = match lack {
+        Lack::Call(number, conditions, errno) => shim::answer(number, conditions, errno),
+        Lack::Untraced => probe::named("ptrace").is_some_and(|raw| probe::attempt(raw).is_ok()),
+        Lack::Clock => shim::without_time_stamps(),
+        Lack::Descriptors => File::open("/dev/null").map(std::mem::forget).is_ok(),
+        Lack::OneThread => true, // later: the checks of the start fork
+    };
+    assert!(done, "the shim could not be put on");
+}
+
+fn uncaged() -> Result<(File, File, Option<Waiting>), Error> {
     let own = |number: i32| File::options().read(true).write(number == 4).open(format!("/proc/self/fd/{number}"));
-    let failed = |source| Error::LocalKernel { layer: openred_policy::LayerName::Descriptors, call: "open", source };
-    Ok((own(4).map_err(failed)?, own(5).map_err(failed)?))
+    let failed = |source| Error::LocalKernel { layer: LayerName::Descriptors, call: "open", source };
+    Ok((own(4).map_err(failed)?, own(5).map_err(failed)?, None))
 }
 
 /// The errno of an error; what has none (a name that does not resolve) counts as EIO.
@@ -203,8 +277,15 @@ fn attempt(act: &str, role: Option<Role>, state: &File, places: &Places) -> Resu
     if let Some(raw) = probe::named(act) {
         return probe::attempt(raw).map(drop);
     }
+    if let Some(pid) = act.strip_prefix("signal:").and_then(|pid| pid.parse().ok()) {
+        return probe::attempt(probe::signal(pid)).map(drop);
+    }
+    if let Some(result) = memory::attempt(act) {
+        return result.map(drop);
+    }
     let done = match act {
-        "nothing" | "no-secret-memory" => Ok(()),
+        "nothing" => Ok(()),
+        _ if shim_of(act).is_some() || shim::named(act).is_some() => Ok(()),
         "panic" => panic!("a literal of the test"),
         "panic-formatted" => panic!("{act} must not be printed"),
         "abort" => std::process::abort(),
@@ -214,6 +295,11 @@ fn attempt(act: &str, role: Option<Role>, state: &File, places: &Places) -> Resu
         "allocate" => allocate(),
         "service" => service(role, state),
         "exec" => Err(std::os::unix::process::CommandExt::exec(&mut std::process::Command::new("/bin/true"))),
+        "exec-kept" => {
+            Err(std::os::unix::process::CommandExt::exec(&mut std::process::Command::new(places.state.join("true"))))
+        }
+        "connect-loopback" => TcpStream::connect(("127.0.0.1", 1)).map(drop),
+        "udp" => UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"x", "127.0.0.1:9")).map(drop),
         "read-root" => std::fs::read_dir("/").map(drop),
         "read-passwd" => File::open("/etc/passwd").map(drop),
         "thread" => std::thread::Builder::new()

@@ -1,0 +1,61 @@
+//! Mappings: what `/proc/<pid>/smaps` says of them, and attempts to change one. Used by the test programs only.
+
+use super::READ_WRITE_EXECUTE;
+use crate::{arena, sys};
+
+const PAGE: u64 = 4096;
+/// Larger than what the allocator keeps pages beside: whole pages in it are its alone.
+const BLOCK: usize = 16 * PAGE as usize;
+const READ_WRITE: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+const READ_EXECUTE: u64 = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+
+/// What a text of `smaps` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mappings {
+    /// Mappings that may be executed.
+    pub executable: usize,
+    /// Mappings that may be both written and executed.
+    pub writable_and_executable: usize,
+    /// Bytes in mappings that are sealed (`mseal`).
+    pub sealed: u64,
+}
+
+/// Reads a text of `smaps`.
+#[must_use]
+pub fn mappings(smaps: &str) -> Mappings {
+    let (mut found, mut length) = (Mappings::default(), 0);
+    for line in smaps.lines() {
+        let mut words = line.split(' ');
+        if let (Some((from, to)), Some(rights)) = (words.next().and_then(|range| range.split_once('-')), words.next()) {
+            let number = |text| u64::from_str_radix(text, 16).unwrap_or(0);
+            length = number(to) - number(from);
+            found.executable += usize::from(rights.contains('x'));
+            found.writable_and_executable += usize::from(rights.contains('w') && rights.contains('x'));
+        } else if line.strip_prefix("VmFlags:").is_some_and(|flags| flags.split(' ').any(|flag| flag == "sl")) {
+            found.sealed += length;
+        }
+    }
+    found
+}
+
+/// Tries to change a page: of the arena where there is one, else of a fresh mapping. The page is given up for it.
+pub fn attempt(act: &str) -> Option<Result<i64, i32>> {
+    let page = || match arena::kind() {
+        arena::Kind::None => {
+            let private = super::PRIVATE_ANONYMOUS;
+            sys::attempt(libc::SYS_mmap, [0, PAGE, READ_WRITE, private, u64::MAX, 0]).map(|page| page as u64)
+        }
+        _ => Ok((Vec::leak(vec![0u8; BLOCK]).as_ptr() as u64).next_multiple_of(PAGE)),
+    };
+    let change = |number: i64, rest: [u64; 4]| {
+        page().and_then(|page| sys::attempt(number, [page, rest[0], rest[1], rest[2], rest[3], 0]))
+    };
+    Some(match act {
+        "munmap" => change(libc::SYS_munmap, [PAGE, 0, 0, 0]),
+        "mremap" => change(libc::SYS_mremap, [PAGE, 2 * PAGE, libc::MREMAP_MAYMOVE as u64, 0]),
+        "mprotect-none" => change(libc::SYS_mprotect, [PAGE, 0, 0, 0]),
+        "mprotect-exec" => change(libc::SYS_mprotect, [PAGE, READ_EXECUTE, 0, 0]),
+        "mprotect-all" => change(libc::SYS_mprotect, [PAGE, READ_WRITE_EXECUTE, 0, 0]),
+        _ => return None,
+    })
+}
