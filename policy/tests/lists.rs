@@ -35,6 +35,26 @@ fn shipped_lists_and_the_smallest_one_are_fit() {
     assert!(parse(FIT).unwrap().allow[0].when == When::Service);
 }
 
+/// The names that a list allows in service, or at the end.
+fn names(text: &str, when: When) -> Vec<String> {
+    let mut names: Vec<String> =
+        parse(text).unwrap().allow.into_iter().filter(|rule| rule.when == when).map(|rule| rule.call).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The bars of the design: what the vault may do, call by call; how much the front may do.
+#[test]
+fn iso_the_lists_keep_to_the_design() {
+    let vault = include_str!("../seccomp/vault.json");
+    assert_eq!(names(vault, When::Service), ["fdatasync", "getrandom", "ppoll", "pwrite64", "read", "write"]);
+    let end = ["exit_group", "getpid", "gettid", "rt_sigprocmask", "rt_sigreturn", "tgkill"];
+    assert_eq!(names(vault, When::End), end);
+    let front = include_str!("../seccomp/front.json");
+    let (service, end) = (names(front, When::Service).len(), names(front, When::End).len());
+    assert!(service <= 24 && service + end <= 32, "{service} and {end}");
+}
+
 #[test]
 fn a_rule_without_a_reason_is_refused() {
     assert_eq!(refusal("Reads what comes in.", ""), "the rule for `read` has no reason");

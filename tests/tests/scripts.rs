@@ -74,3 +74,51 @@ fn a_rust_that_is_too_old_and_not_rustups_gets_rustups_beside_it() {
     assert_eq!(ran.status.code(), Some(78), "{ran:?}");
     assert!(String::from_utf8_lossy(&ran.stderr).contains("rustup update"), "{ran:?}");
 }
+
+/// What `scripts/check isolation` says of a tree with this ledger and one test file; empty when it is content.
+fn isolation(ledger: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for place in ["scripts", "docs", "tests"] {
+        fs::create_dir(path(place)).unwrap();
+    }
+    for name in ["check", "prepare"] {
+        fs::copy(script(name), path("scripts").join(name)).unwrap();
+    }
+    fs::write(path("Cargo.toml"), "rust-version = \"1.0\"\n").unwrap();
+    fs::write(path("tests/a.rs"), "#[test]\nfn iso_one() {}\n#[test]\nfn two() {}\n").unwrap();
+    fs::write(path("docs/isolation.md"), ledger).unwrap();
+    for name in ["cargo", "rustc"] {
+        program(&path("bin").join(name), &format!("echo '{name} 99.0.0 (new)'")); // it builds nothing
+    }
+    let mut check = Command::new(path("scripts/check"));
+    check
+        .arg("isolation")
+        .env("PATH", format!("{}:/usr/bin:/bin", path("bin").display()))
+        .env_remove("CARGO_TARGET_DIR");
+    let ran = check.output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert_eq!(ran.status.success(), said.is_empty(), "{said} {ran:?}");
+    said
+}
+
+#[test]
+fn a_claim_without_a_test_and_a_test_without_a_claim_are_offences() {
+    const GOOD: &str = "| ISO-A-01 | It holds. | `tests/a.rs::iso_one` | `tests/a.rs::two` |\n";
+    assert_eq!(isolation(GOOD), "");
+    let refused = [
+        ("`tests/a.rs::two`", "", "ISO-A-01 has no control"),
+        ("`tests/a.rs::two`", "`tests/a.rs::three`", "its control tests/a.rs::three does not exist"),
+        ("`tests/a.rs::two`", "`tests/b.rs::two`", "its control tests/b.rs::two does not exist"),
+        ("`tests/a.rs::iso_one`", "by hand", "ISO-A-01 has no probe"),
+        ("tests/a.rs::iso_one", "tests/a.rs::two", "no claim for the test iso_one"),
+        ("It holds.", "", "ISO-A-01 says nothing"),
+        ("ISO-A-01", "ISO-A", "is no id"),
+    ];
+    for (from, to, says) in refused {
+        let said = isolation(&GOOD.replace(from, to));
+        assert!(said.contains(says), "{to}: {said}");
+    }
+    assert!(isolation(&GOOD.repeat(2)).contains("stands more than once"));
+    assert!(isolation("# Nothing\n").contains("holds no claim"));
+}
