@@ -13,7 +13,7 @@ mod lists;
 
 use lists::{Policy, When};
 
-const ROLES: [&str; 5] = ["front", "vault", "unseal", "noded", "directory"];
+const ROLES: [&str; 6] = ["front", "vault", "unseal", "noded", "directory", "module"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

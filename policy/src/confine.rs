@@ -50,19 +50,27 @@ pub struct KeptPath {
     pub path: PathBuf,
     /// Whether it may be written; if not, the mount is read-only too. Connecting to a socket in it needs no write right.
     pub writable: bool,
+    /// Whether what lies in it may be executed: never what may be written, and only for a foreign program.
+    pub(crate) executable: bool,
 }
 
 impl KeptPath {
     /// May be read and written.
     #[must_use]
     pub fn writable(path: &Path) -> Self {
-        Self { path: path.to_owned(), writable: true }
+        Self { path: path.to_owned(), writable: true, executable: false }
     }
 
     /// May be read.
     #[must_use]
     pub fn readable(path: &Path) -> Self {
-        Self { path: path.to_owned(), writable: false }
+        Self { path: path.to_owned(), writable: false, executable: false }
+    }
+
+    /// May be read and executed: the runtime of a foreign program, such as its loader and libraries. Only [`Role::Module`] may.
+    #[must_use]
+    pub fn runtime(path: &Path) -> Self {
+        Self { path: path.to_owned(), writable: false, executable: true }
     }
 
     /// The files that the resolver needs for host names, those of them that exist.
@@ -93,11 +101,18 @@ impl Cage {
         Self { role, identity, kept: Vec::new(), connect: None }
     }
 
-    /// Keeps a path. Only `noded` and the directory may.
+    /// Keeps a path. Only `noded`, the directory and a foreign program may.
     #[must_use]
     pub fn keep(mut self, path: KeptPath) -> Self {
         self.kept.push(path);
         self
+    }
+
+    /// Whether it keeps a path that its role must not have; such a cage is refused.
+    #[must_use]
+    pub fn keeps_too_much(&self) -> bool {
+        let executable = self.kept.iter().any(|kept| kept.executable);
+        (!self.kept.is_empty() && !self.role.keeps_paths()) || (executable && self.role != Role::Module)
     }
 
     /// Limits outgoing TCP to these ports (an empty list: none). Without this call any port may be connected to. Landlock sees
@@ -151,7 +166,7 @@ impl Unconfined {
 
     /// Step 3: namespaces, the empty root, uid and gid. Needs a process of one thread.
     pub fn separate(mut self, cage: &Cage) -> Result<Separated> {
-        if cage.role != self.role || (!cage.kept.is_empty() && !self.role.keeps_network()) {
+        if cage.role != self.role || cage.keeps_too_much() {
             return Err(Error::MisuseRole { role: cage.role });
         }
         self_check::one_thread()?;

@@ -69,6 +69,12 @@ pub enum Error {
         /// The field that is missing or malformed.
         field: &'static str,
     },
+    /// A foreign program that is not what it was said to be, or none that can be started.
+    #[error("program: {fault}; start it with the digest of the file as it is now, at most {} MiB of it", crate::launch::MOST >> 20)]
+    LocalProgram {
+        /// What is wrong with it.
+        fault: &'static str,
+    },
     /// A second thread exists where one thread must confine itself for all.
     #[error("threads: {count} before confinement, must be 1; start threads after `restrict`")]
     MisuseThreads {

@@ -9,7 +9,7 @@ use landlock::{
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
-use crate::confine::Cage;
+use crate::confine::{Cage, KeptPath};
 use crate::error::{Error, Result};
 use crate::layer::{Layer, LayerName};
 
@@ -46,7 +46,7 @@ fn ruleset(cage: &Cage) -> std::result::Result<RulesetCreated, RulesetError> {
         .create()?;
     for kept in &cage.kept {
         let directory = fs::metadata(&kept.path).is_ok_and(|found| found.is_dir());
-        let rights = rights(kept.writable, directory);
+        let rights = rights(kept, directory);
         // A kept path that cannot be opened any more is left without a rule: refused, not opened.
         if let Ok(path) = PathFd::new(&kept.path) {
             rules = rules.add_rule(PathBeneath::new(path, rights))?;
@@ -58,8 +58,8 @@ fn ruleset(cage: &Cage) -> std::result::Result<RulesetCreated, RulesetError> {
     Ok(rules)
 }
 
-/// Never execute, never a device, socket or FIFO; no `ioctl` on devices.
-fn rights(writable: bool, directory: bool) -> BitFlags<AccessFs> {
+/// Never execute what may be written, never a device, socket or FIFO; no `ioctl` on devices.
+fn rights(kept: &KeptPath, directory: bool) -> BitFlags<AccessFs> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let write = AccessFs::WriteFile
         | AccessFs::Truncate
@@ -68,6 +68,10 @@ fn rights(writable: bool, directory: bool) -> BitFlags<AccessFs> {
         | AccessFs::RemoveFile
         | AccessFs::RemoveDir
         | AccessFs::Refer;
-    let rights = if writable { read | write } else { read };
+    let rights = match (kept.writable, kept.executable) {
+        (true, _) => read | write,
+        (false, true) => read | AccessFs::Execute,
+        (false, false) => read,
+    };
     if directory { rights } else { rights & AccessFs::from_file(HANDLED) }
 }

@@ -62,6 +62,10 @@
 //! The directory is a program of its own without a supervisor: `enter(Role::Directory, Descriptors::CloseOthers(&[0, 1, 2]))`,
 //! then it opens its listener, certificate and database, then `separate`, `restrict`, `seal`; no barrier.
 //!
+//! # A foreign program
+//!
+//! [`launch::Launch`] starts `openred-launch`, which confines itself as [`Role::Module`] and then becomes the program.
+//!
 //! # The supervisor
 //!
 //! [`spawn::spawn`] with an exact descriptor table, [`barrier::Host`] for the other end of descriptor 3,
@@ -74,6 +78,7 @@ pub mod barrier;
 mod confine;
 mod error;
 mod landlock;
+pub mod launch;
 mod layer;
 pub mod manifest;
 mod namespaces;

@@ -44,6 +44,7 @@ impl Manifest {
             Role::Unseal => include_str!("../manifest/unseal.toml"),
             Role::Noded => include_str!("../manifest/noded.toml"),
             Role::Directory => include_str!("../manifest/directory.toml"),
+            Role::Module => include_str!("../manifest/module.toml"),
             Role::Supervisor => return None,
         };
         Some(toml::from_str(text).expect("the manifests are part of this crate and a test parses each"))
@@ -56,10 +57,11 @@ mod tests {
 
     #[test]
     fn every_caged_role_has_one() {
-        for role in Role::CAGED {
+        for role in Role::FILTERED {
             let manifest = Manifest::of(role);
             assert!(manifest.as_ref().is_some_and(|found| found.role == role), "{role}");
             assert_eq!(manifest.is_some_and(|found| found.interfaces == Interfaces::Host), role.keeps_network());
+            assert_eq!(Manifest::of(role).is_some_and(|found| found.keeps_paths), role.keeps_paths());
         }
     }
 }

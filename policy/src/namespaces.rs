@@ -114,7 +114,8 @@ fn detach(kept: &KeptPath) -> Result<OwnedFd> {
     let mount =
         sys::clone_mount(&c_path(&kept.path)?).map_err(Error::io(LayerName::EmptyRoot, "open_tree of a kept path"))?;
     let read_only = if kept.writable { 0 } else { READ_ONLY };
-    sys::set_mount_attributes(mount.as_fd(), NO_SUID | NO_DEV | NO_EXEC | read_only)
+    let no_exec = if kept.executable { 0 } else { NO_EXEC };
+    sys::set_mount_attributes(mount.as_fd(), NO_SUID | NO_DEV | no_exec | read_only)
         .map_err(Error::io(LayerName::EmptyRoot, "mount_setattr"))?;
     Ok(mount)
 }

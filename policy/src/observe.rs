@@ -203,7 +203,7 @@ fn mount_layer(manifest: &Manifest, seen: &Observation, expected: &Expected) -> 
     let mut wanted = vec!["/ ro tmpfs".to_owned()];
     wanted.extend(kept.iter().map(|kept| {
         let mode = if kept.writable { "rw" } else { "ro" };
-        format!("{} {mode} noexec", kept.path.display())
+        format!("{} {mode} {}", kept.path.display(), if kept.executable { "runtime" } else { "noexec" })
     }));
     let mut found: Vec<String> = seen.mounts.iter().map(mount_text).collect();
     wanted.sort();
@@ -214,11 +214,11 @@ fn mount_layer(manifest: &Manifest, seen: &Observation, expected: &Expected) -> 
 fn mount_text(mount: &Mount) -> String {
     let has = |option: &str| mount.options.split(',').any(|found| found == option);
     let mode = if has("ro") { "ro" } else { "rw" };
-    let safe = has("noexec") && has("nosuid") && has("nodev");
-    let kind = match (mount.inside == Path::new("/"), safe) {
-        (true, true) => mount.kind.as_str(),
-        (false, true) => "noexec",
-        (_, false) => "exec",
+    let kind = match (has("nosuid") && has("nodev"), has("noexec"), mount.inside == Path::new("/")) {
+        (true, true, true) => mount.kind.as_str(),
+        (true, true, false) => "noexec",
+        (true, false, false) => "runtime",
+        _ => "exec",
     };
     format!("{} {mode} {kind}", mount.inside.display())
 }

@@ -102,6 +102,8 @@ fn limits_of(role: Role) -> &'static [(Resource, u64)] {
         // Connections need descriptors; threads of the same uid are counted over the host, so no process limit here: the
         // filter has no fork.
         Role::Noded | Role::Directory => &[(Resource::RLIMIT_NOFILE, 16_384), (Resource::RLIMIT_MSGQUEUE, 0)],
+        // What a foreign program opens; the copy from which it is started has a high number. Its memory is its cgroup's matter.
+        Role::Module => &[(Resource::RLIMIT_NOFILE, 256), (Resource::RLIMIT_MSGQUEUE, 0)],
         Role::Supervisor => &[],
     }
 }

@@ -20,11 +20,17 @@ pub enum Role {
     Noded,
     /// `directory serve`.
     Directory,
+    /// A foreign program that the launcher started: it does not confine itself.
+    Module,
 }
 
 impl Role {
-    /// Every role that is caged.
+    /// Every role of our own programs, which confine themselves.
     pub const CAGED: [Role; 5] = [Role::Front, Role::Vault, Role::Unseal, Role::Noded, Role::Directory];
+
+    /// Every role that has a filter: ours, and that of foreign programs.
+    pub const FILTERED: [Role; 6] =
+        [Role::Front, Role::Vault, Role::Unseal, Role::Noded, Role::Directory, Role::Module];
 
     /// The name in file names, barrier lines and reports.
     #[must_use]
@@ -36,7 +42,14 @@ impl Role {
             Role::Unseal => "unseal",
             Role::Noded => "noded",
             Role::Directory => "directory",
+            Role::Module => "module",
         }
+    }
+
+    /// Whether paths may be kept in the role's empty root.
+    #[must_use]
+    pub const fn keeps_paths(self) -> bool {
+        matches!(self, Role::Noded | Role::Directory | Role::Module)
     }
 
     /// Whether the role stays in the host's network namespace.

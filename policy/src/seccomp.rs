@@ -43,6 +43,7 @@ fn filter(role: Role) -> Option<&'static Filter> {
         Role::Unseal => Some(&UNSEAL),
         Role::Noded => Some(&NODED),
         Role::Directory => Some(&DIRECTORY),
+        Role::Module => Some(&MODULE),
         Role::Supervisor => None,
     }
 }
@@ -242,7 +243,7 @@ mod tests {
             let figures = format!("{} in service, {} in all", syscalls_in_service(role), syscalls_allowed(role));
             assert!(document.contains(&figures), "{role}: {figures}");
         }
-        for role in [Role::Noded, Role::Directory] {
+        for role in [Role::Noded, Role::Directory, Role::Module] {
             assert!(document.contains(&format!("| {} |", syscalls_allowed(role))), "{role}");
         }
     }
@@ -251,7 +252,7 @@ mod tests {
     fn another_architecture_or_x32_passes_nowhere() {
         const I386: u32 = 0x4000_0003;
         const X32: u32 = 0x4000_0000;
-        for role in Role::CAGED {
+        for role in Role::FILTERED {
             let list = filter(role).unwrap().programs[0];
             for number in 0..NUMBERS {
                 for (number, architecture) in [(number, I386), (number | X32, ARCHITECTURE)] {
@@ -315,6 +316,10 @@ mod tests {
             for number in never {
                 assert!(!can_pass(filter(role).unwrap(), number as u32, None), "{role} lets {number} through");
             }
+        }
+        // A foreign program: the same, but that older C libraries `open`, and that the launcher starts it.
+        for number in never.into_iter().filter(|number| ![libc::SYS_open, libc::SYS_execveat].contains(number)) {
+            assert!(!can_pass(filter(Role::Module).unwrap(), number as u32, None), "module: {number}");
         }
     }
 
@@ -403,6 +408,33 @@ mod tests {
             }
             assert!(passes(role, libc::SYS_fchmod, [3, 0o600, 0, 0, 0, 0]), "{role}");
             assert!(passes(role, libc::SYS_openat, [3, 0, 0x42, 0o666, 0, 0]), "{role}");
+        }
+    }
+
+    /// A foreign program is started from the one descriptor, starts threads and no process, and has no network.
+    #[test]
+    fn a_module_is_started_once_and_starts_nobody() {
+        let passes = |number, arguments| passes(Role::Module, number, arguments);
+        let start = |descriptor: u64, flags: i32| passes(libc::SYS_execveat, [descriptor, 1, 1, 1, flags as u64, 0]);
+        assert!(start(crate::launch::PROGRAM as u64, libc::AT_EMPTY_PATH));
+        assert!(!start(crate::launch::PROGRAM as u64, 0), "by a name");
+        assert!(!start(3, libc::AT_EMPTY_PATH) && !start(libc::AT_FDCWD as u64, libc::AT_EMPTY_PATH));
+        // glibc, musl and Go.
+        for flags in [0x003d_0f00, 0x007d_0f00, 0x0005_0f00] {
+            assert!(passes(libc::SYS_clone, first(flags)), "{flags:x}");
+        }
+        for flags in [0, libc::SIGCHLD as u64, (libc::CLONE_VM | libc::CLONE_VFORK) as u64] {
+            assert!(!passes(libc::SYS_clone, first(flags)), "{flags:x}");
+        }
+        for space in [libc::CLONE_NEWUSER, libc::CLONE_NEWNS, libc::CLONE_NEWPID, libc::CLONE_PIDFD] {
+            assert!(!passes(libc::SYS_clone, first(0x003d_0f00 | space as u64)), "{space:x}");
+        }
+        for family in 0..64 {
+            let stream = passes(libc::SYS_socket, [family, libc::SOCK_STREAM as u64, 0, 0, 0, 0]);
+            assert_eq!(stream, family == libc::AF_UNIX as u64, "{family}");
+        }
+        for (rights, fits) in [(3, true), (5, true), (1, true), (6, false), (7, false)] {
+            assert_eq!(passes(libc::SYS_mmap, third(rights)), fits, "{rights}");
         }
     }
 

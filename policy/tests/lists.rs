@@ -24,6 +24,7 @@ fn shipped_lists_and_the_smallest_one_are_fit() {
         ("unseal", include_str!("../seccomp/unseal.json")),
         ("noded", include_str!("../seccomp/noded.json")),
         ("directory", include_str!("../seccomp/directory.json")),
+        ("module", include_str!("../seccomp/module.json")),
     ];
     for (role, text) in shipped {
         let policy = parse(text).unwrap();
