@@ -3,6 +3,7 @@
 
 use crate::sys;
 
+pub mod cost;
 pub mod memory;
 pub mod shim;
 pub mod sweep;

@@ -1,4 +1,4 @@
-//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, memory.
+//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, memory, cage.
 //!
 //! It starts a directory and two nodes with the release binaries, lets alice's node time its own requests to bob's, and
 //! writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table (of a few runs `p99` is the worst).
@@ -33,7 +33,7 @@ fn main() -> Result<()> {
         }
     }
     if names.is_empty() {
-        bail!("usage: openred-bench [--smoke] [--out FOLDER] [--peers FILE] handshake|session|file|memory …");
+        bail!("usage: openred-bench [--smoke] [--out FOLDER] [--peers FILE] handshake|session|file|memory|cage …");
     }
     std::fs::create_dir_all(&out)?;
     let mut stage = groups::Stage::start(&out, size)?;

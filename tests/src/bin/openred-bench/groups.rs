@@ -1,12 +1,13 @@
 //! The groups: what each measures, on one stage of a directory and two linked nodes.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use openred_tests::harness::{Directory, Node, free_port, is_root, wait_for};
+use openred_tests::harness::{Directory, Node, binaries, free_port, is_root, run, wait_for};
 use serde_json::Value;
 
 use super::figures::{Better, Figure, Figures};
@@ -24,17 +25,37 @@ pub(crate) struct Size {
     flight: &'static str,
     /// Bytes of one bulk response and of the file.
     bulk_bytes: u64,
+    /// Blocks of system calls with and without a filter, and cages set up.
+    blocks: &'static str,
+    /// System calls of a block.
+    calls: &'static str,
     /// Runs of a rate, bulk responses, files and starts measured.
     runs: usize,
 }
 
 impl Size {
     /// What `scripts/bench` measures: 1 GiB in bulk and as a file.
-    pub(crate) const FULL: Size =
-        Size { fresh: "500", dialed: "1000", requests: "5000", flight: "20000", bulk_bytes: 1 << 30, runs: 3 };
+    pub(crate) const FULL: Size = Size {
+        fresh: "500",
+        dialed: "1000",
+        requests: "5000",
+        flight: "20000",
+        bulk_bytes: 1 << 30,
+        blocks: "20",
+        calls: "50000",
+        runs: 3,
+    };
     /// Everything once, on little: shows that the measuring works and yields no figure to quote.
-    pub(crate) const SMOKE: Size =
-        Size { fresh: "5", dialed: "16", requests: "50", flight: "128", bulk_bytes: 8 << 20, runs: 1 };
+    pub(crate) const SMOKE: Size = Size {
+        fresh: "5",
+        dialed: "16",
+        requests: "50",
+        flight: "128",
+        bulk_bytes: 8 << 20,
+        blocks: "1",
+        calls: "1000",
+        runs: 1,
+    };
 }
 
 /// Directory, alice and bob, linked. State is on the disk of the output folder, never on tmpfs.
@@ -106,7 +127,8 @@ pub(crate) fn measure(group: &str, stage: &mut Stage) -> Result<Figures> {
         "session" => session(stage),
         "file" => file(stage),
         "memory" => memory(stage),
-        other => bail!("no group {other}: handshake, session, file, memory"),
+        "cage" => cage(stage),
+        other => bail!("no group {other}: handshake, session, file, memory, cage"),
     }
 }
 
@@ -200,6 +222,20 @@ fn memory(stage: &mut Stage) -> Result<Figures> {
             figures.add_runs(&format!("pss_{name}"), "KiB", Better::Lower, vec![kib]);
         }
         figures.add_runs("pss_idle_node", "KiB", Better::Lower, vec![total]);
+    }
+    Ok(figures)
+}
+
+/// A system call with each filter and without, alternating, and the time to set up a child's cage. By a program of its own, which
+/// has one thread.
+fn cage(stage: &Stage) -> Result<Figures> {
+    let mut figures = Figures::default();
+    let program = binaries()?.join("openred-cage-bench");
+    let answer = run(&program, &[stage.size.blocks, stage.size.calls])?;
+    ensure!(answer.code == 0, "{}: {}", program.display(), answer.stderr);
+    for (name, samples) in serde_json::from_str::<BTreeMap<String, Vec<f64>>>(answer.stdout.trim())? {
+        let unit = if name.starts_with("set_up") { "ms" } else { "ns" };
+        figures.add_runs(&name, unit, Better::Lower, samples);
     }
     Ok(figures)
 }
