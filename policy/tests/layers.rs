@@ -282,3 +282,23 @@ fn iso_the_arena_is_sealed() {
         }
     }
 }
+
+/// What lies in the vault's arena is not read from outside, not even by root; an ordinary user may not look at all. The control is a
+/// process without an arena, in which root finds the same bytes by both ways.
+#[test]
+fn iso_secret_memory_is_read_by_nobody() {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        let hunted = |role: Role| -> [(Option<usize>, Option<i32>); 2] {
+            serde_json::from_value(stage.run(role.name(), "canary").line["hunted"].clone()).unwrap()
+        };
+        for (vault, front) in hunted(Role::Vault).into_iter().zip(hunted(Role::Front)) {
+            match form {
+                Form::Root => assert_eq!((vault, front), ((Some(0), None), (Some(1), None))),
+                Form::Ordinary => {
+                    assert_eq!((vault, front), ((None, Some(errno::EACCES)), (None, Some(errno::EACCES))));
+                }
+            }
+        }
+    }
+}

@@ -22,8 +22,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use openred_policy::probe::memory::{self, Reading};
+use openred_policy::probe::shim;
 use openred_policy::probe::shim::Lack;
-use openred_policy::probe::{memory, shim};
 use openred_policy::spawn::{SpawnSpec, spawn};
 use openred_policy::{
     Cage, Descriptors, Error, Identity, KeptPath, Layer, LayerName, Role, Unconfined, barrier, observe, poll, probe,
@@ -99,6 +100,9 @@ fn supervise(role: &str, act: &str, places: &Places, uid: &str) -> Result<serde_
     let expected = observe::Expected { identity, kept: role.map(|role| places.kept(role)).unwrap_or_default() };
     let mut seen = Seen::default();
     let failed = stages(&host, child.pid(), role, (&own, &expected), &mut seen).err().map(|error| error.to_string());
+    if act == "canary" {
+        seen.hunted = [Reading::File, Reading::Call].map(|reading| memory::hunt(child.pid(), reading)).to_vec();
+    }
     if act == "hang" {
         // The supervisor ends without a word: the child, which waits in its act, must end with it.
         drop(let_go);
@@ -108,6 +112,7 @@ fn supervise(role: &str, act: &str, places: &Places, uid: &str) -> Result<serde_
     let exit = child.wait()?.map(|exit| exit.to_string());
     let mut line = json!({"exit": exit, "failed": failed, "outside": seen.outside, "inside": seen.inside});
     line["confined"] = json!(!seen.inside.is_empty());
+    line["hunted"] = seen.hunted.iter().map(|found| json!([found.as_ref().ok(), found.as_ref().err()])).collect();
     line["interfaces"] = json!(seen.interfaces);
     line["mappings"] = json!([seen.mappings.executable, seen.mappings.writable_and_executable, seen.mappings.sealed]);
     Ok(line)
@@ -119,6 +124,8 @@ struct Seen {
     inside: Vec<Layer>,
     interfaces: Vec<String>,
     mappings: memory::Mappings,
+    /// What a search of its memory found, by each way to read it.
+    hunted: Vec<Result<usize, i32>>,
 }
 
 fn stages(
@@ -208,6 +215,9 @@ fn confine(role: Role, act: &str, places: &Places) -> Result<(File, File, Option
             leave(attempt(act, Some(role), &state, places));
         }
         waiting = phase("thread").map(Waiting::new);
+        if act == "canary" {
+            memory::plant();
+        }
         restricted.seal()
     })()
     .inspect_err(|error| barrier.failed(error))?;
@@ -284,7 +294,7 @@ fn attempt(act: &str, role: Option<Role>, state: &File, places: &Places) -> Resu
         return result.map(drop);
     }
     let done = match act {
-        "nothing" => Ok(()),
+        "nothing" | "canary" => Ok(()),
         _ if shim_of(act).is_some() || shim::named(act).is_some() => Ok(()),
         "panic" => panic!("a literal of the test"),
         "panic-formatted" => panic!("{act} must not be printed"),

@@ -1,4 +1,11 @@
-//! Mappings: what `/proc/<pid>/smaps` says of them, and attempts to change one. Used by the test programs only.
+//! Mappings: what `/proc/<pid>/smaps` says of them, attempts to change one, and a search through those of another process. Used by the test programs only.
+
+use std::fs;
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::FileExt;
+
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
 
 use super::READ_WRITE_EXECUTE;
 use crate::{arena, sys};
@@ -58,4 +65,64 @@ pub fn attempt(act: &str) -> Option<Result<i64, i32>> {
         "mprotect-all" => change(libc::SYS_mprotect, [PAGE, READ_WRITE_EXECUTE, 0, 0]),
         _ => return None,
     })
+}
+
+// ---------------------------------------------------------------- searching another process
+
+/// Bytes that are read at a time.
+const STEP: usize = 1 << 16;
+const CANARY: usize = 32;
+
+/// The bytes that are searched for, made anew each time: they lie in no program and, one after the other, in no register.
+fn canary(at: usize) -> u8 {
+    std::hint::black_box(at as u8).wrapping_mul(167) ^ 0xa5
+}
+
+/// Puts them into a block of the allocator, for good.
+pub fn plant() {
+    let block = Vec::leak(vec![0u8; BLOCK]);
+    for (at, byte) in block.iter_mut().skip(PAGE as usize).take(CANARY).enumerate() {
+        *byte = canary(at);
+    }
+}
+
+/// How a process's memory is read from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// `/proc/<pid>/mem`.
+    File,
+    /// `process_vm_readv`.
+    Call,
+}
+
+/// How often the planted bytes stand in the readable mappings of `pid`; the kernel's errno when it lets nobody look at all.
+pub fn hunt(pid: i32, reading: Reading) -> Result<usize, i32> {
+    let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(errno)?;
+    let file = fs::File::open(format!("/proc/{pid}/mem")).map_err(errno)?;
+    let wanted: Vec<u8> = (0..CANARY).map(canary).collect();
+    let mut found = 0;
+    for line in maps.lines() {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let Some((Ok(from), Ok(to))) =
+            range.map(|(from, to)| (u64::from_str_radix(from, 16), u64::from_str_radix(to, 16)))
+        else {
+            continue;
+        };
+        // Read with an overlap, so that nothing is cut in two. What cannot be read is no find.
+        let mut buffer = vec![0u8; STEP + CANARY - 1];
+        for at in (from..to).step_by(STEP) {
+            let wanted_length = buffer.len().min((to - at) as usize);
+            let piece = &mut buffer[..wanted_length];
+            let read = match reading {
+                Reading::File => file.read_at(piece, at).unwrap_or(0),
+                Reading::Call => {
+                    let remote = RemoteIoVec { base: at as usize, len: piece.len() };
+                    process_vm_readv(Pid::from_raw(pid), &mut [IoSliceMut::new(piece)], &[remote]).unwrap_or(0)
+                }
+            };
+            found += buffer[..read].windows(CANARY).filter(|window| *window == wanted).count();
+        }
+    }
+    Ok(found)
 }
