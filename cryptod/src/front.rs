@@ -9,11 +9,14 @@
 mod connection;
 mod convert;
 mod link;
+#[doc(hidden)]
+pub mod raw;
 mod service;
 
 use std::time::Duration;
 
 use openred_proto::cryptod::cryptod_server::CryptodServer;
+use openred_proto::id::NodeId;
 use openred_proto::limits::FRAME_BYTES;
 use openred_proto::vault::{Reply, Request};
 use tokio::net::{UnixListener, UnixStream};
@@ -45,6 +48,13 @@ pub enum End {
     Listener(#[source] tonic::transport::Error),
 }
 
+/// The generated service with its bounds on messages.
+fn contract(link: VaultLink, node: NodeId) -> CryptodServer<Service> {
+    CryptodServer::new(Service::new(link, node))
+        .max_decoding_message_size(MESSAGE_BYTES)
+        .max_encoding_message_size(MESSAGE_BYTES)
+}
+
 /// Serves until the vault is gone or the listener fails. `ready` is called once the vault has answered who the node is.
 ///
 /// # Errors
@@ -57,9 +67,7 @@ pub async fn serve(listener: UnixListener, vault: UnixStream, ready: impl FnOnce
         _ => return Err(End::VaultGone),
     };
     ready();
-    let service = CryptodServer::new(Service::new(link.clone(), node))
-        .max_decoding_message_size(MESSAGE_BYTES)
-        .max_encoding_message_size(MESSAGE_BYTES);
+    let service = contract(link.clone(), node);
     let served = Server::builder()
         .max_concurrent_streams(CALLS_PER_CONNECTION)
         .http2_max_header_list_size(HEADER_BYTES)

@@ -8,6 +8,8 @@ pub(crate) mod clock;
 pub mod config;
 pub mod daemon;
 pub(crate) mod directory;
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod handshake;
 pub(crate) mod health;
 pub(crate) mod home;
