@@ -5,12 +5,14 @@
 //! then the system-call filter closes, and only then is the first byte read from anybody.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::RawFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use openred_policy::notify::{self, Manager};
 use openred_policy::{Cage, Descriptors, KeptPath, LayerReport, Restricted, Role, Unconfined};
 use openred_proto::id::UnixMillis;
 use openred_proto::limits::CLOCK_GRACE;
@@ -37,6 +39,7 @@ struct Opened {
     operator: u32,
     identity: Identity,
     tls: Option<TlsAcceptor>,
+    manager: Manager,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -44,8 +47,11 @@ struct Opened {
 /// # Errors
 /// Whatever stops the start; afterwards nothing does.
 pub fn run(loaded: &Loaded) -> Result<()> {
-    let unconfined = Unconfined::enter(Role::Directory, Descriptors::CloseOthers(&[0, 1, 2]))?;
-    let opened = open(loaded)?;
+    let given = notify::listeners();
+    let wanted: Vec<RawFd> = [0, 1, 2].into_iter().chain(given.iter().copied()).collect();
+    let mut unconfined = Unconfined::enter(Role::Directory, Descriptors::CloseOthers(&wanted))?;
+    let inherited = inherit(&mut unconfined, &given)?;
+    let opened = open(loaded, inherited)?;
     let restricted = unconfined.separate(&cage(loaded))?.restrict()?;
     let report = Arc::new(OnceLock::new());
     let started = start(loaded, opened, Arc::clone(&report), &restricted)?;
@@ -63,8 +69,22 @@ fn cage(loaded: &Loaded) -> Cage {
     Cage::new(Role::Directory, Some(identity)).keep(KeptPath::writable(&loaded.home.state())).connect_only(Vec::new())
 }
 
-fn open(loaded: &Loaded) -> Result<Opened> {
+/// The listeners that the service manager opened (directory.socket), by the address that each is bound to.
+fn inherit(unconfined: &mut Unconfined, given: &[RawFd]) -> Result<Vec<TcpListener>> {
+    let take = |number: &RawFd| {
+        let listener = TcpListener::from(unconfined.take(*number)?);
+        // A datagram socket, or one that does not listen, has the manager's unit to thank for it.
+        let listens = nix::sys::socket::getsockopt(&listener, nix::sys::socket::sockopt::AcceptConn);
+        let bound = listener.local_addr().ok().filter(|_| listens == Ok(true));
+        bound.map(|_| listener).ok_or(Error::LocalInherited { what: "is no listening TCP socket".into() })
+    };
+    given.iter().map(take).collect()
+}
+
+fn open(loaded: &Loaded, mut inherited: Vec<TcpListener>) -> Result<Opened> {
     let config = &loaded.config;
+    // While its name can be reached.
+    let manager = Manager::from_env().map_err(unreachable_manager)?;
     prepare_home(&loaded.home, *config.uid.get_ref(), *config.gid.get_ref())?;
     let admin = open_admin(&loaded.home)?;
     let (identity, new) = Identity::load_or_create(&loaded.home.key())?;
@@ -72,10 +92,37 @@ fn open(loaded: &Loaded) -> Result<Opened> {
         tracing::info!(directory = %identity.id(), "made a new identity");
     }
     let tls = open_tls(&config.tls.certificate.get_ref().clone(), &config.tls.key)?;
-    let listener = listen(*config.listen.get_ref())?;
-    let metrics = config.metrics_address(&loaded.source)?.map(listen).transpose()?;
+    let activated = !inherited.is_empty();
+    let mut at = |address| take_or_listen(&mut inherited, activated, address);
+    let listener = at(*config.listen.get_ref())?;
+    let metrics = config.metrics_address(&loaded.source)?.map(at).transpose()?;
+    if let Some(stray) = inherited.first().and_then(|stray| stray.local_addr().ok()) {
+        return Err(Error::LocalInherited {
+            what: format!("listens on {stray}, which neither `listen` nor `metrics_listen` names"),
+        });
+    }
     let operator = nix::unistd::geteuid().as_raw();
-    Ok(Opened { listener, metrics, admin, operator, identity, tls })
+    Ok(Opened { listener, metrics, admin, operator, identity, tls, manager })
+}
+
+fn unreachable_manager(error: std::io::Error) -> Error {
+    let what = format!("the service manager's socket (NOTIFY_SOCKET): {error}");
+    Error::LocalRuntime(std::io::Error::new(error.kind(), what))
+}
+
+/// The inherited listener on `address`. With socket activation all of them are inherited: the unit that opens them for this
+/// program has taken the network away from it.
+fn take_or_listen(inherited: &mut Vec<TcpListener>, activated: bool, address: SocketAddr) -> Result<TcpListener> {
+    if !activated {
+        return listen(address);
+    }
+    let place = inherited.iter().position(|listener| listener.local_addr().ok() == Some(address));
+    let place = place.ok_or_else(|| Error::LocalInherited {
+        what: format!("none listens on {address}, which the configuration names"),
+    })?;
+    let listener = inherited.swap_remove(place);
+    listener.set_nonblocking(true).map_err(|source| Error::LocalListen { address, source })?;
+    Ok(listener)
 }
 
 /// Makes home, state and admin folder. The state belongs to the user that the directory will run as.
@@ -167,6 +214,7 @@ struct Services {
     local: Option<Service>,
     end: [Signal; 2],
     reload: Signal,
+    manager: Manager,
 }
 
 /// Database, threads, runtime, signals: after confinement, before the filter.
@@ -211,7 +259,7 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
     let end = [register(SignalKind::terminate())?, register(SignalKind::interrupt())?];
     let reload = register(SignalKind::hangup())?;
     drop(entered);
-    Ok(Started { runtime, services: Services { directory, api, local, end, reload } })
+    Ok(Started { runtime, services: Services { directory, api, local, end, reload, manager: opened.manager } })
 }
 
 /// After a quick restart honest nodes sign in the second up to which the old run took requests, and would be refused.
@@ -230,18 +278,25 @@ const SWEEPS_PER_PURGE: u32 = 60;
 
 impl Services {
     async fn serve(self) {
-        let Self { directory, api, local, end: [mut terminate, mut interrupt], mut reload } = self;
+        let Self { directory, api, local, end: [mut terminate, mut interrupt], mut reload, manager } = self;
         tracing::info!(address = %directory.address(), "serving");
         let housekeeping = tokio::spawn(keep_house(Arc::clone(&directory)));
         if let Some(local) = local {
             tokio::spawn(serve(Arc::clone(&directory), local));
         }
         let mut serving = std::pin::pin!(serve(Arc::clone(&directory), api));
+        let mut watchdog = manager.watchdog().map(tokio::time::interval);
+        manager.say(&format!("READY=1\nSTATUS=serving as {}", directory.address()));
+        let drain = || {
+            manager.say("STOPPING=1");
+            directory.drain();
+        };
         loop {
             tokio::select! {
                 () = serving.as_mut() => break,
-                _ = terminate.recv() => directory.drain(),
-                _ = interrupt.recv() => directory.drain(),
+                () = tick(&mut watchdog) => drop(manager.say("WATCHDOG=1")),
+                _ = terminate.recv() => drain(),
+                _ = interrupt.recv() => drain(),
                 _ = reload.recv() => tracing::warn!("the configuration is read at the start only: restart to change it"),
             }
         }
@@ -251,6 +306,14 @@ impl Services {
             tracing::warn!(%error, "the end could not be noted: for its first minute the next start takes no signed request");
         }
         tracing::info!("ended");
+    }
+}
+
+/// Returns when the service manager wants to hear that this thread still turns; never when it does not.
+async fn tick(watchdog: &mut Option<tokio::time::Interval>) {
+    match watchdog {
+        Some(watchdog) => drop(watchdog.tick().await),
+        None => std::future::pending().await,
     }
 }
 

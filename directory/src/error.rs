@@ -45,6 +45,14 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// The service manager opened listeners for this program (directory.socket), and they are not the configured ones.
+    #[error(
+        "of the listeners that the service manager handed over, {what}; set ListenStream= in directory.socket to what `listen` in the configuration says"
+    )]
+    LocalInherited {
+        /// Which does not fit.
+        what: String,
+    },
     /// Another directory serves this home.
     #[error("{}: another directory serves this home; stop it first", .socket.display())]
     LocalAlreadyRunning {
@@ -120,7 +128,7 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::LocalConfig(_) | Error::LocalTls { .. } => 78,
+            Error::LocalConfig(_) | Error::LocalTls { .. } | Error::LocalInherited { .. } => 78,
             Error::Misuse(_) => 2,
             Error::LocalDegraded => 3,
             Error::LocalPortTaken { .. } | Error::LocalAlreadyRunning { .. } => 6,

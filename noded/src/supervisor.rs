@@ -12,7 +12,6 @@ mod create;
 mod keys;
 mod log;
 mod node;
-mod notify;
 mod places;
 mod reload;
 
@@ -24,6 +23,7 @@ use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
 use openred_policy::Role;
+use openred_policy::notify::Manager;
 use openred_policy::observe::Baseline;
 use openred_policy::spawn::Exit as Ended;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -50,6 +50,7 @@ pub(crate) struct Context {
     identities: Identities,
     settings: Settings,
     passphrase: Passphrase,
+    manager: Manager,
 }
 
 impl Context {
@@ -128,6 +129,7 @@ pub(crate) fn up(
     reread: impl Fn() -> Result<NodeConfig, Failure> + 'static,
 ) -> Result<Exit, Failure> {
     settle()?;
+    let manager = Manager::from_env().map_err(|error| Failure::local("the service manager's socket", &error))?;
     let identities = Identities::new(config.uid_base);
     let places = places::prepare(home, &config, &identities)?;
     let board = Arc::new(Board::new(Baseline::of_this_process()?, home.path().display().to_string(), now()));
@@ -143,6 +145,7 @@ pub(crate) fn up(
         identities,
         settings,
         passphrase,
+        manager,
     };
     // On this thread, which lives as long as the supervisor: a child dies with the thread that started it.
     let ended = runtime.block_on(run(&context));
@@ -206,7 +209,7 @@ async fn run(context: &Context) -> Result<(), Failure> {
             _ = wanted.wait_for(|stop| *stop) => {}
         }
         tracing::info!("draining");
-        notify::notify("STOPPING=1");
+        context.manager.say("STOPPING=1");
         context.starter.board.stopping();
         stop_node.send_replace(true);
     };
@@ -215,7 +218,10 @@ async fn run(context: &Context) -> Result<(), Failure> {
         node.await;
         stop_keys.send_replace(true);
     };
-    tokio::join!(keys, node, drain);
+    tokio::select! {
+        _ = async { tokio::join!(keys, node, drain) } => {}
+        () = keep_watchdog(&context.manager) => {}
+    }
     control.abort();
     tracing::info!("stopped");
     Ok(())
@@ -233,8 +239,19 @@ fn announce(context: &Context) {
     let status = context.starter.board.status();
     let listen = context.places.peers.local_addr().map(|address| address.to_string()).unwrap_or_default();
     let line = format!("ready: listening on {listen}, every layer seen, uid: {}", status.uid);
-    notify::notify(&format!("READY=1\nSTATUS={line}"));
+    context.manager.say(&format!("READY=1\nSTATUS={line}"));
     tracing::info!("{line}");
+}
+
+/// Says that this thread still turns, as often as the service manager wants to hear it; never ends. Every wait of the
+/// supervisor is on this thread: one that does not come back is heard of.
+async fn keep_watchdog(manager: &Manager) {
+    let Some(every) = manager.watchdog() else { return std::future::pending().await };
+    let mut ticks = tokio::time::interval(every);
+    loop {
+        ticks.tick().await;
+        manager.say("WATCHDOG=1");
+    }
 }
 
 /// One row of lives: serves, waits, starts again, until it is to stop.
@@ -326,6 +343,15 @@ fn mourn(context: &Context, row: Role, role: Role, exit: Ended) -> bool {
     filter
 }
 
+/// Reads the configuration again; a service manager is told when that begins and that it is over.
+fn reload(context: &Context) {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from);
+    let now = now.unwrap_or_default().as_micros();
+    context.manager.say(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+    context.settings.reload();
+    context.manager.say("READY=1");
+}
+
 /// SIGTERM and SIGINT stop; SIGHUP has the configuration read again.
 struct Signals {
     terminate: Signal,
@@ -348,7 +374,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => context.settings.reload(),
+                _ = self.hangup.recv() => reload(context),
             }
         }
     }

@@ -7,7 +7,7 @@
 //! layer off: every failure is fatal and names the layer, the reason and the way out.
 //!
 //! This crate holds the only `unsafe` code of the project (`sys.rs`). It reads no configuration and no environment but
-//! [`Identity::from_env`], and it logs nothing: what happened comes back as a [`LayerReport`].
+//! [`Identity::from_env`] and a service manager's ([`notify`]), and it logs nothing: what happened comes back as a [`LayerReport`].
 //!
 //! # One thread until [`Restricted`]
 //!
@@ -82,6 +82,7 @@ pub mod launch;
 mod layer;
 pub mod manifest;
 mod namespaces;
+pub mod notify;
 pub mod observe;
 mod panic;
 pub mod poll;

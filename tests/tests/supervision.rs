@@ -201,6 +201,43 @@ fn a_service_manager_hears_of_readiness_and_of_the_end() {
     node.down().unwrap();
 }
 
+/// A start as by the shipped unit: nobody at a terminal, the passphrase a credential, a watchdog.
+#[test]
+fn as_a_service_it_takes_its_credential_and_keeps_the_watchdog_fed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 10).unwrap();
+    let (socket, credentials) = (folder.path().join("notify"), folder.path().join("credentials"));
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut message = [0; 512];
+        let length = manager.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    let up = || {
+        let mut up = Command::new(binaries().unwrap().join("openred"));
+        up.args(["--home".as_ref(), node.home.as_os_str(), "up".as_ref()]).stdin(Stdio::null()).stderr(Stdio::null());
+        up.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "2000000").env("CREDENTIALS_DIRECTORY", &credentials);
+        up.spawn().unwrap()
+    };
+    fs::create_dir(&credentials).unwrap();
+    assert_eq!(up().wait().unwrap().code(), Some(2), "without the credential there is nobody to ask");
+    fs::rename(folder.path().join("node.passphrase"), credentials.join("openred.passphrase")).unwrap();
+    let mut up = up();
+    assert!(told().starts_with("READY=1\n"));
+    assert_eq!([told(), told()], ["WATCHDOG=1", "WATCHDOG=1"]);
+    let other = || std::iter::repeat_with(told).find(|message| message != "WATCHDOG=1").unwrap();
+    signal_pid(up.id(), Signal::SIGHUP).unwrap();
+    let reloading = other();
+    let since = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_default();
+    assert!(since.parse::<u64>().is_ok_and(|since| since > 0), "{reloading}");
+    assert_eq!(other(), "READY=1");
+    signal_pid(up.id(), Signal::SIGTERM).unwrap();
+    assert_eq!(other(), "STOPPING=1");
+    assert_eq!(up.wait().unwrap().code(), Some(0));
+    node.down().unwrap();
+}
+
 #[test]
 fn a_restart_without_its_passphrase_is_an_alarm_that_goes_away() {
     let folder = tempfile::tempdir().unwrap();

@@ -7,5 +7,6 @@ mod hostile;
 mod nodes;
 mod process;
 mod render;
+mod service;
 mod signature;
 mod tokens;

@@ -56,7 +56,7 @@ impl Place {
         self.folder.path().join("home")
     }
 
-    fn configure(&self, text: &str) {
+    pub(crate) fn configure(&self, text: &str) {
         std::fs::write(self.home().join("directory.toml"), text).unwrap();
     }
 

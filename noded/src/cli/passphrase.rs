@@ -1,4 +1,4 @@
-//! Where the passphrase of a keystore comes from: the terminal, a file, an open descriptor.
+//! Where the passphrase of a keystore comes from: the terminal, a file, an open descriptor, a service manager's credential.
 //!
 //! From a file it is read again each time it is needed and never kept. From a descriptor or the terminal it cannot be had
 //! twice, so it stays in this process's memory (wiped at the end) for as long as the vault may have to be restarted.
@@ -15,6 +15,9 @@ use super::{Exit, Failure};
 
 /// Longest passphrase; anything longer is the wrong file.
 pub(crate) const PASSPHRASE_BYTES: usize = 1024;
+
+/// Name of the credential that holds it (systemd: `LoadCredentialEncrypted=openred.passphrase`).
+pub(crate) const CREDENTIAL: &str = "openred.passphrase";
 
 /// A passphrase, or the way to it.
 pub(crate) enum Passphrase {
@@ -39,7 +42,11 @@ impl Passphrase {
                     File::open(&place).map_err(|error| Failure::local(format!("descriptor {number}"), &error))?;
                 Ok(Self::Kept(read_bounded(file, &format!("descriptor {number}"))?))
             }
-            _ => Ok(Self::Kept(ask("Passphrase: ")?)),
+            // What the unit loads is this unit's, and a start without anybody at a terminal has nothing else.
+            _ => match openred_policy::notify::credential(CREDENTIAL) {
+                Some(path) => read_file(&path).map(|_| Self::File(path)),
+                None => Ok(Self::Kept(ask("Passphrase: ")?)),
+            },
         }
     }
 
