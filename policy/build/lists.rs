@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use seccompiler::{BpfProgram, TargetArch};
+use seccompiler::{BpfProgram, TargetArch, sock_filter};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -99,7 +99,7 @@ pub(crate) fn programs(policy: &Policy) -> Result<Vec<BpfProgram>, String> {
     for rule in &policy.answer {
         allow.extend(rules(&rule.call, &rule.args)?);
     }
-    let mut programs = vec![compile(json!("kill_process"), json!("allow"), allow)?];
+    let mut programs = vec![dispatch(&by_number(allow)?)?];
     let errnos: BTreeSet<u32> = policy.answer.iter().map(|rule| rule.errno).collect();
     for errno in errnos {
         let mut answers = Vec::new();
@@ -137,6 +137,51 @@ fn rules(call: &str, args: &[Argument]) -> Result<Vec<Value>, String> {
         false => json!({"syscall": call, "args": conditions}),
     };
     Ok(combinations.into_iter().map(rule).collect())
+}
+
+/// A rule and the number of its call.
+type Numbered = (u32, Value);
+
+/// Calls of an allow-list that are looked through one after the other; more are split in two by their number.
+const MOST_IN_A_ROW: usize = 8;
+
+// Instructions of classic BPF.
+const LOAD: u16 = 0x20;
+const EQUAL: u16 = 0x15;
+const GREATER_OR_EQUAL: u16 = 0x35;
+const JUMP: u16 = 0x05;
+
+/// The rules in the order of their numbers, which are read from what each call compiles to.
+fn by_number(rules: Vec<Value>) -> Result<Vec<Numbered>, String> {
+    let mut numbered = Vec::with_capacity(rules.len());
+    for rule in rules {
+        let program = compile(json!("kill_process"), json!("allow"), vec![json!({"syscall": rule["syscall"]})])?;
+        // After the number (the word at 0) is loaded, it is compared with the one call's.
+        let loaded = program.iter().skip_while(|line| (line.code, line.k) != (LOAD, 0));
+        let number = loaded.into_iter().find(|line| line.code == EQUAL).map(|line| line.k);
+        numbered.push((number.ok_or("a call compiles to no comparison")?, rule));
+    }
+    numbered.sort_by_key(|(number, _)| *number);
+    Ok(numbered)
+}
+
+/// The allow-list as a tree: a number is compared with a few others and not with each. The leaves are whole programs, which look at
+/// the architecture first.
+fn dispatch(rules: &[Numbered]) -> Result<BpfProgram, String> {
+    let mut numbers: Vec<u32> = rules.iter().map(|(number, _)| *number).collect();
+    numbers.dedup();
+    if numbers.len() <= MOST_IN_A_ROW {
+        return compile(json!("kill_process"), json!("allow"), rules.iter().map(|(_, rule)| rule.clone()).collect());
+    }
+    let pivot = numbers[numbers.len() / 2];
+    let (low, high) = rules.split_at(rules.partition_point(|(number, _)| *number < pivot));
+    let (low, high) = (dispatch(low)?, dispatch(high)?);
+    let step = |code, jf, k| sock_filter { code, jt: 0, jf, k };
+    let over = u32::try_from(low.len()).map_err(|error| error.to_string())?;
+    let mut program = vec![step(LOAD, 0, 0), step(GREATER_OR_EQUAL, 1, pivot), step(JUMP, 0, over)];
+    program.extend(low);
+    program.extend(high);
+    Ok(program)
 }
 
 fn compile(mismatch: Value, matched: Value, filter: Vec<Value>) -> Result<BpfProgram, String> {

@@ -263,6 +263,37 @@ mod tests {
         }
     }
 
+    /// How many instructions a list runs at the most for a call whose arguments are all zero.
+    fn steps(program: &[(u16, u8, u8, u32)], number: u32) -> usize {
+        let input = Input { number, architecture: ARCHITECTURE, arguments: Some([0; 6]) };
+        let (mut at, mut word, mut count) = (0usize, 0u32, 0usize);
+        loop {
+            let (code, yes, no, value) = program[at];
+            count += 1;
+            at += 1;
+            let jump = |holds: bool| usize::from(if holds { yes } else { no });
+            match code {
+                LOAD => word = input.word(value).unwrap(),
+                AND => word &= value,
+                JUMP => at += value as usize,
+                EQUAL => at += jump(word == value),
+                GREATER => at += jump(word > value),
+                GREATER_OR_EQUAL => at += jump(word >= value),
+                _ => return count,
+            }
+        }
+    }
+
+    /// Each instruction costs time in each call whose arguments are looked at.
+    #[test]
+    fn a_list_is_decided_in_few_steps() {
+        for role in Role::FILTERED {
+            let list = filter(role).unwrap().programs[0];
+            let most = (0..NUMBERS).map(|number| steps(list, number)).max().unwrap();
+            assert!(most <= 80, "{role}: {most} of {}", list.len());
+        }
+    }
+
     #[test]
     fn nobody_starts_traces_mounts_or_loads() {
         let never = [
