@@ -169,6 +169,26 @@ fn iso_a_changed_uid_is_final() {
     }
 }
 
+/// Nothing is left of what capabilities allow, also of those that an ordinary user's process has in its own user namespace.
+#[test]
+fn iso_no_capability_is_left() {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        match form {
+            Form::Root => assert_eq!(stage.exit("none", "capable"), WORKED, "the control"),
+            // Outside he has none; in his own namespace he has all of them until they are taken.
+            Form::Ordinary => assert_eq!(stage.exit("none", "capable"), refused(errno::EPERM)),
+        }
+        for role in Role::CAGED {
+            if *form == Form::Ordinary {
+                assert_eq!(early(&stage, role, "separated:capable"), WORKED, "{role}: the control");
+            }
+            assert_eq!(early(&stage, role, "restricted:capable"), refused(errno::EPERM), "{form:?} {role}");
+            assert_eq!(stage.exit(role, "capable"), "SIGSYS", "{form:?} {role}");
+        }
+    }
+}
+
 /// A process that sleeps until the test ends it.
 struct Victim(Child);
 
