@@ -24,9 +24,9 @@ type PrivateKey = <XWing as hpke::kem::Kem>::PrivateKey;
 type PrekeyPublic = <XWing as hpke::kem::Kem>::PublicKey;
 type EncappedKey = <XWing as hpke::kem::Kem>::EncappedKey;
 
-/// Prekeys held at once: the current one and those of the last [`PREKEY_KEEP`], rotated every [`PREKEY_ROTATE`], and one
-/// to spare for a rotation that came late.
-pub const PREKEYS: usize = 4;
+/// Prekeys held at once: the current one and those of the last [`PREKEY_KEEP`], rotated every [`PREKEY_ROTATE`], one to
+/// spare for a rotation that came late, and four for rotations that the operator orders.
+pub const PREKEYS: usize = 8;
 /// Bytes of the X25519 half at the end of an X-Wing public key or ciphertext.
 const X25519_BYTES: usize = 32;
 
@@ -85,6 +85,21 @@ impl Prekeys {
         if fresh {
             return Ok(dropped);
         }
+        self.replace(now, random)?;
+        Ok(true)
+    }
+
+    /// Whether another may be made without giving up one that is still in its keeping.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.held.len() < PREKEYS
+    }
+
+    /// Makes a new one, whatever the age of the current one, which is kept for those who know it.
+    ///
+    /// # Errors
+    /// [`Error::Bug`], as [`Prekeys::from_records`].
+    pub fn replace(&mut self, now: UnixMillis, random: &mut impl CryptoRng) -> Result<()> {
         if let Some(current) = self.held.last_mut() {
             // Never before it was made: a clock that is set right again must not find it long past its keeping.
             current.record.superseded = now.max(current.record.created);
@@ -97,7 +112,7 @@ impl Prekeys {
         let record = PrekeyRecord { seed: Secret::new(seed), created: now, superseded: UnixMillis(0) };
         zeroize::Zeroize::zeroize(&mut seed);
         self.held.push(Held::expand(record)?);
-        Ok(true)
+        Ok(())
     }
 
     /// The current public prekey, for the card.

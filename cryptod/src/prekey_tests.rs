@@ -35,6 +35,22 @@ fn a_prekey_lives_seven_days_and_is_kept_fourteen_more() {
 }
 
 #[test]
+fn one_that_is_replaced_by_hand_still_opens_what_was_sealed_to_it() {
+    let (mut prekeys, mut random) = (made(1), random(2));
+    let first = prekeys.current().unwrap().id;
+    let mut replaced = 0;
+    while prekeys.has_room() {
+        prekeys.replace(NOW, &mut random).unwrap();
+        replaced += 1;
+    }
+    assert_eq!(replaced, PREKEYS - 1);
+    assert_ne!(prekeys.current().unwrap().id, first);
+    assert!(prekeys.hash(&first).is_ok(), "none is given up while it may be named");
+    prekeys.rotate(NOW.plus(DAY * 14), &mut random).unwrap();
+    assert!(prekeys.has_room());
+}
+
+#[test]
 fn a_clock_that_was_set_back_gets_a_prekey_that_is_valid_now() {
     let (mut prekeys, mut random) = (made(1), random(2));
     let first = prekeys.current().unwrap().id;

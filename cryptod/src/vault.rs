@@ -212,6 +212,7 @@ impl Unlocked {
             Request::AbandonHandshake { handshake } => self.abandon_handshake(now, handshake),
             Request::ValidateMatch { row, hash, proof } => self.validate_match(now, &row, &hash, &proof),
             Request::StoreKey { purpose } => self.store_key(&purpose),
+            Request::Rotate { what } => self.rotate(now, random, what),
         }
     }
 }

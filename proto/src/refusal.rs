@@ -5,13 +5,14 @@ use crate::vault::{Capacity, Refusal, StatementFault};
 /// The header of a refused call that carries [`Refusal::code`].
 pub const REFUSAL_HEADER: &str = "openred-refusal";
 
-const CODES: [(Refusal, &str); 24] = [
+const CODES: [(Refusal, &str); 25] = [
     (Refusal::Malformed, "malformed"),
     (Refusal::NotAllowed, "not-allowed"),
     (Refusal::Quota, "quota"),
     (Refusal::Capacity(Capacity::Links), "capacity-links"),
     (Refusal::Capacity(Capacity::HalfOpen), "capacity-half-open"),
     (Refusal::Capacity(Capacity::Memory), "capacity-memory"),
+    (Refusal::Capacity(Capacity::Prekeys), "capacity-prekeys"),
     (Refusal::PeerStatement(StatementFault::Malformed), "statement-malformed"),
     (Refusal::PeerStatement(StatementFault::BadSignature), "statement-signature"),
     (Refusal::PeerStatement(StatementFault::WrongSigner), "statement-signer"),

@@ -130,6 +130,20 @@ pub enum Request {
     },
     /// Wipe the keys and end. Operator.
     Lock,
+    /// Draw a short-term key anew, before its time. Operator.
+    Rotate {
+        /// Which.
+        what: ShortKey,
+    },
+}
+
+/// Keys that live for days and are drawn anew on a schedule, or when the operator says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShortKey {
+    /// What offers to this node are sealed to; the one before opens for as long as cards with it may be about.
+    Prekey,
+    /// What this node's half of a handshake is authenticated with, one a suite, with new certificates.
+    Statics,
 }
 
 /// An offer as it reached this node.
@@ -260,7 +274,7 @@ pub enum Reply {
     },
     /// To `LinkKeys`.
     LinkKeys(LinkKeys),
-    /// To `RevokeLink`, `AbandonHandshake`, `Lock`.
+    /// To `RevokeLink`, `AbandonHandshake`, `Lock`, `Rotate`.
     Done,
     /// To `StartHandshake`.
     HandshakeStarted {
@@ -370,6 +384,9 @@ pub enum Capacity {
     /// The arena.
     #[error("memory of the key process")]
     Memory,
+    /// Prekeys that cards out there may still name.
+    #[error("eight prekeys; one is dropped fourteen days after it was replaced")]
+    Prekeys,
 }
 
 /// A [`WireError`] without its static names, so that it can cross the frame.

@@ -15,7 +15,7 @@ pub(crate) enum Class {
     Handshake,
     /// Opens or ends a row, or derives a store key: symmetric work. Node.
     Row,
-    /// Locks the vault. Operator.
+    /// Locks the vault, rotates keys. Operator.
     Control,
 }
 
@@ -39,7 +39,7 @@ impl Class {
             | Request::RevokeLink { .. }
             | Request::ValidateMatch { .. }
             | Request::StoreKey { .. } => Class::Row,
-            Request::Lock => Class::Control,
+            Request::Lock | Request::Rotate { .. } => Class::Control,
         }
     }
 

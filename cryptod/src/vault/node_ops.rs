@@ -7,7 +7,8 @@ use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::UnixMillis;
 use openred_proto::limits::{CARD_LIFE, NAME_BYTES};
 use openred_proto::method::MethodSet;
-use openred_proto::vault::Reply;
+use openred_proto::vault::{Capacity, Reply, ShortKey};
+use rand_core::CryptoRng;
 
 use super::Unlocked;
 use crate::error::{Error, Result};
@@ -56,6 +57,25 @@ impl Unlocked {
 
     pub(super) fn sign_http(&self, now: UnixMillis, input: &SignatureInput) -> Result<Reply> {
         Ok(Reply::Signature(self.keyring.identity.sign_http(input, now)?.to_vec()))
+    }
+
+    /// Draws a short-term key anew, before its time.
+    pub(super) fn rotate(&mut self, now: UnixMillis, random: &mut impl CryptoRng, what: ShortKey) -> Result<Reply> {
+        match what {
+            // One that a card out there may still name is not given up for it.
+            ShortKey::Prekey if !self.state.node.prekeys.has_room() => {
+                return Err(Error::LocalFull(Capacity::Prekeys));
+            }
+            ShortKey::Prekey => self.state.node.prekeys.replace(now, random)?,
+            ShortKey::Statics => {
+                self.state.node.statics.clear();
+                self.statics = crate::statics::Statics::default();
+            }
+        }
+        self.state.touch_node();
+        // The new statics and their certificates, before anybody asks for one.
+        self.maintain(now, random)?;
+        Ok(Reply::Done)
     }
 
     /// `purpose` is a module's name: one DNS label.

@@ -2,7 +2,7 @@
 
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{HandshakeId, LinkId};
-use openred_proto::vault::encode_frame;
+use openred_proto::vault::{ShortKey, encode_frame};
 use proptest::prelude::*;
 
 use super::*;
@@ -41,6 +41,7 @@ fn every_request(node: NodeId) -> Vec<Request> {
         Request::AbandonHandshake { handshake },
         Request::ValidateMatch { row, hash: [0; 32], proof: [0; 32] },
         Request::StoreKey { purpose: "messaging".into() },
+        Request::Rotate { what: ShortKey::Prekey },
         Request::Lock,
     ]
 }
@@ -53,8 +54,8 @@ fn the_table_of_roles_and_operations() {
             let (mut node, name) = (Node::new(1), name(&request));
             let outcome = node.vault.handle(NOW, &mut node.random, role, Frame { id: 3, body: request });
             let allowed = match role {
-                Role::Node => name != "Lock",
-                Role::Operator => name == "Lock" || name == "Describe",
+                Role::Node => name != "Lock" && name != "Rotate",
+                Role::Operator => name == "Lock" || name == "Rotate" || name == "Describe",
             };
             let refused = matches!(outcome.reply.body, Reply::Refused(Refusal::NotAllowed));
             assert_eq!((refused, outcome.hang_up), (!allowed, !allowed), "{role:?} {name}");
@@ -221,5 +222,5 @@ fn every_operation_has_a_request_in_the_table() {
     // Counted, so that a new operation cannot slip past these tests.
     let classes: std::collections::BTreeSet<_> = every_request(DIRECTORY).iter().map(Class::of).collect();
     assert_eq!(classes.len(), Class::ALL.len());
-    assert_eq!(every_request(DIRECTORY).len(), 16);
+    assert_eq!(every_request(DIRECTORY).len(), 17);
 }

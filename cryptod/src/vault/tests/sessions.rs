@@ -3,7 +3,7 @@
 use openred_proto::id::HandshakeId;
 use openred_proto::limits::{HALF_OPEN_LIFE, HALF_OPEN_PER_LINK};
 use openred_proto::method::Method;
-use openred_proto::vault::Capacity;
+use openred_proto::vault::{Capacity, ShortKey};
 
 use super::*;
 
@@ -32,6 +32,41 @@ fn a_session_in_each_method_and_direction() {
         let (first, second) = shake(&mut bob, &accepted.row, &mut alice, &issued.row);
         assert_eq!((&first.send, first.peer, second.peer), (&second.receive, alice.id(), bob.id()));
     }
+}
+
+#[test]
+fn what_the_operator_rotates_changes_and_nothing_breaks() {
+    let (mut alice, mut bob) = (Node::new(1), Node::new(2));
+    let card = bob.card();
+    let prekey = |node: &mut Node| match node.ask(Request::Describe) {
+        Reply::Described { prekey, .. } => prekey.id,
+        other => panic!("{other:?}"),
+    };
+    let rotate = |node: &mut Node, what| {
+        let frame = Frame { id: 4, body: Request::Rotate { what } };
+        let reply = node.vault.handle(NOW, &mut node.random, Role::Operator, frame).reply.body;
+        node.commit();
+        reply
+    };
+    let statics = |node: &Node| {
+        let records = &node.vault.unlocked.as_ref().unwrap().state.node.statics;
+        records.iter().map(|record| *record.secret.expose()).collect::<Vec<_>>()
+    };
+    let (first, before) = (prekey(&mut bob), statics(&bob));
+    assert!(matches!(rotate(&mut bob, ShortKey::Prekey), Reply::Done));
+    assert_ne!(prekey(&mut bob), first);
+    let issued = alice.issue(bob.id(), card, MethodSet::ALL);
+    let accepted = bob.accept(received(&alice, &issued.bytes));
+    assert!(matches!(rotate(&mut bob, ShortKey::Statics), Reply::Done));
+    let after = statics(&bob);
+    assert!(after.len() == before.len() && after.iter().all(|secret| !before.contains(secret)));
+    shake(&mut alice, &issued.row, &mut bob, &accepted.row);
+    let mut bob = bob.restart();
+    assert_eq!(statics(&bob), after);
+    shake(&mut bob, &accepted.row, &mut alice, &issued.row);
+    // Eight are held: then the one that would be given up is still needed.
+    let refused = (0..8).map(|_| rotate(&mut bob, ShortKey::Prekey)).find(|reply| !matches!(reply, Reply::Done));
+    assert!(matches!(refused, Some(Reply::Refused(Refusal::Capacity(Capacity::Prekeys)))), "{refused:?}");
 }
 
 #[test]
