@@ -18,9 +18,9 @@ use futures_util::Stream;
 use openred_module::Body;
 use openred_proto::admin::node_server::{Node as Contract, NodeServer};
 use openred_proto::admin::{
-    AcceptLinkRequest, Link, LinkSelector, Links, ListLinksRequest, ListPeersRequest, ModuleRequestFrame,
-    ModuleResponseFrame, NodeStatus, Peer, PeerSelector, Peers, PingReport, PingRequest, RequestLinkRequest,
-    StatusRequest,
+    AcceptLinkRequest, CopyDatabaseRequest, DatabaseCopy, Link, LinkSelector, Links, ListLinksRequest,
+    ListPeersRequest, ModuleRequestFrame, ModuleResponseFrame, NodeStatus, Peer, PeerSelector, Peers, PingReport,
+    PingRequest, RequestLinkRequest, StatusRequest,
 };
 use openred_proto::checked::session::RequestHead;
 use openred_proto::id::NodeId;
@@ -35,7 +35,7 @@ use crate::clock;
 use crate::link::state::LinkState;
 use crate::node::Node;
 use crate::p2p::PingPlan;
-use crate::store::KnownPeer;
+use crate::store::{COPY, KnownPeer};
 use reply::{link_status, peer_status, refuse};
 
 /// Longest wait for a peer's receipt that one call may ask for.
@@ -250,6 +250,11 @@ impl Contract for Service {
         self.node.store.forget_peer(peer).await.map_err(|error| refuse(&error.into()))?;
         self.node.directories.forget(&peer);
         Ok(Response::new(shown))
+    }
+
+    async fn copy_database(&self, _: Request<CopyDatabaseRequest>) -> Outcome<DatabaseCopy> {
+        let bytes = self.node.store.copy().await.map_err(|error| refuse(&error.into()))?;
+        Ok(Response::new(DatabaseCopy { name: COPY.to_owned(), bytes }))
     }
 
     type PingStream = Frames<PingReport>;

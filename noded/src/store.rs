@@ -8,6 +8,7 @@
 //! modules' rows, which are sealed here with a key from the key process. No secret of a link or session is ever in it.
 
 mod calls;
+mod copy;
 mod links;
 mod peers;
 mod rows;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, ffi};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use copy::{COPY, Sound, check};
 pub(crate) use peers::KnownPeer;
 pub(crate) use seal::RowSeal;
 
@@ -110,7 +112,7 @@ pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 /// A hold on the store: cheap to clone; the thread ends when the last one is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    queue: mpsc::Sender<Box<dyn Job>>,
+    queue: mpsc::Sender<Work>,
     /// What the last write met.
     trouble: Arc<Mutex<Option<StoreError>>>,
 }
@@ -143,7 +145,8 @@ impl Store {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let trouble = Arc::new(Mutex::new(None));
         let said = Arc::clone(&trouble);
-        let serving = move || serve(&connection, jobs, &said);
+        let directory = directory.to_owned();
+        let serving = move || serve(&connection, jobs, &said, &directory);
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(serving);
         let thread = thread.map_err(|_| StoreError::Failed(ErrorCode::OutOfMemory))?;
         Ok((Self { queue, trouble }, StoreThread(thread)))
@@ -175,7 +178,15 @@ impl Store {
     {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Call { work, outcome: Err(StoreError::Closed), reply });
-        self.queue.send(job).await.map_err(|_| StoreError::Closed)?;
+        self.queue.send(Work::Job(job)).await.map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Copies the whole database, as it is between two groups, into [`COPY`] in its directory; how long the copy is. Other
+    /// calls wait meanwhile.
+    pub(crate) async fn copy(&self) -> Result<u64> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(Work::Copy(reply)).await.map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 }
@@ -204,6 +215,14 @@ fn connect(file: &Path, most_bytes: u64) -> Result<Connection> {
         connection.pragma_update(None, "max_page_count", pages)?;
     }
     Ok(connection)
+}
+
+/// What the thread is asked.
+enum Work {
+    /// A call, to share a transaction with others.
+    Job(Box<dyn Job>),
+    /// A copy of everything, between two transactions.
+    Copy(oneshot::Sender<Result<u64>>),
 }
 
 /// One queued call, its types erased.
@@ -242,33 +261,57 @@ where
     }
 }
 
-fn serve(connection: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>, trouble: &Mutex<Option<StoreError>>) {
+fn serve(
+    connection: &Connection,
+    mut queue: mpsc::Receiver<Work>,
+    trouble: &Mutex<Option<StoreError>>,
+    directory: &Path,
+) {
     let mut lost = false;
     let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(GROUP);
-    while let Some(first) = jobs.blocking_recv() {
-        group.push(first);
-        while group.len() < GROUP
-            && let Ok(job) = jobs.try_recv()
-        {
-            group.push(job);
+    let mut copies = Vec::new();
+    while let Some(first) = queue.blocking_recv() {
+        let mut next = Some(first);
+        while let Some(work) = next {
+            match work {
+                Work::Job(job) => group.push(job),
+                Work::Copy(reply) => copies.push(reply),
+            }
+            next = if group.len() < GROUP && copies.is_empty() { queue.try_recv().ok() } else { None };
         }
-        let fault = if lost { Some(StoreError::Lost) } else { commit(connection, &mut group).err() };
-        // After a failed fsync the kernel forgets which pages were dirty: a later success would prove nothing.
-        lost |= fault == Some(StoreError::Lost);
-        if fault.is_none() || lost || group.len() == 1 {
-            note(trouble, fault.or_else(|| first_error(&group)));
-            group.drain(..).for_each(|job| job.finish(fault));
-            continue;
-        }
-        for mut job in group.drain(..) {
-            let fault = commit(connection, std::slice::from_mut(&mut job)).err();
-            lost |= fault == Some(StoreError::Lost);
-            note(trouble, fault.or_else(|| job.error()));
-            job.finish(fault);
+        run_and_answer(connection, &mut group, trouble, &mut lost);
+        for reply in copies.drain(..) {
+            let _ = reply.send(copy::copy(connection, directory));
         }
     }
     // Leaves one file behind instead of a log that the next start must replay; failing costs only that replay.
     let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+}
+
+/// One group: in one transaction, or one by one where that fails.
+fn run_and_answer(
+    connection: &Connection,
+    group: &mut Vec<Box<dyn Job>>,
+    trouble: &Mutex<Option<StoreError>>,
+    lost: &mut bool,
+) {
+    if group.is_empty() {
+        return;
+    }
+    let fault = if *lost { Some(StoreError::Lost) } else { commit(connection, group).err() };
+    // After a failed fsync the kernel forgets which pages were dirty: a later success would prove nothing.
+    *lost |= fault == Some(StoreError::Lost);
+    if fault.is_none() || *lost || group.len() == 1 {
+        note(trouble, fault.or_else(|| first_error(group)));
+        group.drain(..).for_each(|job| job.finish(fault));
+        return;
+    }
+    for mut job in group.drain(..) {
+        let fault = commit(connection, std::slice::from_mut(&mut job)).err();
+        *lost |= fault == Some(StoreError::Lost);
+        note(trouble, fault.or_else(|| job.error()));
+        job.finish(fault);
+    }
 }
 
 fn first_error(group: &[Box<dyn Job>]) -> Option<StoreError> {

@@ -3,9 +3,11 @@
 //! A step is never edited once released: a change is a new step. Before a step is taken on an existing file, a copy of it
 //! is made beside it, named after the version that it has.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::{Result, StoreError};
 
@@ -66,7 +68,16 @@ const STEPS: [&str; 1] = [
 
 /// Brings the file to this program's version.
 pub(super) fn migrate(connection: &Connection, directory: &Path) -> Result<()> {
-    let known = u32::try_from(STEPS.len()).expect("a handful of steps");
+    take_steps(connection, directory, &STEPS)
+}
+
+/// The version of a file that is of this program, and not of a later one.
+pub(super) fn version(connection: &Connection) -> Result<u32> {
+    known_version(connection, &STEPS)
+}
+
+fn known_version(connection: &Connection, steps: &[&str]) -> Result<u32> {
+    let known = u32::try_from(steps.len()).expect("a handful of steps");
     let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if found > 0 && application != APPLICATION_ID {
@@ -75,24 +86,100 @@ pub(super) fn migrate(connection: &Connection, directory: &Path) -> Result<()> {
     if found > known {
         return Err(StoreError::NewerSchema { found, known });
     }
-    if found == known {
+    Ok(found)
+}
+
+fn take_steps(connection: &Connection, directory: &Path, steps: &[&str]) -> Result<()> {
+    let found = known_version(connection, steps)?;
+    if found as usize == steps.len() {
         return Ok(());
     }
     if found > 0 {
         keep_copy(connection, directory, found)?;
     }
-    let steps: String = STEPS.iter().skip(found as usize).copied().collect();
-    connection.execute_batch(&format!(
-        "BEGIN; {steps} PRAGMA user_version = {known}; PRAGMA application_id = {APPLICATION_ID}; COMMIT"
-    ))?;
-    Ok(())
+    let taken: String = steps.iter().skip(found as usize).copied().collect();
+    let reached = steps.len();
+    let stepped = connection.execute_batch(&format!(
+        "BEGIN; {taken} PRAGMA user_version = {reached}; PRAGMA application_id = {APPLICATION_ID}; COMMIT"
+    ));
+    if stepped.is_err() && !connection.is_autocommit() {
+        connection.execute_batch("ROLLBACK")?;
+    }
+    Ok(stepped?)
 }
 
+/// A copy of the file as it was before its first step from `version`: durable, and under its name only when it is whole. One
+/// that is there already is of an upgrade that was cut short, when the file was what it is now.
 fn keep_copy(connection: &Connection, directory: &Path, version: u32) -> Result<()> {
-    let copy = directory.join(format!("{}.schema-{version}", super::FILE));
-    if copy.exists() {
+    let place = directory.join(format!("{}.schema-{version}", super::FILE));
+    if place.exists() {
         return Ok(());
     }
-    connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
-    Ok(())
+    let failed = |error: std::io::Error| match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full,
+        _ => StoreError::Open(ErrorCode::CannotOpen),
+    };
+    let unfinished = directory.join(format!("{}.schema-{version}.new", super::FILE));
+    match std::fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    connection.execute("VACUUM INTO ?1", [unfinished.to_string_lossy()])?;
+    File::open(&unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&unfinished, &place).map_err(failed)?;
+    File::open(directory).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// A later program's step.
+    const NEXT: &str = "CREATE TABLE later (x); INSERT INTO meta VALUES ('upgraded', x'01');";
+
+    fn database(folder: &Path) -> Connection {
+        let connection = Connection::open(folder.join(super::super::FILE)).unwrap();
+        migrate(&connection, folder).unwrap();
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('mark', x'2a')", []).unwrap();
+        connection
+    }
+
+    fn mark(file: &Path) -> (u32, Vec<u8>) {
+        let connection = Connection::open(file).unwrap();
+        let version = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        (version, connection.query_row("SELECT value FROM meta WHERE name = 'mark'", [], |row| row.get(0)).unwrap())
+    }
+
+    #[test]
+    fn an_upgrade_keeps_the_file_as_it_was_and_the_older_program_refuses_the_new_one_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = database(folder.path());
+        let kept = folder.path().join("node.sqlite.schema-1");
+        // Half a copy of an upgrade that was killed.
+        std::fs::write(folder.path().join("node.sqlite.schema-1.new"), "half").unwrap();
+        assert!(!kept.exists(), "a new file is none that has to be kept");
+        take_steps(&connection, folder.path(), &[STEPS[0], NEXT]).unwrap();
+        assert_eq!(mark(&kept), (1, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (2, vec![0x2a]));
+        assert!(!folder.path().join("node.sqlite.schema-1.new").exists());
+        let older = migrate(&connection, folder.path()).unwrap_err();
+        assert_eq!(older, StoreError::NewerSchema { found: 2, known: 1 });
+        assert!(older.to_string().contains("newer version of openred"));
+        // Put back, the copy is what the older program had.
+        drop(connection);
+        std::fs::rename(&kept, folder.path().join(super::super::FILE)).unwrap();
+        migrate(&Connection::open(folder.path().join(super::super::FILE)).unwrap(), folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_step_that_fails_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = database(folder.path());
+        take_steps(&connection, folder.path(), &[STEPS[0], "CREATE TABLE later (x); CREATE TABLE link (x);"])
+            .unwrap_err();
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (1, vec![0x2a]));
+        migrate(&connection, folder.path()).unwrap();
+        take_steps(&connection, folder.path(), &[STEPS[0], NEXT]).unwrap();
+    }
 }

@@ -269,6 +269,44 @@ fn newer_schema_foreign_file_and_second_process_are_refused_by_name() {
 }
 
 #[test]
+fn a_copy_taken_under_load_is_whole_and_as_of_one_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, thread) = open(directory.path());
+    runtime().block_on(async {
+        let writing = store.clone();
+        let writer = tokio::spawn(async move {
+            for number in 0..400_u32 {
+                // Two rows of one call: a copy has both or neither.
+                let value = number.to_be_bytes().to_vec();
+                let batch = Batch::new().put("one", value.clone()).put("two", value);
+                let applied = writing.call(move |connection| rows::apply(connection, &seal(), &batch)).await;
+                assert_eq!(applied, Ok(Committed::Yes));
+            }
+        });
+        for _ in 0..5 {
+            put(&store, "kept", "x").await.unwrap();
+            let bytes = store.copy().await.unwrap();
+            let copy = directory.path().join(COPY);
+            assert_eq!(std::fs::metadata(&copy).unwrap().len(), bytes);
+            assert_eq!(check(&copy).unwrap(), Sound { schema: 1, links: 0 });
+            let connection = Connection::open(&copy).unwrap();
+            let read = |key: &[u8]| rows::get(&connection, &seal(), key).unwrap();
+            assert_eq!(read(b"one"), read(b"two"));
+            assert_eq!(read(b"kept").as_deref(), Some(&b"x"[..]), "what was acknowledged before is in it");
+        }
+        writer.await.unwrap();
+    });
+    drop(store);
+    thread.join();
+    let copy = directory.path().join(COPY);
+    let whole = std::fs::read(&copy).unwrap();
+    std::fs::write(&copy, &whole[..whole.len() / 2]).unwrap();
+    assert!(check(&copy).is_err());
+    std::fs::write(&copy, [7; 9000]).unwrap();
+    assert_eq!(check(&copy).err(), Some(StoreError::Foreign));
+}
+
+#[test]
 fn links_and_peers_read_back_as_written() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _thread) = open(directory.path());

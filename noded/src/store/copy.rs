@@ -1,0 +1,79 @@
+//! A whole and consistent copy of the database while it is in use, and the look that tells a sound one from a damaged one.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::{Result, StoreError, schema};
+
+/// Name of the copy in the state directory; the operator's command takes it from there and removes it.
+pub(crate) const COPY: &str = "backup.sqlite";
+/// Pages copied at a time: 4 MiB. Nobody else writes meanwhile, so the size only bounds SQLite's own buffers.
+const PAGES: i32 = 1024;
+
+/// Copies the database into [`COPY`] in `directory`, in place of an earlier one, durably; its length in bytes.
+pub(super) fn copy(connection: &Connection, directory: &Path) -> Result<u64> {
+    let place = directory.join(COPY);
+    let local = |error: std::io::Error| match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => StoreError::Full,
+        _ => StoreError::Open(ErrorCode::CannotOpen),
+    };
+    match std::fs::remove_file(&place) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(local(error)),
+        _ => {}
+    }
+    let copied = pages(connection, &place);
+    if copied.is_err() {
+        let _ = std::fs::remove_file(&place);
+    }
+    copied?;
+    let file = File::open(&place).map_err(local)?;
+    file.sync_all().map_err(local)?;
+    Ok(file.metadata().map_err(local)?.len())
+}
+
+fn pages(connection: &Connection, place: &Path) -> Result<()> {
+    let mut target = Connection::open(place)?;
+    // A copy that was cut short is thrown away, so it needs no journal.
+    target.pragma_update(None, "journal_mode", "OFF")?;
+    let backup = Backup::new(connection, &mut target)?;
+    loop {
+        match backup.step(PAGES)? {
+            StepResult::Done => return Ok(()),
+            StepResult::More => {}
+            // This connection holds the one lock; busy is only a copy that somebody else has opened.
+            _ => return Err(StoreError::InUse),
+        }
+    }
+}
+
+/// What is known of a copy after it was read as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sound {
+    /// Schema version.
+    pub(crate) schema: u32,
+    /// Links in it, those that have ended too.
+    pub(crate) links: u32,
+}
+
+/// Opens a copy and reads all of it. It may come from anywhere: nothing in it is run, and its shape is checked page by page.
+pub(crate) fn check(file: &Path) -> Result<Sound> {
+    let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    let schema = schema::version(&connection)?;
+    let verdict: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    if verdict != "ok" {
+        return Err(StoreError::Damaged("database"));
+    }
+    let links = connection.query_row("SELECT count(*) FROM link", [], |row| row.get(0))?;
+    Ok(Sound { schema, links })
+}
