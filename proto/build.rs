@@ -8,7 +8,7 @@ const CONTRACTS: [&str; 3] =
     ["openred/cryptod/v1/cryptod.proto", "openred/admin/v1/admin.proto", "openred/wire/v1/wire.proto"];
 
 /// Messages that the operator's command line prints as JSON; their field names are part of its versioned schemas.
-const PRINTED: [&str; 12] = [
+const PRINTED: [&str; 13] = [
     "Condition",
     "NodeStatus",
     "DirectoryStatus",
@@ -21,6 +21,7 @@ const PRINTED: [&str; 12] = [
     "Process",
     "DoctorReport",
     "Layer",
+    "KeyStatus",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -216,6 +216,15 @@ impl State {
         Ok(())
     }
 
+    /// After a restore: rows sealed before open no more, and prekeys and static keys are drawn anew with the next start. The
+    /// epoch is a time, so that two restores of one backup never share one.
+    pub(crate) fn begin_epoch(&mut self, now: UnixMillis) {
+        self.node.sealing_epoch = now.0.max(self.node.sealing_epoch.saturating_add(1));
+        self.node.prekeys = Prekeys::default();
+        self.node.statics.clear();
+        self.node_touched = true;
+    }
+
     /// Marks the part that belongs to no peer as changed.
     pub(crate) const fn touch_node(&mut self) {
         self.node_touched = true;

@@ -1,23 +1,27 @@
-//! The keystore at rest: an age file behind a passphrase, opened and made by a short-lived program of its own.
+//! Keystores and backups at rest: age files behind a passphrase or recipients, opened and made by a short-lived program of
+//! its own.
 //!
-//! age and scrypt live here and in `cryptod-unseal` alone; the vault, which outlives them, links neither. In: a keystore and
-//! a passphrase, read to their ends and no further than their caps. Out: 64 bytes for the vault, or a new keystore. Which file
-//! that is, and that it is put in place by a rename, is the caller's business.
+//! age and scrypt live here and in `cryptod-unseal` alone; the vault, which outlives them, links neither. In: an order with the
+//! secret, and a file, read to their ends and no further than their caps. Out: 64 bytes for the vault, a keystore, the
+//! vault's state of a restored node, or a backup's stream. Which files those are, and that they are put in place whole, is the
+//! caller's business.
 
+pub mod envelope;
 mod keystore;
+mod renew;
 
 use std::io::{Read, Write};
 
-use age::secrecy::SecretString;
-use openred_proto::id::NodeId;
+use openred_proto::unseal::{About, ORDER_BYTES, Order, Refused};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
-pub use keystore::{Keystore, WorkFactor};
+use crate::error::Error;
+use envelope::Seal;
+pub use keystore::Keystore;
+pub use renew::renew;
 
-/// Longest passphrase in bytes; a page of text would be a file named by mistake.
-const PASSPHRASE_BYTES: usize = 1024;
-/// Longest keystore: the age header and 300 bytes of payload, with room for more stanzas.
+/// Longest keystore: the age header with its stanzas and a payload of under 2 KiB.
 const KEYSTORE_BYTES: usize = 16 * 1024;
 
 /// Why the unsealer gave up; each is one line that ends with the way out.
@@ -31,10 +35,22 @@ pub enum Failure {
     /// No passphrase came.
     #[error("keystore: the passphrase is empty; give one on the prompt, by file or by descriptor")]
     NoPassphrase,
-    /// Over [`PASSPHRASE_BYTES`], or no text.
+    /// Over its bound, or no text.
     #[error("keystore: the passphrase is no text of at most 1,024 bytes; is the file that was named the right one?")]
     BadPassphrase,
-    /// Not an age file behind a passphrase, or cut short, or changed.
+    /// None of the identities is one of its recipients'.
+    #[error("keystore: the identity does not open it; name that of one of its recipients (`openred key show`)")]
+    WrongIdentity,
+    /// Sealed to recipients, and no identity came.
+    #[error("keystore: it is sealed to age recipients; give an identity with --identity-file or --identity-fd")]
+    NeedsIdentity,
+    /// A recipient that is none.
+    #[error("keystore: a recipient is no X25519 recipient of age; name what `age-keygen` printed, age1…")]
+    BadRecipient,
+    /// Not an order of this build.
+    #[error("keystore: the order is not one of this version; are all programs of one build?")]
+    BadOrder,
+    /// Not an age file, or cut short, or changed.
     #[error("keystore: the file is damaged or no keystore; put a copy of it back from a backup")]
     Damaged,
     /// A version of the payload that this build does not know.
@@ -53,6 +69,9 @@ pub enum Failure {
         /// The cap.
         most: u8,
     },
+    /// The vault's state does not open under this keystore.
+    #[error("vault state: {0}; take keystore and state from the same backup")]
+    State(Error),
     /// Reading or writing a descriptor failed.
     #[error("keystore: {what}: {source}")]
     LocalIo {
@@ -64,85 +83,116 @@ pub enum Failure {
 }
 
 impl Failure {
-    fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::LocalIo { what, source }
     }
 
-    /// Exit code (OPERATIONS): 5 denied for a passphrase, 1 for all else.
+    /// Exit code (OPERATIONS): 5 denied for a secret, 1 for all else.
     #[must_use]
     pub const fn exit_code(&self) -> i32 {
-        match self {
-            Self::WrongPassphrase | Self::NoPassphrase | Self::BadPassphrase => 5,
+        match self.word() {
+            Refused::Secret => 5,
             _ => 1,
         }
     }
+
+    /// What the one who has to name it is told.
+    #[must_use]
+    pub const fn word(&self) -> Refused {
+        match self {
+            Self::WrongPassphrase
+            | Self::NoPassphrase
+            | Self::BadPassphrase
+            | Self::WrongIdentity
+            | Self::NeedsIdentity => Refused::Secret,
+            Self::BadRecipient => Refused::Recipient,
+            Self::Damaged => Refused::Damaged,
+            Self::NewerVersion => Refused::Newer,
+            Self::ForeignKey => Refused::Mismatched,
+            Self::TooMuchWork { .. } => Refused::Work,
+            Self::State(_) => Refused::State,
+            Self::BadOrder | Self::LocalIo { .. } => Refused::Local,
+        }
+    }
+}
+
+/// Reads the order to its end. It is given once this process has been looked at, which must not end before.
+///
+/// # Errors
+/// [`Failure::BadOrder`], or of reading.
+pub fn read_order(from: impl Read) -> Result<Order, Failure> {
+    let bytes = read_capped(from, ORDER_BYTES, "reading the order")?.ok_or(Failure::BadOrder)?;
+    Order::decode(&bytes).map_err(|_| Failure::BadOrder)
 }
 
 /// Opens the keystore from `file` and hands its secrets to the vault's `pipe`.
 ///
 /// # Errors
 /// Any [`Failure`]; nothing has gone to the pipe then.
-pub fn open(file: impl Read, passphrase: impl Read, mut pipe: impl Write) -> Result<(), Failure> {
-    // The passphrase first: it is given once this process has been looked at, which must not end before.
-    let passphrase = one_passphrase(&read_passphrases(passphrase)?)?;
-    let sealed = read_capped(file, KEYSTORE_BYTES, "reading the file")?.ok_or(Failure::Damaged)?;
-    let secrets = Keystore::open(&sealed, passphrase)?.into_secrets();
-    pipe.write_all(&*secrets).map_err(Failure::io("handing the secrets to the vault"))
+pub fn open(order: &Order, file: impl Read, mut pipe: impl Write) -> Result<About, Failure> {
+    let (keystore, about, _) = read_keystore(order, file)?;
+    let secrets = keystore.into_secrets();
+    pipe.write_all(&*secrets).map_err(Failure::io("handing the secrets to the vault"))?;
+    Ok(about)
 }
 
-/// Makes a new identity and keystore, writes the keystore to `file` (made durable by `sync`), and its node id to `out`.
+/// Makes a new identity and writes its keystore to `out`.
 ///
 /// # Errors
-/// Any [`Failure`]; `file` holds nothing of use then.
-pub fn create<W: Write>(
-    random: &mut impl CryptoRng,
-    mut file: W,
-    passphrase: impl Read,
-    mut out: impl Write,
-    sync: impl FnOnce(W) -> std::io::Result<()>,
-) -> Result<NodeId, Failure> {
-    let passphrase = one_passphrase(&read_passphrases(passphrase)?)?;
-    let keystore = Keystore::generate(random);
-    let sealed = keystore.seal(passphrase, WorkFactor::STANDARD)?;
-    file.write_all(&sealed).and_then(|()| sync(file)).map_err(Failure::io("writing the new file"))?;
-    out.write_all(keystore.node_id().as_bytes()).map_err(Failure::io("reporting the node id"))?;
-    Ok(keystore.node_id())
+/// Any [`Failure`]; what went to `out` is of no use then.
+pub fn create(random: &mut impl CryptoRng, order: &Order, mut out: impl Write) -> Result<About, Failure> {
+    let seal = Seal::ordered(order)?;
+    let (sealed, about) = Keystore::generate(random, order.now).seal(&seal)?;
+    out.write_all(&sealed).map_err(Failure::io("writing the new keystore"))?;
+    Ok(about)
 }
 
-/// Seals the same secrets under another passphrase: `passphrases` carries the old one, a line end, and the new one.
+/// Seals the same secrets anew: to the order's recipients, or without any as they were sealed.
 ///
 /// # Errors
-/// Any [`Failure`]; `new_file` holds nothing of use then.
-pub fn rewrap<W: Write>(
-    file: impl Read,
-    passphrases: impl Read,
-    mut new_file: W,
-    sync: impl FnOnce(W) -> std::io::Result<()>,
-) -> Result<NodeId, Failure> {
-    let text = read_passphrases(passphrases)?;
+/// Any [`Failure`]; what went to `out` is of no use then.
+pub fn rewrap(order: &Order, file: impl Read, mut out: impl Write) -> Result<About, Failure> {
+    let (keystore, _, as_opened) = read_keystore(order, file)?;
+    let seal = match (order.recipients.as_slice(), keystore.recipients(), as_opened) {
+        ([], _, seal @ Seal::Passphrase(..)) => seal,
+        // Made by hand, with a stock `age`: only who opened it is known.
+        ([], [], seal) => seal,
+        ([], made_for, _) => Seal::to(made_for)?,
+        (named, ..) => Seal::to(named)?,
+    };
+    let (sealed, about) = keystore.seal(&seal)?;
+    out.write_all(&sealed).map_err(Failure::io("writing the new keystore"))?;
+    Ok(about)
+}
+
+/// Seals a stream of any length as the order says.
+///
+/// # Errors
+/// Any [`Failure`]; what went to `out` is cut short then, and does not open.
+pub fn encrypt(order: &Order, mut plain: impl Read, out: impl Write) -> Result<(), Failure> {
+    let mut writer = Seal::ordered(order)?.writer(out)?;
+    std::io::copy(&mut plain, &mut writer).map_err(Failure::io("sealing the stream"))?;
+    writer.finish().map_err(Failure::io("sealing the stream"))?;
+    Ok(())
+}
+
+/// Opens a sealed stream of any length. What went to `out` before a failure was authentic, and is not all.
+///
+/// # Errors
+/// Any [`Failure`].
+pub fn decrypt(order: &Order, sealed: impl Read, mut out: impl Write) -> Result<(), Failure> {
+    let mut content = envelope::open(sealed, &order.secret)?.content;
+    std::io::copy(&mut content, &mut out).map_err(|source| match source.kind() {
+        // What age says of a chunk that does not authenticate, or that is missing.
+        std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => Failure::Damaged,
+        _ => Failure::LocalIo { what: "opening the stream", source },
+    })?;
+    Ok(())
+}
+
+fn read_keystore(order: &Order, file: impl Read) -> Result<(Keystore, About, Seal), Failure> {
     let sealed = read_capped(file, KEYSTORE_BYTES, "reading the file")?.ok_or(Failure::Damaged)?;
-    let (old, new) = text.split_once('\n').ok_or(Failure::NoPassphrase)?;
-    let keystore = Keystore::open(&sealed, one_passphrase(old)?)?;
-    let sealed = keystore.seal(one_passphrase(new)?, WorkFactor::STANDARD)?;
-    new_file.write_all(&sealed).and_then(|()| sync(new_file)).map_err(Failure::io("writing the new file"))?;
-    Ok(keystore.node_id())
-}
-
-fn read_passphrases(from: impl Read) -> Result<Zeroizing<String>, Failure> {
-    let mut bytes =
-        read_capped(from, 2 * PASSPHRASE_BYTES + 2, "reading the passphrase")?.ok_or(Failure::BadPassphrase)?;
-    String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|_| Failure::BadPassphrase)
-}
-
-/// One line's end is not part of a passphrase: editors and `echo` write it.
-fn one_passphrase(text: &str) -> Result<SecretString, Failure> {
-    let text = text.strip_suffix('\n').unwrap_or(text);
-    let text = text.strip_suffix('\r').unwrap_or(text);
-    match text.len() {
-        0 => Err(Failure::NoPassphrase),
-        length if length > PASSPHRASE_BYTES || text.contains('\n') => Err(Failure::BadPassphrase),
-        _ => Ok(SecretString::from(text.to_owned())),
-    }
+    Keystore::open(&sealed, &order.secret)
 }
 
 /// All bytes to the end; none when there are more than `cap`. The buffer never moves, so no copy of a secret stays behind.
@@ -164,73 +214,5 @@ fn read_capped(mut from: impl Read, cap: usize, what: &'static str) -> Result<Op
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use rand_chacha::ChaCha20Rng;
-    use rand_core::SeedableRng;
-
-    use super::*;
-
-    fn made(passphrase: &[u8]) -> (Vec<u8>, NodeId) {
-        let mut file = Vec::new();
-        let mut id = Vec::new();
-        let mut random = ChaCha20Rng::from_seed([3; 32]);
-        let node = create(&mut random, &mut file, passphrase, &mut id, |_| Ok(())).unwrap();
-        assert_eq!(id, node.as_bytes());
-        (file, node)
-    }
-
-    #[test]
-    fn create_open_and_rewrap() {
-        let (file, node) = made(b"correct horse\n");
-        let mut secrets = Vec::new();
-        open(&file[..], &b"correct horse"[..], &mut secrets).unwrap();
-        assert_eq!(secrets.len(), 64);
-        let seed: [u8; 32] = secrets[..32].try_into().unwrap();
-        let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key();
-        assert_eq!(node, NodeId::from_bytes(key.to_bytes()), "bound to the node id");
-
-        let mut wrapped = Vec::new();
-        assert_eq!(rewrap(&file[..], &b"correct horse\nbattery"[..], &mut wrapped, |_| Ok(())).unwrap(), node);
-        let mut again = Vec::new();
-        open(&wrapped[..], &b"battery\r\n"[..], &mut again).unwrap();
-        assert_eq!(secrets, again);
-        let old = open(&wrapped[..], &b"correct horse"[..], &mut Vec::new());
-        assert!(matches!(old, Err(Failure::WrongPassphrase)));
-    }
-
-    #[test]
-    fn a_wrong_passphrase_is_one_line_with_the_way_out_and_nothing_leaves() {
-        let (file, _) = made(b"right");
-        let mut out = Vec::new();
-        let failure = open(&file[..], &b"wrong"[..], &mut out).unwrap_err();
-        assert!(matches!(failure, Failure::WrongPassphrase));
-        assert_eq!((failure.exit_code(), out.len(), failure.to_string().lines().count()), (5, 0, 1));
-    }
-
-    #[test]
-    fn what_is_no_passphrase() {
-        let long = vec![b'a'; PASSPHRASE_BYTES + 1];
-        let longer = vec![b'a'; 5 * PASSPHRASE_BYTES];
-        for (text, empty) in
-            [(&b""[..], true), (b"\n", true), (b"\xff\xfe", false), (&long, false), (&longer, false), (b"a\nb", false)]
-        {
-            let failure = read_passphrases(text).and_then(|text| one_passphrase(&text)).unwrap_err();
-            assert_eq!(matches!(failure, Failure::NoPassphrase), empty);
-            assert_eq!(matches!(failure, Failure::BadPassphrase), !empty);
-        }
-    }
-
-    #[test]
-    fn a_damaged_file_is_named_as_such() {
-        let (file, _) = made(b"right");
-        let last = file.len() - 1;
-        let mut changed = file.clone();
-        changed[last] ^= 1;
-        let huge = vec![0; KEYSTORE_BYTES + 1];
-        for damaged in [&changed[..], &file[..last], &file[..40], b"", &huge] {
-            let failure = open(damaged, &b"right"[..], &mut Vec::new()).unwrap_err();
-            assert!(matches!(failure, Failure::Damaged), "{failure}");
-        }
-    }
-}
+#[path = "unseal/tests.rs"]
+mod tests;

@@ -58,6 +58,9 @@ fn toml_of(config: &openred_node::config::NodeConfig) -> String {
     openred_node::config::document(config)
 }
 
+/// What the targets' keystores are sealed with.
+const SECRET: &[u8] = b"p";
+
 fn passphrase() -> SecretString {
     SecretString::from("p".to_owned())
 }
@@ -82,11 +85,12 @@ const BEARABLE: u8 = 4;
 pub(crate) fn keystore(bytes: &[u8]) {
     let Some((which, rest)) = bytes.split_first() else { return };
     let opened = match which % 2 {
-        0 if is_bearable(rest) => Keystore::open(rest, passphrase()),
+        0 if is_bearable(rest) => Keystore::open(rest, SECRET),
         0 => return,
-        _ => Keystore::open(&sealed(rest), passphrase()),
+        _ => Keystore::open(&sealed(rest), SECRET),
     };
-    if let Ok(keystore) = opened {
+    if let Ok((keystore, about, _)) = opened {
+        assert_eq!(keystore.node_id(), about.node);
         let node = keystore.node_id();
         let keyring = Keyring::from_secrets(&mut keystore.into_secrets());
         let vault = Vault::open(keyring, State::new(), &Rates::default(), NOW, &mut ChaCha20Rng::from_seed([1; 32]));

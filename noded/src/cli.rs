@@ -10,6 +10,7 @@ mod documents;
 mod exit;
 mod files;
 mod init;
+mod key;
 mod landing;
 mod links;
 mod messages;
@@ -95,6 +96,7 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
         }
         Command::Status => client::block_on(status::status(invocation)),
         Command::Doctor => client::block_on(status::doctor(invocation)),
+        Command::Key(command) => key::key(invocation, command),
         Command::Link(command) => client::block_on(links::link(invocation, command)),
         Command::Peers(command) => client::block_on(peers::peers(invocation, command)),
         Command::Send(options) => client::block_on(messages::send(invocation, options)),

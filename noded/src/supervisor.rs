@@ -9,11 +9,17 @@ mod board;
 mod child;
 mod control;
 mod create;
+mod errand;
+mod gate;
 mod keys;
+mod keystore;
 mod log;
 mod node;
+mod operator;
 mod places;
 mod reload;
+mod secret;
+mod workshop;
 
 use std::fs::File;
 use std::future::Future;
@@ -26,6 +32,7 @@ use openred_policy::Role;
 use openred_policy::notify::Manager;
 use openred_policy::observe::Baseline;
 use openred_policy::spawn::Exit as Ended;
+use openred_proto::unseal::Refused;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -37,10 +44,12 @@ use backoff::Backoff;
 use board::Board;
 use child::{Fault, Starter};
 pub(crate) use create::create;
+use gate::{Answer, Gate};
 use log::Log;
 pub(crate) use places::make_private;
 use places::{Identities, Places};
 use reload::Settings;
+use secret::Held;
 
 /// What every life works with.
 pub(crate) struct Context {
@@ -49,7 +58,7 @@ pub(crate) struct Context {
     places: Places,
     identities: Identities,
     settings: Settings,
-    passphrase: Passphrase,
+    secret: Held,
     manager: Manager,
 }
 
@@ -65,6 +74,8 @@ pub(crate) enum End {
     Stopped,
     /// To begin again at once, with what was reloaded.
     Reloaded,
+    /// By the operator's wish; it begins again when he says so.
+    Locked(Answer),
     /// By itself.
     Died { role: Role, exit: Ended, lived: Duration },
 }
@@ -75,24 +86,39 @@ pub(crate) enum StartFailure {
     /// A child did not come up.
     #[error(transparent)]
     Child(#[from] Fault),
-    /// The keystore stays closed.
+    /// The keystore stays closed; the fault's text says why.
+    #[error("{fault}")]
+    Keystore { refused: Refused, fault: Fault },
+    /// Already in the operator's words: the keystore's file, the passphrase.
     #[error("{0}")]
-    Locked(Fault),
-    /// The passphrase cannot be had.
-    #[error("{0}")]
-    Passphrase(Failure),
+    Named(Failure),
 }
 
 impl From<StartFailure> for Failure {
     fn from(failure: StartFailure) -> Self {
         match failure {
-            StartFailure::Passphrase(failure) => failure,
-            StartFailure::Locked(fault) => Failure::new(Exit::Locked, "keystore.locked", fault.to_string(), ""),
+            StartFailure::Named(failure) => failure,
+            StartFailure::Keystore { refused, fault } => refused_keystore(refused, &fault),
             StartFailure::Child(fault) if fault.exit() == Some(Ended::Code(Exit::BadConfiguration as i32)) => {
                 Failure::new(Exit::BadConfiguration, "config.refused", fault.to_string(), "")
             }
             StartFailure::Child(fault) => Failure::new(Exit::Failed, "start", fault.to_string(), ""),
         }
+    }
+}
+
+/// The unsealer's refusal by name; what it is and the way out are in its own line.
+fn refused_keystore(refused: Refused, fault: &Fault) -> Failure {
+    let text = fault.to_string();
+    match refused {
+        Refused::Secret => Failure::new(Exit::Locked, "keystore.locked", text, ""),
+        Refused::Damaged => Failure::new(Exit::Failed, "keystore.damaged", text, ""),
+        Refused::Newer => Failure::new(Exit::Failed, "keystore.newer", text, ""),
+        Refused::Mismatched => Failure::new(Exit::Failed, "keystore.mismatched", text, ""),
+        Refused::Work => Failure::new(Exit::Failed, "keystore.work", text, ""),
+        Refused::Recipient => Failure::new(Exit::Usage, "keystore.recipient", text, ""),
+        Refused::State => Failure::new(Exit::Failed, "state.foreign", text, ""),
+        Refused::Local => Failure::new(Exit::Failed, "start", text, ""),
     }
 }
 
@@ -130,6 +156,8 @@ pub(crate) fn up(
 ) -> Result<Exit, Failure> {
     settle()?;
     let manager = Manager::from_env().map_err(|error| Failure::local("the service manager's socket", &error))?;
+    // Before anything is started for it.
+    drop(keystore::open(&home.keystore())?);
     let identities = Identities::new(config.uid_base);
     let places = places::prepare(home, &config, &identities)?;
     let board = Arc::new(Board::new(Baseline::of_this_process()?, home.path().display().to_string(), now()));
@@ -144,7 +172,7 @@ pub(crate) fn up(
         places,
         identities,
         settings,
-        passphrase,
+        secret: Held::new(passphrase),
         manager,
     };
     // On this thread, which lives as long as the supervisor: a child dies with the thread that started it.
@@ -172,7 +200,9 @@ async fn run(context: &Context) -> Result<(), Failure> {
     let stop = watch::Sender::new(false);
     let mut signals = Signals::new()?;
     let control = control_listener(context)?;
-    let control = tokio::spawn(control::serve(control, Arc::clone(&context.starter.board), stop.clone()));
+    let (asker, mut gate) = gate::gate();
+    let (_no_asker, mut no_gate) = gate::gate();
+    let control = tokio::spawn(control::serve(control, Arc::clone(&context.starter.board), stop.clone(), asker));
     let (stop_node, stop_keys) = (watch::Sender::new(false), watch::Sender::new(false));
     let (mut node_wanted, mut keys_wanted) = (stop_node.subscribe(), stop_keys.subscribe());
     let started = async {
@@ -191,17 +221,21 @@ async fn run(context: &Context) -> Result<(), Failure> {
         context,
         Role::Vault,
         keys,
-        async |keys: keys::Keys, stop: &mut watch::Receiver<bool>| keys.live(context, stop).await,
+        async |keys: keys::Keys, stop: &mut watch::Receiver<bool>, gate: &mut Gate| {
+            keys.live(context, stop, gate).await
+        },
         || keys::begin(context),
         &mut keys_wanted,
+        &mut gate,
     );
     let node = row(
         context,
         Role::Noded,
         node,
-        async |node: node::Node, stop: &mut watch::Receiver<bool>| node.live(context, stop).await,
+        async |node: node::Node, stop: &mut watch::Receiver<bool>, _: &mut Gate| node.live(context, stop).await,
         || node::begin(context),
         &mut node_wanted,
+        &mut no_gate,
     );
     let drain = async {
         tokio::select! {
@@ -259,9 +293,10 @@ async fn row<L, S, B>(
     context: &Context,
     name: Role,
     first: L,
-    live: impl AsyncFn(L, &mut watch::Receiver<bool>) -> End,
+    live: impl AsyncFn(L, &mut watch::Receiver<bool>, &mut Gate) -> End,
     begin: S,
     stop: &mut watch::Receiver<bool>,
+    gate: &mut Gate,
 ) where
     S: Fn() -> B,
     B: Future<Output = Result<L, StartFailure>>,
@@ -270,52 +305,118 @@ async fn row<L, S, B>(
     let mut life = Some(first);
     loop {
         let pause = match life.take() {
-            Some(life) => match live(life, stop).await {
+            Some(current) => match live(current, stop, gate).await {
                 End::Stopped => return,
                 End::Reloaded => Duration::ZERO,
+                End::Locked(answer) => match locked(context, name, &begin, stop, gate, answer).await {
+                    Some(opened) => {
+                        life = Some(opened);
+                        continue;
+                    }
+                    None => return,
+                },
                 End::Died { role, exit, lived } => {
                     if mourn(context, name, role, exit) {
-                        let _ = stop.wait_for(|stop| *stop).await;
-                        return;
+                        return given_up(stop, gate).await;
                     }
                     backoff.after(lived)
                 }
             },
             None => backoff.after(Duration::ZERO),
         };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
+        let again = async {
+            tokio::time::sleep(pause).await;
+            begin().await
+        };
         let begun = tokio::select! {
-            begun = begin() => begun,
+            begun = again => Ok(begun),
+            // Locked in the middle of a start: what was started ends with its handles.
+            answer = gate.lock() => Err(answer),
             _ = stop.wait_for(|stop| *stop) => return,
         };
-        let code = format!("process.{name}.start");
         match begun {
-            Ok(begun) => {
-                context.starter.board.clear(&code);
+            Ok(Ok(begun)) => {
+                context.starter.board.clear(&format!("process.{name}.start"));
                 life = Some(begun);
             }
-            Err(failure) => {
-                tracing::error!("{failure}");
-                row_of(name).iter().for_each(|role| context.starter.board.away(*role));
-                context.starter.board.alarm(
-                    &code,
-                    failure.to_string(),
-                    "it is tried again; the detail names the way out",
-                    now(),
-                );
-                if let StartFailure::Child(fault) = &failure
-                    && let Some(exit) = fault.exit()
-                    && exit.broke_the_filter()
-                {
-                    mourn(context, name, name, exit);
-                    let _ = stop.wait_for(|stop| *stop).await;
-                    return;
+            Ok(Err(failure)) => {
+                if not_begun(context, name, &failure) {
+                    return given_up(stop, gate).await;
                 }
             }
+            Err(answer) => match locked(context, name, &begin, stop, gate, answer).await {
+                Some(opened) => life = Some(opened),
+                None => return,
+            },
         }
+    }
+}
+
+/// Notes a start that came to nothing; whether the filter ended it, after which nothing is started again.
+fn not_begun(context: &Context, name: Role, failure: &StartFailure) -> bool {
+    tracing::error!("{failure}");
+    row_of(name).iter().for_each(|role| context.starter.board.away(*role));
+    let help = "it is tried again; the detail names the way out";
+    context.starter.board.alarm(&format!("process.{name}.start"), failure.to_string(), help, now());
+    let exit = match failure {
+        StartFailure::Child(fault) => fault.exit(),
+        _ => None,
+    };
+    exit.is_some_and(|exit| exit.broke_the_filter() && mourn(context, name, name, exit))
+}
+
+/// Waits, without a key, for the secret that opens the keystore; nothing when it is to stop first. A secret that does not
+/// open it is answered as such, and changes nothing.
+async fn locked<L, S, B>(
+    context: &Context,
+    name: Role,
+    begin: &S,
+    stop: &mut watch::Receiver<bool>,
+    gate: &mut Gate,
+    answer: Answer,
+) -> Option<L>
+where
+    S: Fn() -> B,
+    B: Future<Output = Result<L, StartFailure>>,
+{
+    let close = || {
+        context.secret.forget();
+        row_of(name).iter().for_each(|role| context.starter.board.locked(*role, now()));
+    };
+    close();
+    context.starter.board.clear(&format!("process.{name}.start"));
+    tracing::info!("locked: no process holds a key until `openred key unlock`");
+    let _ = answer.send(Ok(()));
+    loop {
+        let (secret, answer) = tokio::select! {
+            asked = gate.unlock() => asked,
+            _ = stop.wait_for(|stop| *stop) => return None,
+        };
+        context.secret.keep(secret);
+        let begun = tokio::select! {
+            begun = begin() => begun,
+            _ = stop.wait_for(|stop| *stop) => return None,
+        };
+        match begun {
+            Ok(life) => {
+                tracing::info!("unlocked");
+                let _ = answer.send(Ok(()));
+                return Some(life);
+            }
+            Err(failure) => {
+                close();
+                tracing::warn!("not unlocked: {failure}");
+                let _ = answer.send(Err(failure.into()));
+            }
+        }
+    }
+}
+
+/// What ended by its filter stays away until the whole node is stopped.
+async fn given_up(stop: &mut watch::Receiver<bool>, gate: &mut Gate) {
+    tokio::select! {
+        () = gate.refuse_all() => {}
+        _ = stop.wait_for(|stop| *stop) => {}
     }
 }
 

@@ -57,12 +57,22 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn help_of_every_command_is_golden_and_fits_80_columns() {
     let (_guard, folder) = folder();
-    let commands: [&[&str]; 22] = [
+    let commands: [&[&str]; 32] = [
         &[],
         &["init"],
         &["up"],
         &["status"],
         &["doctor"],
+        &["key"],
+        &["key", "show"],
+        &["key", "unlock"],
+        &["key", "rotate"],
+        &["key", "backup"],
+        &["key", "restore"],
+        &["backup"],
+        &["backup", "create"],
+        &["backup", "verify"],
+        &["backup", "restore"],
         &["link"],
         &["link", "request"],
         &["link", "accept"],

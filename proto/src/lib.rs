@@ -1,8 +1,8 @@
 //! The contract: every byte that crosses a process boundary or the network is defined in this crate and nowhere else.
 //!
 //! It holds identifiers, signature labels, limits, the checked types of what peers send (`checked`), the frame between
-//! the two halves of the key process (`vault`), and the generated gRPC contracts (feature `grpc`). It depends on nothing
-//! else of ours, holds no secret key, opens no socket and reads no clock.
+//! the two halves of the key process (`vault`), what the unsealer is told and says (`unseal`), and the generated gRPC
+//! contracts (feature `grpc`). It depends on nothing else of ours, holds no secret key, opens no socket and reads no clock.
 #![forbid(unsafe_code)]
 
 pub mod checked;
@@ -17,6 +17,7 @@ pub mod limits;
 pub mod method;
 pub mod refusal;
 pub mod secret;
+pub mod unseal;
 pub mod vault;
 
 /// Generated contract of the key process's front: `openred.cryptod.v1`.

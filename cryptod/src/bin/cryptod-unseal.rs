@@ -1,16 +1,20 @@
-//! The unsealer: opens, makes or re-wraps the keystore, and ends; see `openred_cryptod::unseal`.
+//! The unsealer: opens, makes or re-seals a keystore, seals or opens a backup, and ends; see `openred_cryptod::unseal`.
 //!
-//! Started with exactly these descriptors: 0 and 1 nothing, 2 log, 3 barrier, 4 keystore, 5 passphrase, 6 output, and one
-//! argument. `open`: 6 is the vault's pipe. `create`: 4 is the new file, 6 is told the node id. `rewrap`: 5 carries the old
-//! passphrase, a line end and the new one, 6 is the new file.
+//! Started with exactly these descriptors: 0 and 1 nothing, 2 log, 3 barrier, 4 input, 5 order, 6 output, 7 its word, and one
+//! argument. `open`: 4 is the keystore, 6 the vault's pipe. `create`: 4 is nothing, 6 takes the keystore. `rewrap`: 4 is the
+//! keystore, 6 takes the new one. `encrypt` and `decrypt`: 4 is a stream, 6 takes the other. `renew`: 4 is the keystore, 8 the
+//! vault's state, 6 takes the new state.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
+use std::io::Write;
 
 use anyhow::{Context, bail};
-use openred_cryptod::unseal;
+use openred_cryptod::unseal::{self, Failure};
 use openred_policy::barrier::Barrier;
 use openred_policy::{Cage, Descriptors, Identity, Role, Unconfined};
+use openred_proto::unseal::{About, Word};
+use rand_core::CryptoRng;
 
 fn main() {
     let mut barrier = None;
@@ -18,27 +22,60 @@ fn main() {
     openred_policy::exit(code)
 }
 
+/// What was given.
+struct Files {
+    input: File,
+    order: File,
+    output: File,
+    /// For `renew` alone.
+    state: Option<File>,
+}
+
 fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
-    let mode = std::env::args().nth(1).context("unseal: no mode given (open, create or rewrap)")?;
+    let mode = std::env::args().nth(1).context("unseal: no mode given")?;
+    let renews = mode == "renew";
+    let given: &[i32] = if renews { &[0, 1, 2, 3, 4, 5, 6, 7, 8] } else { &[0, 1, 2, 3, 4, 5, 6, 7] };
     // Exactly what was given; one descriptor more or less is fatal.
-    let mut inherited = Unconfined::enter(Role::Unseal, Descriptors::Exactly(&[0, 1, 2, 3, 4, 5, 6]))?;
+    let mut inherited = Unconfined::enter(Role::Unseal, Descriptors::Exactly(given))?;
     let barrier = slot.insert(inherited.barrier(3)?);
-    let [keystore, passphrase, output] = [inherited.take(4)?, inherited.take(5)?, inherited.take(6)?].map(File::from);
+    let [input, order, output, mut word] =
+        [inherited.take(4)?, inherited.take(5)?, inherited.take(6)?, inherited.take(7)?].map(File::from);
+    let state = if renews { Some(File::from(inherited.take(8)?)) } else { None };
     // Namespaces, empty root and uid, while the supervisor may still look; it notes them and lets this go on.
     let separated = inherited.separate(&Cage::new(Role::Unseal, Identity::from_env()?))?;
     barrier.namespaced()?;
-    // Not dumpable, and filtered, before a byte of passphrase or keystore is read.
+    // Not dumpable, and filtered, before a byte of order or keystore is read.
     let restricted = separated.restrict()?;
     let mut random = openred_cryptod::vault::serve::generator().context("unseal: the kernel gives no randomness")?;
     let confined = restricted.seal()?;
     barrier.confined(confined.report())?;
     barrier.ready()?;
-    let sync = |file: File| file.sync_all();
-    match mode.as_str() {
-        "open" => unseal::open(keystore, passphrase, output)?,
-        "create" => drop(unseal::create(&mut random, keystore, passphrase, output, sync)?),
-        "rewrap" => drop(unseal::rewrap(keystore, passphrase, output, sync)?),
-        _ => bail!("unseal: unknown mode (open, create or rewrap)"),
-    }
+    let files = Files { input, order, output, state };
+    let done = match mode.as_str() {
+        "open" | "create" | "rewrap" | "renew" => keystore(&mode, files, &mut random).map(Word::Keystore),
+        "encrypt" | "decrypt" => stream(&mode, files).map(|()| Word::Done),
+        _ => bail!("unseal: unknown mode (open, create, rewrap, renew, encrypt or decrypt)"),
+    };
+    let said = done.as_ref().map_or_else(|failure| Word::Refused(failure.word()), Word::clone);
+    word.write_all(&said.encode()).context("unseal: giving the word")?;
+    done?;
     Ok(0)
+}
+
+fn keystore(mode: &str, files: Files, random: &mut impl CryptoRng) -> Result<About, Failure> {
+    let order = unseal::read_order(files.order)?;
+    match (mode, files.state) {
+        ("create", _) => unseal::create(random, &order, files.output),
+        ("rewrap", _) => unseal::rewrap(&order, files.input, files.output),
+        ("renew", Some(state)) => unseal::renew(random, &order, files.input, state, files.output),
+        _ => unseal::open(&order, files.input, files.output),
+    }
+}
+
+fn stream(mode: &str, files: Files) -> Result<(), Failure> {
+    let order = unseal::read_order(files.order)?;
+    match mode {
+        "encrypt" => unseal::encrypt(&order, files.input, files.output),
+        _ => unseal::decrypt(&order, files.input, files.output),
+    }
 }

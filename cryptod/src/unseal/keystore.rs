@@ -1,37 +1,27 @@
-//! What a keystore holds and how it is sealed: a versioned payload, bound to the node id, in a plain age file.
+//! What a keystore holds: a versioned payload, bound to the node id, in a plain age file (`envelope`).
 //!
-//! A stock `age` opens the file with the passphrase. The payload is a message of the contract's canonical encoding:
-//! version, node id, identity seed, storage root. The node id stands in it so that a file with another's key is refused.
+//! The payload is a message of the contract's canonical encoding: version, node id, identity seed, storage root, and since
+//! version 2 when the identity was made and whom the file was sealed to. The node id stands in it so that a file with
+//! another's key is refused. Version 1 is still read; what is written is version 2.
 
 use std::io::{Read, Write};
 
-use age::secrecy::SecretString;
-use age::{DecryptError, scrypt};
 use ed25519_dalek::SigningKey;
 use openred_proto::fields::{Reader, Writer};
-use openred_proto::id::NodeId;
+use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::secret::Secret;
+use openred_proto::unseal::{About, RECIPIENT_BYTES, RECIPIENTS};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::Failure;
+use super::envelope::{self, Seal};
 use crate::keyring::SECRETS_BYTES;
 
 /// Payload version of this build.
-const VERSION: u64 = 1;
-/// Longest payload: two ids and keys, with room for a later version's fields, which is then named as such.
-const PAYLOAD_BYTES: usize = 1024;
-
-/// Base-2 logarithm of scrypt's cost. Set on both sides: the library's own choice measures the machine and may take 128 MiB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WorkFactor(u8);
-
-impl WorkFactor {
-    /// 2^16: 64 MiB and about a fifth of a second, once a start.
-    pub const STANDARD: WorkFactor = WorkFactor(16);
-    /// The most that is accepted from a file: 256 MiB.
-    pub const MOST: WorkFactor = WorkFactor(18);
-}
+const VERSION: u64 = 2;
+/// Longest payload: two ids and keys and eight recipients, with room for a later version's fields, which is then named as such.
+const PAYLOAD_BYTES: usize = 2048;
 
 /// A node's long-term secrets.
 pub struct Keystore {
@@ -40,18 +30,22 @@ pub struct Keystore {
     identity: Secret<32>,
     /// Root of everything that seals what is at rest.
     storage: Secret<32>,
+    /// When the identity was made; zero where version 1 did not say.
+    created: UnixMillis,
+    /// Whom the file that it came from was sealed to, as it was made.
+    recipients: Vec<String>,
 }
 
 impl Keystore {
     /// Draws a new identity and storage root.
-    pub fn generate(random: &mut impl CryptoRng) -> Self {
+    pub fn generate(random: &mut impl CryptoRng, now: UnixMillis) -> Self {
         let mut draw = || {
             let mut bytes = Zeroizing::new([0; 32]);
             random.fill_bytes(&mut *bytes);
             Secret::new(*bytes)
         };
         let (identity, storage) = (draw(), draw());
-        Self { node_id: node_id_of(&identity), identity, storage }
+        Self { node_id: node_id_of(&identity), identity, storage, created: now, recipients: Vec::new() }
     }
 
     /// The node that these secrets make.
@@ -69,66 +63,78 @@ impl Keystore {
         secrets
     }
 
-    /// The age file for `passphrase`.
+    /// Whom the file that it came from was sealed to, as it was made.
+    #[must_use]
+    pub fn recipients(&self) -> &[String] {
+        &self.recipients
+    }
+
+    /// The age file sealed as `seal` says, and what it says of itself.
     ///
     /// # Errors
     /// Only when memory cannot be had.
-    pub fn seal(&self, passphrase: SecretString, work: WorkFactor) -> Result<Vec<u8>, Failure> {
-        let payload = Zeroizing::new(
-            Writer::new()
-                .number(1, VERSION)
-                .bytes(2, self.node_id.as_bytes())
-                .bytes(3, self.identity.expose())
-                .bytes(4, self.storage.expose())
-                .finish(),
-        );
-        let mut recipient = scrypt::Recipient::new(passphrase);
-        recipient.set_work_factor(work.0);
-        let recipients = std::iter::once(&recipient as &dyn age::Recipient);
-        let encryptor =
-            age::Encryptor::with_recipients(recipients).expect("one passphrase is a valid set of recipients");
+    pub fn seal(&self, seal: &Seal) -> Result<(Vec<u8>, About), Failure> {
+        let recipients = seal.recipients();
+        let writer = Writer::new()
+            .number(1, VERSION)
+            .bytes(2, self.node_id.as_bytes())
+            .bytes(3, self.identity.expose())
+            .bytes(4, self.storage.expose())
+            .number(5, self.created.0);
+        let writer = recipients.iter().fold(writer, |writer, text| writer.item(6, text.as_bytes()));
+        let payload = Zeroizing::new(writer.finish());
         let mut sealed = Vec::new();
-        let mut writer = encryptor.wrap_output(&mut sealed).map_err(Failure::io("sealing"))?;
+        let mut writer = seal.writer(&mut sealed)?;
         writer.write_all(&payload).map_err(Failure::io("sealing"))?;
         writer.finish().map_err(Failure::io("sealing"))?;
-        Ok(sealed)
+        let passphrase = recipients.is_empty();
+        Ok((sealed, About { version: VERSION, node: self.node_id, created: self.created, passphrase, recipients }))
     }
 
-    /// Opens an age file.
+    /// Opens an age file; with it come what it says of itself, and how the same secret seals again.
     ///
     /// # Errors
     /// Any [`Failure`] but those of reading and writing.
-    pub fn open(sealed: &[u8], passphrase: SecretString) -> Result<Self, Failure> {
-        let decryptor = age::Decryptor::new(sealed).map_err(|_| Failure::Damaged)?;
-        if !decryptor.is_scrypt() {
-            return Err(Failure::Damaged);
-        }
-        let mut identity = scrypt::Identity::new(passphrase);
-        identity.set_max_work_factor(WorkFactor::MOST.0);
-        let reader = decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity)).map_err(refused)?;
+    pub fn open(sealed: &[u8], secret: &[u8]) -> Result<(Self, About, Seal), Failure> {
+        let opened = envelope::open(sealed, secret)?;
         let mut payload = Zeroizing::new(Vec::with_capacity(PAYLOAD_BYTES + 1));
-        let read = reader.take(PAYLOAD_BYTES as u64 + 1).read_to_end(&mut payload);
+        let read = opened.content.take(PAYLOAD_BYTES as u64 + 1).read_to_end(&mut payload);
         if read.is_err() || payload.len() > PAYLOAD_BYTES {
             return Err(Failure::Damaged);
         }
-        Self::decode(&payload)
+        let (keystore, version) = Self::decode(&payload)?;
+        let about = About {
+            version,
+            node: keystore.node_id,
+            created: keystore.created,
+            passphrase: matches!(opened.seal, Seal::Passphrase(..)),
+            recipients: keystore.recipients.clone(),
+        };
+        Ok((keystore, about, opened.seal))
     }
 
-    fn decode(payload: &[u8]) -> Result<Self, Failure> {
+    fn decode(payload: &[u8]) -> Result<(Self, u64), Failure> {
         let mut reader = Reader::new("keystore", payload);
-        match reader.number(1) {
-            Ok(VERSION) => {}
+        let version = match reader.number(1) {
+            Ok(version @ 1..=VERSION) => version,
             Ok(version) if version > VERSION => return Err(Failure::NewerVersion),
             _ => return Err(Failure::Damaged),
-        }
+        };
         let mut array = |field| reader.array::<32>(field).map_err(|_| Failure::Damaged);
         let (node_id, identity, storage) = (array(2)?, Secret::new(array(3)?), Secret::new(array(4)?));
+        let (mut created, mut recipients) = (UnixMillis(0), Vec::new());
+        if version > 1 {
+            created = UnixMillis(reader.number(5).map_err(|_| Failure::Damaged)?);
+            for item in reader.items(6, RECIPIENTS, RECIPIENT_BYTES).map_err(|_| Failure::Damaged)? {
+                recipients.push(String::from_utf8(item.to_vec()).map_err(|_| Failure::Damaged)?);
+            }
+        }
         reader.finish().map_err(|_| Failure::Damaged)?;
         let node_id = NodeId::from_bytes(node_id);
         if node_id != node_id_of(&identity) {
             return Err(Failure::ForeignKey);
         }
-        Ok(Self { node_id, identity, storage })
+        Ok((Self { node_id, identity, storage, created, recipients }, version))
     }
 }
 
@@ -136,52 +142,55 @@ fn node_id_of(identity: &Secret<32>) -> NodeId {
     NodeId::from_bytes(SigningKey::from_bytes(identity.expose()).verifying_key().to_bytes())
 }
 
-fn refused(error: DecryptError) -> Failure {
-    match error {
-        DecryptError::ExcessiveWork { required, .. } => {
-            Failure::TooMuchWork { asked: required, most: WorkFactor::MOST.0 }
-        }
-        // The file key's own AEAD tells a wrong passphrase from a damaged file, as far as that can be told.
-        DecryptError::DecryptionFailed | DecryptError::KeyDecryptionFailed | DecryptError::NoMatchingKeys => {
-            Failure::WrongPassphrase
-        }
-        _ => Failure::Damaged,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use age::secrecy::{ExposeSecret, SecretString};
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng;
 
     use super::*;
+    use crate::unseal::envelope::WorkFactor;
 
-    /// Cheap enough for a test; the format is the same.
-    const LIGHT: WorkFactor = WorkFactor(2);
-
-    fn passphrase() -> SecretString {
-        SecretString::from("p".to_owned())
+    fn seal() -> Seal {
+        // Cheap enough for a test; the format is the same.
+        Seal::Passphrase(SecretString::from("p".to_owned()), WorkFactor(2))
     }
 
     fn keystore() -> Keystore {
-        Keystore::generate(&mut ChaCha20Rng::from_seed([1; 32]))
+        Keystore::generate(&mut ChaCha20Rng::from_seed([1; 32]), UnixMillis(5))
+    }
+
+    fn sealed(keystore: &Keystore) -> Vec<u8> {
+        keystore.seal(&seal()).unwrap().0
     }
 
     fn failure(sealed: &[u8]) -> Failure {
-        Keystore::open(sealed, passphrase()).err().unwrap()
+        Keystore::open(sealed, b"p").err().unwrap()
+    }
+
+    #[test]
+    fn it_says_of_itself_what_it_was_made_as() {
+        let identity = age::x25519::Identity::generate();
+        let recipients = vec![identity.to_public().to_string()];
+        let (file, made) = keystore().seal(&Seal::to(&recipients).unwrap()).unwrap();
+        let (again, opened, _) = Keystore::open(&file, identity.to_string().expose_secret().as_bytes()).unwrap();
+        assert_eq!(made, opened);
+        let node = keystore().node_id();
+        assert_eq!(opened, About { version: 2, node, created: UnixMillis(5), passphrase: false, recipients });
+        assert_eq!(again.into_secrets(), keystore().into_secrets());
     }
 
     #[test]
     fn another_nodes_id_is_refused() {
         let mut foreign = keystore();
         foreign.node_id = NodeId::from_bytes([9; 32]);
-        assert!(matches!(failure(&foreign.seal(passphrase(), LIGHT).unwrap()), Failure::ForeignKey));
+        assert!(matches!(failure(&sealed(&foreign)), Failure::ForeignKey));
     }
 
     #[test]
     fn more_work_than_the_cap_is_refused_before_it_is_done() {
-        let sealed = keystore().seal(passphrase(), LIGHT).unwrap();
+        let sealed = sealed(&keystore());
         // The work factor is the last argument of the one stanza: "-> scrypt SALT 2".
         let end = sealed.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1).unwrap().0;
         let mut greedy = sealed[..end - 1].to_vec();
@@ -191,11 +200,31 @@ mod tests {
     }
 
     #[test]
+    fn every_flipped_bit_and_every_cut_is_a_refusal() {
+        let sealed = sealed(&keystore());
+        for place in 0..sealed.len() {
+            let mut flipped = sealed.clone();
+            flipped[place] ^= 1;
+            let refused = Keystore::open(&flipped, b"p").err();
+            assert!(refused.is_some(), "byte {place}");
+            assert!(Keystore::open(&sealed[..place], b"p").is_err(), "cut at {place}");
+        }
+    }
+
+    #[test]
     fn versions_and_shapes_of_the_payload() {
-        let newer = Writer::new().number(1, 2).bytes(9, b"later").finish();
+        let newer = Writer::new().number(1, 3).bytes(9, b"later").finish();
         assert!(matches!(Keystore::decode(&newer), Err(Failure::NewerVersion)));
         for damaged in [Writer::new().finish(), Writer::new().number(1, 1).finish(), b"junk".to_vec()] {
             assert!(matches!(Keystore::decode(&damaged), Err(Failure::Damaged)));
         }
+        let keys = keystore();
+        let first = Writer::new()
+            .number(1, 1)
+            .bytes(2, keys.node_id.as_bytes())
+            .bytes(3, keys.identity.expose())
+            .bytes(4, keys.storage.expose());
+        let (read, version) = Keystore::decode(&first.finish()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((read.node_id, version, read.created), (keys.node_id, 1, UnixMillis(0)), "version 1 is still read");
     }
 }

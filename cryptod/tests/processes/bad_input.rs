@@ -10,10 +10,11 @@ use nix::sys::signal::Signal;
 use openred_policy::spawn::Exit;
 use openred_proto::cryptod as rpc;
 use openred_proto::limits::FRAME_BYTES;
+use openred_proto::unseal::{Refused, Word};
 use openred_proto::vault::{Frame, Reply, Request, decode_frame, encode_frame};
 use tonic::Code;
 
-use super::trio::{Trio, World};
+use super::trio::{Trio, World, said};
 use crate::{block_on, home};
 
 async fn describes(trio: &Trio) {
@@ -67,10 +68,11 @@ pub(crate) fn damaged_keystore(world: &World<'_>, place: &Path) {
     let whole = fs::read(&keystore).unwrap();
     for damaged in [&whole[..whole.len() - 1], b"", b"age-encryption.org/v1\njunk", &[0; 20_000]] {
         fs::write(&keystore, damaged).unwrap();
-        let (mut unsealer, _secrets) = home.unseal(b"p");
+        let (mut unsealer, _secrets, word) = home.unseal_and_hear(b"p");
         let reason = unsealer.failure();
         assert!(reason.contains("damaged or no keystore"), "{reason}");
         assert_eq!(unsealer.exit(), Exit::Code(1));
+        assert_eq!(said(word), Word::Refused(Refused::Damaged));
     }
 }
 

@@ -2,7 +2,7 @@
 //! outside before it is believed.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,8 +15,10 @@ use openred_policy::socket::stream_pair;
 use openred_policy::spawn::{Child, Exit, SpawnSpec, spawn};
 use openred_policy::{Identity, Role};
 use openred_proto::cryptod::cryptod_client::CryptodClient;
-use openred_proto::id::NodeId;
+use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::unseal::{Order, Word};
 use tonic::transport::{Channel, Endpoint};
+use zeroize::Zeroizing;
 
 /// Longest wait for a stage; only a defect takes this long.
 const STAGE: Duration = Duration::from_secs(60);
@@ -58,7 +60,7 @@ impl World<'_> {
         assert_eq!(host.next(STAGE).unwrap(), Stage::Namespaced, "{role}");
         let namespaces = observe::namespaces(child.pid()).unwrap();
         host.go().unwrap();
-        Started { role, child, host, namespaces: Some(namespaces), own, identity }
+        Started { role, child, host, namespaces: Some(namespaces), own, identity, word: None }
     }
 }
 
@@ -70,6 +72,8 @@ pub(crate) struct Started {
     namespaces: Option<observe::Namespaces>,
     own: Baseline,
     identity: Option<Identity>,
+    /// Of an unsealer whose word nobody asks for: held, or giving it fails.
+    word: Option<PipeReader>,
 }
 
 impl Started {
@@ -102,6 +106,13 @@ impl Started {
     }
 }
 
+/// The unsealer's word, to its end.
+pub(crate) fn said(mut word: PipeReader) -> Word {
+    let mut bytes = Vec::new();
+    word.read_to_end(&mut bytes).unwrap();
+    Word::decode(&bytes).unwrap()
+}
+
 /// One node's folder.
 pub(crate) struct Home<'a> {
     pub(crate) world: World<'a>,
@@ -117,31 +128,41 @@ impl<'a> Home<'a> {
 
     /// Makes the keystore; returns the node id that the unsealer reported.
     pub(crate) fn create(&self, passphrase: &[u8]) -> NodeId {
+        let nothing = File::open("/dev/null").unwrap();
         let file = File::create(self.folder.join("keystore.age")).unwrap();
-        let (id_read, id_write) = std::io::pipe().unwrap();
-        let unsealer = self.unsealer("create", file, passphrase, id_write.into());
-        let mut id = [0; 32];
-        { id_read }.read_exact(&mut id).unwrap();
+        let (unsealer, word) = self.unsealer("create", nothing, passphrase, file.into());
         assert_eq!(unsealer.exit(), Exit::Code(0));
-        NodeId::from_bytes(id)
+        match said(word) {
+            Word::Keystore(about) => about.node,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Starts the unsealer on the keystore; returns it and the pipe that it hands the secrets to.
     pub(crate) fn unseal(&self, passphrase: &[u8]) -> (Started, OwnedFd) {
+        let (mut unsealer, secrets, word) = self.unseal_and_hear(passphrase);
+        unsealer.word = Some(word);
+        (unsealer, secrets)
+    }
+
+    /// The same, with the end on which it gives its word.
+    pub(crate) fn unseal_and_hear(&self, passphrase: &[u8]) -> (Started, OwnedFd, PipeReader) {
         let file = File::open(self.folder.join("keystore.age")).unwrap();
         let (secrets_read, secrets_write) = std::io::pipe().unwrap();
-        (self.unsealer("open", file, passphrase, secrets_write.into()), secrets_read.into())
+        let (unsealer, word) = self.unsealer("open", file, passphrase, secrets_write.into());
+        (unsealer, secrets_read.into(), word)
     }
 
     /// The passphrase is given only once the cage was seen.
-    fn unsealer(&self, mode: &str, file: File, passphrase: &[u8], output: OwnedFd) -> Started {
-        let (read, mut write) = std::io::pipe().unwrap();
-        let descriptors = vec![file.into(), read.into(), output];
+    fn unsealer(&self, mode: &str, file: File, passphrase: &[u8], output: OwnedFd) -> (Started, PipeReader) {
+        let ((read, mut write), (word, word_end)) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+        let descriptors = vec![file.into(), read.into(), output, word_end.into()];
         let mut unsealer = self.world.start(Role::Unseal, "cryptod-unseal", Some(mode), descriptors);
         unsealer.confined();
         unsealer.ready();
-        write.write_all(passphrase).unwrap();
-        unsealer
+        let order = Order::with_secret(Zeroizing::new(passphrase.to_vec()), UnixMillis(1));
+        write.write_all(&order.encode().unwrap()).unwrap();
+        (unsealer, word)
     }
 
     fn state(&self) -> File {

@@ -33,11 +33,14 @@ pub(crate) enum Command {
     /// Make a node: home directory, configuration, sealed identity
     Init(Init),
     /// Run the node: start, confine and watch its processes
-    Up(PassphraseSource),
+    Up(SecretSource),
     /// Show how the node and its processes are
     Status,
     /// Compare each process's cage with its manifest, from outside
     Doctor,
+    /// The node's key: show, lock, unlock, rotate
+    #[command(subcommand)]
+    Key(Key),
     /// Links with other nodes
     #[command(subcommand)]
     Link(Link),
@@ -86,6 +89,44 @@ pub(crate) struct PassphraseSource {
     pub(crate) passphrase_fd: Option<i32>,
 }
 
+/// What opens a keystore: a passphrase, or the identity of an age recipient it is sealed to.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct SecretSource {
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseSource,
+    /// Read the age identity from this file, readable by you alone
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["passphrase_file", "passphrase_fd", "identity_fd"])]
+    pub(crate) identity_file: Option<PathBuf>,
+    /// Read the age identity from this open descriptor, to its end
+    #[arg(long, value_name = "N", conflicts_with_all = ["passphrase_file", "passphrase_fd"])]
+    #[arg(value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) identity_fd: Option<i32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Show the node's id, how its keystore is sealed, and whether it is open
+    Show,
+    /// Wipe the keys and end the processes that hold them; the rest goes on
+    Lock,
+    /// Open the keystore again and start new key processes
+    Unlock(SecretSource),
+    /// Draw a short-lived key anew, before its time
+    Rotate {
+        /// The key
+        what: Rotated,
+    },
+}
+
+/// A key that lives for days.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Rotated {
+    /// What offers to this node are sealed to
+    Prekey,
+    /// What handshakes are authenticated with, one a method
+    Statics,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Init {
     /// Name for people, in the card; proves nothing
@@ -103,6 +144,10 @@ pub(crate) struct Init {
     /// As root: first of the node's four uids
     #[arg(long, value_name = "UID")]
     pub(crate) uid_base: Option<u32>,
+    /// Seal the keystore to this age recipient instead of a passphrase; may be
+    /// repeated
+    #[arg(long, value_name = "AGE1…", conflicts_with_all = ["passphrase_file", "passphrase_fd"])]
+    pub(crate) recipient: Vec<String>,
     #[command(flatten)]
     pub(crate) passphrase: PassphraseSource,
 }

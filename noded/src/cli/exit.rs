@@ -72,6 +72,25 @@ impl Failure {
         Self::new(Exit::Usage, "usage", what, way_out)
     }
 
+    /// For the operator on the other side of a socket; [`From<tonic::Status>`] reads it back.
+    pub(crate) fn into_status(self) -> tonic::Status {
+        use tonic::Code;
+        let kind = match self.exit {
+            Exit::Usage => Code::InvalidArgument,
+            Exit::NotFound => Code::NotFound,
+            Exit::Denied => Code::PermissionDenied,
+            Exit::Conflict => Code::FailedPrecondition,
+            Exit::TimeOut => Code::DeadlineExceeded,
+            Exit::Locked => Code::Unavailable,
+            _ => Code::Unknown,
+        };
+        let mut status = tonic::Status::new(kind, self.to_string());
+        if let Ok(code) = self.code.parse() {
+            status.metadata_mut().insert(CODE_HEADER, code);
+        }
+        status
+    }
+
     /// The same failure with another way out.
     pub(crate) fn way_out(mut self, way_out: impl Into<String>) -> Self {
         self.way_out = way_out.into();
@@ -124,7 +143,7 @@ impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         let code = status.metadata().get(CODE_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let exit = match status.code() {
-            _ if code == "cryptod.away" || code == "locked" => Exit::Locked,
+            _ if matches!(code, "cryptod.away" | "locked" | "keys.locked" | "keystore.locked") => Exit::Locked,
             _ if code == "cryptod.slow" => Exit::TimeOut,
             // The client's own deadline: tonic ends the call by itself.
             tonic::Code::Cancelled => Exit::TimeOut,
@@ -183,6 +202,18 @@ mod tests {
         refused.metadata_mut().insert(CODE_HEADER, tonic::metadata::MetadataValue::from_static("cryptod.capacity"));
         assert_eq!(exit(refused), Exit::Failed, "it answered: nothing is locked");
         assert_eq!(exit(tonic::Status::cancelled("Timeout expired")), Exit::TimeOut);
+        for (exit, code) in [
+            (Exit::Failed, "keystore.damaged"),
+            (Exit::Conflict, "keys.open"),
+            (Exit::Denied, "keystore.foreign"),
+            (Exit::NotFound, "keystore.missing"),
+            (Exit::Locked, "keystore.locked"),
+            (Exit::Locked, "keys.locked"),
+        ] {
+            let sent = Failure::new(exit, code, "what", "way out");
+            let read = Failure::from(sent.into_status());
+            assert_eq!((read.exit, read.code.as_str(), read.to_string().as_str()), (exit, code, "what; way out"));
+        }
     }
 
     #[test]

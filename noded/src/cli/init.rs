@@ -5,9 +5,13 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use openred_proto::id::UnixMillis;
+use openred_proto::unseal::Order;
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::arguments::Init;
+use super::output::now;
 use super::{Exit, Failure, Invocation, Passphrase};
 use crate::config::resolve;
 use crate::supervisor;
@@ -26,23 +30,34 @@ pub(crate) fn init(invocation: &Invocation, options: Init) -> Result<Exit, Failu
         let what = format!("{}: a node lives here already", home.path().display());
         return Err(Failure::new(Exit::Conflict, "keystore.exists", what, "name another place with --home"));
     }
-    let passphrase = Passphrase::new_for_creation(&options.passphrase)?;
+    let passphrase = match options.recipient.as_slice() {
+        [] => Some(Passphrase::new_for_creation(&options.passphrase)?),
+        _ => None,
+    };
+    let order = || {
+        let secret = passphrase.as_ref().map_or_else(|| Ok(Zeroizing::default()), Passphrase::bytes)?;
+        Ok(Order { secret, recipients: options.recipient.clone(), now: UnixMillis(now()) })
+    };
     make_home(home.path())?;
     let fresh = write_new(&invocation.config, &text)?;
-    let node = supervisor::create(home, config.uid_base, &passphrase).inspect_err(|_| {
+    let about = supervisor::create(home, config.uid_base, order).inspect_err(|_| {
         if fresh {
             let _ = std::fs::remove_file(&invocation.config);
             // Only an empty folder goes.
             let _ = std::fs::remove_dir(home.path());
         }
     })?;
+    let node = about.node;
     let (place, file) = (home.path().display(), invocation.config.display());
     invocation.output.line(format!("{node}"));
     invocation.output.line(format!("made in {place}"));
     if !fresh {
         invocation.output.line(format!("{file} was there and is kept as it is"));
     }
-    invocation.output.line("keep the passphrase: without it the node's identity is lost");
+    invocation.output.line(match about.passphrase {
+        true => "keep the passphrase: without it the node's identity is lost",
+        false => "keep the recipients' identities: without one of them the node's identity is lost",
+    });
     let body = json!({ "node_id": node.to_string(), "home": place.to_string(), "config": file.to_string() });
     invocation.output.document("openred.init/1", &body);
     Ok(Exit::Ok)

@@ -39,7 +39,7 @@ pub(crate) async fn link(invocation: &Invocation, command: arguments::Link) -> R
 
 pub(super) fn tone(state: &str) -> Tone {
     match state {
-        "active" | "ready" | "registered" | "ok" | "matched" => Tone::Good,
+        "active" | "ready" | "open" | "registered" | "ok" | "matched" => Tone::Good,
         "revoked" | "expired" | "mismatched" | "error" | "refused" | "down" => Tone::Bad,
         "unknown" => Tone::Plain,
         _ => Tone::Warning,

@@ -1,4 +1,5 @@
-//! Where the passphrase of a keystore comes from: the terminal, a file, an open descriptor, a service manager's credential.
+//! Where the passphrase or the age identity of a keystore comes from: an option, a service manager's credential, the terminal,
+//! in this order.
 //!
 //! From a file it is read again each time it is needed and never kept. From a descriptor or the terminal it cannot be had
 //! twice, so it stays in this process's memory (wiped at the end) for as long as the vault may have to be restarted.
@@ -10,14 +11,14 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::arguments::PassphraseSource;
+use openred_proto::unseal::SECRET_BYTES;
+
+use super::arguments::{PassphraseSource, SecretSource};
 use super::{Exit, Failure};
 
-/// Longest passphrase; anything longer is the wrong file.
-pub(crate) const PASSPHRASE_BYTES: usize = 1024;
-
-/// Name of the credential that holds it (systemd: `LoadCredentialEncrypted=openred.passphrase`).
-pub(crate) const CREDENTIAL: &str = "openred.passphrase";
+/// Names of the credentials that a service manager may lay down (systemd: `LoadCredentialEncrypted=openred.passphrase`), in
+/// order.
+const CREDENTIALS: [&str; 2] = ["openred.passphrase", "openred.identity"];
 
 /// A passphrase, or the way to it.
 pub(crate) enum Passphrase {
@@ -28,32 +29,50 @@ pub(crate) enum Passphrase {
 }
 
 impl Passphrase {
-    /// From the named source, or the terminal.
-    pub(crate) fn new(source: &PassphraseSource) -> Result<Self, Failure> {
-        match source {
-            PassphraseSource { passphrase_file: Some(path), .. } => {
-                let path = std::path::absolute(path).map_err(|error| Failure::local(path.display(), &error))?;
-                read_file(&path)?;
-                Ok(Self::File(path))
-            }
-            PassphraseSource { passphrase_fd: Some(number), .. } => {
-                let place = PathBuf::from(format!("/proc/self/fd/{number}"));
-                let file =
-                    File::open(&place).map_err(|error| Failure::local(format!("descriptor {number}"), &error))?;
-                Ok(Self::Kept(read_bounded(file, &format!("descriptor {number}"))?))
-            }
-            // What the unit loads is this unit's, and a start without anybody at a terminal has nothing else.
-            _ => match openred_policy::notify::credential(CREDENTIAL) {
-                Some(path) => read_file(&path).map(|_| Self::File(path)),
-                None => Ok(Self::Kept(ask("Passphrase: ")?)),
-            },
+    /// From the named source, a credential, or the terminal.
+    pub(crate) fn new(source: &SecretSource) -> Result<Self, Failure> {
+        match Self::named(source)? {
+            Some(named) => Ok(named),
+            None => Ok(Self::Kept(ask("Passphrase: ")?)),
         }
     }
 
-    /// As [`new`](Self::new), but what is typed for a new keystore is typed twice.
+    /// The same without a credential: that of the service is for its start, not for what an operator does by hand.
+    pub(crate) fn by_hand(source: &SecretSource) -> Result<Self, Failure> {
+        match Self::option(source)? {
+            Some(named) => Ok(named),
+            None => Ok(Self::Kept(ask("Passphrase: ")?)),
+        }
+    }
+
+    fn option(source: &SecretSource) -> Result<Option<Self>, Failure> {
+        let passphrase = &source.passphrase;
+        if let Some(path) = passphrase.passphrase_file.as_ref().or(source.identity_file.as_ref()) {
+            let path = std::path::absolute(path).map_err(|error| Failure::local(path.display(), &error))?;
+            read_file(&path)?;
+            return Ok(Some(Self::File(path)));
+        }
+        let Some(number) = passphrase.passphrase_fd.or(source.identity_fd) else { return Ok(None) };
+        let name = format!("descriptor {number}");
+        let file = File::open(format!("/proc/self/fd/{number}")).map_err(|error| Failure::local(&name, &error))?;
+        Ok(Some(Self::Kept(read_bounded(file, &name)?)))
+    }
+
+    fn named(source: &SecretSource) -> Result<Option<Self>, Failure> {
+        if let Some(named) = Self::option(source)? {
+            return Ok(Some(named));
+        }
+        // What the unit loads is this unit's, and a start without anybody at a terminal has nothing else.
+        let Some(path) = CREDENTIALS.into_iter().find_map(openred_policy::notify::credential) else { return Ok(None) };
+        read_file(&path)?;
+        Ok(Some(Self::File(path)))
+    }
+
+    /// As [`by_hand`](Self::by_hand), but what is typed for a new keystore is typed twice.
     pub(crate) fn new_for_creation(source: &PassphraseSource) -> Result<Self, Failure> {
-        if source.passphrase_file.is_some() || source.passphrase_fd.is_some() {
-            return Self::new(source);
+        let source = SecretSource { passphrase: source.clone(), ..SecretSource::default() };
+        if let Some(named) = Self::option(&source)? {
+            return Ok(named);
         }
         let first = ask("New passphrase: ")?;
         if first != ask("The same again: ")? {
@@ -101,16 +120,13 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
 
 fn read_bounded(file: File, name: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     // Reserved whole, so that growing leaves no copy behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(PASSPHRASE_BYTES + 2));
-    file.take(PASSPHRASE_BYTES as u64 + 2).read_to_end(&mut bytes).map_err(|error| Failure::local(name, &error))?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_BYTES + 2));
+    file.take(SECRET_BYTES as u64 + 2).read_to_end(&mut bytes).map_err(|error| Failure::local(name, &error))?;
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
     }
-    if bytes.len() > PASSPHRASE_BYTES {
-        return Err(Failure::usage(
-            format!("{name}: longer than {PASSPHRASE_BYTES} bytes"),
-            "name the passphrase's file",
-        ));
+    if bytes.len() > SECRET_BYTES {
+        return Err(Failure::usage(format!("{name}: longer than {SECRET_BYTES} bytes"), "name the passphrase's file"));
     }
     not_empty(bytes, name)
 }
@@ -133,7 +149,8 @@ mod tests {
         let path = folder.path().join("passphrase");
         std::fs::write(&path, "two words\n\n").unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-        let source = PassphraseSource { passphrase_file: Some(path.clone()), passphrase_fd: None };
+        let passphrase = PassphraseSource { passphrase_file: Some(path.clone()), passphrase_fd: None };
+        let source = SecretSource { passphrase, ..SecretSource::default() };
         assert_eq!(&**Passphrase::new(&source).unwrap().bytes().unwrap(), b"two words\n");
         for (content, mode, exit) in [
             ("x\n".to_owned(), 0o640, Exit::Denied),

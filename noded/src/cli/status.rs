@@ -32,7 +32,11 @@ pub(crate) async fn status(invocation: &Invocation) -> Result<Exit, Failure> {
     let conditions = processes.conditions.iter().chain(node.iter().flat_map(|node| &node.conditions));
     let errors = conditions.filter(|condition| condition.severity == "error").count();
     let whole = processes.state == "ready" && node.is_some() && errors == 0;
-    Ok(if whole { Exit::Ok } else { Exit::Degraded })
+    Ok(match processes.state.as_str() {
+        "locked" => Exit::Locked,
+        _ if whole => Exit::Ok,
+        _ => Exit::Degraded,
+    })
 }
 
 fn people(output: &Output, processes: &SupervisorStatus, node: Option<&NodeStatus>) {

@@ -7,12 +7,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use openred_policy::observe::{Baseline, Expected, Namespaces, Observation, compare, observe};
 use openred_policy::{Layer, LayerReport, Role, Uid, syscalls_allowed};
 use openred_proto::admin;
+use openred_proto::unseal::About;
 
 /// Alarms that are kept; a node with more of them has been down for long.
 const ALARMS: usize = 16;
 
 /// The processes of a node in the order in which they are shown.
 pub(crate) const PROCESSES: [Role; 3] = [Role::Front, Role::Vault, Role::Noded];
+
+/// State of the key process while the operator wants no key to be held.
+const LOCKED: &str = "locked";
 
 /// What was seen of one process when it was let go, and what is needed to look again.
 pub(crate) struct Cage {
@@ -39,6 +43,8 @@ struct Inner {
     entries: Vec<Entry>,
     /// The last unsealer, which has ended.
     unseal: Option<Cage>,
+    /// What the keystore said of itself when it was last opened.
+    keystore: Option<About>,
     alarms: Vec<admin::Condition>,
     stopping: bool,
     ready_at: u64,
@@ -57,7 +63,7 @@ impl Board {
         let entry =
             |role| Entry { role, state: "starting", since: now, restarts: 0, last_exit: String::new(), cage: None };
         let entries = PROCESSES.into_iter().map(entry).collect();
-        let inner = Inner { entries, unseal: None, alarms: Vec::new(), stopping: false, ready_at: 0 };
+        let inner = Inner { entries, unseal: None, keystore: None, alarms: Vec::new(), stopping: false, ready_at: 0 };
         Self { baseline, home, started_at: now, inner: Mutex::new(inner) }
     }
 
@@ -112,6 +118,38 @@ impl Board {
         }
     }
 
+    /// Notes what the keystore says of itself.
+    pub(crate) fn keystore(&self, about: Option<About>) {
+        self.inner().keystore = about;
+    }
+
+    /// Notes that a process is away because the operator wants it so.
+    pub(crate) fn locked(&self, role: Role, now: u64) {
+        let mut inner = self.inner();
+        if let Some(entry) = inner.entries.iter_mut().find(|entry| entry.role == role) {
+            entry.cage = None;
+            if entry.state != LOCKED {
+                entry.since = now;
+            }
+            entry.state = LOCKED;
+        }
+    }
+
+    /// The keystore and whether its keys are held.
+    pub(crate) fn key(&self) -> admin::KeyStatus {
+        let inner = self.inner();
+        let state = inner.entries.iter().find(|entry| entry.role == Role::Vault).map_or("", |entry| entry.state);
+        let about = inner.keystore.as_ref();
+        admin::KeyStatus {
+            state: if state == "ready" { String::from("open") } else { state.to_owned() },
+            node_id: about.map(|about| about.node.to_string()).unwrap_or_default(),
+            version: about.map_or(0, |about| about.version),
+            created_at: about.map_or(0, |about| about.created.0),
+            passphrase: about.is_some_and(|about| about.passphrase),
+            recipients: about.map(|about| about.recipients.clone()).unwrap_or_default(),
+        }
+    }
+
     /// Notes that a start came to nothing: what was seen of the process holds no more.
     pub(crate) fn away(&self, role: Role) {
         if let Some(entry) = self.inner().entries.iter_mut().find(|entry| entry.role == role) {
@@ -147,10 +185,12 @@ impl Board {
     pub(crate) fn status(&self) -> admin::SupervisorStatus {
         let inner = self.inner();
         let all_ready = inner.entries.iter().all(|entry| entry.state == "ready");
+        let all_wanted = inner.entries.iter().all(|entry| matches!(entry.state, "ready" | LOCKED));
         let state = match () {
             () if inner.stopping => "stopping",
             () if all_ready && inner.alarms.is_empty() => "ready",
             () if inner.ready_at == 0 => "starting",
+            () if all_wanted && inner.alarms.is_empty() => LOCKED,
             () => "degraded",
         };
         let mut conditions = inner.alarms.clone();
@@ -163,6 +203,14 @@ impl Board {
                 since: entry.since,
                 help: String::from("the supervisor's log holds its last words"),
             }
+        }));
+        conditions.extend(inner.entries.iter().find(|entry| entry.state == LOCKED).map(|entry| admin::Condition {
+            code: String::from("keys.locked"),
+            severity: String::from("warning"),
+            detail: String::from("the operator locked the keys: no process holds one, and what needs one waits"),
+            depends_on: Vec::new(),
+            since: entry.since,
+            help: String::from("`openred key unlock` opens them again"),
         }));
         admin::SupervisorStatus {
             state: state.to_owned(),
@@ -182,7 +230,8 @@ impl Board {
         let mut ok = true;
         for entry in &mut inner.entries {
             let Some(cage) = &mut entry.cage else {
-                ok = false;
+                // Locked is as wanted: there is no process that could lack a layer.
+                ok &= entry.state == LOCKED;
                 continue;
             };
             match self.look(entry.role, cage.pid, &cage.namespaces, &cage.expected) {
@@ -269,6 +318,19 @@ mod tests {
         assert_eq!(board.status().state, "ready");
         board.stopping();
         assert_eq!(board.status().state, "stopping");
+    }
+
+    #[test]
+    fn locked_is_a_state_of_its_own_and_no_fault() {
+        let board = board();
+        PROCESSES.into_iter().for_each(|role| board.state(role, "ready", 2));
+        assert_eq!(board.key().state, "open");
+        [Role::Front, Role::Vault].into_iter().for_each(|role| board.locked(role, 3));
+        let status = board.status();
+        assert_eq!((status.state.as_str(), board.key().state.as_str()), ("locked", "locked"));
+        assert_eq!((status.conditions[0].code.as_str(), status.conditions[0].since), ("keys.locked", 3));
+        board.alarm("process.noded.start", String::from("x"), "y", 5);
+        assert_eq!(board.status().state, "degraded", "an alarm is not hidden by it");
     }
 
     #[test]

@@ -280,6 +280,7 @@ impl Drop for Caged {
     fn drop(&mut self) {
         // A child that nobody watches any more must not live; one that was reaped has no number to hit, only a pidfd.
         let _ = self.child.get_ref().signal(Signal::SIGKILL);
-        let _ = self.child.get_ref().try_wait();
+        // Until it is gone it holds what it was given: the next start would find its port taken.
+        let _ = self.child.get_ref().wait();
     }
 }

@@ -1,28 +1,45 @@
-//! The supervisor's own socket: status, doctor, stop, for the operator.
+//! The supervisor's own socket: status, doctor, stop, and the keys' lock, for the operator.
 //!
 //! The socket lies in a directory that only the operator enters; the caller's uid is checked as well.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use openred_proto::admin::supervisor_server::{Supervisor, SupervisorServer};
-use openred_proto::admin::{DoctorReport, DoctorRequest, StatusRequest, StopReply, StopRequest, SupervisorStatus};
+use openred_proto::admin::{
+    DoctorReport, DoctorRequest, KeyStatus, LockKeysRequest, RotateKeyRequest, ShowKeyRequest, StatusRequest,
+    StopReply, StopRequest, SupervisorStatus, UnlockKeysRequest,
+};
+use openred_proto::unseal::SECRET_BYTES;
+use openred_proto::vault::ShortKey;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::board::Board;
+use super::gate::{Answer, Ask, Asker};
+use crate::cli::Failure;
 
 /// Calls of one connection at a time: a person and a monitor.
 const CALLS: usize = 8;
-/// Requests have no content; a longer message is none of ours.
-const MESSAGE: usize = 1024;
+/// The longest request carries a passphrase or identities; a longer message is none of ours.
+const MESSAGE: usize = SECRET_BYTES + 64;
 
 struct Control {
     board: Arc<Board>,
     stop: watch::Sender<bool>,
+    asker: Asker,
+}
+
+impl Control {
+    async fn ask(&self, ask: impl FnOnce(Answer) -> Ask) -> Result<Response<KeyStatus>, Status> {
+        self.asker.ask(ask).await.map_err(Failure::into_status)?;
+        Ok(Response::new(self.board.key()))
+    }
 }
 
 /// Serves until this task is ended.
@@ -30,8 +47,9 @@ pub(crate) async fn serve(
     listener: UnixListener,
     board: Arc<Board>,
     stop: watch::Sender<bool>,
+    asker: Asker,
 ) -> Result<(), tonic::transport::Error> {
-    let service = SupervisorServer::new(Control { board, stop }).max_decoding_message_size(MESSAGE);
+    let service = SupervisorServer::new(Control { board, stop, asker }).max_decoding_message_size(MESSAGE);
     Server::builder()
         .concurrency_limit_per_connection(CALLS)
         .add_service(service)
@@ -66,4 +84,39 @@ impl Supervisor for Control {
         self.stop.send_replace(true);
         Ok(Response::new(StopReply {}))
     }
+
+    async fn show_key(&self, request: Request<ShowKeyRequest>) -> Result<Response<KeyStatus>, Status> {
+        check(&request)?;
+        Ok(Response::new(self.board.key()))
+    }
+
+    async fn lock_keys(&self, request: Request<LockKeysRequest>) -> Result<Response<KeyStatus>, Status> {
+        check(&request)?;
+        self.ask(Ask::Lock).await
+    }
+
+    async fn unlock_keys(&self, request: Request<UnlockKeysRequest>) -> Result<Response<KeyStatus>, Status> {
+        check(&request)?;
+        let secret = wiped(request.into_inner().secret);
+        self.ask(|answer| Ask::Unlock(secret, answer)).await
+    }
+
+    async fn rotate_key(&self, request: Request<RotateKeyRequest>) -> Result<Response<KeyStatus>, Status> {
+        check(&request)?;
+        let what = match request.into_inner().what.as_str() {
+            "prekey" => ShortKey::Prekey,
+            "statics" => ShortKey::Statics,
+            _ => return Err(Status::invalid_argument("only prekey and statics are rotated by this call")),
+        };
+        self.ask(|answer| Ask::Rotate(what, answer)).await
+    }
+}
+
+/// A copy that is wiped when it was used; the received one is wiped now, where the library holds it alone.
+fn wiped(received: Bytes) -> Zeroizing<Vec<u8>> {
+    let secret = Zeroizing::new(received.to_vec());
+    if let Ok(mut own) = received.try_into_mut() {
+        own[..].zeroize();
+    }
+    secret
 }

@@ -3,32 +3,36 @@
 //! The unsealer is given the passphrase only once its cage was seen; its secrets go through a pipe straight to the vault
 //! and never through this process.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use openred_policy::Role;
-use openred_policy::socket::{open_no_symlinks, stream_pair};
+use openred_policy::socket::stream_pair;
 use openred_policy::spawn::Exit as Ended;
+use openred_proto::id::UnixMillis;
+use openred_proto::unseal::Order;
+use openred_proto::vault::{Reply, Request, ShortKey};
 use tokio::sync::watch;
 
 use super::child::{Caged, Fault, Plan, start};
+use super::errand::{self, Errand};
+use super::gate::{Answer, Ask, Gate, not_locked};
+use super::operator::Operator;
 use super::places::{pending_listener, publish, remove};
-use super::{Context, End, StartFailure};
+use super::{Context, End, StartFailure, keystore, now};
+use crate::cli::{Exit, Failure};
 
 /// How long vault and front may take to end by themselves.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Exit code of the unsealer for a passphrase that does not open the keystore.
-const WRONG_PASSPHRASE: i32 = 5;
 
 /// Front and vault in service.
 pub(crate) struct Keys {
     front: Caged,
     vault: Caged,
-    /// The operator's role at the vault. Held so that the vault's end stays open; closed, it says that the supervisor is gone.
-    _operator: OwnedFd,
+    /// The operator's role at the vault.
+    operator: Operator,
 }
 
 fn setup(role: Role, what: &'static str) -> impl Fn(io::Error) -> StartFailure {
@@ -70,7 +74,8 @@ pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
     publish(&context.home, "cryptod", &context.home.cryptod_socket()).map_err(setup(Role::Front, "its socket"))?;
     context.state(Role::Vault, "ready");
     context.state(Role::Front, "ready");
-    Ok(Keys { front, vault, _operator: operator })
+    let operator = Operator::new(operator).map_err(setup(Role::Vault, "the operator's pair"))?;
+    Ok(Keys { front, vault, operator })
 }
 
 async fn serving(context: &Context, plan: Plan) -> Result<Caged, Fault> {
@@ -81,57 +86,72 @@ async fn serving(context: &Context, plan: Plan) -> Result<Caged, Fault> {
 
 /// Opens the keystore; afterwards the secrets wait in the pipe for the vault.
 async fn unseal(context: &Context, secrets: OwnedFd) -> Result<(), StartFailure> {
-    let keystore = open_no_symlinks(&context.home.keystore(), OFlag::O_RDONLY, 0);
-    let keystore = keystore.map_err(setup(Role::Unseal, "the keystore"))?;
-    let (passphrase, passphrase_end) =
-        nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| setup(Role::Unseal, "a pipe")(errno.into()))?;
-    let plan = Plan {
-        role: Role::Unseal,
-        program: "cryptod-unseal",
-        arguments: vec!["open".into()],
-        identity: context.identities.unseal,
-        kept: Vec::new(),
-        descriptors: vec![keystore.into(), passphrase, secrets],
-    };
-    let mut child = start(&context.starter, plan).await?;
-    // A pipe holds far more than the longest passphrase: this never waits.
-    let bytes = context.passphrase.bytes().map_err(StartFailure::Passphrase)?;
-    File::from(passphrase_end).write_all(&bytes).map_err(setup(Role::Unseal, "the passphrase"))?;
-    drop(bytes);
-    match child.finished().await {
-        Ok(Ended::Code(0)) => Ok(()),
-        Ok(exit) => Err(Fault::Ended { role: Role::Unseal, exit }.into()),
-        Err(fault) if fault.exit() == Some(Ended::Code(WRONG_PASSPHRASE)) => Err(StartFailure::Locked(fault)),
-        Err(fault) => Err(fault.into()),
-    }
+    let keystore = keystore::open(&context.home.keystore()).map_err(StartFailure::Named)?;
+    let errand = Errand { mode: "open", input: keystore.into(), output: secrets, state: None };
+    let order = || Ok(Order::with_secret(context.secret.bytes()?, UnixMillis(now())));
+    let about = errand::run(&context.starter, context.identities.unseal, errand, order).await?;
+    context.starter.board.keystore(about);
+    Ok(())
 }
 
 impl Keys {
-    /// Serves until one of the two ends or `stop` is set; then neither is left.
-    pub(crate) async fn live(self, context: &Context, stop: &mut watch::Receiver<bool>) -> End {
-        let Keys { front, vault, .. } = &self;
-        let wanted = async {
-            // The sender lives in the supervisor; its loss would mean that the supervisor ends.
-            let _ = stop.wait_for(|stop| *stop).await;
-        };
-        let (role, exit) = tokio::select! {
-            biased;
-            exit = vault.end() => (Role::Vault, exit),
-            exit = front.end() => (Role::Front, exit),
-            () = wanted => {
-                // No new requests first; then the vault, which writes its state before every answer and has nothing to save.
-                front.stop(PATIENCE).await;
-                vault.stop(PATIENCE).await;
-                let _ = remove(&context.home.cryptod_socket());
-                return End::Stopped;
+    /// Serves until one of the two ends, the operator locks them, or `stop` is set; then neither is left.
+    pub(crate) async fn live(self, context: &Context, stop: &mut watch::Receiver<bool>, gate: &mut Gate) -> End {
+        let Keys { front, vault, mut operator } = self;
+        let (role, exit) = loop {
+            let wanted = async {
+                // The sender lives in the supervisor; its loss would mean that the supervisor ends.
+                let _ = stop.wait_for(|stop| *stop).await;
+            };
+            tokio::select! {
+                biased;
+                exit = vault.end() => break (Role::Vault, exit),
+                exit = front.end() => break (Role::Front, exit),
+                ask = gate.next() => match ask {
+                    Ask::Lock(answer) => return lock(context, &front, &vault, &mut operator, answer).await,
+                    Ask::Unlock(_, answer) => drop(answer.send(Err(not_locked()))),
+                    Ask::Rotate(what, answer) => drop(answer.send(rotate(&mut operator, what).await)),
+                },
+                () = wanted => {
+                    // No new requests first; then the vault, which writes its state before every answer and has nothing to save.
+                    front.stop(PATIENCE).await;
+                    vault.stop(PATIENCE).await;
+                    let _ = remove(&context.home.cryptod_socket());
+                    return End::Stopped;
+                }
             }
         };
         let _ = remove(&context.home.cryptod_socket());
-        let other = if role == Role::Vault { front } else { vault };
+        let other = if role == Role::Vault { &front } else { &vault };
         // Each ends when the other does, so which end was seen first says little: the graver one is the cause.
         let second = other.stop(PATIENCE).await;
         let ended = if gravity(second) > gravity(exit) { (other.role, second) } else { (role, exit) };
         End::Died { role: ended.0, exit: ended.1, lived: vault.lived() }
+    }
+}
+
+/// Has the vault wipe its keys and end; one that does not answer is ended all the same.
+async fn lock(context: &Context, front: &Caged, vault: &Caged, operator: &mut Operator, answer: Answer) -> End {
+    let _ = remove(&context.home.cryptod_socket());
+    if let Err(error) = operator.ask(Request::Lock).await {
+        tracing::warn!("the vault did not answer the lock ({error}) and is killed");
+        vault.kill().await;
+    } else {
+        vault.stop(PATIENCE).await;
+    }
+    front.stop(PATIENCE).await;
+    End::Locked(answer)
+}
+
+async fn rotate(operator: &mut Operator, what: ShortKey) -> Result<(), Failure> {
+    match operator.ask(Request::Rotate { what }).await {
+        Ok(Reply::Done) => Ok(()),
+        Ok(Reply::Refused(refusal)) => {
+            let way_out = "`openred key show` says how things stand; try again later";
+            Err(Failure::new(Exit::Failed, "cryptod.refused", format!("the vault refused: {refusal}"), way_out))
+        }
+        Ok(_) => Err(Failure::new(Exit::Failed, "cryptod.bad-answer", "the vault answered out of contract", "")),
+        Err(error) => Err(Failure::local("the vault", &error)),
     }
 }
 

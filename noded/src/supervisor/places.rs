@@ -99,7 +99,8 @@ fn taken(config: &NodeConfig, error: &io::Error) -> Failure {
     }
 }
 
-fn lock(home: &Home) -> Result<Flock<File>, Failure> {
+/// Takes the home for this process: no node runs in it while the lock is held.
+pub(crate) fn lock(home: &Home) -> Result<Flock<File>, Failure> {
     let path = home.lock();
     let file = open_no_symlinks(&path, OFlag::O_RDWR | OFlag::O_CREAT, 0o600);
     let file = file.map_err(|error| Failure::local(path.display(), &error))?;

@@ -1,0 +1,131 @@
+//! The unsealer's operations as functions: what they make opens again, and what is refused is named and leaks nothing.
+#![allow(clippy::unwrap_used, reason = "tests")]
+use age::secrecy::ExposeSecret;
+use openred_proto::id::NodeId;
+
+use super::*;
+use crate::testing::{NOW, random};
+
+fn order(secret: &[u8]) -> Order {
+    Order::with_secret(Zeroizing::new(secret.to_vec()), NOW)
+}
+
+fn made(secret: &[u8]) -> (Vec<u8>, NodeId) {
+    let mut file = Vec::new();
+    let about = create(&mut random(3), &order(secret), &mut file).unwrap();
+    assert_eq!((about.created, about.passphrase), (NOW, true));
+    (file, about.node)
+}
+
+#[test]
+fn create_open_and_rewrap() {
+    let (file, node) = made(b"correct horse\n");
+    let mut secrets = Vec::new();
+    open(&order(b"correct horse"), &file[..], &mut secrets).unwrap();
+    assert_eq!(secrets.len(), 64);
+    let seed: [u8; 32] = secrets[..32].try_into().unwrap();
+    let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key();
+    assert_eq!(node, NodeId::from_bytes(key.to_bytes()), "bound to the node id");
+
+    let identity = age::x25519::Identity::generate();
+    let to = Order { recipients: vec![identity.to_public().to_string()], ..order(b"correct horse") };
+    let mut wrapped = Vec::new();
+    let about = rewrap(&to, &file[..], &mut wrapped).unwrap();
+    assert_eq!((about.node, about.passphrase, about.created), (node, false, NOW));
+    let held = identity.to_string();
+    let mut again = Vec::new();
+    open(&order(held.expose_secret().as_bytes()), &wrapped[..], &mut again).unwrap();
+    assert_eq!(secrets, again);
+    let old = open(&order(b"correct horse"), &wrapped[..], &mut Vec::new());
+    assert!(matches!(old, Err(Failure::NeedsIdentity)));
+
+    // Without a word on it, sealed as it was.
+    let mut same = Vec::new();
+    let about = rewrap(&order(held.expose_secret().as_bytes()), &wrapped[..], &mut same).unwrap();
+    assert_eq!(about.recipients, to.recipients);
+    let mut once_more = Vec::new();
+    rewrap(&order(b"correct horse"), &file[..], &mut once_more).unwrap();
+    again.clear();
+    open(&order(b"correct horse\r\n"), &once_more[..], &mut again).unwrap();
+    assert_eq!(secrets, again);
+}
+
+#[test]
+fn a_wrong_passphrase_is_one_line_with_the_way_out_and_nothing_leaves() {
+    let (file, _) = made(b"right");
+    let mut out = Vec::new();
+    let failure = open(&order(b"wrong"), &file[..], &mut out).unwrap_err();
+    assert!(matches!(failure, Failure::WrongPassphrase));
+    assert_eq!((failure.exit_code(), out.len(), failure.to_string().lines().count()), (5, 0, 1));
+}
+
+#[test]
+fn what_is_no_order() {
+    let longer = vec![b'a'; 2 * ORDER_BYTES];
+    for bytes in [&b""[..], b"\xff\xff", &longer] {
+        assert!(matches!(read_order(bytes), Err(Failure::BadOrder)));
+    }
+    let bytes = order(b"p").encode().unwrap();
+    assert_eq!(*read_order(&bytes[..]).unwrap().secret, b"p");
+}
+
+#[test]
+fn a_damaged_file_is_named_as_such() {
+    let (file, _) = made(b"right");
+    let last = file.len() - 1;
+    let mut changed = file.clone();
+    changed[last] ^= 1;
+    let huge = vec![0; KEYSTORE_BYTES + 1];
+    for damaged in [&changed[..], &file[..last], &file[..40], b"", &huge] {
+        let failure = open(&order(b"right"), damaged, &mut Vec::new()).unwrap_err();
+        assert!(matches!(failure, Failure::Damaged), "{failure}");
+    }
+}
+
+#[test]
+fn a_stream_reads_back_and_a_changed_or_cut_one_is_damaged() {
+    let identity = age::x25519::Identity::generate();
+    let to = Order { recipients: vec![identity.to_public().to_string()], ..order(b"") };
+    let content: Vec<u8> = (0..200_000_u32).map(|number| number as u8).collect();
+    let mut sealed = Vec::new();
+    encrypt(&to, &content[..], &mut sealed).unwrap();
+    let held = order(identity.to_string().expose_secret().as_bytes());
+    let mut plain = Vec::new();
+    decrypt(&held, &sealed[..], &mut plain).unwrap();
+    assert!(plain == content);
+    let mut changed = sealed.clone();
+    changed[100_000] ^= 1;
+    for damaged in [&changed[..], &sealed[..sealed.len() - 1], &sealed[..70_000]] {
+        let failure = decrypt(&held, damaged, &mut Vec::new()).unwrap_err();
+        assert!(matches!(failure, Failure::Damaged), "{failure}");
+    }
+    let stranger = age::x25519::Identity::generate();
+    let failure = decrypt(&order(stranger.to_string().expose_secret().as_bytes()), &sealed[..], &mut Vec::new());
+    assert!(matches!(failure, Err(Failure::WrongIdentity)));
+}
+
+#[test]
+fn a_restored_state_is_a_later_epoch_with_fresh_keys() {
+    let (file, _) = made(b"p");
+    let mut secrets = Vec::new();
+    open(&order(b"p"), &file[..], &mut secrets).unwrap();
+    let keyring = crate::keyring::Keyring::from_secrets(&mut secrets.try_into().unwrap());
+    let mut image = Vec::new();
+    let mut state = crate::state::State::new();
+    state.node.sealing_epoch = 4;
+    state.node.prekeys.rotate(NOW, &mut random(5)).unwrap();
+    let id = state.node.prekeys.current().unwrap().id;
+    renew::apply(&mut image, &state.commit(&keyring.state, &mut random(6)).unwrap());
+
+    let mut renewed = Vec::new();
+    renew(&mut random(7), &order(b"p"), &file[..], &image[..], &mut renewed).unwrap();
+    let read = renew::load(&keyring.state, &renewed).unwrap();
+    assert_eq!(read.node.sealing_epoch, NOW.0, "later than any that a restore before this one made");
+    assert!(read.node.prekeys.hash(&id).is_err() && read.node.statics.is_empty());
+    let foreign = renew(&mut random(7), &order(b"p"), &made(b"p").0[..], &[9; 9000][..], &mut Vec::new());
+    assert!(matches!(foreign, Err(Failure::State(_))));
+    // A node that never had any state stays without.
+    let mut none = Vec::new();
+    renew(&mut random(7), &order(b"p"), &file[..], &[][..], &mut none).unwrap();
+    assert!(none.is_empty());
+}
