@@ -4,6 +4,7 @@
 //! It holds no key and speaks to no peer; passphrases go to the caged unsealer and nowhere else.
 
 mod arguments;
+mod backup;
 mod client;
 mod configuration;
 mod documents;
@@ -97,6 +98,7 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
         Command::Status => client::block_on(status::status(invocation)),
         Command::Doctor => client::block_on(status::doctor(invocation)),
         Command::Key(command) => key::key(invocation, command),
+        Command::Backup(command) => backup::backup(invocation, command),
         Command::Link(command) => client::block_on(links::link(invocation, command)),
         Command::Peers(command) => client::block_on(peers::peers(invocation, command)),
         Command::Send(options) => client::block_on(messages::send(invocation, options)),

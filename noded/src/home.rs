@@ -49,6 +49,16 @@ impl Home {
         self.0.join("state")
     }
 
+    /// `noded`'s database.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.state().join(crate::store::FILE)
+    }
+
+    /// Its log, which is there while the node runs, and after it was killed.
+    pub(crate) fn database_log(&self) -> PathBuf {
+        self.state().join(format!("{}-wal", crate::store::FILE))
+    }
+
     /// The folder of the vault's state file.
     pub(crate) fn vault(&self) -> PathBuf {
         self.0.join("vault")

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod admin;
+mod archive;
 pub mod cli;
 pub(crate) mod clock;
 pub mod config;

@@ -5,6 +5,7 @@
 //! filter (SIGSYS) ends its row and raises an alarm: what broke out of its filter is not started again by itself.
 
 mod backoff;
+mod backup;
 mod board;
 mod child;
 mod control;
@@ -41,6 +42,7 @@ use crate::config::NodeConfig;
 use crate::home::Home;
 
 use backoff::Backoff;
+pub(crate) use backup::{Backup, Verified, remove_copy};
 use board::Board;
 use child::{Fault, Starter};
 pub(crate) use create::create;

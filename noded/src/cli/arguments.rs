@@ -38,9 +38,12 @@ pub(crate) enum Command {
     Status,
     /// Compare each process's cage with its manifest, from outside
     Doctor,
-    /// The node's key: show, lock, unlock, rotate
+    /// The node's key: show, lock, unlock, rotate, backup, restore
     #[command(subcommand)]
     Key(Key),
+    /// Backups of the whole node: make, verify, restore
+    #[command(subcommand)]
+    Backup(Backup),
     /// Links with other nodes
     #[command(subcommand)]
     Link(Link),
@@ -111,10 +114,70 @@ pub(crate) enum Key {
     Lock,
     /// Open the keystore again and start new key processes
     Unlock(SecretSource),
+    /// Write the sealed key into a file, as it is sealed or to recipients
+    Backup {
+        /// A new file
+        file: PathBuf,
+        #[command(flatten)]
+        to: Recipients,
+        #[command(flatten)]
+        secret: SecretSource,
+    },
+    /// Bring a key back from such a file; the node must not run
+    Restore {
+        /// The file
+        file: PathBuf,
+        /// Move the key that is here aside
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        to: Recipients,
+        #[command(flatten)]
+        secret: SecretSource,
+    },
     /// Draw a short-lived key anew, before its time
     Rotate {
         /// The key
         what: Rotated,
+    },
+}
+
+/// Whom a file is sealed to; without any, as the keystore is.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Recipients {
+    /// Seal it to this age recipient; may be repeated
+    #[arg(long, value_name = "AGE1…")]
+    pub(crate) recipient: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Backup {
+    /// Write key, state, database and configuration into one sealed file, and
+    /// read it back; the node may run
+    Create {
+        /// A new file
+        file: PathBuf,
+        #[command(flatten)]
+        to: Recipients,
+        #[command(flatten)]
+        secret: SecretSource,
+    },
+    /// Read all of a backup: hashes, key, state, database
+    Verify {
+        /// The backup
+        file: PathBuf,
+        #[command(flatten)]
+        secret: SecretSource,
+    },
+    /// Bring a node back from a backup, into a home without one
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// Move the node that is here aside
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        secret: SecretSource,
     },
 }
 

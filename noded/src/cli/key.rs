@@ -13,7 +13,7 @@ use serde_json::json;
 use super::arguments::{Key, Rotated, SecretSource};
 use super::client::{block_on, request, supervisor};
 use super::output::{moment, now};
-use super::{Exit, Failure, Invocation, Passphrase, one_line};
+use super::{Exit, Failure, Invocation, Passphrase, backup, one_line};
 
 /// The head of an age file is looked at this far: eight stanzas of recipients and more.
 const HEAD_BYTES: u64 = 4096;
@@ -26,6 +26,8 @@ pub(crate) fn key(invocation: &Invocation, command: Key) -> Result<Exit, Failure
             print(invocation, &status)
         }),
         Key::Unlock(source) => unlock(invocation, &source),
+        Key::Backup { file, to, secret } => backup::key(invocation, &file, &to, &secret),
+        Key::Restore { file, force, to, secret } => backup::restore_key(invocation, &file, force, &to, &secret),
         Key::Rotate { what } => block_on(async {
             let what = match what {
                 Rotated::Prekey => "prekey",

@@ -1,0 +1,425 @@
+//! Backups: a node's key alone, or the whole node, sealed by the caged unsealer and read back by it. Everything is checked
+//! before anything of a home is touched, and what a restore replaces is moved aside, never deleted.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use nix::fcntl::OFlag;
+use openred_policy::socket::{open_no_symlinks, sealed_file, sync_directory};
+use openred_proto::config::CONFIG_BYTES;
+use openred_proto::id::UnixMillis;
+use openred_proto::unseal::{About, Order, Refused};
+
+use super::create::small;
+use super::errand::{Errand, pipe};
+use super::keystore::{Fresh, open, put};
+use super::places::{lock, make_private, remove};
+use super::workshop::Workshop;
+use super::{StartFailure, now};
+use crate::archive::{self, ArchiveError, CONFIG, Content, DATABASE, KEYSTORE, LOG, Manifest, Source, VAULT_STATE};
+use crate::cli::{Exit, Failure, Passphrase};
+use crate::home::Home;
+use crate::store::{Sound, check};
+
+/// Longest vault state: 4,096 peers in two slots each, and two headers.
+const STATE_BYTES: u64 = 8 << 20;
+/// Longest keystore; the unsealer reads no further.
+const KEYSTORE_BYTES: u64 = 16 * 1024;
+/// Looks at the vault's state until two in a row are equal; a vault under load writes about every millisecond.
+const LOOKS: usize = 200;
+
+/// What every backup command works with.
+pub(crate) struct Backup<'a> {
+    home: &'a Home,
+    config: &'a Path,
+    workshop: Workshop,
+    secret: Passphrase,
+}
+
+/// A backup that was read to its end and opened.
+pub(crate) struct Verified {
+    pub(crate) manifest: Manifest,
+    pub(crate) about: About,
+    pub(crate) database: Option<Sound>,
+}
+
+fn failed(place: &Path) -> impl Fn(io::Error) -> Failure + '_ {
+    move |error| Failure::local(place.display(), &error)
+}
+
+/// A refusal of the unsealer over a backup, in words about the backup.
+fn refused(place: &Path, failure: StartFailure) -> Failure {
+    let shown = place.display();
+    match failure {
+        StartFailure::Keystore { refused: Refused::Secret, .. } => Failure::new(
+            Exit::Locked,
+            "backup.locked",
+            format!("{shown}: this passphrase or identity does not open it"),
+            "give the one that it was sealed with",
+        ),
+        StartFailure::Keystore { refused: Refused::Damaged, .. } => Failure::new(
+            Exit::Failed,
+            "backup.damaged",
+            format!("{shown}: damaged, cut short, or no backup"),
+            "take another copy of it",
+        ),
+        other => other.into(),
+    }
+}
+
+fn broken(place: &Path, error: &ArchiveError) -> Failure {
+    let what = format!("{}: {error}", place.display());
+    Failure::new(Exit::Failed, "backup.damaged", what, "take another copy of it")
+}
+
+/// `place` as it must be for a file that is put there: an absolute path whose folder exists, without symbolic links.
+fn resolved(place: &Path) -> Result<PathBuf, Failure> {
+    let name = place.file_name().ok_or_else(|| Failure::usage("no file is named", "name the backup's file"))?;
+    let folder = match place.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    Ok(folder.canonicalize().map_err(failed(folder))?.join(name))
+}
+
+impl<'a> Backup<'a> {
+    pub(crate) fn new(home: &'a Home, config: &'a Path, uid_base: u32, secret: Passphrase) -> Result<Self, Failure> {
+        Ok(Self { home, config, workshop: Workshop::open(home, uid_base)?, secret })
+    }
+
+    fn order(&self, recipients: &[String]) -> Result<Order, Failure> {
+        Ok(Order { secret: self.secret.bytes()?, recipients: recipients.to_vec(), now: UnixMillis(now()) })
+    }
+
+    /// The keystore sealed anew, which proves that it opens.
+    fn key_part(&self, from: &Path, recipients: &[String]) -> Result<(About, Vec<u8>), StartFailure> {
+        let keystore = open(from).map_err(StartFailure::Named)?;
+        small(&self.workshop, "rewrap", keystore.into(), || self.order(recipients))
+    }
+
+    /// `key backup`: the key alone, as it is sealed or to `recipients`.
+    pub(crate) fn key(&self, place: &Path, recipients: &[String]) -> Result<About, Failure> {
+        let place = resolved(place)?;
+        let (about, sealed) = self.key_part(&self.home.keystore(), recipients)?;
+        put(&place, &sealed, false, |_| ())?;
+        Ok(about)
+    }
+
+    /// `key restore`: the key alone into this home. A key that is there is moved aside, and only with `force`.
+    pub(crate) fn restore_key(&self, from: &Path, recipients: &[String], force: bool) -> Result<About, Failure> {
+        let from = resolved(from)?;
+        make_private(self.home.path())
+            .and_then(|()| make_private(&self.home.run()))
+            .map_err(failed(self.home.path()))?;
+        let _lock = lock(self.home)?;
+        self.vacant(force, &[self.home.keystore()])?;
+        let (about, sealed) = self.key_part(&from, recipients).map_err(|failure| refused(&from, failure))?;
+        // What was sealed before opens no more; a state of another key is named before anything is changed.
+        let state = self.home.vault_state();
+        let renewed = match state.symlink_metadata() {
+            Ok(_) => Some(self.renewed(&read_small(&from, KEYSTORE_BYTES)?, &read_state(&state)?)?.1),
+            Err(_) => None,
+        };
+        self.aside(&[self.home.keystore()])?;
+        if let Some(renewed) = renewed {
+            put(&state, &renewed, true, |_| ())?;
+        }
+        put(&self.home.keystore(), &sealed, false, |_| ())?;
+        Ok(about)
+    }
+
+    /// A later epoch of a vault's state, without its short-lived keys; proves that this keystore opens it.
+    fn renewed(&self, keystore: &[u8], state: &[u8]) -> Result<(About, Vec<u8>), StartFailure> {
+        let memory = |name, bytes: &[u8]| {
+            sealed_file(name, bytes).map_err(|error| StartFailure::Named(Failure::local(name, &error)))
+        };
+        let (read, output) = pipe("the renewed state")?;
+        let errand = Errand {
+            mode: "renew",
+            input: memory("keystore", keystore)?,
+            output,
+            state: Some(memory("state", state)?),
+        };
+        let reader = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            File::from(read).take(STATE_BYTES).read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let about = self.workshop.run(errand, || self.order(&[]));
+        let bytes = joined(reader).map_err(|error| StartFailure::Named(Failure::local("the renewed state", &error)));
+        let about = about?.ok_or_else(|| {
+            StartFailure::Named(Failure::new(Exit::Failed, "start", "the unsealer said nothing of the keystore", ""))
+        })?;
+        Ok((about, bytes?))
+    }
+
+    /// `backup create`: the whole node. `database` is the copy that a running node made; without it the node is stopped, and
+    /// stays so meanwhile.
+    pub(crate) fn create(
+        &self,
+        place: &Path,
+        recipients: &[String],
+        database: Option<&Path>,
+    ) -> Result<Manifest, Failure> {
+        let place = resolved(place)?;
+        let _lock = match database {
+            Some(_) => None,
+            None => Some(lock(self.home)?),
+        };
+        let (about, key) = self.key_part(&self.home.keystore(), recipients)?;
+        let state = stable_state(&self.home.vault_state())?;
+        // Under the keystore as it is here: its copy may be for somebody else.
+        self.renewed(&read_small(&self.home.keystore(), KEYSTORE_BYTES)?, &state)?;
+        let contents = self.contents(key, state, database)?;
+        let running = database.is_some();
+        let source = Source { node_id: about.node.to_string(), created_at: now(), running, contents };
+        let manifest = archive::manifest(&source).map_err(|error| self.unread(&error))?;
+        let fresh = Fresh::begin(&place)?;
+        // The same lock on the whole as on the key in it, so that one secret opens both.
+        self.seal(&source, &manifest, &about.recipients, &fresh.file)?;
+        fresh.finish(false, |_| ())?;
+        Ok(manifest)
+    }
+
+    fn unread(&self, error: &ArchiveError) -> Failure {
+        let what = format!("{}: {error}", self.home.path().display());
+        Failure::new(Exit::Failed, "backup.unread", what, "stop the node, or try again")
+    }
+
+    fn contents(
+        &self,
+        key: Vec<u8>,
+        state: Vec<u8>,
+        copy: Option<&Path>,
+    ) -> Result<Vec<(&'static str, Content)>, Failure> {
+        let config = read_small(self.config, CONFIG_BYTES as u64)?;
+        let mut contents = vec![
+            (CONFIG, Content::Bytes(config)),
+            (KEYSTORE, Content::Bytes(key)),
+            (VAULT_STATE, Content::Bytes(state)),
+        ];
+        let stopped = self.home.database();
+        let file = open_regular(copy.unwrap_or(&stopped))?;
+        contents.push((DATABASE, file.unwrap_or(Content::Bytes(Vec::new()))));
+        // Of a running node the copy has all of it; after a clean end it is empty or gone.
+        let log = if copy.is_none() { open_regular(&self.home.database_log())? } else { None };
+        if let Some(Content::File(log)) = log
+            && log.metadata().is_ok_and(|seen| seen.len() > 0)
+        {
+            contents.push((LOG, Content::File(log)));
+        }
+        Ok(contents)
+    }
+
+    /// Streams the archive through the unsealer into `file`.
+    fn seal(&self, source: &Source, manifest: &Manifest, to: &[String], file: &File) -> Result<(), Failure> {
+        let ((plain, plain_end), (sealed, output)) = (pipe("the archive")?, pipe("the backup")?);
+        let mut target = file.try_clone().map_err(|error| Failure::local("the backup", &error))?;
+        std::thread::scope(|threads| {
+            let writer = threads.spawn(move || archive::write(source, manifest, File::from(plain_end)));
+            let copier = threads.spawn(move || io::copy(&mut File::from(sealed), &mut target));
+            let errand = Errand { mode: "encrypt", input: plain, output, state: None };
+            let sealed = self.workshop.run(errand, || self.order(to));
+            let written = writer.join().unwrap_or_else(|_| Err(ArchiveError::Shape("its writer ended early")));
+            let copied = copier.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+            // In the order of causes: a full disk breaks the pipes of the others.
+            copied.map_err(|error| Failure::local("the backup", &error))?;
+            written.map_err(|error| self.unread(&error))?;
+            sealed.map(|_| ()).map_err(Failure::from)
+        })
+    }
+
+    /// Opens a backup into `folder`: every file as the manifest says, the key opens, the state is the key's, the database is
+    /// sound. The state comes back as a restored node gets it.
+    fn opened(&self, from: &Path, folder: &Path) -> Result<(Verified, Small, Vec<u8>), Failure> {
+        let (manifest, small) = self.extracted(from, folder)?;
+        let empty = Vec::new();
+        let part = |name| small.get(name).unwrap_or(&empty);
+        let renewed = self.renewed(part(KEYSTORE), part(VAULT_STATE));
+        let (about, state) = renewed.map_err(|failure| refused(from, failure))?;
+        if about.node.to_string() != manifest.node_id {
+            return Err(broken(from, &ArchiveError::Mismatch(KEYSTORE)));
+        }
+        let place = folder.join(archive::place_of(DATABASE));
+        let length = fs::metadata(&place).map_err(failed(&place))?.len();
+        let database = match length {
+            0 => None,
+            _ => Some(check(&place).map_err(|error| {
+                let what = format!("{}: its database: {error}", from.display());
+                Failure::new(Exit::Failed, "backup.database", what, "take another backup")
+            })?),
+        };
+        Ok((Verified { manifest, about, database }, small, state))
+    }
+
+    fn extracted(&self, from: &Path, folder: &Path) -> Result<(Manifest, Small), Failure> {
+        let input = File::open(from).map_err(failed(from))?;
+        let (plain, output) = pipe("the archive")?;
+        let place = folder.to_owned();
+        let reader = std::thread::spawn(move || archive::extract(File::from(plain), &place));
+        let errand = Errand { mode: "decrypt", input: input.into(), output, state: None };
+        let opened = self.workshop.run(errand, || self.order(&[]));
+        let read = joined(reader);
+        // A backup that does not open says so; one that opens and is none is named by what is wrong with it.
+        match (opened, read) {
+            (Ok(_), Ok(read)) => Ok(read),
+            (Err(failure @ StartFailure::Keystore { .. }), _) => Err(refused(from, failure)),
+            (_, Err(error)) => Err(broken(from, &error)),
+            (Err(failure), Ok(_)) => Err(failure.into()),
+        }
+    }
+
+    /// `backup verify`: reads everything, and leaves nothing.
+    pub(crate) fn verify(&self, from: &Path) -> Result<Verified, Failure> {
+        let folder = Scratch::new(&std::env::temp_dir())?;
+        self.opened(from, &folder.0).map(|(verified, ..)| verified)
+    }
+
+    /// `backup restore`: the whole node into this home. What is there is moved aside, and only with `force`.
+    pub(crate) fn restore(&self, from: &Path, force: bool) -> Result<(Verified, Option<PathBuf>), Failure> {
+        let home = self.home;
+        for folder in [home.path().to_owned(), home.run()] {
+            make_private(&folder).map_err(failed(&folder))?;
+        }
+        let _lock = lock(home)?;
+        let present = [home.keystore(), home.config(), home.vault_state(), home.database()];
+        self.vacant(force, &present)?;
+        let scratch = Scratch::new(home.path())?;
+        let (verified, small, state) = self.opened(from, &scratch.0)?;
+        // The key first: from here to its return a start is refused by name, whatever happens in between.
+        let aside = self.aside(&[home.keystore(), home.vault(), home.state(), home.config()])?;
+        for folder in [home.vault(), home.state()] {
+            make_private(&folder).map_err(failed(&folder))?;
+        }
+        for (name, place) in [(DATABASE, home.database()), (LOG, home.database_log())] {
+            let extracted = scratch.0.join(archive::place_of(name));
+            if fs::metadata(&extracted).is_ok_and(|seen| seen.len() > 0) {
+                File::open(&extracted).and_then(|file| file.sync_all()).map_err(failed(&extracted))?;
+                fs::rename(&extracted, &place).map_err(failed(&place))?;
+            }
+        }
+        sync_directory(&home.state()).map_err(failed(&home.state()))?;
+        if !state.is_empty() {
+            put(&home.vault_state(), &state, true, |_| ())?;
+        }
+        let empty = Vec::new();
+        put(&home.config(), small.get(CONFIG).unwrap_or(&empty), true, |_| ())?;
+        put(&home.keystore(), small.get(KEYSTORE).unwrap_or(&empty), false, |_| ())?;
+        Ok((verified, aside))
+    }
+
+    fn vacant(&self, force: bool, places: &[PathBuf]) -> Result<(), Failure> {
+        match places.iter().find(|place| place.symlink_metadata().is_ok()) {
+            Some(place) if !force => {
+                let what = format!("{}: a node lives here already", place.display());
+                let way_out = "name another place with --home, or move this one aside with --force";
+                Err(Failure::new(Exit::Conflict, "keystore.exists", what, way_out))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves what is there into a folder of its own, in the given order; where that is, if there was anything.
+    fn aside(&self, places: &[PathBuf]) -> Result<Option<PathBuf>, Failure> {
+        let there: Vec<&PathBuf> = places.iter().filter(|place| place.symlink_metadata().is_ok()).collect();
+        if there.is_empty() {
+            return Ok(None);
+        }
+        let folder = self.home.path().join(format!("replaced-{}", now()));
+        fs::create_dir(&folder).and_then(|()| make_private(&folder)).map_err(failed(&folder))?;
+        for place in there {
+            let name = place.file_name().unwrap_or_default();
+            fs::rename(place, folder.join(name)).map_err(failed(place))?;
+            sync_directory(&folder).and_then(|()| sync_directory(self.home.path())).map_err(failed(&folder))?;
+        }
+        Ok(Some(folder))
+    }
+}
+
+/// The small files of a backup.
+type Small = BTreeMap<&'static str, Vec<u8>>;
+
+fn joined<T, E: From<io::Error>>(thread: JoinHandle<Result<T, E>>) -> Result<T, E> {
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread ended early").into()))
+}
+
+/// A folder for a backup's files while they are looked at; gone when it is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(below: &Path) -> Result<Self, Failure> {
+        let folder =
+            below.canonicalize().map_err(failed(below))?.join(format!("openred-backup-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        // Fails when it is there after all: then it is somebody else's.
+        fs::create_dir(&folder).and_then(|()| make_private(&folder)).map_err(failed(&folder))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn read_small(place: &Path, most: u64) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    File::open(place).and_then(|file| file.take(most + 1).read_to_end(&mut bytes)).map_err(failed(place))?;
+    if bytes.len() as u64 > most {
+        return Err(Failure::new(Exit::Failed, "backup.unread", format!("{}: too long", place.display()), ""));
+    }
+    Ok(bytes)
+}
+
+fn read_state(place: &Path) -> Result<Vec<u8>, Failure> {
+    let file = open_no_symlinks(place, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0).map_err(failed(place))?;
+    let length = file.metadata().map_err(failed(place))?.len().min(STATE_BYTES);
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0).map_err(failed(place))?;
+    Ok(bytes)
+}
+
+/// The vault's state as of one moment: two looks in a row that are equal. At most the last commit is half in it, as after a
+/// crash, which the state survives. A node that never ran has none.
+fn stable_state(place: &Path) -> Result<Vec<u8>, Failure> {
+    if place.symlink_metadata().is_err() {
+        return Ok(Vec::new());
+    }
+    let mut before = read_state(place)?;
+    for _ in 0..LOOKS {
+        let again = read_state(place)?;
+        if again == before {
+            return Ok(again);
+        }
+        before = again;
+    }
+    let what = format!("{}: it changes too fast to be copied", place.display());
+    Err(Failure::new(Exit::Failed, "backup.unread", what, "try again, or stop the node first"))
+}
+
+/// A file that may not be there; a link, a pipe or a folder in its place is refused.
+fn open_regular(place: &Path) -> Result<Option<Content>, Failure> {
+    let file = match open_no_symlinks(place, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed(place))?,
+    };
+    if !file.metadata().map_err(failed(place))?.is_file() {
+        let what = format!("{}: no regular file", place.display());
+        return Err(Failure::new(
+            Exit::Failed,
+            "backup.unread",
+            what,
+            "somebody changed the node's state: look into it",
+        ));
+    }
+    Ok(Some(Content::File(file)))
+}
+
+/// Removes the copy that a running node made.
+pub(crate) fn remove_copy(place: &Path) {
+    let _ = remove(place);
+}
