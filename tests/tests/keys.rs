@@ -119,7 +119,8 @@ fn a_locked_node_holds_no_key_and_goes_on_with_what_needs_none() {
     wait_for("the restart", || Ok((process(&alice, "vault")["restarts"] == 1).then_some(()))).unwrap();
     ready(&alice);
     assert_eq!(alice.cli(&["doctor"]).unwrap().code, 0);
-    (alice.down().unwrap(), bob.down().unwrap());
+    alice.down().unwrap();
+    bob.down().unwrap();
 }
 
 /// Starts a node whose passphrase comes on a descriptor, so that its supervisor has to keep it.
@@ -199,7 +200,8 @@ fn short_keys_are_rotated_and_peers_follow() {
         assert_eq!((ping(&alice, &bob, true), ping(&bob, &alice, true)), (0, 0), "{what}");
     }
     assert_eq!(alice.cli(&["key", "rotate", "identity"]).unwrap().code, 2);
-    (alice.down().unwrap(), bob.down().unwrap());
+    alice.down().unwrap();
+    bob.down().unwrap();
 }
 
 /// `up` that is expected to end by itself.

@@ -223,7 +223,7 @@ impl<'a> Backup<'a> {
             let copier = threads.spawn(move || io::copy(&mut File::from(sealed), &mut target));
             let errand = Errand { mode: "encrypt", input: plain, output, state: None };
             let sealed = self.workshop.run(errand, || self.order(to));
-            let written = writer.join().unwrap_or_else(|_| Err(ArchiveError::Shape("its writer ended early")));
+            let written = writer.join().unwrap_or(Err(ArchiveError::Shape("its writer ended early")));
             let copied = copier.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
             // In the order of causes: a full disk breaks the pipes of the others.
             copied.map_err(|error| Failure::local("the backup", &error))?;

@@ -83,7 +83,8 @@ fn replace_and_wait(folder: &Path) -> ! {
     let new = fs::read(folder.join("new")).unwrap();
     put(&folder.join("keystore.age"), &new, true, |step| {
         if step == STEPS[stop] {
-            println!("\nreached {step:?}");
+            let mut out = std::io::stdout().lock();
+            writeln!(out, "\nreached {step:?}").and_then(|()| out.flush()).unwrap();
             std::thread::sleep(std::time::Duration::from_secs(3600));
         }
     })
