@@ -1,10 +1,12 @@
 //! The contract: every byte that crosses a process boundary or the network is defined in this crate and nowhere else.
 //!
 //! It holds identifiers, signature labels, limits, the checked types of what peers send (`checked`), the frame between
-//! the two halves of the key process (`vault`), what the unsealer is told and says (`unseal`), and the generated gRPC
-//! contracts (feature `grpc`). It depends on nothing else of ours, holds no secret key, opens no socket and reads no clock.
+//! the two halves of the key process (`vault`), what the unsealer is told and says (`unseal`), the audit trail's format and its
+//! reader (`audit`), and the generated gRPC contracts (feature `grpc`). It depends on nothing else of ours, holds no secret key,
+//! opens no socket and reads no clock.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod checked;
 pub mod concat;
 pub mod config;
