@@ -57,6 +57,22 @@ pub enum Error {
     /// The state file's records are not those that its header speaks of.
     #[error("the state file was changed: a record is older or newer than its header says")]
     LocalStateRolledBack,
+    /// The audit trail does not begin, or go on, where this vault left it.
+    #[error(
+        "the audit trail was changed ({0}): no key is used; put the files of `audit/` back as they were, or, if they are lost, begin anew with `openred audit restart`, which the trail will say"
+    )]
+    LocalAuditChanged(&'static str),
+    /// The audit segments cannot be read.
+    #[error("the audit segments cannot be read")]
+    LocalAuditUnreadable,
+    /// The clock is before the last record.
+    #[error(
+        "the clock is {0} s before the last record of the audit trail: no key is used; set the clock right and start again, or, if it is right now, begin the trail anew with `openred audit restart`"
+    )]
+    LocalAuditClock(u64),
+    /// Both segments are full.
+    #[error("the audit trail is full and its closed segment is not filed yet")]
+    LocalAuditFull,
     /// This role may not ask this, or the arguments break a rule that the caller knows.
     #[error("this caller may not ask for this")]
     MisuseNotAllowed,
@@ -90,7 +106,13 @@ impl From<Error> for Refusal {
             Error::LocalRowSealed => Refusal::RowSealed,
             Error::LocalLinkGone => Refusal::LinkGone,
             Error::LocalLinkExpired => Refusal::LinkExpired,
-            Error::LocalStateUnreadable | Error::LocalStateForeign | Error::LocalStateRolledBack => Refusal::StateLost,
+            Error::LocalStateUnreadable
+            | Error::LocalStateForeign
+            | Error::LocalStateRolledBack
+            | Error::LocalAuditChanged(_)
+            | Error::LocalAuditUnreadable
+            | Error::LocalAuditClock(_) => Refusal::StateLost,
+            Error::LocalAuditFull => Refusal::AuditFull,
             Error::MisuseNotAllowed => Refusal::NotAllowed,
             Error::MisuseQuota => Refusal::Quota,
             Error::MisuseHandshakeGone => Refusal::HandshakeGone,

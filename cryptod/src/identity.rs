@@ -5,6 +5,7 @@
 //! collides with no label. In: the seed from the keyring. Out: signed statements.
 
 use ed25519_dalek::{Signer, SigningKey};
+use openred_proto::audit::Checkpoint;
 use openred_proto::checked::card::Card;
 use openred_proto::checked::check_window;
 use openred_proto::checked::receipt::Receipt;
@@ -107,6 +108,12 @@ impl Identity {
     #[must_use]
     pub fn sign_link(&self, link: &LinkStatement<'_>) -> [u8; 64] {
         self.sign(Label::Link, &link.payload())
+    }
+
+    /// Signs a place in this node's audit trail.
+    #[must_use]
+    pub fn sign_audit(&self, checkpoint: &Checkpoint) -> [u8; 64] {
+        self.sign(Label::Audit, &checkpoint.encode())
     }
 
     /// Signs an HTTP request that acts for this node (RFC 9421; PROTOCOL 7), made about `now`: a caller cannot lay in

@@ -29,6 +29,8 @@ pub struct Keyring {
     pub(crate) row: Secret<32>,
     /// Seed of the `seeded` schedule.
     pub(crate) schedule: Secret<32>,
+    /// Names peers in the audit trail.
+    pub(crate) audit: Secret<32>,
     /// Root of the modules' store keys.
     store: Secret<32>,
 }
@@ -44,8 +46,14 @@ impl Keyring {
         // The node id is part of each derivation: state and rows of one node do not open at another, whatever was copied.
         let expand = |purpose: &[u8]| expand(&root, &concat(&[purpose, identity.node_id().as_bytes()]));
         let (state, row) = (expand(derive::STATE), expand(derive::ROW));
-        let (schedule, store) = (expand(SCHEDULE), expand(derive::STORE));
-        Self { identity, state, row, schedule, store }
+        let (schedule, store, audit) = (expand(SCHEDULE), expand(derive::STORE), expand(derive::AUDIT));
+        Self { identity, state, row, schedule, audit, store }
+    }
+
+    /// The identity: for those who sign with it.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// The key that seals one module's records at rest.
@@ -74,8 +82,14 @@ mod tests {
             secrets[32..].fill(root);
             let keyring = Keyring::from_secrets(&mut secrets);
             assert_eq!(secrets, [0; SECRETS_BYTES]);
-            let keys =
-                [&keyring.state, &keyring.row, &keyring.schedule, &keyring.store_key("a"), &keyring.store_key("b")];
+            let keys = [
+                &keyring.state,
+                &keyring.row,
+                &keyring.schedule,
+                &keyring.audit,
+                &keyring.store_key("a"),
+                &keyring.store_key("b"),
+            ];
             for key in keys {
                 assert!(seen.insert(*key.expose()));
             }

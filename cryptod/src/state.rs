@@ -16,6 +16,7 @@ use openred_proto::method::Method;
 use openred_proto::secret::Secret;
 use openred_proto::vault::Capacity;
 
+use crate::audit;
 use crate::error::{Error, Result};
 use crate::link::transform::Side;
 use crate::prekey::Prekeys;
@@ -58,6 +59,8 @@ pub(crate) struct NodeState {
     pub(crate) prekeys: Prekeys,
     /// X25519 static keys, one a method.
     pub(crate) statics: Vec<StaticRecord>,
+    /// Where the audit trail stood with this commit.
+    pub(crate) audit: audit::Head,
 }
 
 /// One suite's static key and its latest certificate.
@@ -251,6 +254,18 @@ impl State {
     #[must_use]
     pub fn peer(&self, peer: &NodeId) -> Option<&PeerRecord> {
         self.peers.get(self.by_peer.get(peer)?)
+    }
+
+    /// Where the audit trail stood with the last commit.
+    #[must_use]
+    pub const fn audit_head(&self) -> audit::Head {
+        self.node.audit
+    }
+
+    /// Whose link it is, live or not.
+    #[must_use]
+    pub(crate) fn peer_of(&self, link: &LinkId) -> Option<NodeId> {
+        self.by_link.get(link).and_then(|index| self.peers.get(index)).map(|record| record.peer)
     }
 
     /// A live link and its peer.

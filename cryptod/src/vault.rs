@@ -2,14 +2,16 @@
 //!
 //! Sans-IO. Call contract: give each request to [`Vault::handle`] with the vault's own time and randomness and the role of the
 //! descriptor it came on; keep the replies; ask [`Vault::commit`] for the writes when the ready frames are handled or
-//! [`Vault::must_commit`] says so, make them durable, and only then send the replies. When a write fails, call
-//! [`Vault::lose`]: no key is used again. Call [`Vault::handle_timeout`] now and then: half-open handshakes end and keys rotate.
+//! [`Vault::must_commit`] says so, make them durable, the audit trail's before the state's, and only then send the replies. When a
+//! write fails, call [`Vault::lose`]: no key is used again. At the end call [`Vault::close`] and commit once more. Call [`Vault::handle_timeout`] now and then: half-open handshakes end and keys rotate.
 //! The loop with its descriptors is `vault/serve`; what may be asked by whom is `vault/access`; what is done, the `_ops`.
 
+use openred_proto::audit::Event;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::vault::{Frame, Refusal, Reply, Request, Role, decode_frame};
 use rand_core::CryptoRng;
 
+use crate::audit::{Trail, TrailWrite};
 use crate::error::{Error, Result};
 use crate::handshake::Handshakes;
 use crate::keyring::Keyring;
@@ -18,6 +20,7 @@ use crate::state::image::StateWrite;
 use crate::statics::Statics;
 
 mod access;
+mod audit_ops;
 mod channel;
 mod handshake_ops;
 mod link_ops;
@@ -36,6 +39,8 @@ pub struct Vault {
     node: NodeId,
     quotas: Quotas,
     operations: u64,
+    /// Locked or stopped: the trail has its end, and no key is used any more.
+    closed: bool,
 }
 
 /// Everything that is gone once the vault is locked.
@@ -44,6 +49,16 @@ struct Unlocked {
     state: State,
     statics: Statics,
     handshakes: Handshakes,
+    trail: Trail,
+}
+
+/// What makes every change so far durable.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// First, each file with one fdatasync.
+    pub trail: Vec<TrailWrite>,
+    /// Then these, with another.
+    pub state: Vec<StateWrite>,
 }
 
 /// What came of one frame.
@@ -58,22 +73,25 @@ pub struct Outcome {
 }
 
 impl Vault {
-    /// Opens the vault on its secrets and its loaded state; makes the keys that are missing or over their time.
+    /// Opens the vault on its secrets, its loaded state and its trail; makes the keys that are missing or over their time.
     ///
     /// # Errors
     /// [`Error::Bug`] when a key cannot be made.
     pub fn open(
         keyring: Keyring,
         state: State,
+        trail: Trail,
         rates: &Rates,
         now: UnixMillis,
         random: &mut impl CryptoRng,
     ) -> Result<Self> {
         let node = keyring.identity.node_id();
         let (statics, handshakes) = (Statics::default(), Handshakes::new());
-        let mut unlocked = Box::new(Unlocked { keyring, state, statics, handshakes });
+        let mut unlocked = Box::new(Unlocked { keyring, state, statics, handshakes, trail });
+        // What the start found and began is the state's to remember.
+        unlocked.state.touch_node();
         unlocked.maintain(now, random)?;
-        Ok(Self { unlocked: Some(unlocked), node, quotas: Quotas::new(rates, now), operations: 0 })
+        Ok(Self { unlocked: Some(unlocked), node, quotas: Quotas::new(rates, now), operations: 0, closed: false })
     }
 
     /// This node.
@@ -88,6 +106,7 @@ impl Vault {
         match decode_frame::<Request>(body) {
             Ok(frame) => self.handle(now, random, role, frame),
             Err(_) => {
+                self.misbehaved(now, Refusal::Malformed);
                 let reply = Frame { id: 0, body: Reply::Refused(Refusal::Malformed) };
                 Outcome { reply, hang_up: true, ended: false }
             }
@@ -106,6 +125,7 @@ impl Vault {
         let class = Class::of(&request.body);
         // SANDBOX: the role is the descriptor; who asks for what is not his is not served again.
         if !class.is_for(role) {
+            self.misbehaved(now, Refusal::NotAllowed);
             let reply = Frame { id, body: Reply::Refused(Refusal::NotAllowed) };
             return Outcome { reply, hang_up: true, ended: false };
         }
@@ -119,38 +139,53 @@ impl Vault {
 
     fn serve(&mut self, now: UnixMillis, random: &mut impl CryptoRng, class: Class, request: Request) -> Result<Reply> {
         if matches!(request, Request::Lock) {
-            self.lose();
+            self.close(now, Event::Locked);
             return Ok(Reply::Done);
         }
         let operations = self.operations;
-        let unlocked = self.unlocked.as_mut().ok_or(Error::LocalStateUnreadable)?;
+        let unlocked = self.unlocked.as_mut().filter(|_| !self.closed).ok_or(Error::LocalStateUnreadable)?;
         if unlocked.state.is_full_of_changes() {
             return Err(Error::Bug("a commit is overdue"));
         }
-        self.quotas.take(class, now)?;
-        unlocked.maintain(now, random)?;
+        let about = unlocked.about(&request);
+        if let Err(refused) = self.quotas.take(class, now) {
+            unlocked.record_refusal(now, about, refused);
+            return Err(refused);
+        }
         if matches!(request, Request::Describe) {
             return unlocked.describe(operations, now);
         }
+        if let Some(reply) = unlocked.audit(&request)? {
+            return Ok(reply);
+        }
+        unlocked.make_room(now)?;
+        unlocked.maintain(now, random)?;
         self.operations += 1;
-        unlocked.serve(now, random, request)
+        let served = unlocked.serve(now, random, request);
+        match &served {
+            Ok(reply) => unlocked.record(now, about, reply),
+            Err(refused) => unlocked.record_refusal(now, about, *refused),
+        }
+        served
     }
 
     /// The writes that make every change so far durable.
     ///
     /// # Errors
     /// [`Error::Bug`], as [`State::commit`]; [`Vault::lose`] is to follow.
-    pub fn commit(&mut self, random: &mut impl CryptoRng) -> Result<Vec<StateWrite>> {
-        match self.unlocked.as_mut() {
-            Some(unlocked) => unlocked.state.commit(&unlocked.keyring.state, random),
-            None => Ok(Vec::new()),
-        }
+    pub fn commit(&mut self, random: &mut impl CryptoRng) -> Result<Changes> {
+        let Some(unlocked) = self.unlocked.as_mut() else { return Ok(Changes::default()) };
+        let trail = unlocked.trail.commit();
+        // The state remembers a place only once everything up to it was written before.
+        unlocked.state.node.audit = unlocked.trail.head();
+        let state = unlocked.state.commit(&unlocked.keyring.state, random)?;
+        Ok(Changes { trail, state })
     }
 
     /// Whether the next request has to wait for a commit.
     #[must_use]
     pub fn must_commit(&self) -> bool {
-        self.unlocked.as_ref().is_some_and(|unlocked| unlocked.state.must_commit())
+        self.unlocked.as_ref().is_some_and(|unlocked| unlocked.state.must_commit() || unlocked.trail.must_commit())
     }
 
     /// Ends half-open handshakes that are over their time and rotates keys; for the loop's timer.
@@ -158,13 +193,32 @@ impl Vault {
     /// # Errors
     /// [`Error::Bug`] when a key cannot be made.
     pub fn handle_timeout(&mut self, now: UnixMillis, random: &mut impl CryptoRng) -> Result<()> {
-        match self.unlocked.as_mut() {
+        match self.unlocked.as_mut().filter(|_| !self.closed) {
             Some(unlocked) => {
                 unlocked.handshakes.expire(now);
                 unlocked.state.settle();
-                unlocked.maintain(now, random)
+                match unlocked.make_room(now) {
+                    // Keys that are due are made when they are asked for; without room for the record nobody can ask.
+                    Err(Error::LocalAuditFull) => Ok(()),
+                    made => made.and_then(|()| unlocked.maintain(now, random)),
+                }
             }
             None => Ok(()),
+        }
+    }
+
+    /// Signs the trail's end, `Locked` or `Stopped`; the commit after it is the last, and [`Vault::lose`] follows.
+    pub fn close(&mut self, now: UnixMillis, event: Event) {
+        if let Some(unlocked) = self.unlocked.as_mut() {
+            unlocked.trail.end(event, &unlocked.keyring.identity, now);
+            unlocked.state.touch_node();
+        }
+        self.closed = true;
+    }
+
+    fn misbehaved(&mut self, now: UnixMillis, refusal: Refusal) {
+        if let Some(unlocked) = self.unlocked.as_mut() {
+            unlocked.trail.record_limited(Event::Misbehaved, refusal.number(), 0, now);
         }
     }
 
@@ -180,7 +234,14 @@ impl Unlocked {
         let node = &mut self.state.node;
         let rotated = node.prekeys.rotate(now, random)?;
         let signed = self.statics.refresh(&mut node.statics, &self.keyring.identity, now, random)?;
-        if rotated || signed {
+        if rotated {
+            self.trail.record(Event::PrekeyMade, 0, None, now);
+        }
+        if signed {
+            self.trail.record(Event::StaticsSigned, 0, None, now);
+        }
+        // A checkpoint asks for the state's word as well, so that what it covers cannot be cut off unnoticed.
+        if self.trail.maintain(&self.keyring.identity, now) || rotated || signed {
             self.state.touch_node();
         }
         Ok(())
@@ -189,7 +250,14 @@ impl Unlocked {
     /// One call an arm.
     fn serve(&mut self, now: UnixMillis, random: &mut impl CryptoRng, request: Request) -> Result<Reply> {
         match request {
-            Request::Describe | Request::Lock => Err(Error::Bug("served before this")),
+            Request::Describe
+            | Request::Lock
+            | Request::AuditStatus
+            | Request::AuditFiled { .. }
+            | Request::AuditSubject { .. } => Err(Error::Bug("served before this")),
+            // Recorded after this, like everything else.
+            Request::Report { event, .. } => reported(event, Event::is_of_node),
+            Request::Note { event, .. } => reported(event, Event::is_of_supervisor),
             Request::SignCard { fields, suites, life } => self.sign_card(now, fields, suites, life),
             Request::SignHttp(input) => self.sign_http(now, &input),
             Request::IssueLink { peer, card, directory, allowed, schedule, life } => {
@@ -214,6 +282,14 @@ impl Unlocked {
             Request::StoreKey { purpose } => self.store_key(&purpose),
             Request::Rotate { what } => self.rotate(now, random, what),
         }
+    }
+}
+
+/// Whether there is such an event, and the caller's to report.
+fn reported(event: u16, is_its: fn(Event) -> bool) -> Result<Reply> {
+    match Event::from_number(event).filter(|event| is_its(*event)) {
+        Some(_) => Ok(Reply::Done),
+        None => Err(Error::MisuseNotAllowed),
     }
 }
 

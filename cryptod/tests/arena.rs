@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use openred_cryptod::audit::Trail;
 use openred_cryptod::keyring::Keyring;
 use openred_cryptod::state::State;
 use openred_cryptod::vault::Vault;
@@ -32,7 +33,8 @@ impl Node {
     fn new(seed: u8) -> Self {
         let mut random = ChaCha20Rng::from_seed([seed; 32]);
         let keyring = Keyring::from_secrets(&mut [seed; 64]);
-        let vault = Vault::open(keyring, State::new(), &Rates::default(), NOW, &mut random).unwrap();
+        let trail = Trail::fresh(keyring.identity(), NOW).unwrap();
+        let vault = Vault::open(keyring, State::new(), trail, &Rates::default(), NOW, &mut random).unwrap();
         Self(vault, random)
     }
 

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use age::scrypt;
 use age::secrecy::SecretString;
+use openred_cryptod::audit::Trail;
 use openred_cryptod::keyring::Keyring;
 use openred_cryptod::state::State;
 use openred_cryptod::unseal::Keystore;
@@ -93,7 +94,9 @@ pub(crate) fn keystore(bytes: &[u8]) {
         assert_eq!(keystore.node_id(), about.node);
         let node = keystore.node_id();
         let keyring = Keyring::from_secrets(&mut keystore.into_secrets());
-        let vault = Vault::open(keyring, State::new(), &Rates::default(), NOW, &mut ChaCha20Rng::from_seed([1; 32]));
+        let trail = Trail::fresh(keyring.identity(), NOW).unwrap();
+        let mut random = ChaCha20Rng::from_seed([1; 32]);
+        let vault = Vault::open(keyring, State::new(), trail, &Rates::default(), NOW, &mut random);
         assert_eq!(vault.unwrap().node_id(), node, "a keystore of another node's key was opened");
     }
 }
@@ -131,7 +134,8 @@ pub(crate) fn state(bytes: &[u8]) {
     };
     // What opens can be worked with: it answers, and writes itself back.
     let mut random = ChaCha20Rng::from_seed([2; 32]);
-    let Ok(mut vault) = Vault::open(keyring, state, &Rates::default(), NOW, &mut random) else { return };
+    let trail = Trail::fresh(keyring.identity(), NOW).unwrap();
+    let Ok(mut vault) = Vault::open(keyring, state, trail, &Rates::default(), NOW, &mut random) else { return };
     let outcome = vault.handle(NOW, &mut random, Role::Node, Frame { id: 1, body: Request::Describe });
     assert!(matches!(outcome.reply.body, Reply::Described { .. } | Reply::Refused(_)));
     let _ = vault.commit(&mut random);
@@ -157,11 +161,12 @@ fn new_file() -> (NodeId, Vec<u8>) {
     FILE.get_or_init(|| {
         let keyring = Keyring::from_secrets(&mut secrets(1));
         let mut random = ChaCha20Rng::from_seed([3; 32]);
-        let mut vault = Vault::open(keyring, State::new(), &Rates::default(), NOW, &mut random).unwrap();
+        let trail = Trail::fresh(keyring.identity(), NOW).unwrap();
+        let mut vault = Vault::open(keyring, State::new(), trail, &Rates::default(), NOW, &mut random).unwrap();
         let mut file = Vec::new();
         for now in [NOW, NOW.plus(PREKEY_ROTATE)] {
             vault.handle_timeout(now, &mut random).unwrap();
-            for write in vault.commit(&mut random).unwrap() {
+            for write in vault.commit(&mut random).unwrap().state {
                 let start = usize::try_from(write.offset).unwrap();
                 file.resize(file.len().max(start + write.bytes.len()), 0);
                 file[start..start + write.bytes.len()].copy_from_slice(&write.bytes);

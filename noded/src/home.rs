@@ -69,6 +69,26 @@ impl Home {
         self.vault().join("state")
     }
 
+    /// The audit trail.
+    pub(crate) fn audit(&self) -> PathBuf {
+        self.0.join("audit")
+    }
+
+    /// The two segments that the vault writes.
+    pub(crate) fn audit_segments(&self) -> [PathBuf; 2] {
+        ["a.segment", "b.segment"].map(|name| self.audit().join(name))
+    }
+
+    /// Closed segments, by number.
+    pub(crate) fn audit_filed(&self) -> PathBuf {
+        self.audit().join("filed")
+    }
+
+    /// The operator's word that the trail that was there is lost; the next start takes it.
+    pub(crate) fn audit_anew(&self) -> PathBuf {
+        self.audit().join("begin-anew")
+    }
+
     /// Sockets and the lock.
     pub(crate) fn run(&self) -> PathBuf {
         self.0.join("run")

@@ -20,6 +20,7 @@ mod operator;
 mod places;
 mod reload;
 mod secret;
+mod trail;
 mod workshop;
 
 use std::fs::File;
@@ -33,6 +34,7 @@ use openred_policy::Role;
 use openred_policy::notify::Manager;
 use openred_policy::observe::Baseline;
 use openred_policy::spawn::Exit as Ended;
+use openred_proto::audit::Event;
 use openred_proto::unseal::Refused;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -357,6 +359,9 @@ async fn row<L, S, B>(
 /// Notes a start that came to nothing; whether the filter ended it, after which nothing is started again.
 fn not_begun(context: &Context, name: Role, failure: &StartFailure) -> bool {
     tracing::error!("{failure}");
+    if let StartFailure::Child(Fault::Layer { .. }) = failure {
+        context.starter.board.report(Event::LayerOff);
+    }
     row_of(name).iter().for_each(|role| context.starter.board.away(*role));
     let help = "it is tried again; the detail names the way out";
     context.starter.board.alarm(&format!("process.{name}.start"), failure.to_string(), help, now());
@@ -435,6 +440,7 @@ fn mourn(context: &Context, row: Role, role: Role, exit: Ended) -> bool {
         context.starter.board.ended(*other, &format!("ended with {role}"), !filter, now());
     }
     context.starter.board.ended(role, &how, !filter, now());
+    context.starter.board.report(if filter { Event::FilterBroken } else { Event::ProcessDied });
     if filter {
         tracing::error!("{role} was killed by its filter and is not restarted");
         let detail = format!("{role} tried a system call outside its filter and was killed; it is not restarted");

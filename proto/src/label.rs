@@ -78,6 +78,8 @@ pub mod derive {
     pub const STATE: &[u8] = b"openred/1/state";
     /// Key that `noded` seals a module's records with.
     pub const STORE: &[u8] = b"openred/1/store";
+    /// Key that names peers in the audit trail.
+    pub const AUDIT: &[u8] = b"openred/1/audit-subject";
     /// The prologue's first part (PROTOCOL 5).
     pub const PROLOGUE: &[u8] = b"openred/1";
 }

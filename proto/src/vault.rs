@@ -128,6 +128,32 @@ pub enum Request {
         /// Module name.
         purpose: String,
     },
+    /// Something happened that belongs in the audit trail; only events that are of `noded`, and only at the rate of reports. Node.
+    Report {
+        /// Number of the event ([`crate::audit::Event`]).
+        event: u16,
+        /// How many.
+        count: u32,
+    },
+    /// The same for events of the supervisor. Operator.
+    Note {
+        /// Number of the event ([`crate::audit::Event`]).
+        event: u16,
+        /// How many.
+        count: u32,
+    },
+    /// Where the audit trail stands. Operator.
+    AuditStatus,
+    /// A closed segment lies filed, durable, and its place is zeros again. Operator.
+    AuditFiled {
+        /// The segment's number.
+        segment: u64,
+    },
+    /// How a peer is named in the audit trail. Operator.
+    AuditSubject {
+        /// The peer.
+        peer: NodeId,
+    },
     /// Wipe the keys and end. Operator.
     Lock,
     /// Draw a short-term key anew, before its time. Operator.
@@ -221,6 +247,25 @@ pub struct SessionGrant {
     pub peer_directory_head: Vec<u8>,
 }
 
+/// Where the audit trail stands: everything up to `sequence` is durable when this leaves the vault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditStatus {
+    /// The segment that is written.
+    pub segment: u64,
+    /// Which of the two files it is in.
+    pub file: u8,
+    /// Its slots that are taken, of [`crate::audit::SLOTS`].
+    pub slots: u32,
+    /// The last record.
+    pub sequence: u64,
+    /// Its hash.
+    pub hash: [u8; 32],
+    /// A closed segment in the other file that waits to be filed.
+    pub waiting: Option<u64>,
+    /// Both are full: no key is used until the waiting one is filed.
+    pub full: bool,
+}
+
 /// Everything that the vault answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
@@ -274,7 +319,7 @@ pub enum Reply {
     },
     /// To `LinkKeys`.
     LinkKeys(LinkKeys),
-    /// To `RevokeLink`, `AbandonHandshake`, `Lock`, `Rotate`.
+    /// To `RevokeLink`, `AbandonHandshake`, `Report`, `Note`, `AuditFiled`, `Lock`, `Rotate`.
     Done,
     /// To `StartHandshake`.
     HandshakeStarted {
@@ -309,6 +354,10 @@ pub enum Reply {
     },
     /// To `StoreKey`.
     StoreKey(Secret<32>),
+    /// To `AuditStatus`.
+    AuditStatus(AuditStatus),
+    /// To `AuditSubject`.
+    AuditSubject([u8; 32]),
     /// The request was refused; nothing was changed but, where said, a quota.
     Refused(Refusal),
 }
@@ -367,6 +416,11 @@ pub enum Refusal {
     /// The state could not be made durable: no key is used any more.
     #[error("the key process cannot write its state; it is locked until restarted")]
     StateLost,
+    /// Both audit segments are full: no key is used until one is filed away.
+    #[error(
+        "the audit trail is full and its closed segment is not filed yet; free space on its disk (`openred status`)"
+    )]
+    AuditFull,
     /// A defect of ours, named so that it is reported.
     #[error("internal defect in the key process")]
     Bug,

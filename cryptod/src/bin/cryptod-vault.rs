@@ -1,7 +1,7 @@
 //! The vault: holds the node's keys and answers typed requests on two sockets; see `openred_cryptod::vault`.
 //!
 //! Started by the supervisor alone, with exactly these descriptors: 0 and 1 nothing, 2 log, 3 barrier, 4 front, 5 operator,
-//! 6 state file, 7 secrets. It opens nothing, has no thread but this one, and its memory is one arena mapped beforehand.
+//! 6 state file, 7 secrets, 8 and 9 the audit trail's segments. It opens nothing, has no thread but this one, and its memory is one arena mapped beforehand.
 #![forbid(unsafe_code)]
 
 use anyhow::Context;
@@ -23,10 +23,13 @@ fn main() {
 
 fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
     // Exactly what the supervisor gave; one descriptor more or less is fatal.
-    let mut inherited = Unconfined::enter(Role::Vault, Descriptors::Exactly(&[0, 1, 2, 3, 4, 5, 6, 7]))?;
+    let mut inherited = Unconfined::enter(Role::Vault, Descriptors::Exactly(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]))?;
     let barrier = slot.insert(inherited.barrier(3)?);
     let (front, operator) = (inherited.take(4)?, inherited.take(5)?);
     let (state, secrets) = (inherited.take(6)?, inherited.take(7)?);
+    let trail = [inherited.take(8)?.into(), inherited.take(9)?.into()];
+    // The operator's word, through the supervisor, that the trail that was there is lost.
+    let anew = std::env::args().nth(1).is_some_and(|argument| argument == "audit-anew");
     // Namespaces, empty root and uid, while the supervisor may still look; it notes them and lets this go on.
     let separated = inherited.separate(&Cage::new(Role::Vault, Identity::from_env()?))?;
     barrier.namespaced()?;
@@ -34,12 +37,13 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
     let restricted = separated.restrict()?;
     let mut secrets = start::read_secrets(secrets.into())
         .context("vault: no secrets came from the unsealer; its own line says why")?;
-    let state = state.into();
     // The generator's first draw and the clock's first reading take their lazy paths before the filter.
     let mut random = serve::generator().context("vault: the kernel gives no randomness")?;
-    let vault = start::open(&mut secrets, &state, &mut random)?;
-    let server = serve::Server::new(vault, front, operator, state, random);
-    let server = server.context("vault: the state file cannot be written; free space on its disk and start again")?;
+    let files = serve::Files { state: state.into(), trail };
+    let vault = start::open(&mut secrets, &files, anew, &mut random)?;
+    let server = serve::Server::new(vault, front, operator, files, random);
+    let server = server
+        .context("vault: its state or audit trail cannot be written; free space on their disk and start again")?;
     // Never dropped: closing a descriptor is a call that the filter has not. The keys are wiped when serving ends.
     let server = Box::leak(Box::new(server));
     let confined = restricted.seal()?;

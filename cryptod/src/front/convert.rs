@@ -190,7 +190,7 @@ fn refused(reply: &Reply) -> Status {
         | Refusal::RowSealed
         | Refusal::LinkExpired
         | Refusal::HandshakeFailed => Code::FailedPrecondition,
-        Refusal::StateLost => Code::Unavailable,
+        Refusal::StateLost | Refusal::AuditFull => Code::Unavailable,
         Refusal::Bug => Code::Internal,
     };
     let mut status = Status::new(code, refusal.to_string());

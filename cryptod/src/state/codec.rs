@@ -9,12 +9,15 @@ use openred_proto::secret::Secret;
 use zeroize::Zeroizing;
 
 use super::{LINKS_PER_PEER, LinkRecord, NodeState, PeerRecord, StaticRecord, TOUCHED, Window};
+use crate::audit;
 use crate::error::{Error, Result};
 use crate::link::transform::Side;
 use crate::prekey::{PREKEYS, PrekeyRecord, Prekeys};
 
-/// Version of both layouts.
-const VERSION: u8 = 1;
+/// Version of both layouts: 2 has the place of the audit trail in its header.
+const VERSION: u8 = 2;
+/// The version before, of a node that has no trail yet.
+const BEFORE_AUDIT: u8 = 1;
 
 /// What the header says besides the node's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,8 +86,12 @@ impl In<'_> {
         if count > most { Err(Error::LocalStateForeign) } else { Ok(count) }
     }
 
-    fn version(&mut self) -> Result<()> {
-        if self.byte()? == VERSION { Ok(()) } else { Err(Error::LocalStateForeign) }
+    /// The layout's version, one that this build reads.
+    fn version(&mut self) -> Result<u8> {
+        match self.byte()? {
+            version @ (BEFORE_AUDIT | VERSION) => Ok(version),
+            _ => Err(Error::LocalStateForeign),
+        }
     }
 }
 
@@ -109,12 +116,15 @@ pub(super) fn encode_header(head: &Head, node: &NodeState, size: usize) -> Resul
     for key in &node.statics {
         out.byte(key.method as u8).bytes(key.secret.expose()).number(key.not_before.0).number(key.not_after.0);
     }
+    let audit = &node.audit;
+    out.number(audit.segment).byte(audit.file).number(u64::from(audit.slot)).number(audit.sequence);
+    out.bytes(&audit.hash).number(audit.waiting);
     out.padded(size)
 }
 
 pub(super) fn decode_header(bytes: &[u8]) -> Result<(Head, NodeState)> {
     let mut fields = In(bytes);
-    fields.version()?;
+    let version = fields.version()?;
     let mut head = Head { commit: fields.number()?, digest: fields.array()?, touched: Vec::new() };
     for _ in 0..fields.count(TOUCHED)? {
         head.touched.push(u16::from_be_bytes(fields.array()?));
@@ -131,7 +141,20 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<(Head, NodeState)> {
         statics.push(StaticRecord { method, secret, not_before: fields.millis()?, not_after: fields.millis()? });
     }
     let prekeys = Prekeys::from_records(prekeys)?;
-    Ok((head, NodeState { sealing_epoch, last_sequence, card_sequence, prekeys, statics }))
+    let audit = if version == BEFORE_AUDIT { audit::Head::default() } else { audit_head(&mut fields)? };
+    Ok((head, NodeState { sealing_epoch, last_sequence, card_sequence, prekeys, statics, audit }))
+}
+
+fn audit_head(fields: &mut In<'_>) -> Result<audit::Head> {
+    let head = audit::Head {
+        segment: fields.number()?,
+        file: fields.byte()?,
+        slot: u32::try_from(fields.number()?).map_err(|_| Error::LocalStateForeign)?,
+        sequence: fields.number()?,
+        hash: fields.array()?,
+        waiting: fields.number()?,
+    };
+    if head.file > 1 { Err(Error::LocalStateForeign) } else { Ok(head) }
 }
 
 pub(super) fn encode_peer(commit: u64, record: &PeerRecord, size: usize) -> Result<Zeroizing<Vec<u8>>> {

@@ -15,14 +15,16 @@ pub(crate) enum Class {
     Handshake,
     /// Opens or ends a row, or derives a store key: symmetric work. Node.
     Row,
-    /// Locks the vault, rotates keys. Operator.
+    /// Says what belongs in the audit trail. Node.
+    Report,
+    /// Locks the vault, rotates keys, and asks and says what the audit trail needs. Operator.
     Control,
 }
 
 impl Class {
     /// Every class, in the order of the quotas.
-    pub(crate) const ALL: [Class; 6] =
-        [Class::Describe, Class::Sign, Class::Offer, Class::Handshake, Class::Row, Class::Control];
+    pub(crate) const ALL: [Class; 7] =
+        [Class::Describe, Class::Sign, Class::Offer, Class::Handshake, Class::Row, Class::Report, Class::Control];
 
     /// The class of a request. No wildcard arm: a new operation has to be placed here.
     pub(crate) const fn of(request: &Request) -> Self {
@@ -39,7 +41,13 @@ impl Class {
             | Request::RevokeLink { .. }
             | Request::ValidateMatch { .. }
             | Request::StoreKey { .. } => Class::Row,
-            Request::Lock | Request::Rotate { .. } => Class::Control,
+            Request::Report { .. } => Class::Report,
+            Request::Note { .. }
+            | Request::AuditStatus
+            | Request::AuditFiled { .. }
+            | Request::AuditSubject { .. }
+            | Request::Rotate { .. }
+            | Request::Lock => Class::Control,
         }
     }
 
@@ -47,7 +55,7 @@ impl Class {
     pub(crate) const fn is_for(self, role: Role) -> bool {
         match self {
             Class::Describe => true,
-            Class::Sign | Class::Offer | Class::Handshake | Class::Row => matches!(role, Role::Node),
+            Class::Sign | Class::Offer | Class::Handshake | Class::Row | Class::Report => matches!(role, Role::Node),
             Class::Control => matches!(role, Role::Operator),
         }
     }

@@ -1,7 +1,7 @@
-//! The vault's loop: one thread, two callers, one file. It moves bytes; what a request means is [`Vault`]'s.
+//! The vault's loop: one thread, two callers, its state and its trail. It moves bytes; what a request means is [`Vault`]'s.
 //!
 //! Each turn waits with `ppoll`, reads what is ready, handles every whole frame, makes all changes durable with as few writes
-//! as they need and one fdatasync, and only then replies. A write or fdatasync that fails is final: the keys go, everybody is
+//! as they need and one fdatasync a changed file, and only then replies. A write or fdatasync that fails is final: the keys go, everybody is
 //! told, and the process ends (a later fdatasync could claim success for bytes that were lost). The time-out of `ppoll` is
 //! the timer. When either caller is gone, or the front misbehaves, the vault ends: front and vault are replaced together.
 
@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use openred_policy::arena;
 use openred_policy::poll::{self, PollFd, PollFlags};
+use openred_proto::audit::Event;
 use openred_proto::id::UnixMillis;
 use openred_proto::limits::FRAME_BYTES;
 use openred_proto::vault::{Capacity, Frame, Refusal, Reply, Role};
@@ -78,11 +79,19 @@ pub fn generator() -> std::io::Result<ChaCha20Rng> {
     Ok(ChaCha20Rng::from_seed(*seed))
 }
 
+/// What the vault writes.
+pub struct Files {
+    /// Its state.
+    pub state: File,
+    /// The two segments of the audit trail.
+    pub trail: [File; 2],
+}
+
 /// The loop with its descriptors.
 pub struct Server {
     vault: Vault,
     channels: [Channel; 2],
-    state: File,
+    files: Files,
     random: ChaCha20Rng,
     turns: u32,
     ticked: UnixMillis,
@@ -91,7 +100,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the descriptors over: the front's and the operator's stream sockets and the state file.
+    /// Takes the descriptors over: the front's and the operator's stream sockets and the files.
     ///
     /// # Errors
     /// When a socket cannot be made non-blocking, or the first commit (a new node's keys) cannot be made durable.
@@ -99,11 +108,11 @@ impl Server {
         vault: Vault,
         front: OwnedFd,
         operator: OwnedFd,
-        state: File,
+        files: Files,
         random: ChaCha20Rng,
     ) -> std::io::Result<Self> {
         let channels = [Channel::new(Role::Node, front)?, Channel::new(Role::Operator, operator)?];
-        let mut server = Self { vault, channels, state, random, turns: 0, ticked: clock(), lost: false };
+        let mut server = Self { vault, channels, files, random, turns: 0, ticked: clock(), lost: false };
         server.commit()?;
         Ok(server)
     }
@@ -112,10 +121,19 @@ impl Server {
     pub fn serve(&mut self) -> End {
         loop {
             if let Err(end) = self.turn(TICK) {
-                self.vault.lose();
+                self.finish(end);
                 return end;
             }
         }
+    }
+
+    /// The trail's last word, as far as it can still be written, and the end of the keys.
+    fn finish(&mut self, end: End) {
+        if !matches!(end, End::StateLost | End::Locked) {
+            self.vault.close(clock(), Event::Stopped);
+            let _ = self.commit();
+        }
+        self.vault.lose();
     }
 
     /// One turn: wait, read, handle, commit, reply.
@@ -212,14 +230,16 @@ impl Server {
     }
 
     fn write_changes(&mut self) -> std::io::Result<()> {
-        let writes = self.vault.commit(&mut self.random).map_err(std::io::Error::other)?;
-        if writes.is_empty() {
-            return Ok(());
+        let changes = self.vault.commit(&mut self.random).map_err(std::io::Error::other)?;
+        // The trail first: what the state says of it is then never ahead of it.
+        for write in &changes.trail {
+            self.files.trail[write.file].write_all_at(&write.bytes, write.offset)?;
+            self.files.trail[write.file].sync_data()?;
         }
-        for write in &writes {
-            self.state.write_all_at(&write.bytes, write.offset)?;
+        for write in &changes.state {
+            self.files.state.write_all_at(&write.bytes, write.offset)?;
         }
-        self.state.sync_data()
+        if changes.state.is_empty() { Ok(()) } else { self.files.state.sync_data() }
     }
 
     fn renew_generator(&mut self) -> Result<(), End> {

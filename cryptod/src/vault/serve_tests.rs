@@ -19,18 +19,23 @@ struct Bench {
     _folder: tempfile::TempDir,
 }
 
+fn open_files(folder: &Path) -> Files {
+    let trail = ["audit.a", "audit.b"].map(|name| open_state(&folder.join(name)));
+    Files { state: open_state(&folder.join("state")), trail }
+}
+
 fn open_state(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
 }
 
 fn bench() -> Bench {
     let folder = tempfile::tempdir().unwrap();
-    let state = open_state(&folder.path().join("state"));
+    let files = open_files(folder.path());
     let mut random = generator().unwrap();
-    let vault = start::open(&mut [7; 64], &state, &mut random).unwrap();
+    let vault = start::open(&mut [7; 64], &files, false, &mut random).unwrap();
     let (front, vault_front) = UnixStream::pair().unwrap();
     let (operator, vault_operator) = UnixStream::pair().unwrap();
-    let server = Server::new(vault, vault_front.into(), vault_operator.into(), state, random).unwrap();
+    let server = Server::new(vault, vault_front.into(), vault_operator.into(), files, random).unwrap();
     Bench { server, front, operator, _folder: folder }
 }
 
@@ -133,7 +138,7 @@ fn a_caller_that_leaves_and_a_lock_end_the_loop() {
 fn a_state_that_cannot_be_written_is_final_and_nothing_is_given_out() {
     let mut bench = bench();
     let path = bench._folder.path().join("state");
-    bench.server.state = File::open(path).unwrap();
+    bench.server.files.state = File::open(path).unwrap();
     let card = || Request::SignCard {
         fields: openred_proto::checked::card::CardFields::default(),
         suites: openred_proto::method::MethodSet::ALL,
@@ -145,7 +150,7 @@ fn a_state_that_cannot_be_written_is_final_and_nothing_is_given_out() {
     let refused = replies(&mut bench.front);
     assert_eq!(refused.len(), 2);
     assert!(refused.iter().all(|frame| matches!(frame.body, Reply::Refused(Refusal::StateLost))));
-    bench.server.state = open_state(&bench._folder.path().join("state"));
+    bench.server.files.state = open_state(&bench._folder.path().join("state"));
     send(&mut bench.front, 3, card());
     assert_eq!(bench.turn(), Err(End::StateLost), "a file that can be written again changes nothing");
 }
@@ -153,15 +158,14 @@ fn a_state_that_cannot_be_written_is_final_and_nothing_is_given_out() {
 #[test]
 fn a_restart_finds_the_sequence_that_was_answered() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("state");
     let mut last = 0;
     for _ in 0..3 {
-        let state = open_state(&path);
+        let files = open_files(folder.path());
         let mut random = generator().unwrap();
-        let vault = start::open(&mut [7; 64], &state, &mut random).unwrap();
+        let vault = start::open(&mut [7; 64], &files, false, &mut random).unwrap();
         let (mut front, vault_front) = UnixStream::pair().unwrap();
         let (_operator, vault_operator) = UnixStream::pair().unwrap();
-        let mut server = Server::new(vault, vault_front.into(), vault_operator.into(), state, random).unwrap();
+        let mut server = Server::new(vault, vault_front.into(), vault_operator.into(), files, random).unwrap();
         let fields = openred_proto::checked::card::CardFields::default();
         let suites = openred_proto::method::MethodSet::ALL;
         send(&mut front, 1, Request::SignCard { fields, suites, life: Duration::from_secs(60) });

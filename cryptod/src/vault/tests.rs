@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod access;
+mod audit;
 mod links;
 mod sessions;
 
@@ -15,6 +16,7 @@ use openred_proto::vault::{LinkKeys, LinkSummary, ReceivedOffer, SessionGrant};
 use rand_chacha::ChaCha20Rng;
 
 use super::*;
+use crate::audit::open::{Opening, Read};
 use crate::testing::{NOW, random};
 
 const DIRECTORY: NodeId = NodeId::from_bytes([0xd1; 32]);
@@ -26,34 +28,38 @@ struct Node {
     random: ChaCha20Rng,
     now: UnixMillis,
     file: Vec<u8>,
+    trail: [Vec<u8>; 2],
     seed: u8,
 }
 
 impl Node {
     fn new(seed: u8) -> Self {
-        Self::on_file(seed, Vec::new(), NOW)
+        Self::on_file(seed, Vec::new(), Default::default(), NOW)
     }
 
-    fn on_file(seed: u8, file: Vec<u8>, now: UnixMillis) -> Self {
+    fn on_file(seed: u8, file: Vec<u8>, trail: [Vec<u8>; 2], now: UnixMillis) -> Self {
         let mut random = random(u64::from(seed) + now.0 + file.len() as u64);
         let keyring = Keyring::from_secrets(&mut [seed; 64]);
-        let mut read = |offset: u64, buffer: &mut [u8]| {
+        let read = |file: &Vec<u8>, offset: u64, buffer: &mut [u8]| {
             let have = file.get(offset as usize..).unwrap_or(&[]);
             let length = have.len().min(buffer.len());
             buffer.fill(0);
             buffer[..length].copy_from_slice(&have[..length]);
             Ok(())
         };
-        let state = State::load(&keyring.state, &mut read).unwrap();
-        let vault = Vault::open(keyring, state, &Rates::default(), now, &mut random).unwrap();
-        let mut node = Self { vault, random, now, file, seed };
+        let state = State::load(&keyring.state, &mut |offset, buffer| read(&file, offset, buffer)).unwrap();
+        let opening = Opening { identity: &keyring.identity, head: state.node.audit, anew: false, now };
+        let read_trail: Read<'_> = &mut |which, offset, buffer| read(&trail[which], offset, buffer);
+        let opened = Trail::open(opening, read_trail).unwrap();
+        let vault = Vault::open(keyring, state, opened, &Rates::default(), now, &mut random).unwrap();
+        let mut node = Self { vault, random, now, file, trail, seed };
         node.commit();
         node
     }
 
     /// What a restart leaves: the file alone.
     fn restart(self) -> Self {
-        Self::on_file(self.seed, self.file, self.now)
+        Self::on_file(self.seed, self.file, self.trail, self.now)
     }
 
     fn id(&self) -> NodeId {
@@ -61,10 +67,12 @@ impl Node {
     }
 
     fn commit(&mut self) {
-        for write in self.vault.commit(&mut self.random).unwrap() {
-            let start = write.offset as usize;
-            self.file.resize(self.file.len().max(start + write.bytes.len()), 0);
-            self.file[start..start + write.bytes.len()].copy_from_slice(&write.bytes);
+        let changes = self.vault.commit(&mut self.random).unwrap();
+        for write in changes.trail {
+            lay(&mut self.trail[write.file], write.offset, &write.bytes);
+        }
+        for write in changes.state {
+            lay(&mut self.file, write.offset, &write.bytes);
         }
     }
 
@@ -112,6 +120,12 @@ impl Node {
             other => panic!("{other:?}"),
         }
     }
+}
+
+fn lay(file: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
+    let start = offset as usize;
+    file.resize(file.len().max(start + bytes.len()), 0);
+    file[start..start + bytes.len()].copy_from_slice(bytes);
 }
 
 /// One side's half of a link; `bytes` is the offer or the receipt.
@@ -181,7 +195,8 @@ fn a_lost_vault_answers_nothing_but_that() {
     let mut node = Node::new(1);
     node.vault.lose();
     assert_eq!(node.refusal(Request::Describe), Refusal::StateLost);
-    assert!(node.vault.commit(&mut node.random).unwrap().is_empty());
+    let changes = node.vault.commit(&mut node.random).unwrap();
+    assert!(changes.trail.is_empty() && changes.state.is_empty());
 }
 
 #[test]

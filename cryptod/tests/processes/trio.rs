@@ -165,15 +165,17 @@ impl<'a> Home<'a> {
         (unsealer, word)
     }
 
-    fn state(&self) -> File {
-        let path = self.folder.join("state");
+    fn file(&self, name: &str) -> File {
+        let path = self.folder.join(name);
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
     }
 
     /// Starts a vault on `secrets`; returns it with the front's and the operator's other ends.
     pub(crate) fn vault(&self, secrets: OwnedFd) -> (Started, OwnedFd, UnixStream) {
         let ((front, vault_front), (operator, vault_operator)) = (stream_pair().unwrap(), stream_pair().unwrap());
-        let descriptors = vec![vault_front, vault_operator, self.state().into(), secrets];
+        let [first, second] = ["audit.a", "audit.b"].map(|name| self.file(name));
+        let descriptors =
+            vec![vault_front, vault_operator, self.file("state").into(), secrets, first.into(), second.into()];
         let vault = self.world.start(Role::Vault, "cryptod-vault", None, descriptors);
         (vault, front, operator.into())
     }

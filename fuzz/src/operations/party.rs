@@ -1,5 +1,8 @@
 //! One vault with its file, clock and generator, and what must hold of each of its answers.
 
+use openred_cryptod::audit::Trail;
+use openred_cryptod::audit::open::Opening;
+use openred_cryptod::error::{Error, Result};
 use openred_cryptod::keyring::Keyring;
 use openred_cryptod::state::State;
 use openred_cryptod::vault::quota::Rates;
@@ -44,6 +47,7 @@ pub(super) struct Party {
     pub(super) now: UnixMillis,
     pub(super) node: NodeId,
     file: Vec<u8>,
+    trail: [Vec<u8>; 2],
     oracle: Oracle,
     seed: u8,
     /// Locked or lost: no key may be used.
@@ -54,10 +58,21 @@ impl Party {
     pub(super) fn new(seed: u8) -> Self {
         let mut random = ChaCha20Rng::from_seed([seed; 32]);
         let keyring = Keyring::from_secrets(&mut secrets(seed));
-        let vault = Vault::open(keyring, State::new(), &Rates::default(), NOW, &mut random).unwrap();
+        let trail = Trail::fresh(keyring.identity(), NOW).unwrap();
+        let vault = Vault::open(keyring, State::new(), trail, &Rates::default(), NOW, &mut random).unwrap();
         let node = vault.node_id();
         let oracle = Oracle::new(&secrets(seed), node);
-        let mut party = Self { vault, random, now: NOW, node, file: Vec::new(), oracle, seed, gone: false };
+        let mut party = Self {
+            vault,
+            random,
+            now: NOW,
+            node,
+            file: Vec::new(),
+            trail: <[Vec<u8>; 2]>::default(),
+            oracle,
+            seed,
+            gone: false,
+        };
         party.commit();
         party
     }
@@ -91,9 +106,14 @@ impl Party {
         };
         assert_eq!(outcome.reply.id, request.id, "another request's answer");
         let is_locked = matches!(request.body, Request::Lock);
+        let is_operators = is_locked
+            || matches!(
+                request.body,
+                Request::Note { .. } | Request::AuditStatus | Request::AuditFiled { .. } | Request::AuditSubject { .. }
+            );
         let may = match role {
-            Role::Node => !is_locked,
-            Role::Operator => is_locked || matches!(request.body, Request::Describe),
+            Role::Node => !is_operators,
+            Role::Operator => is_operators || matches!(request.body, Request::Describe),
         };
         assert_eq!(outcome.hang_up, !may, "{role:?} asked {:?}", request.body);
         assert_eq!(outcome.ended, may && is_locked);
@@ -107,12 +127,13 @@ impl Party {
 
     /// As the loop does before it replies.
     pub(super) fn commit(&mut self) {
-        let writes = self.vault.commit(&mut self.random).expect("a commit that cannot be listed");
-        let wrote = !writes.is_empty();
-        for write in writes {
-            let start = usize::try_from(write.offset).unwrap();
-            self.file.resize(self.file.len().max(start + write.bytes.len()), 0);
-            self.file[start..start + write.bytes.len()].copy_from_slice(&write.bytes);
+        let changes = self.vault.commit(&mut self.random).expect("a commit that cannot be listed");
+        let wrote = !changes.state.is_empty();
+        for write in changes.trail {
+            lay(&mut self.trail[write.file], write.offset, &write.bytes);
+        }
+        for write in changes.state {
+            lay(&mut self.file, write.offset, &write.bytes);
         }
         if wrote {
             self.oracle.learn(&self.file);
@@ -133,18 +154,37 @@ impl Party {
         if commit {
             self.commit();
         }
-        let file = &self.file;
-        let state = State::load(&self.oracle.state_key(), &mut |offset, buffer| {
-            let have = usize::try_from(offset).ok().and_then(|offset| file.get(offset..)).unwrap_or(&[]);
-            let length = have.len().min(buffer.len());
-            buffer.fill(0);
-            buffer[..length].copy_from_slice(&have[..length]);
-            Ok(())
-        });
+        let (file, segments) = (&self.file, &self.trail);
+        let state = State::load(&self.oracle.state_key(), &mut |offset, buffer| read(file, offset, buffer));
         let state = state.expect("a file of whole commits loads");
         let keyring = Keyring::from_secrets(&mut secrets(self.seed));
-        self.vault = Vault::open(keyring, state, &Rates::default(), self.now, &mut self.random).unwrap();
+        let open = |anew| {
+            let opening = Opening { identity: keyring.identity(), head: state.audit_head(), anew, now: self.now };
+            Trail::open(opening, &mut |which, offset, buffer| read(&segments[which], offset, buffer))
+        };
+        let trail = match open(false) {
+            // The clock was set back: the operator's way out.
+            Err(Error::LocalAuditClock(_)) => open(true),
+            opened => opened,
+        };
+        let trail = trail.expect("a trail of whole commits is found again");
+        self.vault = Vault::open(keyring, state, trail, &Rates::default(), self.now, &mut self.random).unwrap();
         self.gone = false;
         self.commit();
     }
+}
+
+fn lay(file: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
+    let start = usize::try_from(offset).unwrap();
+    file.resize(file.len().max(start + bytes.len()), 0);
+    file[start..start + bytes.len()].copy_from_slice(bytes);
+}
+
+/// Past the end of a file there are zeros.
+fn read(file: &[u8], offset: u64, buffer: &mut [u8]) -> Result<()> {
+    let have = usize::try_from(offset).ok().and_then(|offset| file.get(offset..)).unwrap_or(&[]);
+    let length = have.len().min(buffer.len());
+    buffer.fill(0);
+    buffer[..length].copy_from_slice(&have[..length]);
+    Ok(())
 }

@@ -4,11 +4,12 @@
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use openred_cryptod::audit::Trail;
 use openred_cryptod::keyring::Keyring;
 use openred_cryptod::state::State;
 use openred_cryptod::vault::Vault;
 use openred_cryptod::vault::quota::Rates;
-use openred_cryptod::vault::serve::{Server, clock, generator};
+use openred_cryptod::vault::serve::{Files, Server, clock, generator};
 use openred_proto::http_signature::SignatureInput;
 use tokio::task::JoinHandle;
 
@@ -35,8 +36,10 @@ impl Daemon {
         std::thread::spawn(move || {
             let mut random = generator().unwrap();
             let keyring = Keyring::from_secrets(&mut [seed; 64]);
-            let vault = Vault::open(keyring, State::new(), &Rates::default(), clock(), &mut random).unwrap();
-            Server::new(vault, of_vault.into(), of_supervisor.into(), state, random).unwrap().serve();
+            let trail = Trail::fresh(keyring.identity(), clock()).unwrap();
+            let vault = Vault::open(keyring, State::new(), trail, &Rates::default(), clock(), &mut random).unwrap();
+            let files = Files { state, trail: [(); 2].map(|()| tempfile::tempfile().unwrap()) };
+            Server::new(vault, of_vault.into(), of_supervisor.into(), files, random).unwrap().serve();
         });
         front.set_nonblocking(true).unwrap();
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();

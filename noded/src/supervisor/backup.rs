@@ -290,7 +290,7 @@ impl<'a> Backup<'a> {
         let scratch = Scratch::new(home.path())?;
         let (verified, small, state) = self.opened(from, &scratch.0)?;
         // The key first: from here to its return a start is refused by name, whatever happens in between.
-        let aside = self.aside(&[home.keystore(), home.vault(), home.state(), home.config()])?;
+        let aside = self.aside(&[home.keystore(), home.vault(), home.state(), home.audit(), home.config()])?;
         for folder in [home.vault(), home.state()] {
             make_private(&folder).map_err(failed(&folder))?;
         }
@@ -304,6 +304,9 @@ impl<'a> Backup<'a> {
         sync_directory(&home.state()).map_err(failed(&home.state()))?;
         if !state.is_empty() {
             put(&home.vault_state(), &state, true, |_| ())?;
+            // The trail stays where the node was: the one here begins anew, with the state's next sequence.
+            make_private(&home.audit()).map_err(failed(&home.audit()))?;
+            put(&home.audit_anew(), b"", true, |_| ())?;
         }
         let empty = Vec::new();
         put(&home.config(), small.get(CONFIG).unwrap_or(&empty), true, |_| ())?;

@@ -7,7 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use openred_policy::observe::{Baseline, Expected, Namespaces, Observation, compare, observe};
 use openred_policy::{Layer, LayerReport, Role, Uid, syscalls_allowed};
 use openred_proto::admin;
+use openred_proto::audit::Event;
 use openred_proto::unseal::About;
+use openred_proto::vault::AuditStatus;
 
 /// Alarms that are kept; a node with more of them has been down for long.
 const ALARMS: usize = 16;
@@ -46,6 +48,10 @@ struct Inner {
     /// What the keystore said of itself when it was last opened.
     keystore: Option<About>,
     alarms: Vec<admin::Condition>,
+    /// The vault's last word on its trail.
+    trail: Option<AuditStatus>,
+    /// Events for the trail, each once with its count.
+    reports: Vec<(Event, u32)>,
     stopping: bool,
     ready_at: u64,
 }
@@ -63,7 +69,16 @@ impl Board {
         let entry =
             |role| Entry { role, state: "starting", since: now, restarts: 0, last_exit: String::new(), cage: None };
         let entries = PROCESSES.into_iter().map(entry).collect();
-        let inner = Inner { entries, unseal: None, keystore: None, alarms: Vec::new(), stopping: false, ready_at: 0 };
+        let inner = Inner {
+            entries,
+            unseal: None,
+            keystore: None,
+            alarms: Vec::new(),
+            trail: None,
+            reports: Vec::new(),
+            stopping: false,
+            ready_at: 0,
+        };
         Self { baseline, home, started_at: now, inner: Mutex::new(inner) }
     }
 
@@ -157,6 +172,25 @@ impl Board {
         }
     }
 
+    /// Notes something for the audit trail; the next look at the vault takes it there.
+    pub(crate) fn report(&self, event: Event) {
+        let mut inner = self.inner();
+        match inner.reports.iter_mut().find(|(of, _)| *of == event) {
+            Some((_, count)) => *count = count.saturating_add(1),
+            None => inner.reports.push((event, 1)),
+        }
+    }
+
+    /// What is to be reported.
+    pub(crate) fn take_reports(&self) -> Vec<(Event, u32)> {
+        std::mem::take(&mut self.inner().reports)
+    }
+
+    /// Notes where the audit trail stands.
+    pub(crate) fn trail(&self, status: AuditStatus) {
+        self.inner().trail = Some(status);
+    }
+
     /// Raises an alarm; a second one of the same code replaces the first.
     pub(crate) fn alarm(&self, code: &str, detail: String, help: &str, now: u64) {
         let mut inner = self.inner();
@@ -220,6 +254,14 @@ impl Board {
             started_at: self.started_at,
             ready_at: inner.ready_at,
             home: self.home.clone(),
+            trail: inner.trail.map(|trail| admin::Trail {
+                segment: trail.segment,
+                slots: trail.slots,
+                sequence: trail.sequence,
+                hash: hex::encode(trail.hash),
+                waiting: trail.waiting.unwrap_or(0),
+                full: trail.full,
+            }),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The key process: unsealer, vault and front. Front and vault live and die together.
 //!
 //! The unsealer is given the passphrase only once its cage was seen; its secrets go through a pipe straight to the vault
-//! and never through this process.
+//! and never through this process. The trail of what the vault does is watched from here (`trail`).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,17 +15,23 @@ use openred_proto::id::UnixMillis;
 use openred_proto::unseal::Order;
 use openred_proto::vault::{Reply, Request, ShortKey};
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, timeout};
 
 use super::child::{Caged, Fault, Plan, start};
 use super::errand::{self, Errand};
 use super::gate::{Answer, Ask, Gate, not_locked};
 use super::operator::Operator;
 use super::places::{pending_listener, publish, remove};
+use super::trail::{self, Watch};
 use super::{Context, End, StartFailure, keystore, now};
 use crate::cli::{Exit, Failure};
 
 /// How long vault and front may take to end by themselves.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the vault may take to sign the end of its trail once the front is gone: one write.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How often the trail is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Front and vault in service.
 pub(crate) struct Keys {
@@ -33,6 +39,7 @@ pub(crate) struct Keys {
     vault: Caged,
     /// The operator's role at the vault.
     operator: Operator,
+    trail: Watch,
 }
 
 fn setup(role: Role, what: &'static str) -> impl Fn(io::Error) -> StartFailure {
@@ -48,13 +55,16 @@ pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
     let (front_side, vault_side) = pair("the front's pair")?;
     let (operator, operator_side) = pair("the operator's pair")?;
     let state = context.places.vault_state.try_clone().map_err(setup(Role::Vault, "the state file"))?;
+    let segments = trail::open(&context.home).map_err(StartFailure::Named)?;
+    let [first, second] = segments.descriptors().map_err(setup(Role::Vault, "the audit trail"))?;
+    let anew = context.home.audit_anew();
     let vault = Plan {
         role: Role::Vault,
         program: "cryptod-vault",
-        arguments: Vec::new(),
+        arguments: if anew.exists() { vec!["audit-anew".into()] } else { Vec::new() },
         identity: context.identities.vault,
         kept: Vec::new(),
-        descriptors: vec![vault_side, operator_side, state.into(), secrets],
+        descriptors: vec![vault_side, operator_side, state.into(), secrets, first, second],
     };
     let listener = pending_listener(&context.home, "cryptod", context.identities.noded);
     let listener = listener.map_err(setup(Role::Front, "its socket"))?;
@@ -71,11 +81,13 @@ pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
     let (unsealed, vault, front) = begun;
     unsealed?;
     let (vault, front) = (vault?, front?);
+    // Taken: the trail has begun anew, once.
+    remove(&anew).map_err(setup(Role::Vault, "the audit trail"))?;
     publish(&context.home, "cryptod", &context.home.cryptod_socket()).map_err(setup(Role::Front, "its socket"))?;
     context.state(Role::Vault, "ready");
     context.state(Role::Front, "ready");
     let operator = Operator::new(operator).map_err(setup(Role::Vault, "the operator's pair"))?;
-    Ok(Keys { front, vault, operator })
+    Ok(Keys { front, vault, operator, trail: Watch::new(segments) })
 }
 
 async fn serving(context: &Context, plan: Plan) -> Result<Caged, Fault> {
@@ -97,36 +109,53 @@ async fn unseal(context: &Context, secrets: OwnedFd) -> Result<(), StartFailure>
 impl Keys {
     /// Serves until one of the two ends, the operator locks them, or `stop` is set; then neither is left.
     pub(crate) async fn live(self, context: &Context, stop: &mut watch::Receiver<bool>, gate: &mut Gate) -> End {
-        let Keys { front, vault, mut operator } = self;
-        let (role, exit) = loop {
+        let Keys { front, vault, mut operator, mut trail } = self;
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ends = loop {
             let wanted = async {
                 // The sender lives in the supervisor; its loss would mean that the supervisor ends.
                 let _ = stop.wait_for(|stop| *stop).await;
             };
             tokio::select! {
                 biased;
-                exit = vault.end() => break (Role::Vault, exit),
-                exit = front.end() => break (Role::Front, exit),
+                exit = vault.end() => break [(Role::Vault, exit), (Role::Front, front.stop(PATIENCE).await)],
+                exit = front.end() => break [(Role::Front, exit), (Role::Vault, farewell(&vault).await)],
                 ask = gate.next() => match ask {
                     Ask::Lock(answer) => return lock(context, &front, &vault, &mut operator, answer).await,
                     Ask::Unlock(_, answer) => drop(answer.send(Err(not_locked()))),
                     Ask::Rotate(what, answer) => drop(answer.send(rotate(&mut operator, what).await)),
                 },
                 () = wanted => {
-                    // No new requests first; then the vault, which writes its state before every answer and has nothing to save.
-                    front.stop(PATIENCE).await;
-                    vault.stop(PATIENCE).await;
+                    retire(&front, &vault).await;
                     let _ = remove(&context.home.cryptod_socket());
                     return End::Stopped;
                 }
+                _ = look.tick() => if !trail.look(context, &mut operator).await {
+                    break retire(&front, &vault).await;
+                },
             }
         };
         let _ = remove(&context.home.cryptod_socket());
-        let other = if role == Role::Vault { &front } else { &vault };
+        trail.end();
         // Each ends when the other does, so which end was seen first says little: the graver one is the cause.
-        let second = other.stop(PATIENCE).await;
-        let ended = if gravity(second) > gravity(exit) { (other.role, second) } else { (role, exit) };
-        End::Died { role: ended.0, exit: ended.1, lived: vault.lived() }
+        let [first, second] = ends;
+        let (role, exit) = if gravity(second.1) > gravity(first.1) { second } else { first };
+        End::Died { role, exit, lived: vault.lived() }
+    }
+}
+
+/// Ends both, the front first: no new requests.
+async fn retire(front: &Caged, vault: &Caged) -> [(Role, Ended); 2] {
+    let front = front.stop(PATIENCE).await;
+    [(Role::Vault, farewell(vault).await), (Role::Front, front)]
+}
+
+/// A vault whose front is gone sees that, signs the trail's end and goes too; one that does not is told to.
+async fn farewell(vault: &Caged) -> Ended {
+    match timeout(FAREWELL, vault.end()).await {
+        Ok(exit) => exit,
+        Err(_) => vault.stop(PATIENCE).await,
     }
 }
 

@@ -81,9 +81,10 @@ fn a_handshake_waits_for_the_disk_once_a_side_and_its_count_follows() {
             Reply::HandshakeFinished { noise, .. } => noise,
             other => panic!("{other:?}"),
         };
-    assert!(alice.vault.commit(&mut alice.random).unwrap().is_empty(), "the grant waits for no write");
+    let changes = alice.vault.commit(&mut alice.random).unwrap();
+    assert_eq!((changes.trail.len(), changes.state.len()), (1, 0), "the grant waits for its record and nothing else");
     alice.vault.handle_timeout(NOW, &mut alice.random).unwrap();
-    assert_eq!(alice.vault.commit(&mut alice.random).unwrap().len(), 2, "the timer writes it");
+    assert_eq!(alice.vault.commit(&mut alice.random).unwrap().state.len(), 2, "the timer writes it");
     let complete = Request::CompleteHandshake { handshake: answered, noise: finalize };
     assert!(matches!(bob.ask(complete), Reply::HandshakeCompleted { .. }));
 }
@@ -105,8 +106,8 @@ fn a_replayed_request_is_refused_also_after_a_restart() {
     let mut bob = bob.restart();
     assert_eq!(bob.refusal(answer_request(&accepted.row, &request)), Refusal::Replay);
     // The clock of the initiator is set back: its timestamps rise all the same, over a restart too.
-    alice.now = alice.now.minus(Duration::from_secs(1800));
     let mut alice = alice.restart();
+    alice.now = alice.now.minus(Duration::from_secs(1800));
     let (_, later) = start(&mut alice, &issued.row);
     answer(&mut bob, &accepted.row, &later);
 }

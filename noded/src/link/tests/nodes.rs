@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use openred_cryptod::audit::Trail;
 use openred_cryptod::keyring::Keyring;
 use openred_cryptod::state::State;
 use openred_cryptod::vault::Vault;
@@ -34,7 +35,8 @@ impl TestVault {
     fn new(seed: u8) -> Arc<Self> {
         let mut random = ChaCha20Rng::seed_from_u64(u64::from(seed));
         let keyring = Keyring::from_secrets(&mut [seed; 64]);
-        let vault = Vault::open(keyring, State::new(), &Rates::default(), clock::now(), &mut random).unwrap();
+        let trail = Trail::fresh(keyring.identity(), clock::now()).unwrap();
+        let vault = Vault::open(keyring, State::new(), trail, &Rates::default(), clock::now(), &mut random).unwrap();
         Arc::new(Self(Mutex::new((vault, random))))
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use openred_cryptod::audit::Trail;
 use openred_cryptod::keyring::Keyring;
 use openred_cryptod::state::State;
 use openred_cryptod::vault::Vault;
@@ -45,7 +46,8 @@ impl VaultKeys {
         // These tests ask more in a second than a node does.
         let much = Rate { burst: 1_000_000, per_second: 1_000_000 };
         let rates = Rates { handshake: much, row: much, describe: much, ..Rates::default() };
-        let vault = Vault::open(keyring, State::new(), &rates, unix_now(), &mut random).unwrap();
+        let trail = Trail::fresh(keyring.identity(), unix_now()).unwrap();
+        let vault = Vault::open(keyring, State::new(), trail, &rates, unix_now(), &mut random).unwrap();
         Arc::new(Self { inner: Mutex::new((vault, random)), away: AtomicBool::new(false) })
     }
 

@@ -1,0 +1,117 @@
+//! What of a request goes into the audit trail, and the operator's requests about the trail itself.
+//!
+//! In: a request before it is served, its reply or refusal after. Out: one record for what gave a signature, a secret or a
+//! change to somebody, or was refused; none for what only prepares it.
+
+use openred_proto::audit::Event;
+use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::refusal::NO_MATCH;
+use openred_proto::vault::{Refusal, Reply, Request, ShortKey};
+
+use super::Unlocked;
+use crate::audit::subject;
+use crate::error::{Error, Result};
+
+/// What a request is about, kept while it is served.
+#[derive(Clone, Copy)]
+pub(super) struct About {
+    event: Event,
+    /// Of a report: how many.
+    count: u32,
+    /// The peer, where the reply will not name it.
+    peer: Option<NodeId>,
+}
+
+impl Unlocked {
+    /// No wildcard arm: a new operation has to be placed here.
+    pub(super) fn about(&self, request: &Request) -> About {
+        let (mut count, mut peer) = (0, None);
+        let event = match request {
+            Request::Describe => Event::Described,
+            Request::SignCard { .. } => Event::CardSigned,
+            Request::SignHttp(_) => Event::HttpSigned,
+            Request::IssueLink { .. } => Event::LinkIssued,
+            Request::InspectOffer(_) => Event::OfferInspected,
+            Request::AcceptOffer(_) => Event::LinkAccepted,
+            Request::LinkKeys { .. } => Event::LinkOpened,
+            Request::RevokeLink { link } => {
+                peer = self.state.peer_of(link);
+                Event::LinkRevoked
+            }
+            Request::StartHandshake { .. } => Event::HandshakeBegun,
+            Request::AnswerHandshake { .. } => Event::HandshakeAnswered,
+            Request::FinishHandshake { .. } => Event::HandshakeFinished,
+            Request::CompleteHandshake { .. } => Event::HandshakeCompleted,
+            Request::AbandonHandshake { .. } => Event::HandshakeAbandoned,
+            Request::ValidateMatch { .. } => Event::MatchChecked,
+            Request::StoreKey { .. } => Event::StoreKeyGiven,
+            Request::Report { event, count: several } | Request::Note { event, count: several } => {
+                count = *several;
+                Event::from_number(*event).unwrap_or(Event::Misbehaved)
+            }
+            Request::Rotate { what: ShortKey::Prekey } => Event::PrekeyMade,
+            Request::Rotate { what: ShortKey::Statics } => Event::StaticsSigned,
+            Request::AuditStatus | Request::AuditFiled { .. } | Request::AuditSubject { .. } | Request::Lock => {
+                Event::Misbehaved
+            }
+        };
+        About { event, count, peer }
+    }
+
+    /// Records what was done.
+    pub(super) fn record(&mut self, now: UnixMillis, about: About, reply: &Reply) {
+        let peer = match reply {
+            // They give out nothing that was not given before, or are recorded with the phase that does.
+            Reply::OfferInspected(_)
+            | Reply::LinkKeys(_)
+            | Reply::HandshakeStarted { .. }
+            | Reply::HandshakeAnswered { .. }
+            | Reply::MatchValidated { matched: true } => return,
+            Reply::Done if about.event == Event::HandshakeAbandoned => return,
+            Reply::Done if about.event.is_of_node() || about.event.is_of_supervisor() => {
+                return self.trail.record_limited(about.event, 0, about.count, now);
+            }
+            Reply::MatchValidated { matched: false } => {
+                return self.trail.record_limited(about.event, NO_MATCH, 0, now);
+            }
+            Reply::LinkIssued { summary, .. } | Reply::LinkAccepted { summary, .. } => Some(summary.peer),
+            Reply::HandshakeFinished { grant, .. } | Reply::HandshakeCompleted { grant } => Some(grant.peer),
+            _ => about.peer,
+        };
+        let subject = peer.map(|peer| subject(&self.keyring.audit, &peer));
+        self.trail.record(about.event, about.count, subject, now);
+    }
+
+    /// Records that something was refused.
+    pub(super) fn record_refusal(&mut self, now: UnixMillis, about: About, refused: Error) {
+        self.trail.record_limited(about.event, Refusal::from(refused).number(), about.count, now);
+    }
+
+    /// Sees to it that the next request can be recorded.
+    ///
+    /// # Errors
+    /// [`Error::LocalAuditFull`].
+    pub(super) fn make_room(&mut self, now: UnixMillis) -> Result<()> {
+        if self.trail.make_room(&self.keyring.identity, now)? {
+            self.state.touch_node();
+        }
+        Ok(())
+    }
+
+    /// The operator's requests about the trail, which are served also when it is full; none for other requests.
+    ///
+    /// # Errors
+    /// As [`Trail::filed`](crate::audit::Trail).
+    pub(super) fn audit(&mut self, request: &Request) -> Result<Option<Reply>> {
+        match request {
+            Request::AuditStatus => Ok(Some(Reply::AuditStatus(self.trail.status()))),
+            Request::AuditSubject { peer } => Ok(Some(Reply::AuditSubject(subject(&self.keyring.audit, peer)))),
+            Request::AuditFiled { segment } => {
+                self.trail.filed(*segment)?;
+                self.state.touch_node();
+                Ok(Some(Reply::Done))
+            }
+            _ => Ok(None),
+        }
+    }
+}

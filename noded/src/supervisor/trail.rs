@@ -1,0 +1,324 @@
+//! The audit trail's files: made, held and watched by the supervisor, written by the vault through descriptors.
+//!
+//! Two segments of a fixed size lie in `audit/`. Once a second the supervisor compares them with what it opened and asks the
+//! vault where the trail stands. A closed segment is copied to `audit/filed/`, durable under its number, before its place is
+//! zeros again and the vault is told. A segment that was deleted or replaced while the vault wrote it still hangs on the
+//! descriptor: keys are put away at once, and the file is put back from there.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use nix::fcntl::OFlag;
+use openred_policy::socket::open_no_symlinks;
+use openred_proto::audit::{Content, Event, SEGMENT_BYTES, SLOT_BYTES};
+use openred_proto::vault::{AuditStatus, Reply, Request};
+
+use super::Context;
+use super::operator::Operator;
+use super::places::{make_private, remove};
+use crate::cli::{Exit, Failure};
+use crate::home::Home;
+
+/// Bytes copied or cleared at once.
+const BLOCK: usize = 256 * 1024;
+
+/// The two segments of one start of the vault.
+pub(crate) struct Segments(Arc<[Segment; 2]>);
+
+struct Segment {
+    path: PathBuf,
+    file: File,
+}
+
+/// What was seen to be wrong with the files while the vault writes them.
+pub(crate) struct Touched {
+    what: String,
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Opens both segments, and makes those that are missing: whether one may be missing, the vault knows.
+pub(crate) fn open(home: &Home) -> Result<Segments, Failure> {
+    for folder in [home.audit(), home.audit_filed()] {
+        make_private(&folder).map_err(|error| Failure::local(folder.display(), &error))?;
+    }
+    let [first, second] = home.audit_segments();
+    Ok(Segments(Arc::new([open_segment(first)?, open_segment(second)?])))
+}
+
+fn open_segment(path: PathBuf) -> Result<Segment, Failure> {
+    let failed = |error: io::Error| Failure::local(path.display(), &error);
+    if let Err(error) = fs::symlink_metadata(&path) {
+        if error.kind() != ErrorKind::NotFound {
+            return Err(failed(error));
+        }
+        make_segment(&path).map_err(|error| {
+            failed(error).way_out("the audit trail takes 8 MiB, set aside before it is needed: free space on its disk")
+        })?;
+    }
+    let file = open_no_symlinks(&path, OFlag::O_RDWR, 0).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    if length != SEGMENT_BYTES as u64 {
+        let what = format!("{}: {length} bytes and not {SEGMENT_BYTES}: it was cut or written to", path.display());
+        let way_out = "put the file back as it was, or, if it is lost, begin anew with `openred audit restart`";
+        return Err(Failure::new(Exit::Failed, "audit.changed", what, way_out));
+    }
+    Ok(Segment { path, file })
+}
+
+/// Written out whole, so that a full disk is met now and not when a record has to be durable.
+fn make_segment(path: &Path) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    remove(&fresh)?;
+    let mut file = open_no_symlinks(&fresh, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL, 0o600)?;
+    let made = (0..SEGMENT_BYTES / BLOCK).try_for_each(|_| file.write_all(&[0; BLOCK])).and_then(|()| file.sync_all());
+    if let Err(error) = made {
+        let _ = remove(&fresh);
+        return Err(error);
+    }
+    fs::rename(&fresh, path)?;
+    sync_directory(path.parent().unwrap_or(path))
+}
+
+impl Segments {
+    /// The vault's descriptors.
+    pub(crate) fn descriptors(&self) -> io::Result<[OwnedFd; 2]> {
+        Ok([self.0[0].file.try_clone()?.into(), self.0[1].file.try_clone()?.into()])
+    }
+
+    /// Whether the names still lead to the files, and the files have their size.
+    fn touched(&self) -> Option<Touched> {
+        self.0.iter().find_map(|segment| {
+            let what = match (segment.file.metadata(), fs::symlink_metadata(&segment.path)) {
+                (Ok(held), Ok(named)) if (held.dev(), held.ino()) != (named.dev(), named.ino()) => "was replaced",
+                (Ok(held), Ok(_)) if held.len() != SEGMENT_BYTES as u64 => "was cut or made longer",
+                (Ok(_), Ok(_)) => return None,
+                (_, Err(error)) if error.kind() == ErrorKind::NotFound => "was deleted",
+                _ => "cannot be looked at",
+            };
+            Some(Touched { what: format!("{} {what} while it was written", segment.path.display()) })
+        })
+    }
+
+    /// Puts back what was deleted or replaced, from the descriptor; what stood in its place is kept beside it.
+    pub(crate) fn restore(&self) -> io::Result<()> {
+        for segment in self.0.iter() {
+            let held = segment.file.metadata()?;
+            match fs::symlink_metadata(&segment.path) {
+                Ok(named) if (named.dev(), named.ino()) == (held.dev(), held.ino()) => continue,
+                Ok(_) => fs::rename(&segment.path, segment.path.with_extension(format!("found-{}", super::now())))?,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            copy(&segment.file, &segment.path)?;
+        }
+        Ok(())
+    }
+
+    /// Files a closed segment away and clears its place. Done in any of its steps before, it goes on from there.
+    fn file_away(&self, place: usize, segment: u64, filed: &Path) -> io::Result<()> {
+        let (file, target) = (&self.0[place].file, filed.join(format!("{segment:010}.segment")));
+        if !target.try_exists()? {
+            let mut header = [0; SLOT_BYTES];
+            file.read_exact_at(&mut header, 0)?;
+            match Content::of(&header) {
+                Content::Header(header, _) if header.segment == segment => copy(file, &target)?,
+                _ => return Err(io::Error::new(ErrorKind::InvalidData, "the closed segment is not where it was")),
+            }
+        }
+        (0..SEGMENT_BYTES / BLOCK).try_for_each(|block| file.write_all_at(&[0; BLOCK], (block * BLOCK) as u64))?;
+        file.sync_all()
+    }
+}
+
+/// A durable copy under a name of its own.
+fn copy(from: &File, to: &Path) -> io::Result<()> {
+    let fresh = to.with_extension("new");
+    remove(&fresh)?;
+    let mut file = open_no_symlinks(&fresh, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, 0o600)?;
+    let (mut block, mut offset) = (vec![0; BLOCK], 0);
+    let copied = loop {
+        match from.read_at(&mut block, offset) {
+            Ok(0) => break file.sync_all(),
+            Ok(count) => {
+                offset += count as u64;
+                if let Err(error) = file.write_all(&block[..count]) {
+                    break Err(error);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => break Err(error),
+        }
+    };
+    if let Err(error) = copied {
+        // Half a copy is of no use to anybody, and takes room that may be what is missing.
+        let _ = remove(&fresh);
+        return Err(error);
+    }
+    fs::rename(&fresh, to)?;
+    sync_directory(to.parent().unwrap_or(to))
+}
+
+/// The watch over the trail of a vault in service.
+pub(crate) struct Watch {
+    segments: Segments,
+    /// The filing that is under way, on a thread of its own: one disk's time must not be that of all processes.
+    filing: Option<JoinHandle<(u64, io::Result<()>)>>,
+}
+
+impl Watch {
+    pub(crate) fn new(segments: Segments) -> Self {
+        Self { segments, filing: None }
+    }
+
+    /// Looks once: at the files, at the vault's word, at a closed segment. False: the files were touched, and the keys have
+    /// to be put away.
+    pub(crate) async fn look(&mut self, context: &Context, operator: &mut Operator) -> bool {
+        if let Some(Touched { what }) = self.segments.touched() {
+            tracing::error!("the audit trail: {what}; the keys are put away");
+            let help = "treat it as a break-in until explained; the trail is put back as far as it can be, and \
+                        `openred audit verify` says whether it is whole";
+            context.starter.board.alarm("audit.touched", what, help, super::now());
+            let _ = operator.ask(Request::Note { event: Event::TrailTouched.number(), count: 1 }).await;
+            return false;
+        }
+        if self.filing.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.filed(context, operator).await;
+        }
+        for (event, count) in context.starter.board.take_reports() {
+            let _ = operator.ask(Request::Note { event: event.number(), count }).await;
+        }
+        // No answer is the vault's end, which is seen by who waits for it.
+        if let Ok(Reply::AuditStatus(status)) = operator.ask(Request::AuditStatus).await {
+            self.note(context, &status);
+        }
+        true
+    }
+
+    fn note(&mut self, context: &Context, status: &AuditStatus) {
+        let board = &context.starter.board;
+        board.trail(*status);
+        if status.full {
+            let detail = String::from("both segments of the audit trail are full: no key is used until one is filed");
+            board.alarm("audit.full", detail, "free space on the disk of `audit/filed`", super::now());
+        } else {
+            board.clear("audit.full");
+        }
+        if let (Some(segment), None) = (status.waiting, &self.filing) {
+            let (segments, place) = (Segments(Arc::clone(&self.segments.0)), usize::from(1 - status.file));
+            let filed = context.home.audit_filed();
+            let work = move || (segment, segments.file_away(place, segment, &filed));
+            // A system without a thread to give is asked again with the next look.
+            self.filing = std::thread::Builder::new().name(String::from("filing")).spawn(work).ok();
+        }
+    }
+
+    async fn filed(&mut self, context: &Context, operator: &mut Operator) {
+        let Some(filing) = self.filing.take() else { return };
+        match filing.join() {
+            Ok((segment, Ok(()))) => {
+                context.starter.board.clear("audit.filing");
+                tracing::info!("audit segment {segment} is filed");
+                let _ = operator.ask(Request::AuditFiled { segment }).await;
+            }
+            Ok((segment, Err(error))) => {
+                let detail = format!("audit segment {segment} cannot be filed: {error}");
+                let help = "free space on the disk of `audit/filed`, and see that the supervisor may write there; it is \
+                            tried again, and until then the other segment is written";
+                context.starter.board.alarm("audit.filing", detail, help, super::now());
+            }
+            // Only a defect of ours: tried again.
+            Err(_) => {}
+        }
+    }
+
+    /// The vault has ended: puts the files back as far as they can be.
+    pub(crate) fn end(&self) {
+        if let Err(error) = self.segments.restore() {
+            tracing::error!("the audit trail cannot be put back: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use openred_proto::audit::Header;
+    use openred_proto::id::NodeId;
+
+    use super::*;
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(folder.path().canonicalize().unwrap());
+        (folder, home)
+    }
+
+    #[test]
+    fn segments_are_made_whole_and_one_of_another_length_is_refused_by_name() {
+        let (_folder, home) = home();
+        let segments = open(&home).unwrap();
+        assert!(segments.touched().is_none());
+        assert_eq!(
+            segments.0[0].file.metadata().unwrap().blocks() * 512,
+            SEGMENT_BYTES as u64,
+            "set aside on the disk"
+        );
+        let [first, _] = home.audit_segments();
+        File::options().write(true).open(&first).unwrap().set_len(5).unwrap();
+        assert!(segments.touched().unwrap().what.contains("cut"));
+        let refused = open(&home).err().unwrap();
+        assert!(refused.to_string().contains("5 bytes"), "{refused}");
+    }
+
+    #[test]
+    fn what_was_deleted_or_replaced_is_put_back_from_the_descriptor() {
+        let (_folder, home) = home();
+        let segments = open(&home).unwrap();
+        let [first, second] = home.audit_segments();
+        segments.0[0].file.write_all_at(b"first", 1000).unwrap();
+        segments.0[1].file.write_all_at(b"second", 2000).unwrap();
+        fs::remove_file(&first).unwrap();
+        assert!(segments.touched().unwrap().what.contains("deleted"));
+        fs::write(&first, vec![7; SEGMENT_BYTES]).unwrap();
+        fs::remove_file(&second).unwrap();
+        assert!(segments.touched().unwrap().what.contains("replaced"));
+        segments.restore().unwrap();
+        let again = open(&home).unwrap();
+        let at = |place: usize, offset, length| {
+            let mut bytes = vec![0; length];
+            again.0[place].file.read_exact_at(&mut bytes, offset).unwrap();
+            bytes
+        };
+        assert_eq!((at(0, 1000, 5), at(1, 2000, 6)), (b"first".to_vec(), b"second".to_vec()));
+        let kept = fs::read_dir(home.audit()).unwrap().filter_map(Result::ok);
+        assert_eq!(kept.filter(|entry| entry.file_name().to_string_lossy().contains("found-")).count(), 1);
+    }
+
+    #[test]
+    fn a_segment_is_filed_once_and_cleared_from_wherever_it_was_left() {
+        let (_folder, home) = home();
+        let segments = open(&home).unwrap();
+        let header = Header { node: NodeId::from_bytes([1; 32]), segment: 3, first: 9, previous: [2; 32] }.encode().0;
+        segments.0[1].file.write_all_at(&header, 0).unwrap();
+        let filed = home.audit_filed();
+        assert!(segments.file_away(1, 4, &filed).is_err(), "another number than the file's");
+        segments.file_away(1, 3, &filed).unwrap();
+        let copy = fs::read(filed.join("0000000003.segment")).unwrap();
+        assert_eq!((copy.len(), &copy[..SLOT_BYTES]), (SEGMENT_BYTES, &header[..]));
+        // As after a crash between the two: the copy stays as it is, what was left of the place is cleared.
+        segments.0[1].file.write_all_at(&[5; 300], 4000).unwrap();
+        segments.file_away(1, 3, &filed).unwrap();
+        assert_eq!(fs::read(filed.join("0000000003.segment")).unwrap(), copy);
+        let mut place = vec![1; SEGMENT_BYTES];
+        segments.0[1].file.read_exact_at(&mut place, 0).unwrap();
+        assert!(place.iter().all(|byte| *byte == 0));
+    }
+}
