@@ -4,6 +4,7 @@
 //! It holds no key and speaks to no peer; passphrases go to the caged unsealer and nowhere else.
 
 mod arguments;
+mod audit;
 mod backup;
 mod client;
 mod configuration;
@@ -105,6 +106,7 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
         Command::Inbox(options) => client::block_on(messages::inbox(invocation, options)),
         Command::Share(options) => client::block_on(files::share(invocation, options)),
         Command::Fetch(options) => client::block_on(files::fetch(invocation, options)),
+        Command::Audit(command) => client::block_on(audit::audit(invocation, command)),
         Command::Check { files } => configuration::check(invocation, files),
         Command::Config(arguments::Config::Show { origin }) => configuration::show(invocation, origin),
         Command::Version => documents::version(invocation),

@@ -58,6 +58,9 @@ pub(crate) enum Command {
     Share(Share),
     /// Fetch a file that a linked node shares, and verify it
     Fetch(Fetch),
+    /// The trail of what was done with the node's keys
+    #[command(subcommand)]
+    Audit(Audit),
     /// Check configuration files; needs neither network nor root
     Check {
         /// Files; openred.toml of the home directory if none is named
@@ -79,6 +82,45 @@ pub(crate) enum Command {
         /// An existing directory
         directory: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// Show the latest records
+    Tail {
+        /// How many
+        #[arg(short = 'n', long, default_value_t = 20, value_name = "COUNT")]
+        lines: usize,
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Look for changes, swaps, gaps and a cut end; needs no running node and no key
+    Verify {
+        /// Segments; those of the home directory if none is named
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The node whose trail it must be
+        #[arg(long, value_name = "DID")]
+        node: Option<String>,
+        /// A checkpoint that was kept elsewhere
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+    },
+    /// Print records as JSON lines, or the latest signed checkpoint
+    Export {
+        /// Segments; those of the home directory if none is named
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// First sequence
+        #[arg(long, value_name = "SEQUENCE", default_value_t = 0, conflicts_with = "checkpoint")]
+        since: u64,
+        /// The latest checkpoint, in base64, to be kept elsewhere
+        #[arg(long)]
+        checkpoint: bool,
+    },
+    /// Give up a trail that is lost: the next start begins anew and says so
+    Restart,
 }
 
 /// Where a passphrase comes from; without any of these it is asked for on the terminal.

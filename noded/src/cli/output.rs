@@ -52,6 +52,11 @@ impl Output {
         }
     }
 
+    /// A line that is the command's product, for people and programs alike.
+    pub(crate) fn always(&self, text: &str) {
+        write_line(std::io::stdout(), text);
+    }
+
     /// A document for programs: `body`'s fields and `schema`.
     pub(crate) fn document(&self, schema: &str, body: &impl Serialize) {
         if !self.json {

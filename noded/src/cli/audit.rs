@@ -1,0 +1,324 @@
+//! `openred audit`: reads the trail of what was done with the node's keys from its files. Nothing here needs the node to run or
+//! a key; of a running node the supervisor is asked where the trail stands, so that a cut end shows.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use nix::fcntl::{Flock, FlockArg};
+use openred_proto::admin::StatusRequest;
+use openred_proto::audit::verify::{Known, Report, Verifier};
+use openred_proto::audit::{Checkpoint, Content, Header, Record, SEGMENT_BYTES, SLOT_BYTES};
+use openred_proto::checked::statement;
+use openred_proto::id::NodeId;
+use openred_proto::refusal::outcome_name;
+use serde_json::{Value, json};
+
+use super::arguments::Audit;
+use super::client::{request, supervisor};
+use super::output::{Output, Tone, moment, now};
+use super::{Exit, Failure, Invocation};
+
+/// How often `tail --follow` looks: as often as the supervisor does.
+const LOOK: Duration = Duration::from_secs(1);
+/// A checkpoint kept elsewhere is one signed statement in base64; a longer file is another.
+const CHECKPOINT_FILE: u64 = 4096;
+/// A reading that meets the vault in the middle of a write is done again.
+const READINGS: usize = 3;
+/// Extension of segments that only their auditor reads.
+const ENCRYPTED: &str = "age";
+
+/// One segment's bytes and where they came from.
+struct Segment {
+    path: PathBuf,
+    header: Option<Header>,
+    bytes: Vec<u8>,
+}
+
+pub(crate) async fn audit(invocation: &Invocation, command: Audit) -> Result<Exit, Failure> {
+    match command {
+        Audit::Tail { lines, follow } => tail(invocation, lines, follow).await,
+        Audit::Verify { files, node, checkpoint } => {
+            let kept = checkpoint.as_deref().map(read_checkpoint).transpose()?;
+            verify(invocation, &files, node, kept).await
+        }
+        Audit::Export { files, since, checkpoint } => export(invocation, &files, since, checkpoint),
+        Audit::Restart => restart(invocation),
+    }
+}
+
+fn read_segment(path: PathBuf) -> Result<Segment, Failure> {
+    let mut bytes = Vec::new();
+    let opened = File::open(&path).and_then(|file| file.take(SEGMENT_BYTES as u64 + 1).read_to_end(&mut bytes));
+    opened.map_err(|error| Failure::local(path.display(), &error))?;
+    let header = bytes.first_chunk::<SLOT_BYTES>().and_then(|slot| match Content::of(slot) {
+        Content::Header(header, _) => Some(header),
+        _ => None,
+    });
+    Ok(Segment { path, header, bytes })
+}
+
+/// The segments of the home in the order of their numbers, and how many are encrypted to the auditor. The place of one that was
+/// filed away is zeros and no segment.
+fn segments_of_home(invocation: &Invocation) -> Result<(Vec<Segment>, usize), Failure> {
+    let home = &invocation.home;
+    let (mut paths, mut encrypted) = (home.audit_segments().to_vec(), 0);
+    let filed = home.audit_filed();
+    match fs::read_dir(&filed) {
+        Ok(entries) => {
+            for entry in entries {
+                let path = entry.map_err(|error| Failure::local(filed.display(), &error))?.path();
+                match path.extension().and_then(|extension| extension.to_str()) {
+                    Some("segment") => paths.push(path),
+                    Some(ENCRYPTED) => encrypted += 1,
+                    _ => {}
+                }
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let what = format!("{}: no audit trail is kept here", home.audit().display());
+            return Err(Failure::new(Exit::NotFound, "audit.missing", what, "the first `openred up` begins one"));
+        }
+        Err(error) => return Err(Failure::local(filed.display(), &error)),
+    }
+    let mut segments = Vec::new();
+    for path in paths {
+        let segment = read_segment(path)?;
+        if segment.header.is_some() || segment.bytes.iter().any(|byte| *byte != 0) {
+            segments.push(segment);
+        }
+    }
+    // One whose copy is filed and whose place is not cleared yet is there twice.
+    segments.sort_by_key(|segment| (segment.header.map_or(u64::MAX, |header| header.segment), segment.path.clone()));
+    segments.dedup_by(|later, earlier| later.header.is_some() && later.bytes == earlier.bytes);
+    Ok((segments, encrypted))
+}
+
+fn segments(invocation: &Invocation, files: &[PathBuf]) -> Result<(Vec<Segment>, usize), Failure> {
+    if files.is_empty() {
+        return segments_of_home(invocation);
+    }
+    let mut segments = files.iter().cloned().map(read_segment).collect::<Result<Vec<_>, _>>()?;
+    segments.sort_by_key(|segment| segment.header.map_or(u64::MAX, |header| header.segment));
+    Ok((segments, 0))
+}
+
+fn body(record: &Record) -> Value {
+    let subject = (record.subject != [0; 32]).then(|| hex::encode(record.subject));
+    let outcome = outcome_name(record.outcome).map_or_else(|| record.outcome.to_string(), str::to_owned);
+    json!({
+        "sequence": record.sequence, "time": record.time.0, "event": record.event.name(),
+        "outcome": outcome, "count": record.count, "subject": subject,
+    })
+}
+
+/// One line for people; a subject is shown by its first half, which tells a node's peers apart.
+fn show(output: &Output, record: &Record, now: u64) {
+    let outcome = outcome_name(record.outcome).unwrap_or("?");
+    let tone = if record.outcome == 0 { Tone::Plain } else { Tone::Warning };
+    let mut line =
+        format!("{:>8}  {:<12}  {:<22} {outcome}", record.sequence, moment(record.time.0, now), record.event.name());
+    if record.count > 0 {
+        line.push_str(&format!("  x{}", record.count));
+    }
+    if record.subject != [0; 32] {
+        line.push_str(&format!("  peer {}", hex::encode(&record.subject[..8])));
+    }
+    output.line(output.paint(tone, &line));
+    output.document("openred.audit.record/1", &body(record));
+}
+
+/// Every record in order. What is wrong with the trail is for `verify` to say.
+fn records(segments: &[Segment]) -> Vec<Record> {
+    let mut records = Vec::new();
+    let mut verifier = Verifier::new(NodeId::from_bytes([0; 32]), Vec::new());
+    segments.iter().for_each(|segment| verifier.segment(&segment.bytes, &mut |record| records.push(*record)));
+    records
+}
+
+async fn tail(invocation: &Invocation, lines: usize, follow: bool) -> Result<Exit, Failure> {
+    let mut shown = 0;
+    let mut first = true;
+    loop {
+        let found = records(&segments_of_home(invocation)?.0);
+        let skip = if first { found.len().saturating_sub(lines) } else { 0 };
+        for record in found.iter().skip(skip).filter(|record| record.sequence > shown) {
+            show(&invocation.output, record, now());
+        }
+        shown = found.last().map_or(shown, |record| record.sequence);
+        first = false;
+        if !follow {
+            return Ok(Exit::Ok);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn read_checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
+    let refused = |what: String| {
+        let way_out = "name a file that `openred audit export --checkpoint` has written";
+        Failure::usage(format!("{}: {what}", path.display()), way_out)
+    };
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(CHECKPOINT_FILE).read_to_string(&mut text));
+    read.map_err(|error| refused(error.to_string()))?;
+    let bytes = STANDARD.decode(text.trim()).map_err(|_| refused(String::from("no checkpoint")))?;
+    Checkpoint::verify(&bytes).map_err(|error| refused(error.to_string()))
+}
+
+/// Where the living vault says that its trail stands; none when the node does not run.
+async fn live(invocation: &Invocation) -> Option<Known> {
+    let status = supervisor(invocation).await.ok()?.get_status(request(StatusRequest {})).await.ok()?.into_inner();
+    let trail = status.trail?;
+    let mut hash = [0; 32];
+    hex::decode_to_slice(&trail.hash, &mut hash).ok()?;
+    Some(Known { sequence: trail.sequence, hash })
+}
+
+async fn verify(
+    invocation: &Invocation,
+    files: &[PathBuf],
+    node: Option<String>,
+    kept: Option<Checkpoint>,
+) -> Result<Exit, Failure> {
+    let named = match (node, &kept) {
+        (Some(text), _) => {
+            Some(text.parse::<NodeId>().map_err(|error| Failure::usage(format!("{text}: {error}"), ""))?)
+        }
+        (None, kept) => kept.map(|kept| kept.node),
+    };
+    let mut reading = 1;
+    loop {
+        // Asked first: what it knows is in the files by then.
+        let live = if files.is_empty() { live(invocation).await } else { None };
+        let (segments, encrypted) = segments(invocation, files)?;
+        let own = segments.iter().find_map(|segment| segment.header.map(|header| header.node));
+        let Some(node) = named.or(own) else {
+            return Err(Failure::new(Exit::Failed, "audit.no-segment", "no file is a segment of an audit trail", ""));
+        };
+        let kept = kept.map(|kept| Known { sequence: kept.sequence, hash: kept.hash });
+        let mut verifier = Verifier::new(node, kept.into_iter().chain(live).collect());
+        segments.iter().for_each(|segment| verifier.segment(&segment.bytes, &mut |_| {}));
+        let report = verifier.finish();
+        if report.fault_count > 0 && live.is_some() && reading < READINGS {
+            reading += 1;
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
+        tell(invocation, node, named.is_some(), live.is_some(), encrypted, &report);
+        return Ok(if report.fault_count == 0 { Exit::Ok } else { Exit::Failed });
+    }
+}
+
+fn tell(invocation: &Invocation, node: NodeId, named: bool, live: bool, encrypted: usize, report: &Report) {
+    let output = &invocation.output;
+    let faults: Vec<Value> = report
+        .faults
+        .iter()
+        .map(|fault| {
+            json!({ "segment": fault.segment, "slot": fault.slot, "sequence": fault.sequence, "what": fault.kind.to_string() })
+        })
+        .collect();
+    output.document(
+        "openred.audit.verify/1",
+        &json!({
+            "node": node.to_string(), "node_was_named": named, "compared_with_live_vault": live,
+            "segments": report.segments, "encrypted_segments": encrypted, "records": report.records,
+            "signatures": report.signatures, "first": report.first, "last": report.last, "signed_to": report.signed,
+            "fault_count": report.fault_count, "faults": faults,
+        }),
+    );
+    output.line(format!("trail of {node}"));
+    output.line(format!(
+        "{} records in {} segments, {} to {}; {} signatures, the last over {}",
+        report.records, report.segments, report.first, report.last, report.signatures, report.signed
+    ));
+    if encrypted > 0 {
+        output.line(format!("{encrypted} segments are encrypted to the auditor and were not read"));
+    }
+    for fault in &report.faults {
+        let place = format!("segment {}, slot {}, sequence {}", fault.segment, fault.slot, fault.sequence);
+        output.line(output.paint(Tone::Bad, &format!("{place}: {}", fault.kind)));
+    }
+    if report.fault_count > report.faults.len() as u64 {
+        output.line(format!("… {} faults in all", report.fault_count));
+    }
+    match report.fault_count {
+        0 if live => output.line(output.paint(Tone::Good, "whole, and as long as the living vault says")),
+        0 => output.line(
+            output.paint(Tone::Good, "whole as far as it goes; a cut end shows against a running node or --checkpoint"),
+        ),
+        _ => output.line(output.paint(Tone::Bad, "not as the key process wrote it")),
+    }
+    if !named {
+        output.line("the node id is the trail's own word; name the one you know with --node");
+    }
+}
+
+fn export(invocation: &Invocation, files: &[PathBuf], since: u64, checkpoint: bool) -> Result<Exit, Failure> {
+    let (segments, _) = segments(invocation, files)?;
+    if !checkpoint {
+        for record in records(&segments).iter().filter(|record| record.sequence >= since) {
+            invocation.output.always(&body(record).to_string());
+        }
+        return Ok(Exit::Ok);
+    }
+    let own = segments.iter().find_map(|segment| segment.header.map(|header| header.node));
+    let mut verifier = Verifier::new(own.unwrap_or(NodeId::from_bytes([0; 32])), Vec::new());
+    segments.iter().for_each(|segment| verifier.segment(&segment.bytes, &mut |_| {}));
+    match verifier.finish().checkpoint {
+        Some((checkpoint, signature)) => {
+            let signed = statement::encode(&checkpoint.encode(), &checkpoint.node, &signature);
+            invocation.output.always(&STANDARD.encode(signed));
+            Ok(Exit::Ok)
+        }
+        None => Err(Failure::new(
+            Exit::NotFound,
+            "audit.unsigned",
+            "the trail has no signature yet",
+            "try again in a minute",
+        )),
+    }
+}
+
+/// Puts the trail aside and leaves the word for the next start.
+fn restart(invocation: &Invocation) -> Result<Exit, Failure> {
+    let home = &invocation.home;
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error: std::io::Error| Failure::local(path.display(), &error)
+    };
+    if !home.audit().is_dir() {
+        let what = format!("{}: no audit trail is kept here", home.audit().display());
+        return Err(Failure::new(Exit::NotFound, "audit.missing", what, "the first `openred up` begins one"));
+    }
+    let lock = home.lock();
+    if let Ok(file) = File::open(&lock)
+        && Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
+    {
+        let what = format!("the node in {} runs, and its trail with it", home.path().display());
+        return Err(Failure::new(
+            Exit::Conflict,
+            "home.locked",
+            what,
+            "stop it first; a trail is only given up when it is lost",
+        ));
+    }
+    let aside = home.audit().join(format!("aside-{}", now()));
+    crate::supervisor::make_private(&aside).map_err(failed(&aside))?;
+    for path in home.audit_segments() {
+        match fs::rename(&path, aside.join(path.file_name().unwrap_or_default())) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(&path)(error)),
+            _ => {}
+        }
+    }
+    let word = home.audit_anew();
+    fs::write(&word, b"").map_err(failed(&word))?;
+    invocation.output.line(format!("what was there lies in {}", aside.display()));
+    invocation.output.line("the next `openred up` begins the trail anew, and the trail says so for good");
+    invocation.output.document("openred.audit.restart/1", &json!({ "aside": aside.display().to_string() }));
+    Ok(Exit::Ok)
+}

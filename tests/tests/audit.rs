@@ -1,0 +1,200 @@
+//! The audit trail of a real node: what its keys did is there, survives what processes and files meet, and tells when it was
+//! touched.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use openred_tests::harness::{Answer, Node, binaries, run, signal_pid, wait_for};
+use serde_json::Value;
+
+/// A base of uids that no other test of this suite uses.
+const UID_BASE: u32 = 61_900;
+/// Bytes of a slot of a segment.
+const SLOT: u64 = 128;
+
+fn node(folder: &Path, step: u32) -> Node {
+    let nowhere = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp@http://127.0.0.1:9";
+    Node::init(&folder.canonicalize().unwrap(), "node", nowhere, UID_BASE + 10 * step, "").unwrap()
+}
+
+fn segment(node: &Node, name: &str) -> PathBuf {
+    node.home.join("audit").join(format!("{name}.segment"))
+}
+
+fn verify(node: &Node, more: &[&str]) -> (i32, Value) {
+    let answer = node.cli(&[&["audit", "verify", "--node", &node.id], more].concat()).unwrap();
+    (answer.code, serde_json::from_str(answer.stdout.trim()).unwrap_or_else(|_| panic!("{answer:?}")))
+}
+
+fn whole(node: &Node) -> Value {
+    let (code, report) = verify(node, &[]);
+    assert_eq!((code, report["fault_count"].as_u64()), (0, Some(0)), "{report}");
+    report
+}
+
+/// Every record of the trail.
+fn records(node: &Node) -> Vec<Value> {
+    let answer = node.cli(&["audit", "export"]).unwrap().ok().unwrap();
+    answer.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn events(node: &Node) -> Vec<String> {
+    records(node).iter().map(|record| record["event"].as_str().unwrap().to_owned()).collect()
+}
+
+fn conditions(node: &Node) -> Result<Vec<String>> {
+    let status: Value = serde_json::from_str(node.cli(&["status"])?.stdout.trim())?;
+    let conditions = status["supervisor"]["conditions"].as_array().context("conditions")?;
+    Ok(conditions.iter().filter_map(|condition| condition["code"].as_str().map(str::to_owned)).collect())
+}
+
+fn ready(node: &Node, pid: u32) {
+    wait_for("another vault", || {
+        let status: Value = serde_json::from_str(node.cli(&["status"])?.stdout.trim())?;
+        let processes = status["supervisor"]["processes"].as_array().context("processes")?;
+        let is_new =
+            |process: &Value| process["state"] == "ready" && (process["name"] != "vault" || process["pid"] != pid);
+        Ok(processes.iter().all(is_new).then_some(()))
+    })
+    .unwrap();
+}
+
+fn up(node: &Node) -> Answer {
+    let (home, passphrase) = (node.home.display().to_string(), format!("{}.passphrase", node.home.display()));
+    let openred = binaries().unwrap().join("openred");
+    run(&openred, &["--json", "--home", &home, "up", "--passphrase-file", &passphrase]).unwrap()
+}
+
+#[test]
+fn what_the_keys_did_is_there_signed_at_the_end_and_after_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 0);
+    node.up().unwrap();
+    wait_for("a signed card in the trail", || Ok(events(&node).contains(&"card.signed".into()).then_some(()))).unwrap();
+    let report = whole(&node);
+    assert_eq!(report["compared_with_live_vault"], true, "{report}");
+    let pid = node.child_pid("vault").unwrap();
+    signal_pid(pid, Signal::SIGKILL).unwrap();
+    ready(&node, pid);
+    wait_for("the report of the death", || Ok(events(&node).contains(&"process.died".into()).then_some(()))).unwrap();
+    whole(&node);
+    node.down().unwrap();
+    let (report, events) = (whole(&node), events(&node));
+    assert_eq!(events.last().map(String::as_str), Some("vault.stopped"), "{events:?}");
+    assert_eq!(
+        (report["signed_to"].as_u64(), report["compared_with_live_vault"].as_bool()),
+        (report["last"].as_u64(), Some(false))
+    );
+    for event in ["audit.segment_begun", "vault.started", "prekey.made", "statics.signed", "card.signed"] {
+        assert!(events.contains(&event.to_owned()), "{event} in {events:?}");
+    }
+    assert_eq!(events.iter().filter(|event| *event == "vault.started").count(), 2);
+}
+
+#[test]
+fn a_checkpoint_kept_elsewhere_shows_a_cut_end_and_a_change_names_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 1);
+    node.up().unwrap();
+    wait_for("a signed card in the trail", || Ok(events(&node).contains(&"card.signed".into()).then_some(()))).unwrap();
+    node.down().unwrap();
+    let kept = folder.path().join("checkpoint");
+    fs::write(&kept, node.cli(&["audit", "export", "--checkpoint"]).unwrap().ok().unwrap().stdout).unwrap();
+    let kept = ["--checkpoint", kept.to_str().unwrap()];
+    assert_eq!(verify(&node, &kept).0, 0);
+    let (path, count) = (segment(&node, "a"), records(&node).len() as u64);
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let original = fs::read(&path).unwrap();
+    // The last record and its signature: without the checkpoint the trail is whole, with it cut.
+    file.write_all_at(&[0; 2 * SLOT as usize], count * SLOT).unwrap();
+    assert_eq!(verify(&node, &[]).0, 0);
+    let (code, report) = verify(&node, &kept);
+    assert_eq!(code, 1);
+    assert!(report["faults"][0]["what"].as_str().unwrap().contains("cut off"), "{report}");
+    // The vault remembers as well.
+    let refused = up(&node);
+    assert!(refused.code != 0 && refused.stderr.contains("audit trail was changed"), "{refused:?}");
+    file.write_all_at(&original, 0).unwrap();
+    file.write_all_at(b"x", 3 * SLOT + 30).unwrap();
+    let (code, report) = verify(&node, &[]);
+    assert_eq!((code, report["faults"][0]["slot"].as_u64()), (1, Some(3)), "{report}");
+    // Another node's trail is no trail of this one.
+    let other = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp";
+    file.write_all_at(&original, 0).unwrap();
+    let answer = node.cli(&["audit", "verify", "--node", other]).unwrap();
+    assert!(answer.code == 1 && answer.stdout.contains("another node"), "{answer:?}");
+    node.up().unwrap();
+    whole(&node);
+    node.down().unwrap();
+}
+
+#[test]
+fn a_segment_deleted_or_replaced_while_it_is_written_is_put_back_and_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 2);
+    node.up().unwrap();
+    for (step, replace) in [false, true].into_iter().enumerate() {
+        let pid = node.child_pid("vault").unwrap();
+        let before = records(&node).len();
+        let path = segment(&node, "a");
+        fs::remove_file(&path).unwrap();
+        if replace {
+            fs::write(&path, vec![0; 4 << 20]).unwrap();
+        }
+        ready(&node, pid);
+        assert!(conditions(&node).unwrap().contains(&"audit.touched".into()));
+        wait_for("the trail to be back", || Ok((records(&node).len() > before).then_some(()))).unwrap();
+        whole(&node);
+        let touched = events(&node).iter().filter(|event| *event == "audit.file_changed").count();
+        assert_eq!(touched, step + 1);
+    }
+    assert_eq!(node.cli(&["status"]).unwrap().code, 3, "an alarm stays until somebody has looked");
+    node.down().unwrap();
+}
+
+#[test]
+fn a_trail_that_is_lost_stops_the_start_and_can_be_begun_anew_for_all_to_see() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 3);
+    node.up().unwrap();
+    let conflict = node.cli(&["audit", "restart"]).unwrap();
+    assert_eq!(conflict.code, 6, "{conflict:?}");
+    node.down().unwrap();
+    let last = records(&node).last().unwrap()["sequence"].as_u64().unwrap();
+    let path = segment(&node, "a");
+    File::options().write(true).open(&path).unwrap().set_len(1000).unwrap();
+    let refused = up(&node);
+    assert!(refused.code != 0 && refused.stderr.contains("1000 bytes"), "{refused:?}");
+    fs::remove_file(&path).unwrap();
+    let refused = up(&node);
+    assert!(refused.code != 0 && refused.stderr.contains("openred audit restart"), "{refused:?}");
+    node.cli(&["audit", "restart"]).unwrap().ok().unwrap();
+    node.up().unwrap();
+    let (code, report) = verify(&node, &[]);
+    assert_eq!((code, report["fault_count"].as_u64()), (1, Some(1)), "{report}");
+    assert!(report["faults"][0]["what"].as_str().unwrap().contains("begun anew"), "{report}");
+    assert!(records(&node)[0]["sequence"].as_u64().unwrap() > last);
+    node.down().unwrap();
+    node.up().unwrap();
+    node.down().unwrap();
+}
+
+#[test]
+fn tail_shows_the_latest_for_people_and_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 4);
+    let missing = node.cli(&["audit", "tail"]).unwrap();
+    assert_eq!(missing.code, 4, "{missing:?}");
+    node.up().unwrap();
+    node.down().unwrap();
+    let answer = node.cli(&["audit", "tail", "-n", "1"]).unwrap().ok().unwrap();
+    let record: Value = serde_json::from_str(answer.stdout.trim()).unwrap();
+    assert_eq!((record["event"].as_str(), record["outcome"].as_str()), (Some("vault.stopped"), Some("ok")));
+    let openred = binaries().unwrap().join("openred");
+    let people = run(&openred, &["--home", node.home.to_str().unwrap(), "audit", "tail"]).unwrap();
+    assert!(people.stdout.lines().count() >= 4 && people.stdout.contains("vault.started"), "{people:?}");
+}
