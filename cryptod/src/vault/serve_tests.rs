@@ -156,6 +156,23 @@ fn a_state_that_cannot_be_written_is_final_and_nothing_is_given_out() {
 }
 
 #[test]
+fn iso_a_trail_that_cannot_be_written_lets_nothing_out() {
+    let mut bench = bench();
+    let card = || Request::SignCard {
+        fields: openred_proto::checked::card::CardFields::default(),
+        suites: openred_proto::method::MethodSet::ALL,
+        life: Duration::from_secs(3600),
+    };
+    send(&mut bench.front, 1, card());
+    bench.turn().unwrap();
+    assert!(matches!(&replies(&mut bench.front)[..], [Frame { id: 1, body: Reply::Card { .. } }]), "the control");
+    bench.server.files.trail[0] = File::open(bench._folder.path().join("audit.a")).unwrap();
+    send(&mut bench.front, 2, card());
+    assert_eq!(bench.turn(), Err(End::StateLost));
+    assert!(matches!(&replies(&mut bench.front)[..], [Frame { id: 2, body: Reply::Refused(Refusal::StateLost) }]));
+}
+
+#[test]
 fn a_restart_finds_the_sequence_that_was_answered() {
     let folder = tempfile::tempdir().unwrap();
     let mut last = 0;
