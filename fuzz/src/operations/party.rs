@@ -109,7 +109,11 @@ impl Party {
         let is_operators = is_locked
             || matches!(
                 request.body,
-                Request::Note { .. } | Request::AuditStatus | Request::AuditFiled { .. } | Request::AuditSubject { .. }
+                Request::Rotate { .. }
+                    | Request::Note { .. }
+                    | Request::AuditStatus
+                    | Request::AuditFiled { .. }
+                    | Request::AuditSubject { .. }
             );
         let may = match role {
             Role::Node => !is_operators,
