@@ -32,7 +32,7 @@ pub struct Target {
     pub corpus: fn() -> Vec<(String, Vec<u8>)>,
 }
 
-/// All of them. The readers of the audit log join here when it is there.
+/// All of them. The audit trail's reader is not among them yet.
 pub const TARGETS: [Target; 11] = [
     Target {
         name: "statements",

@@ -21,7 +21,7 @@ pub use event::Event;
 
 /// One slot: a record with two hashes, or a signature.
 pub const SLOT_BYTES: usize = 128;
-/// Slots of a segment, header included: 4 MiB, about a minute and a half of handshakes at the rate of two cores, weeks of an idle node.
+/// Slots of a segment, header included: 4 MiB, about a minute and a half of handshakes at the rate of two cores (docs/benchmarks.md).
 pub const SLOTS: usize = 32_768;
 /// Bytes of a segment.
 pub const SEGMENT_BYTES: usize = SLOTS * SLOT_BYTES;
