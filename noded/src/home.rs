@@ -138,6 +138,16 @@ impl Home {
 }
 
 #[cfg(test)]
+impl Home {
+    /// An empty one for a test, with the folder that goes with it.
+    pub(crate) fn scratch() -> (tempfile::TempDir, Self) {
+        let folder = tempfile::tempdir().expect("a folder for a test");
+        let home = Self::new(folder.path().canonicalize().expect("a folder that was just made"));
+        (folder, home)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -9,6 +9,7 @@ mod sessions;
 use std::time::Duration;
 
 use openred_proto::checked::card::CardFields;
+use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::NodeId;
 use openred_proto::method::{MethodSet, Schedule};
 use openred_proto::secret::Secret;
@@ -120,6 +121,18 @@ impl Node {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// A request to a directory that `node` may have signed.
+fn sign_http(node: NodeId) -> Request {
+    Request::SignHttp(SignatureInput {
+        method: "GET".into(),
+        target_uri: "https://directory.example/".into(),
+        content_sha256: [0; 32],
+        created: NOW.seconds(),
+        nonce: [0; 16],
+        key_id: node,
+    })
 }
 
 fn lay(file: &mut Vec<u8>, offset: u64, bytes: &[u8]) {

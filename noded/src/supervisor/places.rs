@@ -186,19 +186,13 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    fn home() -> (tempfile::TempDir, Home) {
-        let folder = tempfile::tempdir().unwrap();
-        let home = Home::new(folder.path().canonicalize().unwrap());
-        (folder, home)
-    }
-
     fn config() -> NodeConfig {
         NodeConfig { listen: "127.0.0.1:0".parse().unwrap(), ..NodeConfig::default() }
     }
 
     #[test]
     fn a_second_supervisor_is_refused_and_a_taken_port_is_named() {
-        let (_folder, home) = home();
+        let (_folder, home) = Home::scratch();
         let none = Identities::default();
         assert_eq!(prepare(&home, &config(), &none).err().map(|failure| failure.exit), Some(Exit::NotFound));
         fs::write(home.keystore(), "x").unwrap();
@@ -214,7 +208,7 @@ mod tests {
 
     #[test]
     fn folders_are_private_and_links_are_refused() {
-        let (_folder, home) = home();
+        let (_folder, home) = Home::scratch();
         fs::write(home.keystore(), "x").unwrap();
         fs::create_dir(home.run()).unwrap();
         fs::set_permissions(home.run(), Permissions::from_mode(0o755)).unwrap();
@@ -231,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_socket_is_reachable_only_once_published() {
-        let (_folder, home) = home();
+        let (_folder, home) = Home::scratch();
         fs::write(home.keystore(), "x").unwrap();
         let _places = prepare(&home, &config(), &Identities::default()).unwrap();
         let _listener = pending_listener(&home, "admin", None).unwrap();

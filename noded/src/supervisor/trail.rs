@@ -19,8 +19,9 @@ use openred_proto::audit::{Content, Event, SEGMENT_BYTES, SLOT_BYTES};
 use openred_proto::vault::{AuditStatus, Reply, Request};
 
 use super::Context;
+use super::keystore::Fresh;
 use super::operator::Operator;
-use super::places::{make_private, remove};
+use super::places::make_private;
 use crate::cli::{Exit, Failure};
 use crate::home::Home;
 
@@ -40,10 +41,6 @@ pub(crate) struct Touched {
     what: String,
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 /// Opens both segments, and makes those that are missing: whether one may be missing, the vault knows.
 pub(crate) fn open(home: &Home) -> Result<Segments, Failure> {
     for folder in [home.audit(), home.audit_filed()] {
@@ -59,8 +56,8 @@ fn open_segment(path: PathBuf) -> Result<Segment, Failure> {
         if error.kind() != ErrorKind::NotFound {
             return Err(failed(error));
         }
-        make_segment(&path).map_err(|error| {
-            failed(error).way_out("the audit trail takes 8 MiB, set aside before it is needed: free space on its disk")
+        make_segment(&path).map_err(|failure| {
+            failure.way_out("the audit trail takes 8 MiB, set aside before it is needed: free space on its disk")
         })?;
     }
     let file = open_no_symlinks(&path, OFlag::O_RDWR, 0).map_err(failed)?;
@@ -74,17 +71,11 @@ fn open_segment(path: PathBuf) -> Result<Segment, Failure> {
 }
 
 /// Written out whole, so that a full disk is met now and not when a record has to be durable.
-fn make_segment(path: &Path) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    remove(&fresh)?;
-    let mut file = open_no_symlinks(&fresh, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL, 0o600)?;
-    let made = (0..SEGMENT_BYTES / BLOCK).try_for_each(|_| file.write_all(&[0; BLOCK])).and_then(|()| file.sync_all());
-    if let Err(error) = made {
-        let _ = remove(&fresh);
-        return Err(error);
-    }
-    fs::rename(&fresh, path)?;
-    sync_directory(path.parent().unwrap_or(path))
+fn make_segment(path: &Path) -> Result<(), Failure> {
+    let mut fresh = Fresh::begin(path)?;
+    let made = (0..SEGMENT_BYTES / BLOCK).try_for_each(|_| fresh.file.write_all(&[0; BLOCK]));
+    made.map_err(|error| Failure::local(path.display(), &error))?;
+    fresh.finish(false, |_| ())
 }
 
 impl Segments {
@@ -108,14 +99,18 @@ impl Segments {
     }
 
     /// Puts back what was deleted or replaced, from the descriptor; what stood in its place is kept beside it.
-    pub(crate) fn restore(&self) -> io::Result<()> {
+    pub(crate) fn restore(&self) -> Result<(), Failure> {
         for segment in self.0.iter() {
-            let held = segment.file.metadata()?;
+            let failed = |error: io::Error| Failure::local(segment.path.display(), &error);
+            let held = segment.file.metadata().map_err(failed)?;
             match fs::symlink_metadata(&segment.path) {
                 Ok(named) if (named.dev(), named.ino()) == (held.dev(), held.ino()) => continue,
-                Ok(_) => fs::rename(&segment.path, segment.path.with_extension(format!("found-{}", super::now())))?,
+                Ok(_) => {
+                    let aside = segment.path.with_extension(format!("found-{}", super::now()));
+                    fs::rename(&segment.path, aside).map_err(failed)?;
+                }
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(failed(error)),
             }
             copy(&segment.file, &segment.path)?;
         }
@@ -123,54 +118,49 @@ impl Segments {
     }
 
     /// Files a closed segment away and clears its place. Done in any of its steps before, it goes on from there.
-    fn file_away(&self, place: usize, segment: u64, filed: &Path) -> io::Result<()> {
-        let (file, target) = (&self.0[place].file, filed.join(format!("{segment:010}.segment")));
-        if !target.try_exists()? {
+    fn file_away(&self, place: usize, segment: u64, filed: &Path) -> Result<(), Failure> {
+        let (Segment { path, file }, target) = (&self.0[place], filed.join(format!("{segment:010}.segment")));
+        let failed = |error: io::Error| Failure::local(path.display(), &error);
+        if !target.try_exists().map_err(failed)? {
             let mut header = [0; SLOT_BYTES];
-            file.read_exact_at(&mut header, 0)?;
+            file.read_exact_at(&mut header, 0).map_err(failed)?;
             match Content::of(&header) {
                 Content::Header(header, _) if header.segment == segment => copy(file, &target)?,
-                _ => return Err(io::Error::new(ErrorKind::InvalidData, "the closed segment is not where it was")),
+                _ => {
+                    let what = format!("{}: the closed segment {segment} is not there", path.display());
+                    return Err(Failure::new(Exit::Failed, "audit.changed", what, ""));
+                }
             }
         }
-        (0..SEGMENT_BYTES / BLOCK).try_for_each(|block| file.write_all_at(&[0; BLOCK], (block * BLOCK) as u64))?;
-        file.sync_all()
+        (0..SEGMENT_BYTES / BLOCK)
+            .try_for_each(|block| file.write_all_at(&[0; BLOCK], (block * BLOCK) as u64))
+            .and_then(|()| file.sync_all())
+            .map_err(failed)
     }
 }
 
-/// A durable copy under a name of its own.
-fn copy(from: &File, to: &Path) -> io::Result<()> {
-    let fresh = to.with_extension("new");
-    remove(&fresh)?;
-    let mut file = open_no_symlinks(&fresh, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, 0o600)?;
+/// A durable copy, whole or not there at all.
+fn copy(from: &File, to: &Path) -> Result<(), Failure> {
+    let mut fresh = Fresh::begin(to)?;
     let (mut block, mut offset) = (vec![0; BLOCK], 0);
-    let copied = loop {
+    loop {
         match from.read_at(&mut block, offset) {
-            Ok(0) => break file.sync_all(),
+            Ok(0) => return fresh.finish(false, |_| ()),
             Ok(count) => {
                 offset += count as u64;
-                if let Err(error) = file.write_all(&block[..count]) {
-                    break Err(error);
-                }
+                fresh.file.write_all(&block[..count]).map_err(|error| Failure::local(to.display(), &error))?;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => break Err(error),
+            Err(error) => return Err(Failure::local(to.display(), &error)),
         }
-    };
-    if let Err(error) = copied {
-        // Half a copy is of no use to anybody, and takes room that may be what is missing.
-        let _ = remove(&fresh);
-        return Err(error);
     }
-    fs::rename(&fresh, to)?;
-    sync_directory(to.parent().unwrap_or(to))
 }
 
 /// The watch over the trail of a vault in service.
 pub(crate) struct Watch {
     segments: Segments,
     /// The filing that is under way, on a thread of its own: one disk's time must not be that of all processes.
-    filing: Option<JoinHandle<(u64, io::Result<()>)>>,
+    filing: Option<JoinHandle<(u64, Result<(), Failure>)>>,
 }
 
 impl Watch {
@@ -228,8 +218,8 @@ impl Watch {
                 tracing::info!("audit segment {segment} is filed");
                 let _ = operator.ask(Request::AuditFiled { segment }).await;
             }
-            Ok((segment, Err(error))) => {
-                let detail = format!("audit segment {segment} cannot be filed: {error}");
+            Ok((segment, Err(failure))) => {
+                let detail = format!("audit segment {segment} cannot be filed: {failure}");
                 let help = "free space on the disk of `audit/filed`, and see that the supervisor may write there; it is \
                             tried again, and until then the other segment is written";
                 context.starter.board.alarm("audit.filing", detail, help, super::now());
@@ -241,8 +231,8 @@ impl Watch {
 
     /// The vault has ended: puts the files back as far as they can be.
     pub(crate) fn end(&self) {
-        if let Err(error) = self.segments.restore() {
-            tracing::error!("the audit trail cannot be put back: {error}");
+        if let Err(failure) = self.segments.restore() {
+            tracing::error!("the audit trail cannot be put back: {failure}");
         }
     }
 }
@@ -255,15 +245,9 @@ mod tests {
 
     use super::*;
 
-    fn home() -> (tempfile::TempDir, Home) {
-        let folder = tempfile::tempdir().unwrap();
-        let home = Home::new(folder.path().canonicalize().unwrap());
-        (folder, home)
-    }
-
     #[test]
     fn segments_are_made_whole_and_one_of_another_length_is_refused_by_name() {
-        let (_folder, home) = home();
+        let (_folder, home) = Home::scratch();
         let segments = open(&home).unwrap();
         assert!(segments.touched().is_none());
         assert_eq!(
@@ -280,7 +264,7 @@ mod tests {
 
     #[test]
     fn what_was_deleted_or_replaced_is_put_back_from_the_descriptor() {
-        let (_folder, home) = home();
+        let (_folder, home) = Home::scratch();
         let segments = open(&home).unwrap();
         let [first, second] = home.audit_segments();
         segments.0[0].file.write_all_at(b"first", 1000).unwrap();
@@ -304,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_segment_is_filed_once_and_cleared_from_wherever_it_was_left() {
-        let (_folder, home) = home();
+        let (_folder, home) = Home::scratch();
         let segments = open(&home).unwrap();
         let header = Header { node: NodeId::from_bytes([1; 32]), segment: 3, first: 9, previous: [2; 32] }.encode().0;
         segments.0[1].file.write_all_at(&header, 0).unwrap();

@@ -14,14 +14,7 @@ fn every_request(node: NodeId) -> Vec<Request> {
     vec![
         Request::Describe,
         Request::SignCard { fields: CardFields::default(), suites: MethodSet::ALL, life: DAY },
-        Request::SignHttp(SignatureInput {
-            method: "GET".into(),
-            target_uri: "https://directory.example/".into(),
-            content_sha256: [0; 32],
-            created: NOW.seconds(),
-            nonce: [0; 16],
-            key_id: node,
-        }),
+        sign_http(node),
         Request::IssueLink {
             peer: NodeId::from_bytes([9; 32]),
             card: vec![4; 40],

@@ -2,7 +2,6 @@
 
 use openred_proto::audit::verify::Verifier;
 use openred_proto::audit::{Record, SEGMENT_BYTES, SLOTS};
-use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::LinkId;
 
 use super::*;
@@ -25,17 +24,6 @@ fn ask_operator(node: &mut Node, body: Request) -> Reply {
     let outcome = node.vault.handle(node.now, &mut node.random, Role::Operator, Frame { id: 7, body });
     node.commit();
     outcome.reply.body
-}
-
-fn http(node: &Node) -> Request {
-    Request::SignHttp(SignatureInput {
-        method: "GET".into(),
-        target_uri: "https://directory.example/".into(),
-        content_sha256: [0; 32],
-        created: NOW.seconds(),
-        nonce: [0; 16],
-        key_id: node.id(),
-    })
 }
 
 #[test]
@@ -121,7 +109,7 @@ fn with_both_segments_full_no_key_is_used_until_one_is_filed() {
         unlocked.trail.record(Event::HttpSigned, 0, None, NOW);
     }
     node.commit();
-    let request = http(&node);
+    let request = sign_http(node.id());
     assert_eq!(node.refusal(request), Refusal::AuditFull);
     assert_eq!(node.refusal(Request::StoreKey { purpose: "messaging".into() }), Refusal::AuditFull);
     assert!(matches!(node.ask(Request::Describe), Reply::Described { .. }), "who it is can still be asked");
@@ -129,7 +117,7 @@ fn with_both_segments_full_no_key_is_used_until_one_is_filed() {
     assert!(status.full && status.waiting == Some(1));
     node.trail[0] = vec![0; SEGMENT_BYTES];
     assert!(matches!(ask_operator(&mut node, Request::AuditFiled { segment: 1 }), Reply::Done));
-    let request = http(&node);
+    let request = sign_http(node.id());
     assert!(matches!(node.ask(request), Reply::Signature(_)));
     let again = node.restart();
     assert_eq!(again.vault.unlocked.as_ref().unwrap().trail.head().segment, 3);
@@ -140,7 +128,7 @@ fn a_lock_is_the_trails_signed_end() {
     let mut node = Node::new(1);
     assert!(matches!(ask_operator(&mut node, Request::Lock), Reply::Done));
     assert_eq!(trail(&node).last().unwrap().event, Event::Locked);
-    let request = http(&node);
+    let request = sign_http(node.id());
     assert_eq!(node.refusal(request), Refusal::StateLost);
     let mut verifier = Verifier::new(node.id(), Vec::new());
     verifier.segment(&node.trail[0], &mut |_| {});

@@ -52,9 +52,8 @@ async fn junk_requests_never_reach_the_key_process_and_an_honest_peer_gets_throu
     assert_eq!(post(bob.address, HANDSHAKE_PATH, &replayed.encode()).await, verify);
 }
 
-#[tokio::test]
-async fn a_genuine_handshake_by_hand_repeats_its_answers_and_opens_once() {
-    let (alice, bob) = pair_with(patient(), Method::Delta);
+/// A handshake by hand, up to the FINALIZE that is not sent yet, and what the initiator holds then.
+async fn up_to_finalize(alice: &TestNode, bob: &TestNode) -> (HandshakeFinalize, openred_proto::vault::SessionGrant) {
     let handle = alice.links.handle();
     let half_open = alice.keys.start_handshake(handle.row.clone()).await.unwrap();
     let request = request::build(&handle.keys.outgoing, &alice.id, &bob.id, 1, &half_open.noise).encode();
@@ -62,7 +61,13 @@ async fn a_genuine_handshake_by_hand_repeats_its_answers_and_opens_once() {
     let verify = HandshakeVerify::decode(body_of(&verify)).unwrap();
     let noise = Bytes::from(verify.noise);
     let (noise, grant) = alice.keys.finish_handshake(half_open.handshake, noise, Bytes::new()).await.unwrap();
-    let finalize = HandshakeFinalize { handshake: verify.handshake, noise: noise.to_vec() };
+    (HandshakeFinalize { handshake: verify.handshake, noise: noise.to_vec() }, grant)
+}
+
+#[tokio::test]
+async fn a_genuine_handshake_by_hand_repeats_its_answers_and_opens_once() {
+    let (alice, bob) = pair_with(patient(), Method::Delta);
+    let (finalize, grant) = up_to_finalize(&alice, &bob).await;
     let accept = post(bob.address, HANDSHAKE_PATH, &finalize.encode()).await;
     let record = Bytes::copy_from_slice(body_of(&accept));
     crate::session::Session::as_initiator(&grant, &record, std::time::Instant::now()).unwrap();
@@ -78,15 +83,9 @@ async fn a_genuine_handshake_by_hand_repeats_its_answers_and_opens_once() {
 async fn a_link_that_ends_during_a_handshake_opens_no_session() {
     let (alice, bob) = pair_with(patient(), Method::Delta);
     let handle = alice.links.handle();
-    let half_open = alice.keys.start_handshake(handle.row.clone()).await.unwrap();
-    let request = request::build(&handle.keys.outgoing, &alice.id, &bob.id, 1, &half_open.noise).encode();
-    let verify = post(bob.address, HANDSHAKE_PATH, &request).await;
-    let verify = HandshakeVerify::decode(body_of(&verify)).unwrap();
-    let noise = Bytes::from(verify.noise);
-    let (noise, grant) = alice.keys.finish_handshake(half_open.handshake, noise, Bytes::new()).await.unwrap();
+    let (finalize, grant) = up_to_finalize(&alice, &bob).await;
     let operations = bob.keys.operations();
     bob.network.link_removed(&handle.link);
-    let finalize = HandshakeFinalize { handshake: verify.handshake, noise: noise.to_vec() };
     let refusal = post(bob.address, HANDSHAKE_PATH, &finalize.encode()).await;
     assert!(refusal.starts_with(b"HTTP/1.1 403 "));
     assert_eq!((bob.keys.operations(), bob.network.sessions().len()), (operations, 0), "the keys were not asked");
