@@ -23,6 +23,8 @@ const NONCE_BYTES: usize = 24;
 const HEAD_BYTES: usize = 1 + 16 + 8;
 /// Bytes of a sealed row.
 pub const ROW_BYTES: usize = HEAD_BYTES + NONCE_BYTES + TOKEN_BYTES + TAG_BYTES;
+// What a frame may carry is decided in the contract.
+const _: () = assert!(ROW_BYTES == openred_proto::limits::LINK_ROW_BYTES);
 
 /// What a row is bound to.
 #[derive(Clone, Copy, Debug)]

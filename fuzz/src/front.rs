@@ -94,7 +94,10 @@ async fn vault_that_answers(mut stream: UnixStream, reply: u8) {
         }
         while let Ok((body, used)) = split_frame(&bytes) {
             let frame: Frame<Request> = decode_frame(body).expect("the front sends requests and nothing else");
-            assert!(!matches!(frame.body, Request::Lock), "the front asked for what is the operator's");
+            assert!(
+                !matches!(frame.body, Request::Lock | Request::Rotate { .. }),
+                "the front asked for what is the operator's"
+            );
             let _ = stream.write_all(&encode_frame(&Frame { id: frame.id, body: answer(reply) }).unwrap()).await;
             bytes.drain(..used);
         }

@@ -8,7 +8,9 @@ use openred_proto::checked::card::CardFields;
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{HandshakeId, LinkId, NodeId, UnixMillis};
 use openred_proto::method::{MethodSet, Schedule};
-use openred_proto::vault::{Frame, ReceivedOffer, Reply, Request, Role, decode_frame, encode_frame, split_frame};
+use openred_proto::vault::{
+    Frame, ReceivedOffer, Reply, Request, Role, ShortKey, decode_frame, encode_frame, split_frame,
+};
 
 use crate::records::NOW;
 
@@ -180,7 +182,8 @@ impl World {
             14 => Request::StoreKey {
                 purpose: ["messaging", "files", "", "../x", "A"][usize::from(a % 5)].repeat(1 + usize::from(b / 64)),
             },
-            _ => Request::Lock,
+            15 if a & 1 == 0 => Request::Lock,
+            _ => Request::Rotate { what: if b & 1 == 0 { ShortKey::Prekey } else { ShortKey::Statics } },
         }
     }
 }

@@ -98,7 +98,9 @@ pub const RECEIVER_WINDOW: u64 = 65_536;
 /// Longest request or response head inside a session.
 pub const HEAD_BYTES: usize = 2048;
 
-/// Longest frame between front and vault, length prefix excluded (SANDBOX).
+/// A link row as `noded` stores it: layout, link, version, nonce, token and tag, sealed by the vault (PROTOCOL 4).
+pub const LINK_ROW_BYTES: usize = 1 + 16 + 8 + 24 + 32 + TAG_BYTES;
+/// Longest frame between front and vault, length prefix excluded (SANDBOX); each operation has a cap of its own below it.
 pub const FRAME_BYTES: usize = 8192;
 /// Longest HTTP target URI that the vault signs.
 pub const TARGET_URI_BYTES: usize = 1024;

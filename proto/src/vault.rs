@@ -16,6 +16,10 @@ use crate::limits::FRAME_BYTES;
 use crate::method::{Method, MethodSet, Schedule};
 use crate::secret::Secret;
 
+mod bounds;
+
+pub use bounds::Bounded;
+
 /// Who may ask: decided by the descriptor (SANDBOX).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -484,11 +488,11 @@ impl From<WireError> for Refusal {
 /// Encodes a frame, length prefix included.
 ///
 /// # Errors
-/// [`WireError::TooLong`] over [`FRAME_BYTES`].
-pub fn encode_frame<T: Serialize>(frame: &Frame<T>) -> Result<Vec<u8>, WireError> {
+/// [`WireError::TooLong`] over the operation's own cap, which is at most [`FRAME_BYTES`].
+pub fn encode_frame<T: Serialize + Bounded>(frame: &Frame<T>) -> Result<Vec<u8>, WireError> {
     let too_long = WireError::TooLong { what: "vault frame", limit: FRAME_BYTES };
     let body = postcard::to_allocvec(frame).map_err(|_| too_long)?;
-    if body.len() > FRAME_BYTES {
+    if body.len() > frame.body.most().min(FRAME_BYTES) {
         return Err(too_long);
     }
     let length = u32::try_from(body.len()).map_err(|_| too_long)?;
@@ -513,14 +517,14 @@ pub fn split_frame(bytes: &[u8]) -> Result<(&[u8], usize), WireError> {
     Ok((body, 4 + length))
 }
 
-/// Decodes a frame's body; trailing bytes are refused.
+/// Decodes a frame's body; trailing bytes are refused, and more of them than the operation may have.
 ///
 /// # Errors
 /// [`WireError::Malformed`].
-pub fn decode_frame<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<Frame<T>, WireError> {
+pub fn decode_frame<'a, T: Deserialize<'a> + Bounded>(body: &'a [u8]) -> Result<Frame<T>, WireError> {
     let malformed = WireError::Malformed { what: "vault frame", why: "not a request or reply of this version" };
-    match postcard::take_from_bytes(body) {
-        Ok((frame, [])) => Ok(frame),
+    match postcard::take_from_bytes::<Frame<T>>(body) {
+        Ok((frame, [])) if body.len() <= frame.body.most() => Ok(frame),
         _ => Err(malformed),
     }
 }
