@@ -26,8 +26,9 @@ use connection::Door;
 use link::VaultLink;
 use service::Service;
 
-/// Calls of one connection that may wait for their answers; as many as the vault takes at once.
-const CALLS_PER_CONNECTION: u32 = link::IN_FLIGHT as u32;
+/// Calls of one connection that may wait for their answers: half of what the vault takes at once, so that no connection takes the
+/// places of another.
+const CALLS_PER_CONNECTION: u32 = link::IN_FLIGHT as u32 / 2;
 /// Longest protobuf message: a request must fit a frame, and protobuf adds less than it.
 const MESSAGE_BYTES: usize = 2 * FRAME_BYTES;
 /// Longest header list: gRPC's own headers and a deadline.
@@ -55,11 +56,16 @@ fn contract(link: VaultLink, node: NodeId) -> CryptodServer<Service> {
         .max_encoding_message_size(MESSAGE_BYTES)
 }
 
-/// Serves until the vault is gone or the listener fails. `ready` is called once the vault has answered who the node is.
+/// Serves until the vault is gone or the listener fails. `caller` is the one uid that may connect, if uids tell. `ready` is called once the vault has answered who the node is.
 ///
 /// # Errors
 /// Always ends with one: a front does not finish.
-pub async fn serve(listener: UnixListener, vault: UnixStream, ready: impl FnOnce()) -> Result<(), End> {
+pub async fn serve(
+    listener: UnixListener,
+    vault: UnixStream,
+    caller: Option<u32>,
+    ready: impl FnOnce(),
+) -> Result<(), End> {
     let link = VaultLink::start(vault);
     // The vault opens its state first; its answer shows that it serves, and names the node for HTTP signatures.
     let node = match link.ask_patiently(Request::Describe).await {
@@ -74,7 +80,7 @@ pub async fn serve(listener: UnixListener, vault: UnixStream, ready: impl FnOnce
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(service)
-        .serve_with_incoming_shutdown(Door::new(listener).admit(), link.gone());
+        .serve_with_incoming_shutdown(Door::new(listener, caller).admit(), link.gone());
     let farewell = async {
         link.gone().await;
         tokio::time::sleep(FAREWELL).await;

@@ -31,7 +31,7 @@ const PROGRAMS: [(&str, &str); 3] = [
 
 type Test = fn(&World<'_>, &Path);
 
-const TESTS: [(&str, Test); 9] = [
+const TESTS: [(&str, Test); 11] = [
     ("a_card_and_an_http_request_are_signed", service::signatures),
     ("two_nodes_link_and_shake_hands", service::link_and_handshake),
     ("state_outlives_a_restart", service::restart),
@@ -41,6 +41,8 @@ const TESTS: [(&str, Test); 9] = [
     ("a_damaged_keystore_is_named", bad_input::damaged_keystore),
     ("garbage_on_the_front_stops_nobody", bad_input::garbage_on_the_front),
     ("garbage_on_the_vault_ends_it", bad_input::garbage_on_the_vault),
+    ("a_foreign_uid_is_closed_before_a_byte_is_read", bad_input::foreign_caller),
+    ("a_flood_on_one_connection_leaves_room_on_another", bad_input::flood),
 ];
 
 fn main() {

@@ -1,6 +1,7 @@
 //! The front: gRPC for `noded`, frames to the vault; see `openred_cryptod::front`.
 //!
-//! Started by the supervisor alone, with exactly these descriptors: 0 and 1 nothing, 2 log, 3 barrier, 4 listener, 5 vault.
+//! Started by the supervisor alone, with exactly these descriptors: 0 and 1 nothing, 2 log, 3 barrier, 4 listener, 5 vault. As
+//! root its one argument is the uid that may connect.
 #![forbid(unsafe_code)]
 
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -22,7 +23,9 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
     let barrier = slot.insert(inherited.barrier(3)?);
     let (listener, vault) = (UnixListener::from(inherited.take(4)?), UnixStream::from(inherited.take(5)?));
     // Namespaces, empty root and uid, while the supervisor may still look; it notes them and lets this go on.
-    let separated = inherited.separate(&Cage::new(Role::Front, Identity::from_env()?))?;
+    let identity = Identity::from_env()?;
+    let caller = caller(identity.is_some())?;
+    let separated = inherited.separate(&Cage::new(Role::Front, identity))?;
     barrier.namespaced()?;
     let restricted = separated.restrict()?;
     // Everything that makes a descriptor, before the filter: the runtime's epoll and wake-up, non-blocking sockets.
@@ -39,6 +42,15 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
     barrier.confined(confined.report())?;
     // Ready is said once the vault has answered; a supervisor that is gone by then takes this process with it.
     let ready = || barrier.ready().unwrap_or_default();
-    runtime.block_on(openred_cryptod::front::serve(listener, vault, ready))?;
+    runtime.block_on(openred_cryptod::front::serve(listener, vault, caller, ready))?;
     Ok(0)
+}
+
+/// The uid of `noded`. An ordinary user's processes share one, and from inside a user namespace every other reads alike.
+fn caller(root: bool) -> anyhow::Result<Option<u32>> {
+    if !root {
+        return Ok(None);
+    }
+    let named = std::env::args().nth(1).context("front: nobody named the uid that may connect")?;
+    Ok(Some(named.parse().context("front: the uid that may connect is no number")?))
 }

@@ -1,6 +1,8 @@
 //! Who is at the door: a bounded number of connections, each with its own bucket of calls and its count of faults.
 //!
-//! Authority comes from the listener, which stands in a directory that only `noded` can enter; nobody is asked who he is. A
+//! Authority comes from the listener, which stands in a directory that only `noded` can enter. As root there is a second look: who
+//! connects under another uid than `noded`'s is closed before a byte is read (`SO_PEERCRED`; a pidfd of the peer would be a
+//! descriptor that the filter does not let in, and says nothing that this process could compare it with). A
 //! connection that makes [`FAULTS`] requests that a correct caller never makes, faster than they are forgotten, is closed.
 
 use std::io;
@@ -33,19 +35,33 @@ const PER_SECOND: f64 = 16_384.0;
 /// The listener with its bound on connections.
 pub(super) struct Door {
     listener: UnixListener,
+    /// The one uid that may come in; as an ordinary user all uids from outside read alike, and nobody is asked.
+    caller: Option<u32>,
     places: Arc<Semaphore>,
 }
 
 impl Door {
-    pub(super) fn new(listener: UnixListener) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(CONNECTIONS)) }
+    pub(super) fn new(listener: UnixListener, caller: Option<u32>) -> Self {
+        Self { listener, caller, places: Arc::new(Semaphore::new(CONNECTIONS)) }
     }
 
     /// Connections as they come; one too many is closed at once.
     pub(super) fn admit(self) -> impl Stream<Item = io::Result<Connection>> {
-        let places = self.places;
-        let mut full = false;
-        UnixListenerStream::new(self.listener).filter_map(move |accepted| {
+        let Self { listener, caller, places } = self;
+        let (mut full, mut foreign) = (false, false);
+        UnixListenerStream::new(listener).filter_map(move |accepted| {
+            let accepted = accepted.and_then(|stream| {
+                let is_foreign = is_foreign(&stream, caller);
+                if is_foreign && !foreign {
+                    tracing::warn!("somebody with another uid than noded's connected and was closed");
+                }
+                foreign = is_foreign;
+                if is_foreign { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(stream) }
+            });
+            // A stranger takes no place from those who may come in.
+            if accepted.is_err() {
+                return std::future::ready(None);
+            }
             let place = Arc::clone(&places).try_acquire_owned();
             // Said once each time it comes to that, however many knock.
             if place.is_err() && !full {
@@ -61,6 +77,11 @@ impl Door {
             })
         })
     }
+}
+
+/// Whether who connected is not who may; one whose uid the kernel does not say is.
+fn is_foreign(stream: &UnixStream, caller: Option<u32>) -> bool {
+    caller.is_some_and(|caller| !stream.peer_cred().is_ok_and(|peer| peer.uid() == caller))
 }
 
 /// What is known of a caller: how much it asked for, and how often it asked for what it should not.
@@ -176,9 +197,18 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test]
+    async fn another_uid_is_another_caller() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let own = nix::unistd::geteuid().as_raw();
+        assert!(!is_foreign(&one, Some(own)) && !is_foreign(&one, None));
+        assert!(is_foreign(&one, Some(own + 1)));
+    }
 
     #[test]
     fn a_bucket_empties_and_fills() {

@@ -145,3 +145,60 @@ pub(crate) fn garbage_on_the_vault(world: &World<'_>, place: &Path) {
         assert_eq!(unsealer.exit(), Exit::Code(0));
     }
 }
+
+/// As root: who comes with another uid than the named one is closed before a byte is read, and takes nobody's place.
+pub(crate) fn foreign_caller(world: &World<'_>, place: &Path) {
+    let (home, _) = home(world, place, "alice");
+    let own = nix::unistd::geteuid().as_raw();
+    let trio = home.start_for(own + 1, b"p");
+    if world.uid_base.is_none() {
+        // Every uid from outside reads as 65534 there: the listener's place is what decides.
+        block_on(describes(&trio));
+        return;
+    }
+    for _ in 0..64 {
+        let mut stream = UnixStream::connect(&trio.socket).unwrap();
+        let mut answer = Vec::new();
+        // A server that went on would say its settings first, and wait.
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let read = stream.read_to_end(&mut answer);
+        assert!(read.is_ok() && answer.is_empty(), "{read:?} {answer:?}");
+    }
+    drop(trio);
+    block_on(describes(&home.start_for(own, b"p")));
+}
+
+/// A connection that asks without end, and one that asks now and then: both are answered.
+pub(crate) fn flood(world: &World<'_>, place: &Path) {
+    let (home, _) = home(world, place, "alice");
+    let trio = home.start(b"p");
+    block_on(async {
+        let (mut flooding, mut other) = (trio.client().await, trio.client().await);
+        // Before it has the server's settings a client opens as many streams as it likes, and some are sent back.
+        flooding.describe(rpc::DescribeRequest {}).await.unwrap();
+        let flood: Vec<_> = (0..256)
+            .map(|_| {
+                let mut client = flooding.clone();
+                tokio::spawn(async move {
+                    let mut answered = 0;
+                    for _ in 0..20 {
+                        let row = rpc::LinkRow { row: vec![1; 97].into() };
+                        // A row that opens nowhere: the vault looks at each, and says so.
+                        let code = client.get_link_keys(row).await.unwrap_err().code();
+                        answered += u32::from(matches!(code, Code::FailedPrecondition | Code::NotFound));
+                    }
+                    answered
+                })
+            })
+            .collect();
+        for round in 0..50 {
+            let described = other.describe(rpc::DescribeRequest {}).await;
+            assert!(described.is_ok(), "round {round}: {described:?}");
+        }
+        let mut answered = 0;
+        for task in flood {
+            answered += task.await.unwrap();
+        }
+        assert_eq!(answered, 256 * 20, "who floods is served too, in his turn");
+    });
+}

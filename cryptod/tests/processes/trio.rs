@@ -180,8 +180,13 @@ impl<'a> Home<'a> {
         (vault, front, operator.into())
     }
 
-    /// Starts everything.
+    /// Starts everything, for callers with this process's uid.
     pub(crate) fn start(&self, passphrase: &[u8]) -> Trio {
+        self.start_for(nix::unistd::geteuid().as_raw(), passphrase)
+    }
+
+    /// Starts everything, for callers with the uid `caller`; as an ordinary user it says nothing.
+    pub(crate) fn start_for(&self, caller: u32, passphrase: &[u8]) -> Trio {
         let (unsealer, secrets) = self.unseal(passphrase);
         let (mut vault, front_end, operator) = self.vault(secrets);
         let socket = self.folder.join("cryptod.sock");
@@ -190,7 +195,8 @@ impl<'a> Home<'a> {
         if let Some(identity) = self.world.identity(2) {
             chown(&socket, Some(identity.uid), Some(identity.gid)).unwrap();
         }
-        let mut front = self.world.start(Role::Front, "cryptod", None, vec![listener.into(), front_end]);
+        let caller = self.world.uid_base.map(|_| caller.to_string());
+        let mut front = self.world.start(Role::Front, "cryptod", caller.as_deref(), vec![listener.into(), front_end]);
         for child in [&mut vault, &mut front] {
             child.confined();
             child.ready();

@@ -45,7 +45,7 @@ impl Daemon {
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
         let front = tokio::net::UnixStream::from_std(front).unwrap();
         let front = tokio::spawn(async move {
-            let _ = openred_cryptod::front::serve(listener, front, || {}).await;
+            let _ = openred_cryptod::front::serve(listener, front, None, || {}).await;
         });
         Self { operator, front, directory }
     }

@@ -71,7 +71,8 @@ pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
     let front = Plan {
         role: Role::Front,
         program: "cryptod",
-        arguments: Vec::new(),
+        // As root it looks a second time at who connects; the listener's place is the first.
+        arguments: context.identities.noded.map(|noded| noded.uid.to_string().into()).into_iter().collect(),
         identity: context.identities.front,
         kept: Vec::new(),
         descriptors: vec![listener.into(), front_side],
