@@ -2,13 +2,15 @@
 //! no key of the node; what `noded` may have (secrets of sessions, store keys) passes through it.
 //!
 //! `connection` admits and meters callers, `service` is the generated trait, `convert` turns protobuf into requests and replies
-//! into protobuf, `link` multiplexes calls over the one stream to the vault. In: bytes of `noded`. Out: bounded frames. It opens
+//! into protobuf, `link` multiplexes calls over the one stream to the vault,
+//! `places` says how many of which kind. In: bytes of `noded`. Out: bounded frames. It opens
 //! nothing: listener and stream are inherited. It lives as long as the vault: when that is gone, calls answer UNAVAILABLE and
 //! [`serve`] returns, so that the supervisor replaces both.
 
 mod connection;
 mod convert;
 mod link;
+mod places;
 #[doc(hidden)]
 pub mod raw;
 mod service;
@@ -26,9 +28,6 @@ use connection::Door;
 use link::VaultLink;
 use service::Service;
 
-/// Calls of one connection that may wait for their answers: half of what the vault takes at once, so that no connection takes the
-/// places of another.
-const CALLS_PER_CONNECTION: u32 = link::IN_FLIGHT as u32 / 2;
 /// Longest protobuf message: a request must fit a frame, and protobuf adds less than it.
 const MESSAGE_BYTES: usize = 2 * FRAME_BYTES;
 /// Longest header list: gRPC's own headers and a deadline.
@@ -75,7 +74,7 @@ pub async fn serve(
     ready();
     let service = contract(link.clone(), node);
     let served = Server::builder()
-        .max_concurrent_streams(CALLS_PER_CONNECTION)
+        .max_concurrent_streams(places::STREAMS)
         .http2_max_header_list_size(HEADER_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))

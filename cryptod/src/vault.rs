@@ -106,11 +106,16 @@ impl Vault {
         match decode_frame::<Request>(body) {
             Ok(frame) => self.handle(now, random, role, frame),
             Err(_) => {
-                self.misbehaved(now, Refusal::Malformed);
+                self.malformed(now);
                 let reply = Frame { id: 0, body: Reply::Refused(Refusal::Malformed) };
                 Outcome { reply, hang_up: true, ended: false }
             }
         }
+    }
+
+    /// Records a frame that is no request, for whoever decodes frames himself.
+    pub fn malformed(&mut self, now: UnixMillis) {
+        self.misbehaved(now, Refusal::Malformed);
     }
 
     /// Handles one request of `role`.

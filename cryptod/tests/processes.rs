@@ -31,7 +31,7 @@ const PROGRAMS: [(&str, &str); 3] = [
 
 type Test = fn(&World<'_>, &Path);
 
-const TESTS: [(&str, Test); 11] = [
+const TESTS: [(&str, Test); 12] = [
     ("a_card_and_an_http_request_are_signed", service::signatures),
     ("two_nodes_link_and_shake_hands", service::link_and_handshake),
     ("state_outlives_a_restart", service::restart),
@@ -43,6 +43,7 @@ const TESTS: [(&str, Test); 11] = [
     ("garbage_on_the_vault_ends_it", bad_input::garbage_on_the_vault),
     ("a_foreign_uid_is_closed_before_a_byte_is_read", bad_input::foreign_caller),
     ("a_flood_on_one_connection_leaves_room_on_another", bad_input::flood),
+    ("a_flood_of_dear_calls_lets_cheap_ones_pass", bad_input::dear_flood),
 ];
 
 fn main() {

@@ -17,8 +17,10 @@ use crate::method::{Method, MethodSet, Schedule};
 use crate::secret::Secret;
 
 mod bounds;
+mod lane;
 
 pub use bounds::Bounded;
+pub use lane::Lane;
 
 /// Who may ask: decided by the descriptor (SANDBOX).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

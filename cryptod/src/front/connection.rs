@@ -13,11 +13,14 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use futures_util::{Stream, StreamExt};
+use openred_proto::vault::Lane;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::Connected;
+
+use super::places::{DEAR_WAITING, Places};
 
 /// Connections at once: `noded` keeps two, and a restarted one may overlap with its predecessor.
 const CONNECTIONS: usize = 8;
@@ -88,6 +91,10 @@ fn is_foreign(stream: &UnixStream, caller: Option<u32>) -> bool {
 #[derive(Debug)]
 pub(super) struct Caller {
     bucket: Mutex<Bucket>,
+    /// Its part of the vault's places.
+    places: Places,
+    /// Dear calls that it may have open.
+    dear: Arc<Semaphore>,
     /// How many more faults it may make.
     patience: Mutex<Bucket>,
     out: AtomicBool,
@@ -120,7 +127,30 @@ impl Bucket {
 impl Caller {
     pub(super) fn new() -> Self {
         // One less than FAULTS, so that the last of them finds none.
-        Self { bucket: Bucket::full(BURST), patience: Bucket::full(FAULTS - 1.0), out: AtomicBool::new(false) }
+        Self {
+            bucket: Bucket::full(BURST),
+            places: Places::of_caller(),
+            dear: Arc::new(Semaphore::new(DEAR_WAITING)),
+            patience: Bucket::full(FAULTS - 1.0),
+            out: AtomicBool::new(false),
+        }
+    }
+
+    /// Its part of the vault's places.
+    pub(super) const fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Lets a call of this lane wait for a place, for as long as what is given is held. Cheap ones are bounded by the connection's
+    /// streams.
+    ///
+    /// # Errors
+    /// When too many dear ones wait already.
+    pub(super) fn may_wait(&self, lane: Lane) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
+        match lane {
+            Lane::Cheap => Ok(None),
+            Lane::Dear => Arc::clone(&self.dear).try_acquire_owned().map(Some),
+        }
     }
 
     /// Takes a token for one call.
@@ -219,6 +249,16 @@ mod tests {
         assert!(!caller.may_call(now));
         assert!(caller.may_call(now + Duration::from_millis(1)));
         assert!(caller.may_call(now), "time that goes back takes nothing away");
+    }
+
+    #[test]
+    fn dear_calls_that_wait_are_bounded_and_cheap_ones_pass_them() {
+        let caller = Caller::new();
+        let waiting: Vec<_> = (0..2 * DEAR_WAITING).map_while(|_| caller.may_wait(Lane::Dear).ok()).collect();
+        assert_eq!(waiting.len(), DEAR_WAITING);
+        assert!(caller.may_wait(Lane::Cheap).is_ok());
+        drop(waiting);
+        assert!(caller.may_wait(Lane::Dear).is_ok());
     }
 
     #[test]

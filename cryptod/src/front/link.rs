@@ -1,4 +1,4 @@
-//! The stream to the vault: calls multiplexed by id, at most [`IN_FLIGHT`] at once, each with a deadline.
+//! The stream to the vault: calls multiplexed by id, as many as there are [`places`](super::places), each with a deadline.
 //!
 //! One task writes, one reads, so that neither side can block the other for good. A call that has run out of time keeps its
 //! place until the vault answers: the bound is on what the vault is asked, not on who still listens. Bytes of replies are
@@ -14,12 +14,14 @@ use openred_proto::vault::{Frame, Reply, Request, decode_frame, encode_frame, sp
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use zeroize::{Zeroize, Zeroizing};
 
-/// Requests that the vault may have before it: 64 of the slowest (an offer, about a millisecond) stay under the deadline.
-pub(super) const IN_FLIGHT: usize = 64;
-/// A call that is not answered in this time fails; the vault needs about a millisecond.
+use super::places::{CHEAP, DEAR, Places};
+
+/// Requests that the vault may have before it.
+const IN_FLIGHT: usize = CHEAP + DEAR;
+/// A call that is not answered in this time, waiting for a place included, fails; the vault needs about a millisecond.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// The first answer may take as long as a passphrase takes to be typed and stretched.
 const FIRST_DEADLINE: Duration = Duration::from_secs(600);
@@ -31,8 +33,6 @@ const READ_BYTES: usize = 4 * (FRAME_BYTES + 4);
 pub(super) enum Unanswered {
     /// The vault is gone.
     Gone,
-    /// [`IN_FLIGHT`] calls wait already.
-    Busy,
     /// The request is longer than a frame.
     TooLong,
     /// The deadline passed.
@@ -43,6 +43,7 @@ pub(super) enum Unanswered {
 #[derive(Clone)]
 pub(super) struct VaultLink {
     calls: Arc<Mutex<Calls>>,
+    places: Arc<Places>,
     outgoing: mpsc::Sender<Zeroizing<Vec<u8>>>,
     gone: watch::Receiver<bool>,
 }
@@ -50,7 +51,13 @@ pub(super) struct VaultLink {
 /// Calls that wait for a reply. `None` once the vault is gone.
 struct Calls {
     next: u64,
-    waiting: Option<HashMap<u64, oneshot::Sender<Reply>>>,
+    waiting: Option<HashMap<u64, Waiting>>,
+}
+
+/// One of them: whom to tell, and the places that it holds until the vault has answered.
+struct Waiting {
+    answer: oneshot::Sender<Reply>,
+    _places: [Option<OwnedSemaphorePermit>; 2],
 }
 
 fn lock(calls: &Mutex<Calls>) -> MutexGuard<'_, Calls> {
@@ -65,52 +72,67 @@ impl VaultLink {
         let calls = Arc::new(Mutex::new(Calls { next: 1, waiting: Some(HashMap::with_capacity(IN_FLIGHT)) }));
         let (outgoing, queue) = mpsc::channel(IN_FLIGHT);
         let (say_gone, gone) = watch::channel(false);
-        let (for_reader, for_writer) = (Arc::clone(&calls), Arc::clone(&calls));
+        let places = Arc::new(Places::of_vault());
+        let (for_reader, for_writer) =
+            ((Arc::clone(&calls), Arc::clone(&places)), (Arc::clone(&calls), Arc::clone(&places)));
         let also_say_gone = say_gone.clone();
         tokio::spawn(async move {
-            read_replies(read, &for_reader).await;
-            end(&for_reader, &say_gone);
+            let (calls, places) = for_reader;
+            read_replies(read, &calls).await;
+            end(&calls, &places, &say_gone);
         });
         tokio::spawn(async move {
+            let (calls, places) = for_writer;
             write_requests(write, queue).await;
-            end(&for_writer, &also_say_gone);
+            end(&calls, &places, &also_say_gone);
         });
-        Self { calls, outgoing, gone }
+        Self { calls, places, outgoing, gone }
     }
 
-    /// Asks the vault.
-    pub(super) async fn ask(&self, request: Request) -> Result<Reply, Unanswered> {
-        self.ask_within(DEADLINE, request).await
+    /// Asks the vault on behalf of a caller, within his places and the vault's.
+    pub(super) async fn ask(&self, caller: &Places, request: Request) -> Result<Reply, Unanswered> {
+        self.ask_within(DEADLINE, Some(caller), request).await
     }
 
     /// Asks a vault that may not have its secrets yet.
     pub(super) async fn ask_patiently(&self, request: Request) -> Result<Reply, Unanswered> {
-        self.ask_within(FIRST_DEADLINE, request).await
+        self.ask_within(FIRST_DEADLINE, None, request).await
     }
 
-    async fn ask_within(&self, deadline: Duration, request: Request) -> Result<Reply, Unanswered> {
+    async fn ask_within(
+        &self,
+        deadline: Duration,
+        caller: Option<&Places>,
+        request: Request,
+    ) -> Result<Reply, Unanswered> {
+        let answered = tokio::time::timeout(deadline, self.converse(caller, request));
+        answered.await.unwrap_or(Err(Unanswered::Late))
+    }
+
+    async fn converse(&self, caller: Option<&Places>, request: Request) -> Result<Reply, Unanswered> {
+        let lane = request.lane();
+        // The caller's own first: who has used his up does not stand in the way of others.
+        let own = match caller {
+            Some(caller) => caller.take(lane).await,
+            None => None,
+        };
+        let vaults = self.places.take(lane).await.ok_or(Unanswered::Gone)?;
         let (answer, answered) = oneshot::channel();
-        let id = self.place(answer)?;
+        let id = self.place(Waiting { answer, _places: [own, Some(vaults)] })?;
         let Ok(frame) = encode_frame(&Frame { id, body: request }) else {
             lock(&self.calls).waiting.as_mut().map(|waiting| waiting.remove(&id));
             return Err(Unanswered::TooLong);
         };
         // The queue is as long as the table: there is always room, unless the writer has ended.
         self.outgoing.try_send(Zeroizing::new(frame)).map_err(|_| Unanswered::Gone)?;
-        match tokio::time::timeout(deadline, answered).await {
-            Ok(reply) => reply.map_err(|_| Unanswered::Gone),
-            Err(_) => Err(Unanswered::Late),
-        }
+        answered.await.map_err(|_| Unanswered::Gone)
     }
 
-    fn place(&self, answer: oneshot::Sender<Reply>) -> Result<u64, Unanswered> {
+    fn place(&self, call: Waiting) -> Result<u64, Unanswered> {
         let mut calls = lock(&self.calls);
         let id = calls.next;
-        let waiting = calls.waiting.as_mut().ok_or(Unanswered::Gone)?;
-        if waiting.len() >= IN_FLIGHT {
-            return Err(Unanswered::Busy);
-        }
-        waiting.insert(id, answer);
+        // Never more than IN_FLIGHT: each holds a place.
+        calls.waiting.as_mut().ok_or(Unanswered::Gone)?.insert(id, call);
         calls.next += 1;
         Ok(id)
     }
@@ -124,8 +146,9 @@ impl VaultLink {
     }
 }
 
-fn end(calls: &Mutex<Calls>, say_gone: &watch::Sender<bool>) {
-    // Dropping the senders answers every waiting call.
+fn end(calls: &Mutex<Calls>, places: &Places, say_gone: &watch::Sender<bool>) {
+    // Who waits for a place is answered by this, and who waits for the vault by dropping the senders.
+    places.close();
     lock(calls).waiting = None;
     say_gone.send_replace(true);
 }
@@ -174,7 +197,7 @@ fn deliver(bytes: &[u8], calls: &Mutex<Calls>) -> Result<usize, WireError> {
         let waiting = lock(calls).waiting.as_mut().and_then(|waiting| waiting.remove(&reply.id));
         // A caller that has left drops the reply, and with it what is secret in it.
         let answer = waiting.ok_or(WireError::Malformed { what: "vault reply", why: "nobody asked for it" })?;
-        let _ = answer.send(reply.body);
+        let _ = answer.answer.send(reply.body);
     }
 }
 
@@ -182,6 +205,7 @@ fn deliver(bytes: &[u8], calls: &Mutex<Calls>) -> Result<usize, WireError> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use openred_proto::vault::Refusal;
+    use tokio::task::JoinHandle;
 
     use super::*;
 
@@ -207,7 +231,7 @@ mod tests {
         let (link, mut vault) = pair();
         let ask = |request| {
             let link = link.clone();
-            tokio::spawn(async move { link.ask(request).await })
+            tokio::spawn(async move { link.ask(&Places::of_caller(), request).await })
         };
         let (first, second) = (ask(Request::Describe), ask(Request::Lock));
         let (one, two) = (next_id(&mut vault).await, next_id(&mut vault).await);
@@ -217,35 +241,90 @@ mod tests {
         assert!(matches!(first.await.unwrap(), Ok(Reply::Refused(Refusal::Quota))));
     }
 
+    /// Asks in the background.
+    fn begin(link: &VaultLink, caller: &Arc<Places>, request: Request) -> JoinHandle<Result<Reply, Unanswered>> {
+        let (link, caller) = (link.clone(), Arc::clone(caller));
+        tokio::spawn(async move { link.ask(&caller, request).await })
+    }
+
+    fn dear() -> Request {
+        Request::StartHandshake { row: vec![1; 97] }
+    }
+
+    /// Lets every task go on as far as it can.
+    async fn settle() {
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn before_the_vault(link: &VaultLink) -> usize {
+        lock(&link.calls).waiting.as_ref().unwrap().len()
+    }
+
     #[tokio::test]
     async fn the_table_is_bounded_and_a_vault_that_leaves_answers_all() {
         let (link, vault) = pair();
-        let calls: Vec<_> = (0..IN_FLIGHT)
-            .map(|_| {
-                let link = link.clone();
-                tokio::spawn(async move { link.ask(Request::Describe).await })
+        let callers: Vec<_> = (0..4).map(|_| Arc::new(Places::of_caller())).collect();
+        let calls: Vec<_> = (0..4 * IN_FLIGHT)
+            .map(|call| {
+                let request = if call / 4 % 2 == 0 { Request::Describe } else { dear() };
+                begin(&link, &callers[call % 4], request)
             })
             .collect();
-        while lock(&link.calls).waiting.as_ref().unwrap().len() < IN_FLIGHT {
-            tokio::task::yield_now().await;
-        }
-        assert!(matches!(link.ask(Request::Describe).await, Err(Unanswered::Busy)));
+        settle().await;
+        assert_eq!(before_the_vault(&link), IN_FLIGHT, "the others wait their turn");
         drop(vault);
         for call in calls {
             assert!(matches!(call.await.unwrap(), Err(Unanswered::Gone)));
         }
         link.gone().await;
-        assert!(matches!(link.ask(Request::Describe).await, Err(Unanswered::Gone)));
+        assert!(matches!(link.ask(&callers[0], Request::Describe).await, Err(Unanswered::Gone)));
+    }
+
+    #[tokio::test]
+    async fn one_who_floods_leaves_places_of_both_lanes_to_another() {
+        let (link, _vault) = pair();
+        let (flooding, other) = (Arc::new(Places::of_caller()), Arc::new(Places::of_caller()));
+        let _flood: Vec<_> = (0..300).map(|_| begin(&link, &flooding, dear())).collect();
+        settle().await;
+        assert_eq!(before_the_vault(&link), DEAR / 2);
+        let _also: Vec<_> = (0..300).map(|_| begin(&link, &flooding, Request::Describe)).collect();
+        settle().await;
+        assert_eq!(before_the_vault(&link), (DEAR + CHEAP) / 2, "what is cheap has places of its own");
+        let _others = [begin(&link, &other, dear()), begin(&link, &other, Request::Describe)];
+        settle().await;
+        assert_eq!(before_the_vault(&link), (DEAR + CHEAP) / 2 + 2, "and so has somebody else");
+    }
+
+    #[tokio::test]
+    async fn a_place_is_free_again_once_the_vault_has_answered_and_not_before() {
+        let (link, mut vault) = pair();
+        let caller = Arc::new(Places::of_caller());
+        let calls: Vec<_> = (0..DEAR / 2 + 1).map(|_| begin(&link, &caller, dear())).collect();
+        settle().await;
+        // Who leaves keeps his place: the vault works on it all the same.
+        calls[0].abort();
+        settle().await;
+        assert_eq!(before_the_vault(&link), DEAR / 2);
+        let first = next_id(&mut vault).await;
+        for _ in 1..DEAR / 2 {
+            next_id(&mut vault).await;
+        }
+        reply(&mut vault, first, Reply::Done).await;
+        let last = next_id(&mut vault).await;
+        reply(&mut vault, last, Reply::Done).await;
+        assert!(matches!(calls.into_iter().last().unwrap().await.unwrap(), Ok(Reply::Done)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_late_call_fails_and_its_reply_is_dropped() {
         let (link, mut vault) = pair();
-        assert!(matches!(link.ask(Request::Describe).await, Err(Unanswered::Late)));
+        assert!(matches!(link.ask(&Places::of_caller(), Request::Describe).await, Err(Unanswered::Late)));
         let id = next_id(&mut vault).await;
         reply(&mut vault, id, Reply::Done).await;
         let next = link.clone();
-        let call = tokio::spawn(async move { next.ask(Request::Lock).await });
+        let call = tokio::spawn(async move { next.ask(&Places::of_caller(), Request::Lock).await });
         let id = next_id(&mut vault).await;
         reply(&mut vault, id, Reply::Done).await;
         assert!(matches!(call.await.unwrap(), Ok(Reply::Done)));
@@ -266,7 +345,7 @@ mod tests {
     async fn a_request_over_a_frame_never_leaves() {
         let (link, _vault) = pair();
         let request = Request::StartHandshake { row: vec![0; FRAME_BYTES + 1] };
-        assert!(matches!(link.ask(request).await, Err(Unanswered::TooLong)));
+        assert!(matches!(link.ask(&Places::of_caller(), request).await, Err(Unanswered::TooLong)));
         assert_eq!(lock(&link.calls).waiting.as_ref().unwrap().len(), 0);
     }
 }

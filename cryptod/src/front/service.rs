@@ -44,7 +44,9 @@ impl Service {
                 caller.note_fault(Instant::now());
             }
         })?;
-        let reply = self.vault.ask(request).await.map_err(unanswered)?;
+        // Held until this call is over. Too many of what is dear are refused, or they would take what is cheap its streams.
+        let _waits = caller.may_wait(request.lane()).map_err(|_| busy())?;
+        let reply = self.vault.ask(caller.places(), request).await.map_err(unanswered)?;
         let status = match answer(reply) {
             Ok(message) => return Ok(Response::new(message)),
             Err(status) => status,
@@ -57,10 +59,13 @@ impl Service {
     }
 }
 
+fn busy() -> Status {
+    Status::resource_exhausted("the key process is busy; try again shortly")
+}
+
 fn unanswered(why: Unanswered) -> Status {
     match why {
         Unanswered::Gone => Status::unavailable("the key process is restarting; try again shortly"),
-        Unanswered::Busy => Status::resource_exhausted("the key process is busy; try again shortly"),
         Unanswered::TooLong => Status::invalid_argument("the request is longer than a frame"),
         Unanswered::Late => Status::deadline_exceeded("the key process did not answer in time"),
     }

@@ -1,7 +1,8 @@
 //! The vault's loop: one thread, two callers, its state and its trail. It moves bytes; what a request means is [`Vault`]'s.
 //!
-//! Each turn waits with `ppoll`, reads what is ready, handles every whole frame, makes all changes durable with as few writes
-//! as they need and one fdatasync a changed file, and only then replies. A write or fdatasync that fails is final: the keys go, everybody is
+//! Each turn waits with `ppoll`, reads what is ready, handles every cheap request and some dear ones, makes all changes durable with
+//! as few writes as they need and one fdatasync a changed file, and only then replies. It looks for new requests after each dear one,
+//! and ends the turn when a cheap one has come: that waits for one dear operation, however many are asked. A write or fdatasync that fails is final: the keys go, everybody is
 //! told, and the process ends (a later fdatasync could claim success for bytes that were lost). The time-out of `ppoll` is
 //! the timer. When either caller is gone, or the front misbehaves, the vault ends: front and vault are replaced together.
 
@@ -15,7 +16,7 @@ use openred_policy::poll::{self, PollFd, PollFlags};
 use openred_proto::audit::Event;
 use openred_proto::id::UnixMillis;
 use openred_proto::limits::FRAME_BYTES;
-use openred_proto::vault::{Capacity, Frame, Refusal, Reply, Role};
+use openred_proto::vault::{Capacity, Frame, Lane, Refusal, Reply, Request, Role};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use zeroize::Zeroizing;
@@ -25,8 +26,10 @@ use super::channel::{Channel, Lost};
 
 /// Half-open handshakes are ended, and keys rotated, at least this often.
 const TICK: Duration = Duration::from_secs(1);
-/// Frames handled before the others get their turn: as many as the front lets be in flight.
-const FRAMES_A_TURN: usize = 64;
+/// Cheap requests handled before the other side gets its turn: as many as the front lets be in flight.
+const CHEAP_A_TURN: usize = 64;
+/// Dear requests handled before what they changed is made durable and answered: one fdatasync weighs little beside so many.
+const DEAR_A_TURN: usize = 8;
 /// Turns after which the generator is seeded anew.
 const TURNS_A_SEED: u32 = 1024;
 /// Below this much free memory nothing is taken on: a turn's frames, replies and one offer's keys.
@@ -138,7 +141,7 @@ impl Server {
 
     /// One turn: wait, read, handle, commit, reply.
     fn turn(&mut self, at_most: Duration) -> Result<(), End> {
-        self.wait(at_most)?;
+        let heard = self.wait(at_most);
         self.renew_generator()?;
         let now = clock();
         let mut replies = Vec::new();
@@ -163,54 +166,91 @@ impl Server {
             flushed = flushed.and(self.channels[index].flush().map_err(|lost| self.end(index, lost)));
         }
         // The gravest reason first: that a caller who misbehaved has also left says less.
-        durable.map_err(|_| End::StateLost).and(handled).and(flushed)
+        durable.map_err(|_| End::StateLost).and(heard).and(handled).and(flushed)
     }
 
     fn wait(&mut self, at_most: Duration) -> Result<(), End> {
-        // A frame that is here already, left over from a full turn, is no reason to wait.
-        let at_most = if self.channels.iter().any(Channel::has_frame) { Duration::ZERO } else { at_most };
+        // A request that is here already, left over from a full turn, is no reason to wait.
+        let at_most = if self.channels.iter().any(Channel::has_request) { Duration::ZERO } else { at_most };
         let mut waits = self.channels.each_ref().map(|channel| PollFd::new(channel.as_fd(), channel.interest()));
         poll::wait(&mut waits, Some(at_most)).map_err(|_| End::System)?;
         let ready = waits.map(|wait| wait.revents().unwrap_or(PollFlags::empty()));
         let readable = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
         for (index, flags) in ready.into_iter().enumerate() {
             if flags.intersects(readable) {
-                self.channels[index].fill().map_err(|lost| self.end(index, lost))?;
+                self.take_in(index)?;
             }
         }
         Ok(())
     }
 
-    /// Handles what is whole, in turn; the reason to end, if one comes up, is kept until the replies are out.
+    fn take_in(&mut self, index: usize) -> Result<(), End> {
+        self.channels[index].take_in().map_err(|lost| self.end(index, lost))
+    }
+
+    /// Handles what waits, in turn; the reason to end, if one comes up, is kept until the replies are out.
     fn handle_ready(&mut self, now: UnixMillis, replies: &mut Vec<(usize, Frame<Reply>)>) -> Result<(), End> {
-        for index in 0..self.channels.len() {
-            for _ in 0..FRAMES_A_TURN {
-                let frame = self.channels[index].next_frame().map_err(|lost| self.end(index, lost))?;
-                let Some(body) = frame else { break };
-                if self.vault.must_commit() {
-                    self.commit().map_err(|_| End::StateLost)?;
-                }
-                self.handle_one(now, index, &body, replies)?;
+        self.handle_cheap(now, replies)?;
+        for _ in 0..DEAR_A_TURN {
+            let mut handled = 0;
+            for index in 0..self.channels.len() {
+                handled += self.handle_lane(now, index, Lane::Dear, 1, replies)?;
+            }
+            if handled == 0 {
+                break;
+            }
+            for index in 0..self.channels.len() {
+                self.take_in(index)?;
+            }
+            if self.handle_cheap(now, replies)? > 0 {
+                break;
             }
         }
         Ok(())
+    }
+
+    fn handle_cheap(&mut self, now: UnixMillis, replies: &mut Vec<(usize, Frame<Reply>)>) -> Result<usize, End> {
+        let mut handled = 0;
+        for index in 0..self.channels.len() {
+            handled += self.handle_lane(now, index, Lane::Cheap, CHEAP_A_TURN, replies)?;
+        }
+        Ok(handled)
+    }
+
+    /// Handles at most `at_most` requests of one side's lane; how many there were.
+    fn handle_lane(
+        &mut self,
+        now: UnixMillis,
+        index: usize,
+        lane: Lane,
+        at_most: usize,
+        replies: &mut Vec<(usize, Frame<Reply>)>,
+    ) -> Result<usize, End> {
+        for handled in 0..at_most {
+            let next = self.channels[index].next_request(lane).map_err(|lost| self.end(index, lost))?;
+            let Some(request) = next else { return Ok(handled) };
+            if self.vault.must_commit() {
+                self.commit().map_err(|_| End::StateLost)?;
+            }
+            self.handle_one(now, index, request, replies)?;
+        }
+        Ok(at_most)
     }
 
     fn handle_one(
         &mut self,
         now: UnixMillis,
         index: usize,
-        body: &[u8],
+        request: Frame<Request>,
         replies: &mut Vec<(usize, Frame<Reply>)>,
     ) -> Result<(), End> {
         let role = self.channels[index].role;
         if arena::kind() != arena::Kind::None && arena::left() < MEMORY_KEPT && role == Role::Node {
-            // The id is the frame's first field; a frame without one is answered as what it is.
-            let id = postcard::take_from_bytes::<u64>(body).map_or(0, |(id, _)| id);
-            replies.push((index, Frame { id, body: Reply::Refused(Refusal::Capacity(Capacity::Memory)) }));
+            let body = Reply::Refused(Refusal::Capacity(Capacity::Memory));
+            replies.push((index, Frame { id: request.id, body }));
             return Ok(());
         }
-        let outcome = self.vault.handle_frame(now, &mut self.random, role, body);
+        let outcome = self.vault.handle(now, &mut self.random, role, request);
         replies.push((index, outcome.reply));
         match (outcome.ended, outcome.hang_up) {
             (true, _) => Err(End::Locked),
@@ -251,9 +291,13 @@ impl Server {
         Ok(())
     }
 
-    fn end(&self, channel: usize, lost: Lost) -> End {
+    fn end(&mut self, channel: usize, lost: Lost) -> End {
         match (lost, self.channels[channel].role) {
             (Lost::Misframed, _) => End::Misbehaved,
+            (Lost::Malformed, _) => {
+                self.vault.malformed(clock());
+                End::Misbehaved
+            }
             (Lost::Gone, Role::Node) => End::FrontGone,
             (Lost::Gone, Role::Operator) => End::OperatorGone,
         }

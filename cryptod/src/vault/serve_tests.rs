@@ -76,6 +76,85 @@ fn a_turn_answers_every_frame_that_is_ready_on_both_sides() {
     assert!(matches!(&replies(&mut bench.operator)[..], [Frame { id: 9, body: Reply::Described { .. } }]));
 }
 
+/// Something dear that comes to nothing: a row that opens nowhere.
+fn dear() -> Request {
+    Request::StartHandshake { row: vec![1; 97] }
+}
+
+fn ids(stream: &mut UnixStream) -> Vec<u64> {
+    replies(stream).iter().map(|frame| frame.id).collect()
+}
+
+#[test]
+fn what_is_cheap_is_answered_before_what_is_dear_and_came_first() {
+    let mut bench = bench();
+    for id in 1..=20 {
+        send(&mut bench.front, id, dear());
+    }
+    send(&mut bench.front, 100, Request::Describe);
+    bench.turn().unwrap();
+    let first = ids(&mut bench.front);
+    assert_eq!(first[0], 100, "{first:?}");
+    assert_eq!(first[1..], (1..=DEAR_A_TURN as u64).collect::<Vec<_>>(), "in their order, and no more than a turn's");
+    // Between dear ones it looks up: what is cheap waits for one turn at most, and is first in it.
+    send(&mut bench.front, 101, Request::Describe);
+    send(&mut bench.operator, 7, Request::Describe);
+    bench.turn().unwrap();
+    assert_eq!(ids(&mut bench.front)[0], 101);
+    assert_eq!(ids(&mut bench.operator), [7]);
+    bench.turn().unwrap();
+    assert_eq!(ids(&mut bench.front).last(), Some(&20));
+}
+
+/// Puts a cheap request on the wire while the dear one before it is handled, and counts how many of those are handled after it came.
+#[test]
+fn what_is_cheap_waits_for_one_dear_operation_at_most() {
+    let mut bench = bench();
+    let mut replies_so_far = Vec::new();
+    for round in 0..4 {
+        for id in 0..DEAR_A_TURN as u64 {
+            send(&mut bench.front, 10 * round + id, dear());
+        }
+        bench.server.take_in(0).unwrap();
+        replies_so_far.clear();
+        // It comes before any of them is done, and after the lanes were looked at.
+        send(&mut bench.front, 1000 + round, Request::Describe);
+        bench.server.handle_ready(clock(), &mut replies_so_far).unwrap();
+        let order: Vec<u64> = replies_so_far.iter().map(|(_, reply)| reply.id).collect();
+        let dear_before = order.iter().position(|id| *id == 1000 + round).unwrap();
+        assert_eq!((dear_before, order.len()), (1, 2), "one before it, and with it the turn ends: {order:?}");
+        // The rest, so that the next round begins anew.
+        bench.turn().unwrap();
+        bench.turn().unwrap();
+    }
+}
+
+#[test]
+fn a_lane_that_is_full_keeps_to_its_bound_and_loses_nothing() {
+    let mut bench = bench();
+    bench.front.set_nonblocking(true).unwrap();
+    let (mut sent, mut answered) = (0, Vec::new());
+    while sent < 500 {
+        let frame = encode_frame(&Frame { id: sent + 1, body: dear() }).unwrap();
+        // A full socket takes none, and never a part of one.
+        match bench.front.write(&frame) {
+            Ok(count) => {
+                assert_eq!(count, frame.len());
+                sent += 1;
+            }
+            Err(_) => {
+                bench.turn().unwrap();
+                answered.extend(ids(&mut bench.front));
+            }
+        }
+    }
+    for _ in 0..500 {
+        bench.turn().unwrap();
+        answered.extend(ids(&mut bench.front));
+    }
+    assert_eq!(answered, (1..=500).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_frame_in_pieces_waits_for_its_end() {
     let mut bench = bench();

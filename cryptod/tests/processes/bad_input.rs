@@ -168,14 +168,13 @@ pub(crate) fn foreign_caller(world: &World<'_>, place: &Path) {
     block_on(describes(&home.start_for(own, b"p")));
 }
 
-/// A connection that asks without end, and one that asks now and then: both are answered.
+/// A connection that asks without end, and one that asks now and then: both are answered, also what the new connection asks before
+/// it was told how much it may.
 pub(crate) fn flood(world: &World<'_>, place: &Path) {
     let (home, _) = home(world, place, "alice");
     let trio = home.start(b"p");
     block_on(async {
-        let (mut flooding, mut other) = (trio.client().await, trio.client().await);
-        // Before it has the server's settings a client opens as many streams as it likes, and some are sent back.
-        flooding.describe(rpc::DescribeRequest {}).await.unwrap();
+        let (flooding, mut other) = (trio.client().await, trio.client().await);
         let flood: Vec<_> = (0..256)
             .map(|_| {
                 let mut client = flooding.clone();
@@ -200,5 +199,37 @@ pub(crate) fn flood(world: &World<'_>, place: &Path) {
             answered += task.await.unwrap();
         }
         assert_eq!(answered, 256 * 20, "who floods is served too, in his turn");
+    });
+}
+
+/// Dear calls without end, and cheap ones on the same connection and on another: those pass them. Of the dear ones a bounded number
+/// waits; the rest is told so at once.
+pub(crate) fn dear_flood(world: &World<'_>, place: &Path) {
+    let (home, _) = home(world, place, "alice");
+    let trio = home.start(b"p");
+    block_on(async {
+        let (mut flooding, mut other) = (trio.client().await, trio.client().await);
+        let flood: Vec<_> = (0..300)
+            .map(|_| {
+                let mut client = flooding.clone();
+                tokio::spawn(async move {
+                    let row = rpc::LinkRow { row: vec![1; 97].into() };
+                    client.start_handshake(row).await.unwrap_err().code()
+                })
+            })
+            .collect();
+        for round in 0..50 {
+            let (same, another) =
+                (flooding.describe(rpc::DescribeRequest {}).await, other.describe(rpc::DescribeRequest {}).await);
+            assert!(same.is_ok() && another.is_ok(), "round {round}: {same:?} {another:?}");
+        }
+        let mut served = 0;
+        for call in flood {
+            match call.await.unwrap() {
+                Code::FailedPrecondition | Code::NotFound => served += 1,
+                code => assert_eq!(code, Code::ResourceExhausted),
+            }
+        }
+        assert!(served >= 256, "{served}");
     });
 }
