@@ -98,7 +98,10 @@ async fn vault_that_answers(mut stream: UnixStream, reply: u8) {
                 !matches!(frame.body, Request::Lock | Request::Rotate { .. }),
                 "the front asked for what is the operator's"
             );
-            let _ = stream.write_all(&encode_frame(&Frame { id: frame.id, body: answer(reply) }).unwrap()).await;
+            // As the vault does: what is over its own cap does not leave it.
+            let answer = encode_frame(&Frame { id: frame.id, body: answer(reply) });
+            let refused = || encode_frame(&Frame { id: frame.id, body: Reply::Refused(Refusal::Bug) }).unwrap();
+            let _ = stream.write_all(&answer.unwrap_or_else(|_| refused())).await;
             bytes.drain(..used);
         }
     }
