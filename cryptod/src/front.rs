@@ -1,12 +1,13 @@
 //! The front: gRPC on an AF_UNIX listener, each call one typed request to the vault, each reply one answer. It holds
 //! no key of the node; what `noded` may have (secrets of sessions, store keys) passes through it.
 //!
-//! `connection` admits and meters callers, `service` is the generated trait, `convert` turns protobuf into requests and replies
+//! `callers` says who may connect, `connection` admits and meters them, `service` is the generated trait, `convert` turns protobuf into requests and replies
 //! into protobuf, `link` multiplexes calls over the one stream to the vault,
 //! `places` says how many of which kind. In: bytes of `noded`. Out: bounded frames. It opens
 //! nothing: listener and stream are inherited. It lives as long as the vault: when that is gone, calls answer UNAVAILABLE and
 //! [`serve`] returns, so that the supervisor replaces both.
 
+mod callers;
 mod connection;
 mod convert;
 mod link;
@@ -15,6 +16,7 @@ mod places;
 pub mod raw;
 mod service;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use openred_proto::cryptod::cryptod_server::CryptodServer;
@@ -24,6 +26,7 @@ use openred_proto::vault::{Reply, Request};
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::Server;
 
+pub use callers::Callers;
 use connection::Door;
 use link::VaultLink;
 use service::Service;
@@ -34,6 +37,8 @@ const MESSAGE_BYTES: usize = 2 * FRAME_BYTES;
 const HEADER_BYTES: u32 = 4096;
 /// A connection that stays silent this long is asked, and closed when it does not answer.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How often the supervisor is heard while nobody connects; it names a process a start, and its queue takes hundreds.
+const HEAR: Duration = Duration::from_secs(5);
 /// Once the vault is gone, calls under way have this long to be told.
 const FAREWELL: Duration = Duration::from_millis(250);
 
@@ -55,14 +60,14 @@ fn contract(link: VaultLink, node: NodeId) -> CryptodServer<Service> {
         .max_encoding_message_size(MESSAGE_BYTES)
 }
 
-/// Serves until the vault is gone or the listener fails. `caller` is the one uid that may connect, if uids tell. `ready` is called once the vault has answered who the node is.
+/// Serves `callers` until the vault is gone or the listener fails. `ready` is called once the vault has answered who the node is.
 ///
 /// # Errors
 /// Always ends with one: a front does not finish.
 pub async fn serve(
     listener: UnixListener,
     vault: UnixStream,
-    caller: Option<u32>,
+    callers: Callers,
     ready: impl FnOnce(),
 ) -> Result<(), End> {
     let link = VaultLink::start(vault);
@@ -72,6 +77,7 @@ pub async fn serve(
         _ => return Err(End::VaultGone),
     };
     ready();
+    let callers = Arc::new(callers);
     let service = contract(link.clone(), node);
     let served = Server::builder()
         .max_concurrent_streams(places::STREAMS)
@@ -79,12 +85,20 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(service)
-        .serve_with_incoming_shutdown(Door::new(listener, caller).admit(), link.gone());
+        .serve_with_incoming_shutdown(Door::new(listener, Arc::clone(&callers)).admit(), link.gone());
     let farewell = async {
         link.gone().await;
         tokio::time::sleep(FAREWELL).await;
     };
+    let hearing = async {
+        let mut ticks = tokio::time::interval(HEAR);
+        loop {
+            ticks.tick().await;
+            callers.hear();
+        }
+    };
     tokio::select! {
+        () = hearing => {}
         served = served => served.map_err(End::Listener)?,
         () = farewell => {}
     }

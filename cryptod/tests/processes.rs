@@ -10,10 +10,13 @@ mod processes {
     pub(crate) mod trio;
 }
 
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use processes::trio::{Home, World};
 use processes::{bad_input, service};
@@ -29,9 +32,14 @@ const PROGRAMS: [(&str, &str); 3] = [
     (env!("CARGO_BIN_EXE_cryptod-unseal"), "cryptod-unseal"),
 ];
 
+/// How a process ends that knocked at the front: it was closed before it said a word, or was spoken to.
+pub(crate) const CLOSED: i32 = 7;
+/// See [`CLOSED`].
+pub(crate) const SERVED: i32 = 0;
+
 type Test = fn(&World<'_>, &Path);
 
-const TESTS: [(&str, Test); 12] = [
+const TESTS: [(&str, Test); 13] = [
     ("a_card_and_an_http_request_are_signed", service::signatures),
     ("two_nodes_link_and_shake_hands", service::link_and_handshake),
     ("state_outlives_a_restart", service::restart),
@@ -42,6 +50,7 @@ const TESTS: [(&str, Test); 12] = [
     ("garbage_on_the_front_stops_nobody", bad_input::garbage_on_the_front),
     ("garbage_on_the_vault_ends_it", bad_input::garbage_on_the_vault),
     ("a_foreign_uid_is_closed_before_a_byte_is_read", bad_input::foreign_caller),
+    ("another_process_of_the_same_uid_is_closed_unread", bad_input::strange_process),
     ("a_flood_on_one_connection_leaves_room_on_another", bad_input::flood),
     ("a_flood_of_dear_calls_lets_cheap_ones_pass", bad_input::dear_flood),
 ];
@@ -52,6 +61,11 @@ fn main() {
         && half == "half"
     {
         return run_half(&World { programs: Path::new(programs), uid_base: None });
+    }
+    if let [_, knock, socket] = &arguments[..]
+        && knock == "knock"
+    {
+        std::process::exit(self::knock(Path::new(socket)));
     }
     let place = tempfile::tempdir_in("/tmp").unwrap();
     std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -68,6 +82,18 @@ fn main() {
         TESTS.len(),
         if root { 2 } else { 1 }
     );
+}
+
+/// Connects once it is let go, and says nothing: a server that lets it in speaks first.
+fn knock(socket: &Path) -> i32 {
+    std::io::stdin().read_exact(&mut [0]).unwrap();
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    match stream.read(&mut [0; 64]) {
+        Ok(0) => CLOSED,
+        Ok(_) => SERVED,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// The same tests as an ordinary user.

@@ -7,6 +7,7 @@
 mod backoff;
 mod backup;
 mod board;
+mod callers;
 mod child;
 mod control;
 mod create;
@@ -172,7 +173,7 @@ pub(crate) fn up(
     let runtime = runtime.map_err(|error| Failure::local("starting the runtime", &error))?;
     let context = Context {
         home: home.clone(),
-        starter: Starter { programs: programs()?, null: null()?, board, log },
+        starter: Starter { programs: programs()?, null: null()?, board, log, callers: Default::default() },
         places,
         identities,
         settings,

@@ -1,7 +1,8 @@
 //! Where child and supervisor meet: descriptor 3, a packet socket, one JSON line a message.
 //!
 //! The child writes `namespaced`, waits for one byte, then writes `confined` with its report, and `ready` once it serves;
-//! or `failed` with the reason. The supervisor's end is [`Host`]. What the child says about its cage is a claim; the
+//! or `failed` with the reason. Once it is ready the supervisor may tell it who its caller is ([`Admission`]), anew each time that is
+//! another process. The supervisor's end is [`Host`]. What the child says about its cage is a claim; the
 //! supervisor looks for itself (`observe`) before it lets anybody reach the child.
 
 use std::fs::File;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::layer::{LayerName, LayerReport};
+use crate::socket::ProcessId;
 use crate::{poll, socket};
 
 /// Longest message. A report of twenty layers is under 4 KiB.
@@ -22,6 +24,10 @@ pub const MAX_LINE: usize = 16 * 1024;
 
 /// The byte with which the supervisor lets the child go on.
 const GO: u8 = b'g';
+/// Before the number of the process that may connect.
+const CALLER: u8 = b'c';
+/// Length of that message.
+const CALLER_BYTES: usize = 1 + ProcessId::BYTES;
 
 /// What a child tells its supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,11 +85,51 @@ impl Barrier {
         let _ = self.say(&Stage::Failed { reason });
     }
 
+    /// What the supervisor will tell of callers, apart from the barrier. To be taken before the filter.
+    pub fn callers(&self) -> Result<Callers> {
+        let own = self.0.try_clone().map_err(Error::io(LayerName::Barrier, "dup"))?;
+        // For both: from here on this end only says short words, for which there is always room.
+        fcntl(&own, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(Error::kernel(LayerName::Barrier, "fcntl"))?;
+        Ok(Callers(own))
+    }
+
     fn say(&self, stage: &Stage) -> Result<()> {
         let line = serde_json::to_vec(stage).map_err(|_| Error::PeerMalformed)?;
         // `write`, not `send`: the vault's filter has no socket calls. A packet is written whole or not at all.
         (&self.0).write(&line).map_err(Error::io(LayerName::Barrier, "write"))?;
         Ok(())
+    }
+}
+
+/// The child's view of who may connect to it.
+#[derive(Debug)]
+pub struct Callers(File);
+
+impl Callers {
+    /// The process that the supervisor named last, if it named one since the last time.
+    pub fn next(&self) -> Option<ProcessId> {
+        let mut last = None;
+        let mut message = [0; CALLER_BYTES];
+        // One message a read. What is none names nobody.
+        while let Ok(CALLER_BYTES) = (&self.0).read(&mut message) {
+            if let [CALLER, process @ ..] = message {
+                last = Some(ProcessId::from_bytes(process));
+            }
+        }
+        last
+    }
+}
+
+/// The supervisor's word on who may connect to a child; outlives the [`Host`] it came from.
+#[derive(Debug)]
+pub struct Admission(File);
+
+impl Admission {
+    /// Names the one process that may connect from now on.
+    pub fn admit(&self, process: ProcessId) -> std::io::Result<()> {
+        let mut message = [CALLER; CALLER_BYTES];
+        message[1..].copy_from_slice(&process.to_bytes());
+        (&self.0).write(&message).map(drop)
     }
 }
 
@@ -133,6 +179,11 @@ impl Host {
         (&self.0).write(&[GO]).map_err(Error::io(LayerName::Barrier, "write"))?;
         Ok(())
     }
+
+    /// For telling a child that is ready who may connect to it.
+    pub fn admission(&self) -> Result<Admission> {
+        self.0.try_clone().map(Admission).map_err(Error::io(LayerName::Barrier, "dup"))
+    }
 }
 
 impl AsFd for Host {
@@ -172,6 +223,26 @@ mod tests {
         assert!(matches!(host.next(wait).unwrap(), Stage::Failed { reason } if reason.starts_with("descriptors:")));
         child.join().unwrap();
         assert!(matches!(host.next(wait), Err(Error::PeerGone)));
+    }
+
+    #[test]
+    fn the_caller_that_was_named_last_counts() {
+        let (host, child) = Host::pair().unwrap();
+        let barrier = Barrier::new(child);
+        let (callers, admission) = (barrier.callers().unwrap(), host.admission().unwrap());
+        assert_eq!(callers.next(), None);
+        let named = |number: u64| ProcessId::from_bytes(number.to_le_bytes());
+        for number in [1, 2, 3] {
+            admission.admit(named(number)).unwrap();
+        }
+        assert_eq!((callers.next(), callers.next()), (Some(named(3)), None));
+        host.go().unwrap();
+        assert_eq!(callers.next(), None, "another message names nobody");
+        barrier.ready().unwrap();
+        assert_eq!(host.try_next().unwrap(), Some(Stage::Ready), "the barrier goes on as before");
+        drop(barrier);
+        drop(callers);
+        assert!(admission.admit(named(4)).is_err());
     }
 
     #[test]

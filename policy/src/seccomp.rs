@@ -413,8 +413,13 @@ mod tests {
             let option = |call, level: i32, name: i32| passes(role, call, [3, level as u64, name as u64, 0, 0, 0]);
             let (get, set) = (libc::SYS_getsockopt, libc::SYS_setsockopt);
             assert!(option(get, libc::SOL_SOCKET, libc::SO_ERROR) && option(get, libc::SOL_SOCKET, libc::SO_PEERCRED));
+            // The front alone asks who connects, and has no call that would do anything to him.
             for role in Role::CAGED {
-                assert!(!passes(role, get, [3, libc::SOL_SOCKET as u64, libc::SO_PEERPIDFD as u64, 0, 0, 0]), "{role}");
+                let asks = passes(role, get, [3, libc::SOL_SOCKET as u64, libc::SO_PEERPIDFD as u64, 0, 0, 0]);
+                assert_eq!(asks, role == Role::Front, "{role}");
+            }
+            for call in [libc::SYS_pidfd_send_signal, libc::SYS_pidfd_getfd, libc::SYS_setns, libc::SYS_waitid] {
+                assert!(!can_pass(filter(Role::Front).unwrap(), call as u32, None), "{call}");
             }
             for (level, name) in [
                 (libc::IPPROTO_TCP, libc::TCP_NODELAY),

@@ -33,9 +33,55 @@ pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
     Ok(Peer { pid: found.pid(), uid: found.uid(), gid: found.gid() })
 }
 
-/// `SO_PEERPIDFD`: names the peer's process without a race over its number.
-pub fn peer_pidfd(socket: impl AsFd) -> io::Result<OwnedFd> {
-    sys::peer_pidfd(socket.as_fd())
+/// One process, by a number that the kernel gives to no other until the machine is started again: the inode of its pidfds. It says
+/// who, unlike a process id, which is given anew, and unlike a uid, which many may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessId(u64);
+
+impl ProcessId {
+    /// Bytes of one.
+    pub const BYTES: usize = 8;
+
+    /// Who connected (`SO_PEERPIDFD`): also from inside a user namespace that does not map its uid.
+    ///
+    /// # Errors
+    /// The kernel's; where the process is gone, and on kernels that know no such option.
+    pub fn of_peer(socket: impl AsFd) -> io::Result<Self> {
+        Self::of(sys::peer_pidfd(socket.as_fd())?)
+    }
+
+    /// This process.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn this() -> io::Result<Self> {
+        Self::of_peer(stream_pair()?.0)
+    }
+
+    /// The process of a pidfd that is another one than this process.
+    ///
+    /// # Errors
+    /// `Unsupported` on a kernel that gives all pidfds one inode: it would tell nobody apart.
+    pub fn of_other(pidfd: impl AsFd) -> io::Result<Self> {
+        let other = Self::of(pidfd)?;
+        if other == Self::this()? { Err(io::ErrorKind::Unsupported.into()) } else { Ok(other) }
+    }
+
+    fn of(pidfd: impl AsFd) -> io::Result<Self> {
+        sys::inode(pidfd.as_fd()).map(Self)
+    }
+
+    /// For a message.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; Self::BYTES] {
+        self.0.to_le_bytes()
+    }
+
+    /// From a message.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        Self(u64::from_le_bytes(bytes))
+    }
 }
 
 /// A connected pair of packet sockets (one message a read), for the barrier.
@@ -124,6 +170,26 @@ mod tests {
     fn peer_of_a_pair_is_this_process() {
         let (near, _far) = stream_pair().unwrap();
         assert_eq!(peer(&near).unwrap().pid, std::process::id() as i32);
-        peer_pidfd(&near).unwrap();
+        assert_eq!(ProcessId::of_peer(&near).unwrap(), ProcessId::this().unwrap());
+    }
+
+    #[test]
+    fn a_process_is_told_from_every_other() {
+        let spawned = || {
+            let spec = crate::spawn::SpawnSpec::new("/bin/true").unwrap();
+            crate::spawn::spawn(spec).unwrap()
+        };
+        let (one, two) = (spawned(), spawned());
+        let of = |child| ProcessId::of_other(child).unwrap();
+        assert_eq!(of(&one), of(&one));
+        assert_ne!(of(&one), of(&two));
+        // Also one that has ended: its number is nobody's any more.
+        let ended = of(&one);
+        one.wait().unwrap();
+        two.wait().unwrap();
+        assert_eq!(of(&one), ended);
+        let (near, _far) = stream_pair().unwrap();
+        assert!(ProcessId::of_other(sys::peer_pidfd(near.as_fd()).unwrap()).is_err(), "this process is no other");
+        assert_eq!(ProcessId::from_bytes(ended.to_bytes()), ended);
     }
 }

@@ -70,6 +70,15 @@ pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(own(fd))
 }
 
+/// The inode of what a descriptor names. By the call itself: the C library's `fstat` may look a path up.
+pub(crate) fn inode(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: `stat` is plain integers, for which all zeroes is a valid value.
+    let mut found: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one `stat` of its own layout, which libc's is on this architecture, and `found` outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_fstat, descriptor.as_raw_fd(), &raw mut found) })?;
+    Ok(found.st_ino)
+}
+
 // ---------------------------------------------------------------- mounts
 
 /// A detached copy of the mount under `path` (`open_tree` with `OPEN_TREE_CLONE`).

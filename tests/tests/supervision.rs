@@ -167,6 +167,31 @@ fn every_layer_is_seen_from_outside() {
     }
 }
 
+#[test]
+fn iso_nobody_but_the_noded_that_was_started_reaches_the_front() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 7).unwrap();
+    node.up().unwrap();
+    let unread = |stream: &mut UnixStream| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        std::io::Read::read_to_end(stream, &mut Vec::new()).unwrap()
+    };
+    // As root this process has another uid, as an ordinary user the same; it is another process in both.
+    let socket = node.home.join("run/cryptod/cryptod.sock");
+    for _ in 0..20 {
+        assert_eq!(unread(&mut UnixStream::connect(&socket).unwrap()), 0, "a server that lets in speaks first");
+    }
+    // The control: noded says that it is ready once the front has answered it, and so does the next one.
+    for _ in 0..2 {
+        let pid = node.child_pid("noded").unwrap();
+        signal_pid(pid, Signal::SIGKILL).unwrap();
+        wait_for("another noded", || Ok((process(&node, "noded")?["pid"] != pid).then_some(()))).unwrap();
+        ready(&node).unwrap();
+    }
+    assert_eq!(unread(&mut UnixStream::connect(&socket).unwrap()), 0);
+    drained(&mut node).unwrap();
+}
+
 fn drained(node: &mut Node) -> Result<()> {
     node.daemon()?.signal(Signal::SIGTERM)?;
     let code = wait_for("the end after SIGTERM", || node.daemon()?.ended())?;

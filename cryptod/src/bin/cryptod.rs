@@ -7,6 +7,7 @@
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use anyhow::Context;
+use openred_cryptod::front::Callers;
 use openred_policy::barrier::Barrier;
 use openred_policy::{Cage, Descriptors, Identity, Role, Unconfined};
 use tokio::runtime::Builder;
@@ -24,7 +25,7 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
     let (listener, vault) = (UnixListener::from(inherited.take(4)?), UnixStream::from(inherited.take(5)?));
     // Namespaces, empty root and uid, while the supervisor may still look; it notes them and lets this go on.
     let identity = Identity::from_env()?;
-    let caller = caller(identity.is_some())?;
+    let uid = caller(identity.is_some())?;
     let separated = inherited.separate(&Cage::new(Role::Front, identity))?;
     barrier.namespaced()?;
     let restricted = separated.restrict()?;
@@ -38,11 +39,12 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
     let listener = tokio::net::UnixListener::from_std(listener).context("front: watching the listener")?;
     let vault = tokio::net::UnixStream::from_std(vault).context("front: watching the vault")?;
     drop(entered);
+    let callers = Callers::named(uid, barrier.callers()?);
     let confined = restricted.seal()?;
     barrier.confined(confined.report())?;
     // Ready is said once the vault has answered; a supervisor that is gone by then takes this process with it.
     let ready = || barrier.ready().unwrap_or_default();
-    runtime.block_on(openred_cryptod::front::serve(listener, vault, caller, ready))?;
+    runtime.block_on(openred_cryptod::front::serve(listener, vault, callers, ready))?;
     Ok(0)
 }
 

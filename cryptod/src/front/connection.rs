@@ -1,10 +1,10 @@
 //! Who is at the door: a bounded number of connections, each with its own bucket of calls and its count of faults.
 //!
-//! Authority comes from the listener, which stands in a directory that only `noded` can enter. As root there is a second look: who
-//! connects under another uid than `noded`'s is closed before a byte is read (`SO_PEERCRED`; a pidfd of the peer would be a
-//! descriptor that the filter does not let in, and says nothing that this process could compare it with). A
+//! Authority comes from the listener, which stands in a directory that only `noded` can enter. `callers` looks a second time: who is
+//! not the `noded` that the supervisor started is closed before a byte is read. A
 //! connection that makes [`FAULTS`] requests that a correct caller never makes, faster than they are forgotten, is closed.
 
+use std::future::ready;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::Connected;
 
+use super::callers::Callers;
 use super::places::{DEAR_WAITING, Places};
 
 /// Connections at once: `noded` keeps two, and a restarted one may overlap with its predecessor.
@@ -38,32 +39,30 @@ const PER_SECOND: f64 = 16_384.0;
 /// The listener with its bound on connections.
 pub(super) struct Door {
     listener: UnixListener,
-    /// The one uid that may come in; as an ordinary user all uids from outside read alike, and nobody is asked.
-    caller: Option<u32>,
+    callers: Arc<Callers>,
     places: Arc<Semaphore>,
 }
 
 impl Door {
-    pub(super) fn new(listener: UnixListener, caller: Option<u32>) -> Self {
-        Self { listener, caller, places: Arc::new(Semaphore::new(CONNECTIONS)) }
+    pub(super) fn new(listener: UnixListener, callers: Arc<Callers>) -> Self {
+        Self { listener, callers, places: Arc::new(Semaphore::new(CONNECTIONS)) }
     }
 
-    /// Connections as they come; one too many is closed at once.
+    /// Connections as they come; a stranger's and one too many are closed at once.
     pub(super) fn admit(self) -> impl Stream<Item = io::Result<Connection>> {
-        let Self { listener, caller, places } = self;
-        let (mut full, mut foreign) = (false, false);
+        let Self { listener, callers, places } = self;
+        let (mut full, mut strange) = (false, false);
         UnixListenerStream::new(listener).filter_map(move |accepted| {
-            let accepted = accepted.and_then(|stream| {
-                let is_foreign = is_foreign(&stream, caller);
-                if is_foreign && !foreign {
-                    tracing::warn!("somebody with another uid than noded's connected and was closed");
-                }
-                foreign = is_foreign;
-                if is_foreign { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(stream) }
-            });
+            // Accepting failed for one that is gone already: the listener stays.
+            let Ok(stream) = accepted else { return ready(None) };
             // A stranger takes no place from those who may come in.
-            if accepted.is_err() {
-                return std::future::ready(None);
+            let stranger = callers.who_is(&stream).err();
+            if let Some(why) = stranger.filter(|_| !strange) {
+                tracing::warn!("a connection was closed unread: {why}");
+            }
+            strange = stranger.is_some();
+            if strange {
+                return ready(None);
             }
             let place = Arc::clone(&places).try_acquire_owned();
             // Said once each time it comes to that, however many knock.
@@ -71,20 +70,9 @@ impl Door {
                 tracing::warn!(at_most = CONNECTIONS, "too many connections: the newest are closed");
             }
             full = place.is_err();
-            std::future::ready(match (accepted, place) {
-                (Ok(stream), Ok(place)) => {
-                    Some(Ok(Connection { stream, caller: Arc::new(Caller::new()), _place: place }))
-                }
-                // One too many, or accepting failed for one that is gone already; the listener stays.
-                (Ok(_), Err(_)) | (Err(_), _) => None,
-            })
+            ready(place.ok().map(|place| Ok(Connection { stream, caller: Arc::new(Caller::new()), _place: place })))
         })
     }
-}
-
-/// Whether who connected is not who may; one whose uid the kernel does not say is.
-fn is_foreign(stream: &UnixStream, caller: Option<u32>) -> bool {
-    caller.is_some_and(|caller| !stream.peer_cred().is_ok_and(|peer| peer.uid() == caller))
 }
 
 /// What is known of a caller: how much it asked for, and how often it asked for what it should not.
@@ -227,18 +215,9 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
     use std::time::Duration;
 
     use super::*;
-
-    #[tokio::test]
-    async fn another_uid_is_another_caller() {
-        let (one, _other) = UnixStream::pair().unwrap();
-        let own = nix::unistd::geteuid().as_raw();
-        assert!(!is_foreign(&one, Some(own)) && !is_foreign(&one, None));
-        assert!(is_foreign(&one, Some(own + 1)));
-    }
 
     #[test]
     fn a_bucket_empties_and_fills() {

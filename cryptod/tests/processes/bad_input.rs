@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use openred_policy::socket::ProcessId;
 use openred_policy::spawn::Exit;
 use openred_proto::cryptod as rpc;
 use openred_proto::limits::FRAME_BYTES;
@@ -14,8 +15,8 @@ use openred_proto::unseal::{Refused, Word};
 use openred_proto::vault::{Frame, Reply, Request, decode_frame, encode_frame};
 use tonic::Code;
 
-use super::trio::{Trio, World, said};
-use crate::{block_on, home};
+use super::trio::{Trio, World, knocker, said};
+use crate::{CLOSED, SERVED, block_on, home};
 
 async fn describes(trio: &Trio) {
     trio.client().await.describe(rpc::DescribeRequest {}).await.unwrap();
@@ -151,8 +152,9 @@ pub(crate) fn foreign_caller(world: &World<'_>, place: &Path) {
     let (home, _) = home(world, place, "alice");
     let own = nix::unistd::geteuid().as_raw();
     let trio = home.start_for(own + 1, b"p");
+    trio.admit(ProcessId::this().unwrap());
     if world.uid_base.is_none() {
-        // Every uid from outside reads as 65534 there: the listener's place is what decides.
+        // Every uid from outside reads as 65534 there: the listener's place and the process decide.
         block_on(describes(&trio));
         return;
     }
@@ -165,7 +167,36 @@ pub(crate) fn foreign_caller(world: &World<'_>, place: &Path) {
         assert!(read.is_ok() && answer.is_empty(), "{read:?} {answer:?}");
     }
     drop(trio);
-    block_on(describes(&home.start_for(own, b"p")));
+    block_on(describes(&home.start(b"p")));
+}
+
+/// A second process of the same uid is not the one that was named: closed before a byte is read, in both forms of the cage. Named, it
+/// is served, and its predecessor is not any more.
+pub(crate) fn strange_process(world: &World<'_>, place: &Path) {
+    let (home, _) = home(world, place, "alice");
+    let trio = home.start_for(nix::unistd::geteuid().as_raw(), b"p");
+    let knocks = |named: bool| {
+        let (child, mut go) = knocker(&trio.socket);
+        if named {
+            trio.admit(ProcessId::of_other(&child).unwrap());
+        }
+        go.write_all(b"g").unwrap();
+        child.wait().unwrap().unwrap()
+    };
+    assert_eq!(knocks(false), Exit::Code(CLOSED), "nobody was named yet");
+    trio.admit(ProcessId::this().unwrap());
+    block_on(describes(&trio));
+    for _ in 0..64 {
+        assert_eq!(knocks(false), Exit::Code(CLOSED), "another process of the same uid");
+    }
+    block_on(describes(&trio));
+    assert_eq!(knocks(true), Exit::Code(SERVED), "the control: it is the same one, named");
+    assert_eq!(knocks(true), Exit::Code(SERVED), "and the next, as after a restart");
+    // Who was named before is a stranger now.
+    let mut stream = UnixStream::connect(&trio.socket).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let read = stream.read_to_end(&mut Vec::new());
+    assert!(matches!(read, Ok(0)), "{read:?}");
 }
 
 /// A connection that asks without end, and one that asks now and then: both are answered, also what the new connection asks before

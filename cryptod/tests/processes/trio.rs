@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use openred_policy::barrier::{Host, Stage};
 use openred_policy::observe::{self, Baseline, Expected};
-use openred_policy::socket::stream_pair;
+use openred_policy::socket::{ProcessId, stream_pair};
 use openred_policy::spawn::{Child, Exit, SpawnSpec, spawn};
 use openred_policy::{Identity, Role};
 use openred_proto::cryptod::cryptod_client::CryptodClient;
@@ -180,9 +180,11 @@ impl<'a> Home<'a> {
         (vault, front, operator.into())
     }
 
-    /// Starts everything, for callers with this process's uid.
+    /// Starts everything, for this process.
     pub(crate) fn start(&self, passphrase: &[u8]) -> Trio {
-        self.start_for(nix::unistd::geteuid().as_raw(), passphrase)
+        let trio = self.start_for(nix::unistd::geteuid().as_raw(), passphrase);
+        trio.admit(ProcessId::this().unwrap());
+        trio
     }
 
     /// Starts everything, for callers with the uid `caller`; as an ordinary user it says nothing.
@@ -206,6 +208,17 @@ impl<'a> Home<'a> {
     }
 }
 
+/// Starts this program as another process, which knocks at `socket`; its exit code says what came of it ([`crate::knock`]). It waits
+/// until it is let go.
+pub(crate) fn knocker(socket: &Path) -> (Child, File) {
+    let (wait, go) = std::io::pipe().unwrap();
+    let null = File::options().read(true).write(true).open("/dev/null").unwrap();
+    let spec = SpawnSpec::new(std::env::current_exe().unwrap()).unwrap();
+    let spec = spec.argument("knock").unwrap().argument(socket).unwrap();
+    let spec = spec.descriptor(&wait).unwrap().descriptor(&null).unwrap().descriptor(std::io::stderr()).unwrap();
+    (spawn(spec).unwrap(), File::from(OwnedFd::from(go)))
+}
+
 /// A running key process.
 pub(crate) struct Trio {
     pub(crate) vault: Started,
@@ -215,6 +228,11 @@ pub(crate) struct Trio {
 }
 
 impl Trio {
+    /// Names the process that may connect, as the supervisor does.
+    pub(crate) fn admit(&self, process: ProcessId) {
+        self.front.host.admission().unwrap().admit(process).unwrap();
+    }
+
     /// A client, as `noded` makes one.
     pub(crate) async fn client(&self) -> CryptodClient<Channel> {
         let endpoint = Endpoint::from_shared(format!("unix://{}", self.socket.display())).unwrap();

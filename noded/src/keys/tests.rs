@@ -44,8 +44,9 @@ impl Daemon {
         front.set_nonblocking(true).unwrap();
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
         let front = tokio::net::UnixStream::from_std(front).unwrap();
+        let callers = openred_cryptod::front::Callers::this_process().unwrap();
         let front = tokio::spawn(async move {
-            let _ = openred_cryptod::front::serve(listener, front, None, || {}).await;
+            let _ = openred_cryptod::front::serve(listener, front, callers, || {}).await;
         });
         Self { operator, front, directory }
     }

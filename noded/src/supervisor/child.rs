@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
-use openred_policy::barrier::{Host, Stage};
+use openred_policy::barrier::{Admission, Host, Stage};
 use openred_policy::observe::{Expected, namespaces};
 use openred_policy::spawn::{Child, Exit, SpawnSpec, spawn};
 use openred_policy::{Identity, KeptPath, Layer, Role};
@@ -21,6 +21,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
 use super::board::{Board, Cage, owned};
+use super::callers::Callers;
 use super::log::Log;
 
 /// What bounds the C library's resolver, which `noded` asks for its directories' names before it is confined: a resolver that is
@@ -112,6 +113,7 @@ pub(crate) struct Starter {
     pub(crate) null: File,
     pub(crate) board: Arc<Board>,
     pub(crate) log: Log,
+    pub(super) callers: Callers,
 }
 
 /// Starts a child and brings it behind its barrier with every layer seen.
@@ -122,6 +124,10 @@ pub(crate) async fn start(starter: &Starter, plan: Plan) -> Result<Caged, Fault>
         Stage::Namespaced => namespaces(caged.pid()).map_err(|source| Fault::Local { role, source })?,
         other => return Err(caged.out_of_turn(other).await),
     };
+    if role == Role::Noded {
+        let named = starter.callers.noded(caged.child.get_ref());
+        named.map_err(|source| Fault::Setup { role, what: "naming it to the front", source })?;
+    }
     caged.host.get_ref().go().map_err(|source| Fault::Local { role, source })?;
     let report = match caged.next().await? {
         Stage::Confined { report } => report,
@@ -176,6 +182,11 @@ fn watch<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
 impl Caged {
     pub(crate) fn pid(&self) -> i32 {
         self.child.get_ref().pid()
+    }
+
+    /// For telling it who may connect.
+    pub(super) fn admission(&self) -> Result<Admission, Fault> {
+        self.host.get_ref().admission().map_err(|source| Fault::Local { role: self.role, source })
     }
 
     /// How long it has lived.

@@ -84,6 +84,8 @@ pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
     let (vault, front) = (vault?, front?);
     // Taken: the trail has begun anew, once.
     remove(&anew).map_err(setup(Role::Vault, "the audit trail"))?;
+    // Before anybody can reach it.
+    context.starter.callers.front(front.admission()?).map_err(setup(Role::Front, "naming noded to it"))?;
     publish(&context.home, "cryptod", &context.home.cryptod_socket()).map_err(setup(Role::Front, "its socket"))?;
     context.state(Role::Vault, "ready");
     context.state(Role::Front, "ready");

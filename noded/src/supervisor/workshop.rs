@@ -32,7 +32,7 @@ impl Workshop {
         settle()?;
         let (log, writer) = Log::start(LogFormat::Human);
         let board = Arc::new(Board::new(Baseline::of_this_process()?, home.path().display().to_string(), now()));
-        let starter = Starter { programs: programs()?, null: null()?, board, log };
+        let starter = Starter { programs: programs()?, null: null()?, board, log, callers: Default::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::local("starting the runtime", &error))?;
         Ok(Self { starter, identity: Identities::new(uid_base).unseal, runtime, writer: Some(writer) })
