@@ -2,7 +2,7 @@
 //! no key of the node; what `noded` may have (secrets of sessions, store keys) passes through it.
 //!
 //! `callers` says who may connect, `connection` admits and meters them, `service` is the generated trait, `convert` turns protobuf into requests and replies
-//! into protobuf, `link` multiplexes calls over the one stream to the vault,
+//! into protobuf, `refused` tells the audit trail what was turned away here, `link` multiplexes calls over the one stream to the vault,
 //! `places` says how many of which kind. In: bytes of `noded`. Out: bounded frames. It opens
 //! nothing: listener and stream are inherited. It lives as long as the vault: when that is gone, calls answer UNAVAILABLE and
 //! [`serve`] returns, so that the supervisor replaces both.
@@ -14,6 +14,7 @@ mod link;
 mod places;
 #[doc(hidden)]
 pub mod raw;
+mod refused;
 mod service;
 
 use std::sync::Arc;
@@ -25,10 +26,12 @@ use openred_proto::limits::FRAME_BYTES;
 use openred_proto::vault::{Reply, Request};
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::Server;
+use tower::util::MapResponseLayer;
 
 pub use callers::Callers;
 use connection::Door;
 use link::VaultLink;
+use refused::Refused;
 use service::Service;
 
 /// Longest protobuf message: a request must fit a frame, and protobuf adds less than it.
@@ -79,13 +82,21 @@ pub async fn serve(
     ready();
     let callers = Arc::new(callers);
     let service = contract(link.clone(), node);
+    let refused = Arc::new(Refused::default());
+    let for_calls = Arc::clone(&refused);
     let served = Server::builder()
+        .layer(MapResponseLayer::new(move |response: tonic::codegen::http::Response<tonic::body::Body>| {
+            for_calls.see(response)
+        }))
         .max_concurrent_streams(places::STREAMS)
         .http2_max_header_list_size(HEADER_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(service)
-        .serve_with_incoming_shutdown(Door::new(listener, Arc::clone(&callers)).admit(), link.gone());
+        .serve_with_incoming_shutdown(
+            Door::new(listener, Arc::clone(&callers), Arc::clone(&refused)).admit(),
+            link.gone(),
+        );
     let farewell = async {
         link.gone().await;
         tokio::time::sleep(FAREWELL).await;
@@ -100,6 +111,7 @@ pub async fn serve(
     tokio::select! {
         () = hearing => {}
         served = served => served.map_err(End::Listener)?,
+        () = refused.report(&link) => {}
         () = farewell => {}
     }
     Err(End::VaultGone)

@@ -22,6 +22,7 @@ use tonic::transport::server::Connected;
 
 use super::callers::Callers;
 use super::places::{DEAR_WAITING, Places};
+use super::refused::{Greeting, Refused};
 
 /// Connections at once: `noded` keeps two, and a restarted one may overlap with its predecessor.
 const CONNECTIONS: usize = 8;
@@ -40,17 +41,18 @@ const PER_SECOND: f64 = 16_384.0;
 pub(super) struct Door {
     listener: UnixListener,
     callers: Arc<Callers>,
+    refused: Arc<Refused>,
     places: Arc<Semaphore>,
 }
 
 impl Door {
-    pub(super) fn new(listener: UnixListener, callers: Arc<Callers>) -> Self {
-        Self { listener, callers, places: Arc::new(Semaphore::new(CONNECTIONS)) }
+    pub(super) fn new(listener: UnixListener, callers: Arc<Callers>, refused: Arc<Refused>) -> Self {
+        Self { listener, callers, refused, places: Arc::new(Semaphore::new(CONNECTIONS)) }
     }
 
     /// Connections as they come; a stranger's and one too many are closed at once.
     pub(super) fn admit(self) -> impl Stream<Item = io::Result<Connection>> {
-        let Self { listener, callers, places } = self;
+        let Self { listener, callers, refused, places } = self;
         let (mut full, mut strange) = (false, false);
         UnixListenerStream::new(listener).filter_map(move |accepted| {
             // Accepting failed for one that is gone already: the listener stays.
@@ -70,7 +72,9 @@ impl Door {
                 tracing::warn!(at_most = CONNECTIONS, "too many connections: the newest are closed");
             }
             full = place.is_err();
-            ready(place.ok().map(|place| Ok(Connection { stream, caller: Arc::new(Caller::new()), _place: place })))
+            let greeting = Greeting::new(Arc::clone(&refused));
+            let caller = Arc::new(Caller::new());
+            ready(place.ok().map(|place| Ok(Connection { stream, caller, greeting, _place: place })))
         })
     }
 }
@@ -163,6 +167,7 @@ impl Caller {
 pub(super) struct Connection {
     stream: UnixStream,
     caller: Arc<Caller>,
+    greeting: Greeting,
     _place: OwnedSemaphorePermit,
 }
 
@@ -183,7 +188,14 @@ impl AsyncRead for Connection {
         if self.caller.is_out() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        if self.greeting.is_ours(&buffer.filled()[before..]) {
+            Poll::Ready(Ok(()))
+        } else {
+            self.caller.out.store(true, Ordering::Relaxed);
+            Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
+        }
     }
 }
 

@@ -94,6 +94,9 @@ events! {
     Flooded = 81, "node.flooded";
     /// Reported by `noded`: a directory said what its own signatures or receipts contradict.
     DirectoryLied = 82, "node.directory_lied";
+    /// Reported by the front: it turned away so many calls that are not in the contract, and connections that speak another
+    /// protocol; none of them reached the vault.
+    CallRefused = 83, "front.call_refused";
     /// Reported by the supervisor: a process ended by itself.
     ProcessDied = 96, "process.died";
     /// Reported by the supervisor: a process tried a system call outside its filter.
@@ -117,10 +120,10 @@ impl Event {
         matches!(self, Event::Stopped | Event::Locked | Event::Checkpoint | Event::SegmentClosed)
     }
 
-    /// Whether `noded` may report it.
+    /// Whether `noded`, or the front before it, may report it.
     #[must_use]
     pub const fn is_of_node(self) -> bool {
-        matches!(self, Event::SessionForged | Event::Flooded | Event::DirectoryLied)
+        matches!(self, Event::SessionForged | Event::Flooded | Event::DirectoryLied | Event::CallRefused)
     }
 
     /// Whether the supervisor may report it.
