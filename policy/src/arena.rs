@@ -5,7 +5,8 @@
 //! arena's size: then only its first part is secret, where the blocks of the start lie, keys among them; the rest is left out
 //! of dumps and wiped in a forked child, but may be swapped. Where the kernel gives no secret memory, as much as the limit
 //! allows is locked instead. [`kind`] says which, and so does the report of a confined process ([`layer`]), in which root must
-//! have all of it secret, and anybody at least the start out of reach of the swap. Freed blocks are cleared. When it is full, an allocation fails
+//! have all of it secret, and anybody at least the start out of reach of the swap. Freed blocks are cleared, and a panic, or
+//! [`crate::exit`], clears all of it. When it is full, an allocation fails
 //! and the process ends in SIGABRT: the vault asks [`left`] before it takes on work that lasts.
 //!
 //! Only the vault uses it; in other processes nothing is mapped and [`kind`] is [`Kind::None`].
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::layer::{Layer, LayerName};
 use crate::role::Uid;
-use crate::sys::Heap;
+use crate::sys::{self, Heap};
 
 /// Half-open handshakes that the vault keeps at most, begun and answered together (PROTOCOL 5).
 pub const HANDSHAKES: usize = 1024;
@@ -24,7 +25,9 @@ pub const HANDSHAKE_BYTES: usize = 14 * 1024;
 pub const LINKS: usize = 4096;
 /// One link in memory: its row, its place in the map, its rate.
 pub const LINK_BYTES: usize = 1024;
-/// Frames, the image of a state slot, keys, and what fragmentation costs.
+/// The stack: several times what the deepest operation takes (an offer, in a build without optimisation).
+pub const STACK: usize = 1024 * 1024;
+/// The stack, frames, the image of a state slot, keys, and what fragmentation costs.
 const SLACK: usize = 6 * 1024 * 1024;
 
 /// Size of the arena in bytes: 24 MiB.
@@ -188,7 +191,13 @@ pub fn taken() -> usize {
 /// Bytes that are not taken. Fragmentation can make the largest possible block smaller.
 #[must_use]
 pub fn left() -> usize {
-    CAPACITY.saturating_sub(taken())
+    (CAPACITY - STACK).saturating_sub(taken())
+}
+
+/// Runs `act` on the arena's stack: everything that handles secrets belongs in it. Where there is no arena, on this one. Must not be
+/// called before the last fork, and a panic in it must find the hook installed or ends in SIGABRT all the same.
+pub fn on_stack<T>(act: impl FnOnce() -> T) -> T {
+    sys::on_stack(act)
 }
 
 #[cfg(test)]

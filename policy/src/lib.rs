@@ -103,10 +103,11 @@ pub use role::{Role, Uid};
 pub use seccomp::{allowed_names, syscalls_allowed, syscalls_in_service};
 pub use self_check::Descriptors;
 
-/// Ends the process at once with `code`: `exit_group` and nothing else.
+/// Ends the process at once with `code`: the arena, where there is one, is cleared; then `exit_group` and nothing else.
 ///
 /// A normal return from `main` unmaps the signal stack and runs exit handlers, which the vault's filter has no rule for.
 /// Buffered output is lost; daemons have none.
 pub fn exit(code: i32) -> ! {
+    sys::end(&([0; panic::LINE], 0, Some(code)));
     sys::exit_now(code)
 }

@@ -1,21 +1,28 @@
-//! The panic hook: one line on descriptor 2, then SIGABRT. No backtrace (it would open files), no unwinding past it.
+//! The panic hook: the vault's arena is cleared, then one line on descriptor 2, then SIGABRT. No backtrace (it would open files),
+//! no unwinding past it, no allocation.
 
 use std::io::{Cursor, Write};
 use std::panic::PanicHookInfo;
 
+use crate::sys;
+
 /// Longest line; the rest is cut. Formatted on the stack, so that a panic inside the allocator still prints.
-const LINE: usize = 512;
+pub(crate) const LINE: usize = 512;
 
 /// Installs the hook. The text of a panic is printed only when it is a literal of our source: a formatted one may hold
 /// what a peer sent, or a secret.
 pub(crate) fn install() {
     std::panic::set_hook(Box::new(|info| {
-        write_line(info);
+        // What the line is made of may lie in the arena: it is made first, and said last.
+        let (line, length) = line(info);
+        sys::end(&(line, length, None));
+        // No arena: this process has nothing to clear.
+        let _ = nix::unistd::write(std::io::stderr(), &line[..length]);
         std::process::abort();
     }));
 }
 
-fn write_line(info: &PanicHookInfo<'_>) {
+fn line(info: &PanicHookInfo<'_>) -> ([u8; LINE], usize) {
     let mut line = [0u8; LINE];
     let mut cursor = Cursor::new(&mut line[..LINE - 1]);
     let _ = match (info.location(), info.payload().downcast_ref::<&'static str>()) {
@@ -25,8 +32,7 @@ fn write_line(info: &PanicHookInfo<'_>) {
     };
     let length = cursor.position() as usize;
     line[length] = b'\n';
-    let text = &mut line[..=length];
     // One line, whatever the literal holds.
-    text[..length].iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
-    let _ = nix::unistd::write(std::io::stderr(), text);
+    line[..length].iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
+    (line, length + 1)
 }

@@ -11,13 +11,14 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{NonNull, null, null_mut};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
+use nix::sys::signal::{SigSet, SigmaskHow};
 use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
 
-use crate::arena::{Arena, CAPACITY, GUARD, Mapped};
+use crate::arena::{Arena, CAPACITY, GUARD, Mapped, STACK};
 use crate::spawn::Exit;
 
 fn check(result: c_long) -> io::Result<c_long> {
@@ -193,15 +194,14 @@ pub(crate) fn in_child(act: impl FnOnce() -> c_int) -> io::Result<Exit> {
 
 // ---------------------------------------------------------------- starting a child
 
-/// All that a new child needs, prepared before the fork, because after it nothing may allocate. A process with an arena
-/// cannot start others: the arena is not copied by a fork.
+/// All that a new child needs, made before the fork: after it nothing may allocate. Where there is an arena there is no fork.
 pub(crate) struct Launch<'a> {
     pub(crate) program: &'a CStr,
     pub(crate) arguments: &'a [CString],
     pub(crate) environment: &'a [CString],
-    /// Source of each descriptor 0..n; all are above the table's length.
+    /// Sources of descriptors 0..n, all above the table's length.
     pub(crate) table: &'a [RawFd],
-    /// Where the child writes its errno if it does not reach the new program; above the table's length, close-on-exec.
+    /// Where the child writes its errno if it reaches no new program; above the table's length, close-on-exec.
     pub(crate) failure: RawFd,
 }
 
@@ -236,16 +236,9 @@ pub(crate) fn launch(plan: &Launch<'_>) -> io::Result<(i32, OwnedFd)> {
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArguments::default()
     };
-    // SAFETY: takes no argument.
-    let parent = unsafe { libc::getpid() };
-    // SAFETY: a signal set is plain data; `sigfillset` and `pthread_sigmask` write it whole before it is read.
-    let mut old: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: as above.
-    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `all` is a valid place for a signal set.
-    unsafe { libc::sigfillset(&raw mut all) };
-    // SAFETY: both sets are valid. A handler of ours must not run in the child before `exec`.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old) };
+    let parent = std::process::id() as c_int;
+    // A handler of ours must not run in the child before `exec`.
+    let old = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     // SAFETY: no CLONE_VM, so the child has its own copy of memory; it calls only async-signal-safe functions until
     // `execve`. `clone` and `pidfd` outlive the call.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const clone, size_of::<CloneArguments>()) };
@@ -256,8 +249,7 @@ pub(crate) fn launch(plan: &Launch<'_>) -> io::Result<(i32, OwnedFd)> {
         exit_now(127);
     }
     let result = check(pid);
-    // SAFETY: `old` was filled above.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, null_mut()) };
+    old.thread_set_mask()?;
     Ok((result? as i32, own(pidfd)))
 }
 
@@ -416,8 +408,11 @@ unsafe impl GlobalAlloc for Arena {
             if !inner.mapped {
                 let (base, mapped) = map_arena()?;
                 inner.mapped = true;
-                // SAFETY: the mapping is CAPACITY bytes, ours alone, and is never unmapped.
-                unsafe { inner.talc.claim(base.as_ptr(), CAPACITY) }?;
+                // SAFETY: the stack takes the mapping's start; STACK is less than CAPACITY.
+                let heap = unsafe { base.as_ptr().add(STACK) };
+                // SAFETY: the rest of the mapping's CAPACITY bytes, ours alone, and never unmapped.
+                unsafe { inner.talc.claim(heap, CAPACITY - STACK) }?;
+                BASE.store(base.as_ptr(), Ordering::Relaxed);
                 crate::arena::note_mapped(mapped);
             }
             // SAFETY: the trait's caller promises a layout of non-zero size.
@@ -426,6 +421,7 @@ unsafe impl GlobalAlloc for Arena {
         match block {
             Some(block) => {
                 crate::arena::note_taken(layout.size());
+                TOP.fetch_max(block.as_ptr() as usize + layout.size(), Ordering::Relaxed);
                 block.as_ptr()
             }
             None => null_mut(),
@@ -440,6 +436,94 @@ unsafe impl GlobalAlloc for Arena {
         self.heap.with(|inner| unsafe { inner.talc.deallocate(block, layout) });
         crate::arena::note_given_back(layout.size());
     }
+}
+
+// ---------------------------------------------------------------- the arena's stack, and its end
+
+/// Where the arena lies; null where there is none.
+static BASE: AtomicPtr<u8> = AtomicPtr::new(null_mut());
+/// End of the highest block that was ever given out: nothing lies above it.
+static TOP: AtomicUsize = AtomicUsize::new(0);
+static ON_STACK: AtomicBool = AtomicBool::new(false);
+
+/// Calls `run(with)` on the stack that ends at `top`.
+///
+/// # Safety
+/// `top` is the aligned end of memory that nothing else uses, and `with` what `run` wants. `run` does not unwind.
+unsafe fn call_on(top: *mut u8, run: extern "C" fn(*mut c_void), with: *mut c_void) {
+    // SAFETY: r12 to r14 outlive a call in this ABI, so the old stack comes back; all that a call may change is said to change.
+    unsafe {
+        asm!("mov r12, rsp", "mov rsp, r13", "call r14", "mov rsp, r12",
+            in("r13") top, in("r14") run, in("rdi") with, out("r12") _, clobber_abi("C"))
+    }
+}
+
+/// Runs `act` on the arena's stack, which grows into the guard page at its start; on this one where there is no arena, or it runs
+/// there already. A process must not fork meanwhile: the stack is shared with the child, or empty there.
+pub(crate) fn on_stack<T, A: FnOnce() -> T>(act: A) -> T {
+    extern "C" fn enter<T, A: FnOnce() -> T>(call: *mut c_void) {
+        // SAFETY: `on_stack` passes its own `call`, which nothing else uses meanwhile.
+        let (act, result) = unsafe { &mut *call.cast::<(Option<A>, Option<T>)>() };
+        *result = act.take().map(|act| act());
+    }
+    let base = BASE.load(Ordering::Relaxed);
+    if base.is_null() || ON_STACK.swap(true, Ordering::Relaxed) {
+        return act();
+    }
+    let mut call = (Some(act), None);
+    // SAFETY: STACK is less than the arena's length.
+    let top = unsafe { base.add(STACK) };
+    // SAFETY: the arena is aligned to pages and its first STACK bytes are this stack's; only one caller comes here at a time.
+    unsafe { call_on(top, enter::<T, A>, (&raw mut call).cast()) };
+    ON_STACK.store(false, Ordering::Relaxed);
+    // `enter` has put it there: it does not come back without.
+    call.1.unwrap_or_else(|| exit_now(1))
+}
+
+/// How a process with an arena ends: a line to descriptor 2, up to its length; a code, or SIGABRT.
+pub(crate) type Ending = ([u8; crate::panic::LINE], usize, Option<c_int>);
+
+/// That, and the stack to do it on, both outside the arena.
+struct Last(UnsafeCell<(Ending, [u8; 16 * 1024])>);
+
+// SAFETY: reached only in `end`, which does not return, from the one thread that a process with an arena has.
+unsafe impl Sync for Last {}
+
+static LAST: Last = Last(UnsafeCell::new((([0; crate::panic::LINE], 0, None), [0; 16 * 1024])));
+
+/// Clears the arena with its stack, then says the line (whoever reads it may be slow), then ends; comes back where there is no arena.
+pub(crate) fn end(ending: &Ending) {
+    let last = LAST.0.get();
+    if BASE.load(Ordering::Relaxed).is_null() {
+        return;
+    }
+    // SAFETY: see `Sync` above.
+    unsafe { (*last).0 = *ending };
+    let top = last.wrapping_add(1).cast::<u8>().map_addr(|address| address & !15);
+    // SAFETY: the second half of the static is this stack's alone; `last_steps` wants nothing and does not return.
+    unsafe { call_on(top, last_steps, null_mut()) };
+}
+
+extern "C" fn last_steps(_: *mut c_void) {
+    let base = BASE.load(Ordering::Relaxed);
+    // Up to the highest block: above it no page was ever touched.
+    let length = TOP.load(Ordering::Relaxed).saturating_sub(base as usize).clamp(STACK, CAPACITY);
+    // SAFETY: inside the arena; whoever still has a reference into it does not run again.
+    unsafe { base.write_bytes(0, length) };
+    // SAFETY: written before, and by nobody after.
+    let (line, length, code) = unsafe { &(*LAST.0.get()).0 };
+    // SAFETY: writes bytes that outlive the call.
+    unsafe { libc::write(2, line.as_ptr().cast(), (*length).min(line.len())) };
+    code.map_or_else(|| std::process::abort(), |code| exit_now(code))
+}
+
+/// What lies in the arena now, for probes.
+pub(crate) fn arena_bytes() -> &'static [u8] {
+    let base = BASE.load(Ordering::Relaxed);
+    let length = TOP.load(Ordering::Relaxed).saturating_sub(base as usize).min(CAPACITY);
+    let Some(base) = NonNull::new(std::hint::black_box(base)) else { return &[] };
+    // SAFETY: mapped for good; a probe reads bytes that others write, and takes any value.
+    unsafe { std::slice::from_raw_parts(base.as_ptr(), length) }
 }
 
 // ---------------------------------------------------------------- probes
@@ -489,41 +573,26 @@ mod tests {
     #[test]
     fn a_full_arena_returns_null_and_recovers() {
         static ARENA: Arena = Arena::new();
+        // SAFETY: no layout here is empty.
+        let take = |layout| unsafe { ARENA.alloc(layout) };
+        // SAFETY: each pointer comes from `take` with the same layout, and is given back once.
+        let give = |pointer, layout| unsafe { ARENA.dealloc(pointer, layout) };
         let small = Layout::from_size_align(32, 16).unwrap();
-        // SAFETY: the layout is not empty.
-        let early = unsafe { ARENA.alloc(small) };
-        // SAFETY: the layout is not empty.
-        let next = unsafe { ARENA.alloc(small) };
+        let (early, next) = (take(small), take(small));
         // Blocks come from the secret end first: that is where keys, which are loaded at start, must lie.
         assert!(early < next, "{early:?} {next:?}");
         assert!(secret_bytes() > 0);
-        for pointer in [early, next] {
-            // SAFETY: from `alloc` above.
-            unsafe { ARENA.dealloc(pointer, small) };
-        }
+        [early, next].into_iter().for_each(|pointer| give(pointer, small));
         let block = Layout::from_size_align(1 << 20, 16).unwrap();
-        let mut blocks = Vec::new();
-        loop {
-            // SAFETY: the layout is not empty.
-            let pointer = unsafe { ARENA.alloc(block) };
-            if pointer.is_null() {
-                break;
-            }
-            blocks.push(pointer);
-        }
+        let blocks: Vec<_> = std::iter::repeat_with(|| take(block)).take_while(|pointer| !pointer.is_null()).collect();
         assert!((20..=CAPACITY >> 20).contains(&blocks.len()), "{} blocks", blocks.len());
         assert_ne!(kind(), Kind::None);
-        for pointer in blocks {
-            // SAFETY: each pointer came from `alloc` with this layout.
-            unsafe { ARENA.dealloc(pointer, block) };
-        }
-        // SAFETY: the layout is not empty.
-        let again = unsafe { ARENA.alloc(block) };
+        blocks.into_iter().for_each(|pointer| give(pointer, block));
+        let again = take(block);
         assert!(!again.is_null());
         // SAFETY: one byte of a block of a mebibyte.
         assert_eq!(unsafe { again.read() }, 0);
-        // SAFETY: from `alloc` above.
-        unsafe { ARENA.dealloc(again, block) };
+        give(again, block);
         assert_eq!(taken(), 0);
     }
 }

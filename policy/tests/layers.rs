@@ -322,3 +322,20 @@ fn iso_secret_memory_is_read_by_nobody() {
         }
     }
 }
+
+/// A panic under the hook, and the ordinary end, clear the vault's arena, the stack in it included; what ends without either leaves it
+/// as it was. The process that looks shares the memory with the one that ended.
+#[test]
+fn iso_the_arena_is_cleared_by_a_panic_and_at_the_end() {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        for (way, expected) in [
+            ("clear-panic", WORKED.to_owned()),
+            ("clear-abort", refused(errno::EPERM)),
+            ("clear-exit", WORKED.to_owned()),
+            ("clear-exit-now", refused(errno::EPERM)),
+        ] {
+            assert_eq!(early(&stage, Role::Vault, &format!("separated:{way}")), expected, "{form:?} {way}");
+        }
+    }
+}

@@ -4,11 +4,14 @@
 //! 6 state file, 7 secrets, 8 and 9 the audit trail's segments. It opens nothing, has no thread but this one, and its memory is one arena mapped beforehand.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
 use anyhow::Context;
 use openred_cryptod::vault::{serve, start};
-use openred_policy::arena::Arena;
+use openred_policy::arena::{Arena, on_stack};
 use openred_policy::barrier::Barrier;
-use openred_policy::{Cage, Descriptors, Identity, Role, Unconfined};
+use openred_policy::{Cage, Descriptors, Identity, Restricted, Role, Unconfined};
 
 // Allocating needs no system call, so the filter has none for it; freed blocks are wiped.
 #[global_allocator]
@@ -35,11 +38,24 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
     barrier.namespaced()?;
     // Not dumpable from here on: only now may secrets come in.
     let restricted = separated.restrict()?;
-    let mut secrets = start::read_secrets(secrets.into())
-        .context("vault: no secrets came from the unsealer; its own line says why")?;
+    let callers = [front, operator];
+    let files = serve::Files { state: state.into(), trail };
+    // What the cryptography leaves on a stack lies in the arena as well.
+    on_stack(|| serve(restricted, barrier, callers, secrets.into(), files, anew))
+}
+
+fn serve(
+    restricted: Restricted,
+    barrier: &Barrier,
+    [front, operator]: [OwnedFd; 2],
+    secrets: File,
+    files: serve::Files,
+    anew: bool,
+) -> anyhow::Result<i32> {
+    let mut secrets =
+        start::read_secrets(secrets).context("vault: no secrets came from the unsealer; its own line says why")?;
     // The generator's first draw and the clock's first reading take their lazy paths before the filter.
     let mut random = serve::generator().context("vault: the kernel gives no randomness")?;
-    let files = serve::Files { state: state.into(), trail };
     let vault = start::open(&mut secrets, &files, anew, &mut random)?;
     let server = serve::Server::new(vault, front, operator, files, random);
     let server = server

@@ -290,6 +290,8 @@ fn attempt(act: &str, role: Option<Role>, state: &File, places: &Places) -> Resu
     if let Some(pid) = act.strip_prefix("signal:").and_then(|pid| pid.parse().ok()) {
         return probe::attempt(probe::signal(pid)).map(drop);
     }
+    // Ends this process, if it is one of these.
+    memory::cleared_by(act, REFUSED + 1);
     if let Some(result) = memory::attempt(act) {
         return result.map(drop);
     }

@@ -8,6 +8,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 use super::READ_WRITE_EXECUTE;
+use crate::spawn::Exit;
 use crate::{arena, sys};
 
 const PAGE: u64 = 4096;
@@ -84,6 +85,49 @@ pub fn plant() {
     for (at, byte) in block.iter_mut().skip(PAGE as usize).take(CANARY).enumerate() {
         *byte = canary(at);
     }
+}
+
+/// How often `wanted` stands in this process's own arena, its stack included. Nothing is put there by looking.
+#[must_use]
+pub fn in_arena(wanted: impl Fn(usize) -> u8, length: usize) -> usize {
+    sys::arena_bytes()
+        .windows(length)
+        .filter(|window| window.iter().enumerate().all(|(at, byte)| *byte == wanted(at)))
+        .count()
+}
+
+/// Whether the planted bytes are gone from the arena when a child ends in this way: by a panic under the hook, by this crate's exit, or, for
+/// comparison, without either. The child is forked, so the secret part of the arena is the same memory for both. Ends this
+/// process, for its heap may be gone: 0 when they are gone, `kept` when they are not, 255 when the child ended otherwise. Another
+/// way than these is none.
+pub fn cleared_by(way: &str, kept: i32) {
+    let expected = match way {
+        "clear-panic" | "clear-abort" => Exit::Signal(libc::SIGABRT),
+        "clear-exit" | "clear-exit-now" => Exit::Code(0),
+        _ => return,
+    };
+    plant();
+    crate::panic::install();
+    let before = in_arena(canary, CANARY);
+    let end = sys::in_child(|| {
+        arena::on_stack(|| {
+            let on_stack: [u8; CANARY] = std::hint::black_box(std::array::from_fn(canary));
+            match way {
+                "clear-panic" => panic!("a panic that clears"),
+                "clear-exit" => crate::exit(0),
+                "clear-exit-now" => sys::exit_now(0),
+                _ => drop(std::hint::black_box(on_stack)),
+            }
+        });
+        std::process::abort()
+    });
+    let as_expected = before == 1 && end.is_ok_and(|end| end == expected);
+    let code = match (as_expected, in_arena(canary, CANARY)) {
+        (false, _) => 255,
+        (true, 0) => 0,
+        (true, _) => kept,
+    };
+    sys::exit_now(code)
 }
 
 /// How a process's memory is read from outside.
