@@ -1,5 +1,7 @@
 //! `openred status` and `openred doctor`: what the supervisor sees of the processes, and what the node says of itself.
 
+use std::time::Duration;
+
 use openred_proto::admin::{
     Condition, DoctorReport, DoctorRequest, NodeStatus, Process, StatusRequest, SupervisorStatus,
 };
@@ -10,13 +12,17 @@ use super::links::tone;
 use super::output::{Output, Tone, moment, now, span, table, wrap};
 use super::{Exit, Failure, Invocation, one_line};
 
+/// How long `noded` may take for its half: one that hangs, or wants to, does not keep back what the supervisor says of it.
+const NODE: Duration = Duration::from_secs(5);
+
 /// Both halves in one answer; the node's may be missing while `noded` restarts.
 pub(crate) async fn status(invocation: &Invocation) -> Result<Exit, Failure> {
     let processes = supervisor(invocation).await?.get_status(request(StatusRequest {})).await?.into_inner();
-    let node = match node(invocation).await {
-        Ok(mut node) => node.get_status(request(StatusRequest {})).await.map_err(Failure::from),
-        Err(failure) => Err(failure),
-    };
+    let half = async { Ok(node(invocation).await?.get_status(request(StatusRequest {})).await?) };
+    let node = tokio::time::timeout(NODE, half).await.unwrap_or_else(|_| {
+        let what = format!("noded did not answer within {} s", NODE.as_secs());
+        Err(Failure::new(Exit::TimeOut, "node.away", what, "the supervisor's log holds its last words"))
+    });
     let (node, missing) = match node {
         Ok(answer) => (Some(answer.into_inner()), None),
         Err(failure) => (None, Some(failure)),
