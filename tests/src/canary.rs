@@ -1,16 +1,22 @@
 //! Canaries: random marks put into what must stay private, and the search for them.
 //!
 //! A canary counts as seen when it occurs raw, in hex (either case) or in base64 (any of the three alignments, both
-//! alphabets) in a byte string, a file below a folder, or the memory of a process (as root).
+//! alphabets) in a byte string, a file below a folder, or the memory of a process (as root). Secrets of 32 bytes, many at once, are
+//! hunted through a process's memory by [`hunt`].
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IoSliceMut};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+
+use crate::secrets::Named;
 
 /// Random bytes in a canary, shown as twice as many hex digits.
 const CANARY_BYTES: usize = 12;
@@ -119,6 +125,91 @@ impl Canary {
             searched.found = self.is_in(&piece[..have]);
             searched.bytes += have.min(PIECE_BYTES) as u64;
             at += if have == want { PIECE_BYTES } else { have.max(PAGE_BYTES) } as u64;
+        }
+    }
+}
+
+/// How a process's memory is read from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// `/proc/<pid>/mem`.
+    File,
+    /// `process_vm_readv`.
+    Call,
+}
+
+/// Every way.
+pub const READINGS: [Reading; 2] = [Reading::File, Reading::Call];
+
+/// Looks through all readable memory of process `pid` for any half of each of `marks` (secrets of 32 bytes), raw or in hex: the names of
+/// those that are there, and how many bytes were looked at. Only root may.
+///
+/// # Errors
+/// When the process is gone or may not be read.
+pub fn hunt(pid: u32, marks: &[Named], reading: Reading) -> Result<(BTreeSet<String>, u64)> {
+    let index = Index::of(marks);
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).with_context(|| format!("memory map of {pid}"))?;
+    let memory = File::open(format!("/proc/{pid}/mem")).with_context(|| format!("memory of {pid}"))?;
+    let (mut found, mut looked) = (BTreeSet::new(), 0);
+    let mut piece = vec![0; HUNT_BYTES + LONGEST_PATTERN];
+    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|rights| rights.starts_with('r'))) {
+        let Some((start, end)) = line.split(' ').next().and_then(range) else { continue };
+        for at in (start..end).step_by(HUNT_BYTES) {
+            let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(piece.len());
+            let have = match reading {
+                Reading::File => read_at(&memory, at, &mut piece[..want]),
+                Reading::Call => {
+                    let remote = RemoteIoVec { base: usize::try_from(at)?, len: want };
+                    let pid = Pid::from_raw(i32::try_from(pid)?);
+                    process_vm_readv(pid, &mut [IoSliceMut::new(&mut piece[..want])], &[remote]).unwrap_or(0)
+                }
+            };
+            index.look(&piece[..have], |name| {
+                found.insert(name.to_owned());
+            });
+            looked += have.min(HUNT_BYTES) as u64;
+        }
+    }
+    Ok((found, looked))
+}
+
+/// Bytes that a hunt reads at once: a page, because the kernel gives a piece as a whole or up to what it refuses.
+const HUNT_BYTES: usize = PAGE_BYTES;
+/// Bytes of a secret that count as a find.
+const HALF: usize = 16;
+/// Half a secret in hex; pieces overlap by it.
+const LONGEST_PATTERN: usize = 2 * HALF;
+
+/// Patterns by their first bytes, so that all are looked for in one pass.
+struct Index<'a> {
+    /// Whether any pattern begins with these two bytes.
+    starts: Vec<bool>,
+    patterns: HashMap<[u8; 4], Vec<(Vec<u8>, &'a str)>>,
+}
+
+impl<'a> Index<'a> {
+    fn of(marks: &'a [Named]) -> Self {
+        let mut index = Self { starts: vec![false; 1 << 16], patterns: HashMap::new() };
+        for (name, bytes) in marks {
+            for half in bytes.chunks_exact(HALF) {
+                for pattern in [half.to_vec(), hex::encode(half).into_bytes()] {
+                    index.starts[usize::from(pattern[0]) << 8 | usize::from(pattern[1])] = true;
+                    let first = [pattern[0], pattern[1], pattern[2], pattern[3]];
+                    index.patterns.entry(first).or_default().push((pattern, name));
+                }
+            }
+        }
+        index
+    }
+
+    fn look(&self, bytes: &[u8], mut found: impl FnMut(&'a str)) {
+        for (at, first) in bytes.windows(4).enumerate() {
+            if self.starts[usize::from(first[0]) << 8 | usize::from(first[1])]
+                && let Some(patterns) = self.patterns.get(first)
+            {
+                let here = patterns.iter().filter(|(pattern, _)| bytes[at..].starts_with(pattern));
+                here.for_each(|(_, name)| found(name));
+            }
         }
     }
 }

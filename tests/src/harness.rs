@@ -329,11 +329,28 @@ impl Node {
         Ok(Self { program, home, listen, id, daemon: None })
     }
 
+    /// Takes the node's programs from another folder, from the next start on.
+    pub fn run_from(&mut self, folder: &Path) {
+        self.program = folder.join("openred");
+    }
+
     /// Starts it and waits until it says that it is ready.
     ///
     /// # Errors
     /// When it does not come up; with its log.
     pub fn up(&mut self) -> Result<()> {
+        self.start(true)
+    }
+
+    /// Starts it and waits until its processes are ready, whatever `noded` says of itself.
+    ///
+    /// # Errors
+    /// When they do not come up; with the log.
+    pub fn up_without_answers(&mut self) -> Result<()> {
+        self.start(false)
+    }
+
+    fn start(&mut self, answers: bool) -> Result<()> {
         let home = self.home.to_string_lossy().into_owned();
         let passphrase = format!("{home}.passphrase");
         let log = self.home.with_extension("log");
@@ -343,7 +360,8 @@ impl Node {
             if let Some(code) = daemon.ended()? {
                 bail!("the node ended with {code}: {}", daemon.output());
             }
-            let status = self.cli(&["status"])?.json()?;
+            let answer = self.cli(&["status"])?;
+            let status: Value = if answers { answer.json()? } else { serde_json::from_str(answer.stdout.trim())? };
             Ok((status["supervisor"]["state"] == "ready").then_some(()))
         })
         .with_context(|| daemon.output())?;

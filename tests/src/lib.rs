@@ -1,12 +1,14 @@
 //! End-to-end tests: real processes on loopback, hostile peers and faults.
 //!
 //! The library holds what the demonstration, the benchmarks and the tests share: starting and stopping the programs
-//! (`harness`), a recording proxy (`tap`), the search for canaries in bytes, files and memory (`canary`), and a stranger that signs
-//! its requests (`caller`). It reads the programs' own output and `/proc`, and reaches them only as an operator or a peer could.
+//! (`harness`), a recording proxy (`tap`), the search for canaries in bytes, files and memory (`canary`), what a node keeps to itself
+//! (`secrets`), a node with an attacker in it (`attacker`), and a stranger that signs its requests (`caller`). It reads the programs' own output and `/proc`, and reaches them only as an operator or a peer could.
 #![forbid(unsafe_code)]
 
+pub mod attacker;
 pub mod caller;
 pub mod canary;
 pub mod harness;
+pub mod secrets;
 pub mod tap;
 pub mod world;

@@ -1,0 +1,51 @@
+//! What would make the trail say less, or something else.
+
+use anyhow::{Result, ensure};
+use openred_proto::audit::Event;
+use openred_proto::vault::{Frame, Refusal, Reply, Request, decode_frame, encode_frame, split_frame};
+use tonic::{Code, Status};
+
+use super::front::{Front, Refused};
+use super::honest::{Honest, row_request, sign_http};
+use super::report::{Area, Report};
+
+const AREA: Area = Area::Audit;
+/// Refusals in a row: several times what the trail lists at once.
+const FLOOD: u32 = 400;
+
+pub(crate) fn all(front: &mut Front, report: &mut Report, honest: &Honest) -> Result<()> {
+    front.afresh()?;
+    for (name, call) in [
+        ("say that a segment is filed", "AuditFiled"),
+        ("note what the supervisor notes", "Note"),
+        ("report what never happened", "Report"),
+        ("ask where the trail stands", "AuditStatus"),
+        ("ask how a peer is named", "AuditSubject"),
+    ] {
+        let came = front.call_named(&format!("/openred.cryptod.v1.Cryptod/{call}"), &[0x08, 0x01]);
+        report.turned_away((AREA, name), Code::Unimplemented, came)?;
+    }
+    // The vault's own frames, past the contract: the front passes none on, and hangs up.
+    let frame = encode_frame(&Frame { id: 1, body: Request::AuditFiled { segment: 1 } })?;
+    let answer = front.raw(&frame)?;
+    let answered = split_frame(&answer).is_ok_and(|(body, _)| decode_frame::<Reply>(body).is_ok());
+    let came = if answered { Ok(()) } else { Err(Refused::from(Status::aborted("closed"))) };
+    report.turned_away((AREA, "the vault's own frames"), Code::Aborted, came)?;
+    flood(front, report, honest)
+}
+
+/// Many refusals, so that what comes between them is not listed; then an honest operation, which must be.
+fn flood(front: &mut Front, report: &mut Report, honest: &Honest) -> Result<()> {
+    let mut bad = honest.link.row.to_vec();
+    bad[40] ^= 1;
+    for _ in 0..FLOOD {
+        let request = row_request(&bad);
+        let came = front.call(|mut keys| async move { keys.get_link_keys(request).await });
+        let refused = came.err().and_then(|refused| refused.refusal);
+        ensure!(refused.as_deref() == Some(Refusal::RowSealed.code()), "of the flood: {refused:?}");
+    }
+    report.many(FLOOD, Event::LinkOpened, Refusal::RowSealed)?;
+    let (_, signature) = sign_http(front, honest.node)?;
+    report.signature(&signature)?;
+    report.hidden((AREA, "an operation hidden in a flood"), Event::HttpSigned)
+}
