@@ -329,6 +329,9 @@ async fn row<L, S, B>(
             },
             None => backoff.after(Duration::ZERO),
         };
+        if !pause.is_zero() {
+            tracing::info!("{name} is started again in {} ms", pause.as_millis());
+        }
         let again = async {
             tokio::time::sleep(pause).await;
             begin().await

@@ -15,6 +15,7 @@ use crate::confine::{Identity, KeptPath};
 use crate::error::{Error, Result};
 use crate::layer::{Layer, LayerName};
 use crate::manifest::{Interfaces, Manifest};
+use crate::privileges;
 use crate::role::{Role, Uid};
 use crate::seccomp;
 use crate::self_check::status_field;
@@ -95,6 +96,8 @@ pub struct Observation {
     pub interfaces: Vec<String>,
     /// Whether any of them has an address.
     pub addresses: bool,
+    /// `/proc/<pid>/limits`.
+    pub limits: String,
     /// Noted at the barrier.
     pub namespaces: Namespaces,
     /// Who owns the files under `/proc/<pid>`: root once the process is not dumpable, else the process's own uid.
@@ -141,6 +144,7 @@ pub fn observe(pid: i32, namespaces: Namespaces) -> Result<Observation> {
         mounts: read(pid, "mountinfo", LayerName::Mounts)?.lines().filter_map(mount).collect(),
         interfaces,
         addresses,
+        limits: read(pid, "limits", LayerName::Limits)?,
         namespaces,
         proc_owner: fs::metadata(format!("/proc/{pid}/status")).map_err(&failed)?.uid(),
     })
@@ -177,6 +181,7 @@ pub fn compare(role: Role, seen: &Observation, own: &Baseline, expected: &Expect
         mount_layer(&manifest, seen, expected),
         uid_layer(seen, own, expected),
         interface_layer(&manifest, seen, own),
+        limit_layer(role, seen),
         status_layer(LayerName::Capabilities, "Cap", &manifest, seen),
         status_layer(LayerName::NoNewPrivs, "NoNewPrivs", &manifest, seen),
         Layer::new(LayerName::NotDumpable, "proc files owned by 0", format!("proc files owned by {}", seen.proc_owner)),
@@ -252,6 +257,26 @@ fn interface_layer(manifest: &Manifest, seen: &Observation, own: &Baseline) -> L
             Layer::new(LayerName::Interfaces, "host", if same { "host" } else { "other" })
         }
     }
+}
+
+/// Soft and hard limits: what the role may have at most, or less where the host gives less.
+fn limit_layer(role: Role, seen: &Observation) -> Layer {
+    let held = |name: &str| -> Vec<String> {
+        let line = seen.limits.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or("").split_whitespace().take(2).map(str::to_owned).collect()
+    };
+    let holds = |name: &str, most: u64| {
+        let values = held(name);
+        values.len() == 2 && values.iter().all(|value| value.parse::<u64>().is_ok_and(|value| value <= most))
+    };
+    let text = |name: &str| name.trim_start_matches("Max ").to_owned();
+    let wanted = privileges::limits_seen(role).map(|(name, most)| format!("{} {most}", text(name)));
+    let found = privileges::limits_seen(role).map(|(name, most)| match holds(name, most) {
+        true => format!("{} {most}", text(name)),
+        false => format!("{} {}", text(name), held(name).join("/")),
+    });
+    Layer::new(LayerName::Limits, wanted.collect::<Vec<_>>().join(", "), found.collect::<Vec<_>>().join(", "))
+        .detail("at most")
 }
 
 /// Fields of the manifest that begin with `prefix`, in the process and in each task.

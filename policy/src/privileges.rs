@@ -108,6 +108,17 @@ fn limits_of(role: Role) -> &'static [(Resource, u64)] {
     }
 }
 
+/// The most that a role may have of each resource, by its name in `/proc/<pid>/limits`; no dumps in any role.
+pub(crate) fn limits_seen(role: Role) -> impl Iterator<Item = (&'static str, u64)> {
+    let named = |resource: &Resource| match resource {
+        Resource::RLIMIT_FSIZE => "Max file size",
+        Resource::RLIMIT_NPROC => "Max processes",
+        Resource::RLIMIT_NOFILE => "Max open files",
+        _ => "Max msgqueue size",
+    };
+    limits_of(role).iter().map(move |(resource, most)| (named(resource), *most)).chain([("Max core file size", 0)])
+}
+
 pub(crate) fn limits(role: Role) -> Result<Layer> {
     let read = |resource| getrlimit(resource).map_err(Error::kernel(LayerName::Limits, "getrlimit"));
     let mut held = 0;

@@ -28,7 +28,7 @@ fn every_layer_is_seen_from_outside_and_from_inside() {
             for layer in outside.iter().chain(&inside) {
                 assert!(layer.ok, "{form:?} {role}: {layer:?}");
             }
-            assert_eq!(outside.len(), 10, "{form:?} {role}");
+            assert_eq!(outside.len(), 11, "{form:?} {role}");
             let user_namespace = inside.iter().any(|layer| layer.name == LayerName::UserNamespace);
             assert_eq!(user_namespace, *form == Form::Ordinary);
             let alone = outcome.line["interfaces"].as_array().unwrap().is_empty();

@@ -110,7 +110,7 @@ fn iso_a_foreign_program_is_measured_from_outside() {
         let state = place.path("state");
         let (line, stderr) = place.launch("right", "self", &["foreign", "nothing", state.to_str().unwrap()]);
         let outside: Vec<Layer> = serde_json::from_value(line["outside"].clone()).unwrap();
-        assert_eq!(outside.len(), 10, "{form:?}: {line} {stderr}");
+        assert_eq!(outside.len(), 11, "{form:?}: {line} {stderr}");
         for layer in &outside {
             assert!(layer.ok, "{form:?}: {layer:?}");
         }

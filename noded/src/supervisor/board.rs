@@ -4,8 +4,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use openred_policy::observe::{Baseline, Expected, Namespaces, Observation, compare, observe};
-use openred_policy::{Layer, LayerReport, Role, Uid, syscalls_allowed};
+use openred_policy::observe::{Baseline, Expected, Namespaces, Observation, compare, namespaces, observe};
+use openred_policy::{Layer, LayerName, LayerReport, Role, Uid, syscalls_allowed};
 use openred_proto::admin;
 use openred_proto::audit::Event;
 use openred_proto::unseal::About;
@@ -16,6 +16,14 @@ const ALARMS: usize = 16;
 
 /// The processes of a node in the order in which they are shown.
 pub(crate) const PROCESSES: [Role; 3] = [Role::Front, Role::Vault, Role::Noded];
+
+/// When a layer was seen that is not looked at again.
+const START: &str = "at start";
+
+/// Whether a layer is judged by the namespaces that were noted at the barrier.
+fn noted(role: Role, layer: &Layer) -> bool {
+    layer.name == LayerName::Namespaces || (layer.name == LayerName::Interfaces && role.keeps_network())
+}
 
 /// State of the key process while the operator wants no key to be held.
 const LOCKED: &str = "locked";
@@ -276,18 +284,21 @@ impl Board {
                 ok &= entry.state == LOCKED;
                 continue;
             };
-            match self.look(entry.role, cage.pid, &cage.namespaces, &cage.expected) {
+            // To an ordinary user the kernel shows them only until the process is no longer dumpable.
+            let again = namespaces(cage.pid).ok();
+            match self.look(entry.role, cage.pid, again.as_ref().unwrap_or(&cage.namespaces), &cage.expected) {
                 Ok((seen, now)) => {
                     cage.interfaces = owned(&seen.usable_interfaces());
-                    layers.extend(now.iter().map(|layer| line(entry.role, layer, "now")));
+                    let since = |layer: &Layer| if again.is_none() && noted(entry.role, layer) { START } else { "now" };
+                    layers.extend(now.iter().map(|layer| line(entry.role, layer, since(layer))));
                 }
                 Err(_) => ok = false,
             }
-            layers.extend(cage.report.layers.iter().map(|layer| line(entry.role, layer, "at start")));
+            layers.extend(cage.report.layers.iter().map(|layer| line(entry.role, layer, START)));
         }
         let mut processes: Vec<admin::Process> = inner.entries.iter().map(process).collect();
         if let Some(cage) = &inner.unseal {
-            layers.extend(cage.layers.iter().map(|layer| line(Role::Unseal, layer, "at start")));
+            layers.extend(cage.layers.iter().map(|layer| line(Role::Unseal, layer, START)));
             let ended = Entry {
                 role: Role::Unseal,
                 state: "done",
