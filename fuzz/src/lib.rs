@@ -8,6 +8,7 @@
 // A target states what must hold by panicking.
 #![allow(clippy::unwrap_used, reason = "a panic is how a target reports")]
 
+mod audit;
 pub mod corpus;
 pub mod driver;
 mod files;
@@ -32,8 +33,8 @@ pub struct Target {
     pub corpus: fn() -> Vec<(String, Vec<u8>)>,
 }
 
-/// All of them. The audit trail's reader is not among them yet.
-pub const TARGETS: [Target; 11] = [
+/// All of them.
+pub const TARGETS: [Target; 13] = [
     Target {
         name: "statements",
         reads: "signed statements, as they come and newly signed: cards, certificates, receipts",
@@ -89,6 +90,20 @@ pub const TARGETS: [Target; 11] = [
         run: files::state,
         longest: 4200,
         corpus: files::corpus::state,
+    },
+    Target {
+        name: "audit-verify",
+        reads: "segments of an audit trail offline, and checkpoints that were kept",
+        run: audit::verify,
+        longest: 4200,
+        corpus: audit::corpus::verify,
+    },
+    Target {
+        name: "audit-start",
+        reads: "the audit trail as the vault's start finds it",
+        run: audit::start,
+        longest: 2100,
+        corpus: audit::corpus::start,
     },
     Target {
         name: "front",

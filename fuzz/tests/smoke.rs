@@ -46,6 +46,8 @@ smoke! {
     config: "config",
     keystore: "keystore",
     state: "state",
+    audit_verify: "audit-verify",
+    audit_start: "audit-start",
     front: "front",
     vault_frames: "vault-frames",
     vault_operations: "vault-operations",
