@@ -19,6 +19,7 @@ use openred_proto::label::derive;
 use openred_proto::method::Method;
 use openred_proto::secret::Secret;
 use sha2::{Digest as _, Sha256, Sha512};
+use shake::{ExtendableOutput as _, Shake256, Update as _, XofReader as _};
 
 use crate::harness::Node;
 
@@ -169,6 +170,13 @@ impl Secrets {
             let seed = fields.take(32)?.to_vec();
             fields.take(8 + 8)?;
             self.add(&format!("X-Wing seed of prekey {number}"), &seed);
+            // As X-Wing expands it: ML-KEM's two halves, and the X25519 key.
+            let (mut hasher, mut expanded) = (Shake256::default(), [0; 96]);
+            hasher.update(&seed);
+            hasher.finalize_xof().read(&mut expanded);
+            for (part, bytes) in ["ML-KEM d", "ML-KEM z", "X25519 key"].into_iter().zip(expanded.chunks_exact(32)) {
+                self.add(&format!("{part} of prekey {number}"), bytes);
+            }
         }
         let statics = fields.number(1)?;
         for number in 0..statics {
