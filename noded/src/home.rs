@@ -89,6 +89,11 @@ impl Home {
         self.audit().join("begin-anew")
     }
 
+    /// What the trail is owed: seen while no vault could record it.
+    pub(crate) fn audit_owed(&self) -> PathBuf {
+        self.audit().join("owed")
+    }
+
     /// Sockets and the lock.
     pub(crate) fn run(&self) -> PathBuf {
         self.0.join("run")

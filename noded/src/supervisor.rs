@@ -18,6 +18,7 @@ mod keystore;
 mod log;
 mod node;
 mod operator;
+mod owed;
 mod places;
 mod reload;
 mod secret;
@@ -166,6 +167,7 @@ pub(crate) fn up(
     let identities = Identities::new(config.uid_base);
     let places = places::prepare(home, &config, &identities)?;
     let board = Arc::new(Board::new(Baseline::of_this_process()?, home.path().display().to_string(), now()));
+    owed::kept(home).into_iter().for_each(|(event, count)| board.report_again(event, count));
     let (log, writer) = Log::start(config.log.format);
     trace(&config, &log);
     let settings = Settings::new(config, Box::new(reread));
@@ -445,6 +447,12 @@ fn mourn(context: &Context, row: Role, role: Role, exit: Ended) -> bool {
     }
     context.starter.board.ended(role, &how, !filter, now());
     context.starter.board.report(if filter { Event::FilterBroken } else { Event::ProcessDied });
+    // A vault that has died cannot record it, and what broke its filter must not get lost with the supervisor either.
+    if (filter || row != Role::Noded)
+        && let Err(failure) = owed::keep(&context.home, &context.starter.board.reports())
+    {
+        tracing::error!("what the audit trail is owed cannot be kept: {failure}");
+    }
     if filter {
         tracing::error!("{role} was killed by its filter and is not restarted");
         let detail = format!("{role} tried a system call outside its filter and was killed; it is not restarted");

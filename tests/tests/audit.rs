@@ -198,3 +198,25 @@ fn tail_shows_the_latest_for_people_and_programs() {
     let people = run(&openred, &["--home", node.home.to_str().unwrap(), "audit", "tail"]).unwrap();
     assert!(people.stdout.lines().count() >= 4 && people.stdout.contains("vault.started"), "{people:?}");
 }
+
+/// The vault that its filter ended cannot say so, and is not started again; the next one is told, whenever that is.
+#[test]
+fn iso_a_vaults_death_by_its_filter_is_recorded_by_the_next_vault() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 9);
+    node.up().unwrap();
+    signal_pid(node.child_pid("vault").unwrap(), Signal::SIGSYS).unwrap();
+    wait_for("the alarm", || Ok(conditions(&node)?.iter().any(|code| code == "process.vault.filter").then_some(())))
+        .unwrap();
+    node.down().unwrap();
+    let of_the_filter = |node: &Node| events(node).iter().filter(|event| *event == "process.filter").count();
+    assert_eq!(of_the_filter(&node), 0, "nobody was there to record it");
+    for _ in 0..2 {
+        node.up().unwrap();
+        wait_for("the record", || Ok((of_the_filter(&node) == 1).then_some(()))).unwrap();
+        wait_for("the debt to be settled", || Ok((!node.home.join("audit/owed").exists()).then_some(()))).unwrap();
+        node.down().unwrap();
+    }
+    assert_eq!(of_the_filter(&node), 1, "once");
+    whole(&node);
+}

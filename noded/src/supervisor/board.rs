@@ -182,11 +182,21 @@ impl Board {
 
     /// Notes something for the audit trail; the next look at the vault takes it there.
     pub(crate) fn report(&self, event: Event) {
+        self.report_again(event, 1);
+    }
+
+    /// The same for what was noted before, and did not get there.
+    pub(crate) fn report_again(&self, event: Event, more: u32) {
         let mut inner = self.inner();
         match inner.reports.iter_mut().find(|(of, _)| *of == event) {
-            Some((_, count)) => *count = count.saturating_add(1),
-            None => inner.reports.push((event, 1)),
+            Some((_, count)) => *count = count.saturating_add(more),
+            None => inner.reports.push((event, more)),
         }
+    }
+
+    /// What is to be reported, left in place.
+    pub(crate) fn reports(&self) -> Vec<(Event, u32)> {
+        self.inner().reports.clone()
     }
 
     /// What is to be reported.

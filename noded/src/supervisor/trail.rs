@@ -21,6 +21,7 @@ use openred_proto::vault::{AuditStatus, Reply, Request};
 use super::Context;
 use super::keystore::Fresh;
 use super::operator::Operator;
+use super::owed;
 use super::places::make_private;
 use crate::cli::{Exit, Failure};
 use crate::home::Home;
@@ -182,8 +183,17 @@ impl Watch {
         if self.filing.as_ref().is_some_and(JoinHandle::is_finished) {
             self.filed(context, operator).await;
         }
-        for (event, count) in context.starter.board.take_reports() {
-            let _ = operator.ask(Request::Note { event: event.number(), count }).await;
+        let reports = context.starter.board.take_reports();
+        let mut owed = 0;
+        for (event, count) in &reports {
+            let noted = operator.ask(Request::Note { event: event.number(), count: *count }).await;
+            if !matches!(noted, Ok(Reply::Done)) {
+                context.starter.board.report_again(*event, *count);
+                owed += 1;
+            }
+        }
+        if owed == 0 && !reports.is_empty() {
+            owed::settle(&context.home);
         }
         // No answer is the vault's end, which is seen by who waits for it.
         if let Ok(Reply::AuditStatus(status)) = operator.ask(Request::AuditStatus).await {
