@@ -323,6 +323,22 @@ fn iso_secret_memory_is_read_by_nobody() {
     }
 }
 
+/// No role leaves a dump of its memory behind, though whoever started it lifts the limit as far as he may.
+#[test]
+fn iso_no_role_leaves_a_dump() {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        let dumped = |role: &str| {
+            let outcome = stage.run(role, "dump");
+            (outcome.exit, outcome.line["dumped"].as_bool().unwrap())
+        };
+        assert_eq!(dumped("none"), (String::from("SIGABRT"), true), "{form:?}: the control; see core(5)");
+        for role in Role::CAGED {
+            assert_eq!(dumped(role.name()), (String::from("SIGABRT"), false), "{form:?} {role}");
+        }
+    }
+}
+
 /// A panic under the hook, and the ordinary end, clear the vault's arena, the stack in it included; what ends without either leaves it
 /// as it was. The process that looks shares the memory with the one that ended.
 #[test]

@@ -103,14 +103,19 @@ fn supervise(role: &str, act: &str, places: &Places, uid: &str) -> Result<serde_
     if act == "canary" {
         seen.hunted = [Reading::File, Reading::Call].map(|reading| memory::hunt(child.pid(), reading)).to_vec();
     }
+    if act == "dump" {
+        memory::allow_dump(child.pid());
+    }
     if act == "hang" {
         // The supervisor ends without a word: the child, which waits in its act, must end with it.
         drop(let_go);
         return Ok(json!({"pid": child.pid()}));
     }
     drop(let_go);
+    let dumped = memory::was_dumped(child.pid());
     let exit = child.wait()?.map(|exit| exit.to_string());
     let mut line = json!({"exit": exit, "failed": failed, "outside": seen.outside, "inside": seen.inside});
+    line["dumped"] = json!(dumped);
     line["confined"] = json!(!seen.inside.is_empty());
     line["hunted"] = seen.hunted.iter().map(|found| json!([found.as_ref().ok(), found.as_ref().err()])).collect();
     line["interfaces"] = json!(seen.interfaces);
@@ -301,6 +306,12 @@ fn attempt(act: &str, role: Option<Role>, state: &File, places: &Places) -> Resu
         "panic" => panic!("a literal of the test"),
         "panic-formatted" => panic!("{act} must not be printed"),
         "abort" => std::process::abort(),
+        "dump" => {
+            // Outside a cage, where it is written.
+            let _ = role.is_none().then(|| std::env::set_current_dir(&places.state));
+            memory::plant();
+            std::process::abort()
+        }
         "overflow" => overflow(&mut [0; 4096]).map(drop),
         "hang" => poll::wait(&mut [], None).map(drop),
         "exit-7" => openred_policy::exit(7),

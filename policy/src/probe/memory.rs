@@ -5,6 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::READ_WRITE_EXECUTE;
@@ -128,6 +129,20 @@ pub fn cleared_by(way: &str, kept: i32) {
         (true, _) => kept,
     };
     sys::exit_now(code)
+}
+
+/// Raises the limit on a process's dump as far as this one may.
+pub fn allow_dump(pid: i32) -> bool {
+    let all = libc::rlimit64 { rlim_cur: libc::RLIM64_INFINITY, rlim_max: libc::RLIM64_INFINITY };
+    let limit = (&raw const all) as u64;
+    sys::attempt(libc::SYS_prlimit64, [pid as u64, u64::from(libc::RLIMIT_CORE), limit, 0, 0, 0]).is_ok()
+}
+
+/// Waits for a child's end, without reaping it: whether the kernel dumped its memory.
+#[must_use]
+pub fn was_dumped(pid: i32) -> bool {
+    let ended = waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+    matches!(ended, Ok(WaitStatus::Signaled(_, _, true)))
 }
 
 /// How a process's memory is read from outside.
