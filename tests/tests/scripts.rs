@@ -75,8 +75,8 @@ fn a_rust_that_is_too_old_and_not_rustups_gets_rustups_beside_it() {
     assert!(String::from_utf8_lossy(&ran.stderr).contains("rustup update"), "{ran:?}");
 }
 
-/// What `scripts/check isolation` says of a tree with this ledger and one test file; empty when it is content.
-fn isolation(ledger: &str) -> String {
+/// What a group of `scripts/check` says of a tree with these documents and one test file; empty when it is content.
+fn checked(group: &str, documents: &[(&str, &str)]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     for place in ["scripts", "docs", "tests"] {
@@ -87,19 +87,22 @@ fn isolation(ledger: &str) -> String {
     }
     fs::write(path("Cargo.toml"), "rust-version = \"1.0\"\n").unwrap();
     fs::write(path("tests/a.rs"), "#[test]\nfn iso_one() {}\n#[test]\nfn two() {}\n").unwrap();
-    fs::write(path("docs/isolation.md"), ledger).unwrap();
+    for &(name, text) in documents {
+        fs::write(path(name), text).unwrap();
+    }
     for name in ["cargo", "rustc"] {
         program(&path("bin").join(name), &format!("echo '{name} 99.0.0 (new)'")); // it builds nothing
     }
     let mut check = Command::new(path("scripts/check"));
-    check
-        .arg("isolation")
-        .env("PATH", format!("{}:/usr/bin:/bin", path("bin").display()))
-        .env_remove("CARGO_TARGET_DIR");
+    check.arg(group).env("PATH", format!("{}:/usr/bin:/bin", path("bin").display())).env_remove("CARGO_TARGET_DIR");
     let ran = check.output().unwrap();
     let said = String::from_utf8_lossy(&ran.stdout).into_owned();
     assert_eq!(ran.status.success(), said.is_empty(), "{said} {ran:?}");
     said
+}
+
+fn isolation(ledger: &str) -> String {
+    checked("isolation", &[("docs/isolation.md", ledger)])
 }
 
 #[test]
@@ -121,4 +124,32 @@ fn a_claim_without_a_test_and_a_test_without_a_claim_are_offences() {
     }
     assert!(isolation(&GOOD.repeat(2)).contains("stands more than once"));
     assert!(isolation("# Nothing\n").contains("holds no claim"));
+}
+
+#[test]
+fn a_threat_without_a_test_or_a_reason_is_an_offence() {
+    const LEDGER: &str = "| ISO-A-01 | It holds. | `tests/a.rs::iso_one` | `tests/a.rs::two` |\n";
+    const SECURITY: &str =
+        "| M-01 | It holds (ISO-A-01). | `tests/a.rs::two` |\n| N-01 | It does not. | No test: nobody can. |\n";
+    const THREATS: &str = "### C-01 A thing\n\n| C-01.1 | C-01 yields something: N-01. | `tests/a.rs::iso_one` |\n";
+    let said = |security: &str| {
+        let documents = [("docs/isolation.md", LEDGER), ("SECURITY.md", security), ("docs/threat-model.md", THREATS)];
+        checked("documents", &documents)
+    };
+    assert_eq!(said(SECURITY), "");
+    let refused = [
+        ("`tests/a.rs::two`", "`tests/a.rs::three`", "the test tests/a.rs::three does not exist"),
+        ("`tests/a.rs::two`", "by hand", "M-01 names no test and no reason"),
+        ("No test: nobody can.", "No test:", "N-01 names no test and no reason"),
+        ("ISO-A-01", "ISO-A-02", "ISO-A-02 is no claim of docs/isolation.md"),
+        ("N-01", "N-02", "docs/threat-model.md: N-01 is named and does not stand anywhere"),
+        ("It does not.", "", "N-01 says nothing"),
+        ("M-01", "M-1", "M-1 is no id"),
+    ];
+    for (from, to, says) in refused {
+        let answer = said(&SECURITY.replace(from, to));
+        assert!(answer.contains(says), "{to}: {answer}");
+    }
+    assert!(said(&SECURITY.repeat(2)).contains("M-01 stands more than once"));
+    assert!(said("# Nothing\n").contains("SECURITY.md: holds no numbered line"));
 }
