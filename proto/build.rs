@@ -8,7 +8,7 @@ const CONTRACTS: [&str; 3] =
     ["openred/cryptod/v1/cryptod.proto", "openred/admin/v1/admin.proto", "openred/wire/v1/wire.proto"];
 
 /// Messages that the operator's command line prints as JSON; their field names are part of its versioned schemas.
-const PRINTED: [&str; 14] = [
+const PRINTED: [&str; 15] = [
     "Condition",
     "NodeStatus",
     "DirectoryStatus",
@@ -22,6 +22,7 @@ const PRINTED: [&str; 14] = [
     "DoctorReport",
     "Layer",
     "KeyStatus",
+    "SuccessionWord",
     "Trail",
 ];
 

@@ -11,6 +11,7 @@ use openred_proto::checked::check_window;
 use openred_proto::checked::receipt::Receipt;
 use openred_proto::checked::statement;
 use openred_proto::checked::static_certificate::StaticCertificate;
+use openred_proto::checked::succession::Succession;
 use openred_proto::concat::concat;
 use openred_proto::error::WireError;
 use openred_proto::http_signature::SignatureInput;
@@ -110,6 +111,17 @@ impl Identity {
         self.sign(Label::Link, &link.payload())
     }
 
+    /// Signs this identity's word for its successor, or the taking back of it.
+    ///
+    /// # Errors
+    /// [`Error::MisuseNotAllowed`] when another node is the one that speaks.
+    pub fn sign_succession(&self, word: &Succession) -> Result<Vec<u8>> {
+        if word.old != self.node_id {
+            return Err(Error::MisuseNotAllowed);
+        }
+        Ok(word.signed(&self.sign(Label::Succession, &word.encode())))
+    }
+
     /// Signs a place in this node's audit trail.
     #[must_use]
     pub fn sign_audit(&self, checkpoint: &Checkpoint) -> [u8; 64] {
@@ -152,6 +164,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use openred_proto::checked::receipt::ReceiptKind;
     use openred_proto::checked::statement::Unverified;
+    use openred_proto::checked::succession::Step;
     use openred_proto::label;
     use openred_proto::limits::CLOCK_GRACE;
 
@@ -273,5 +286,7 @@ mod tests {
             not_after: UnixMillis(2),
         };
         assert_eq!(identity().sign_static(&certificate), Err(Error::MisuseNotAllowed));
+        let word = Succession { step: Step::Succeed, old: other, new: identity().node_id(), sequence: 1 };
+        assert_eq!(identity().sign_succession(&word), Err(Error::MisuseNotAllowed));
     }
 }

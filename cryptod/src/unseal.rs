@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use crate::error::Error;
 use envelope::Seal;
 pub use keystore::Keystore;
-pub use renew::renew;
+pub use renew::{Next, renew};
 
 /// Longest keystore: the age header with its stanzas and a payload of under 2 KiB.
 const KEYSTORE_BYTES: usize = 16 * 1024;
@@ -72,6 +72,9 @@ pub enum Failure {
     /// The vault's state does not open under this keystore.
     #[error("vault state: {0}; take keystore and state from the same backup")]
     State(Error),
+    /// The two keystores are not of one lineage, or it is too late.
+    #[error("keystore: {0}; nothing was changed; `openred key show` says which identity goes on for which")]
+    Succession(&'static str),
     /// Reading or writing a descriptor failed.
     #[error("keystore: {what}: {source}")]
     LocalIo {
@@ -111,6 +114,7 @@ impl Failure {
             Self::ForeignKey => Refused::Mismatched,
             Self::TooMuchWork { .. } => Refused::Work,
             Self::State(_) => Refused::State,
+            Self::Succession(_) => Refused::Succession,
             Self::BadOrder | Self::LocalIo { .. } => Refused::Local,
         }
     }
@@ -131,8 +135,10 @@ pub fn read_order(from: impl Read) -> Result<Order, Failure> {
 /// Any [`Failure`]; nothing has gone to the pipe then.
 pub fn open(order: &Order, file: impl Read, mut pipe: impl Write) -> Result<About, Failure> {
     let (keystore, about, _) = read_keystore(order, file)?;
+    let descent = keystore.descent().encode();
     let secrets = keystore.into_secrets();
-    pipe.write_all(&*secrets).map_err(Failure::io("handing the secrets to the vault"))?;
+    let given = pipe.write_all(&*secrets).and_then(|()| pipe.write_all(&descent));
+    given.map_err(Failure::io("handing the secrets to the vault"))?;
     Ok(about)
 }
 
@@ -151,8 +157,38 @@ pub fn create(random: &mut impl CryptoRng, order: &Order, mut out: impl Write) -
 ///
 /// # Errors
 /// Any [`Failure`]; what went to `out` is of no use then.
-pub fn rewrap(order: &Order, file: impl Read, mut out: impl Write) -> Result<About, Failure> {
+pub fn rewrap(order: &Order, file: impl Read, out: impl Write) -> Result<About, Failure> {
     let (keystore, _, as_opened) = read_keystore(order, file)?;
+    sealed_again(order, &keystore, as_opened, out)
+}
+
+/// Draws a new identity for the same node, which the old one signs its word for; sealed as [`rewrap`] does.
+///
+/// # Errors
+/// Any [`Failure`]; what went to `out` is of no use then.
+pub fn succeed(random: &mut impl CryptoRng, order: &Order, file: impl Read, out: impl Write) -> Result<About, Failure> {
+    let (keystore, _, as_opened) = read_keystore(order, file)?;
+    sealed_again(order, &keystore.succeeded(random, order.now)?, as_opened, out)
+}
+
+/// The older keystore's identity takes its word for a successor back and goes on itself: for the one whose keystore is `here`,
+/// or, where the keystore here is the older one's own, for the one that the order names.
+///
+/// # Errors
+/// Any [`Failure`]; what went to `out` is of no use then.
+pub fn take_back(order: &Order, older: impl Read, here: impl Read, out: impl Write) -> Result<About, Failure> {
+    let (older, _, as_opened) = read_keystore(order, older)?;
+    let taken_back = match order.named {
+        Some(named) => older.taken_back(named, None, order.now)?,
+        None => {
+            let (here, ..) = read_keystore(order, here)?;
+            older.taken_back(here.node_id(), Some(&here), order.now)?
+        }
+    };
+    sealed_again(order, &taken_back, as_opened, out)
+}
+
+fn sealed_again(order: &Order, keystore: &Keystore, as_opened: Seal, mut out: impl Write) -> Result<About, Failure> {
     let seal = match (order.recipients.as_slice(), keystore.recipients(), as_opened) {
         ([], _, seal @ Seal::Passphrase(..)) => seal,
         // Made by hand, with a stock `age`: only who opened it is known.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::limits::LINEAGE;
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -152,6 +153,25 @@ impl Directory {
         let now = self.now();
         let held = self.store.read(move |store| store.node(&id)).await?;
         Ok(held.filter(|held| held.expires_at > now))
+    }
+
+    /// The registered node that goes on for one that is here no more.
+    pub(crate) async fn successor(&self, id: NodeId) -> Result<Option<Held>> {
+        let last = self.store.read(move |store| {
+            let mut last = id;
+            // A chain is as long as identities changed within a year; a circle is cut.
+            for _ in 0..4 * LINEAGE {
+                match store.successor(&last)? {
+                    Some(next) => last = next,
+                    None => break,
+                }
+            }
+            Ok(last)
+        });
+        match last.await? {
+            last if last == id => Ok(None),
+            last => self.registered(last).await,
+        }
     }
 
     pub(crate) fn take_token(&self, caller: Caller) -> std::result::Result<(), Duration> {

@@ -5,6 +5,7 @@
 pub mod sqlite;
 mod thread;
 
+use openred_proto::checked::succession::{Contradiction, Lineage};
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::method::Method;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub struct NewCard {
     pub methods: u8,
     /// The signed bytes.
     pub bytes: Vec<u8>,
+    /// Which identities its node goes on for.
+    pub lineage: Lineage,
 }
 
 /// What became of a registration.
@@ -48,6 +51,10 @@ pub enum Registration {
     },
     /// As many nodes as the operator allows.
     Full,
+    /// The node has named this successor; refused.
+    Succeeded(NodeId),
+    /// Its lineage contradicts what was heard before; refused.
+    Contradiction(Contradiction),
 }
 
 /// One node as it is held.
@@ -150,6 +157,11 @@ pub trait CardReader {
     /// # Errors
     /// The storage's.
     fn node(&mut self, node: &NodeId) -> Result<Option<Held>>;
+    /// The successor that a node has named and not taken back.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn successor(&mut self, node: &NodeId) -> Result<Option<NodeId>>;
     /// A page of nodes.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use openred_proto::checked::offer::{Offer, RoutingHeader, SealedHeader};
 use openred_proto::checked::receipt::Receipt;
 use openred_proto::checked::statement::{self, Unverified};
 use openred_proto::checked::static_certificate::StaticCertificate;
+use openred_proto::checked::succession::{Lineage, Succession};
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::label::{Label, signed_bytes};
@@ -39,7 +40,7 @@ fn choice(bytes: &[u8], of: u8) -> (u8, &[u8]) {
 }
 
 pub(crate) fn statements(bytes: &[u8]) {
-    let (which, bytes) = choice(bytes, 4);
+    let (which, bytes) = choice(bytes, 5);
     match which {
         0 => as_received(bytes),
         1 => {
@@ -55,9 +56,16 @@ pub(crate) fn statements(bytes: &[u8]) {
                 assert_eq!(certificate.encode(), bytes, "a certificate has one encoding");
             }
         }
-        _ => {
+        3 => {
             if let Ok(receipt) = Receipt::verify(&signed(Label::Receipt, bytes), &signer()) {
                 assert_eq!(receipt.encode(), bytes, "a receipt has one encoding");
+            }
+        }
+        _ => {
+            if let Ok(word) = Succession::verify(&signed(Label::Succession, bytes)) {
+                assert_eq!((word.encode().as_slice(), word.old), (bytes, signer()), "a succession has one encoding");
+                let lineage = Lineage::default().with(signed(Label::Succession, bytes)).expect("one word is a chain");
+                let _ = lineage.follow(|_| None, NOW);
             }
         }
     }
@@ -144,6 +152,7 @@ pub(crate) mod corpus {
 
     use openred_proto::checked::card::{CardFields, Prekey, prekey_id};
     use openred_proto::checked::receipt::ReceiptKind;
+    use openred_proto::checked::succession::Step;
     use openred_proto::id::{HandshakeId, LinkId, PrekeyId};
     use openred_proto::limits::{MLKEM_CIPHERTEXT_BYTES, MLKEM_PUBLIC_BYTES, XWING_PUBLIC_BYTES};
     use openred_proto::method::{Method, MethodSet};
@@ -164,7 +173,16 @@ pub(crate) mod corpus {
             listed: true,
         };
         let (sequence, issued_at, expires_at) = (NOW.0, NOW, UnixMillis(NOW.0 + 24 * HOUR));
-        Card { node_id: signer(), sequence, issued_at, expires_at, fields, suites: MethodSet::ALL, prekey }
+        Card {
+            node_id: signer(),
+            sequence,
+            issued_at,
+            expires_at,
+            fields,
+            suites: MethodSet::ALL,
+            prekey,
+            lineage: Lineage::default(),
+        }
     }
 
     fn after(which: u8, bytes: &[u8]) -> Vec<u8> {
@@ -188,6 +206,9 @@ pub(crate) mod corpus {
             at: NOW,
         };
         let bare = Card { fields: CardFields::default(), ..card.clone() };
+        let word = |step| Succession { step, old: signer(), new: NodeId::from_bytes([2; 32]), sequence: NOW.0 };
+        let back = signed(Label::Succession, &word(Step::TakeBack).encode());
+        let lineage = Lineage::verify([&back[..]], signer()).expect("a word of the signer's");
         numbered([
             after(0, &signed(Label::Card, &card.encode())),
             after(0, &signed(Label::Static, &certificate.encode())),
@@ -197,6 +218,9 @@ pub(crate) mod corpus {
             after(2, &certificate.encode()),
             after(3, &receipt(ReceiptKind::Accepted).encode()),
             after(3, &receipt(ReceiptKind::Routed).encode()),
+            after(4, &word(Step::Succeed).encode()),
+            after(4, &word(Step::TakeBack).encode()),
+            after(1, &Card { lineage, ..card }.encode()),
         ])
     }
 

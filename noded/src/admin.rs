@@ -262,7 +262,7 @@ impl Contract for Service {
     async fn ping(&self, request: Request<PingRequest>) -> Outcome<Self::PingStream> {
         let request = request.into_inner();
         let plan = PingPlan {
-            peer: parse_peer(&request.peer)?,
+            peer: self.node.links.current(&parse_peer(&request.peer)?),
             count: request.count,
             concurrency: request.concurrency,
             size: request.size,

@@ -21,6 +21,7 @@ mod output;
 mod passphrase;
 mod peers;
 mod status;
+mod succession;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

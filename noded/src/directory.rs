@@ -13,6 +13,7 @@ mod wire;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use openred_proto::admin::DirectoryStatus;
 use openred_proto::checked::card::{Card, CardFields, Succession};
+use openred_proto::checked::succession::Contradiction;
 use openred_proto::error::WireError;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::method::MethodSet;
@@ -65,6 +67,13 @@ pub(crate) enum DirectoryError {
     Rollback,
     #[error("two different cards of this node carry one sequence (equivocation); nothing was believed")]
     Equivocation,
+    #[error("a peer's succession is not followed: {0}")]
+    Contradiction(#[from] Contradiction),
+    #[error(
+        "another identity is published as this node's successor; if that was not you: `openred key take-back --of DID` \
+         within 72 hours (the directory's operator can name it)"
+    )]
+    Succeeded,
     #[error(transparent)]
     Keys(#[from] KeysError),
     #[error(transparent)]
@@ -126,6 +135,8 @@ pub(crate) struct Directories {
     cards: Mutex<BTreeMap<NodeId, CachedCard>>,
     /// Peers that answered at none of their endpoints: their cards are asked for before the next attempt.
     unreached: Mutex<HashSet<NodeId>>,
+    /// A card brought news of a succession, which the store has.
+    succeeded: AtomicBool,
     /// What directories said that something signed contradicts: by directory and by whom it was about, until the same
     /// directory gives an honest answer about the same node.
     lies: Mutex<BTreeMap<(NodeId, NodeId), String>>,
@@ -138,6 +149,8 @@ pub(crate) struct CachedCard {
     bytes: Bytes,
     directory: NodeId,
     fetched_at: UnixMillis,
+    /// Identities that its node goes on for, by their own word.
+    earlier: Vec<NodeId>,
 }
 
 impl Directories {
@@ -160,6 +173,7 @@ impl Directories {
             own: tokio::sync::Mutex::new(None),
             cards: Mutex::default(),
             unreached: Mutex::default(),
+            succeeded: AtomicBool::new(false),
             lies: Mutex::default(),
         })
     }
@@ -192,7 +206,7 @@ impl Directories {
         let card = Card::verify(&kept.card, clock::now()).ok()?;
         // Which directory a stored card came from is not kept, and matters for new links alone.
         let directory = self.clients.first().map_or(self.me, |client| client.address().id);
-        Some(self.remember(card, kept.card.into(), directory, kept.fetched_at))
+        Some(self.remember(card, kept.card.into(), directory, kept.fetched_at, Vec::new()))
     }
 
     fn cached(&self, peer: &NodeId) -> Option<CachedCard> {
@@ -200,8 +214,15 @@ impl Directories {
         lock(&self.cards).get(peer).filter(|cached| cached.card.expires_at > now).cloned()
     }
 
-    fn remember(&self, card: Card, bytes: Bytes, directory: NodeId, fetched_at: UnixMillis) -> CachedCard {
-        let cached = CachedCard { card: Arc::new(card), bytes, directory, fetched_at };
+    fn remember(
+        &self,
+        card: Card,
+        bytes: Bytes,
+        directory: NodeId,
+        fetched_at: UnixMillis,
+        earlier: Vec<NodeId>,
+    ) -> CachedCard {
+        let cached = CachedCard { card: Arc::new(card), bytes, directory, fetched_at, earlier };
         lock(&self.cards).insert(cached.card.node_id, cached.clone());
         cached
     }
@@ -252,9 +273,12 @@ impl Directories {
         // By our own clock and its grace: a directory must not say which cards have ended.
         let now = clock::now();
         let card = Card::verify(&bytes, now)?;
-        if card.node_id != peer {
+        let earlier = self.follow(&card).await?;
+        // A directory may answer with the card of whoever goes on for the one that was asked for.
+        if card.node_id != peer && !earlier.contains(&peer) {
             return Err(WireError::WrongSigner { what: "card" }.into());
         }
+        let peer = card.node_id;
         let known = self.store.peer(peer).await?;
         if let Some(known) = known.filter(|known| known.sequence > 0) {
             // A forgotten peer's card is gone, its sequence is not: then an equal sequence is taken as the same card.
@@ -271,7 +295,19 @@ impl Directories {
             return Err(DirectoryError::Equivocation);
         }
         let card = if sequence == card.sequence { card } else { Card::verify(&kept, now)? };
-        Ok(self.remember(card, kept, client.address().id, clock::now()))
+        Ok(self.remember(card, kept, client.address().id, clock::now(), earlier))
+    }
+
+    /// Whom a verified card's node goes on for, by their own word and what was heard of them before.
+    async fn follow(&self, card: &Card) -> Result<Vec<NodeId>, DirectoryError> {
+        if card.lineage.is_empty() {
+            return Ok(Vec::new());
+        }
+        let carried = self.store.follow(card.node_id, card.lineage.clone(), clock::now()).await??;
+        if carried.is_news {
+            self.succeeded.store(true, Ordering::Relaxed);
+        }
+        Ok(carried.earlier)
     }
 
     fn refresh(self: &Arc<Self>, peer: NodeId) {
@@ -309,7 +345,9 @@ impl Carrier for DirectoryPorts {
             Err(error @ (DirectoryError::Unreachable | DirectoryError::Slow)) => self.0.cached(&peer).ok_or(error)?,
             Err(error) => return Err(error),
         };
-        Ok(FoundCard { card: found.bytes, sector: found.card.fields.sector.clone(), directory: found.directory })
+        let sector = found.card.fields.sector.clone();
+        let node = found.card.node_id;
+        Ok(FoundCard { node, earlier: found.earlier, card: found.bytes, sector, directory: found.directory })
     }
 
     async fn send_offer(&self, directory: NodeId, offer: Bytes) -> Result<(), DirectoryError> {
@@ -321,6 +359,10 @@ impl Carrier for DirectoryPorts {
 
     async fn acknowledge(&self, directory: NodeId, receipt: Bytes) -> Result<(), DirectoryError> {
         self.0.client(&directory)?.acknowledge(receipt).await
+    }
+
+    fn take_news(&self) -> bool {
+        self.0.succeeded.swap(false, Ordering::Relaxed)
     }
 
     fn card_hint(&self, peer: NodeId, sequence: u64) {

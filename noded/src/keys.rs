@@ -52,7 +52,7 @@ pub enum KeysError {
 }
 
 /// What the key process says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
     /// The node.
     pub node: NodeId,
@@ -64,6 +64,8 @@ pub struct Description {
     pub links: u32,
     /// Half-open handshakes.
     pub half_open: u32,
+    /// Identities that this one goes on for.
+    pub earlier: Vec<NodeId>,
 }
 
 /// A card that was just signed.
@@ -207,6 +209,11 @@ impl CryptodClient {
             operations: reply.operations,
             links: reply.links,
             half_open: reply.half_open,
+            earlier: reply
+                .earlier
+                .iter()
+                .map(|node| array("node id", node).map(NodeId::from_bytes))
+                .collect::<Result<_, _>>()?,
         })
     }
 

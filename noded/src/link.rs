@@ -16,6 +16,7 @@ pub(crate) mod judge;
 mod offers;
 pub(crate) mod ports;
 pub(crate) mod state;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -77,6 +78,7 @@ pub(crate) struct Links {
     observer: OnceLock<Arc<dyn LinkObserver>>,
     health: Arc<Health>,
     table: Mutex<BTreeMap<LinkId, Held>>,
+    successors: Mutex<succession::Successors>,
     /// Held for the length of one change, so that what was judged still stands when it is stored.
     turn: tokio::sync::Mutex<()>,
     /// Woken by every change, for those who wait for one.
@@ -106,7 +108,7 @@ impl Links {
     pub(crate) async fn load(parts: Parts) -> Result<Arc<Self>, StoreError> {
         let links = parts.store.links().await?;
         let held = |link: Link| (link.id(), Held { link, keys: None, sending: offers::Sending::default() });
-        Ok(Arc::new(Self {
+        let loaded = Arc::new(Self {
             me: parts.me,
             config: parts.config,
             sector: parts.sector,
@@ -116,11 +118,14 @@ impl Links {
             observer: OnceLock::new(),
             health: parts.health,
             table: Mutex::new(links.into_iter().map(held).collect()),
+            successors: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
             due: Notify::new(),
             offer_due: Notify::new(),
-        }))
+        });
+        loaded.settle_successions().await?;
+        Ok(loaded)
     }
 
     /// Who is told of links that begin and end. Set once, before anything runs.
@@ -145,7 +150,7 @@ impl Links {
     /// A link by id, by an unambiguous beginning of it in hex, or by its peer's did:key.
     pub(crate) fn select(&self, text: &str) -> Result<Link, LinkError> {
         if let Ok(peer) = text.parse::<NodeId>() {
-            return self.of_peer(&peer).ok_or(LinkError::NotFound);
+            return self.of_peer(&self.current(&peer)).ok_or(LinkError::NotFound);
         }
         let text = text.to_ascii_lowercase();
         let mut found =
@@ -210,7 +215,7 @@ impl Links {
 
     /// Whether there is a link over which requests can go.
     pub(crate) fn is_linked(&self, peer: &NodeId) -> bool {
-        self.for_peer_now(peer).is_some()
+        self.for_peer_now(&self.current(peer)).is_some()
     }
 
     /// Where a link stands.
@@ -275,6 +280,8 @@ impl crate::p2p::ports::Links for Links {
         self.carrier.card_hint(opened.peer, opened.peer_card_sequence);
         if let Some(observer) = self.observer.get() {
             observer.peer_reachable(opened.peer);
+            // What waits for it under an older id may go now, too.
+            self.earlier_of(&opened.peer).into_iter().for_each(|earlier| observer.peer_reachable(earlier));
         }
     }
 

@@ -90,7 +90,7 @@ impl Node {
         let health = Arc::new(Health::default());
         let described = await_keys(&keys).await;
         let me = described.node;
-        if let Some(other) = store.bind_to(me).await? {
+        if let Some(other) = store.bind_to(me, described.earlier, clock::now()).await? {
             return Err(NodeError::ForeignState(other));
         }
         let endpoints = announced_endpoints(&config, listener);
@@ -258,6 +258,8 @@ struct Calls {
 impl PeerCaller for Calls {
     async fn call(&self, peer: NodeId, head: RequestHead, body: Body) -> Result<(ResponseHead, Body), PeerError> {
         let network = self.network.get().and_then(Weak::upgrade).ok_or(PeerError::Unreachable)?;
+        // Who is asked for by an older id is reached under the new one.
+        let peer = self.links.upgrade().map_or(peer, |links| links.current(&peer));
         Ok(network.request(peer, head, body).await?)
     }
 

@@ -14,6 +14,7 @@ mod peers;
 mod rows;
 mod schema;
 mod seal;
+mod successions;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use copy::{COPY, Sound, check};
 pub(crate) use peers::KnownPeer;
 pub(crate) use seal::RowSeal;
+pub(crate) use successions::Carried;
 
 /// Name of the database in the state directory.
 pub(crate) const FILE: &str = "node.sqlite";

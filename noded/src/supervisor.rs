@@ -22,6 +22,7 @@ mod owed;
 mod places;
 mod reload;
 mod secret;
+mod succession;
 mod trail;
 mod workshop;
 
@@ -56,6 +57,7 @@ pub(crate) use places::make_private;
 use places::{Identities, Places};
 use reload::Settings;
 use secret::Held;
+pub(crate) use succession::Changed;
 
 /// What every life works with.
 pub(crate) struct Context {
@@ -123,6 +125,7 @@ fn refused_keystore(refused: Refused, fault: &Fault) -> Failure {
         Refused::Mismatched => Failure::new(Exit::Failed, "keystore.mismatched", text, ""),
         Refused::Work => Failure::new(Exit::Failed, "keystore.work", text, ""),
         Refused::Recipient => Failure::new(Exit::Usage, "keystore.recipient", text, ""),
+        Refused::Succession => Failure::new(Exit::Conflict, "keystore.succession", text, ""),
         Refused::State => Failure::new(Exit::Failed, "state.foreign", text, ""),
         Refused::Local => Failure::new(Exit::Failed, "start", text, ""),
     }

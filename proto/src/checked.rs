@@ -8,6 +8,7 @@ pub mod receipt;
 pub mod session;
 pub mod statement;
 pub mod static_certificate;
+pub mod succession;
 
 use crate::error::{Result, WireError};
 use crate::id::UnixMillis;

@@ -26,12 +26,22 @@ pub enum Label {
     Beacon,
     /// A session signature of `audited` mode (PROTOCOL 5).
     Session,
+    /// An identity's word that another goes on in its place (docs/protocol.md section 1).
+    Succession,
 }
 
 impl Label {
     /// Every label, for tests that try to confuse them.
-    pub const ALL: [Label; 7] =
-        [Label::Card, Label::Static, Label::Link, Label::Receipt, Label::Audit, Label::Beacon, Label::Session];
+    pub const ALL: [Label; 8] = [
+        Label::Card,
+        Label::Static,
+        Label::Link,
+        Label::Receipt,
+        Label::Audit,
+        Label::Beacon,
+        Label::Session,
+        Label::Succession,
+    ];
 
     /// The label's bytes.
     #[must_use]
@@ -44,6 +54,7 @@ impl Label {
             Label::Audit => b"openred/1/audit",
             Label::Beacon => b"openred/1/beacon",
             Label::Session => b"openred/1/session",
+            Label::Succession => b"openred/1/succession",
         }
     }
 }

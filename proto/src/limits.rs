@@ -18,6 +18,13 @@ pub const ENDPOINT_BYTES: usize = 300;
 /// Longest node or sector name in bytes; fits a DNS label.
 pub const NAME_BYTES: usize = 63;
 
+/// Words of succession in one card: an identity changes once in years, and a change that was taken back is two of them.
+pub const LINEAGE: usize = 4;
+/// Longest word of succession, signature included.
+pub const SUCCESSION_BYTES: usize = 256;
+/// An identity may take its word for a successor back for this long after it was first heard.
+pub const TAKE_BACK: Duration = Duration::from_secs(72 * 3600);
+
 /// X-Wing public (encapsulation) key: ML-KEM-768 (1184) and X25519 (32).
 pub const XWING_PUBLIC_BYTES: usize = 1216;
 /// X-Wing ciphertext (HPKE `enc`): ML-KEM-768 (1088) and X25519 (32).

@@ -5,9 +5,11 @@
 
 use zeroize::Zeroizing;
 
+use crate::checked::succession::Lineage;
 use crate::error::{Result, WireError};
 use crate::fields::{Reader, Writer};
 use crate::id::{NodeId, UnixMillis};
+use crate::limits::{LINEAGE, SUCCESSION_BYTES};
 
 /// Longest passphrase or list of identities in bytes; a page of text would be a file named by mistake.
 pub const SECRET_BYTES: usize = 1024;
@@ -16,9 +18,9 @@ pub const RECIPIENTS: usize = 8;
 /// Longest recipient: `age1…` of an X25519 key has 62 characters; what a plugin would take is longer and is refused by name.
 pub const RECIPIENT_BYTES: usize = 128;
 /// Longest order.
-pub const ORDER_BYTES: usize = 2 + SECRET_BYTES + 8 + 1 + RECIPIENTS * (1 + RECIPIENT_BYTES);
-/// Longest word.
-pub const WORD_BYTES: usize = 2048;
+pub const ORDER_BYTES: usize = 2 + SECRET_BYTES + 8 + 1 + RECIPIENTS * (1 + RECIPIENT_BYTES) + 1 + 32;
+/// Longest word: what a keystore says of itself, with all recipients and the longest lineage.
+pub const WORD_BYTES: usize = 4096;
 
 /// What the unsealer needs to know beside its files.
 #[derive(Debug)]
@@ -29,13 +31,15 @@ pub struct Order {
     pub recipients: Vec<String>,
     /// The asker's time: the unsealer has no clock of its own that it would trust more.
     pub now: UnixMillis,
+    /// The node that the errand is about, where it is not the keystore's own.
+    pub named: Option<NodeId>,
 }
 
 impl Order {
     /// An order that opens and seals with `secret`.
     #[must_use]
     pub fn with_secret(secret: Zeroizing<Vec<u8>>, now: UnixMillis) -> Self {
-        Self { secret, recipients: Vec::new(), now }
+        Self { secret, recipients: Vec::new(), now, named: None }
     }
 
     /// The bytes for the unsealer's pipe.
@@ -62,6 +66,8 @@ impl Order {
             bytes.push(length.ok_or(too_long(RECIPIENT_BYTES))?);
             bytes.extend_from_slice(recipient.as_bytes());
         }
+        bytes.push(u8::from(self.named.is_some()));
+        bytes.extend_from_slice(self.named.as_ref().map_or(&[][..], |named| named.as_bytes()));
         Ok(bytes)
     }
 
@@ -95,10 +101,18 @@ impl Order {
             let text = std::str::from_utf8(take(length)?).map_err(|_| malformed("a recipient is no text"))?;
             recipients.push(text.to_owned());
         }
+        let named = match take(1)?[0] {
+            0 => None,
+            1 => {
+                let id: [u8; 32] = take(32)?.try_into().map_err(|_| malformed("a node id is 32 bytes"))?;
+                Some(NodeId::from_bytes(id))
+            }
+            _ => return Err(malformed("a flag is neither 0 nor 1")),
+        };
         if !rest.is_empty() {
             return Err(malformed("trailing bytes"));
         }
-        Ok(Self { secret, recipients, now: UnixMillis(u64::from_be_bytes(now)) })
+        Ok(Self { secret, recipients, now: UnixMillis(u64::from_be_bytes(now)), named })
     }
 }
 
@@ -115,6 +129,8 @@ pub struct About {
     pub passphrase: bool,
     /// Whom it was sealed to.
     pub recipients: Vec<String>,
+    /// Which identities its own goes on for.
+    pub lineage: Lineage,
 }
 
 /// Why a keystore was refused, for the one who has to name it: its text comes in the unsealer's last line.
@@ -137,10 +153,12 @@ pub enum Refused {
     State = 7,
     /// Reading or writing failed.
     Local = 8,
+    /// The two keystores are not of one lineage, or the time to take a succession back is over.
+    Succession = 9,
 }
 
 impl Refused {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Secret,
         Self::Damaged,
         Self::Newer,
@@ -149,6 +167,7 @@ impl Refused {
         Self::Recipient,
         Self::State,
         Self::Local,
+        Self::Succession,
     ];
 }
 
@@ -176,7 +195,8 @@ impl Word {
                     .bytes(4, about.node.as_bytes())
                     .number(5, about.created.0)
                     .flag(6, about.passphrase);
-                about.recipients.iter().fold(writer, |writer, text| writer.item(7, text.as_bytes())).finish()
+                let writer = about.recipients.iter().fold(writer, |writer, text| writer.item(7, text.as_bytes()));
+                about.lineage.items().fold(writer, |writer, word| writer.item(8, word)).finish()
             }
         }
     }
@@ -205,8 +225,9 @@ impl Word {
         let passphrase = reader.flag(6)?;
         let text = |item: &[u8]| String::from_utf8(item.to_vec()).map_err(|_| reader_text());
         let recipients = reader.items(7, RECIPIENTS, RECIPIENT_BYTES)?.into_iter().map(text).collect::<Result<_>>()?;
+        let lineage = Lineage::verify(reader.items(8, LINEAGE, SUCCESSION_BYTES)?, node)?;
         reader.finish()?;
-        Ok(Word::Keystore(About { version, node, created, passphrase, recipients }))
+        Ok(Word::Keystore(About { version, node, created, passphrase, recipients, lineage }))
     }
 }
 
@@ -221,7 +242,8 @@ mod tests {
 
     fn order() -> Order {
         let recipients = vec![String::from("age1abc"), String::from("age1def")];
-        Order { secret: Zeroizing::new(b"two words\n".to_vec()), recipients, now: UnixMillis(7) }
+        let named = Some(NodeId::from_bytes([5; 32]));
+        Order { secret: Zeroizing::new(b"two words\n".to_vec()), recipients, now: UnixMillis(7), named }
     }
 
     #[test]
@@ -229,6 +251,9 @@ mod tests {
         let bytes = order().encode().unwrap();
         let read = Order::decode(&bytes).unwrap();
         assert_eq!((&read.secret, &read.recipients, read.now), (&order().secret, &order().recipients, UnixMillis(7)));
+        assert_eq!(read.named, order().named);
+        let unnamed = Order { named: None, ..order() }.encode().unwrap();
+        assert_eq!(Order::decode(&unnamed).unwrap().named, None);
         for length in 0..bytes.len() {
             assert!(Order::decode(&bytes[..length]).is_err(), "{length}");
         }
@@ -247,6 +272,7 @@ mod tests {
             secret: Zeroizing::new(vec![1; SECRET_BYTES]),
             recipients: vec!["x".repeat(RECIPIENT_BYTES); RECIPIENTS],
             now: UnixMillis(1),
+            named: Some(NodeId::from_bytes([9; 32])),
         };
         assert_eq!(largest.encode().unwrap().len(), ORDER_BYTES);
         assert!(Order::decode(&[0xff; 2]).is_err());
@@ -260,6 +286,7 @@ mod tests {
             created: UnixMillis(9),
             passphrase: false,
             recipients: vec!["r".repeat(RECIPIENT_BYTES); RECIPIENTS],
+            lineage: Lineage::default(),
         };
         let first =
             About { version: 1, created: UnixMillis(0), passphrase: true, recipients: Vec::new(), ..about.clone() };

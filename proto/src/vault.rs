@@ -287,6 +287,8 @@ pub enum Reply {
         links: u32,
         /// Half-open handshakes.
         half_open: u32,
+        /// Identities that this one goes on for; at most [`LINEAGE`](crate::limits::LINEAGE).
+        earlier: Vec<NodeId>,
     },
     /// To `SignCard`: the signed statement.
     Card {

@@ -12,6 +12,7 @@ use openred_proto::checked::receipt::{Receipt, ReceiptKind};
 use openred_proto::checked::session::{Accept, RequestHead, ResponseHead};
 use openred_proto::checked::statement;
 use openred_proto::checked::static_certificate::StaticCertificate;
+use openred_proto::checked::succession::Lineage;
 use openred_proto::error::WireError;
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{HandshakeId, LinkId, NodeId, PrekeyId, UnixMillis};
@@ -50,6 +51,7 @@ fn card() -> Card {
         },
         suites: MethodSet::ALL,
         prekey: Prekey { id: prekey_id(&key_bytes), key: key_bytes, not_before: NOW, not_after: NOW.plus(CARD_LIFE) },
+        lineage: Lineage::default(),
     }
 }
 

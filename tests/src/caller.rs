@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer as _, SigningKey};
 use openred_proto::checked::card::{Card, CardFields, Prekey, prekey_id};
 use openred_proto::checked::statement;
+use openred_proto::checked::succession::Lineage;
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::label::{Label, signed_bytes};
@@ -79,6 +80,7 @@ impl Caller {
             fields: CardFields::default(),
             suites: MethodSet::ALL,
             prekey,
+            lineage: Lineage::default(),
         };
         let payload = card.encode();
         let signature = self.key.sign(&signed_bytes(Label::Card, &payload)).to_bytes();

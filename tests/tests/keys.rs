@@ -75,7 +75,7 @@ fn a_locked_node_holds_no_key_and_goes_on_with_what_needs_none() {
     let noded = alice.child_pid("noded").unwrap();
     let shown = alice.cli(&["key", "show"]).unwrap().json().unwrap();
     assert_eq!((&shown["key"]["state"], &shown["key"]["node_id"]), (&"open".into(), &alice.id.as_str().into()));
-    assert_eq!((&shown["key"]["passphrase"], &shown["key"]["version"]), (&true.into(), &2.into()));
+    assert_eq!((&shown["key"]["passphrase"], &shown["key"]["version"]), (&true.into(), &3.into()));
     assert!(shown["key"]["created_at"].as_u64().unwrap() > 1_700_000_000_000);
 
     let locked = alice.cli(&["key", "lock"]).unwrap().json().unwrap();
@@ -236,7 +236,7 @@ fn a_keystore_that_is_not_as_it_must_be_is_refused_by_name_and_kept() {
     let mut relettered = whole.clone();
     relettered[70] = if whole[70] == b'A' { b'B' } else { b'A' };
     let mismatched = Writer::new().number(1, 2).bytes(2, &[9; 32]).bytes(3, &[1; 32]).bytes(4, &[2; 32]).finish();
-    let newer = Writer::new().number(1, 3).bytes(9, b"later").finish();
+    let newer = Writer::new().number(1, 4).bytes(9, b"later").finish();
     let last = whole.len() - 1;
     let cases: [(&str, Vec<u8>, i32, &str); 8] = [
         ("empty", Vec::new(), 1, "keystore.length"),

@@ -93,7 +93,8 @@ impl Trail {
         let (node, pending, limit) = (identity.node_id(), <[Pending; 2]>::default(), Limit::new(now));
         let mut trail = Self { node, head, time: now, pending, unsigned: 0, signed_at: now, limit, start_owed: true };
         let mut files = Files { read, chunk: vec![0; CHUNK * SLOT_BYTES], loaded: None };
-        if anew {
+        // Where the state knows of no trail and there is none, none is lost: it begins as a new node's.
+        if anew && (head.segment > 0 || files.used(0, 0)? + files.used(1, 0)? > 0) {
             trail.begin_anew(&mut files, now)?;
         } else if head.segment == 0 {
             if files.used(0, 0)? + files.used(1, 0)? > 0 {

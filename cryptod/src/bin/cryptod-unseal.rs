@@ -1,16 +1,17 @@
 //! The unsealer: opens, makes or re-seals a keystore, seals or opens a backup, and ends; see `openred_cryptod::unseal`.
 //!
 //! Started with exactly these descriptors: 0 and 1 nothing, 2 log, 3 barrier, 4 input, 5 order, 6 output, 7 its word, and one
-//! argument. `open`: 4 is the keystore, 6 the vault's pipe. `create`: 4 is nothing, 6 takes the keystore. `rewrap`: 4 is the
-//! keystore, 6 takes the new one. `encrypt` and `decrypt`: 4 is a stream, 6 takes the other. `renew`: 4 is the keystore, 8 the
-//! vault's state, 6 takes the new state.
+//! argument. `open`: 4 is the keystore, 6 the vault's pipe. `create`: 4 is nothing, 6 takes the keystore. `rewrap` and
+//! `succeed`: 4 is the keystore, 6 takes the new one. `take-back`: 4 is the older keystore, 8 the one here, 6 takes the new
+//! one. `encrypt` and `decrypt`: 4 is a stream, 6 takes the other. `renew` and `adopt`: 4 is the keystore, 8 the vault's
+//! state, 6 takes the new state, the same identity's or another's.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::Write;
 
 use anyhow::{Context, bail};
-use openred_cryptod::unseal::{self, Failure};
+use openred_cryptod::unseal::{self, Failure, Next};
 use openred_policy::barrier::Barrier;
 use openred_policy::{Cage, Descriptors, Identity, Role, Unconfined};
 use openred_proto::unseal::{About, Word};
@@ -27,20 +28,20 @@ struct Files {
     input: File,
     order: File,
     output: File,
-    /// For `renew` alone.
-    state: Option<File>,
+    /// For `renew` and `adopt` the state, for `take-back` the keystore here.
+    second: Option<File>,
 }
 
 fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
     let mode = std::env::args().nth(1).context("unseal: no mode given")?;
-    let renews = mode == "renew";
-    let given: &[i32] = if renews { &[0, 1, 2, 3, 4, 5, 6, 7, 8] } else { &[0, 1, 2, 3, 4, 5, 6, 7] };
+    let has_second = matches!(mode.as_str(), "renew" | "adopt" | "take-back");
+    let given: &[i32] = if has_second { &[0, 1, 2, 3, 4, 5, 6, 7, 8] } else { &[0, 1, 2, 3, 4, 5, 6, 7] };
     // Exactly what was given; one descriptor more or less is fatal.
     let mut inherited = Unconfined::enter(Role::Unseal, Descriptors::Exactly(given))?;
     let barrier = slot.insert(inherited.barrier(3)?);
     let [input, order, output, mut word] =
         [inherited.take(4)?, inherited.take(5)?, inherited.take(6)?, inherited.take(7)?].map(File::from);
-    let state = if renews { Some(File::from(inherited.take(8)?)) } else { None };
+    let second = if has_second { Some(File::from(inherited.take(8)?)) } else { None };
     // Namespaces, empty root and uid, while the supervisor may still look; it notes them and lets this go on.
     let separated = inherited.separate(&Cage::new(Role::Unseal, Identity::from_env()?))?;
     barrier.namespaced()?;
@@ -50,11 +51,13 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
     let confined = restricted.seal()?;
     barrier.confined(confined.report())?;
     barrier.ready()?;
-    let files = Files { input, order, output, state };
+    let files = Files { input, order, output, second };
     let done = match mode.as_str() {
-        "open" | "create" | "rewrap" | "renew" => keystore(&mode, files, &mut random).map(Word::Keystore),
+        "open" | "create" | "rewrap" | "succeed" | "take-back" | "renew" | "adopt" => {
+            keystore(&mode, files, &mut random).map(Word::Keystore)
+        }
         "encrypt" | "decrypt" => stream(&mode, files).map(|()| Word::Done),
-        _ => bail!("unseal: unknown mode (open, create, rewrap, renew, encrypt or decrypt)"),
+        _ => bail!("unseal: unknown mode (open, create, rewrap, succeed, take-back, renew, adopt, encrypt or decrypt)"),
     };
     let said = done.as_ref().map_or_else(|failure| Word::Refused(failure.word()), Word::clone);
     word.write_all(&said.encode()).context("unseal: giving the word")?;
@@ -64,10 +67,13 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
 
 fn keystore(mode: &str, files: Files, random: &mut impl CryptoRng) -> Result<About, Failure> {
     let order = unseal::read_order(files.order)?;
-    match (mode, files.state) {
+    match (mode, files.second) {
         ("create", _) => unseal::create(random, &order, files.output),
         ("rewrap", _) => unseal::rewrap(&order, files.input, files.output),
-        ("renew", Some(state)) => unseal::renew(random, &order, files.input, state, files.output),
+        ("succeed", _) => unseal::succeed(random, &order, files.input, files.output),
+        ("take-back", Some(here)) => unseal::take_back(&order, files.input, here, files.output),
+        ("renew", Some(state)) => unseal::renew(random, Next::Restored, &order, files.input, state, files.output),
+        ("adopt", Some(state)) => unseal::renew(random, Next::Succeeded, &order, files.input, state, files.output),
         _ => unseal::open(&order, files.input, files.output),
     }
 }

@@ -52,11 +52,11 @@ fn serve(
     files: serve::Files,
     anew: bool,
 ) -> anyhow::Result<i32> {
-    let mut secrets =
+    let (mut secrets, descent) =
         start::read_secrets(secrets).context("vault: no secrets came from the unsealer; its own line says why")?;
     // The generator's first draw and the clock's first reading take their lazy paths before the filter.
     let mut random = serve::generator().context("vault: the kernel gives no randomness")?;
-    let vault = start::open(&mut secrets, &files, anew, &mut random)?;
+    let vault = start::open(&mut secrets, &descent, &files, anew, &mut random)?;
     let server = serve::Server::new(vault, front, operator, files, random);
     let server = server
         .context("vault: its state or audit trail cannot be written; free space on their disk and start again")?;

@@ -200,12 +200,13 @@ fn refused(reply: &Reply) -> Status {
 
 pub(super) fn description(reply: Reply) -> Checked<rpc::Description> {
     match reply {
-        Reply::Described { node, prekey, operations, links, half_open } => Ok(rpc::Description {
+        Reply::Described { node, prekey, operations, links, half_open, earlier } => Ok(rpc::Description {
             node_id: copy(node.as_bytes()),
             prekey_id: copy(prekey.id.as_bytes()),
             operations,
             links,
             half_open,
+            earlier: earlier.iter().map(|node| copy(node.as_bytes())).collect(),
         }),
         other => Err(refused(&other)),
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use openred_proto::checked::card::{Card, CardFields};
 use openred_proto::checked::offer::{Offer, RoutingHeader, SealedHeader};
+use openred_proto::checked::succession::Lineage;
 use openred_proto::error::WireError;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::limits::{CLOCK_GRACE, LINK_LIFE_MAX};
@@ -52,6 +53,7 @@ impl Node {
             fields: CardFields::default(),
             suites: MethodSet::ALL,
             prekey: self.prekeys.current().unwrap().clone(),
+            lineage: Lineage::default(),
         }
     }
 

@@ -1,14 +1,17 @@
 //! What a keystore holds: a versioned payload, bound to the node id, in a plain age file (`envelope`).
 //!
 //! The payload is a message of the contract's canonical encoding: version, node id, identity seed, storage root, and since
-//! version 2 when the identity was made and whom the file was sealed to. The node id stands in it so that a file with
-//! another's key is refused. Version 1 is still read; what is written is version 2.
+//! version 2 when the identity was made and whom the file was sealed to, since version 3 which identities it goes on for. The
+//! node id stands in it so that a file with another's key is refused. Earlier versions are still read; what is written is
+//! version 3.
 
 use std::io::{Read, Write};
 
 use ed25519_dalek::SigningKey;
+use openred_proto::checked::succession::{Lineage, Step, Succession};
 use openred_proto::fields::{Reader, Writer};
 use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::limits::TAKE_BACK;
 use openred_proto::secret::Secret;
 use openred_proto::unseal::{About, RECIPIENT_BYTES, RECIPIENTS};
 use rand_core::CryptoRng;
@@ -16,12 +19,14 @@ use zeroize::Zeroizing;
 
 use super::Failure;
 use super::envelope::{self, Seal};
-use crate::keyring::SECRETS_BYTES;
+use crate::identity::Identity;
+use crate::keyring::{Descent, SECRETS_BYTES};
 
 /// Payload version of this build.
-const VERSION: u64 = 2;
-/// Longest payload: two ids and keys and eight recipients, with room for a later version's fields, which is then named as such.
-const PAYLOAD_BYTES: usize = 2048;
+const VERSION: u64 = 3;
+/// Longest payload: ids and keys, eight recipients and a lineage, with room for a later version's fields, which is then named
+/// as such.
+const PAYLOAD_BYTES: usize = 4096;
 
 /// A node's long-term secrets.
 pub struct Keystore {
@@ -34,6 +39,10 @@ pub struct Keystore {
     created: UnixMillis,
     /// Whom the file that it came from was sealed to, as it was made.
     recipients: Vec<String>,
+    /// The first identity of this storage root, where it is another.
+    origin: Option<NodeId>,
+    /// Which identities this one goes on for.
+    lineage: Lineage,
 }
 
 impl Keystore {
@@ -45,13 +54,75 @@ impl Keystore {
             Secret::new(*bytes)
         };
         let (identity, storage) = (draw(), draw());
-        Self { node_id: node_id_of(&identity), identity, storage, created: now, recipients: Vec::new() }
+        Self {
+            node_id: node_id_of(&identity),
+            identity,
+            storage,
+            created: now,
+            recipients: Vec::new(),
+            origin: None,
+            lineage: Lineage::default(),
+        }
+    }
+
+    /// A new identity for the same node: this one signs that it goes on in its place, and is in it no more.
+    ///
+    /// # Errors
+    /// [`Failure::Succession`] only when this keystore's own lineage does not go on.
+    pub fn succeeded(self, random: &mut impl CryptoRng, now: UnixMillis) -> Result<Self, Failure> {
+        let fresh = Self::generate(random, now);
+        let lineage = self.said(Step::Succeed, fresh.node_id, &self.lineage, now)?;
+        let origin = self.origin.or(Some(self.node_id));
+        Ok(Self { origin, storage: self.storage, recipients: self.recipients, lineage, ..fresh })
+    }
+
+    /// This, the older identity, goes on itself: its word for `successor`, with which `after` ends, is void. Without `after`
+    /// somebody else had the key and gave the word away.
+    ///
+    /// # Errors
+    /// [`Failure::Succession`] when `after` is no successor's keystore of this one, or the word is older than may be taken back.
+    pub fn taken_back(self, successor: NodeId, after: Option<&Self>, now: UnixMillis) -> Result<Self, Failure> {
+        let before = match after {
+            Some(after) => {
+                let last = after.lineage.steps().next_back().copied();
+                let word = last.filter(|last| {
+                    (last.step, last.old, last.new) == (Step::Succeed, self.node_id, after.node_id)
+                        && self.storage == after.storage
+                });
+                let word =
+                    word.ok_or(Failure::Succession("the keystore here is not the successor of the older one"))?;
+                if now > UnixMillis(word.sequence).plus(TAKE_BACK) {
+                    return Err(Failure::Succession("the 72 hours in which it could be taken back are over"));
+                }
+                &after.lineage
+            }
+            None => &self.lineage,
+        };
+        let lineage = self.said(Step::TakeBack, successor, before, now)?;
+        Ok(Self { lineage, ..self })
+    }
+
+    fn said(&self, step: Step, new: NodeId, before: &Lineage, now: UnixMillis) -> Result<Lineage, Failure> {
+        let word = Succession { step, old: self.node_id, new, sequence: before.next_sequence(now) };
+        let said = Identity::from_seed(&self.identity).sign_succession(&word).map_err(|_| Failure::ForeignKey)?;
+        // A word that was given away elsewhere does not go on from what is known here: it begins the lineage.
+        let goes_on = before.with(said.clone()).or_else(|error| match step {
+            Step::TakeBack => Lineage::default().with(said),
+            Step::Succeed => Err(error),
+        });
+        goes_on.map_err(|_| Failure::Succession("a node cannot succeed itself"))
     }
 
     /// The node that these secrets make.
     #[must_use]
     pub const fn node_id(&self) -> NodeId {
         self.node_id
+    }
+
+    /// Where its identity comes from: for the vault, behind the secrets.
+    #[must_use]
+    pub fn descent(&self) -> Descent {
+        Descent { origin: self.origin, words: self.lineage.items().map(<[u8]>::to_vec).collect() }
     }
 
     /// What goes to the vault: identity seed, storage root.
@@ -82,13 +153,16 @@ impl Keystore {
             .bytes(4, self.storage.expose())
             .number(5, self.created.0);
         let writer = recipients.iter().fold(writer, |writer, text| writer.item(6, text.as_bytes()));
+        let writer = writer.bytes(7, self.origin.as_ref().map_or(&[][..], |origin| origin.as_bytes()));
+        let writer = self.lineage.items().fold(writer, |writer, word| writer.item(8, word));
         let payload = Zeroizing::new(writer.finish());
         let mut sealed = Vec::new();
         let mut writer = seal.writer(&mut sealed)?;
         writer.write_all(&payload).map_err(Failure::io("sealing"))?;
         writer.finish().map_err(Failure::io("sealing"))?;
         let passphrase = recipients.is_empty();
-        Ok((sealed, About { version: VERSION, node: self.node_id, created: self.created, passphrase, recipients }))
+        let (node, created, lineage) = (self.node_id, self.created, self.lineage.clone());
+        Ok((sealed, About { version: VERSION, node, created, passphrase, recipients, lineage }))
     }
 
     /// Opens an age file; with it come what it says of itself, and how the same secret seals again.
@@ -109,6 +183,7 @@ impl Keystore {
             created: keystore.created,
             passphrase: matches!(opened.seal, Seal::Passphrase(..)),
             recipients: keystore.recipients.clone(),
+            lineage: keystore.lineage.clone(),
         };
         Ok((keystore, about, opened.seal))
     }
@@ -129,12 +204,18 @@ impl Keystore {
                 recipients.push(String::from_utf8(item.to_vec()).map_err(|_| Failure::Damaged)?);
             }
         }
-        reader.finish().map_err(|_| Failure::Damaged)?;
         let node_id = NodeId::from_bytes(node_id);
+        let mut descent = Descent::default();
+        if version > 2 {
+            descent = Descent::read(&mut reader, 7).map_err(|_| Failure::Damaged)?;
+        }
+        reader.finish().map_err(|_| Failure::Damaged)?;
         if node_id != node_id_of(&identity) {
             return Err(Failure::ForeignKey);
         }
-        Ok((Self { node_id, identity, storage, created, recipients }, version))
+        let lineage = Lineage::verify(descent.words.iter().map(Vec::as_slice), node_id);
+        let lineage = lineage.map_err(|_| Failure::Damaged)?;
+        Ok((Self { node_id, identity, storage, created, recipients, origin: descent.origin, lineage }, version))
     }
 }
 
@@ -177,7 +258,17 @@ mod tests {
         let (again, opened, _) = Keystore::open(&file, identity.to_string().expose_secret().as_bytes()).unwrap();
         assert_eq!(made, opened);
         let node = keystore().node_id();
-        assert_eq!(opened, About { version: 2, node, created: UnixMillis(5), passphrase: false, recipients });
+        assert_eq!(
+            opened,
+            About {
+                version: 3,
+                node,
+                created: UnixMillis(5),
+                passphrase: false,
+                recipients,
+                lineage: Lineage::default()
+            }
+        );
         assert_eq!(again.into_secrets(), keystore().into_secrets());
     }
 
@@ -213,7 +304,7 @@ mod tests {
 
     #[test]
     fn versions_and_shapes_of_the_payload() {
-        let newer = Writer::new().number(1, 3).bytes(9, b"later").finish();
+        let newer = Writer::new().number(1, 4).bytes(9, b"later").finish();
         assert!(matches!(Keystore::decode(&newer), Err(Failure::NewerVersion)));
         for damaged in [Writer::new().finish(), Writer::new().number(1, 1).finish(), b"junk".to_vec()] {
             assert!(matches!(Keystore::decode(&damaged), Err(Failure::Damaged)));

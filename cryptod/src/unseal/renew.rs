@@ -15,6 +15,15 @@ use crate::keyring::Keyring;
 use crate::state::State;
 use crate::state::image::{FILE_BYTES, StateWrite};
 
+/// Whose the state is from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The same identity's, after a restore: its trail goes on, over a gap.
+    Restored,
+    /// Another identity's of the same node: it has no trail yet.
+    Succeeded,
+}
+
 /// Writes the state of `state` with a later sealing epoch, without prekeys and static keys: the vault makes new ones. An
 /// empty state stays empty.
 ///
@@ -22,6 +31,7 @@ use crate::state::image::{FILE_BYTES, StateWrite};
 /// Any [`Failure`]; [`Failure::State`] for a state that this keystore does not open.
 pub fn renew(
     random: &mut impl CryptoRng,
+    next: Next,
     order: &Order,
     keystore: impl Read,
     state: impl Read,
@@ -30,12 +40,16 @@ pub fn renew(
     let (keystore, about, _) = read_keystore(order, keystore)?;
     let cap = usize::try_from(FILE_BYTES).expect("a few MiB");
     let image = read_capped(state, cap, "reading the vault's state")?.ok_or(Failure::Damaged)?;
-    let keyring = Keyring::from_secrets(&mut keystore.into_secrets());
+    let descent = keystore.descent();
+    let keyring = Keyring::descended(&mut keystore.into_secrets(), &descent).map_err(|_| Failure::Damaged)?;
     if image.iter().all(|byte| *byte == 0) {
         return Ok(about);
     }
     let mut state = load(&keyring.state, &image).map_err(Failure::State)?;
     state.begin_epoch(order.now);
+    if next == Next::Succeeded {
+        state.node.audit = crate::audit::Head::default();
+    }
     let mut image = Zeroizing::new(image.to_vec());
     let writes = state.commit(&keyring.state, random).map_err(Failure::State)?;
     apply(&mut image, &writes);

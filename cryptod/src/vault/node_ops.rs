@@ -22,6 +22,7 @@ impl Unlocked {
             operations,
             links: count(self.state.live_links(now)),
             half_open: count(self.handshakes.len()),
+            earlier: self.keyring.lineage.earlier(),
         })
     }
 
@@ -45,6 +46,7 @@ impl Unlocked {
             fields,
             suites,
             prekey: self.state.node.prekeys.current()?.clone(),
+            lineage: self.keyring.lineage.clone(),
         };
         let statement = self.keyring.identity.sign_card(&card)?;
         // The fields came from a parser that is not trusted; the peers' own check is the last word on them.

@@ -4,29 +4,31 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 
+use openred_proto::audit::Event;
 use rand_chacha::ChaCha20Rng;
 use zeroize::Zeroizing;
 
 use super::Vault;
 use super::quota::Rates;
 use super::serve::{Files, clock};
-use crate::audit::Trail;
 use crate::audit::open::Opening;
+use crate::audit::{Trail, subject};
 use crate::error::{Error, Result};
-use crate::keyring::{Keyring, SECRETS_BYTES};
+use crate::keyring::{DESCENT_BYTES, Descent, Keyring, SECRETS_BYTES};
 use crate::state::State;
 
-/// Reads the secrets to the pipe's end: exactly as many bytes as there are secrets.
+/// Reads the secrets, and the identity's descent behind them, to the pipe's end.
 ///
 /// # Errors
 /// When fewer or more come; the unsealer says why on its own.
-pub fn read_secrets(mut pipe: File) -> std::io::Result<Zeroizing<[u8; SECRETS_BYTES]>> {
+pub fn read_secrets(mut pipe: impl Read) -> std::io::Result<(Zeroizing<[u8; SECRETS_BYTES]>, Descent)> {
     let mut secrets = Zeroizing::new([0; SECRETS_BYTES]);
     pipe.read_exact(&mut *secrets)?;
-    if pipe.read(&mut [0])? != 0 {
-        return Err(ErrorKind::InvalidData.into());
-    }
-    Ok(secrets)
+    let mut descent = Vec::with_capacity(DESCENT_BYTES + 1);
+    pipe.take(DESCENT_BYTES as u64 + 1).read_to_end(&mut descent)?;
+    let descent = Some(descent).filter(|bytes| bytes.len() <= DESCENT_BYTES);
+    let descent = descent.and_then(|bytes| Descent::decode(&bytes).ok());
+    Ok((secrets, descent.ok_or(ErrorKind::InvalidData)?))
 }
 
 /// Opens the vault on its secrets, the state and the audit trail in `files`; empty files are a new node's. `anew`: the operator has
@@ -34,15 +36,27 @@ pub fn read_secrets(mut pipe: File) -> std::io::Result<Zeroizing<[u8; SECRETS_BY
 ///
 /// # Errors
 /// As [`State::load`], [`Trail::open`] and [`Vault::open`].
-pub fn open(secrets: &mut [u8; SECRETS_BYTES], files: &Files, anew: bool, random: &mut ChaCha20Rng) -> Result<Vault> {
-    let (keyring, now) = (Keyring::from_secrets(secrets), clock());
+pub fn open(
+    secrets: &mut [u8; SECRETS_BYTES],
+    descent: &Descent,
+    files: &Files,
+    anew: bool,
+    random: &mut ChaCha20Rng,
+) -> Result<Vault> {
+    let (keyring, now) = (Keyring::descended(secrets, descent)?, clock());
     let state = State::load(&keyring.state, &mut |offset, buffer| {
         read_at(&files.state, offset, buffer).map_err(|_| Error::LocalStateUnreadable)
     })?;
     let opening = Opening { identity: &keyring.identity, head: state.audit_head(), anew, now };
-    let trail = Trail::open(opening, &mut |file, offset, buffer| {
+    let mut trail = Trail::open(opening, &mut |file, offset, buffer| {
         read_at(&files.trail[file], offset, buffer).map_err(|_| Error::LocalAuditUnreadable)
     })?;
+    // A trail belongs to one identity: the beginning of a new one's says whom it goes on for.
+    let begins = state.audit_head().segment == 0;
+    if let Some(earlier) = keyring.lineage.steps().next_back().filter(|_| begins) {
+        let other = if earlier.new == keyring.identity.node_id() { earlier.old } else { earlier.new };
+        trail.record(Event::IdentityTaken, 0, Some(subject(&keyring.audit, &other)), now);
+    }
     Vault::open(keyring, state, trail, &Rates::default(), now, random)
 }
 

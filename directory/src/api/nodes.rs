@@ -51,7 +51,7 @@ pub struct Registered {
 /// One node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeView {
-    /// Its id.
+    /// Its id; another than was asked for when that one has named this one its successor.
     pub node: String,
     /// Its signed card, standard base64. Verify it: this directory is not to be trusted with it.
     pub card: String,
@@ -121,6 +121,13 @@ pub(crate) async fn register(
             let detail = if kept { "both are kept as evidence" } else { gone };
             return Err(Problem::new(Code::CardEquivocation, detail));
         }
+        Registration::Succeeded(successor) => {
+            return Err(Problem::new(Code::NodeSucceeded, format!("its successor is {successor}")));
+        }
+        Registration::Contradiction(contradiction) => {
+            tracing::warn!(node = %card.node_id.short(), %contradiction, "a card's lineage is refused");
+            return Err(Problem::new(Code::CardSuccession, contradiction.to_string()));
+        }
         Registration::Full => return Err(Problem::from(Code::DirectoryFull).retry_after(directory.lease)),
     };
     directory.metrics.registrations.add();
@@ -153,6 +160,7 @@ fn new_card(card: &Card, bytes: Vec<u8>) -> NewCard {
         sector: card.fields.sector.clone(),
         methods: card.suites.bits(),
         bytes,
+        lineage: card.lineage.clone(),
     }
 }
 
@@ -176,6 +184,7 @@ fn announce_after(lease: Duration) -> Duration {
 
 #[utoipa::path(
     get, path = "/api/v3/nodes/{id}", tag = "nodes",
+    description = "One card. For a node that has named a successor it is the successor's, whose card carries the signed word.",
     params(("id" = String, Path, description = "the node's did:key")),
     responses(
         (status = 200, description = "its card", body = NodeView),
@@ -189,7 +198,10 @@ pub(crate) async fn node(
 ) -> Result<Json<NodeView>, Problem> {
     let Path(id) = id?;
     let id: NodeId = id.parse().map_err(|error: WireError| Problem::new(Code::RequestMalformed, error.to_string()))?;
-    let held = directory.registered(id).await?.ok_or(Code::NodeUnknown)?;
+    let held = match directory.registered(id).await? {
+        Some(held) => held,
+        None => directory.successor(id).await?.ok_or(Code::NodeUnknown)?,
+    };
     Ok(Json(view(&directory, &held)))
 }
 

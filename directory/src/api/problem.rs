@@ -51,6 +51,7 @@ codes! {
     SignatureBad 401 "signature.bad" "The signature does not verify" "Sign with the key of keyid; @target-uri begins with this directory's public origin.";
     NodeBanned 403 "node.banned" "This node is banned here" "Ask the operator of this directory.";
     NodeUnregistered 403 "node.unregistered" "The calling node is not registered here" "Register its card first.";
+    NodeSucceeded 409 "node.succeeded" "This identity has named a successor" "If that was not you, take it back within 72 hours: `openred key take-back --of DID`.";
     NodeUnknown 404 "node.unknown" "No such node here" "It never registered here, or its card has ended.";
     CardMalformed 422 "card.malformed" "The card cannot be read" "Build it by docs/protocol.md section 2.";
     CardSignature 422 "card.signature" "The card's signature does not verify" "The node that the card names must have signed it.";
@@ -58,6 +59,7 @@ codes! {
     CardEnded 422 "card.ended" "The card has ended or has not begun" "Sign a new card; check the node's clock.";
     CardRollback 409 "card.rollback" "A newer card of this node is held" "Raise the sequence above the held one's; after a restored backup, sign a new card.";
     CardEquivocation 409 "card.equivocation" "Another card with this sequence is held" "Find out who else has this node's key; the detail says whether both cards are kept as evidence.";
+    CardSuccession 409 "card.succession" "The card's lineage contradicts what was heard before" "One identity has one successor, and takes it back within 72 hours or not at all.";
     OfferMalformed 422 "offer.malformed" "The offer cannot be read" "Build it by docs/protocol.md section 4.";
     OfferForeign 403 "offer.foreign" "The offer is another node's" "The issuer named in the offer must sign the request.";
     OfferEnded 422 "offer.ended" "The offer has ended" "Issue a new one.";

@@ -13,17 +13,20 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Ban, CardReader, CardStore, Counts, Held, NewCard, Page, PreviousRun, Query, Registration};
 use crate::error::{Error, Result};
-use crate::limits::{EVIDENCE, PURGE};
+use crate::limits::{EVIDENCE, PURGE, SUCCESSION_KEPT};
+
+mod successions;
+
+use successions::Standing;
 
 /// Schema that this program writes.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 /// The writer of the other thread holds its lock for one commit; more is an error.
 const BUSY: Duration = Duration::from_secs(2);
 /// SQLite's page size, for the cap.
 const PAGE_BYTES: u64 = 4096;
 
 const CREATE: &str = "
-BEGIN;
 CREATE TABLE nodes (
     id BLOB NOT NULL UNIQUE CHECK (length(id) = 32),
     sequence INTEGER NOT NULL,
@@ -47,12 +50,10 @@ CREATE TABLE evidence (
 ) STRICT;
 CREATE TABLE bans (node BLOB NOT NULL PRIMARY KEY, at INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
 CREATE TABLE run (one INTEGER PRIMARY KEY CHECK (one = 1), latest INTEGER) STRICT; -- latest: NULL until it ended in order
-PRAGMA user_version = 2;
-COMMIT;";
+";
 
-/// From the schema before. It says nothing of its last run.
+/// From the first schema. It says nothing of its last run.
 const UPGRADE_1: &str = "
-BEGIN;
 UPDATE nodes SET listed = 0 WHERE card IS NULL;
 DROP INDEX listed_nodes;
 CREATE INDEX listed_nodes ON nodes (id, methods, last_seen, expires_at, listed) WHERE listed = 1;
@@ -60,8 +61,7 @@ CREATE INDEX listed_sectors ON nodes (sector, id, methods, last_seen, expires_at
 CREATE INDEX ended_cards ON nodes (expires_at) WHERE card IS NULL;
 CREATE TABLE run (one INTEGER PRIMARY KEY CHECK (one = 1), latest INTEGER) STRICT;
 INSERT INTO run (one, latest) VALUES (1, NULL);
-PRAGMA user_version = 2;
-COMMIT;";
+";
 
 const HELD: &str = "SELECT id, sequence, card, listed, sector, expires_at, first_seen, last_seen,
     (SELECT count(*) FROM evidence WHERE evidence.node = nodes.id) FROM nodes WHERE card IS NOT NULL";
@@ -87,12 +87,14 @@ impl SqliteStore {
         store.connection.pragma_update(None, "synchronous", "FULL")?;
         store.limit_pages(u64::from(max_megabytes) * 1024 * 1024 / PAGE_BYTES)?;
         let found: i64 = store.connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match found {
-            0 => store.connection.execute_batch(CREATE)?,
-            1 => store.connection.execute_batch(UPGRADE_1)?,
-            SCHEMA => {}
+        let steps = match found {
+            0 => format!("{CREATE}{}", successions::CREATE),
+            1 => format!("{UPGRADE_1}{}", successions::CREATE),
+            2 => successions::CREATE.to_owned(),
+            SCHEMA => return Ok(store),
             found => return Err(Error::LocalSchemaNewer { found, known: SCHEMA }),
-        }
+        };
+        store.connection.execute_batch(&format!("BEGIN; {steps} PRAGMA user_version = {SCHEMA}; COMMIT"))?;
         Ok(store)
     }
 
@@ -187,6 +189,10 @@ impl CardReader for SqliteStore {
         self.read(node)
     }
 
+    fn successor(&mut self, node: &NodeId) -> Result<Option<NodeId>> {
+        successions::successor(&self.connection, node)
+    }
+
     fn page(&mut self, query: &Query) -> Result<Page> {
         let mut fitting = Vec::new();
         let mut next = None;
@@ -263,6 +269,11 @@ impl CardStore for SqliteStore {
     }
 
     fn register(&mut self, now: UnixMillis, card: &NewCard, most: u64) -> Result<Registration> {
+        let plan = match successions::judge(&self.connection, card, now)? {
+            Standing::Follows(plan) => plan,
+            Standing::Succeeded(successor) => return Ok(Registration::Succeeded(successor)),
+            Standing::Contradicts(contradiction) => return Ok(Registration::Contradiction(contradiction)),
+        };
         let hash: [u8; 32] = Sha256::digest(&card.bytes).into();
         let mut select =
             self.connection.prepare_cached("SELECT sequence, card_hash, card IS NULL FROM nodes WHERE id = ?1")?;
@@ -279,6 +290,7 @@ impl CardStore for SqliteStore {
                 }
                 Ordering::Equal if !gone => {
                     self.insert(now, card, &hash)?;
+                    successions::keep(&self.connection, &plan)?;
                     return Ok(Registration::Refreshed);
                 }
                 Ordering::Equal | Ordering::Greater => {}
@@ -288,6 +300,7 @@ impl CardStore for SqliteStore {
             return Ok(Registration::Full);
         }
         self.insert(now, card, &hash)?;
+        successions::keep(&self.connection, &plan)?;
         Ok(Registration::Stored)
     }
 
@@ -304,6 +317,7 @@ impl CardStore for SqliteStore {
             &format!("DELETE FROM nodes WHERE {}", some("card IS NULL")),
             [signed(ended_before.minus(CARD_LIFE).0)],
         )?;
+        successions::purge(&self.connection, ended_before.minus(SUCCESSION_KEPT))?;
         self.taken = None;
         Ok((ended + forgotten) as u64)
     }
@@ -376,6 +390,8 @@ fn unsigned(value: i64) -> u64 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use openred_proto::checked::succession::Lineage;
+
     use super::*;
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -398,6 +414,7 @@ mod tests {
             sector: format!("s{}", number % 2),
             methods: 1,
             bytes: vec![7; 100],
+            lineage: Lineage::default(),
         }
     }
 

@@ -24,6 +24,7 @@ use openred_proto::checked::card::{Card, CardFields, Prekey, prekey_id};
 use openred_proto::checked::offer::{Offer, RoutingHeader};
 use openred_proto::checked::receipt::{Receipt, ReceiptKind};
 use openred_proto::checked::statement;
+use openred_proto::checked::succession::Lineage;
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::label::{Label, signed_bytes};
@@ -75,6 +76,7 @@ impl Node {
             fields,
             suites: MethodSet::ALL,
             prekey,
+            lineage: Lineage::default(),
         }
     }
 

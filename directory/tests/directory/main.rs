@@ -9,4 +9,5 @@ mod process;
 mod render;
 mod service;
 mod signature;
+mod successions;
 mod tokens;

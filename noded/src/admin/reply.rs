@@ -135,6 +135,8 @@ const fn directory(error: &DirectoryError) -> (Code, &'static str) {
         DirectoryError::BadAnswer(_) | DirectoryError::Rollback | DirectoryError::Equivocation => {
             (Code::FailedPrecondition, "directory.dishonest")
         }
+        DirectoryError::Contradiction(_) => (Code::FailedPrecondition, "directory.succession"),
+        DirectoryError::Succeeded => (Code::FailedPrecondition, "directory.succeeded"),
         DirectoryError::Keys(error) => keys(error),
         DirectoryError::Store(error) => store(error),
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use openred_proto::id::NodeId;
 
 /// Heading of what every command takes.
 const COMMON: &str = "Common options";
@@ -177,10 +178,27 @@ pub(crate) enum Key {
         #[command(flatten)]
         secret: SecretSource,
     },
-    /// Draw a short-lived key anew, before its time
+    /// Draw a key anew: a short-lived one before its time, or, of a stopped node,
+    /// its identity
     Rotate {
         /// The key
         what: Rotated,
+        #[command(flatten)]
+        secret: SecretSource,
+    },
+    /// Go on as an older identity, within 72 hours of its naming another; the
+    /// node must not run
+    TakeBack {
+        /// Keystore of the older identity: a backup, or what the rotation moved
+        /// aside
+        #[arg(value_name = "OLDER", required_unless_present = "of", conflicts_with = "of")]
+        older: Option<PathBuf>,
+        /// The identity here is the older one, and somebody else named this one
+        /// its successor
+        #[arg(long, value_name = "DID")]
+        of: Option<NodeId>,
+        #[command(flatten)]
+        secret: SecretSource,
     },
 }
 
@@ -223,13 +241,16 @@ pub(crate) enum Backup {
     },
 }
 
-/// A key that lives for days.
+/// What can be drawn anew.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(crate) enum Rotated {
     /// What offers to this node are sealed to
     Prekey,
     /// What handshakes are authenticated with, one a method
     Statics,
+    /// The node's id: the old key names the new one, peers and directories
+    /// follow, links are offered anew
+    Identity,
 }
 
 #[derive(Debug, Args)]

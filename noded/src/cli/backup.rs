@@ -20,7 +20,7 @@ use crate::supervisor::{Backup, Verified, remove_copy};
 const COPY: Duration = Duration::from_secs(1800);
 
 /// The work on this home. A home that has no configuration (yet) has the default's uids.
-fn work<'a>(invocation: &'a Invocation, secret: &SecretSource) -> Result<Backup<'a>, Failure> {
+pub(super) fn work<'a>(invocation: &'a Invocation, secret: &SecretSource) -> Result<Backup<'a>, Failure> {
     let uid_base = match configuration::resolved(invocation) {
         Ok(resolved) => resolved.config.uid_base,
         Err(failure) if failure.code == "config.missing" => NodeConfig::default().uid_base,

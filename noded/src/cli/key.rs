@@ -13,7 +13,7 @@ use serde_json::json;
 use super::arguments::{Key, Rotated, SecretSource};
 use super::client::{block_on, request, supervisor};
 use super::output::{moment, now};
-use super::{Exit, Failure, Invocation, Passphrase, backup, one_line};
+use super::{Exit, Failure, Invocation, Passphrase, backup, one_line, succession};
 
 /// The head of an age file is looked at this far: eight stanzas of recipients and more.
 const HEAD_BYTES: u64 = 4096;
@@ -28,11 +28,10 @@ pub(crate) fn key(invocation: &Invocation, command: Key) -> Result<Exit, Failure
         Key::Unlock(source) => unlock(invocation, &source),
         Key::Backup { file, to, secret } => backup::key(invocation, &file, &to, &secret),
         Key::Restore { file, force, to, secret } => backup::restore_key(invocation, &file, force, &to, &secret),
-        Key::Rotate { what } => block_on(async {
-            let what = match what {
-                Rotated::Prekey => "prekey",
-                Rotated::Statics => "statics",
-            };
+        Key::TakeBack { older, of, secret } => succession::take_back(invocation, older.as_deref(), of, &secret),
+        Key::Rotate { what: Rotated::Identity, secret } => succession::rotate(invocation, &secret),
+        Key::Rotate { what, .. } => block_on(async {
+            let what = if matches!(what, Rotated::Prekey) { "prekey" } else { "statics" };
             let asked = request(RotateKeyRequest { what: what.to_owned() });
             let status = supervisor(invocation).await?.rotate_key(asked).await?.into_inner();
             invocation.output.line(format!("{what}: drawn anew"));
@@ -102,6 +101,13 @@ fn print(invocation: &Invocation, status: &KeyStatus) -> Result<Exit, Failure> {
             0 => String::from("made by a version that did not note when"),
             at => format!("made {}", moment(at, now())),
         });
+        for word in &status.lineage {
+            let at = moment(word.at, now());
+            output.line(match word.step.as_str() {
+                "succeed" => format!("{at}: {} named {}", one_line(&word.old), one_line(&word.new)),
+                _ => format!("{at}: {} took {} back", one_line(&word.old), one_line(&word.new)),
+            });
+        }
     } else {
         output.line("the rest is inside: it is shown while the node runs");
     }

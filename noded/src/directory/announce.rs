@@ -119,9 +119,11 @@ impl Directories {
 
 const fn standing_of(error: DirectoryError) -> Standing {
     match error {
-        DirectoryError::Refused(_) | DirectoryError::BadAnswer(_) | DirectoryError::Unregistered => {
-            Standing::Refused(error)
-        }
+        DirectoryError::Refused(_)
+        | DirectoryError::BadAnswer(_)
+        | DirectoryError::Unregistered
+        | DirectoryError::Contradiction(_)
+        | DirectoryError::Succeeded => Standing::Refused(error),
         _ => Standing::Unreachable(error),
     }
 }

@@ -289,6 +289,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> DirectoryError {
     match code.as_str() {
         "node.unregistered" => DirectoryError::Unregistered,
         "recipient.unregistered" => DirectoryError::UnknownNode,
+        "node.succeeded" => DirectoryError::Succeeded,
         _ => DirectoryError::Refused(status.as_u16()),
     }
 }

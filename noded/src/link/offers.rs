@@ -9,12 +9,14 @@ use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::vault::ReceivedOffer;
 
 use super::judge::{RefusedOffer, Situation, Verdict, judge};
+use super::ports::FoundCard;
 use super::state::{EndReason, Link, LinkState};
 use super::{LinkError, Links};
 use crate::clock;
 use crate::config::IncomingPolicy;
 use crate::keys::{KeysError, NewLink};
 use crate::sensitive::Sensitive;
+use crate::store::StoreError;
 
 /// First pause before an offer is sent again; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -53,6 +55,7 @@ impl Links {
     /// # Errors
     /// The peer's card cannot be had or is refused, or the key process or the store refuses.
     pub(crate) async fn request(&self, peer: NodeId, life: Option<Duration>) -> Result<Link, LinkError> {
+        let peer = self.current(&peer);
         if peer == self.me {
             return Err(LinkError::WithItself);
         }
@@ -61,6 +64,12 @@ impl Links {
         }
         // Before the turn: a slow directory must not hold up the other links.
         let found = self.carrier.card(peer).await?;
+        self.hear_successions().await;
+        // The directory may have answered with its successor's card.
+        let peer = found.node;
+        if peer == self.me {
+            return Err(LinkError::WithItself);
+        }
         let turn = self.turn.lock().await;
         let now = clock::now();
         if let Some(standing) = self.standing(&peer, now) {
@@ -145,14 +154,18 @@ impl Links {
             return Ok(());
         }
         let summary = self.vault.inspect(&received).await?;
-        let same_sector = self.config.incoming == IncomingPolicy::Sector && self.is_of_our_sector(summary.peer).await;
+        let found = self.introduced(summary.peer).await?;
+        let same_sector = self.config.incoming == IncomingPolicy::Sector
+            && found.as_ref().is_some_and(|found| found.sector == self.sector);
+        let followed = |allowed: &NodeId| found.as_ref().is_some_and(|found| found.earlier.contains(allowed));
         let turn = self.turn.lock().await;
         let now = clock::now();
         let situation = Situation {
             me: self.me,
             policy: self.config.incoming,
             allow: &self.config.allow,
-            approved: self.store.is_approved(summary.peer).await.map_err(super::LinkError::Store)?,
+            approved: self.store.is_approved(summary.peer).await.map_err(super::LinkError::Store)?
+                || self.config.incoming == IncomingPolicy::AllowList && self.config.allow.iter().any(followed),
             same_sector,
         };
         let links = self.all();
@@ -178,8 +191,16 @@ impl Links {
         Ok(())
     }
 
-    async fn is_of_our_sector(&self, peer: NodeId) -> bool {
-        self.carrier.card(peer).await.is_ok_and(|found| found.sector == self.sector)
+    /// The card of one that offers a link, where it says something that is not known yet: its sector, or that a stranger
+    /// goes on for a peer. None when no directory has it.
+    async fn introduced(&self, peer: NodeId) -> Result<Option<FoundCard>, StoreError> {
+        let needed = self.config.incoming == IncomingPolicy::Sector || !self.store.is_approved(peer).await?;
+        if !needed {
+            return Ok(None);
+        }
+        let found = self.carrier.card(peer).await.ok().filter(|found| found.node == peer);
+        self.hear_successions().await;
+        Ok(found)
     }
 
     /// A receipt came through a directory.
@@ -289,4 +310,6 @@ enum OfferError {
     Link(#[from] LinkError),
     #[error(transparent)]
     Keys(#[from] KeysError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }

@@ -47,6 +47,10 @@ impl LinkVault for CryptodClient {
 /// A peer's card, verified and not older than any seen before.
 #[derive(Clone, Debug)]
 pub(crate) struct FoundCard {
+    /// Whose it is: the one that was asked for, or its successor.
+    pub(crate) node: NodeId,
+    /// Identities that it goes on for, by their own word.
+    pub(crate) earlier: Vec<NodeId>,
     /// Signed, as received.
     pub(crate) card: Bytes,
     /// Its sector.
@@ -66,6 +70,8 @@ pub(crate) trait Carrier: Send + Sync {
     async fn acknowledge(&self, directory: NodeId, receipt: Bytes) -> Result<(), DirectoryError>;
     /// A peer said that its card has this sequence: look it up when ours is older.
     fn card_hint(&self, peer: NodeId, sequence: u64);
+    /// Whether a card has brought news of a succession since this was asked last; they are in the store.
+    fn take_news(&self) -> bool;
 }
 
 /// Hears of links that begin and end.

@@ -84,11 +84,27 @@ pub(crate) enum EndReason {
     NoReceipt = 5,
     /// The key process does not open its row any more.
     RowRefused = 6,
+    /// This node has a new identity: it was the earlier one's.
+    OwnSuccession = 7,
+    /// The peer has a new identity: it was the earlier one's.
+    PeerSuccession = 8,
+    /// The peer had the standing of an identity that has taken its word for it back.
+    TakenBack = 9,
 }
 
 impl EndReason {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::None, Self::Life, Self::Operator, Self::CrossedOffer, Self::Replaced, Self::NoReceipt, Self::RowRefused];
+    pub(crate) const ALL: [Self; 10] = [
+        Self::None,
+        Self::Life,
+        Self::Operator,
+        Self::CrossedOffer,
+        Self::Replaced,
+        Self::NoReceipt,
+        Self::RowRefused,
+        Self::OwnSuccession,
+        Self::PeerSuccession,
+        Self::TakenBack,
+    ];
 
     /// For `link show`.
     pub(crate) const fn text(self) -> &'static str {
@@ -100,6 +116,9 @@ impl EndReason {
             Self::Replaced => "replaced by a newer link with this peer",
             Self::NoReceipt => "the peer did not accept in time",
             Self::RowRefused => "the key process refuses its row (changed, rolled back or of another node)",
+            Self::OwnSuccession => "this node has a new identity; its peer is offered another link",
+            Self::PeerSuccession => "the peer has a new identity; see `openred peers list`",
+            Self::TakenBack => "the identity that it went on for has taken its word for it back",
         }
     }
 }

@@ -36,6 +36,7 @@ impl Links {
                     () = self.offer_due.notified() => {}
                     () = tokio::time::sleep(TICK) => {}
                 }
+                self.reoffer(clock::now()).await;
                 self.send_offers(clock::now()).await;
             }
         };
@@ -44,6 +45,7 @@ impl Links {
 
     /// One round. Everything here is retried in the next one if it fails.
     pub(crate) async fn tend(&self, now: UnixMillis) {
+        self.hear_successions().await;
         self.age(now).await;
         self.fetch_keys().await;
         self.tell_vault().await;

@@ -4,20 +4,52 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use openred_module::{Batch, Committed, Scan, ScanPage};
+use openred_proto::checked::succession::{Contradiction, Lineage};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 
-use super::{KnownPeer, Result, RowSeal, Store, links, peers, rows};
+use super::{Carried, KnownPeer, Result, RowSeal, Store, links, peers, rows, successions};
 use crate::link::state::Link;
 
 impl Store {
-    /// Says whose state this is. A state that is another node's already gives that node's id and stays as it is.
-    pub(crate) async fn bind_to(&self, node: NodeId) -> Result<Option<NodeId>> {
-        self.call(move |connection| {
-            connection.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('node', ?1)", [node.as_bytes()])?;
-            let bound = connection.query_row("SELECT value FROM meta WHERE name = 'node'", [], |row| row.get(0))?;
-            Ok(Some(NodeId::from_bytes(bound)).filter(|bound| *bound != node))
-        })
-        .await
+    /// Says whose state this is, and takes over that of an identity that `node` goes on for. A state that is another node's
+    /// gives that node's id and stays as it is.
+    pub(crate) async fn bind_to(&self, node: NodeId, earlier: Vec<NodeId>, now: UnixMillis) -> Result<Option<NodeId>> {
+        self.call(move |connection| successions::bind(connection, &node, &earlier, now)).await
+    }
+
+    /// Every succession of a peer that is in force.
+    pub(crate) async fn successions(&self) -> Result<Vec<(NodeId, NodeId)>> {
+        self.call(successions::all).await
+    }
+
+    /// Nodes whose carried approval was withdrawn and whose links are still to end.
+    pub(crate) async fn withdrawn(&self) -> Result<Vec<NodeId>> {
+        self.call(successions::withdrawn).await
+    }
+
+    /// The links of such a node have ended.
+    pub(crate) async fn forget_withdrawn(&self, peer: NodeId) -> Result<()> {
+        self.call(move |connection| successions::forget_withdrawn(connection, &peer)).await
+    }
+
+    /// Follows the verified lineage of a node's card.
+    pub(crate) async fn follow(
+        &self,
+        node: NodeId,
+        lineage: Lineage,
+        now: UnixMillis,
+    ) -> Result<std::result::Result<Carried, Contradiction>> {
+        self.call(move |connection| successions::follow(connection, &node, &lineage, now)).await
+    }
+
+    /// Peers that are to be offered a link anew, since when.
+    pub(crate) async fn to_reoffer(&self) -> Result<Vec<(NodeId, UnixMillis)>> {
+        self.call(successions::to_reoffer).await
+    }
+
+    /// A link was offered anew, or it is given up.
+    pub(crate) async fn reoffered(&self, peer: NodeId) -> Result<()> {
+        self.call(move |connection| successions::reoffered(connection, &peer)).await
     }
 
     /// Every link, ended ones included.

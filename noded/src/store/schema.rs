@@ -15,7 +15,7 @@ use super::{Result, StoreError};
 const APPLICATION_ID: i32 = 0x4f52_6564;
 
 /// Step n leads from version n to version n + 1.
-const STEPS: [&str; 1] = [
+const STEPS: [&str; 2] = [
     "
     -- Times are Unix milliseconds. Ids are raw bytes. Enumerations are the numbers in src/link/state.rs.
     CREATE TABLE link (
@@ -63,6 +63,21 @@ const STEPS: [&str; 1] = [
     ) WITHOUT ROWID;
 
     CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+    ",
+    "
+    CREATE TABLE succession (
+        old BLOB PRIMARY KEY,
+        new BLOB NOT NULL,
+        sequence INTEGER NOT NULL,     -- of the old identity's last word about it
+        heard_at INTEGER NOT NULL,
+        taken_back INTEGER NOT NULL
+    ) WITHOUT ROWID;
+
+    -- Whose approval is that of an earlier identity.
+    CREATE TABLE carried (peer BLOB PRIMARY KEY, earlier BLOB NOT NULL, withdrawn INTEGER NOT NULL) WITHOUT ROWID;
+
+    -- Peers that this node, under a new identity of its own, still has to offer a link.
+    CREATE TABLE reoffer (peer BLOB PRIMARY KEY, since INTEGER NOT NULL) WITHOUT ROWID;
     ",
 ];
 
@@ -155,16 +170,16 @@ mod tests {
     fn an_upgrade_keeps_the_file_as_it_was_and_the_older_program_refuses_the_new_one_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
-        let kept = folder.path().join("node.sqlite.schema-1");
+        let kept = folder.path().join("node.sqlite.schema-2");
         // Half a copy of an upgrade that was killed.
-        std::fs::write(folder.path().join("node.sqlite.schema-1.new"), "half").unwrap();
+        std::fs::write(folder.path().join("node.sqlite.schema-2.new"), "half").unwrap();
         assert!(!kept.exists(), "a new file is none that has to be kept");
-        take_steps(&connection, folder.path(), &[STEPS[0], NEXT]).unwrap();
-        assert_eq!(mark(&kept), (1, vec![0x2a]));
-        assert_eq!(mark(&folder.path().join(super::super::FILE)), (2, vec![0x2a]));
-        assert!(!folder.path().join("node.sqlite.schema-1.new").exists());
+        take_steps(&connection, folder.path(), &[STEPS[0], STEPS[1], NEXT]).unwrap();
+        assert_eq!(mark(&kept), (2, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (3, vec![0x2a]));
+        assert!(!folder.path().join("node.sqlite.schema-2.new").exists());
         let older = migrate(&connection, folder.path()).unwrap_err();
-        assert_eq!(older, StoreError::NewerSchema { found: 2, known: 1 });
+        assert_eq!(older, StoreError::NewerSchema { found: 3, known: 2 });
         assert!(older.to_string().contains("newer version of openred"));
         // Put back, the copy is what the older program had.
         drop(connection);
@@ -176,10 +191,10 @@ mod tests {
     fn a_step_that_fails_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
-        take_steps(&connection, folder.path(), &[STEPS[0], "CREATE TABLE later (x); CREATE TABLE link (x);"])
+        take_steps(&connection, folder.path(), &[STEPS[0], STEPS[1], "CREATE TABLE later (x); CREATE TABLE link (x);"])
             .unwrap_err();
-        assert_eq!(mark(&folder.path().join(super::super::FILE)), (1, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (2, vec![0x2a]));
         migrate(&connection, folder.path()).unwrap();
-        take_steps(&connection, folder.path(), &[STEPS[0], NEXT]).unwrap();
+        take_steps(&connection, folder.path(), &[STEPS[0], STEPS[1], NEXT]).unwrap();
     }
 }

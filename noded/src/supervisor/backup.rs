@@ -14,7 +14,7 @@ use openred_proto::config::CONFIG_BYTES;
 use openred_proto::id::UnixMillis;
 use openred_proto::unseal::{About, Order, Refused};
 
-use super::create::small;
+use super::create::small_with;
 use super::errand::{Errand, pipe};
 use super::keystore::{Fresh, open, put};
 use super::places::{lock, make_private, remove};
@@ -34,9 +34,9 @@ const LOOKS: usize = 200;
 
 /// What every backup command works with.
 pub(crate) struct Backup<'a> {
-    home: &'a Home,
+    pub(super) home: &'a Home,
     config: &'a Path,
-    workshop: Workshop,
+    pub(super) workshop: Workshop,
     secret: Passphrase,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Verified {
     pub(crate) database: Option<Sound>,
 }
 
-fn failed(place: &Path) -> impl Fn(io::Error) -> Failure + '_ {
+pub(super) fn failed(place: &Path) -> impl Fn(io::Error) -> Failure + '_ {
     move |error| Failure::local(place.display(), &error)
 }
 
@@ -77,7 +77,7 @@ fn broken(place: &Path, error: &ArchiveError) -> Failure {
 }
 
 /// `place` as it must be for a file that is put there: an absolute path whose folder exists, without symbolic links.
-fn resolved(place: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn resolved(place: &Path) -> Result<PathBuf, Failure> {
     let name = place.file_name().ok_or_else(|| Failure::usage("no file is named", "name the backup's file"))?;
     let folder = match place.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -91,14 +91,14 @@ impl<'a> Backup<'a> {
         Ok(Self { home, config, workshop: Workshop::open(home, uid_base)?, secret })
     }
 
-    fn order(&self, recipients: &[String]) -> Result<Order, Failure> {
-        Ok(Order { secret: self.secret.bytes()?, recipients: recipients.to_vec(), now: UnixMillis(now()) })
+    pub(super) fn order(&self, recipients: &[String]) -> Result<Order, Failure> {
+        Ok(Order { secret: self.secret.bytes()?, recipients: recipients.to_vec(), now: UnixMillis(now()), named: None })
     }
 
     /// The keystore sealed anew, which proves that it opens.
     fn key_part(&self, from: &Path, recipients: &[String]) -> Result<(About, Vec<u8>), StartFailure> {
         let keystore = open(from).map_err(StartFailure::Named)?;
-        small(&self.workshop, "rewrap", keystore.into(), || self.order(recipients))
+        small_with(&self.workshop, "rewrap", keystore.into(), None, || self.order(recipients))
     }
 
     /// `key backup`: the key alone, as it is sealed or to `recipients`.
@@ -121,7 +121,7 @@ impl<'a> Backup<'a> {
         // What was sealed before opens no more; a state of another key is named before anything is changed.
         let state = self.home.vault_state();
         let renewed = match state.symlink_metadata() {
-            Ok(_) => Some(self.renewed(&read_small(&from, KEYSTORE_BYTES)?, &read_state(&state)?)?.1),
+            Ok(_) => Some(self.renewed("renew", &read_small(&from, KEYSTORE_BYTES)?, &read_state(&state)?)?.1),
             Err(_) => None,
         };
         self.aside(&[self.home.keystore()])?;
@@ -132,18 +132,20 @@ impl<'a> Backup<'a> {
         Ok(about)
     }
 
-    /// A later epoch of a vault's state, without its short-lived keys; proves that this keystore opens it.
-    fn renewed(&self, keystore: &[u8], state: &[u8]) -> Result<(About, Vec<u8>), StartFailure> {
+    /// A later epoch of a vault's state, without its short-lived keys, for the same identity (`renew`) or its successor
+    /// (`adopt`); proves that this keystore opens it.
+    pub(super) fn renewed(
+        &self,
+        mode: &'static str,
+        keystore: &[u8],
+        state: &[u8],
+    ) -> Result<(About, Vec<u8>), StartFailure> {
         let memory = |name, bytes: &[u8]| {
             sealed_file(name, bytes).map_err(|error| StartFailure::Named(Failure::local(name, &error)))
         };
         let (read, output) = pipe("the renewed state")?;
-        let errand = Errand {
-            mode: "renew",
-            input: memory("keystore", keystore)?,
-            output,
-            state: Some(memory("state", state)?),
-        };
+        let errand =
+            Errand { mode, input: memory("keystore", keystore)?, output, second: Some(memory("state", state)?) };
         let reader = std::thread::spawn(move || {
             let mut bytes = Vec::new();
             File::from(read).take(STATE_BYTES).read_to_end(&mut bytes).map(|_| bytes)
@@ -172,7 +174,7 @@ impl<'a> Backup<'a> {
         let (about, key) = self.key_part(&self.home.keystore(), recipients)?;
         let state = stable_state(&self.home.vault_state())?;
         // Under the keystore as it is here: its copy may be for somebody else.
-        self.renewed(&read_small(&self.home.keystore(), KEYSTORE_BYTES)?, &state)?;
+        self.renewed("renew", &read_small(&self.home.keystore(), KEYSTORE_BYTES)?, &state)?;
         let contents = self.contents(key, state, database)?;
         let running = database.is_some();
         let source = Source { node_id: about.node.to_string(), created_at: now(), running, contents };
@@ -221,7 +223,7 @@ impl<'a> Backup<'a> {
         std::thread::scope(|threads| {
             let writer = threads.spawn(move || archive::write(source, manifest, File::from(plain_end)));
             let copier = threads.spawn(move || io::copy(&mut File::from(sealed), &mut target));
-            let errand = Errand { mode: "encrypt", input: plain, output, state: None };
+            let errand = Errand { mode: "encrypt", input: plain, output, second: None };
             let sealed = self.workshop.run(errand, || self.order(to));
             let written = writer.join().unwrap_or(Err(ArchiveError::Shape("its writer ended early")));
             let copied = copier.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
@@ -238,7 +240,7 @@ impl<'a> Backup<'a> {
         let (manifest, small) = self.extracted(from, folder)?;
         let empty = Vec::new();
         let part = |name| small.get(name).unwrap_or(&empty);
-        let renewed = self.renewed(part(KEYSTORE), part(VAULT_STATE));
+        let renewed = self.renewed("renew", part(KEYSTORE), part(VAULT_STATE));
         let (about, state) = renewed.map_err(|failure| refused(from, failure))?;
         if about.node.to_string() != manifest.node_id {
             return Err(broken(from, &ArchiveError::Mismatch(KEYSTORE)));
@@ -260,7 +262,7 @@ impl<'a> Backup<'a> {
         let (plain, output) = pipe("the archive")?;
         let place = folder.to_owned();
         let reader = std::thread::spawn(move || archive::extract(File::from(plain), &place));
-        let errand = Errand { mode: "decrypt", input: input.into(), output, state: None };
+        let errand = Errand { mode: "decrypt", input: input.into(), output, second: None };
         let opened = self.workshop.run(errand, || self.order(&[]));
         let read = joined(reader);
         // A backup that does not open says so; one that opens and is none is named by what is wrong with it.
@@ -378,7 +380,7 @@ fn read_small(place: &Path, most: u64) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-fn read_state(place: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read_state(place: &Path) -> Result<Vec<u8>, Failure> {
     let file = open_no_symlinks(place, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0).map_err(failed(place))?;
     let length = file.metadata().map_err(failed(place))?.len().min(STATE_BYTES);
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];

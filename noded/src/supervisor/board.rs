@@ -8,6 +8,7 @@ use openred_policy::observe::{Baseline, Expected, Namespaces, Observation, compa
 use openred_policy::{Layer, LayerName, LayerReport, Role, Uid, syscalls_allowed};
 use openred_proto::admin;
 use openred_proto::audit::Event;
+use openred_proto::checked::succession::{Step, Succession};
 use openred_proto::unseal::About;
 use openred_proto::vault::AuditStatus;
 
@@ -70,6 +71,18 @@ pub(crate) struct Board {
     home: String,
     started_at: u64,
     inner: Mutex<Inner>,
+}
+
+fn shown(word: &Succession) -> admin::SuccessionWord {
+    admin::SuccessionWord {
+        step: match word.step {
+            Step::Succeed => String::from("succeed"),
+            Step::TakeBack => String::from("take-back"),
+        },
+        old: word.old.to_string(),
+        new: word.new.to_string(),
+        at: word.sequence,
+    }
 }
 
 impl Board {
@@ -170,6 +183,7 @@ impl Board {
             created_at: about.map_or(0, |about| about.created.0),
             passphrase: about.is_some_and(|about| about.passphrase),
             recipients: about.map(|about| about.recipients.clone()).unwrap_or_default(),
+            lineage: about.map(|about| about.lineage.steps().map(shown).collect()).unwrap_or_default(),
         }
     }
 

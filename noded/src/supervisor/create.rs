@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use openred_proto::unseal::{About, Order};
@@ -24,7 +25,7 @@ pub(crate) fn create(
         return Err(exists(&place));
     }
     let workshop = Workshop::open(home, uid_base)?;
-    let (about, sealed) = small(&workshop, "create", workshop.nothing()?, order)?;
+    let (about, sealed) = small_with(&workshop, "create", workshop.nothing()?, None, order)?;
     put(&place, &sealed, false, |_| ()).map_err(|failure| match failure.code.as_str() {
         "file.exists" => exists(&place),
         _ => failure,
@@ -33,14 +34,15 @@ pub(crate) fn create(
 }
 
 /// Runs an errand whose outcome is a keystore: it fits into the pipe, so it is read when all is done.
-pub(crate) fn small(
+pub(crate) fn small_with(
     workshop: &Workshop,
     mode: &'static str,
-    input: std::os::fd::OwnedFd,
+    input: OwnedFd,
+    second: Option<OwnedFd>,
     order: impl FnOnce() -> Result<Order, Failure>,
 ) -> Result<(About, Vec<u8>), StartFailure> {
     let (read, output) = pipe("the new keystore")?;
-    let about = workshop.run(Errand { mode, input, output, state: None }, order)?;
+    let about = workshop.run(Errand { mode, input, output, second }, order)?;
     let mut sealed = Vec::new();
     File::from(read).read_to_end(&mut sealed).map_err(setup("the new keystore"))?;
     let about = about.ok_or_else(|| setup("the unsealer's word")(std::io::ErrorKind::InvalidData.into()))?;

@@ -24,8 +24,8 @@ pub(crate) struct Errand {
     pub(crate) input: OwnedFd,
     /// Where the outcome goes.
     pub(crate) output: OwnedFd,
-    /// The vault's state, for `renew` alone.
-    pub(crate) state: Option<OwnedFd>,
+    /// For `renew` and `adopt` the vault's state, for `take-back` the keystore here.
+    pub(crate) second: Option<OwnedFd>,
 }
 
 pub(crate) fn setup(what: &'static str) -> impl Fn(io::Error) -> StartFailure {
@@ -47,7 +47,7 @@ pub(crate) async fn run(
 ) -> Result<Option<About>, StartFailure> {
     let ((order_read, order_write), (word_read, word_write)) = (pipe("the order's pipe")?, pipe("the word's pipe")?);
     let mut descriptors = vec![errand.input, order_read, errand.output, word_write];
-    descriptors.extend(errand.state);
+    descriptors.extend(errand.second);
     let plan = Plan {
         role: Role::Unseal,
         program: "cryptod-unseal",

@@ -102,7 +102,7 @@ async fn serving(context: &Context, plan: Plan) -> Result<Caged, Fault> {
 /// Opens the keystore; afterwards the secrets wait in the pipe for the vault.
 async fn unseal(context: &Context, secrets: OwnedFd) -> Result<(), StartFailure> {
     let keystore = keystore::open(&context.home.keystore()).map_err(StartFailure::Named)?;
-    let errand = Errand { mode: "open", input: keystore.into(), output: secrets, state: None };
+    let errand = Errand { mode: "open", input: keystore.into(), output: secrets, second: None };
     let order = || Ok(Order::with_secret(context.secret.bytes()?, UnixMillis(now())));
     let about = errand::run(&context.starter, context.identities.unseal, errand, order).await?;
     context.starter.board.keystore(about);

@@ -60,6 +60,8 @@ events! {
     StaticsSigned = 18, "statics.signed";
     /// A new prekey.
     PrekeyMade = 19, "prekey.made";
+    /// At the beginning of a new identity's trail: whom it goes on for, or whose succession it took back.
+    IdentityTaken = 21, "identity.taken";
     /// The key of one module's records was handed to `noded`.
     StoreKeyGiven = 20, "store_key.given";
     /// A link was offered.

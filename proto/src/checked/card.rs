@@ -3,12 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checked::statement::Unverified;
+use crate::checked::succession::Lineage;
 use crate::error::{Result, WireError};
 use crate::fields::{Reader, Writer};
 use crate::id::{NodeId, PrekeyId, UnixMillis};
 use crate::label::Label;
 use crate::limits::{
-    CARD_BYTES, CARD_ENDPOINTS, CARD_LIFE, CLOCK_GRACE, ENDPOINT_BYTES, NAME_BYTES, SEQUENCE_AHEAD, XWING_PUBLIC_BYTES,
+    CARD_BYTES, CARD_ENDPOINTS, CARD_LIFE, CLOCK_GRACE, ENDPOINT_BYTES, LINEAGE, NAME_BYTES, SEQUENCE_AHEAD,
+    SUCCESSION_BYTES, XWING_PUBLIC_BYTES,
 };
 use crate::method::MethodSet;
 
@@ -95,6 +97,8 @@ pub struct Card {
     pub suites: MethodSet,
     /// Where to seal offers to.
     pub prekey: Prekey,
+    /// Which identities this one goes on for.
+    pub lineage: Lineage,
 }
 
 impl Card {
@@ -110,13 +114,13 @@ impl Card {
         for endpoint in &self.fields.endpoints {
             writer = writer.item(6, endpoint.as_bytes());
         }
-        writer
+        let writer = writer
             .bytes(7, self.fields.name.as_bytes())
             .bytes(8, self.fields.sector.as_bytes())
             .flag(9, self.fields.listed)
             .number(10, u64::from(self.suites.bits()))
-            .bytes(11, &self.prekey.encode())
-            .finish()
+            .bytes(11, &self.prekey.encode());
+        self.lineage.items().fold(writer, |writer, word| writer.item(12, word)).finish()
     }
 
     /// Verifies and decodes a signed card. Sequence order against an earlier card is the caller's to check with
@@ -141,7 +145,7 @@ impl Card {
     /// Checks expiry and sequence against `now`.
     ///
     /// # Errors
-    /// [`WireError::OutOfTime`], or malformed when it claims too much of the future.
+    /// [`WireError::OutOfTime`], or malformed when it or its lineage claims too much of the future.
     pub fn check_times(&self, now: UnixMillis) -> Result<()> {
         super::check_window(WHAT, now, self.issued_at, self.expires_at)?;
         let malformed = |why| WireError::Malformed { what: WHAT, why };
@@ -151,7 +155,7 @@ impl Card {
         if self.sequence > now.plus(SEQUENCE_AHEAD).0 {
             return Err(malformed("its sequence is over 2 h ahead"));
         }
-        Ok(())
+        self.lineage.check_times(now)
     }
 
     /// Whether this card may replace `earlier` of the same node. `bytes` and `earlier_bytes` are the signed bytes: an
@@ -171,8 +175,9 @@ impl Card {
         if reader.number(1)? != VERSION {
             return Err(WireError::Unsupported { what: WHAT });
         }
+        let node_id = NodeId::from_bytes(reader.array(2)?);
         let card = Self {
-            node_id: NodeId::from_bytes(reader.array(2)?),
+            node_id,
             sequence: reader.number(3)?,
             issued_at: UnixMillis(reader.number(4)?),
             expires_at: UnixMillis(reader.number(5)?),
@@ -184,6 +189,7 @@ impl Card {
             },
             suites: MethodSet::from_bits(reader.number(10)?)?,
             prekey: Prekey::decode(reader.bytes(11, CARD_BYTES)?)?,
+            lineage: Lineage::verify(reader.items(12, LINEAGE, SUCCESSION_BYTES)?, node_id)?,
         };
         reader.finish()?;
         Ok(card)

@@ -6,8 +6,8 @@
 use super::{Reply, Request};
 use crate::checked::static_certificate::CERTIFICATE_BYTES;
 use crate::limits::{
-    CARD_BYTES, CARD_ENDPOINTS, ENDPOINT_BYTES, FRAME_BYTES, LINK_ROW_BYTES, NAME_BYTES, NOISE_BYTES, OFFER_BYTES,
-    TARGET_URI_BYTES, XWING_PUBLIC_BYTES,
+    CARD_BYTES, CARD_ENDPOINTS, ENDPOINT_BYTES, FRAME_BYTES, LINEAGE, LINK_ROW_BYTES, NAME_BYTES, NOISE_BYTES,
+    OFFER_BYTES, TARGET_URI_BYTES, XWING_PUBLIC_BYTES,
 };
 
 /// Frame id, kind of operation, and what lies around the fields: three numbers at their longest.
@@ -69,7 +69,7 @@ impl Bounded for Request {
 impl Bounded for Reply {
     fn most(&self) -> usize {
         HEAD + match self {
-            Reply::Described { .. } => HASH + ID + LENGTH + XWING_PUBLIC_BYTES + 5 * NUMBER,
+            Reply::Described { .. } => HASH + ID + LENGTH + XWING_PUBLIC_BYTES + 5 * NUMBER + LENGTH + LINEAGE * HASH,
             Reply::Card { .. } => CARD + 2 * NUMBER,
             Reply::Signature(_) => LENGTH + 64,
             Reply::LinkIssued { .. } => SUMMARY + ROW + OFFER + KEYS,

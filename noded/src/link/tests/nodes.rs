@@ -130,7 +130,7 @@ impl Carrier for Outbox {
         let cards = self.cards.lock().unwrap();
         let (_, card) = cards.iter().find(|(node, _)| *node == peer).ok_or(DirectoryError::UnknownNode)?;
         let sector = Card::verify(card, clock::now())?.fields.sector;
-        Ok(FoundCard { card: card.clone(), sector, directory: DIRECTORY })
+        Ok(FoundCard { node: peer, earlier: Vec::new(), card: card.clone(), sector, directory: DIRECTORY })
     }
 
     async fn send_offer(&self, _: NodeId, offer: Bytes) -> Result<(), DirectoryError> {
@@ -144,6 +144,10 @@ impl Carrier for Outbox {
     }
 
     fn card_hint(&self, _: NodeId, _: u64) {}
+
+    fn take_news(&self) -> bool {
+        false
+    }
 }
 
 /// What the network layer and the modules were told.

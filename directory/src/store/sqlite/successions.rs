@@ -1,0 +1,122 @@
+//! Successions of the nodes that were registered here: who goes on for whom, since when it was heard.
+//!
+//! Only words about a node that has a row here are kept, so that keys which cost nothing leave nothing behind.
+
+use openred_proto::checked::succession::{Contradiction, Followed, Heard};
+use openred_proto::id::{NodeId, UnixMillis};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{NewCard, signed, unsigned};
+use crate::error::Result;
+
+/// The table; part of the schema since version 3.
+pub(super) const CREATE: &str = "
+CREATE TABLE successions (
+    old BLOB NOT NULL PRIMARY KEY,
+    new BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    heard_at INTEGER NOT NULL,
+    taken_back INTEGER NOT NULL,
+    consented INTEGER NOT NULL    -- a card of the new node, or of one that goes on for it, said the same
+) STRICT;
+CREATE INDEX heard_successions ON successions (heard_at);
+";
+
+/// How a card's lineage stands to what was heard before.
+pub(super) enum Standing {
+    /// To be kept with the card.
+    Follows(Plan),
+    /// The node itself has named a successor that is not taken back.
+    Succeeded(NodeId),
+    /// Nothing of it counts.
+    Contradicts(Contradiction),
+}
+
+/// What to change once the card is taken.
+#[derive(Default)]
+pub(super) struct Plan {
+    followed: Followed,
+    /// Nodes whose cards go: they had an earlier one's standing.
+    ended: Vec<NodeId>,
+}
+
+/// The successor that a node has named and not taken back.
+pub(super) fn successor(connection: &Connection, node: &NodeId) -> Result<Option<NodeId>> {
+    Ok(heard(connection, node)?.map(|(heard, _)| heard).filter(|heard| !heard.taken_back).map(|heard| heard.new))
+}
+
+/// Judges a card's lineage; changes nothing.
+pub(super) fn judge(connection: &Connection, card: &NewCard, now: UnixMillis) -> Result<Standing> {
+    let mut known = Vec::new();
+    for word in card.lineage.steps() {
+        known.extend(heard(connection, &word.old)?.map(|(heard, consented)| (word.old, heard, consented)));
+    }
+    let of = |old: &NodeId| known.iter().find(|(held, ..)| held == old).map(|(_, heard, _)| *heard);
+    let followed = match card.lineage.follow(of, now) {
+        Ok(followed) => followed,
+        Err(contradiction) => return Ok(Standing::Contradicts(contradiction)),
+    };
+    let speaks_again = followed.changes.iter().rev().find(|(old, _)| *old == card.node);
+    match speaks_again {
+        Some((_, heard)) if heard.taken_back => {}
+        _ => {
+            if let Some(successor) = successor(connection, &card.node)? {
+                return Ok(Standing::Succeeded(successor));
+            }
+        }
+    }
+    // A card goes only for one that its node's own card had agreed to before.
+    let agreed = |old: &NodeId, new: &NodeId| {
+        known.iter().any(|(held, heard, consented)| held == old && heard.new == *new && *consented)
+    };
+    let ended = followed.taken_back.iter().filter(|(old, new)| agreed(old, new)).map(|(_, new)| *new).collect();
+    Ok(Standing::Follows(Plan { followed, ended }))
+}
+
+/// Keeps what a card that was taken says of successions.
+pub(super) fn keep(connection: &Connection, plan: &Plan) -> Result<()> {
+    for (old, heard) in &plan.followed.changes {
+        let is_here =
+            "SELECT EXISTS (SELECT 1 FROM nodes WHERE id = ?1) OR EXISTS (SELECT 1 FROM successions WHERE old = ?1)";
+        if !connection.prepare_cached(is_here)?.query_row([old.as_bytes()], |row| row.get(0))? {
+            continue;
+        }
+        let consented = plan.followed.earlier.contains(old);
+        let sql = "INSERT OR REPLACE INTO successions (old, new, sequence, heard_at, taken_back, consented)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        connection.prepare_cached(sql)?.execute(params![
+            old.as_bytes(),
+            heard.new.as_bytes(),
+            signed(heard.sequence),
+            signed(heard.heard_at.0),
+            heard.taken_back,
+            consented
+        ])?;
+    }
+    plan.followed.earlier.iter().chain(&plan.ended).try_for_each(|gone| {
+        connection
+            .prepare_cached("UPDATE nodes SET card = NULL, listed = 0 WHERE id = ?1")?
+            .execute([gone.as_bytes()])?;
+        Ok(())
+    })
+}
+
+/// Drops what was heard before then; nobody looks for the older id any more.
+pub(super) fn purge(connection: &Connection, heard_before: UnixMillis) -> Result<usize> {
+    Ok(connection.execute("DELETE FROM successions WHERE heard_at < ?1", [signed(heard_before.0)])?)
+}
+
+fn heard(connection: &Connection, old: &NodeId) -> Result<Option<(Heard, bool)>> {
+    let sql = "SELECT new, sequence, heard_at, taken_back, consented FROM successions WHERE old = ?1";
+    let read = connection.prepare_cached(sql)?.query_row([old.as_bytes()], |row| {
+        let number = |column| row.get::<_, i64>(column).map(unsigned);
+        let heard = Heard {
+            new: NodeId::from_bytes(row.get(0)?),
+            sequence: number(1)?,
+            heard_at: UnixMillis(number(2)?),
+            taken_back: row.get(3)?,
+        };
+        Ok((heard, row.get(4)?))
+    });
+    Ok(read.optional()?)
+}

@@ -1,0 +1,188 @@
+//! A node takes a new identity with the real processes: peer and directory follow it, what was kept stays readable, and the
+//! older identity takes its word back. A rotation that is killed leaves a whole node of one identity.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use openred_tests::harness::{Answer, Node, binaries, wait_for};
+use openred_tests::world::{World, inbox, link, link_with, registered};
+use serde_json::Value;
+
+fn with(node: &Node, arguments: &[&str]) -> Answer {
+    let passphrase = format!("{}.passphrase", node.home.display());
+    node.cli(&[arguments, &["--passphrase-file", &passphrase]].concat()).unwrap()
+}
+
+fn refusal(answer: &Answer) -> (i32, String) {
+    let line = answer.stderr.lines().rev().find(|line| line.contains("openred.error/1"));
+    let body: Value = serde_json::from_str(line.unwrap_or_else(|| panic!("{answer:?}"))).unwrap();
+    (answer.code, body["code"].as_str().unwrap().to_owned())
+}
+
+/// Stops the node, changes its identity and starts it again; what was replaced lies in the folder that is given back.
+fn changed(node: &mut Node, arguments: &[&str]) -> PathBuf {
+    node.down().unwrap();
+    let said = with(node, arguments).json().unwrap();
+    said["node_id"].as_str().unwrap().clone_into(&mut node.id);
+    node.up().unwrap();
+    registered(node).unwrap();
+    PathBuf::from(said["replaced"].as_str().unwrap())
+}
+
+fn wait_active(node: &Node, peer: &str) {
+    wait_for("an active link", || Ok((link_with(node, peer)?["state"] == "active").then_some(()))).unwrap();
+}
+
+fn wait_ended(node: &Node, peer: &str, why: &str) {
+    wait_for("the end of the older link", || {
+        let list = node.cli(&["link", "list", "--all"])?.json()?;
+        let links = list["links"].as_array().cloned().unwrap_or_default();
+        let mut of_peer = links.iter().filter(|link| link["peer"] == peer);
+        let ended = of_peer
+            .any(|link| link["state"] == "revoked" && link["detail"].as_str().is_some_and(|text| text.contains(why)));
+        Ok(ended.then_some(()))
+    })
+    .unwrap();
+}
+
+fn send(from: &Node, to: &str, text: &str, reader: &Node) {
+    from.cli(&["send", to, text]).unwrap().ok().unwrap();
+    wait_for("the message", || Ok(inbox(reader)?.iter().any(|message| message == text).then_some(()))).unwrap();
+}
+
+#[test]
+fn peers_and_directory_follow_a_new_identity_and_its_taking_back() {
+    let world = World::start().unwrap();
+    let mut alice = world.node("alice").unwrap();
+    // Bob lets nobody in by himself: what he takes of the new identity, he takes because he knows the older one.
+    let mut bob = world.init("bob", "[links]\nincoming = \"ask\"\n").unwrap();
+    bob.up().unwrap();
+    registered(&bob).unwrap();
+    link(&bob, &alice).unwrap();
+    send(&bob, &alice.id, "to the first", &alice);
+    assert_eq!(refusal(&with(&alice, &["key", "rotate", "identity"])), (6, "home.locked".into()));
+
+    let first = alice.id.clone();
+    let aside = changed(&mut alice, &["key", "rotate", "identity"]);
+    let second = alice.id.clone();
+    assert_ne!(first, second);
+    assert_eq!(inbox(&alice).unwrap(), ["to the first"], "what was sealed at rest still opens");
+    wait_active(&bob, &second);
+    wait_ended(&bob, &first, "new identity");
+    wait_ended(&alice, &bob.id, "new identity");
+    send(&bob, &first, "to the first id, for the second", &alice);
+    send(&alice, &bob.id, "from the second", &bob);
+    let shown = alice.cli(&["key", "show"]).unwrap().json().unwrap();
+    let word = &shown["key"]["lineage"][0];
+    assert_eq!(
+        (&word["step"], &word["old"], &word["new"]),
+        (&"succeed".into(), &first.as_str().into(), &second.as_str().into())
+    );
+    // One that knows only the older id is led on by the directory, and checks the words itself.
+    let mut carol = world.node("carol").unwrap();
+    let asked = carol.cli(&["link", "request", &first]).unwrap().json().unwrap();
+    assert_eq!(asked["peer"], second.as_str(), "{asked}");
+    wait_active(&alice, &carol.id);
+    alice.cli(&["audit", "verify"]).unwrap().ok().unwrap();
+    assert!(aside.join("audit/a.segment").exists(), "the older identity's trail is kept");
+
+    let older = aside.join("keystore.age").display().to_string();
+    assert_eq!(refusal(&with(&bob, &["key", "take-back", &older])), (6, "home.locked".into()));
+    changed(&mut alice, &["key", "take-back", &older]);
+    assert_eq!(alice.id, first);
+    wait_active(&bob, &first);
+    wait_ended(&bob, &second, "taken its word");
+    send(&bob, &first, "to the first again", &alice);
+    assert_eq!(inbox(&alice).unwrap().len(), 3);
+    for node in [&mut alice, &mut bob, &mut carol] {
+        node.down().unwrap();
+    }
+}
+
+#[test]
+fn an_identity_that_somebody_else_succeeded_is_told_so_and_takes_it_back() {
+    let world = World::start().unwrap();
+    let mut alice = world.node("alice").unwrap();
+    let mut bob = world.node("bob").unwrap();
+    link(&bob, &alice).unwrap();
+    let key = world.path().canonicalize().unwrap().join("stolen").display().to_string();
+    with(&alice, &["key", "backup", &key]).ok().unwrap();
+    // The thief has the key and its passphrase, and names an identity of his own.
+    let mut thief = world.init("thief", "[links]\nincoming = \"open\"\n").unwrap();
+    let passphrase = format!("{}.passphrase", thief.home.display());
+    std::fs::copy(format!("{}.passphrase", alice.home.display()), &passphrase).unwrap();
+    with(&thief, &["key", "restore", &key, "--force"]).ok().unwrap();
+    let said = with(&thief, &["key", "rotate", "identity"]).json().unwrap();
+    said["node_id"].as_str().unwrap().clone_into(&mut thief.id);
+    thief.up().unwrap();
+    registered(&thief).unwrap();
+
+    alice.down().unwrap();
+    alice.up().unwrap();
+    wait_for("the directory's word", || {
+        let status = openred_tests::world::status(&alice)?;
+        let first = &status["node"]["directories"][0];
+        let told =
+            first["state"] == "refused" && first["detail"].as_str().is_some_and(|text| text.contains("take-back"));
+        Ok(told.then_some(()))
+    })
+    .unwrap();
+    assert_eq!(with(&alice, &["key", "take-back", "--of", "nobody"]).code, 2);
+    assert_eq!(with(&alice, &["key", "take-back"]).code, 2, "of whom?");
+    let first = alice.id.clone();
+    changed(&mut alice, &["key", "take-back", "--of", &thief.id.clone()]);
+    assert_eq!(alice.id, first);
+    wait_for("a link with the true node", || {
+        alice.cli(&["peers", "ping", &bob.id, "--count", "1"])?.ok()?;
+        Ok(Some(()))
+    })
+    .unwrap();
+    thief.down().unwrap();
+    thief.up().unwrap();
+    wait_for("the thief's refusal", || {
+        let status = openred_tests::world::status(&thief)?;
+        Ok((status["node"]["directories"][0]["state"] == "refused").then_some(()))
+    })
+    .unwrap();
+    for node in [&mut alice, &mut bob, &mut thief] {
+        node.down().unwrap();
+    }
+}
+
+#[test]
+fn a_rotation_that_is_killed_leaves_a_whole_node_of_one_identity() {
+    let world = World::start().unwrap();
+    let mut node = world.node("alice").unwrap();
+    node.down().unwrap();
+    let openred = binaries().unwrap().join("openred");
+    let (home, passphrase) = (node.home.display().to_string(), format!("{}.passphrase", node.home.display()));
+    let rotate = || {
+        Command::new(&openred)
+            .args(["--json", "--home", &home, "key", "rotate", "identity", "--passphrase-file", &passphrase])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let began = Instant::now();
+    assert!(rotate().wait().unwrap().success(), "the control: one that is left alone");
+    let whole = began.elapsed();
+    // Most of it is scrypt, and what is put in place comes at its end: the kills crowd there.
+    for share in [10_u32, 50, 80, 90, 94, 96, 98, 100, 102] {
+        let mut rotating = rotate();
+        std::thread::sleep(whole * share / 100);
+        let _ = rotating.kill();
+        rotating.wait().unwrap();
+        node.up().unwrap_or_else(|error| panic!("killed after {share} %: {error:#}"));
+        assert!(node.cli(&["key", "show"]).unwrap().json().unwrap()["key"]["node_id"].is_string());
+        let verified: Value = serde_json::from_str(&node.cli(&["audit", "verify"]).unwrap().stdout).unwrap();
+        let faults = verified["faults"].as_array().unwrap();
+        let is_the_gap = |fault: &Value| fault["what"].as_str().is_some_and(|what| what.contains("begun anew"));
+        assert!(faults.iter().all(is_the_gap), "killed after {share} %: {verified}");
+        node.down().unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
