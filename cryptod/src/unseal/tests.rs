@@ -130,3 +130,62 @@ fn a_restored_state_is_a_later_epoch_with_fresh_keys() {
     renew(&mut random(7), Next::Restored, &order(b"p"), &file[..], &[][..], &mut none).unwrap();
     assert!(none.is_empty());
 }
+
+fn given(secret: &[u8], file: &[u8]) -> (Vec<u8>, crate::keyring::Descent) {
+    let mut given = Vec::new();
+    open(&order(secret), file, &mut given).unwrap();
+    let descent = crate::keyring::Descent::decode(&given[64..]).unwrap();
+    given.truncate(64);
+    (given, descent)
+}
+
+#[test]
+fn a_new_identity_keeps_the_storage_root_and_names_where_it_comes_from() {
+    let (first, old) = made(b"p");
+    let mut second = Vec::new();
+    let about = succeed(&mut random(8), &order(b"p"), &first[..], &mut second).unwrap();
+    assert_ne!(about.node, old);
+    assert_eq!((about.lineage.earlier(), about.passphrase), (vec![old], true));
+    let ((before, none), (after, descent)) = (given(b"p", &first), given(b"p", &second));
+    assert_eq!(none, crate::keyring::Descent::default());
+    assert_eq!(before[32..], after[32..], "what is at rest opens");
+    assert_ne!(before[..32], after[..32]);
+    assert_eq!((descent.origin, descent.words.len()), (Some(old), 1));
+    let mut third = Vec::new();
+    let next = succeed(&mut random(9), &order(b"p"), &second[..], &mut third).unwrap();
+    assert_eq!(next.lineage.earlier(), [old, about.node]);
+    assert_eq!(given(b"p", &third).1.origin, Some(old), "bound to the first for good");
+}
+
+#[test]
+fn the_older_identity_takes_it_back_in_time_and_only_from_its_own_successor() {
+    let ((first, old), mut second, mut back) = (made(b"p"), Vec::new(), Vec::new());
+    let successor = succeed(&mut random(8), &order(b"p"), &first[..], &mut second).unwrap().node;
+    let about = take_back(&order(b"p"), &first[..], &second[..], &mut back).unwrap();
+    assert_eq!((about.node, about.lineage.earlier()), (old, vec![successor]));
+    assert_eq!(given(b"p", &back).0, given(b"p", &first).0);
+
+    let refused = |order: &Order, older: &[u8], here: &[u8]| {
+        let mut out = Vec::new();
+        let failure = take_back(order, older, here, &mut out).unwrap_err();
+        assert!(out.is_empty());
+        failure.word()
+    };
+    let late = Order {
+        now: NOW.plus(openred_proto::limits::TAKE_BACK).plus(std::time::Duration::from_secs(1)),
+        ..order(b"p")
+    };
+    assert_eq!(refused(&late, &first, &second), Refused::Succession, "too late");
+    assert_eq!(refused(&order(b"p"), &first, &first), Refused::Succession, "there is nothing to take back");
+    assert_eq!(refused(&order(b"p"), &second, &first), Refused::Succession, "the younger one from the older");
+    assert_eq!(refused(&order(b"p"), &made(b"p").0, &back), Refused::Succession, "it was taken back before");
+    assert_eq!(refused(&order(b"q"), &first, &second), Refused::Secret);
+
+    // Somebody else had the key: the word is about an identity that is not here.
+    let named = Order { named: Some(NodeId::from_bytes([7; 32])), ..order(b"p") };
+    let mut own = Vec::new();
+    let about = take_back(&named, &first[..], &[][..], &mut own).unwrap();
+    assert_eq!((about.node, about.lineage.earlier()), (old, vec![NodeId::from_bytes([7; 32])]));
+    let itself = Order { named: Some(old), ..order(b"p") };
+    assert_eq!(refused(&itself, &first, &[]), Refused::Succession);
+}

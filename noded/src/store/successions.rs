@@ -179,3 +179,7 @@ pub(crate) fn reoffered(connection: &Connection, peer: &NodeId) -> Result<()> {
     connection.prepare_cached("DELETE FROM reoffer WHERE peer = ?1")?.execute([peer.as_bytes()])?;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "successions_tests.rs"]
+mod tests;
