@@ -118,9 +118,10 @@ fn obey(order: &Value, home: &Path, front: &mut Front, report: &mut Report) -> R
             labels::all(front, report, &mut honest)?;
             rows::all(front, report, &mut honest)?;
             kernel::answered(report, &targets)?;
-            // Last, because it leaves the trail no room for the others' records.
-            audit::all(front, report, &honest)
+            audit::all(front, report)
         }
+        // By itself, because it leaves the trail no room for the others' records.
+        Some("flood") => audit::flood(front, report),
         Some("work") => work::all(front, report, order["count"].as_u64().context("how much")?),
         Some("kernel") => {
             let targets = Targets::of(home, pid("vault")?);

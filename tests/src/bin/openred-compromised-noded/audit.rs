@@ -1,19 +1,23 @@
 //! What would make the trail say less, or something else.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use openred_proto::audit::Event;
+use openred_proto::cryptod as rpc;
+use openred_proto::id::NodeId;
 use openred_proto::vault::{Frame, Refusal, Reply, Request, decode_frame, encode_frame, split_frame};
 use tonic::{Code, Status};
 
 use super::front::{Front, Refused};
-use super::honest::{Honest, row_request, sign_http};
+use super::honest::{row_request, sign_http};
 use super::report::{Area, Report};
 
 const AREA: Area = Area::Audit;
 /// Refusals in a row: several times what the trail lists at once.
 const FLOOD: u32 = 400;
+/// As long as a row, and none.
+const NO_ROW: [u8; 97] = [3; 97];
 
-pub(crate) fn all(front: &mut Front, report: &mut Report, honest: &Honest) -> Result<()> {
+pub(crate) fn all(front: &mut Front, report: &mut Report) -> Result<()> {
     front.afresh()?;
     for (name, call) in [
         ("say that a segment is filed", "AuditFiled"),
@@ -30,22 +34,22 @@ pub(crate) fn all(front: &mut Front, report: &mut Report, honest: &Honest) -> Re
     let answer = front.raw(&frame)?;
     let answered = split_frame(&answer).is_ok_and(|(body, _)| decode_frame::<Reply>(body).is_ok());
     let came = if answered { Ok(()) } else { Err(Refused::from(Status::aborted("closed"))) };
-    report.turned_away((AREA, "the vault's own frames"), Code::Aborted, came)?;
-    flood(front, report, honest)
+    report.turned_away((AREA, "the vault's own frames"), Code::Aborted, came)
 }
 
 /// Many refusals, so that what comes between them is not listed; then an honest operation, which must be.
-fn flood(front: &mut Front, report: &mut Report, honest: &Honest) -> Result<()> {
-    let mut bad = honest.link.row.to_vec();
-    bad[40] ^= 1;
+pub(crate) fn flood(front: &mut Front, report: &mut Report) -> Result<()> {
+    front.afresh()?;
+    let described = front.call(|mut keys| async move { keys.describe(rpc::DescribeRequest {}).await });
+    let node = described.ok().context("who the node is")?.node_id;
     for _ in 0..FLOOD {
-        let request = row_request(&bad);
+        let request = row_request(&NO_ROW);
         let came = front.call(|mut keys| async move { keys.get_link_keys(request).await });
         let refused = came.err().and_then(|refused| refused.refusal);
         ensure!(refused.as_deref() == Some(Refusal::RowSealed.code()), "of the flood: {refused:?}");
     }
     report.many(FLOOD, Event::LinkOpened, Refusal::RowSealed)?;
-    let (_, signature) = sign_http(front, honest.node)?;
+    let (_, signature) = sign_http(front, NodeId::from_bytes(node[..].try_into()?))?;
     report.signature(&signature)?;
     report.hidden((AREA, "an operation hidden in a flood"), Event::HttpSigned)
 }
