@@ -62,6 +62,28 @@ impl HeldLink {
     }
 }
 
+/// The keys that a vault derives from its storage root.
+///
+/// # Errors
+/// [`Hkdf`]'s, which 32 bytes do not bring about.
+pub fn derived_keys(node: NodeId, root: &[u8; 32]) -> Result<Vec<Named>> {
+    let purposes = [
+        ("state key", derive::STATE),
+        ("row key", derive::ROW),
+        ("store root", derive::STORE),
+        ("audit key", derive::AUDIT),
+    ];
+    purposes.into_iter().map(|(name, purpose)| Ok((name.to_owned(), derived(node, root, purpose)?.to_vec()))).collect()
+}
+
+fn derived(node: NodeId, root: &[u8; 32], purpose: &[u8]) -> Result<[u8; 32]> {
+    let mut key = [0; 32];
+    let expander = Hkdf::<Sha256>::from_prk(root).map_err(|_| anyhow!("a root of another length"))?;
+    let info = concat(&[purpose, node.as_bytes()]);
+    expander.expand(&info, &mut key).map_err(|_| anyhow!("a key of another length"))?;
+    Ok(key)
+}
+
 /// A node's long-term secrets.
 pub struct Secrets {
     node: NodeId,
@@ -112,14 +134,8 @@ impl Secrets {
         secrets.add("expanded key, first half", &expanded[..32]);
         secrets.add("expanded key, second half", &expanded[32..]);
         secrets.add("private scalar", &SigningKey::from_bytes(&seed).to_scalar().to_bytes());
-        for (name, purpose) in [
-            ("state key", derive::STATE),
-            ("row key", derive::ROW),
-            ("store root", derive::STORE),
-            ("audit key", derive::AUDIT),
-        ] {
-            let key = secrets.derived(purpose)?;
-            secrets.add(name, &key);
+        for (name, key) in derived_keys(id, &root)? {
+            secrets.add(&name, &key);
         }
         let file = fs::read(node.home.join("vault/state"))?;
         let mut opened = 0;
@@ -139,21 +155,13 @@ impl Secrets {
         }
     }
 
-    fn derived(&self, purpose: &[u8]) -> Result<[u8; 32]> {
-        let mut key = [0; 32];
-        let expander = Hkdf::<Sha256>::from_prk(&self.root).map_err(|_| anyhow!("a root of another length"))?;
-        let info = concat(&[purpose, self.node.as_bytes()]);
-        expander.expand(&info, &mut key).map_err(|_| anyhow!("a key of another length"))?;
-        Ok(key)
-    }
-
     fn header(&self, file: &[u8], slot: u8) -> Result<Option<Vec<u8>>> {
         let place = usize::from(slot) * HEADER_BYTES..(usize::from(slot) + 1) * HEADER_BYTES;
         let sealed = file.get(place).context("a state file that is too short")?;
         let (nonce, sealed) = sealed.split_first_chunk::<24>().context("a slot that is too short")?;
         let associated = concat(&[derive::STATE, b"header", &[slot]]);
         let payload = Payload { msg: sealed, aad: &associated };
-        let cipher = XChaCha20Poly1305::new(&self.derived(derive::STATE)?.into());
+        let cipher = XChaCha20Poly1305::new(&derived(self.node, &self.root, derive::STATE)?.into());
         Ok(cipher.decrypt(&XNonce::from(*nonce), payload).ok())
     }
 
@@ -199,7 +207,7 @@ impl Secrets {
         let (link, method) =
             (LinkId::from_bytes(row.get(1..17).context("a row")?.try_into()?), Method::from_number(*method)?);
         let binding = RowBinding { node: self.node, link, peer, version: 1, epoch: self.epoch };
-        let token = open_row(&Secret::new(self.derived(derive::ROW)?), &binding, row)?;
+        let token = open_row(&Secret::new(derived(self.node, &self.root, derive::ROW)?), &binding, row)?;
         let (first, second, side) =
             if *issuer { (self.node, peer, Side::Issuer) } else { (peer, self.node, Side::Acceptor) };
         let base = Transform::new(method, &link, &first, &second)?.reconstruct(&token, side);

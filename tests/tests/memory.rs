@@ -10,7 +10,7 @@ use openred_proto::id::NodeId;
 use openred_tests::attacker::{self, Attacked, of_kind};
 use openred_tests::canary::{READINGS, hunt};
 use openred_tests::harness::{Node, is_root};
-use openred_tests::secrets::{HeldLink, Named, Secrets};
+use openred_tests::secrets::{HeldLink, Named, Secrets, derived_keys};
 use openred_tests::world::World;
 use serde_json::{Value, json};
 
@@ -22,8 +22,9 @@ const SESSIONS: usize = 5;
 /// Less than any process here has readable.
 const LITTLE: u64 = 1 << 20;
 
-/// Uses the keys; the secrets behind them, and those of the last link, which its other party has as well.
-fn used(attacked: &mut Attacked<'_>) -> (Vec<Named>, Vec<Named>) {
+/// Uses the keys; the secrets behind them, those of the last link, which its other party has as well, and that party's own: its vault
+/// lives in the attacker, in ordinary memory.
+fn used(attacked: &mut Attacked<'_>) -> (Vec<Named>, Vec<Named>, Vec<Named>) {
     let (mut operations, mut last) = (0, Value::Null);
     while operations < OPERATIONS {
         let lines = attacked.obeyed(&json!({ "do": "work", "count": AT_ONCE })).unwrap();
@@ -35,7 +36,8 @@ fn used(attacked: &mut Attacked<'_>) -> (Vec<Named>, Vec<Named>) {
     let peer: NodeId = last["peer"].as_str().unwrap().parse().unwrap();
     let (method, epoch) = (last["method"].as_u64().unwrap(), last["epoch"].as_u64().unwrap());
     let link = secrets.of_link(&HeldLink { row, peer, issuer: false, method, epoch }).unwrap();
-    (secrets.all, link)
+    let root: [u8; 32] = hex::decode(last["peers_root"].as_str().unwrap()).unwrap().try_into().unwrap();
+    (secrets.all, link, derived_keys(peer, &root).unwrap())
 }
 
 /// A process that keeps `secrets` in plain memory.
@@ -110,9 +112,16 @@ fn iso_no_secret_is_found_in_memory_after_ten_thousand_operations() {
     let mut alice = world.init("alice", "").unwrap();
     let mut attacked = Attacked::new(&mut alice, &world.path().join("programs")).unwrap();
     attacked.node.up_without_answers().unwrap();
-    let (secrets, link) = used(&mut attacked);
+    let (secrets, link, peers) = used(&mut attacked);
     // The attacker plays the other party of the link as well, which has its share of it.
     search(attacked.node, &[secrets.as_slice(), &link].concat(), &secrets);
+    if is_root() {
+        let noded = attacked.node.child_pid("noded").unwrap();
+        for reading in READINGS {
+            let (found, _) = hunt(noded, &peers, reading).unwrap();
+            assert_eq!(found.len(), peers.len(), "the control, a vault in ordinary memory, by {reading:?}: {found:?}");
+        }
+    }
     attacked.node.down().unwrap();
 }
 

@@ -22,18 +22,21 @@ pub(crate) struct Peer {
     vault: Vault,
     random: ChaCha20Rng,
     pub(crate) id: NodeId,
+    /// What its keys are derived from.
+    pub(crate) root: [u8; 32],
 }
 
 impl Peer {
     pub(crate) fn new() -> Result<Self> {
         let mut secrets = [0; SECRETS_BYTES];
         getrandom::fill(&mut secrets).ok().context("randomness")?;
+        let root = std::array::from_fn(|place| secrets[place + 32]);
         let (mut random, now) = (generator()?, clock());
         let keyring = Keyring::from_secrets(&mut secrets);
         let trail = Trail::fresh(keyring.identity(), now)?;
         let vault = Vault::open(keyring, State::new(), trail, &Rates::default(), now, &mut random)?;
         let id = vault.node_id();
-        Ok(Self { vault, random, id })
+        Ok(Self { vault, random, id, root })
     }
 
     pub(crate) fn ask(&mut self, body: Request) -> Result<Reply> {

@@ -164,7 +164,8 @@ impl Report {
         let link = &honest.link;
         self.line(&json!({
             "kind": "worked", "operations": operations, "row": hex::encode(&link.row),
-            "peer": honest.one.id.to_string(), "method": link.method, "epoch": link.epoch,
+            "peer": honest.one.id.to_string(), "peers_root": hex::encode(honest.one.root),
+             "method": link.method, "epoch": link.epoch,
         }))
     }
 
