@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use openred_proto::checked::card::check_endpoint;
 use openred_proto::id::NodeId;
-use openred_proto::limits::{CARD_ENDPOINTS, CARD_LIFE, LINK_LIFE, LINK_LIFE_MAX, NAME_BYTES};
+use openred_proto::limits::{
+    CARD_ENDPOINTS, CARD_LIFE, LINK_LIFE, LINK_LIFE_MAX, NAME_BYTES, SIGNATURES_PER_SECOND, SIGNATURES_PER_SECOND_MAX,
+};
 use openred_proto::method::{Method, MethodSet, Schedule};
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
@@ -55,6 +57,8 @@ pub struct NodeConfig {
     pub links: LinkConfig,
     /// How directories are spoken to.
     pub directory: DirectoryConfig,
+    /// What the key process does for the node.
+    pub keys: KeysConfig,
     /// What the node may keep on disk.
     pub storage: StorageConfig,
     /// What the processes log.
@@ -102,6 +106,14 @@ pub struct DirectoryConfig {
     pub ca_file: PathBuf,
     /// Life of the card that is registered, in hours; renewed at a third of it.
     pub card_hours: u32,
+}
+
+/// `[keys]`: what the key process does for the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeysConfig {
+    /// Cards and HTTP requests that it signs in a second, and ten times as many at once.
+    pub signatures_per_second: u32,
 }
 
 /// `[storage]`: what the node may keep.
@@ -172,6 +184,7 @@ impl Default for NodeConfig {
             uid_base: DEFAULT_UID_BASE,
             links: LinkConfig::default(),
             directory: DirectoryConfig::default(),
+            keys: KeysConfig::default(),
             storage: StorageConfig::default(),
             log: LogConfig::default(),
             diagnostics: DiagnosticsConfig::default(),
@@ -194,6 +207,12 @@ impl Default for LinkConfig {
 impl Default for DirectoryConfig {
     fn default() -> Self {
         Self { ca_file: PathBuf::new(), card_hours: 24 }
+    }
+}
+
+impl Default for KeysConfig {
+    fn default() -> Self {
+        Self { signatures_per_second: SIGNATURES_PER_SECOND }
     }
 }
 
@@ -261,7 +280,7 @@ impl NodeConfig {
     /// # Errors
     /// The first rule broken, by key.
     pub fn check(&self) -> Result<(), BadValue> {
-        let rules: [(&'static str, bool, &'static str); 13] = [
+        let rules: [(&'static str, bool, &'static str); 14] = [
             ("name", self.name.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("sector", self.sector.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("endpoints", self.endpoints.len() <= CARD_ENDPOINTS, "more than 8"),
@@ -272,6 +291,11 @@ impl NodeConfig {
             ("links.methods", !self.links.methods.is_empty(), "empty: no link could be made"),
             ("links.life_hours", in_hours(self.links.life_hours, LINK_LIFE_MAX), "not between 1 and 720 (30 days)"),
             ("directory.card_hours", in_hours(self.directory.card_hours, CARD_LIFE), "not between 1 and 192 (8 days)"),
+            (
+                "keys.signatures_per_second",
+                (1..=SIGNATURES_PER_SECOND_MAX).contains(&self.keys.signatures_per_second),
+                "not between 1 and 100,000",
+            ),
             (
                 "directory.ca_file",
                 self.directory.ca_file.as_os_str().is_empty() || self.directory.ca_file.is_absolute(),
@@ -339,6 +363,8 @@ mod tests {
         assert_eq!(broken(|c| c.links.methods.clear()), Err("links.methods"));
         assert_eq!(broken(|c| c.links.life_hours = 0), Err("links.life_hours"));
         assert_eq!(broken(|c| c.links.life_hours = 721), Err("links.life_hours"));
+        assert_eq!(broken(|c| c.keys.signatures_per_second = 0), Err("keys.signatures_per_second"));
+        assert_eq!(broken(|c| c.keys.signatures_per_second = 100_001), Err("keys.signatures_per_second"));
         assert_eq!(broken(|c| c.directory.card_hours = 193), Err("directory.card_hours"));
         assert_eq!(broken(|c| c.links.incoming = IncomingPolicy::Sector), Err("sector"));
         assert_eq!(broken(|c| c.links.allow = vec![NodeId::from_bytes([1; 32])]), Err("links.allow"));

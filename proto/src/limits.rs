@@ -105,6 +105,11 @@ pub const RECEIVER_WINDOW: u64 = 65_536;
 /// Longest request or response head inside a session.
 pub const HEAD_BYTES: usize = 2048;
 
+/// Signatures (cards, HTTP requests) that a vault gives in a second unless the operator says otherwise, and ten times as many at once: a
+/// few a minute in service, more when a directory is retried.
+pub const SIGNATURES_PER_SECOND: u32 = 20;
+/// The most that he may say: above what one thread can sign.
+pub const SIGNATURES_PER_SECOND_MAX: u32 = 100_000;
 /// A link row as `noded` stores it: layout, link, version, nonce, token and tag, sealed by the vault (PROTOCOL 4).
 pub const LINK_ROW_BYTES: usize = 1 + 16 + 8 + 24 + 32 + TAG_BYTES;
 /// Longest frame between front and vault, length prefix excluded (SANDBOX); each operation has a cap of its own below it.

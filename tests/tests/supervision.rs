@@ -192,6 +192,19 @@ fn iso_nobody_but_the_noded_that_was_started_reaches_the_front() {
     drained(&mut node).unwrap();
 }
 
+#[test]
+fn the_quota_of_signatures_reaches_the_vault_and_nobody_else_reads_its_arguments() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp@http://127.0.0.1:9";
+    let quota = "[keys]\nsignatures_per_second = 77\n";
+    let mut node = Node::init(&folder.path().canonicalize().unwrap(), "node", nowhere, UID_BASE + 80, quota).unwrap();
+    node.up().unwrap();
+    let vault = node.child_pid("vault").unwrap();
+    let arguments = fs::read_to_string(format!("/proc/{vault}/cmdline")).unwrap_or_default();
+    assert_eq!(arguments, if is_root() { "cryptod-vault\0signatures=77\0" } else { "" });
+    drained(&mut node).unwrap();
+}
+
 fn drained(node: &mut Node) -> Result<()> {
     node.daemon()?.signal(Signal::SIGTERM)?;
     let code = wait_for("the end after SIGTERM", || node.daemon()?.ended())?;

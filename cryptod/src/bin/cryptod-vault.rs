@@ -31,8 +31,7 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
     let (front, operator) = (inherited.take(4)?, inherited.take(5)?);
     let (state, secrets) = (inherited.take(6)?, inherited.take(7)?);
     let trail = [inherited.take(8)?.into(), inherited.take(9)?.into()];
-    // The operator's word, through the supervisor, that the trail that was there is lost.
-    let anew = std::env::args().nth(1).is_some_and(|argument| argument == "audit-anew");
+    let orders = start::Orders::from_arguments(std::env::args().skip(1)).context("vault: unknown argument")?;
     // Namespaces, empty root and uid, while the supervisor may still look; it notes them and lets this go on.
     let separated = inherited.separate(&Cage::new(Role::Vault, Identity::from_env()?))?;
     barrier.namespaced()?;
@@ -41,7 +40,7 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
     let callers = [front, operator];
     let files = serve::Files { state: state.into(), trail };
     // What the cryptography leaves on a stack lies in the arena as well.
-    on_stack(|| serve(restricted, barrier, callers, secrets.into(), files, anew))
+    on_stack(|| serve(restricted, barrier, callers, secrets.into(), files, &orders))
 }
 
 fn serve(
@@ -50,13 +49,13 @@ fn serve(
     [front, operator]: [OwnedFd; 2],
     secrets: File,
     files: serve::Files,
-    anew: bool,
+    orders: &start::Orders,
 ) -> anyhow::Result<i32> {
     let (mut secrets, descent) =
         start::read_secrets(secrets).context("vault: no secrets came from the unsealer; its own line says why")?;
     // The generator's first draw and the clock's first reading take their lazy paths before the filter.
     let mut random = serve::generator().context("vault: the kernel gives no randomness")?;
-    let vault = start::open(&mut secrets, &descent, &files, anew, &mut random)?;
+    let vault = start::open(&mut secrets, &descent, &files, orders, &mut random)?;
     let server = serve::Server::new(vault, front, operator, files, random);
     let server = server
         .context("vault: its state or audit trail cannot be written; free space on their disk and start again")?;

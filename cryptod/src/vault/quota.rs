@@ -1,6 +1,7 @@
 //! Token buckets by class of operation, kept inside the vault: what a compromised caller can make the keys do in a second.
 
 use openred_proto::id::UnixMillis;
+use openred_proto::limits::{SIGNATURES_PER_SECOND, SIGNATURES_PER_SECOND_MAX};
 
 use super::access::Class;
 use crate::error::{Error, Result};
@@ -15,6 +16,13 @@ pub struct Rate {
     pub burst: u32,
     /// Refilled in a second.
     pub per_second: u32,
+}
+
+impl Rate {
+    /// So many a second, and ten times as many at once.
+    const fn of_signatures(per_second: u32) -> Self {
+        Self { burst: per_second.saturating_mul(10), per_second }
+    }
 }
 
 /// The rates of every class.
@@ -40,7 +48,7 @@ impl Default for Rates {
     fn default() -> Self {
         Self {
             describe: Rate { burst: 200, per_second: 100 },
-            sign: Rate { burst: 200, per_second: 20 },
+            sign: Rate::of_signatures(SIGNATURES_PER_SECOND),
             offer: Rate { burst: 200, per_second: 50 },
             handshake: Rate { burst: 8192, per_second: 4096 },
             row: Rate { burst: 8192, per_second: 4096 },
@@ -51,6 +59,13 @@ impl Default for Rates {
 }
 
 impl Rates {
+    /// With the operator's number of signatures a second, if it is one that he may choose.
+    #[must_use]
+    pub fn with_signatures(self, per_second: u32) -> Option<Self> {
+        let may = (1..=SIGNATURES_PER_SECOND_MAX).contains(&per_second);
+        may.then_some(Self { sign: Rate::of_signatures(per_second), ..self })
+    }
+
     const fn of(&self, class: Class) -> Rate {
         match class {
             Class::Describe => self.describe,
@@ -118,6 +133,16 @@ mod tests {
         assert_eq!(took(NOW.plus(Duration::from_secs(3600))), 3);
         assert_eq!(took(NOW), 0, "set back");
         assert_eq!(took(NOW.plus(Duration::from_secs(1))), 2);
+    }
+
+    #[test]
+    fn the_operator_chooses_the_signatures_alone_and_within_bounds() {
+        let raised = Rates::default().with_signatures(15_000).unwrap();
+        assert_eq!(raised.sign, Rate { burst: 150_000, per_second: 15_000 });
+        assert_eq!(Rates { sign: Rates::default().sign, ..raised }, Rates::default());
+        for number in [0, SIGNATURES_PER_SECOND_MAX + 1] {
+            assert_eq!(Rates::default().with_signatures(number), None);
+        }
     }
 
     #[test]

@@ -32,7 +32,9 @@ fn bench() -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let files = open_files(folder.path());
     let mut random = generator().unwrap();
-    let vault = start::open(&mut [7; 64], &crate::keyring::Descent::default(), &files, false, &mut random).unwrap();
+    let vault =
+        start::open(&mut [7; 64], &crate::keyring::Descent::default(), &files, &start::Orders::default(), &mut random)
+            .unwrap();
     let (front, vault_front) = UnixStream::pair().unwrap();
     let (operator, vault_operator) = UnixStream::pair().unwrap();
     let server = Server::new(vault, vault_front.into(), vault_operator.into(), files, random).unwrap();
@@ -258,7 +260,14 @@ fn a_restart_finds_the_sequence_that_was_answered() {
     for _ in 0..3 {
         let files = open_files(folder.path());
         let mut random = generator().unwrap();
-        let vault = start::open(&mut [7; 64], &crate::keyring::Descent::default(), &files, false, &mut random).unwrap();
+        let vault = start::open(
+            &mut [7; 64],
+            &crate::keyring::Descent::default(),
+            &files,
+            &start::Orders::default(),
+            &mut random,
+        )
+        .unwrap();
         let (mut front, vault_front) = UnixStream::pair().unwrap();
         let (_operator, vault_operator) = UnixStream::pair().unwrap();
         let mut server = Server::new(vault, vault_front.into(), vault_operator.into(), files, random).unwrap();

@@ -31,8 +31,29 @@ pub fn read_secrets(mut pipe: impl Read) -> std::io::Result<(Zeroizing<[u8; SECR
     Ok((secrets, descent.ok_or(ErrorKind::InvalidData)?))
 }
 
-/// Opens the vault on its secrets, the state and the audit trail in `files`; empty files are a new node's. `anew`: the operator has
-/// given the trail up that was there.
+/// What the operator says to the vault through the supervisor, one argument a word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// He has given the trail up that was there.
+    pub anew: bool,
+    /// The quotas.
+    pub rates: Rates,
+}
+
+impl Orders {
+    /// From the program's arguments; none for a word that is not known.
+    pub fn from_arguments(arguments: impl IntoIterator<Item = String>) -> Option<Self> {
+        arguments.into_iter().try_fold(Self::default(), |orders, word| match word.split_once('=') {
+            Some(("signatures", number)) => {
+                Some(Self { rates: orders.rates.with_signatures(number.parse().ok()?)?, ..orders })
+            }
+            None if word == "audit-anew" => Some(Self { anew: true, ..orders }),
+            _ => None,
+        })
+    }
+}
+
+/// Opens the vault on its secrets, the state and the audit trail in `files`; empty files are a new node's.
 ///
 /// # Errors
 /// As [`State::load`], [`Trail::open`] and [`Vault::open`].
@@ -40,14 +61,14 @@ pub fn open(
     secrets: &mut [u8; SECRETS_BYTES],
     descent: &Descent,
     files: &Files,
-    anew: bool,
+    orders: &Orders,
     random: &mut ChaCha20Rng,
 ) -> Result<Vault> {
     let (keyring, now) = (Keyring::descended(secrets, descent)?, clock());
     let state = State::load(&keyring.state, &mut |offset, buffer| {
         read_at(&files.state, offset, buffer).map_err(|_| Error::LocalStateUnreadable)
     })?;
-    let opening = Opening { identity: &keyring.identity, head: state.audit_head(), anew, now };
+    let opening = Opening { identity: &keyring.identity, head: state.audit_head(), anew: orders.anew, now };
     let mut trail = Trail::open(opening, &mut |file, offset, buffer| {
         read_at(&files.trail[file], offset, buffer).map_err(|_| Error::LocalAuditUnreadable)
     })?;
@@ -57,7 +78,7 @@ pub fn open(
         let other = if earlier.new == keyring.identity.node_id() { earlier.old } else { earlier.new };
         trail.record(Event::IdentityTaken, 0, Some(subject(&keyring.audit, &other)), now);
     }
-    Vault::open(keyring, state, trail, &Rates::default(), now, random)
+    Vault::open(keyring, state, trail, &orders.rates, now, random)
 }
 
 /// Fills `buffer`; past the end of the file it is zeros, as the state's loader wants.
@@ -75,4 +96,22 @@ fn read_at(file: &File, mut offset: u64, mut buffer: &mut [u8]) -> std::io::Resu
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn orders_are_words_that_are_known() {
+        let orders = |words: &[&str]| Orders::from_arguments(words.iter().map(|word| (*word).to_owned()));
+        assert_eq!(orders(&[]), Some(Orders::default()));
+        let given = orders(&["signatures=500", "audit-anew"]).unwrap();
+        assert!(given.anew);
+        assert_eq!(Some(given.rates), Rates::default().with_signatures(500));
+        for unknown in ["audit-anew=1", "signatures", "signatures=", "signatures=-1", "signatures=0", "offers=9", ""] {
+            assert_eq!(orders(&[unknown]), None, "{unknown}");
+        }
+    }
 }

@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 20] = [
+pub(super) const SETTINGS: [Setting; 21] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -39,6 +39,10 @@ pub(super) const SETTINGS: [Setting; 20] = [
     setting("links.life_hours", "Life of a link that this node issues; 1 to 720."),
     setting("directory.ca_file", "PEM file of the authorities to trust for https. Empty: the public web's."),
     setting("directory.card_hours", "Life of the registered card; 1 to 192. It is renewed at a third of it."),
+    setting(
+        "keys.signatures_per_second",
+        "Cards and directory requests that the key process signs in a second, ten times as many at once; 1 to 100000.",
+    ),
     setting("storage.database_megabytes", "Most megabytes of the database. 0: as the disk has."),
     setting("storage.blobs_megabytes", "Most megabytes of one module's blobs. 0: as the disk has."),
     setting("log.level", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\" (docs/logging.md)."),

@@ -3,6 +3,7 @@
 //! The unsealer is given the passphrase only once its cage was seen; its secrets go through a pipe straight to the vault
 //! and never through this process. The trail of what the vault does is watched from here (`trail`).
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -61,7 +62,7 @@ pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
     let vault = Plan {
         role: Role::Vault,
         program: "cryptod-vault",
-        arguments: if anew.exists() { vec!["audit-anew".into()] } else { Vec::new() },
+        arguments: vault_arguments(context, anew.exists()),
         identity: context.identities.vault,
         kept: Vec::new(),
         descriptors: vec![vault_side, operator_side, state.into(), secrets, first, second],
@@ -91,6 +92,12 @@ pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
     context.state(Role::Front, "ready");
     let operator = Operator::new(operator).map_err(setup(Role::Vault, "the operator's pair"))?;
     Ok(Keys { front, vault, operator, trail: Watch::new(segments) })
+}
+
+/// The operator's word to the vault.
+fn vault_arguments(context: &Context, anew: bool) -> Vec<OsString> {
+    let signatures = format!("signatures={}", context.settings.signatures_per_second());
+    [signatures].into_iter().chain(anew.then(|| "audit-anew".to_owned())).map(OsString::from).collect()
 }
 
 async fn serving(context: &Context, plan: Plan) -> Result<Caged, Fault> {

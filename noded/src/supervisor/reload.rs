@@ -36,17 +36,22 @@ impl Settings {
         toml::to_string(&self.held().current).expect("a configuration that was read can be written")
     }
 
-    /// Reads the configuration again. `listen` and `uid_base` are the supervisor's own: they stay until it is restarted.
+    /// The vault's quota of signatures.
+    pub(super) fn signatures_per_second(&self) -> u32 {
+        self.held().current.keys.signatures_per_second
+    }
+
+    /// Reads the configuration again. `listen`, `uid_base` and `keys` are the supervisor's own: they stay until it is restarted.
     pub(super) fn reload(&self) {
         let mut config = match (self.reread)() {
             Ok(config) => config,
             Err(failure) => return tracing::error!("SIGHUP: {failure}; the configuration stays as it was"),
         };
         let mut held = self.held();
-        let own = (config.listen, config.uid_base) != (held.current.listen, held.current.uid_base);
-        if own {
-            tracing::warn!("SIGHUP: `listen` and `uid_base` change only when the node is restarted");
-            (config.listen, config.uid_base) = (held.current.listen, held.current.uid_base);
+        let own = |config: &NodeConfig| (config.listen, config.uid_base, config.keys.clone());
+        if own(&config) != own(&held.current) {
+            tracing::warn!("SIGHUP: `listen`, `uid_base` and `keys` change only when the node is restarted");
+            (config.listen, config.uid_base, config.keys) = own(&held.current);
         }
         if config == held.current {
             return tracing::info!("SIGHUP: nothing else changed");
