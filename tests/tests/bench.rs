@@ -17,14 +17,30 @@ fn every_group_measures_what_it_owes() {
         .env("OPENRED_BIN_DIR", program.parent().unwrap())
         .args(["--smoke", "--out"])
         .arg(out.path())
-        .args(["handshake", "session", "file", "memory", "cage"])
+        .args(["handshake", "session", "file", "memory", "cage", "vault"])
         .output()
         .unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    let owed: [(&str, &[&str]); 5] = [
+    let owed: [(&str, &[&str]); 6] = [
         ("handshake", &["connect_first_reply", "handshake_rate_8", "connect_first_reply_8"]),
         ("session", &["request_256", "request_rate_64", "bulk"]),
         ("file", &["file_share", "file"]),
+        (
+            "vault",
+            &[
+                "fdatasync",
+                "hop_cpu_1",
+                "hop_cpu_32",
+                "sign_http",
+                "sign_http_rate_64",
+                "worker_beside_flood",
+                "flood_rate",
+                "worker_beside_dear_flood",
+                "dear_flood_rate",
+                "ssh_agent_sign",
+                "ssh_agent_rate",
+            ],
+        ),
         ("cage", &["call_plain", "call_plain_vault", "call_checked_front", "set_up_front", "set_up_noded"]),
         ("memory", if is_root() { &["up_to_ready", "pss_idle_node", "pss_vault"] } else { &["up_to_ready"] }),
     ];

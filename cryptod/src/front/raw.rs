@@ -1,10 +1,11 @@
-//! The generated service without its listener: one caller's calls as they come out of HTTP/2, for whoever drives it with bytes
-//! of his own (the fuzz targets). The same service, limits and link to the vault as behind the listener.
+//! Parts of the front for whoever drives them by himself: the generated service without its listener (the fuzz targets), and the link
+//! to the vault without the service (the measurements). The same service, limits and link as behind the listener.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use openred_proto::id::NodeId;
+use openred_proto::vault::{Reply, Request as Asked};
 use tokio::net::UnixStream;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
@@ -23,4 +24,24 @@ pub fn service(
         request.extensions_mut().insert(Arc::clone(&caller));
         request
     })
+}
+
+/// One caller's link to the vault.
+#[derive(Clone)]
+pub struct Link {
+    link: VaultLink,
+    caller: Arc<Caller>,
+}
+
+impl Link {
+    /// To be called inside a runtime.
+    #[must_use]
+    pub fn start(vault: UnixStream) -> Self {
+        Self { link: VaultLink::start(vault), caller: Arc::new(Caller::new()) }
+    }
+
+    /// Asks the vault; none when it does not answer.
+    pub async fn ask(&self, request: Asked) -> Option<Reply> {
+        self.link.ask(self.caller.places(), request).await.ok()
+    }
 }

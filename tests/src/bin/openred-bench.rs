@@ -1,15 +1,18 @@
-//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, memory, cage.
+//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, memory, cage, vault.
 //!
-//! It starts a directory and two nodes with the release binaries, lets alice's node time its own requests to bob's, and
-//! writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table (of a few runs `p99` is the worst).
+//! It starts a directory and two nodes with the release binaries, lets alice's node time its own requests to bob's (`vault` starts a
+//! key process by itself), and writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table (of a few runs `p99` is the worst).
 //! Given the output of a run of the peers (`--peers FILE`, one line per figure), it prints the ratios that docs/budgets.md
 //! speaks of. `--smoke` does a little of everything, for the suite: it shows that the measuring works.
 
 #[path = "openred-bench"]
 mod bench {
+    pub(crate) mod agent;
     pub(crate) mod figures;
     pub(crate) mod groups;
+    pub(crate) mod peer_vault;
     pub(crate) mod peers;
+    pub(crate) mod vault;
 }
 
 use std::path::PathBuf;
@@ -17,7 +20,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use bench::figures::{Figures, say};
-use bench::{groups, peers};
+use bench::{groups, peers, vault};
 
 /// Parses arguments, runs the groups in one stage, prints tables and ratios.
 fn main() -> Result<()> {
@@ -33,18 +36,30 @@ fn main() -> Result<()> {
         }
     }
     if names.is_empty() {
-        bail!("usage: openred-bench [--smoke] [--out FOLDER] [--peers FILE] handshake|session|file|memory|cage …");
+        bail!(
+            "usage: openred-bench [--smoke] [--out FOLDER] [--peers FILE] handshake|session|file|memory|cage|vault …"
+        );
     }
     std::fs::create_dir_all(&out)?;
-    let mut stage = groups::Stage::start(&out, size)?;
+    let mut stage = None;
     let mut ours = Figures::default();
     for name in &names {
-        let figures = groups::measure(name, &mut stage)?;
+        let figures = if name == "vault" {
+            vault::measure(&out, size.vault)?
+        } else {
+            if stage.is_none() {
+                stage = Some(groups::Stage::start(&out, size)?);
+            }
+            groups::measure(name, stage.as_mut().context("a stage")?)?
+        };
         figures.print(name);
+        if name == "vault" {
+            vault::print_goals(&figures);
+        }
         figures.write(&out.join(format!("{name}.json")))?;
         ours.extend(figures);
     }
-    stage.stop()?;
+    stage.map_or(Ok(()), groups::Stage::stop)?;
     if let Some(file) = peer_output {
         let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         peers::print_ratios(&ours, &peers::parse(&text));

@@ -11,6 +11,7 @@ use openred_tests::harness::{Directory, Node, binaries, free_port, is_root, run,
 use serde_json::Value;
 
 use super::figures::{Better, Figure, Figures};
+use super::vault;
 
 /// How much each group does.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct Size {
     blocks: &'static str,
     /// System calls of a block.
     calls: &'static str,
+    /// The group `vault`.
+    pub(crate) vault: vault::Size,
     /// Runs of a rate, bulk responses, files and starts measured.
     runs: usize,
 }
@@ -43,6 +46,7 @@ impl Size {
         bulk_bytes: 1 << 30,
         blocks: "20",
         calls: "50000",
+        vault: vault::Size { single: 2000, rate: 16_000, runs: 3 },
         runs: 3,
     };
     /// Everything once, on little: shows that the measuring works and yields no figure to quote.
@@ -54,6 +58,7 @@ impl Size {
         bulk_bytes: 8 << 20,
         blocks: "1",
         calls: "1000",
+        vault: vault::Size { single: 64, rate: 256, runs: 1 },
         runs: 1,
     };
 }
@@ -128,7 +133,7 @@ pub(crate) fn measure(group: &str, stage: &mut Stage) -> Result<Figures> {
         "file" => file(stage),
         "memory" => memory(stage),
         "cage" => cage(stage),
-        other => bail!("no group {other}: handshake, session, file, memory, cage"),
+        other => bail!("no group {other}: handshake, session, file, memory, cage, vault"),
     }
 }
 
@@ -240,7 +245,8 @@ fn cage(stage: &Stage) -> Result<Figures> {
     Ok(figures)
 }
 
-fn pss_kib(pid: u32) -> Result<f64> {
+/// Proportional set size of a process.
+pub(crate) fn pss_kib(pid: u32) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = text.lines().find(|line| line.starts_with("Pss:")).context("smaps_rollup has Pss")?;
     Ok(line.split_whitespace().nth(1).context("Pss has a value")?.parse()?)
