@@ -10,6 +10,7 @@
 mod callers;
 mod connection;
 mod convert;
+mod gather;
 mod link;
 mod places;
 #[doc(hidden)]

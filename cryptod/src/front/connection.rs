@@ -21,6 +21,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::Connected;
 
 use super::callers::Callers;
+use super::gather::Gather;
 use super::places::{DEAR_WAITING, Places};
 use super::refused::{Greeting, Refused};
 
@@ -74,7 +75,9 @@ impl Door {
             full = place.is_err();
             let greeting = Greeting::new(Arc::clone(&refused));
             let caller = Arc::new(Caller::new());
-            ready(place.ok().map(|place| Ok(Connection { stream, caller, greeting, _place: place })))
+            ready(
+                place.ok().map(|place| Ok(Connection { stream: Gather::new(stream), caller, greeting, _place: place })),
+            )
         })
     }
 }
@@ -165,7 +168,7 @@ impl Caller {
 
 /// A connection with what is known of its caller.
 pub(super) struct Connection {
-    stream: UnixStream,
+    stream: Gather<UnixStream>,
     caller: Arc<Caller>,
     greeting: Greeting,
     _place: OwnedSemaphorePermit,
@@ -202,18 +205,6 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -2,18 +2,22 @@
 //!
 //! One task writes, one reads, so that neither side can block the other for good. A call that has run out of time keeps its
 //! place until the vault answers: the bound is on what the vault is asked, not on who still listens. Bytes of replies are
-//! wiped once decoded. Anything that is no frame ends the stream: it can only be a fault.
+//! wiped once decoded. The stream is watched for bytes to read alone: watched for room to write as well, each request that the vault
+//! takes would wake this process for nothing. Anything that is no frame ends the stream: it can only be a fault.
 
 use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream as Stream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openred_proto::error::WireError;
 use openred_proto::limits::FRAME_BYTES;
 use openred_proto::vault::{Frame, Reply, Request, decode_frame, encode_frame, split_frame};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -25,6 +29,8 @@ const IN_FLIGHT: usize = CHEAP + DEAR;
 const DEADLINE: Duration = Duration::from_secs(5);
 /// The first answer may take as long as a passphrase takes to be typed and stretched.
 const FIRST_DEADLINE: Duration = Duration::from_secs(600);
+/// A vault that has as much before it as the socket holds is given this long before it is offered more.
+const FULL: Duration = Duration::from_millis(1);
 /// Bytes read at once: a few of the longest frames.
 const READ_BYTES: usize = 4 * (FRAME_BYTES + 4);
 
@@ -68,22 +74,30 @@ fn lock(calls: &Mutex<Calls>) -> MutexGuard<'_, Calls> {
 impl VaultLink {
     /// Starts the two tasks on the current runtime.
     pub(super) fn start(stream: UnixStream) -> Self {
-        let (read, write) = stream.into_split();
         let calls = Arc::new(Mutex::new(Calls { next: 1, waiting: Some(HashMap::with_capacity(IN_FLIGHT)) }));
         let (outgoing, queue) = mpsc::channel(IN_FLIGHT);
         let (say_gone, gone) = watch::channel(false);
         let places = Arc::new(Places::of_vault());
         let (for_reader, for_writer) =
             ((Arc::clone(&calls), Arc::clone(&places)), (Arc::clone(&calls), Arc::clone(&places)));
+        // One that cannot be watched is gone.
+        let stream = watch_for_bytes(stream).ok().map(Arc::new);
+        let reading = stream.clone();
         let also_say_gone = say_gone.clone();
         tokio::spawn(async move {
             let (calls, places) = for_reader;
-            read_replies(read, &calls).await;
+            if let Some(stream) = reading {
+                read_replies(&stream, &calls).await;
+            }
             end(&calls, &places, &say_gone);
         });
         tokio::spawn(async move {
             let (calls, places) = for_writer;
-            write_requests(write, queue).await;
+            if let Some(stream) = stream {
+                write_requests(stream.get_ref(), queue).await;
+                // Nobody asks any more: the vault sees the end, and so does the reader once it has left.
+                let _ = stream.get_ref().shutdown(Shutdown::Write);
+            }
             end(&calls, &places, &also_say_gone);
         });
         Self { calls, places, outgoing, gone }
@@ -153,25 +167,56 @@ fn end(calls: &Mutex<Calls>, places: &Places, say_gone: &watch::Sender<bool>) {
     say_gone.send_replace(true);
 }
 
-async fn write_requests(mut stream: OwnedWriteHalf, mut queue: mpsc::Receiver<Zeroizing<Vec<u8>>>) {
+#[allow(deprecated, reason = "it owns one descriptor for life and always names it; the successor needs unsafe code")]
+fn watch_for_bytes(stream: UnixStream) -> io::Result<AsyncFd<Stream>> {
+    AsyncFd::with_interest(stream.into_std()?, Interest::READABLE)
+}
+
+async fn write_requests(mut stream: &Stream, mut queue: mpsc::Receiver<Zeroizing<Vec<u8>>>) {
     while let Some(mut frames) = queue.recv().await {
         // What piled up meanwhile goes in one write: the vault then commits it in one group.
         while let Ok(mut more) = queue.try_recv() {
             frames.append(&mut more);
         }
-        if stream.write_all(&frames).await.is_err() {
-            return;
+        let mut rest = frames.as_slice();
+        while !rest.is_empty() {
+            match stream.write(rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(FULL).await,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
         }
     }
 }
 
-async fn read_replies(mut stream: OwnedReadHalf, calls: &Mutex<Calls>) {
+/// Reads once, when there is something; nothing at the end.
+async fn read_some(stream: &AsyncFd<Stream>, buffer: &mut [u8]) -> Option<usize> {
+    loop {
+        let mut ready = stream.readable().await.ok()?;
+        match ready.try_io(|stream| stream.get_ref().read(buffer)) {
+            Ok(Ok(0)) => return None,
+            Ok(Ok(count)) => {
+                // Less than there was room for: that was all, and the next look would only find that out.
+                if count < buffer.len() {
+                    ready.clear_ready();
+                }
+                return Some(count);
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(_)) => return None,
+            Err(_) => {}
+        }
+    }
+}
+
+async fn read_replies(stream: &AsyncFd<Stream>, calls: &Mutex<Calls>) {
     let mut buffer = Zeroizing::new(vec![0; READ_BYTES]);
     let mut filled = 0;
     loop {
-        match stream.read(&mut buffer[filled..]).await {
-            Ok(0) | Err(_) => return,
-            Ok(count) => filled += count,
+        match read_some(stream, &mut buffer[filled..]).await {
+            Some(count) => filled += count,
+            None => return,
         }
         let Ok(used) = deliver(&buffer[..filled], calls) else {
             tracing::error!("the vault sent what is no reply");
@@ -205,6 +250,7 @@ fn deliver(bytes: &[u8], calls: &Mutex<Calls>) -> Result<usize, WireError> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use openred_proto::vault::Refusal;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
 
     use super::*;
@@ -328,6 +374,29 @@ mod tests {
         let id = next_id(&mut vault).await;
         reply(&mut vault, id, Reply::Done).await;
         assert!(matches!(call.await.unwrap(), Ok(Reply::Done)));
+    }
+
+    #[tokio::test]
+    async fn a_vault_that_reads_late_gets_every_request_whole() {
+        let (link, mut vault) = pair();
+        let callers = [Arc::new(Places::of_caller()), Arc::new(Places::of_caller())];
+        // More than a socket holds, and each frame longer than half of what its reader takes at once.
+        let offer = || openred_proto::vault::ReceivedOffer {
+            offer: vec![1; openred_proto::limits::OFFER_BYTES],
+            sender: openred_proto::id::NodeId::from_bytes([1; 32]),
+            directory: openred_proto::id::NodeId::from_bytes([2; 32]),
+            allowed: openred_proto::method::MethodSet::ALL,
+        };
+        let calls: Vec<_> =
+            (0..10 * DEAR).map(|call| begin(&link, &callers[call % 2], Request::InspectOffer(offer()))).collect();
+        settle().await;
+        for _ in 0..calls.len() {
+            let id = next_id(&mut vault).await;
+            reply(&mut vault, id, Reply::Done).await;
+        }
+        for call in calls {
+            assert!(matches!(call.await.unwrap(), Ok(Reply::Done)));
+        }
     }
 
     #[tokio::test]
