@@ -3,8 +3,9 @@
 //!
 //! Two segments, both preallocated, so that a full disk does not stop the writing. When one is full the vault signs it, goes on in
 //! the other, and refuses to use a key when that is full as well before the first was filed away. What others can bring about as
-//! often as they like (refusals, reports) has a share of its own: so many a second, and a tenth of a segment; what is over it
-//! is counted. How a trail is found again at a start is in `audit/open`; the format is `openred_proto::audit`.
+//! often as they like (refusals, the front's reports) has a share of its own: so many a second, and a tenth of a segment; what is
+//! refused over it is counted, what is reported over it is not taken, so that who reports keeps it. What the supervisor notes has a
+//! share that nobody else can spend: a death by the filter is recorded however many refusals came before it. How a trail is found again at a start is in `audit/open`; the format is `openred_proto::audit`.
 
 use hmac::{Hmac, KeyInit, Mac};
 use openred_proto::audit::{
@@ -33,6 +34,14 @@ const LIMITED_BURST: u64 = 100;
 const LIMITED_PER_SECOND: u64 = 10;
 /// And of a segment at most a tenth.
 const LIMITED_SLOTS: usize = SLOTS / 10;
+/// Notes of the supervisor: at once, more than it has kinds of them,
+const NOTED_BURST: u64 = 20;
+/// in a second: one of each kind with each of its looks,
+const NOTED_PER_SECOND: u64 = 4;
+/// and of a segment.
+const NOTED_SLOTS: usize = SLOTS / 50;
+/// Of these, deaths that the filter had no part in: a process can bring about more of them than of any other kind.
+const NOTED_DEATHS: usize = NOTED_SLOTS / 2;
 
 /// One write to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,15 +92,25 @@ struct Pending {
     bytes: Vec<u8>,
 }
 
-/// The share of refusals and reports.
+/// What may have a record of its own, of what comes as often as somebody likes.
 struct Limit {
+    /// Refusals, and the front's reports.
+    others: Share,
+    /// The supervisor's notes: nobody but the supervisor spends them.
+    notes: Share,
+    /// Left out since the last record that says so.
+    left_out: u32,
+}
+
+/// So many at once, so many a second, so many slots of a segment.
+struct Share {
+    burst: u64,
+    per_second: u64,
     /// In thousandths.
     level: u64,
     filled: UnixMillis,
     /// Slots of this segment.
     taken: usize,
-    /// Left out since the last record that says so.
-    left_out: u32,
 }
 
 /// How `peer` is named in the trail that `key` belongs to: who has the trail alone does not learn with whom the node spoke.
@@ -104,20 +123,30 @@ pub fn subject(key: &Secret<32>, peer: &NodeId) -> Hash {
 
 impl Limit {
     const fn new(now: UnixMillis) -> Self {
-        Self { level: LIMITED_BURST * 1000, filled: now, taken: 0, left_out: 0 }
+        let others = Share::new(LIMITED_BURST, LIMITED_PER_SECOND, now);
+        Self { others, notes: Share::new(NOTED_BURST, NOTED_PER_SECOND, now), left_out: 0 }
     }
 
-    /// Whether one more may have a record.
-    fn take(&mut self, now: UnixMillis) -> bool {
-        let refill = now.0.saturating_sub(self.filled.0).saturating_mul(LIMITED_PER_SECOND);
+    /// The shares of the next segment.
+    const fn begin_segment(&mut self) {
+        (self.others.taken, self.notes.taken) = (0, 0);
+    }
+}
+
+impl Share {
+    const fn new(burst: u64, per_second: u64, now: UnixMillis) -> Self {
+        Self { burst, per_second, level: burst * 1000, filled: now, taken: 0 }
+    }
+
+    /// Whether one more may have a record, of at most `slots` in this segment.
+    fn take(&mut self, slots: usize, now: UnixMillis) -> bool {
+        let refill = now.0.saturating_sub(self.filled.0).saturating_mul(self.per_second);
         self.filled = now;
-        self.level = self.level.saturating_add(refill).min(LIMITED_BURST * 1000);
-        let may = self.level >= 1000 && self.taken < LIMITED_SLOTS;
+        self.level = self.level.saturating_add(refill).min(self.burst * 1000);
+        let may = self.level >= 1000 && self.taken < slots;
         if may {
             self.level -= 1000;
             self.taken += 1;
-        } else {
-            self.left_out = self.left_out.saturating_add(1);
         }
         may
     }
@@ -162,7 +191,7 @@ impl Trail {
             let (segment, file) = (self.head.segment, 1 - self.head.file);
             self.head.waiting = segment;
             self.begin(segment + 1, file, now);
-            self.limit.taken = 0;
+            self.limit.begin_segment();
         }
         if std::mem::take(&mut self.start_owed) {
             self.record(Event::Started, 0, None, now);
@@ -215,12 +244,39 @@ impl Trail {
         self.write(event, 0, count, subject.unwrap_or_default(), now);
     }
 
-    /// Records something that others can bring about as often as they like: a refusal (`outcome` is its number) or a report.
+    /// Records a refusal (`outcome` is its number), which others can bring about as often as they like; what has no place is counted.
     pub(crate) fn record_limited(&mut self, event: Event, outcome: u8, count: u32, now: UnixMillis) {
-        if self.has_room() && self.limit.take(now) {
+        if self.has_room() && self.limit.others.take(LIMITED_SLOTS, now) {
             self.say_left_out(now);
             self.write(event, outcome, count, [0; 32], now);
+        } else {
+            self.limit.left_out = self.limit.left_out.saturating_add(count.max(1));
         }
+    }
+
+    /// Records what the front reports or the supervisor notes, each from a share of its own. False where that is spent: nothing is
+    /// counted then, for who reports it still has it, and says it again.
+    #[must_use]
+    pub(crate) fn record_reported(&mut self, event: Event, count: u32, now: UnixMillis) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        let (share, slots) = match event {
+            Event::ProcessDied => (&mut self.limit.notes, NOTED_DEATHS),
+            _ if event.is_of_supervisor() => (&mut self.limit.notes, NOTED_SLOTS),
+            _ => (&mut self.limit.others, LIMITED_SLOTS),
+        };
+        let may = share.take(slots, now);
+        if may {
+            self.say_left_out(now);
+            self.write(event, 0, count, [0; 32], now);
+        }
+        may
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn left_out(&self) -> u32 {
+        self.limit.left_out
     }
 
     fn say_left_out(&mut self, now: UnixMillis) {

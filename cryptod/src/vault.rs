@@ -163,15 +163,22 @@ impl Vault {
         if let Some(reply) = unlocked.audit(&request)? {
             return Ok(reply);
         }
-        unlocked.make_room(now)?;
+        if let Err(full) = unlocked.make_room(now) {
+            // Counted, until there is room to say so; but not what is reported, which is said again.
+            if !matches!(request, Request::Report { .. } | Request::Note { .. }) {
+                unlocked.record_refusal(now, about, full);
+            }
+            return Err(full);
+        }
         unlocked.maintain(now, random)?;
         self.operations += 1;
-        let served = unlocked.serve(now, random, request);
-        match &served {
-            Ok(reply) => unlocked.record(now, about, reply),
-            Err(refused) => unlocked.record_refusal(now, about, *refused),
+        match unlocked.serve(now, random, request) {
+            Ok(reply) => unlocked.record(now, about, &reply).map(|()| reply),
+            Err(refused) => {
+                unlocked.record_refusal(now, about, refused);
+                Err(refused)
+            }
         }
-        served
     }
 
     /// The writes that make every change so far durable.

@@ -263,12 +263,50 @@ fn refusals_and_reports_have_their_share_and_what_is_over_it_is_counted() {
     assert_eq!(of(Event::NotListed).iter().map(|record| record.count).sum::<u32>(), 400 + 480);
     assert_eq!(of(Event::HttpSigned).len(), 1, "what was done is never left out");
     for step in 0..40_000 {
-        trail.record_limited(Event::Flooded, 0, 1, later.plus(Duration::from_secs(100 + step)));
+        trail.record_limited(Event::Misbehaved, 9, 1, later.plus(Duration::from_secs(100 + step)));
         if trail.must_commit() {
             lay(&mut files, &trail.commit());
         }
     }
     assert!(trail.head().slot as usize <= 2 * LIMITED_SLOTS + 200, "a tenth, and as many words about the rest");
+}
+
+#[test]
+fn the_supervisors_notes_have_a_share_that_nobody_else_spends() {
+    let (mut files, mut trail) = begun(0);
+    let at = |second: u64| NOW.plus(Duration::from_secs(second));
+    let mut turned_back = 0;
+    for step in 0..10_000 {
+        trail.record_limited(Event::LinkOpened, 9, 0, at(step));
+        turned_back += u32::from(!trail.record_reported(Event::CallRefused, 3, at(step)));
+        if trail.must_commit() {
+            lay(&mut files, &trail.commit());
+        }
+    }
+    assert!(turned_back > 0 && !trail.record_reported(Event::CallRefused, 3, at(10_000)), "the tenth is spent");
+    // A process that dies over and over leaves room for what is graver.
+    let deaths = (0..2000).filter(|step| trail.record_reported(Event::ProcessDied, 1, at(20_000 + step))).count();
+    assert_eq!(deaths, NOTED_DEATHS);
+    assert!(trail.record_reported(Event::FilterBroken, 1, at(30_000)));
+    trail.maintain(&identity(), at(40_000));
+    lay(&mut files, &trail.commit());
+    let (report, records) = read(&[&files[0]], Some(trail.head()));
+    assert_eq!(report.faults, []);
+    let counted = |event| records.iter().filter(|record| record.event == event).map(|record| record.count).sum::<u32>();
+    assert_eq!(counted(Event::FilterBroken), 1);
+    assert_eq!(counted(Event::CallRefused) + 3 * turned_back, 30_000, "what was turned back is left to who reports it");
+}
+
+#[test]
+fn what_is_left_out_is_counted_with_its_own_count_also_without_room() {
+    let (_, mut trail) = begun(0);
+    (0..LIMITED_BURST).for_each(|_| trail.record_limited(Event::Flooded, 9, 5, NOW));
+    trail.record_limited(Event::Flooded, 9, 17, NOW);
+    trail.record_limited(Event::LinkOpened, 9, 0, NOW);
+    assert_eq!(trail.limit.left_out, 18);
+    trail.head.slot = (SLOTS - CLOSING_SLOTS) as u32;
+    trail.record_limited(Event::Flooded, 9, 4, NOW);
+    assert_eq!(trail.limit.left_out, 22);
 }
 
 #[test]

@@ -59,20 +59,25 @@ impl Unlocked {
     }
 
     /// Records what was done.
-    pub(super) fn record(&mut self, now: UnixMillis, about: About, reply: &Reply) {
+    ///
+    /// # Errors
+    /// [`Error::MisuseQuota`] for a report or note that had no place in the trail: it is not done then, and whoever made it keeps it.
+    pub(super) fn record(&mut self, now: UnixMillis, about: About, reply: &Reply) -> Result<()> {
         let peer = match reply {
             // They give out nothing that was not given before, or are recorded with the phase that does.
             Reply::OfferInspected(_)
             | Reply::LinkKeys(_)
             | Reply::HandshakeStarted { .. }
             | Reply::HandshakeAnswered { .. }
-            | Reply::MatchValidated { matched: true } => return,
-            Reply::Done if about.event == Event::HandshakeAbandoned => return,
+            | Reply::MatchValidated { matched: true } => return Ok(()),
+            Reply::Done if about.event == Event::HandshakeAbandoned => return Ok(()),
             Reply::Done if about.event.is_of_node() || about.event.is_of_supervisor() => {
-                return self.trail.record_limited(about.event, 0, about.count, now);
+                let recorded = self.trail.record_reported(about.event, about.count, now);
+                return if recorded { Ok(()) } else { Err(Error::MisuseQuota) };
             }
             Reply::MatchValidated { matched: false } => {
-                return self.trail.record_limited(about.event, NO_MATCH, 0, now);
+                self.trail.record_limited(about.event, NO_MATCH, 0, now);
+                return Ok(());
             }
             Reply::LinkIssued { summary, .. } | Reply::LinkAccepted { summary, .. } => Some(summary.peer),
             Reply::HandshakeFinished { grant, .. } | Reply::HandshakeCompleted { grant } => Some(grant.peer),
@@ -80,6 +85,7 @@ impl Unlocked {
         };
         let subject = peer.map(|peer| subject(&self.keyring.audit, &peer));
         self.trail.record(about.event, about.count, subject, now);
+        Ok(())
     }
 
     /// Records that something was refused.

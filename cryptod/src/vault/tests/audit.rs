@@ -89,6 +89,36 @@ fn reports_are_recorded_with_their_count_and_misbehaviour_before_the_end() {
 }
 
 #[test]
+fn a_death_by_the_filter_is_recorded_though_the_share_of_refusals_is_spent() {
+    let mut node = Node::new(1);
+    let report = || Request::Report { event: Event::CallRefused.number(), count: 3 };
+    while !matches!(node.ask(report()), Reply::Refused(_)) {
+        assert_eq!(node.refusal(Request::LinkKeys { row: vec![3; 97] }), Refusal::RowSealed);
+    }
+    assert_eq!(node.refusal(report()), Refusal::Quota, "what is not in the trail is not called done");
+    let seen = trail(&node).len();
+    let note = Request::Note { event: Event::FilterBroken.number(), count: 1 };
+    assert!(matches!(ask_operator(&mut node, note), Reply::Done));
+    let records = since(&node, seen);
+    assert!(records.contains(&(Event::FilterBroken, 0)), "{records:?}");
+    assert!(!records.contains(&(Event::CallRefused, 0)), "{records:?}");
+}
+
+#[test]
+fn a_note_that_has_no_place_is_not_called_done() {
+    let mut node = Node::new(1);
+    let note = || Request::Note { event: Event::LayerOff.number(), count: 1 };
+    let (mut done, mut last) = (0, Reply::Done);
+    while matches!(last, Reply::Done) && done < 1000 {
+        last = ask_operator(&mut node, note());
+        done += usize::from(matches!(last, Reply::Done));
+    }
+    assert!(matches!(last, Reply::Refused(Refusal::Quota)), "{last:?}");
+    let listed = trail(&node).iter().filter(|record| record.event == Event::LayerOff).count();
+    assert_eq!(listed, done, "each that was called done is there");
+}
+
+#[test]
 fn with_both_segments_full_no_key_is_used_until_one_is_filed() {
     let mut node = Node::new(1);
     // As after two closed segments: the second one is full up to its reserve.
@@ -119,6 +149,8 @@ fn with_both_segments_full_no_key_is_used_until_one_is_filed() {
     assert!(matches!(ask_operator(&mut node, Request::AuditFiled { segment: 1 }), Reply::Done));
     let request = sign_http(node.id());
     assert!(matches!(node.ask(request), Reply::Signature(_)));
+    let left_out = node.vault.unlocked.as_ref().unwrap().trail.left_out();
+    assert_eq!(left_out, 2, "what was refused for want of room is counted, to be said");
     let again = node.restart();
     assert_eq!(again.vault.unlocked.as_ref().unwrap().trail.head().segment, 3);
 }
