@@ -1,9 +1,9 @@
 //! The vault's loop: one thread, two callers, its state and its trail. It moves bytes; what a request means is [`Vault`]'s.
 //!
 //! Each turn waits with `ppoll`, reads what is ready, handles every cheap request and some dear ones, makes all changes durable with
-//! as few writes as they need and one fdatasync a changed file, and only then replies. It looks for new requests after each dear one,
-//! and ends the turn when a cheap one has come: that waits for one dear operation, however many are asked. A write or fdatasync that fails is final: the keys go, everybody is
-//! told, and the process ends (a later fdatasync could claim success for bytes that were lost). The time-out of `ppoll` is
+//! as few writes as they need and one fdatasync a changed file, and only then replies. Where a cheap one is among them the turn has
+//! one dear one at most; it looks for new requests after each dear one, and ends the turn when a cheap one has come: that waits for
+//! one dear operation, however many are asked. A write or fdatasync that fails is final: the keys go, everybody is told, and the process ends (a later fdatasync could claim success for bytes that were lost). The time-out of `ppoll` is
 //! the timer. When either caller is gone, or the front misbehaves, the vault ends: front and vault are replaced together.
 
 use std::fs::File;
@@ -190,8 +190,9 @@ impl Server {
 
     /// Handles what waits, in turn; the reason to end, if one comes up, is kept until the replies are out.
     fn handle_ready(&mut self, now: UnixMillis, replies: &mut Vec<(usize, Frame<Reply>)>) -> Result<(), End> {
-        self.handle_cheap(now, replies)?;
-        for _ in 0..DEAR_A_TURN {
+        // What is cheap and handled is not answered before it is durable: that, too, waits for one dear one at most.
+        let most = if self.handle_cheap(now, replies)? > 0 { 1 } else { DEAR_A_TURN };
+        for _ in 0..most {
             let mut handled = 0;
             for index in 0..self.channels.len() {
                 handled += self.handle_lane(now, index, Lane::Dear, 1, replies)?;
