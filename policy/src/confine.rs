@@ -198,8 +198,10 @@ pub struct Separated {
 }
 
 impl Separated {
-    /// Steps 5 to 7: limits, capabilities, MDWE, `no_new_privs`, Landlock, not dumpable.
+    /// Steps 5 to 7: the panic hook, limits, capabilities, MDWE, `no_new_privs`, Landlock, not dumpable. Secrets come in behind
+    /// this, so the hook is there before: a panic between this and [`Restricted::seal`] clears them as well, and prints none.
     pub fn restrict(mut self) -> Result<Restricted> {
+        panic::install();
         let role = self.cage.role;
         self.layers.push(privileges::limits(role)?);
         self.layers.push(privileges::drop_capabilities()?);
@@ -221,9 +223,8 @@ pub struct Restricted {
 }
 
 impl Restricted {
-    /// Step 8: the panic hook, then the filter on every thread.
+    /// Step 8: the filter on every thread.
     pub fn seal(mut self) -> Result<Confined> {
-        panic::install();
         sys::default_fault_signals().map_err(Error::io(LayerName::Seccomp, "sigaction"))?;
         let syscalls_allowed = seccomp::syscalls_allowed(self.role);
         self.layers.extend(arena::layer(self.uid));

@@ -107,6 +107,15 @@ fn panics_end_in_one_line_and_sigabrt() {
             let formatted = stage.run(role.name(), "panic-formatted");
             assert_eq!(formatted.exit, "SIGABRT", "{form:?} {role}");
             assert!(!formatted.stderr.contains("must not be printed"), "{}", formatted.stderr);
+            // Where secrets come in, before the filter: with `panic = "unwind"` and without the hook this would be exit code 101.
+            let (line, stderr) = stage.supervise(role.name(), "restricted:panic-formatted");
+            assert_eq!(
+                (&line["exit"], &line["confined"]),
+                (&"SIGABRT".into(), &false.into()),
+                "{form:?} {role}: {stderr}"
+            );
+            assert_eq!(stderr.lines().count(), 1, "{form:?} {role}: {stderr}");
+            assert!(!stderr.contains("must not be printed"), "{form:?} {role}: {stderr}");
         }
     }
 }
