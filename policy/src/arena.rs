@@ -2,8 +2,8 @@
 //!
 //! The arena lies between two guard pages in `memfd_secret` memory: not in the kernel's own map, not dumped, not swapped; and
 //! it is sealed, so that nobody maps something else there. An ordinary user's limit on locked memory (often 8 MiB) is below the
-//! arena's size: then only its first part is secret, where the blocks of the start lie, keys among them; the rest is left out
-//! of dumps and wiped in a forked child, but may be swapped. Where the kernel gives no secret memory, as much as the limit
+//! arena's size: then only its first part is secret, where the stack and the blocks of the start lie, keys among them ([`KEYS`]; less
+//! protects none of them, and ends the start); the rest is left out of dumps and wiped in a forked child, but may be swapped. Where the kernel gives no secret memory, as much as the limit
 //! allows is locked instead. [`kind`] says which, and so does the report of a confined process ([`layer`]), in which root must
 //! have all of it secret, and anybody at least the start out of reach of the swap. Freed blocks are cleared, and a panic, or
 //! [`crate::exit`], clears all of it. When it is full, an allocation fails
@@ -32,6 +32,9 @@ const SLACK: usize = 6 * 1024 * 1024;
 
 /// Size of the arena in bytes: 24 MiB.
 pub const CAPACITY: usize = HANDSHAKES * HANDSHAKE_BYTES + LINKS * LINK_BYTES + SLACK;
+
+/// The least that protects keys: the stack, which lies first, and the first mebibyte of the heap, where the blocks of the start lie.
+pub const KEYS: usize = STACK + 1024 * 1024;
 
 /// One guard page on each side.
 pub(crate) const GUARD: usize = 4096;
@@ -94,8 +97,8 @@ impl Mapped {
         let (kind, sealed) = (self.kind(), if self.sealed { "sealed" } else { "not sealed" });
         // An ordinary user has what his limit gives; but the keys, which lie at the start, are never in the swap.
         let wanted = match (uid, kind) {
-            (Uid::Separate, _) | (Uid::Shared, Kind::None | Kind::Plain) => Kind::Secret,
-            (Uid::Shared, had) => had,
+            (Uid::Shared, had) if self.secret + self.locked >= KEYS => had,
+            (Uid::Separate | Uid::Shared, _) => Kind::Secret,
         };
         let mebibytes = (self.secret + self.locked) >> 20;
         let detail = match kind {
@@ -109,7 +112,11 @@ impl Mapped {
             Kind::PartlyLocked => format!(
                 "its first {mebibytes} MiB; the kernel gives no secret memory and RLIMIT_MEMLOCK is too low for the rest"
             ),
-            Kind::Plain => "the kernel gives no secret memory and locks none: keys could be swapped".to_owned(),
+            Kind::Plain => format!(
+                "keys could be swapped: it is neither secret nor locked. The kernel gives no secret memory, or RLIMIT_MEMLOCK is \
+                 below the {} KiB in which keys lie: raise it (`ulimit -l`, `LimitMEMLOCK=`)",
+                KEYS >> 10
+            ),
         };
         Layer::new(LayerName::Arena, format!("{}, sealed", wanted.name()), format!("{}, {sealed}", kind.name()))
             .detail(detail)
@@ -235,5 +242,12 @@ mod tests {
             assert!(!Mapped { sealed: false, ..mapped }.layer(Uid::Shared).ok, "{mapped:?}");
         }
         assert!(!Mapped { secret: 0, ..SECRET }.layer(Uid::Shared).ok);
+        // The stack lies first: what is not more than that covers no key.
+        for part in [192 << 10, 384 << 10, 768 << 10, STACK, KEYS - 1] {
+            for mapped in [Mapped { secret: part, ..SECRET }, Mapped { secret: 0, locked: part, ..SECRET }] {
+                assert!(!mapped.layer(Uid::Shared).ok, "{mapped:?}");
+            }
+        }
+        assert!(Mapped { secret: KEYS, ..SECRET }.layer(Uid::Shared).ok);
     }
 }

@@ -18,7 +18,7 @@ use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
 
-use crate::arena::{Arena, CAPACITY, GUARD, Mapped, STACK};
+use crate::arena::{Arena, CAPACITY, GUARD, KEYS, Mapped, STACK};
 use crate::spawn::Exit;
 
 fn check(result: c_long) -> io::Result<c_long> {
@@ -338,8 +338,8 @@ impl Heap {
 }
 
 /// Maps the arena between two guard pages. Its first part is secret memory, as much of it as the limit on locked memory
-/// allows; the rest, if any, is ordinary memory that is left out of dumps. Without secret memory as much of the start as may
-/// be is locked (SANDBOX, step 7). Returns the base and what the kernel gave.
+/// allows (from [`KEYS`] on); the rest, if any, is ordinary memory that is left out of dumps. Without secret memory as much of the
+/// start as may be is locked (SANDBOX, step 7). Returns the base and what the kernel gave.
 fn map_arena() -> Option<(NonNull<u8>, Mapped)> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
@@ -349,7 +349,7 @@ fn map_arena() -> Option<(NonNull<u8>, Mapped)> {
     }
     // SAFETY: GUARD is smaller than the area.
     let base = unsafe { area.cast::<u8>().add(GUARD) };
-    let parts = || (0..8).map(|step| CAPACITY >> step);
+    let parts = || (0..4).map(|step| CAPACITY >> step).chain([KEYS]);
     let secret = parts().find(|length| map_secret(base, *length)).unwrap_or(0);
     // SAFETY: `secret` is at most CAPACITY.
     map_plain(unsafe { base.add(secret) }, CAPACITY - secret)?;

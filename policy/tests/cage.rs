@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use openred_policy::probe::{FORBIDDEN, FORBIDDEN_PAST_LANDLOCK, FORBIDDEN_WITH_KEYS, Raw, SET_USER_ID};
-use openred_policy::{Layer, LayerName, Role};
+use openred_policy::{Layer, LayerName, Role, arena};
 
 #[path = "cage/stage.rs"]
 mod stage;
@@ -234,6 +234,32 @@ fn a_kernel_without_secret_memory_is_said_so() {
         assert!(arena.ok && arena.seen.starts_with("locked"), "{arena:?}");
         assert!(arena.detail.contains("the kernel gives no secret memory") || arena.detail.contains("own map"));
     }
+}
+
+/// A limit under which no key would lie in protected memory ends the start with the layer's name; from [`arena::KEYS`] on keys do.
+/// An ordinary user's: root may lock what it likes.
+#[test]
+fn a_limit_on_locked_memory_below_the_keys_ends_the_start() {
+    let stage = Stage::new(Form::Ordinary);
+    let under = |kibibytes: usize| {
+        let mut limited = Command::new("prlimit");
+        let bytes = kibibytes << 10;
+        limited.arg(format!("--memlock={bytes}:{bytes}")).arg("--").arg(stage.path("openred-cage-probe"));
+        stage.supervise_through(limited, Role::Vault.name(), "nothing")
+    };
+    for kibibytes in [64, 192, 384, 768, 1536] {
+        let (line, stderr) = under(kibibytes);
+        assert_eq!(line["exit"], "exit code 99", "{kibibytes}: {line} {stderr}");
+        assert!(
+            stderr.lines().any(|line| line.starts_with("arena: ") && line.contains("MEMLOCK")),
+            "{kibibytes}: {stderr}"
+        );
+    }
+    let (line, stderr) = under(arena::KEYS >> 10);
+    assert_eq!(line["exit"], WORKED, "the control: {line} {stderr}");
+    let layers: Vec<Layer> = serde_json::from_value(line["inside"].clone()).unwrap();
+    let found = layers.iter().find(|layer| layer.name == LayerName::Arena).unwrap();
+    assert!(found.ok && found.seen.contains("in part") && found.detail.contains("first 2 MiB"), "{found:?}");
 }
 
 #[test]
