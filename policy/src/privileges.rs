@@ -74,55 +74,42 @@ pub(crate) fn die_with_parent(role: Role, parent: Pid) -> Result<()> {
     if getppid() == parent { Ok(()) } else { Err(Error::PeerGone) }
 }
 
+/// A resource, and its name in `/proc/<pid>/limits`.
+type Named = (Resource, &'static str);
+
+const FILE_SIZE: Named = (Resource::RLIMIT_FSIZE, "Max file size");
+const PROCESSES: Named = (Resource::RLIMIT_NPROC, "Max processes");
+const OPEN_FILES: Named = (Resource::RLIMIT_NOFILE, "Max open files");
+const MESSAGES: Named = (Resource::RLIMIT_MSGQUEUE, "Max msgqueue size");
+
 /// The limits of a role: resource and the most it may have. Log lines go to a pipe, which RLIMIT_FSIZE does not cover.
-fn limits_of(role: Role) -> &'static [(Resource, u64)] {
+fn limits_of(role: Role) -> &'static [(Named, u64)] {
     const MIB: u64 = 1 << 20;
     match role {
         // No new descriptors but accepted connections, no files, no processes.
-        Role::Front => &[
-            (Resource::RLIMIT_FSIZE, 0),
-            (Resource::RLIMIT_NPROC, 0),
-            (Resource::RLIMIT_NOFILE, 256),
-            (Resource::RLIMIT_MSGQUEUE, 0),
-        ],
+        Role::Front => &[(FILE_SIZE, 0), (PROCESSES, 0), (OPEN_FILES, 256), (MESSAGES, 0)],
         // Its state file has two slots of a few MiB.
-        Role::Vault => &[
-            (Resource::RLIMIT_FSIZE, 64 * MIB),
-            (Resource::RLIMIT_NPROC, 0),
-            (Resource::RLIMIT_NOFILE, 16),
-            (Resource::RLIMIT_MSGQUEUE, 0),
-        ],
+        Role::Vault => &[(FILE_SIZE, 64 * MIB), (PROCESSES, 0), (OPEN_FILES, 16), (MESSAGES, 0)],
         // The keystore is a few KiB; age asks for 128 MiB of memory at most twice.
-        Role::Unseal => &[
-            (Resource::RLIMIT_FSIZE, MIB),
-            (Resource::RLIMIT_NPROC, 0),
-            (Resource::RLIMIT_NOFILE, 16),
-            (Resource::RLIMIT_MSGQUEUE, 0),
-        ],
+        Role::Unseal => &[(FILE_SIZE, MIB), (PROCESSES, 0), (OPEN_FILES, 16), (MESSAGES, 0)],
         // Connections need descriptors; threads of the same uid are counted over the host, so no process limit here: the
         // filter has no fork.
-        Role::Noded | Role::Directory => &[(Resource::RLIMIT_NOFILE, 16_384), (Resource::RLIMIT_MSGQUEUE, 0)],
+        Role::Noded | Role::Directory => &[(OPEN_FILES, 16_384), (MESSAGES, 0)],
         // What a foreign program opens; the copy from which it is started has a high number. Its memory is its cgroup's matter.
-        Role::Module => &[(Resource::RLIMIT_NOFILE, 256), (Resource::RLIMIT_MSGQUEUE, 0)],
+        Role::Module => &[(OPEN_FILES, 256), (MESSAGES, 0)],
         Role::Supervisor => &[],
     }
 }
 
 /// The most that a role may have of each resource, by its name in `/proc/<pid>/limits`; no dumps in any role.
 pub(crate) fn limits_seen(role: Role) -> impl Iterator<Item = (&'static str, u64)> {
-    let named = |resource: &Resource| match resource {
-        Resource::RLIMIT_FSIZE => "Max file size",
-        Resource::RLIMIT_NPROC => "Max processes",
-        Resource::RLIMIT_NOFILE => "Max open files",
-        _ => "Max msgqueue size",
-    };
-    limits_of(role).iter().map(move |(resource, most)| (named(resource), *most)).chain([("Max core file size", 0)])
+    limits_of(role).iter().map(|((_, name), most)| (*name, *most)).chain([("Max core file size", 0)])
 }
 
 pub(crate) fn limits(role: Role) -> Result<Layer> {
     let read = |resource| getrlimit(resource).map_err(Error::kernel(LayerName::Limits, "getrlimit"));
     let mut held = 0;
-    for (resource, most) in limits_of(role) {
+    for ((resource, _), most) in limits_of(role) {
         let most = read(*resource)?.1.min(*most);
         setrlimit(*resource, most, most).map_err(Error::kernel(LayerName::Limits, "setrlimit"))?;
         held += usize::from(read(*resource)? == (most, most));

@@ -8,7 +8,7 @@ use std::arch::asm;
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_uint, c_void};
 use std::io;
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{NonNull, null, null_mut};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -320,10 +320,8 @@ unsafe impl Sync for Heap {}
 
 impl Heap {
     pub(crate) const fn new() -> Self {
-        Self {
-            locked: AtomicBool::new(false),
-            inner: UnsafeCell::new(Inner { talc: Talc::new(Manual), mapped: false }),
-        }
+        let inner = UnsafeCell::new(Inner { talc: Talc::new(Manual), mapped: false });
+        Self { locked: AtomicBool::new(false), inner }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
@@ -483,25 +481,32 @@ pub(crate) fn on_stack<T, A: FnOnce() -> T>(act: A) -> T {
 /// How a process with an arena ends: a line to descriptor 2, up to its length; a code, or SIGABRT.
 pub(crate) type Ending = ([u8; crate::panic::LINE], usize, Option<c_int>);
 
-/// That, and the stack to do it on, both outside the arena.
-struct Last(UnsafeCell<(Ending, [u8; 16 * 1024])>);
+/// That, and the stack to do it on, both outside the arena; the stack's end is that of the whole.
+#[repr(C, align(16))]
+struct Last {
+    ending: UnsafeCell<Ending>,
+    stack: UnsafeCell<[u8; LAST_STACK]>,
+}
+
+const LAST_STACK: usize = 16 * 1024;
+const _: () = assert!(offset_of!(Last, stack) >= offset_of!(Last, ending) + size_of::<Ending>());
 
 // SAFETY: reached only in `end`, which does not return, from the one thread that a process with an arena has.
 unsafe impl Sync for Last {}
 
-static LAST: Last = Last(UnsafeCell::new((([0; crate::panic::LINE], 0, None), [0; 16 * 1024])));
+static LAST: Last =
+    Last { ending: UnsafeCell::new(([0; crate::panic::LINE], 0, None)), stack: UnsafeCell::new([0; LAST_STACK]) };
 
 /// Clears the arena with its stack, then says the line (whoever reads it may be slow), then ends; comes back where there is no arena.
 pub(crate) fn end(ending: &Ending) {
-    let last = LAST.0.get();
     if BASE.load(Ordering::Relaxed).is_null() {
         return;
     }
     // SAFETY: see `Sync` above.
-    unsafe { (*last).0 = *ending };
-    let top = last.wrapping_add(1).cast::<u8>().map_addr(|address| address & !15);
-    // SAFETY: the second half of the static is this stack's alone; `last_steps` wants nothing and does not return.
-    unsafe { call_on(top, last_steps, null_mut()) };
+    unsafe { *LAST.ending.get() = *ending };
+    let top = LAST.stack.get().wrapping_add(1).map_addr(|address| address & !15);
+    // SAFETY: the end of the static is this stack's alone; `last_steps` wants nothing and does not return.
+    unsafe { call_on(top.cast(), last_steps, null_mut()) };
 }
 
 extern "C" fn last_steps(_: *mut c_void) {
@@ -511,19 +516,18 @@ extern "C" fn last_steps(_: *mut c_void) {
     // SAFETY: inside the arena; whoever still has a reference into it does not run again.
     unsafe { base.write_bytes(0, length) };
     // SAFETY: written before, and by nobody after.
-    let (line, length, code) = unsafe { &(*LAST.0.get()).0 };
+    let (line, length, code) = unsafe { &*LAST.ending.get() };
     // SAFETY: writes bytes that outlive the call.
     unsafe { libc::write(2, line.as_ptr().cast(), (*length).min(line.len())) };
     code.map_or_else(|| std::process::abort(), |code| exit_now(code))
 }
 
-/// What lies in the arena now, for probes.
-pub(crate) fn arena_bytes() -> &'static [u8] {
+/// The byte at `place` in the arena now, for probes: read each time anew, because it lives. None behind what was ever in use.
+pub(crate) fn arena_byte(place: usize) -> Option<u8> {
     let base = BASE.load(Ordering::Relaxed);
-    let length = TOP.load(Ordering::Relaxed).saturating_sub(base as usize).min(CAPACITY);
-    let Some(base) = NonNull::new(std::hint::black_box(base)) else { return &[] };
-    // SAFETY: mapped for good; a probe reads bytes that others write, and takes any value.
-    unsafe { std::slice::from_raw_parts(base.as_ptr(), length) }
+    let is_used = !base.is_null() && place < TOP.load(Ordering::Relaxed).saturating_sub(base as usize).min(CAPACITY);
+    // SAFETY: within the mapping, which stays for good; a plain byte takes any value, and no reference to it is made.
+    is_used.then(|| unsafe { base.add(place).read_volatile() })
 }
 
 // ---------------------------------------------------------------- probes
@@ -566,7 +570,6 @@ pub(crate) fn attempt_and_exit(interrupt: bool, number: u64, arguments: [u64; 6]
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests call the allocator as the runtime does")]
-
     use super::*;
     use crate::arena::{Kind, kind, secret_bytes, taken};
 
@@ -577,19 +580,17 @@ mod tests {
         let take = |layout| unsafe { ARENA.alloc(layout) };
         // SAFETY: each pointer comes from `take` with the same layout, and is given back once.
         let give = |pointer, layout| unsafe { ARENA.dealloc(pointer, layout) };
-        let small = Layout::from_size_align(32, 16).unwrap();
+        let (small, block) = (Layout::from_size_align(32, 16).unwrap(), Layout::from_size_align(1 << 20, 16).unwrap());
         let (early, next) = (take(small), take(small));
         // Blocks come from the secret end first: that is where keys, which are loaded at start, must lie.
         assert!(early < next, "{early:?} {next:?}");
         assert!(secret_bytes() > 0);
         [early, next].into_iter().for_each(|pointer| give(pointer, small));
-        let block = Layout::from_size_align(1 << 20, 16).unwrap();
         let blocks: Vec<_> = std::iter::repeat_with(|| take(block)).take_while(|pointer| !pointer.is_null()).collect();
         assert!((20..=CAPACITY >> 20).contains(&blocks.len()), "{} blocks", blocks.len());
         assert_ne!(kind(), Kind::None);
         blocks.into_iter().for_each(|pointer| give(pointer, block));
-        let again = take(block);
-        assert!(!again.is_null());
+        let again = NonNull::new(take(block)).unwrap().as_ptr();
         // SAFETY: one byte of a block of a mebibyte.
         assert_eq!(unsafe { again.read() }, 0);
         give(again, block);
