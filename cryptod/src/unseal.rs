@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use crate::error::Error;
 use envelope::Seal;
 pub use keystore::Keystore;
-pub use renew::{Next, renew};
+pub use renew::renew;
 
 /// Longest keystore: the age header with its stanzas and a payload of under 2 KiB.
 const KEYSTORE_BYTES: usize = 16 * 1024;

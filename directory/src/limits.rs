@@ -66,6 +66,8 @@ pub const PURGE: usize = 1024;
 pub const NEW_NODES_BURST: u32 = 32;
 /// After those, one new node of an address comes in so long: in the eight days that a card may live, a tenth of the places.
 pub const NEW_NODE_EVERY: Duration = Duration::from_secs(60);
+/// Successions kept of ids that were never registered here: 20 MB at the most.
+pub const SUCCESSIONS: i64 = 100_000;
 /// How long a succession is remembered: until whoever knew the older id has looked for it, or will not.
 pub const SUCCESSION_KEPT: Duration = Duration::from_secs(366 * 86_400);
 /// Evidence rows kept: two cards each, so 80 MB at the most.

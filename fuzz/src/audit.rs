@@ -91,11 +91,14 @@ fn begun() -> ([Vec<u8>; 2], Head) {
 
 fn open(files: &[Vec<u8>; 2], head: Head, anew: bool) -> Result<Trail> {
     let keyring = keyring();
-    Trail::open(Opening { identity: keyring.identity(), head, anew, now: NOW }, &mut |file, offset, buffer| {
-        let from = usize::try_from(offset).unwrap();
-        buffer.copy_from_slice(&files[file][from..from + buffer.len()]);
-        Ok(())
-    })
+    Trail::open(
+        Opening { identity: keyring.identity(), head, anew, earlier: &[], taken: None, now: NOW },
+        &mut |file, offset, buffer| {
+            let from = usize::try_from(offset).unwrap();
+            buffer.copy_from_slice(&files[file][from..from + buffer.len()]);
+            Ok(())
+        },
+    )
 }
 
 /// The first byte: changed bytes, records behind the known end that may or may not follow, or a file of any bytes.

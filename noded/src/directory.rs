@@ -21,7 +21,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use openred_proto::admin::DirectoryStatus;
 use openred_proto::checked::card::{Card, CardFields, Succession};
-use openred_proto::checked::succession::Contradiction;
 use openred_proto::error::WireError;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::method::MethodSet;
@@ -33,7 +32,7 @@ use crate::health::{Condition, Health};
 use crate::keys::{CryptodClient, KeysError, SignedCard};
 use crate::link::ports::{Carrier, FoundCard};
 use crate::sensitive::Sensitive;
-use crate::store::{Store, StoreError};
+use crate::store::{Carried, Store, StoreError};
 use client::Client;
 pub(crate) use names::{ResolvedNames, resolve_names};
 pub(crate) use stream::{Delivered, Kind as ItemKind};
@@ -67,8 +66,6 @@ pub(crate) enum DirectoryError {
     Rollback,
     #[error("two different cards of this node carry one sequence (equivocation); nothing was believed")]
     Equivocation,
-    #[error("a peer's succession is not followed: {0}")]
-    Contradiction(#[from] Contradiction),
     #[error(
         "another identity is published as this node's successor; if that was not you: `openred key take-back --of DID` \
          within 72 hours (the directory's operator can name it)"
@@ -153,6 +150,22 @@ pub(crate) struct CachedCard {
     earlier: Vec<NodeId>,
 }
 
+impl From<CachedCard> for FoundCard {
+    fn from(found: CachedCard) -> Self {
+        let (node, sector) = (found.card.node_id, found.card.fields.sector.clone());
+        Self { node, earlier: found.earlier, card: found.bytes, sector, directory: found.directory }
+    }
+}
+
+/// What a look-up leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keep {
+    /// The card, in memory and store: somebody here asked for it.
+    Card,
+    /// Nothing: somebody there made this node ask.
+    Nothing,
+}
+
 impl Directories {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let Parts { me, listens_locally, addresses, names, tls, card, suites, card_life, keys, store, health } = parts;
@@ -231,10 +244,10 @@ impl Directories {
     ///
     /// # Errors
     /// The worst of what the directories said: a lie before a refusal before silence.
-    async fn look_up(&self, peer: NodeId) -> Result<CachedCard, DirectoryError> {
+    async fn look_up(&self, peer: NodeId, keep: Keep) -> Result<CachedCard, DirectoryError> {
         let mut worst = DirectoryError::None;
         for client in &self.clients {
-            let answer = self.look_up_at(client, peer).await;
+            let answer = self.look_up_at(client, peer, keep).await;
             self.judge(client, peer, answer.as_ref().err());
             match answer {
                 Ok(found) => return Ok(found),
@@ -268,7 +281,7 @@ impl Directories {
         }
     }
 
-    async fn look_up_at(&self, client: &Client, peer: NodeId) -> Result<CachedCard, DirectoryError> {
+    async fn look_up_at(&self, client: &Client, peer: NodeId, keep: Keep) -> Result<CachedCard, DirectoryError> {
         let bytes = client.node(peer).await?;
         // By our own clock and its grace: a directory must not say which cards have ended.
         let now = clock::now();
@@ -289,6 +302,10 @@ impl Directories {
                 Succession::Equivocation => return Err(DirectoryError::Equivocation),
             }
         }
+        if keep == Keep::Nothing {
+            let (directory, fetched_at) = (client.address().id, clock::now());
+            return Ok(CachedCard { card: Arc::new(card), bytes, directory, fetched_at, earlier });
+        }
         // Another look-up may have ended meanwhile: what the store kept is what counts.
         let (sequence, kept) = self.store.keep_card(peer, bytes.clone(), card.sequence, clock::now()).await?;
         if sequence == card.sequence && kept != bytes {
@@ -303,7 +320,12 @@ impl Directories {
         if card.lineage.is_empty() {
             return Ok(Vec::new());
         }
-        let carried = self.store.follow(card.node_id, card.lineage.clone(), clock::now()).await??;
+        let followed = self.store.follow(card.node_id, card.lineage.clone(), clock::now()).await?;
+        // The card is its node's all the same; who it says it goes on for is not believed.
+        let carried = followed.unwrap_or_else(|contradiction| {
+            tracing::warn!(node = %Sensitive(card.node_id.short()), %contradiction, "a succession is not followed");
+            Carried::default()
+        });
         if carried.is_news {
             self.succeeded.store(true, Ordering::Relaxed);
         }
@@ -313,7 +335,7 @@ impl Directories {
     fn refresh(self: &Arc<Self>, peer: NodeId) {
         let this = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(error) = this.look_up(peer).await {
+            if let Err(error) = this.look_up(peer, Keep::Card).await {
                 tracing::debug!(peer = %Sensitive(peer.short()), %error, "card not refreshed");
             }
         });
@@ -340,14 +362,15 @@ pub(crate) struct DirectoryPorts(pub(crate) Arc<Directories>);
 impl Carrier for DirectoryPorts {
     async fn card(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {
         // A link is made on what the directory says now; silence falls back on a card that still holds.
-        let found = match self.0.look_up(peer).await {
-            Ok(found) => found,
-            Err(error @ (DirectoryError::Unreachable | DirectoryError::Slow)) => self.0.cached(&peer).ok_or(error)?,
-            Err(error) => return Err(error),
-        };
-        let sector = found.card.fields.sector.clone();
-        let node = found.card.node_id;
-        Ok(FoundCard { node, earlier: found.earlier, card: found.bytes, sector, directory: found.directory })
+        match self.0.look_up(peer, Keep::Card).await {
+            Err(error @ (DirectoryError::Unreachable | DirectoryError::Slow)) => self.0.cached(&peer).ok_or(error),
+            found => found,
+        }
+        .map(FoundCard::from)
+    }
+
+    async fn introduction(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {
+        self.0.look_up(peer, Keep::Nothing).await.map(FoundCard::from)
     }
 
     async fn send_offer(&self, directory: NodeId, offer: Bytes) -> Result<(), DirectoryError> {
@@ -385,7 +408,7 @@ impl crate::p2p::ports::Endpoints for DirectoryPorts {
                 }
                 Some(known)
             }
-            known => self.0.look_up(*peer).await.ok().or(known),
+            known => self.0.look_up(*peer, Keep::Card).await.ok().or(known),
         };
         let endpoints = found.map(|found| found.card.fields.endpoints.clone()).unwrap_or_default();
         endpoints.into_iter().filter(|endpoint| is_reachable(endpoint, self.0.listens_locally)).collect()

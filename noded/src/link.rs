@@ -46,6 +46,8 @@ use state::{Link, LinkState, WrongState};
 pub(crate) enum LinkError {
     #[error("a node cannot be linked with itself")]
     WithItself,
+    #[error("that peer has named a successor, whose card no directory has yet; try again later")]
+    Succeeded,
     #[error("no such link; see `openred link list --all`")]
     NotFound,
     #[error("more than one link begins so; give more digits")]

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use openred_proto::audit::{Content, Event, Record, SLOT_BYTES, SLOTS, Slot};
-use openred_proto::id::UnixMillis;
+use openred_proto::audit::{Content, Event, Hash, Record, SLOT_BYTES, SLOTS, Slot};
+use openred_proto::id::{NodeId, UnixMillis};
 
 use super::{CLOSING_SLOTS, Head, Limit, PENDING_SLOTS, Pending, REQUEST_SLOTS, Trail};
 use crate::error::{Error, Result};
@@ -31,6 +31,10 @@ pub struct Opening<'a> {
     pub head: Head,
     /// The operator's word that what was there is lost: begin anew, and say so.
     pub anew: bool,
+    /// Identities that this one goes on for, and what the trail calls the last of them: theirs may be the trail that is there.
+    pub earlier: &'a [NodeId],
+    /// See `earlier`.
+    pub taken: Option<Hash>,
     /// The clock.
     pub now: UnixMillis,
 }
@@ -89,20 +93,27 @@ impl Trail {
     /// [`Error::LocalAuditUnreadable`] from the callback, [`Error::LocalAuditChanged`] when the files are not as the state
     /// remembers them, [`Error::LocalAuditClock`] when the clock is before the last record.
     pub fn open(opening: Opening<'_>, read: Read<'_>) -> Result<Self> {
-        let Opening { identity, head, anew, now } = opening;
+        let Opening { identity, head, anew, earlier, taken, now } = opening;
         let (node, pending, limit) = (identity.node_id(), <[Pending; 2]>::default(), Limit::new(now));
         let mut trail = Self { node, head, time: now, pending, unsigned: 0, signed_at: now, limit, start_owed: true };
         let mut files = Files { read, chunk: vec![0; CHUNK * SLOT_BYTES], loaded: None };
-        // Where the state knows of no trail and there is none, none is lost: it begins as a new node's.
-        if anew && (head.segment > 0 || files.used(0, 0)? + files.used(1, 0)? > 0) {
-            trail.begin_anew(&mut files, now)?;
+        if anew {
+            trail.begin_over(&mut files, Event::BegunAnew, None, now)?;
         } else if head.segment == 0 {
             if files.used(0, 0)? + files.used(1, 0)? > 0 {
                 return changed("the state knows of no trail, and the files hold one");
             }
             trail.begin(1, 0, now);
         } else {
-            trail.resume(&mut files, now)?;
+            match files.content(usize::from(head.file.min(1)), 0)? {
+                // As far as the state knows it is whole, and its own identity's; this one's begins behind it.
+                Content::Header(header, _) if header.node != node && earlier.contains(&header.node) => {
+                    known(&mut files, head)?;
+                    trail.begin_over(&mut files, Event::IdentityTaken, taken, now)?;
+                }
+                Content::Header(header, _) if header.node != node => return changed("it is another node's"),
+                _ => trail.resume(&mut files, now)?,
+            }
         }
         // With both segments full the vault has to come up all the same: how else would one be filed?
         match trail.make_room(identity, now) {
@@ -116,19 +127,28 @@ impl Trail {
     /// # Errors
     /// As [`Trail::open`].
     pub fn fresh(identity: &Identity, now: UnixMillis) -> Result<Self> {
-        Self::open(Opening { identity, head: Head::default(), anew: false, now }, &mut |_, _, buffer| {
-            buffer.fill(0);
-            Ok(())
-        })
+        Self::open(
+            Opening { identity, head: Head::default(), anew: false, earlier: &[], taken: None, now },
+            &mut |_, _, buffer| {
+                buffer.fill(0);
+                Ok(())
+            },
+        )
     }
 
-    /// Begins a segment in a file of zeros, with the chain going on over the gap. Files that hold anything are cleared: the
+    /// Begins a segment in a file of zeros, with the numbers going on over the gap. Files that hold anything are cleared: the
     /// operator has put them aside, or given them up.
-    fn begin_anew(&mut self, files: &mut Files<'_>, now: UnixMillis) -> Result<()> {
+    fn begin_over(
+        &mut self,
+        files: &mut Files<'_>,
+        event: Event,
+        subject: Option<Hash>,
+        now: UnixMillis,
+    ) -> Result<()> {
         let used = [files.used(0, 0)?, files.used(1, 0)?];
         self.head.waiting = 0;
         self.begin(self.head.segment + 1, 0, now);
-        self.record(Event::BegunAnew, 0, None, now);
+        self.record(event, 0, subject, now);
         self.clear(0, 0, used[0]);
         self.clear(1, 0, used[1]);
         Ok(())

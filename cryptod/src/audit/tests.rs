@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use openred_proto::audit::SEGMENT_BYTES;
 use openred_proto::audit::verify::{FaultKind, Known, Report, Verifier};
+use openred_proto::audit::{Content, SEGMENT_BYTES};
 use openred_proto::secret::Secret;
 
 use super::open::Opening;
@@ -23,7 +23,7 @@ fn blank() -> Files {
 }
 
 fn try_open(files: &Files, head: Head, anew: bool, now: UnixMillis) -> Result<Trail> {
-    let opening = Opening { identity: &identity(), head, anew, now };
+    let opening = Opening { identity: &identity(), head, anew, earlier: &[], taken: None, now };
     Trail::open(opening, &mut |file, offset, buffer| {
         let from = offset as usize;
         buffer.copy_from_slice(&files[file][from..from + buffer.len()]);
@@ -131,6 +131,36 @@ fn the_operator_can_begin_anew_and_the_trail_says_so_for_good() {
     assert_eq!(records[0].sequence, trail.head().sequence + 1, "no sequence is used twice");
     assert_eq!(report.faults.iter().map(|fault| fault.kind).collect::<Vec<_>>(), [FaultKind::BegunAnew]);
     assert!(try_open(&files, again.head(), false, NOW).is_ok());
+}
+
+#[test]
+fn another_identity_of_the_node_begins_behind_a_trail_that_is_whole_and_nobody_else() {
+    let (mut files, trail) = begun(5);
+    let other = Identity::from_seed(&openred_proto::secret::Secret::new([0x77; 32]));
+    let opened = |files: &Files, head: Head, earlier: &[NodeId]| {
+        let opening = Opening { identity: &other, head, anew: false, earlier, taken: Some([5; 32]), now: NOW };
+        Trail::open(opening, &mut |file, offset, buffer| {
+            let from = usize::try_from(offset).unwrap();
+            buffer.copy_from_slice(&files[file][from..from + buffer.len()]);
+            Ok(())
+        })
+    };
+    let mine = [identity().node_id()];
+    assert!(matches!(opened(&files, trail.head(), &[]), Err(Error::LocalAuditChanged(_))), "a stranger's");
+    let mut cut = files.clone();
+    cut[0][SLOT_BYTES * 4..].fill(0);
+    assert!(matches!(opened(&cut, trail.head(), &mine), Err(Error::LocalAuditChanged(_))), "it was cut before");
+    let mut next = opened(&files, trail.head(), &mine).unwrap();
+    lay(&mut files, &next.commit());
+    let records: Vec<Record> = (1..4)
+        .filter_map(|at| match Content::of(files[0].as_chunks::<SLOT_BYTES>().0.get(at).unwrap()) {
+            Content::Record(record, _) => Some(record),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(events(&records)[..2], [Event::SegmentBegun, Event::IdentityTaken]);
+    assert_eq!(records[1].subject, [5; 32]);
+    assert!(opened(&files, next.head(), &mine).is_ok(), "it goes on as its own");
 }
 
 #[test]

@@ -3,15 +3,15 @@
 //! Started with exactly these descriptors: 0 and 1 nothing, 2 log, 3 barrier, 4 input, 5 order, 6 output, 7 its word, and one
 //! argument. `open`: 4 is the keystore, 6 the vault's pipe. `create`: 4 is nothing, 6 takes the keystore. `rewrap` and
 //! `succeed`: 4 is the keystore, 6 takes the new one. `take-back`: 4 is the older keystore, 8 the one here, 6 takes the new
-//! one. `encrypt` and `decrypt`: 4 is a stream, 6 takes the other. `renew` and `adopt`: 4 is the keystore, 8 the vault's
-//! state, 6 takes the new state, the same identity's or another's.
+//! one. `encrypt` and `decrypt`: 4 is a stream, 6 takes the other. `renew`: 4 is the keystore, 8 the vault's state, 6 takes
+//! the new state.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::Write;
 
 use anyhow::{Context, bail};
-use openred_cryptod::unseal::{self, Failure, Next};
+use openred_cryptod::unseal::{self, Failure};
 use openred_policy::barrier::Barrier;
 use openred_policy::{Cage, Descriptors, Identity, Role, Unconfined};
 use openred_proto::unseal::{About, Word};
@@ -28,13 +28,13 @@ struct Files {
     input: File,
     order: File,
     output: File,
-    /// For `renew` and `adopt` the state, for `take-back` the keystore here.
+    /// For `renew` the state, for `take-back` the keystore here.
     second: Option<File>,
 }
 
 fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
     let mode = std::env::args().nth(1).context("unseal: no mode given")?;
-    let has_second = matches!(mode.as_str(), "renew" | "adopt" | "take-back");
+    let has_second = matches!(mode.as_str(), "renew" | "take-back");
     let given: &[i32] = if has_second { &[0, 1, 2, 3, 4, 5, 6, 7, 8] } else { &[0, 1, 2, 3, 4, 5, 6, 7] };
     // Exactly what was given; one descriptor more or less is fatal.
     let mut inherited = Unconfined::enter(Role::Unseal, Descriptors::Exactly(given))?;
@@ -53,11 +53,11 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<i32> {
     barrier.ready()?;
     let files = Files { input, order, output, second };
     let done = match mode.as_str() {
-        "open" | "create" | "rewrap" | "succeed" | "take-back" | "renew" | "adopt" => {
+        "open" | "create" | "rewrap" | "succeed" | "take-back" | "renew" => {
             keystore(&mode, files, &mut random).map(Word::Keystore)
         }
         "encrypt" | "decrypt" => stream(&mode, files).map(|()| Word::Done),
-        _ => bail!("unseal: unknown mode (open, create, rewrap, succeed, take-back, renew, adopt, encrypt or decrypt)"),
+        _ => bail!("unseal: unknown mode (open, create, rewrap, succeed, take-back, renew, encrypt or decrypt)"),
     };
     let said = done.as_ref().map_or_else(|failure| Word::Refused(failure.word()), Word::clone);
     word.write_all(&said.encode()).context("unseal: giving the word")?;
@@ -72,8 +72,7 @@ fn keystore(mode: &str, files: Files, random: &mut impl CryptoRng) -> Result<Abo
         ("rewrap", _) => unseal::rewrap(&order, files.input, files.output),
         ("succeed", _) => unseal::succeed(random, &order, files.input, files.output),
         ("take-back", Some(here)) => unseal::take_back(&order, files.input, here, files.output),
-        ("renew", Some(state)) => unseal::renew(random, Next::Restored, &order, files.input, state, files.output),
-        ("adopt", Some(state)) => unseal::renew(random, Next::Succeeded, &order, files.input, state, files.output),
+        ("renew", Some(state)) => unseal::renew(random, &order, files.input, state, files.output),
         _ => unseal::open(&order, files.input, files.output),
     }
 }

@@ -82,35 +82,29 @@ impl Keystore {
     /// # Errors
     /// [`Failure::Succession`] when `after` is no successor's keystore of this one, or the word is older than may be taken back.
     pub fn taken_back(self, successor: NodeId, after: Option<&Self>, now: UnixMillis) -> Result<Self, Failure> {
-        let before = match after {
-            Some(after) => {
-                let last = after.lineage.steps().next_back().copied();
-                let word = last.filter(|last| {
-                    (last.step, last.old, last.new) == (Step::Succeed, self.node_id, after.node_id)
-                        && self.storage == after.storage
-                });
-                let word =
-                    word.ok_or(Failure::Succession("the keystore here is not the successor of the older one"))?;
-                if now > UnixMillis(word.sequence).plus(TAKE_BACK) {
-                    return Err(Failure::Succession("the 72 hours in which it could be taken back are over"));
-                }
-                &after.lineage
-            }
-            None => &self.lineage,
+        let Some(after) = after else {
+            // Both words, so that the chain goes on from what is known here: whoever gave the first one away did so elsewhere.
+            let named = self.said(Step::Succeed, successor, &self.lineage, now)?;
+            let lineage = self.said(Step::TakeBack, successor, &named, now)?;
+            return Ok(Self { lineage, ..self });
         };
-        let lineage = self.said(Step::TakeBack, successor, before, now)?;
+        let last = after.lineage.steps().next_back().copied();
+        let word = last.filter(|last| {
+            (last.step, last.old, last.new) == (Step::Succeed, self.node_id, after.node_id)
+                && self.storage == after.storage
+        });
+        let word = word.ok_or(Failure::Succession("the keystore here is not the successor of the older one"))?;
+        if now > UnixMillis(word.sequence).plus(TAKE_BACK) {
+            return Err(Failure::Succession("the 72 hours in which it could be taken back are over"));
+        }
+        let lineage = self.said(Step::TakeBack, successor, &after.lineage, now)?;
         Ok(Self { lineage, ..self })
     }
 
     fn said(&self, step: Step, new: NodeId, before: &Lineage, now: UnixMillis) -> Result<Lineage, Failure> {
         let word = Succession { step, old: self.node_id, new, sequence: before.next_sequence(now) };
         let said = Identity::from_seed(&self.identity).sign_succession(&word).map_err(|_| Failure::ForeignKey)?;
-        // A word that was given away elsewhere does not go on from what is known here: it begins the lineage.
-        let goes_on = before.with(said.clone()).or_else(|error| match step {
-            Step::TakeBack => Lineage::default().with(said),
-            Step::Succeed => Err(error),
-        });
-        goes_on.map_err(|_| Failure::Succession("a node cannot succeed itself"))
+        before.with(said).map_err(|_| Failure::Succession("a node cannot succeed itself"))
     }
 
     /// The node that these secrets make.

@@ -15,15 +15,6 @@ use crate::keyring::Keyring;
 use crate::state::State;
 use crate::state::image::{FILE_BYTES, StateWrite};
 
-/// Whose the state is from now on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// The same identity's, after a restore: its trail goes on, over a gap.
-    Restored,
-    /// Another identity's of the same node: it has no trail yet.
-    Succeeded,
-}
-
 /// Writes the state of `state` with a later sealing epoch, without prekeys and static keys: the vault makes new ones. An
 /// empty state stays empty.
 ///
@@ -31,7 +22,6 @@ pub enum Next {
 /// Any [`Failure`]; [`Failure::State`] for a state that this keystore does not open.
 pub fn renew(
     random: &mut impl CryptoRng,
-    next: Next,
     order: &Order,
     keystore: impl Read,
     state: impl Read,
@@ -47,9 +37,6 @@ pub fn renew(
     }
     let mut state = load(&keyring.state, &image).map_err(Failure::State)?;
     state.begin_epoch(order.now);
-    if next == Next::Succeeded {
-        state.node.audit = crate::audit::Head::default();
-    }
     let mut image = Zeroizing::new(image.to_vec());
     let writes = state.commit(&keyring.state, random).map_err(Failure::State)?;
     apply(&mut image, &writes);

@@ -118,16 +118,15 @@ fn a_restored_state_is_a_later_epoch_with_fresh_keys() {
     renew::apply(&mut image, &state.commit(&keyring.state, &mut random(6)).unwrap());
 
     let mut renewed = Vec::new();
-    renew(&mut random(7), Next::Restored, &order(b"p"), &file[..], &image[..], &mut renewed).unwrap();
+    renew(&mut random(7), &order(b"p"), &file[..], &image[..], &mut renewed).unwrap();
     let read = renew::load(&keyring.state, &renewed).unwrap();
     assert_eq!(read.node.sealing_epoch, NOW.0, "later than any that a restore before this one made");
     assert!(read.node.prekeys.hash(&id).is_err() && read.node.statics.is_empty());
-    let foreign =
-        renew(&mut random(7), Next::Restored, &order(b"p"), &made(b"p").0[..], &[9; 9000][..], &mut Vec::new());
+    let foreign = renew(&mut random(7), &order(b"p"), &made(b"p").0[..], &[9; 9000][..], &mut Vec::new());
     assert!(matches!(foreign, Err(Failure::State(_))));
     // A node that never had any state stays without.
     let mut none = Vec::new();
-    renew(&mut random(7), Next::Restored, &order(b"p"), &file[..], &[][..], &mut none).unwrap();
+    renew(&mut random(7), &order(b"p"), &file[..], &[][..], &mut none).unwrap();
     assert!(none.is_empty());
 }
 

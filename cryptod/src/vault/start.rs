@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 
-use openred_proto::audit::Event;
 use rand_chacha::ChaCha20Rng;
 use zeroize::Zeroizing;
 
@@ -68,16 +67,20 @@ pub fn open(
     let state = State::load(&keyring.state, &mut |offset, buffer| {
         read_at(&files.state, offset, buffer).map_err(|_| Error::LocalStateUnreadable)
     })?;
-    let opening = Opening { identity: &keyring.identity, head: state.audit_head(), anew: orders.anew, now };
-    let mut trail = Trail::open(opening, &mut |file, offset, buffer| {
+    // A trail belongs to one identity: the beginning of a new one's says whom it goes on for, or whose succession it took back.
+    let earlier = keyring.lineage.earlier();
+    let taken = earlier.last().map(|other| subject(&keyring.audit, other));
+    let opening = Opening {
+        identity: &keyring.identity,
+        head: state.audit_head(),
+        anew: orders.anew,
+        earlier: &earlier,
+        taken,
+        now,
+    };
+    let trail = Trail::open(opening, &mut |file, offset, buffer| {
         read_at(&files.trail[file], offset, buffer).map_err(|_| Error::LocalAuditUnreadable)
     })?;
-    // A trail belongs to one identity: the beginning of a new one's says whom it goes on for.
-    let begins = state.audit_head().segment == 0;
-    if let Some(earlier) = keyring.lineage.steps().next_back().filter(|_| begins) {
-        let other = if earlier.new == keyring.identity.node_id() { earlier.old } else { earlier.new };
-        trail.record(Event::IdentityTaken, 0, Some(subject(&keyring.audit, &other)), now);
-    }
     Vault::open(keyring, state, trail, &orders.rates, now, random)
 }
 

@@ -49,7 +49,14 @@ impl Node {
             Ok(())
         };
         let state = State::load(&keyring.state, &mut |offset, buffer| read(&file, offset, buffer)).unwrap();
-        let opening = Opening { identity: &keyring.identity, head: state.node.audit, anew: false, now };
+        let opening = Opening {
+            identity: &keyring.identity,
+            head: state.node.audit,
+            anew: false,
+            earlier: &[],
+            taken: None,
+            now,
+        };
         let read_trail: Read<'_> = &mut |which, offset, buffer| read(&trail[which], offset, buffer);
         let opened = Trail::open(opening, read_trail).unwrap();
         let vault = Vault::open(keyring, state, opened, &Rates::default(), now, &mut random).unwrap();

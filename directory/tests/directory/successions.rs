@@ -101,3 +101,29 @@ async fn a_bystander_that_was_named_and_taken_back_keeps_its_card() {
         assert_eq!(case.found(key).await, Some(key.id().to_string()));
     }
 }
+
+#[tokio::test]
+async fn a_taking_back_ends_the_whole_line_of_the_successor() {
+    let case = Case::new().await;
+    case.register(&case.second, &[case.named()]).await;
+    case.test.advance(Duration::from_secs(1));
+    // The third shows only the end of its line.
+    let on = word(Step::Succeed, &case.second, &case.third, START.0 + 6);
+    assert_eq!(case.register(&case.third, &[on]).await, "stored");
+    case.test.advance(Duration::from_secs(1));
+    assert_eq!(case.register(&case.first, &[case.named(), case.back()]).await, "stored");
+    assert_eq!(case.found(&case.first).await, Some(case.first.id().to_string()));
+    assert_eq!((case.found(&case.second).await, case.found(&case.third).await), (None, None));
+}
+
+#[tokio::test]
+async fn a_second_successor_does_not_come_first_where_the_older_id_never_was() {
+    let case = Case { test: TestDirectory::new(), first: Node::new(1), second: Node::new(2), third: Node::new(3) };
+    assert_eq!(case.register(&case.second, &[case.named()]).await, "stored");
+    case.test.advance(Duration::from_secs(1));
+    assert_eq!(case.register(&case.first, &[]).await, "node.succeeded");
+    let another = word(Step::Succeed, &case.first, &case.third, START.0 + 5);
+    assert_eq!(case.register(&case.third, &[another]).await, "card.succession");
+    case.test.advance(Duration::from_secs(1));
+    assert_eq!(case.register(&case.second, &[case.named()]).await, "stored");
+}

@@ -163,7 +163,14 @@ impl Party {
         let state = state.expect("a file of whole commits loads");
         let keyring = Keyring::from_secrets(&mut secrets(self.seed));
         let open = |anew| {
-            let opening = Opening { identity: keyring.identity(), head: state.audit_head(), anew, now: self.now };
+            let opening = Opening {
+                identity: keyring.identity(),
+                head: state.audit_head(),
+                anew,
+                earlier: &[],
+                taken: None,
+                now: self.now,
+            };
             Trail::open(opening, &mut |which, offset, buffer| read(&segments[which], offset, buffer))
         };
         let trail = match open(false) {

@@ -96,6 +96,7 @@ pub(super) fn lost(code: &'static str, text: &str) -> Status {
 pub(super) fn refuse(error: &LinkError) -> Status {
     let (kind, code) = match error {
         LinkError::WithItself => (Code::InvalidArgument, "link.with-itself"),
+        LinkError::Succeeded => (Code::FailedPrecondition, "link.succeeded"),
         LinkError::NotFound => (Code::NotFound, "link.unknown"),
         LinkError::Ambiguous => (Code::InvalidArgument, "link.ambiguous"),
         LinkError::WrongState(_) => (Code::FailedPrecondition, "link.state"),
@@ -135,7 +136,6 @@ const fn directory(error: &DirectoryError) -> (Code, &'static str) {
         DirectoryError::BadAnswer(_) | DirectoryError::Rollback | DirectoryError::Equivocation => {
             (Code::FailedPrecondition, "directory.dishonest")
         }
-        DirectoryError::Contradiction(_) => (Code::FailedPrecondition, "directory.succession"),
         DirectoryError::Succeeded => (Code::FailedPrecondition, "directory.succeeded"),
         DirectoryError::Keys(error) => keys(error),
         DirectoryError::Store(error) => store(error),

@@ -122,7 +122,6 @@ const fn standing_of(error: DirectoryError) -> Standing {
         DirectoryError::Refused(_)
         | DirectoryError::BadAnswer(_)
         | DirectoryError::Unregistered
-        | DirectoryError::Contradiction(_)
         | DirectoryError::Succeeded => Standing::Refused(error),
         _ => Standing::Unreachable(error),
     }

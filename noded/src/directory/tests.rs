@@ -131,15 +131,15 @@ async fn an_older_card_is_a_named_lie_until_the_truth_comes() {
     let stage = Stage::new(Script::default()).await;
     let [older, newer] = &stage.cards;
     stage.says(&[newer]);
-    let found = stage.directories.look_up(stage.peer).await.unwrap();
+    let found = stage.directories.look_up(stage.peer, Keep::Card).await.unwrap();
     assert_eq!(found.card.fields.endpoints, ["http://192.0.2.1:4001"]);
     stage.says(&[older]);
-    assert_eq!(stage.directories.look_up(stage.peer).await.unwrap_err(), DirectoryError::Rollback);
+    assert_eq!(stage.directories.look_up(stage.peer, Keep::Card).await.unwrap_err(), DirectoryError::Rollback);
     assert_eq!(stage.conditions(), ["directory.dishonest"]);
     let known = stage.directories.known_card(stage.peer).await.unwrap();
     assert_eq!(known.card.fields.endpoints, ["http://192.0.2.1:4001"], "nothing was believed");
     stage.says(&[newer]);
-    stage.directories.look_up(stage.peer).await.unwrap();
+    stage.directories.look_up(stage.peer, Keep::Card).await.unwrap();
     assert!(stage.conditions().is_empty());
 }
 
@@ -150,13 +150,13 @@ async fn a_card_of_somebody_else_and_a_changed_one_are_lies_and_silence_is_none(
     *changed.last_mut().unwrap() ^= 1;
     let somebody_else = NodeId::from_bytes([7; 32]);
     stage.says(&[&stage.cards[0]]);
-    let error = stage.directories.look_up(somebody_else).await.unwrap_err();
+    let error = stage.directories.look_up(somebody_else, Keep::Card).await.unwrap_err();
     assert!(matches!(error, DirectoryError::BadAnswer(WireError::WrongSigner { .. })), "{error}");
     stage.says(&[&changed.into()]);
-    assert!(stage.directories.look_up(stage.peer).await.unwrap_err().is_dishonest());
+    assert!(stage.directories.look_up(stage.peer, Keep::Card).await.unwrap_err().is_dishonest());
     assert_eq!(stage.conditions(), ["directory.dishonest"]);
     stage.says(&[]);
-    assert_eq!(stage.directories.look_up(stage.peer).await.unwrap_err(), DirectoryError::UnknownNode);
+    assert_eq!(stage.directories.look_up(stage.peer, Keep::Card).await.unwrap_err(), DirectoryError::UnknownNode);
     assert_eq!(stage.conditions(), ["directory.dishonest"], "a refusal takes nothing back");
 }
 
@@ -166,7 +166,10 @@ async fn of_two_look_ups_at_once_the_newer_card_is_kept() {
     let [older, newer] = &stage.cards;
     for _ in 0..20 {
         stage.says(&[newer, older]);
-        let (one, two) = tokio::join!(stage.directories.look_up(stage.peer), stage.directories.look_up(stage.peer));
+        let (one, two) = tokio::join!(
+            stage.directories.look_up(stage.peer, Keep::Card),
+            stage.directories.look_up(stage.peer, Keep::Card)
+        );
         // The older answer may be seen as what it is, or lose to the newer one: it is never what is believed afterwards.
         for answer in [one, two] {
             assert!(answer.is_ok() || answer.unwrap_err() == DirectoryError::Rollback);

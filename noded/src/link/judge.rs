@@ -63,6 +63,9 @@ pub(crate) enum RefusedOffer {
     /// Issued before the link that stands: a late arrival.
     #[error("it is older than the link that stands with this peer")]
     Outdated,
+    /// It has named a successor.
+    #[error("its issuer has named a successor, and is that one from then on")]
+    Succeeded,
     /// Too many offers wait for the operator.
     #[error("too many offers wait for the operator")]
     TooManyWaiting,

@@ -8,7 +8,7 @@ use openred_proto::checked::receipt::{Receipt, ReceiptKind};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::vault::ReceivedOffer;
 
-use super::judge::{RefusedOffer, Situation, Verdict, judge};
+use super::judge::{RefusedOffer, Situation, Verdict, WAITING, judge};
 use super::ports::FoundCard;
 use super::state::{EndReason, Link, LinkState};
 use super::{LinkError, Links};
@@ -55,6 +55,16 @@ impl Links {
     /// # Errors
     /// The peer's card cannot be had or is refused, or the key process or the store refuses.
     pub(crate) async fn request(&self, peer: NodeId, life: Option<Duration>) -> Result<Link, LinkError> {
+        self.offer_to(peer, life, true).await
+    }
+
+    /// `approves`: the operator asks, which is his yes to the peer's own offers, too.
+    pub(super) async fn offer_to(
+        &self,
+        peer: NodeId,
+        life: Option<Duration>,
+        approves: bool,
+    ) -> Result<Link, LinkError> {
         let peer = self.current(&peer);
         if peer == self.me {
             return Err(LinkError::WithItself);
@@ -65,8 +75,11 @@ impl Links {
         // Before the turn: a slow directory must not hold up the other links.
         let found = self.carrier.card(peer).await?;
         self.hear_successions().await;
-        // The directory may have answered with its successor's card.
+        // The directory may have answered with its successor's card; or with that of one who has named a successor since.
         let peer = found.node;
+        if self.current(&peer) != peer {
+            return Err(LinkError::Succeeded);
+        }
         if peer == self.me {
             return Err(LinkError::WithItself);
         }
@@ -75,8 +88,9 @@ impl Links {
         if let Some(standing) = self.standing(&peer, now) {
             return Ok(standing);
         }
-        // Asking for a link is the operator's yes to the peer's own offers, too.
-        self.store.approve(peer, now).await?;
+        if approves {
+            self.store.approve(peer, now).await?;
+        }
         if let Some(waiting) = self.waiting_of(&peer) {
             let accepted = self.accept_waiting(waiting, now).await?;
             drop(turn);
@@ -109,7 +123,7 @@ impl Links {
     /// Unknown link, or the key process or the store refuses.
     pub(crate) async fn approve(&self, text: &str) -> Result<Option<Link>, LinkError> {
         let (peer, named) = match text.parse::<NodeId>() {
-            Ok(peer) => (peer, None),
+            Ok(peer) => (self.current(&peer), None),
             Err(_) => self.select(text).map(|link| (link.peer(), Some(link)))?,
         };
         let turn = self.turn.lock().await;
@@ -154,20 +168,27 @@ impl Links {
             return Ok(());
         }
         let summary = self.vault.inspect(&received).await?;
-        let found = self.introduced(summary.peer).await?;
+        let found = self.introduced(summary.peer, &token_id).await?;
         let same_sector = self.config.incoming == IncomingPolicy::Sector
             && found.as_ref().is_some_and(|found| found.sector == self.sector);
-        let followed = |allowed: &NodeId| found.as_ref().is_some_and(|found| found.earlier.contains(allowed));
+        if self.config.incoming == IncomingPolicy::AllowList {
+            let earlier = found.as_ref().map_or(&[][..], |found| &found.earlier);
+            if let Some(allowed) = earlier.iter().find(|earlier| self.config.allow.contains(earlier)) {
+                self.store.carry(*allowed, summary.peer, clock::now()).await?;
+            }
+        }
         let turn = self.turn.lock().await;
         let now = clock::now();
         let situation = Situation {
             me: self.me,
             policy: self.config.incoming,
             allow: &self.config.allow,
-            approved: self.store.is_approved(summary.peer).await.map_err(super::LinkError::Store)?
-                || self.config.incoming == IncomingPolicy::AllowList && self.config.allow.iter().any(followed),
+            approved: self.store.is_approved(summary.peer).await.map_err(super::LinkError::Store)?,
             same_sector,
         };
+        if self.current(&summary.peer) != summary.peer {
+            return Err(RefusedOffer::Succeeded.into());
+        }
         let links = self.all();
         let answered = match judge(situation, links.iter(), &summary, &token_id, now) {
             Verdict::Accept(ends) => self.accept(received, token_id, &ends, now).await.map(Some)?,
@@ -192,13 +213,21 @@ impl Links {
     }
 
     /// The card of one that offers a link, where it says something that is not known yet: its sector, or that a stranger
-    /// goes on for a peer. None when no directory has it.
-    async fn introduced(&self, peer: NodeId) -> Result<Option<FoundCard>, StoreError> {
-        let needed = self.config.incoming == IncomingPolicy::Sector || !self.store.is_approved(peer).await?;
-        if !needed {
+    /// goes on for a peer. Nobody is asked about an offer that is known, or for which there is no room; nothing of a
+    /// stranger's card is kept. None when no directory has it.
+    async fn introduced(&self, peer: NodeId, token_id: &[u8; 32]) -> Result<Option<FoundCard>, StoreError> {
+        let links = self.all();
+        let waits = |link: &&Link| link.state == LinkState::Waiting;
+        let is_known = links.iter().any(|link| link.token_id == *token_id);
+        let is_full = self.config.incoming == IncomingPolicy::Ask && links.iter().filter(waits).count() >= WAITING;
+        // One that has named a successor may have taken it back.
+        let needed = self.config.incoming == IncomingPolicy::Sector
+            || self.current(&peer) != peer
+            || !self.store.is_approved(peer).await?;
+        if is_known || is_full || !needed {
             return Ok(None);
         }
-        let found = self.carrier.card(peer).await.ok().filter(|found| found.node == peer);
+        let found = self.carrier.introduction(peer).await.ok().filter(|found| found.node == peer);
         self.hear_successions().await;
         Ok(found)
     }

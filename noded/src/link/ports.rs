@@ -64,6 +64,8 @@ pub(crate) struct FoundCard {
 pub(crate) trait Carrier: Send + Sync {
     /// The peer's newest card.
     async fn card(&self, peer: NodeId) -> Result<FoundCard, DirectoryError>;
+    /// The same of somebody who is nobody here yet: nothing of it is kept.
+    async fn introduction(&self, peer: NodeId) -> Result<FoundCard, DirectoryError>;
     /// Hands an offer to a directory; its signed word that it took it has been checked when this returns.
     async fn send_offer(&self, directory: NodeId, offer: Bytes) -> Result<(), DirectoryError>;
     /// Hands the acceptor's receipt to a directory.

@@ -25,11 +25,13 @@ const REOFFER_FOR: Duration = Duration::from_secs(30 * 86_400);
 pub(super) struct Successors {
     by_old: BTreeMap<NodeId, NodeId>,
     tried_at: UnixMillis,
+    /// What the store has of them could not be read or taken in: the next look does.
+    unsettled: bool,
 }
 
 impl Default for Successors {
     fn default() -> Self {
-        Self { by_old: BTreeMap::new(), tried_at: UnixMillis(0) }
+        Self { by_old: BTreeMap::new(), tried_at: UnixMillis(0), unsettled: false }
     }
 }
 
@@ -57,9 +59,10 @@ impl Links {
     /// # Errors
     /// The store's.
     pub(super) async fn settle_successions(&self) -> Result<(), StoreError> {
+        // Read under the turn: of two at once the later one has the later map.
+        let _turn = self.turn.lock().await;
         let by_old: BTreeMap<NodeId, NodeId> = self.store.successions().await?.into_iter().collect();
         let withdrawn = self.store.withdrawn().await?;
-        let _turn = self.turn.lock().await;
         let now = clock::now();
         let mut ended = Vec::new();
         for link in self.all().into_iter().filter(|link| !link.state.is_over()) {
@@ -83,9 +86,12 @@ impl Links {
 
     /// Looks whether a card brought a succession.
     pub(super) async fn hear_successions(&self) {
-        if self.carrier.take_news()
-            && let Err(error) = self.settle_successions().await
-        {
+        if !self.carrier.take_news() && !self.successors().unsettled {
+            return;
+        }
+        let settled = self.settle_successions().await;
+        self.successors().unsettled = settled.is_err();
+        if let Err(error) = settled {
             self.store_failed(error);
         }
     }
@@ -108,7 +114,7 @@ impl Links {
             Err(error) => return self.store_failed(error),
         };
         for (peer, since) in waiting {
-            let done = match self.request(peer, None).await {
+            let done = match self.offer_to(peer, None, false).await {
                 Ok(link) => {
                     tracing::info!(link = %link.id(), peer = %Sensitive(peer.short()), "link offered anew");
                     true

@@ -7,6 +7,8 @@ use openred_module::{Batch, Committed, Scan, ScanPage};
 use openred_proto::checked::succession::{Contradiction, Lineage};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 
+use rusqlite::Connection;
+
 use super::{Carried, KnownPeer, Result, RowSeal, Store, links, peers, rows, successions};
 use crate::link::state::Link;
 
@@ -20,6 +22,11 @@ impl Store {
     /// Every succession of a peer that is in force.
     pub(crate) async fn successions(&self) -> Result<Vec<(NodeId, NodeId)>> {
         self.call(successions::all).await
+    }
+
+    /// Gives a node the yes that the configuration has for an earlier identity of it.
+    pub(crate) async fn carry(&self, earlier: NodeId, node: NodeId, now: UnixMillis) -> Result<()> {
+        self.call(move |connection| successions::carry(connection, &earlier, &node, now).map(drop)).await
     }
 
     /// Nodes whose carried approval was withdrawn and whose links are still to end.
@@ -90,12 +97,21 @@ impl Store {
 
     /// The operator's yes to a peer.
     pub(crate) async fn approve(&self, node: NodeId, now: UnixMillis) -> Result<()> {
-        self.call(move |connection| peers::approve(connection, &node, now)).await
+        let approve = move |connection: &Connection| {
+            successions::spoken(connection, &node)?;
+            peers::approve(connection, &node, now)
+        };
+        self.call(approve).await
     }
 
     /// Takes the operator's yes back.
     pub(crate) async fn disapprove(&self, node: NodeId) -> Result<()> {
-        self.call(move |connection| peers::disapprove(connection, &node)).await
+        let disapprove = move |connection: &Connection| {
+            successions::spoken(connection, &node)?;
+            successions::reoffered(connection, &node)?;
+            peers::disapprove(connection, &node)
+        };
+        self.call(disapprove).await
     }
 
     /// Whether the operator said yes to a peer.
@@ -110,7 +126,11 @@ impl Store {
 
     /// Drops a peer's card and approval; the sequence of its newest card stays.
     pub(crate) async fn forget_peer(&self, node: NodeId) -> Result<()> {
-        self.call(move |connection| peers::forget(connection, &node)).await
+        let forget = move |connection: &Connection| {
+            successions::forget(connection, &node)?;
+            peers::forget(connection, &node)
+        };
+        self.call(forget).await
     }
 
     /// One row of a module.

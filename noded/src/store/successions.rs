@@ -48,7 +48,8 @@ pub(crate) fn follow(
     lineage: &Lineage,
     now: UnixMillis,
 ) -> Result<std::result::Result<Carried, Contradiction>> {
-    let (mut matters, mut heard) = (false, Vec::new());
+    // Of a node that stands here by itself, too: who it goes on for must be heard from nobody else first.
+    let (mut matters, mut heard) = (is_known(connection, node)?, Vec::new());
     for word in lineage.steps() {
         let held = get(connection, &word.old)?;
         matters |= held.is_some() || is_known(connection, &word.old)?;
@@ -64,13 +65,12 @@ pub(crate) fn follow(
             put(connection, old, heard)?;
         }
         for (old, _) in &followed.taken_back {
-            let sql = "UPDATE peer SET approved_at = 0 WHERE node_id IN (SELECT peer FROM carried WHERE earlier = ?1)";
-            connection.prepare_cached(sql)?.execute([old.as_bytes()])?;
-            let sql = "UPDATE carried SET withdrawn = 1 WHERE earlier = ?1";
-            connection.prepare_cached(sql)?.execute([old.as_bytes()])?;
+            withdraw(connection, old)?;
         }
-        for earlier in &followed.earlier {
-            if carry(connection, earlier, node, now)? {
+        // Once, with the word itself: what the operator takes back later stays taken back.
+        let is_new = |old: &&NodeId| followed.changes.iter().any(|(said, heard)| said == *old && !heard.taken_back);
+        for earlier in followed.earlier.iter().filter(is_new) {
+            if is_approved(connection, earlier)? && carry(connection, earlier, node, now)? {
                 break;
             }
         }
@@ -118,16 +118,46 @@ fn put(connection: &Connection, old: &NodeId, heard: &Heard) -> Result<()> {
     Ok(())
 }
 
-/// Gives `node` the operator's yes that `earlier` has; whether there was one to give.
-fn carry(connection: &Connection, earlier: &NodeId, node: &NodeId, now: UnixMillis) -> Result<bool> {
-    let approved = super::peers::get(connection, earlier)?.is_some_and(|peer| peer.approved_at.0 > 0);
-    let already = super::peers::get(connection, node)?.is_some_and(|peer| peer.approved_at.0 > 0);
-    if approved && !already {
-        super::peers::approve(connection, node, now)?;
-        let sql = "INSERT OR REPLACE INTO carried (peer, earlier, withdrawn) VALUES (?1, ?2, 0)";
-        connection.prepare_cached(sql)?.execute(params![node.as_bytes(), earlier.as_bytes()])?;
+fn is_approved(connection: &Connection, node: &NodeId) -> Result<bool> {
+    Ok(super::peers::get(connection, node)?.is_some_and(|peer| peer.approved_at.0 > 0))
+}
+
+/// Gives `node` the yes that `earlier` has, by the operator's word or by the configuration; whether it had none before.
+pub(crate) fn carry(connection: &Connection, earlier: &NodeId, node: &NodeId, now: UnixMillis) -> Result<bool> {
+    if is_approved(connection, node)? {
+        return Ok(false);
     }
-    Ok(approved && !already)
+    super::peers::approve(connection, node, now)?;
+    let sql = "INSERT OR REPLACE INTO carried (peer, earlier, withdrawn) VALUES (?1, ?2, 0)";
+    connection.prepare_cached(sql)?.execute(params![node.as_bytes(), earlier.as_bytes()])?;
+    Ok(true)
+}
+
+/// Takes the yes back from whoever had it from `earlier`, however many words later.
+fn withdraw(connection: &Connection, earlier: &NodeId) -> Result<()> {
+    const HAD: &str = "WITH RECURSIVE had (id) AS (SELECT peer FROM carried WHERE earlier = ?1
+        UNION SELECT carried.peer FROM carried JOIN had ON carried.earlier = had.id)";
+    for change in [
+        "UPDATE peer SET approved_at = 0 WHERE node_id IN (SELECT id FROM had)",
+        "UPDATE carried SET withdrawn = 1 WHERE peer IN (SELECT id FROM had)",
+    ] {
+        connection.prepare_cached(&format!("{HAD} {change}"))?.execute([earlier.as_bytes()])?;
+    }
+    Ok(())
+}
+
+/// The operator has spoken about this peer himself: what it had from an earlier identity is over.
+pub(crate) fn spoken(connection: &Connection, peer: &NodeId) -> Result<()> {
+    connection.prepare_cached("DELETE FROM carried WHERE peer = ?1 AND withdrawn = 0")?.execute([peer.as_bytes()])?;
+    Ok(())
+}
+
+/// Nothing of a peer is to be remembered: neither its words, nor that it is owed a link.
+pub(crate) fn forget(connection: &Connection, peer: &NodeId) -> Result<()> {
+    spoken(connection, peer)?;
+    reoffered(connection, peer)?;
+    connection.prepare_cached("DELETE FROM succession WHERE old = ?1 OR new = ?1")?.execute([peer.as_bytes()])?;
+    Ok(())
 }
 
 /// Says whose state this is. A state that belongs to an identity which `node` goes on for becomes `node`'s: its links, which

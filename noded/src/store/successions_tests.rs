@@ -100,3 +100,46 @@ fn a_state_is_taken_over_by_a_successor_and_by_nobody_else() {
     assert_eq!(bind(&connection, &id(1), &[], NOW).unwrap(), Some(id(2)));
     assert_eq!(to_reoffer(&connection).unwrap(), []);
 }
+
+#[test]
+fn a_yes_is_withdrawn_however_many_words_later() {
+    let (_folder, connection) = store();
+    peers::approve(&connection, &id(1), NOW).unwrap();
+    follow(&connection, &id(2), &lineage(&[(Step::Succeed, 1, 2)], 2), NOW).unwrap().unwrap();
+    // The third shows only the end of its line.
+    follow(&connection, &id(3), &lineage(&[(Step::Succeed, 2, 3)], 3), NOW).unwrap().unwrap();
+    assert!(approved(&connection, 3));
+    let back = lineage(&[(Step::Succeed, 1, 2), (Step::TakeBack, 1, 2)], 1);
+    follow(&connection, &id(1), &back, NOW).unwrap().unwrap();
+    assert!(approved(&connection, 1) && !approved(&connection, 2) && !approved(&connection, 3));
+    let mut gone = [id(2), id(3)];
+    gone.sort();
+    assert_eq!(withdrawn(&connection).unwrap(), gone);
+}
+
+#[test]
+fn what_the_operator_says_himself_stands() {
+    let (_folder, connection) = store();
+    peers::approve(&connection, &id(1), NOW).unwrap();
+    let named = lineage(&[(Step::Succeed, 1, 2)], 2);
+    follow(&connection, &id(2), &named, NOW).unwrap().unwrap();
+    spoken(&connection, &id(2)).unwrap();
+    peers::disapprove(&connection, &id(2)).unwrap();
+    follow(&connection, &id(2), &named, NOW).unwrap().unwrap();
+    assert!(!approved(&connection, 2), "a yes that he took back does not come again with the next look");
+    peers::approve(&connection, &id(2), NOW).unwrap();
+    let back = lineage(&[(Step::Succeed, 1, 2), (Step::TakeBack, 1, 2)], 1);
+    follow(&connection, &id(1), &back, NOW).unwrap().unwrap();
+    assert!(approved(&connection, 2), "his own yes to the second is not the first's");
+}
+
+#[test]
+fn who_a_known_peer_goes_on_for_is_heard_from_nobody_else_first() {
+    let (_folder, connection) = store();
+    peers::approve(&connection, &id(2), NOW).unwrap();
+    follow(&connection, &id(2), &lineage(&[(Step::Succeed, 1, 2)], 2), NOW).unwrap().unwrap();
+    let another = follow(&connection, &id(3), &lineage(&[(Step::Succeed, 1, 3)], 3), NOW).unwrap();
+    assert_eq!(another, Err(Contradiction::Another));
+    forget(&connection, &id(2)).unwrap();
+    assert_eq!(rows(&connection), 0);
+}

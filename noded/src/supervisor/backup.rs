@@ -121,7 +121,7 @@ impl<'a> Backup<'a> {
         // What was sealed before opens no more; a state of another key is named before anything is changed.
         let state = self.home.vault_state();
         let renewed = match state.symlink_metadata() {
-            Ok(_) => Some(self.renewed("renew", &read_small(&from, KEYSTORE_BYTES)?, &read_state(&state)?)?.1),
+            Ok(_) => Some(self.renewed(&read_small(&from, KEYSTORE_BYTES)?, &read_state(&state)?)?.1),
             Err(_) => None,
         };
         self.aside(&[self.home.keystore()])?;
@@ -132,20 +132,18 @@ impl<'a> Backup<'a> {
         Ok(about)
     }
 
-    /// A later epoch of a vault's state, without its short-lived keys, for the same identity (`renew`) or its successor
-    /// (`adopt`); proves that this keystore opens it.
-    pub(super) fn renewed(
-        &self,
-        mode: &'static str,
-        keystore: &[u8],
-        state: &[u8],
-    ) -> Result<(About, Vec<u8>), StartFailure> {
+    /// A later epoch of a vault's state, without its short-lived keys; proves that this keystore opens it.
+    pub(super) fn renewed(&self, keystore: &[u8], state: &[u8]) -> Result<(About, Vec<u8>), StartFailure> {
         let memory = |name, bytes: &[u8]| {
             sealed_file(name, bytes).map_err(|error| StartFailure::Named(Failure::local(name, &error)))
         };
         let (read, output) = pipe("the renewed state")?;
-        let errand =
-            Errand { mode, input: memory("keystore", keystore)?, output, second: Some(memory("state", state)?) };
+        let errand = Errand {
+            mode: "renew",
+            input: memory("keystore", keystore)?,
+            output,
+            second: Some(memory("state", state)?),
+        };
         let reader = std::thread::spawn(move || {
             let mut bytes = Vec::new();
             File::from(read).take(STATE_BYTES).read_to_end(&mut bytes).map(|_| bytes)
@@ -174,7 +172,7 @@ impl<'a> Backup<'a> {
         let (about, key) = self.key_part(&self.home.keystore(), recipients)?;
         let state = stable_state(&self.home.vault_state())?;
         // Under the keystore as it is here: its copy may be for somebody else.
-        self.renewed("renew", &read_small(&self.home.keystore(), KEYSTORE_BYTES)?, &state)?;
+        self.renewed(&read_small(&self.home.keystore(), KEYSTORE_BYTES)?, &state)?;
         let contents = self.contents(key, state, database)?;
         let running = database.is_some();
         let source = Source { node_id: about.node.to_string(), created_at: now(), running, contents };
@@ -240,7 +238,7 @@ impl<'a> Backup<'a> {
         let (manifest, small) = self.extracted(from, folder)?;
         let empty = Vec::new();
         let part = |name| small.get(name).unwrap_or(&empty);
-        let renewed = self.renewed("renew", part(KEYSTORE), part(VAULT_STATE));
+        let renewed = self.renewed(part(KEYSTORE), part(VAULT_STATE));
         let (about, state) = renewed.map_err(|failure| refused(from, failure))?;
         if about.node.to_string() != manifest.node_id {
             return Err(broken(from, &ArchiveError::Mismatch(KEYSTORE)));

@@ -24,7 +24,7 @@ pub(crate) struct Errand {
     pub(crate) input: OwnedFd,
     /// Where the outcome goes.
     pub(crate) output: OwnedFd,
-    /// For `renew` and `adopt` the vault's state, for `take-back` the keystore here.
+    /// For `renew` the vault's state, for `take-back` the keystore here.
     pub(crate) second: Option<OwnedFd>,
 }
 

@@ -1,10 +1,11 @@
 //! A new identity for a node that does not run, and its taking back: the caged unsealer signs and seals, here the outcome is put
 //! in place. What it replaces is moved aside, never deleted.
 //!
-//! The order is such that at every moment the home is that of one identity, whole: first everything that either identity can
-//! start with, the keystore last, in one rename.
+//! The keystore's rename is the moment of the change: before it the home is the earlier identity's, untouched but for the copies
+//! beside it; after it the other one's, which starts with whatever of the rest is done.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use openred_policy::socket::sync_directory;
@@ -14,7 +15,7 @@ use openred_proto::unseal::About;
 use super::backup::{Backup, failed, read_state, resolved};
 use super::create::small_with;
 use super::keystore::{open, put};
-use super::places::{lock, make_private, remove};
+use super::places::{lock, make_private};
 use crate::cli::Failure;
 
 /// What came of it.
@@ -57,39 +58,41 @@ impl Backup<'_> {
         let home = self.home;
         let state = match home.vault_state().symlink_metadata() {
             // Under the new keystore: that it opens the state is proven before anything is changed.
-            Ok(_) if is_another => Some(self.renewed("adopt", sealed, &read_state(&home.vault_state())?)?.1),
+            Ok(_) if is_another => Some(self.renewed(sealed, &read_state(&home.vault_state())?)?.1),
             _ => None,
         };
         let aside = home.path().join(format!("replaced-{}", super::now()));
         fs::create_dir(&aside).and_then(|()| make_private(&aside)).map_err(failed(&aside))?;
         let kept = aside.join("keystore.age");
         fs::hard_link(home.keystore(), &kept).map_err(failed(&kept))?;
-        sync_directory(&aside).and_then(|()| sync_directory(home.path())).map_err(failed(&aside))?;
         let state = state.filter(|state| !state.is_empty());
-        if let Some(state) = &state {
-            // Until the keystore is in its place the older identity may start: over a gap in its trail, which says so.
-            make_private(&home.audit()).map_err(failed(&home.audit()))?;
-            put(&home.audit_anew(), b"", true, |_| ())?;
-            self.put_trail_aside(&aside.join("audit"))?;
-            put(&home.vault_state(), state, true, |_| ())?;
-        }
-        put(&home.keystore(), sealed, true, |_| ())?;
         if state.is_some() {
-            // The new identity's trail begins without one: its state knows of none.
-            remove(&home.audit_anew()).map_err(failed(&home.audit_anew()))?;
+            self.copy_trail(&aside.join("audit"))?;
+        }
+        sync_directory(&aside).and_then(|()| sync_directory(home.path())).map_err(failed(&aside))?;
+        // From here on it is the other identity's. Its vault knows the earlier one's trail, and begins its own over it.
+        put(&home.keystore(), sealed, true, |_| ())?;
+        if let Some(state) = &state {
+            put(&home.vault_state(), state, true, |_| ())?;
+            let (filed, target) = (home.audit_filed(), aside.join("audit/filed"));
+            if filed.symlink_metadata().is_ok() {
+                fs::rename(&filed, &target).map_err(failed(&filed))?;
+                sync_directory(&aside.join("audit")).map_err(failed(&target))?;
+            }
         }
         Ok(Changed { about, aside })
     }
-    /// A trail belongs to the identity that signs it: everything of it but the marker.
-    fn put_trail_aside(&self, aside: &Path) -> Result<(), Failure> {
-        let audit = self.home.audit();
+    /// The segments as they stand: the trail belongs to the identity that signed it, and what is here is written over.
+    fn copy_trail(&self, aside: &Path) -> Result<(), Failure> {
         fs::create_dir(aside).and_then(|()| make_private(aside)).map_err(failed(aside))?;
-        for entry in fs::read_dir(&audit).map_err(failed(&audit))? {
-            let place = entry.map_err(failed(&audit))?.path();
-            if place != self.home.audit_anew() {
-                fs::rename(&place, aside.join(place.file_name().unwrap_or_default())).map_err(failed(&place))?;
+        for segment in self.home.audit_segments() {
+            let target = aside.join(segment.file_name().unwrap_or_default());
+            match fs::copy(&segment, &target) {
+                Ok(_) => File::open(&target).and_then(|copy| copy.sync_all()).map_err(failed(&target))?,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(failed(&segment)(error)),
             }
         }
-        sync_directory(aside).and_then(|()| sync_directory(&audit)).map_err(failed(aside))
+        sync_directory(aside).map_err(failed(aside))
     }
 }

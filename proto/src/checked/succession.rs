@@ -273,7 +273,8 @@ impl Succession {
         let news = Heard { new: self.new, sequence: self.sequence, heard_at: now, taken_back: false };
         match held {
             None => Ok(Some(news)),
-            Some(held) if held.taken_back && self.sequence > held.sequence => Ok(Some(news)),
+            // Another one, after the first was taken back; never the same: its old word could be dated as late as one likes.
+            Some(held) if held.taken_back && held.new != self.new && self.sequence > held.sequence => Ok(Some(news)),
             Some(held) if held.new == self.new && !held.taken_back => Ok(None),
             Some(_) if is_void => Ok(None),
             Some(held) if held.taken_back => Err(Contradiction::TakenBack),
@@ -283,7 +284,8 @@ impl Succession {
 
     /// What is new in a word that takes another back.
     fn taken(&self, held: Option<Heard>, now: UnixMillis) -> std::result::Result<Option<Heard>, Contradiction> {
-        let news = Heard { new: self.new, sequence: self.sequence, heard_at: now, taken_back: true };
+        let sequence = held.map_or(0, |held| held.sequence).max(self.sequence);
+        let news = Heard { new: self.new, sequence, heard_at: now, taken_back: true };
         match held {
             Some(held) if held.new != self.new || held.taken_back => Ok(None),
             Some(held) if now > held.heard_at.plus(TAKE_BACK) => Err(Contradiction::TooLate),

@@ -140,6 +140,8 @@ fn a_succession_is_taken_back_within_its_window_and_not_after() {
     assert_eq!((back.earlier, back.taken_back), (vec![], vec![(id(1), id(2))]));
     assert_eq!(reader.read(&[succeed(1, 2, 5)], 2, 11), Err(Contradiction::TakenBack));
     assert_eq!(reader.read(&late, 1, 12).unwrap(), Followed::default(), "heard once");
+    let dated_late = [succeed(1, 2, 5_000)];
+    assert_eq!(reader.read(&dated_late, 2, 12), Err(Contradiction::TakenBack), "whatever its sequence");
     let next = [succeed(1, 2, 5), take_back(1, 2, 6), succeed(1, 3, 7)];
     let followed = reader.read(&next, 3, 13).unwrap();
     assert_eq!((followed.earlier, followed.changes.len()), (vec![id(1)], 1));

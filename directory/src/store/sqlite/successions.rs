@@ -1,6 +1,7 @@
 //! Successions of the nodes that were registered here: who goes on for whom, since when it was heard.
 //!
-//! Only words about a node that has a row here are kept, so that keys which cost nothing leave nothing behind.
+//! What a registered card says is kept even of older ids that were never here: a second successor must not come first with
+//! them. So many words are kept and no more; beyond it only those of ids that have a row here.
 
 use openred_proto::checked::succession::{Contradiction, Followed, Heard};
 use openred_proto::id::{NodeId, UnixMillis};
@@ -8,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{NewCard, signed, unsigned};
 use crate::error::Result;
+use crate::limits::{PURGE, SUCCESSIONS};
 
 /// The table; part of the schema since version 3.
 pub(super) const CREATE: &str = "
@@ -69,16 +71,32 @@ pub(super) fn judge(connection: &Connection, card: &NewCard, now: UnixMillis) ->
     let agreed = |old: &NodeId, new: &NodeId| {
         known.iter().any(|(held, heard, consented)| held == old && heard.new == *new && *consented)
     };
-    let ended = followed.taken_back.iter().filter(|(old, new)| agreed(old, new)).map(|(_, new)| *new).collect();
+    let mut ended = Vec::new();
+    for (_, new) in followed.taken_back.iter().filter(|(old, new)| agreed(old, new)) {
+        ended.extend(line_of(connection, new)?);
+    }
     Ok(Standing::Follows(Plan { followed, ended }))
+}
+
+/// A node and those that go on for it, each by the next one's consent.
+fn line_of(connection: &Connection, node: &NodeId) -> Result<Vec<NodeId>> {
+    let sql = "WITH RECURSIVE line (id) AS (SELECT ?1 UNION SELECT new FROM successions JOIN line ON old = id
+        WHERE taken_back = 0 AND consented = 1) SELECT id FROM line";
+    let mut select = connection.prepare_cached(sql)?;
+    let ids = select.query_map([node.as_bytes()], |row| row.get(0).map(NodeId::from_bytes))?;
+    Ok(ids.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Keeps what a card that was taken says of successions.
 pub(super) fn keep(connection: &Connection, plan: &Plan) -> Result<()> {
     for (old, heard) in &plan.followed.changes {
         let is_here =
-            "SELECT EXISTS (SELECT 1 FROM nodes WHERE id = ?1) OR EXISTS (SELECT 1 FROM successions WHERE old = ?1)";
-        if !connection.prepare_cached(is_here)?.query_row([old.as_bytes()], |row| row.get(0))? {
+            "SELECT EXISTS (SELECT 1 FROM nodes WHERE id = ?1) OR EXISTS (SELECT 1 FROM successions WHERE old = ?1)
+            OR (SELECT count(*) FROM successions) < ?2";
+        let has_place = connection
+            .prepare_cached(is_here)?
+            .query_row(params![old.as_bytes(), SUCCESSIONS], |row| row.get::<_, bool>(0))?;
+        if !has_place {
             continue;
         }
         let consented = plan.followed.earlier.contains(old);
@@ -101,9 +119,14 @@ pub(super) fn keep(connection: &Connection, plan: &Plan) -> Result<()> {
     })
 }
 
-/// Drops what was heard before then; nobody looks for the older id any more.
+/// Drops some of what was heard before then and leads to nobody who is here.
 pub(super) fn purge(connection: &Connection, heard_before: UnixMillis) -> Result<usize> {
-    Ok(connection.execute("DELETE FROM successions WHERE heard_at < ?1", [signed(heard_before.0)])?)
+    let sql = format!(
+        "DELETE FROM successions WHERE rowid IN (SELECT rowid FROM successions WHERE heard_at < ?1
+            AND NOT EXISTS (SELECT 1 FROM nodes WHERE id = new AND card IS NOT NULL)
+            AND new NOT IN (SELECT old FROM successions) LIMIT {PURGE})"
+    );
+    Ok(connection.execute(&sql, [signed(heard_before.0)])?)
 }
 
 fn heard(connection: &Connection, old: &NodeId) -> Result<Option<(Heard, bool)>> {
