@@ -213,9 +213,15 @@ impl Board {
         self.inner().reports.clone()
     }
 
-    /// What is to be reported.
-    pub(crate) fn take_reports(&self) -> Vec<(Event, u32)> {
-        std::mem::take(&mut self.inner().reports)
+    /// So many of an event are in the trail now; more may have been noted meanwhile.
+    pub(crate) fn reported(&self, event: Event, told: u32) {
+        let mut inner = self.inner();
+        inner
+            .reports
+            .iter_mut()
+            .filter(|(of, _)| *of == event)
+            .for_each(|(_, count)| *count = count.saturating_sub(told));
+        inner.reports.retain(|(_, count)| *count > 0);
     }
 
     /// Notes where the audit trail stands.

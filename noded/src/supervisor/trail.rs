@@ -183,18 +183,7 @@ impl Watch {
         if self.filing.as_ref().is_some_and(JoinHandle::is_finished) {
             self.filed(context, operator).await;
         }
-        let reports = context.starter.board.take_reports();
-        let mut owed = 0;
-        for (event, count) in &reports {
-            let noted = operator.ask(Request::Note { event: event.number(), count: *count }).await;
-            if !matches!(noted, Ok(Reply::Done)) {
-                context.starter.board.report_again(*event, *count);
-                owed += 1;
-            }
-        }
-        if owed == 0 && !reports.is_empty() {
-            owed::settle(&context.home);
-        }
+        owed::tell(&context.starter.board, &context.home, operator).await;
         // No answer is the vault's end, which is seen by who waits for it.
         if let Ok(Reply::AuditStatus(status)) = operator.ask(Request::AuditStatus).await {
             self.note(context, &status);
