@@ -2,13 +2,13 @@
 //! signature on its own bytes or an operation without a record, and the honest program finds the node as it left it.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use ed25519_dalek::{Signature, VerifyingKey};
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use openred_proto::id::NodeId;
 use openred_proto::label::{Label, signed_bytes};
 use openred_tests::attacker::{self, Attacked, of_kind};
@@ -18,9 +18,16 @@ use openred_tests::secrets::Secrets;
 use openred_tests::world::{World, link, registered, status};
 use serde_json::{Value, json};
 
-/// At least so many attempts of each kind that leave a record; forty in all.
-const AT_LEAST: [(&str, usize); 6] =
-    [("operations", 10), ("labels", 8), ("rows", 6), ("descriptors", 6), ("processes", 5), ("audit", 5)];
+/// So many attempts of each kind leave a record, 63 in all, and so many the kernel answers without one, 9 in all: what docs/isolation.md,
+/// docs/sandbox.md and docs/threat-model.md say.
+const ATTEMPTS: [(&str, usize, usize); 6] = [
+    ("operations", 16, 0),
+    ("labels", 14, 0),
+    ("rows", 12, 0),
+    ("descriptors", 7, 6),
+    ("processes", 7, 2),
+    ("audit", 7, 1),
+];
 
 fn records(node: &Node) -> Vec<Value> {
     let answer = node.cli(&["audit", "export"]).unwrap().ok().unwrap();
@@ -78,7 +85,38 @@ fn sum(trail: &[Value], event: &str, outcome: &str) -> u64 {
     of.filter_map(|record| record["count"].as_u64()).sum()
 }
 
-/// No signature that the attacker holds is one over bytes that it wanted signed: bare, or under any label.
+/// The first of `wanted` over which anything in `came`, at whatever place, is a signature by `key`: bare, or under any label.
+fn signed(key: &VerifyingKey, wanted: &[Vec<u8>], came: &[u8]) -> Option<String> {
+    for window in came.windows(64) {
+        let Ok(signature) = Signature::from_slice(window) else { continue };
+        for wanted in wanted {
+            if key.verify_strict(wanted, &signature).is_ok() {
+                return Some(format!("{wanted:?} as it stands"));
+            }
+            let under = |label: &Label| key.verify_strict(&signed_bytes(*label, wanted), &signature).is_ok();
+            if let Some(label) = Label::ALL.into_iter().find(under) {
+                return Some(format!("{wanted:?} under {label:?}"));
+            }
+        }
+    }
+    None
+}
+
+/// The same search finds a signature that is there, by whatever key, wherever it stands in what came.
+fn it_would_be_found(wanted: &[Vec<u8>]) {
+    let key = SigningKey::from_bytes(&[7; 32]);
+    for one in wanted {
+        let under = Label::ALL.map(|label| key.sign(&signed_bytes(label, one)));
+        for signature in under.iter().chain([&key.sign(one)]) {
+            let came = [&[9; 33][..], &signature.to_bytes(), b"and more behind it"].concat();
+            assert!(signed(&key.verifying_key(), wanted, &came).is_some(), "the control");
+            assert_eq!(signed(&key.verifying_key(), &[b"something else".to_vec()], &came), None);
+        }
+    }
+}
+
+/// Nothing that came into the attacker's hands holds a signature over bytes that it wanted signed: neither the honest signatures nor what
+/// was answered to any attempt.
 fn nothing_is_signed(node: &Node, lines: &[Value]) {
     let id: NodeId = node.id.parse().unwrap();
     let key = VerifyingKey::from_bytes(id.as_bytes()).unwrap();
@@ -86,15 +124,17 @@ fn nothing_is_signed(node: &Node, lines: &[Value]) {
         |kind| -> Vec<Vec<u8>> { of_kind(lines, kind).map(|line| hex::decode(text(line, "hex")).unwrap()).collect() };
     let (signatures, wanted) = (bytes("signature"), bytes("wanted"));
     assert!(signatures.len() >= 4 && wanted.len() >= 5, "{} and {}", signatures.len(), wanted.len());
+    it_would_be_found(&wanted);
     for signature in signatures {
-        let signature = Signature::from_slice(&signature).unwrap();
-        for wanted in &wanted {
-            assert!(key.verify_strict(wanted, &signature).is_err());
-            for label in Label::ALL {
-                assert!(key.verify_strict(&signed_bytes(label, wanted), &signature).is_err(), "{label:?}");
-            }
-        }
+        assert_eq!((signature.len(), signed(&key, &wanted, &signature)), (64, None));
     }
+    let mut answered = 0;
+    for line in of_kind(lines, "attempt").filter(|line| !text(line, "came").is_empty()) {
+        let came = hex::decode(text(line, "came")).unwrap();
+        assert_eq!(signed(&key, &wanted, &came), None, "{} {}", text(line, "area"), text(line, "attempt"));
+        answered += 1;
+    }
+    assert!(answered >= 40, "what was asked of front and vault was answered: {answered}");
 }
 
 /// None of the node's secrets is in what the key process ever said.
@@ -191,16 +231,12 @@ fn iso_a_compromised_noded_gets_no_key_and_no_signature_and_each_attempt_is_reco
         whole(attacked.node);
     }
     lines.extend(every_line(&attacked));
-    let mut areas = BTreeMap::new();
-    for line in lines.iter().filter(|line| line["kind"] == "attempt" && !line["event"].is_null()) {
-        areas
-            .entry(text(line, "area").to_owned())
-            .or_insert_with(std::collections::BTreeSet::new)
-            .insert(text(line, "attempt"));
-    }
-    for (area, least) in AT_LEAST {
-        assert!(areas.get(area).is_some_and(|tried| tried.len() >= least), "{area}: {areas:#?}");
-    }
+    let tried = |area, recorded: bool| {
+        let of = |line: &&Value| text(line, "area") == area && recorded != line["event"].is_null();
+        of_kind(&lines, "attempt").filter(of).map(|line| text(line, "attempt")).collect::<BTreeSet<_>>().len()
+    };
+    let counted = ATTEMPTS.map(|(area, ..)| (area, tried(area, true), tried(area, false)));
+    assert_eq!(counted, ATTEMPTS);
 
     // The honest program on what the attacker left.
     attacked.end().unwrap();

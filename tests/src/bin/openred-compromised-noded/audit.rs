@@ -33,7 +33,8 @@ pub(crate) fn all(front: &mut Front, report: &mut Report) -> Result<()> {
     let frame = encode_frame(&Frame { id: 1, body: Request::AuditFiled { segment: 1 } })?;
     let answer = front.raw(&frame)?;
     let answered = split_frame(&answer).is_ok_and(|(body, _)| decode_frame::<Reply>(body).is_ok());
-    let came = if answered { Ok(()) } else { Err(Refused::from(Status::aborted("closed"))) };
+    let closed = Refused::from(Status::aborted("closed"));
+    let came = if answered { Ok(answer) } else { Err(Refused { more: answer, ..closed }) };
     report.turned_away((AREA, "the vault's own frames"), Code::Aborted, came)
 }
 

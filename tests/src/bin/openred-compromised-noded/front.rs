@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use openred_proto::cryptod::cryptod_client::CryptodClient;
 use openred_proto::refusal::REFUSAL_HEADER;
 use prost::Message;
@@ -30,12 +30,15 @@ pub(crate) struct Refused {
     /// The vault's refusal by its code, where it was the vault that refused.
     pub(crate) refusal: Option<String>,
     pub(crate) text: String,
+    /// What else came with it.
+    pub(crate) more: Vec<u8>,
 }
 
 impl From<Status> for Refused {
     fn from(status: Status) -> Self {
         let refusal = status.metadata().get(REFUSAL_HEADER).and_then(|code| code.to_str().ok()).map(str::to_owned);
-        Self { code: status.code(), refusal, text: format!("{:?}: {}", status.code(), status.message()) }
+        let (text, more) = (format!("{:?}: {}", status.code(), status.message()), status.details().to_vec());
+        Self { code: status.code(), refusal, text, more }
     }
 }
 
@@ -78,8 +81,8 @@ impl Front {
         Ok(message)
     }
 
-    /// A call of any name, with any message.
-    pub(crate) fn call_named(&mut self, path: &str, message: &[u8]) -> Result<(), Refused> {
+    /// A call of any name, with any message; the whole body that came.
+    pub(crate) fn call_named(&mut self, path: &str, message: &[u8]) -> Result<Vec<u8>, Refused> {
         let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
         let body = Bytes::from([&[0][..], &length, message].concat());
         let request = http::Request::builder()
@@ -92,9 +95,12 @@ impl Front {
         let mut channel = self.channel.clone();
         let answered = self.runtime.block_on(async { channel.ready().await?.call(request).await });
         let answered = answered.map_err(|error| Refused::from(Status::unavailable(error.to_string())))?;
-        match Status::from_header_map(answered.headers()) {
-            Some(status) if status.code() != Code::Ok => Err(status.into()),
-            _ => Ok(()),
+        let (head, body) = answered.into_parts();
+        let body = self.runtime.block_on(body.collect()).map_or_else(|_| Bytes::new(), |body| body.to_bytes()).to_vec();
+        self.keep(&body);
+        match Status::from_header_map(&head.headers) {
+            Some(status) if status.code() != Code::Ok => Err(Refused { more: body, ..status.into() }),
+            _ => Ok(body),
         }
     }
 

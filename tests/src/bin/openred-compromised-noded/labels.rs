@@ -86,8 +86,7 @@ fn as_peers_statements(front: &mut Front, report: &mut Report, honest: &Honest) 
     let (row, hash, proof) = (honest.link.row.clone(), honest.hash.clone(), honest.own_proof.clone());
     let request = rpc::ValidateMatchRequest { row, hash, proof };
     let came = front.call(|mut keys| async move { keys.validate_match(request).await });
-    let said_no = came.is_ok_and(|result: rpc::MatchResult| !result.matched);
-    report.answered_no((AREA, "the node's own proof as the peer's"), Event::MatchChecked, NO_MATCH, said_no)
+    report.answered_no((AREA, "the node's own proof as the peer's"), Event::MatchChecked, NO_MATCH, &came)
 }
 
 /// What was signed honestly, under every other label.

@@ -7,8 +7,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use openred_proto::audit::Event;
+use openred_proto::cryptod as rpc;
 use openred_proto::refusal::outcome_name;
 use openred_proto::vault::Refusal;
+use prost::Message;
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -45,6 +47,14 @@ impl Area {
     }
 }
 
+/// What came back: a message, or all that a refusal says.
+fn bytes_of<M: Message>(came: &Result<M, Refused>) -> Vec<u8> {
+    match came {
+        Ok(message) => message.encode_to_vec(),
+        Err(refused) => [&refused.more[..], refused.text.as_bytes()].concat(),
+    }
+}
+
 /// The file of lines.
 pub(crate) struct Report(File);
 
@@ -58,48 +68,51 @@ impl Report {
         self.0.write_all(format!("{line}\n").as_bytes()).context("writing the report")
     }
 
-    /// An attempt, with the record that it must leave, if it leaves one.
+    /// An attempt, with the record that it must leave, if it leaves one, and with what came back, if anything did.
     fn attempt(
         &mut self,
         (area, name): (Area, &str),
         expected: &str,
         outcome: &str,
         record: Option<(Event, u8)>,
+        came: &[u8],
     ) -> Result<()> {
         self.line(&json!({
             "kind": "attempt", "area": area.name(), "attempt": name, "expected": expected, "outcome": outcome,
             "event": record.map(|(event, _)| event.name()),
-            "result": record.and_then(|(_, number)| outcome_name(number)),
+            "result": record.and_then(|(_, number)| outcome_name(number)), "came": hex::encode(came),
         }))
     }
 
     /// A call that the vault must refuse, and record.
-    pub(crate) fn refused<T>(
+    pub(crate) fn refused<M: Message>(
         &mut self,
         what: (Area, &str),
         event: Event,
         expected: Refusal,
-        came: Result<T, Refused>,
+        came: Result<M, Refused>,
     ) -> Result<()> {
+        let bytes = bytes_of(&came);
         let outcome = match came {
             Ok(_) => String::from("it worked"),
             Err(refused) => refused.refusal.unwrap_or(refused.text),
         };
-        self.attempt(what, expected.code(), &outcome, Some((event, expected.number())))
+        self.attempt(what, expected.code(), &outcome, Some((event, expected.number())), &bytes)
     }
 
     /// A call that the front must turn away, and report.
-    pub(crate) fn turned_away<T>(
+    pub(crate) fn turned_away<M: Message>(
         &mut self,
         what: (Area, &str),
         expected: Code,
-        came: Result<T, Refused>,
+        came: Result<M, Refused>,
     ) -> Result<()> {
+        let bytes = bytes_of(&came);
         let outcome = match came {
             Ok(_) => String::from("it worked"),
             Err(refused) => format!("{:?}", refused.code),
         };
-        self.attempt(what, &format!("{expected:?}"), &outcome, Some((Event::CallRefused, 0)))
+        self.attempt(what, &format!("{expected:?}"), &outcome, Some((Event::CallRefused, 0)), &bytes)
     }
 
     /// What was asked honestly, and recorded as that, serves for nothing else.
@@ -113,13 +126,20 @@ impl Report {
 
     /// What is done in the hope that it leaves no record.
     pub(crate) fn hidden(&mut self, what: (Area, &str), event: Event) -> Result<()> {
-        self.attempt(what, "recorded", "recorded", Some((event, 0)))
+        self.attempt(what, "recorded", "recorded", Some((event, 0)), &[])
     }
 
     /// The same with the number of the outcome that the trail holds.
-    pub(crate) fn answered_no(&mut self, what: (Area, &str), event: Event, number: u8, said_no: bool) -> Result<()> {
+    pub(crate) fn answered_no(
+        &mut self,
+        what: (Area, &str),
+        event: Event,
+        number: u8,
+        came: &Result<rpc::MatchResult, Refused>,
+    ) -> Result<()> {
+        let said_no = came.as_ref().is_ok_and(|result| !result.matched);
         let outcome = if said_no { "no" } else { "yes" };
-        self.attempt(what, "no", outcome, Some((event, number)))
+        self.attempt(what, "no", outcome, Some((event, number)), &bytes_of(came))
     }
 
     /// A call of the kernel that must come back with one of these, as it would to anybody without the right: nobody hears of it.
@@ -129,12 +149,12 @@ impl Report {
             Err(errno) if expected.contains(&errno) => format!("{expected:?}"),
             Err(errno) => format!("{errno:?}"),
         };
-        self.attempt(what, &format!("{expected:?}"), &outcome, None)
+        self.attempt(what, &format!("{expected:?}"), &outcome, None, &[])
     }
 
     /// Written before what must end this process.
     pub(crate) fn last_word(&mut self, what: (Area, &str)) -> Result<()> {
-        self.attempt(what, "SIGSYS", "SIGSYS", Some((Event::FilterBroken, 0)))
+        self.attempt(what, "SIGSYS", "SIGSYS", Some((Event::FilterBroken, 0)), &[])
     }
 
     /// The control of a kind of attempt: the honest operation works from here.
