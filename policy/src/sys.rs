@@ -527,7 +527,7 @@ pub(crate) fn arena_byte(place: usize) -> Option<u8> {
     let base = BASE.load(Ordering::Relaxed);
     let is_used = !base.is_null() && place < TOP.load(Ordering::Relaxed).saturating_sub(base as usize).min(CAPACITY);
     // SAFETY: within the mapping, which stays for good; a plain byte takes any value, and no reference to it is made.
-    is_used.then(|| unsafe { base.add(place).read_volatile() })
+    is_used.then(|| unsafe { base.wrapping_add(place).read_volatile() })
 }
 
 // ---------------------------------------------------------------- probes
