@@ -1,6 +1,7 @@
 //! Successions of peers that matter here, whose standing was carried over, and peers that are to be offered a link anew.
 //!
-//! Only words about an identity that this node knows are kept: a stranger's card leaves nothing behind.
+//! Only words about an identity that this node knows are kept, and those that lead to one: a stranger's card leaves nothing
+//! behind.
 
 use openred_proto::checked::succession::{Contradiction, Heard, Lineage};
 use openred_proto::id::{NodeId, UnixMillis};

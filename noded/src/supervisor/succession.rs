@@ -1,5 +1,5 @@
 //! A new identity for a node that does not run, and its taking back: the caged unsealer signs and seals, here the outcome is put
-//! in place. What it replaces is moved aside, never deleted.
+//! in place. What it replaces is kept aside: the keystore under a second name, the trail as a copy.
 //!
 //! The keystore's rename is the moment of the change: before it the home is the earlier identity's, untouched but for the copies
 //! beside it; after it the other one's, which starts with whatever of the rest is done.
@@ -82,6 +82,7 @@ impl Backup<'_> {
         }
         Ok(Changed { about, aside })
     }
+
     /// The segments as they stand: the trail belongs to the identity that signed it, and what is here is written over.
     fn copy_trail(&self, aside: &Path) -> Result<(), Failure> {
         fs::create_dir(aside).and_then(|()| make_private(aside)).map_err(failed(aside))?;
