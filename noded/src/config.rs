@@ -7,6 +7,7 @@
 
 mod document;
 mod layers;
+mod recipient;
 mod text;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -61,6 +62,8 @@ pub struct NodeConfig {
     pub keys: KeysConfig,
     /// What the node may keep on disk.
     pub storage: StorageConfig,
+    /// Who reads the audit trail's closed segments.
+    pub audit: AuditConfig,
     /// What the processes log.
     pub log: LogConfig,
     /// Switches for measurements.
@@ -126,6 +129,14 @@ pub struct StorageConfig {
     pub blobs_megabytes: u32,
 }
 
+/// `[audit]`: the trail of what was done with the keys.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// The age recipient that closed segments are sealed to; empty: they are filed as they are.
+    pub auditor: String,
+}
+
 /// `[log]`: what the processes write to the supervisor's log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -186,6 +197,7 @@ impl Default for NodeConfig {
             directory: DirectoryConfig::default(),
             keys: KeysConfig::default(),
             storage: StorageConfig::default(),
+            audit: AuditConfig::default(),
             log: LogConfig::default(),
             diagnostics: DiagnosticsConfig::default(),
         }
@@ -280,7 +292,7 @@ impl NodeConfig {
     /// # Errors
     /// The first rule broken, by key.
     pub fn check(&self) -> Result<(), BadValue> {
-        let rules: [(&'static str, bool, &'static str); 14] = [
+        let rules: [(&'static str, bool, &'static str); 15] = [
             ("name", self.name.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("sector", self.sector.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("endpoints", self.endpoints.len() <= CARD_ENDPOINTS, "more than 8"),
@@ -300,6 +312,11 @@ impl NodeConfig {
                 "directory.ca_file",
                 self.directory.ca_file.as_os_str().is_empty() || self.directory.ca_file.is_absolute(),
                 "not an absolute path: the node does not run in the folder in which it is started",
+            ),
+            (
+                "audit.auditor",
+                self.audit.auditor.is_empty() || recipient::is_recipient(&self.audit.auditor),
+                "no X25519 recipient of age: name what `age-keygen` prints as the public key, age1…",
             ),
             (
                 "links.allow",
@@ -374,5 +391,6 @@ mod tests {
         assert_eq!(broken(|c| c.endpoints = vec!["http://[2001:db8::1]:7690".to_owned()]), Ok(()));
         assert_eq!(broken(|c| c.directory.ca_file = "ca.pem".into()), Err("directory.ca_file"));
         assert_eq!(broken(|c| c.endpoints = vec!["http://x".to_owned(); 9]), Err("endpoints"));
+        assert_eq!(broken(|c| c.audit.auditor = "age1auditor".to_owned()), Err("audit.auditor"));
     }
 }

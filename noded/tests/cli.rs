@@ -135,6 +135,7 @@ fn a_configuration_is_refused_with_line_caret_and_the_nearest_key() {
     fs::write(folder.join("good.toml"), "name = \"alice\"\n").unwrap();
     fs::write(folder.join("typo.toml"), "name = \"alice\"\n\n[links]\nincomming = \"ask\"\n").unwrap();
     fs::write(folder.join("range.toml"), "[links]\nlife_hours = 721\n").unwrap();
+    fs::write(folder.join("auditor.toml"), "[audit]\nauditor = \"age1nobody\"\n").unwrap();
     fs::write(folder.join("directory.toml"), "directories = [\"https://directory.example\"]\n").unwrap();
     let mut all = String::new();
     for case in [
@@ -142,6 +143,7 @@ fn a_configuration_is_refused_with_line_caret_and_the_nearest_key() {
         vec!["check", "typo.toml"],
         vec!["check", "range.toml"],
         vec!["check", "directory.toml"],
+        vec!["check", "auditor.toml"],
         vec!["check", "missing.toml"],
         vec!["check", "good.toml", "typo.toml"],
         vec!["--json", "check", "good.toml", "typo.toml"],

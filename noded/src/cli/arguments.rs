@@ -107,6 +107,8 @@ pub(crate) enum Audit {
         /// A checkpoint that was kept elsewhere
         #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,
+        #[command(flatten)]
+        auditor: AuditorSource,
     },
     /// Print records as JSON lines, or the latest signed checkpoint
     Export {
@@ -119,6 +121,8 @@ pub(crate) enum Audit {
         /// The latest checkpoint, in base64, to be kept elsewhere
         #[arg(long)]
         checkpoint: bool,
+        #[command(flatten)]
+        auditor: AuditorSource,
     },
     /// Give up a trail that is lost: the next start begins anew and says so
     Restart,
@@ -146,6 +150,17 @@ pub(crate) struct SecretSource {
     /// Read the age identity from this open descriptor, to its end
     #[arg(long, value_name = "N", conflicts_with_all = ["passphrase_file", "passphrase_fd"])]
     #[arg(value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) identity_fd: Option<i32>,
+}
+
+/// What opens segments that are sealed to an auditor; without it they are counted and not read.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct AuditorSource {
+    /// Read sealed segments with the auditor's age identity from this file
+    #[arg(long, value_name = "FILE", conflicts_with = "identity_fd")]
+    pub(crate) identity_file: Option<PathBuf>,
+    /// The same from this open descriptor, to its end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     pub(crate) identity_fd: Option<i32>,
 }
 

@@ -1,9 +1,11 @@
 //! `openred audit`: reads the trail of what was done with the node's keys from its files. Nothing here needs the node to run or
 //! a key; of a running node the supervisor is asked where the trail stands, so that a cut end shows.
 
+mod segments;
+
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine;
@@ -11,16 +13,17 @@ use base64::engine::general_purpose::STANDARD;
 use nix::fcntl::{Flock, FlockArg};
 use openred_proto::admin::StatusRequest;
 use openred_proto::audit::verify::{Known, Report, Verifier};
-use openred_proto::audit::{Checkpoint, Content, Header, Record, SEGMENT_BYTES, SLOT_BYTES};
+use openred_proto::audit::{Checkpoint, Record};
 use openred_proto::checked::statement;
 use openred_proto::id::NodeId;
 use openred_proto::refusal::outcome_name;
 use serde_json::{Value, json};
 
-use super::arguments::Audit;
+use super::arguments::{Audit, AuditorSource};
 use super::client::{request, supervisor};
 use super::output::{Output, Tone, moment, now};
 use super::{Exit, Failure, Invocation};
+use segments::{Reader, Segments};
 
 /// How often `tail --follow` looks: as often as the supervisor does.
 const LOOK: Duration = Duration::from_secs(1);
@@ -28,82 +31,18 @@ const LOOK: Duration = Duration::from_secs(1);
 const CHECKPOINT_FILE: u64 = 4096;
 /// A reading that meets the vault in the middle of a write is done again.
 const READINGS: usize = 3;
-/// Extension of segments that only their auditor reads.
-const ENCRYPTED: &str = "age";
-
-/// One segment's bytes and where they came from.
-struct Segment {
-    path: PathBuf,
-    header: Option<Header>,
-    bytes: Vec<u8>,
-}
-
 pub(crate) async fn audit(invocation: &Invocation, command: Audit) -> Result<Exit, Failure> {
     match command {
         Audit::Tail { lines, follow } => tail(invocation, lines, follow).await,
-        Audit::Verify { files, node, checkpoint } => {
+        Audit::Verify { files, node, checkpoint, auditor } => {
             let kept = checkpoint.as_deref().map(read_checkpoint).transpose()?;
-            verify(invocation, &files, node, kept).await
+            verify(invocation, &Reader::new(invocation, files, &auditor)?, node, kept).await
         }
-        Audit::Export { files, since, checkpoint } => export(invocation, &files, since, checkpoint),
+        Audit::Export { files, since, checkpoint, auditor } => {
+            export(invocation, &Reader::new(invocation, files, &auditor)?, since, checkpoint)
+        }
         Audit::Restart => restart(invocation),
     }
-}
-
-fn read_segment(path: PathBuf) -> Result<Segment, Failure> {
-    let mut bytes = Vec::new();
-    let opened = File::open(&path).and_then(|file| file.take(SEGMENT_BYTES as u64 + 1).read_to_end(&mut bytes));
-    opened.map_err(|error| Failure::local(path.display(), &error))?;
-    let header = bytes.first_chunk::<SLOT_BYTES>().and_then(|slot| match Content::of(slot) {
-        Content::Header(header, _) => Some(header),
-        _ => None,
-    });
-    Ok(Segment { path, header, bytes })
-}
-
-/// The segments of the home in the order of their numbers, and how many are encrypted to the auditor. The place of one that was
-/// filed away is zeros and no segment.
-fn segments_of_home(invocation: &Invocation) -> Result<(Vec<Segment>, usize), Failure> {
-    let home = &invocation.home;
-    let (mut paths, mut encrypted) = (home.audit_segments().to_vec(), 0);
-    let filed = home.audit_filed();
-    match fs::read_dir(&filed) {
-        Ok(entries) => {
-            for entry in entries {
-                let path = entry.map_err(|error| Failure::local(filed.display(), &error))?.path();
-                match path.extension().and_then(|extension| extension.to_str()) {
-                    Some("segment") => paths.push(path),
-                    Some(ENCRYPTED) => encrypted += 1,
-                    _ => {}
-                }
-            }
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let what = format!("{}: no audit trail is kept here", home.audit().display());
-            return Err(Failure::new(Exit::NotFound, "audit.missing", what, "the first `openred up` begins one"));
-        }
-        Err(error) => return Err(Failure::local(filed.display(), &error)),
-    }
-    let mut segments = Vec::new();
-    for path in paths {
-        let segment = read_segment(path)?;
-        if segment.header.is_some() || segment.bytes.iter().any(|byte| *byte != 0) {
-            segments.push(segment);
-        }
-    }
-    // One whose copy is filed and whose place is not cleared yet is there twice.
-    segments.sort_by_key(|segment| (segment.header.map_or(u64::MAX, |header| header.segment), segment.path.clone()));
-    segments.dedup_by(|later, earlier| later.header.is_some() && later.bytes == earlier.bytes);
-    Ok((segments, encrypted))
-}
-
-fn segments(invocation: &Invocation, files: &[PathBuf]) -> Result<(Vec<Segment>, usize), Failure> {
-    if files.is_empty() {
-        return segments_of_home(invocation);
-    }
-    let mut segments = files.iter().cloned().map(read_segment).collect::<Result<Vec<_>, _>>()?;
-    segments.sort_by_key(|segment| segment.header.map_or(u64::MAX, |header| header.segment));
-    Ok((segments, 0))
 }
 
 fn body(record: &Record) -> Value {
@@ -132,18 +71,18 @@ fn show(output: &Output, record: &Record, now: u64) {
 }
 
 /// Every record in order. What is wrong with the trail is for `verify` to say.
-fn records(segments: &[Segment]) -> Vec<Record> {
+fn records(segments: &Segments) -> Vec<Record> {
     let mut records = Vec::new();
-    let mut verifier = Verifier::new(NodeId::from_bytes([0; 32]), Vec::new());
-    segments.iter().for_each(|segment| verifier.segment(&segment.bytes, &mut |record| records.push(*record)));
+    segments.show(&mut Verifier::new(NodeId::from_bytes([0; 32]), Vec::new()), &mut |record| records.push(*record));
     records
 }
 
 async fn tail(invocation: &Invocation, lines: usize, follow: bool) -> Result<Exit, Failure> {
     let mut shown = 0;
     let mut first = true;
+    let reader = Reader::new(invocation, Vec::new(), &AuditorSource::default())?;
     loop {
-        let found = records(&segments_of_home(invocation)?.0);
+        let found = records(&reader.read()?);
         let skip = if first { found.len().saturating_sub(lines) } else { 0 };
         for record in found.iter().skip(skip).filter(|record| record.sequence > shown) {
             show(&invocation.output, record, now());
@@ -180,7 +119,7 @@ async fn live(invocation: &Invocation) -> Option<Known> {
 
 async fn verify(
     invocation: &Invocation,
-    files: &[PathBuf],
+    reader: &Reader,
     node: Option<String>,
     kept: Option<Checkpoint>,
 ) -> Result<Exit, Failure> {
@@ -193,27 +132,26 @@ async fn verify(
     let mut reading = 1;
     loop {
         // Asked first: what it knows is in the files by then.
-        let live = if files.is_empty() { live(invocation).await } else { None };
-        let (segments, encrypted) = segments(invocation, files)?;
-        let own = segments.iter().find_map(|segment| segment.header.map(|header| header.node));
-        let Some(node) = named.or(own) else {
+        let live = if reader.is_of_home() { live(invocation).await } else { None };
+        let segments = reader.read()?;
+        let Some(node) = named.or(segments.node()) else {
             return Err(Failure::new(Exit::Failed, "audit.no-segment", "no file is a segment of an audit trail", ""));
         };
         let kept = kept.map(|kept| Known { sequence: kept.sequence, hash: kept.hash });
         let mut verifier = Verifier::new(node, kept.into_iter().chain(live).collect());
-        segments.iter().for_each(|segment| verifier.segment(&segment.bytes, &mut |_| {}));
+        segments.show(&mut verifier, &mut |_| {});
         let report = verifier.finish();
         if report.fault_count > 0 && live.is_some() && reading < READINGS {
             reading += 1;
             tokio::time::sleep(LOOK).await;
             continue;
         }
-        tell(invocation, node, named.is_some(), live.is_some(), encrypted, &report);
+        tell(invocation, (node, named.is_some()), live.is_some(), &segments, &report);
         return Ok(if report.fault_count == 0 { Exit::Ok } else { Exit::Failed });
     }
 }
 
-fn tell(invocation: &Invocation, node: NodeId, named: bool, live: bool, encrypted: usize, report: &Report) {
+fn tell(invocation: &Invocation, (node, named): (NodeId, bool), live: bool, segments: &Segments, report: &Report) {
     let output = &invocation.output;
     let faults: Vec<Value> = report
         .faults
@@ -226,8 +164,8 @@ fn tell(invocation: &Invocation, node: NodeId, named: bool, live: bool, encrypte
         "openred.audit.verify/1",
         &json!({
             "node": node.to_string(), "node_was_named": named, "compared_with_live_vault": live,
-            "segments": report.segments, "encrypted_segments": encrypted, "records": report.records,
-            "signatures": report.signatures, "first": report.first, "last": report.last, "signed_to": report.signed,
+            "segments": report.segments, "encrypted_segments": segments.encrypted, "unread_segments": segments.unread(),
+            "records": report.records, "signatures": report.signatures, "first": report.first, "last": report.last, "signed_to": report.signed,
             "fault_count": report.fault_count, "faults": faults,
         }),
     );
@@ -236,8 +174,8 @@ fn tell(invocation: &Invocation, node: NodeId, named: bool, live: bool, encrypte
         "{} records in {} segments, {} to {}; {} signatures, the last over {}",
         report.records, report.segments, report.first, report.last, report.signatures, report.signed
     ));
-    if encrypted > 0 {
-        output.line(format!("{encrypted} segments are encrypted to the auditor and were not read"));
+    if let Some(line) = segments.said() {
+        output.line(line);
     }
     for fault in &report.faults {
         let place = format!("segment {}, slot {}, sequence {}", fault.segment, fault.slot, fault.sequence);
@@ -258,17 +196,20 @@ fn tell(invocation: &Invocation, node: NodeId, named: bool, live: bool, encrypte
     }
 }
 
-fn export(invocation: &Invocation, files: &[PathBuf], since: u64, checkpoint: bool) -> Result<Exit, Failure> {
-    let (segments, _) = segments(invocation, files)?;
+fn export(invocation: &Invocation, reader: &Reader, since: u64, checkpoint: bool) -> Result<Exit, Failure> {
+    let segments = reader.read()?;
+    // Beside the records, which a program reads.
+    if let Some(line) = segments.said() {
+        invocation.output.aside(&line);
+    }
     if !checkpoint {
         for record in records(&segments).iter().filter(|record| record.sequence >= since) {
             invocation.output.always(&body(record).to_string());
         }
         return Ok(Exit::Ok);
     }
-    let own = segments.iter().find_map(|segment| segment.header.map(|header| header.node));
-    let mut verifier = Verifier::new(own.unwrap_or(NodeId::from_bytes([0; 32])), Vec::new());
-    segments.iter().for_each(|segment| verifier.segment(&segment.bytes, &mut |_| {}));
+    let mut verifier = Verifier::new(segments.node().unwrap_or(NodeId::from_bytes([0; 32])), Vec::new());
+    segments.show(&mut verifier, &mut |_| {});
     match verifier.finish().checkpoint {
         Some((checkpoint, signature)) => {
             let signed = statement::encode(&checkpoint.encode(), &checkpoint.node, &signature);

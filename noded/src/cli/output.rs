@@ -57,6 +57,11 @@ impl Output {
         write_line(std::io::stdout(), text);
     }
 
+    /// A line beside the command's product, on standard error.
+    pub(crate) fn aside(&self, text: &str) {
+        write_line(std::io::stderr(), text);
+    }
+
     /// A document for programs: `body`'s fields and `schema`.
     pub(crate) fn document(&self, schema: &str, body: &impl Serialize) {
         if !self.json {

@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 21] = [
+pub(super) const SETTINGS: [Setting; 22] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -45,6 +45,10 @@ pub(super) const SETTINGS: [Setting; 21] = [
     ),
     setting("storage.database_megabytes", "Most megabytes of the database. 0: as the disk has."),
     setting("storage.blobs_megabytes", "Most megabytes of one module's blobs. 0: as the disk has."),
+    setting(
+        "audit.auditor",
+        "The age recipient (age1…) that closed audit segments are sealed to. Empty: filed as they are.",
+    ),
     setting("log.level", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\" (docs/logging.md)."),
     setting("log.format", "\"human\" or \"json\"."),
     setting("log.sensitive", "Write peers' ids and addresses out; otherwise they are hidden."),

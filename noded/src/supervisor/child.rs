@@ -116,6 +116,15 @@ pub(crate) struct Starter {
     pub(super) callers: Callers,
 }
 
+impl Starter {
+    /// The same for a thread of its own, on which nobody is started whom the front would have to know.
+    pub(super) fn beside(&self) -> io::Result<Self> {
+        let (board, log) = (Arc::clone(&self.board), self.log.clone());
+        let null = self.null.try_clone()?;
+        Ok(Self { programs: self.programs.clone(), null, board, log, callers: Callers::default() })
+    }
+}
+
 /// Starts a child and brings it behind its barrier with every layer seen.
 pub(crate) async fn start(starter: &Starter, plan: Plan) -> Result<Caged, Fault> {
     let (role, expected) = (plan.role, Expected { identity: plan.identity, kept: plan.kept.clone() });

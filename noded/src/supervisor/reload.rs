@@ -41,6 +41,11 @@ impl Settings {
         self.held().current.keys.signatures_per_second
     }
 
+    /// Whom closed segments of the audit trail are sealed to, if to anybody.
+    pub(super) fn auditor(&self) -> Option<String> {
+        Some(self.held().current.audit.auditor.clone()).filter(|auditor| !auditor.is_empty())
+    }
+
     /// Reads the configuration again. `listen`, `uid_base` and `keys` are the supervisor's own: they stay until it is restarted.
     pub(super) fn reload(&self) {
         let mut config = match (self.reread)() {

@@ -1,33 +1,33 @@
 //! The audit trail's files: made, held and watched by the supervisor, written by the vault through descriptors.
 //!
 //! Two segments of a fixed size lie in `audit/`. Once a second the supervisor compares them with what it opened and asks the
-//! vault where the trail stands. A closed segment is copied to `audit/filed/`, durable under its number, before its place is
-//! zeros again and the vault is told. A segment that was deleted or replaced while the vault wrote it still hangs on the
+//! vault where the trail stands. A closed segment is filed (`filing`), durable under its number, before its place is zeros again
+//! and the vault is told. A segment that was deleted or replaced while the vault wrote it still hangs on the
 //! descriptor: keys are put away at once, and the file is put back from there.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use nix::fcntl::OFlag;
+use openred_policy::Role;
 use openred_policy::socket::open_no_symlinks;
-use openred_proto::audit::{Content, Event, SEGMENT_BYTES, SLOT_BYTES};
+use openred_policy::spawn::Exit as Ended;
+use openred_proto::audit::{Event, SEGMENT_BYTES};
 use openred_proto::vault::{AuditStatus, Reply, Request};
 
-use super::Context;
+use super::filing::{Archive, BLOCK, Seal, copy, file_away};
 use super::keystore::Fresh;
 use super::operator::Operator;
 use super::owed;
 use super::places::make_private;
+use super::{Context, StartFailure};
 use crate::cli::{Exit, Failure};
 use crate::home::Home;
-
-/// Bytes copied or cleared at once.
-const BLOCK: usize = 256 * 1024;
 
 /// The two segments of one start of the vault.
 pub(crate) struct Segments(Arc<[Segment; 2]>);
@@ -113,47 +113,9 @@ impl Segments {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(failed(error)),
             }
-            copy(&segment.file, &segment.path)?;
+            copy(&segment.file, &segment.path).map_err(Failure::from)?;
         }
         Ok(())
-    }
-
-    /// Files a closed segment away and clears its place. Done in any of its steps before, it goes on from there.
-    fn file_away(&self, place: usize, segment: u64, filed: &Path) -> Result<(), Failure> {
-        let (Segment { path, file }, target) = (&self.0[place], filed.join(format!("{segment:010}.segment")));
-        let failed = |error: io::Error| Failure::local(path.display(), &error);
-        if !target.try_exists().map_err(failed)? {
-            let mut header = [0; SLOT_BYTES];
-            file.read_exact_at(&mut header, 0).map_err(failed)?;
-            match Content::of(&header) {
-                Content::Header(header, _) if header.segment == segment => copy(file, &target)?,
-                _ => {
-                    let what = format!("{}: the closed segment {segment} is not there", path.display());
-                    return Err(Failure::new(Exit::Failed, "audit.changed", what, ""));
-                }
-            }
-        }
-        (0..SEGMENT_BYTES / BLOCK)
-            .try_for_each(|block| file.write_all_at(&[0; BLOCK], (block * BLOCK) as u64))
-            .and_then(|()| file.sync_all())
-            .map_err(failed)
-    }
-}
-
-/// A durable copy, whole or not there at all.
-fn copy(from: &File, to: &Path) -> Result<(), Failure> {
-    let mut fresh = Fresh::begin(to)?;
-    let (mut block, mut offset) = (vec![0; BLOCK], 0);
-    loop {
-        match from.read_at(&mut block, offset) {
-            Ok(0) => return fresh.finish(false, |_| ()),
-            Ok(count) => {
-                offset += count as u64;
-                fresh.file.write_all(&block[..count]).map_err(|error| Failure::local(to.display(), &error))?;
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(Failure::local(to.display(), &error)),
-        }
     }
 }
 
@@ -161,12 +123,14 @@ fn copy(from: &File, to: &Path) -> Result<(), Failure> {
 pub(crate) struct Watch {
     segments: Segments,
     /// The filing that is under way, on a thread of its own: one disk's time must not be that of all processes.
-    filing: Option<JoinHandle<(u64, Result<(), Failure>)>>,
+    filing: Option<JoinHandle<(u64, Result<(), StartFailure>)>>,
+    /// The helper broke out of its filter: it is not started again for this vault.
+    given_up: bool,
 }
 
 impl Watch {
     pub(crate) fn new(segments: Segments) -> Self {
-        Self { segments, filing: None }
+        Self { segments, filing: None, given_up: false }
     }
 
     /// Looks once: at the files, at the vault's word, at a closed segment. False: the files were touched, and the keys have
@@ -200,11 +164,16 @@ impl Watch {
         } else {
             board.clear("audit.full");
         }
-        if let (Some(segment), None) = (status.waiting, &self.filing) {
-            let (segments, place) = (Segments(Arc::clone(&self.segments.0)), usize::from(1 - status.file));
+        if let (Some(segment), None, false) = (status.waiting, &self.filing, self.given_up) {
+            // A system without a descriptor or a thread to give is asked again with the next look.
+            let Ok(archive) = Archive::of(context) else { return };
+            let (segments, place) = (Arc::clone(&self.segments.0), usize::from(1 - status.file));
             let filed = context.home.audit_filed();
-            let work = move || (segment, segments.file_away(place, segment, &filed));
-            // A system without a thread to give is asked again with the next look.
+            let work = move || {
+                let Segment { path, file } = &segments[place];
+                let seal = archive.as_ref().map(|archive| move |input, output| archive.seal(input, output));
+                (segment, file_away(path, file, segment, &filed, seal.as_ref().map(|seal| seal as Seal<'_>)))
+            };
             self.filing = std::thread::Builder::new().name(String::from("filing")).spawn(work).ok();
         }
     }
@@ -218,6 +187,12 @@ impl Watch {
                 let _ = operator.ask(Request::AuditFiled { segment }).await;
             }
             Ok((segment, Err(failure))) => {
+                if let StartFailure::Child(fault) = &failure
+                    && fault.exit().is_some_and(Ended::broke_the_filter)
+                {
+                    self.given_up = true;
+                    broke_out(context);
+                }
                 let detail = format!("audit segment {segment} cannot be filed: {failure}");
                 let help = "free space on the disk of `audit/filed`, and see that the supervisor may write there; it is \
                             tried again, and until then the other segment is written";
@@ -236,11 +211,21 @@ impl Watch {
     }
 }
 
+/// The helper tried a system call that its filter does not have.
+fn broke_out(context: &Context) {
+    let board = &context.starter.board;
+    board.report(Event::FilterBroken);
+    let detail =
+        String::from("the helper that seals audit segments tried a system call outside its filter and was killed");
+    let help =
+        "treat it as a break-in until explained: keep the log, then restart the node; the segment is where it was";
+    board.alarm(&format!("process.{}.filter", Role::Unseal), detail, help, super::now());
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use openred_proto::audit::Header;
-    use openred_proto::id::NodeId;
+    use std::os::unix::fs::FileExt;
 
     use super::*;
 
@@ -283,25 +268,5 @@ mod tests {
         assert_eq!((at(0, 1000, 5), at(1, 2000, 6)), (b"first".to_vec(), b"second".to_vec()));
         let kept = fs::read_dir(home.audit()).unwrap().filter_map(Result::ok);
         assert_eq!(kept.filter(|entry| entry.file_name().to_string_lossy().contains("found-")).count(), 1);
-    }
-
-    #[test]
-    fn a_segment_is_filed_once_and_cleared_from_wherever_it_was_left() {
-        let (_folder, home) = Home::scratch();
-        let segments = open(&home).unwrap();
-        let header = Header { node: NodeId::from_bytes([1; 32]), segment: 3, first: 9, previous: [2; 32] }.encode().0;
-        segments.0[1].file.write_all_at(&header, 0).unwrap();
-        let filed = home.audit_filed();
-        assert!(segments.file_away(1, 4, &filed).is_err(), "another number than the file's");
-        segments.file_away(1, 3, &filed).unwrap();
-        let copy = fs::read(filed.join("0000000003.segment")).unwrap();
-        assert_eq!((copy.len(), &copy[..SLOT_BYTES]), (SEGMENT_BYTES, &header[..]));
-        // As after a crash between the two: the copy stays as it is, what was left of the place is cleared.
-        segments.0[1].file.write_all_at(&[5; 300], 4000).unwrap();
-        segments.file_away(1, 3, &filed).unwrap();
-        assert_eq!(fs::read(filed.join("0000000003.segment")).unwrap(), copy);
-        let mut place = vec![1; SEGMENT_BYTES];
-        segments.0[1].file.read_exact_at(&mut place, 0).unwrap();
-        assert!(place.iter().all(|byte| *byte == 0));
     }
 }

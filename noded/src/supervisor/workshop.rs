@@ -1,5 +1,7 @@
-//! The unsealer for commands that work without a running node: its cage, its log, and a runtime for as long as it takes.
+//! The unsealer for commands that work without a running node, and for a thread of a running one's supervisor: its cage, its
+//! log, and a runtime for as long as it takes.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +40,12 @@ impl Workshop {
         Ok(Self { starter, identity: Identities::new(uid_base).unseal, runtime, writer: Some(writer) })
     }
 
+    /// For a thread of a running supervisor, whose log and board it shares.
+    pub(super) fn beside(starter: Starter, identity: Option<Identity>) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { starter, identity, runtime, writer: None })
+    }
+
     /// Runs the unsealer to its end.
     pub(crate) fn run(
         &self,
@@ -56,8 +64,8 @@ impl Workshop {
 
 impl Drop for Workshop {
     fn drop(&mut self) {
-        self.starter.log.end();
         if let Some(writer) = self.writer.take() {
+            self.starter.log.end();
             writer.finish_within(Duration::from_secs(2));
         }
     }

@@ -203,6 +203,33 @@ fn a_trail_of_another_node_a_missing_segment_and_garbage_are_named() {
 }
 
 #[test]
+fn a_segment_that_cannot_be_read_is_no_gap_and_excuses_no_other() {
+    let mut hand = Hand::trail();
+    hand.record(Event::SegmentClosed);
+    hand.open();
+    hand.record(Event::HttpSigned);
+    let read = |order: &[std::result::Result<usize, u64>]| {
+        let mut verifier = Verifier::new(hand.node(), vec![]);
+        for segment in order {
+            match segment {
+                Ok(index) => verifier.segment(&hand.segments[*index].concat(), &mut |_| {}),
+                Err(number) => verifier.unread(*number),
+            }
+        }
+        verifier.finish()
+    };
+    let report = read(&[Ok(0), Err(2), Ok(2)]);
+    assert_eq!((kinds(&report), report.segments, report.first, report.last), (vec![], 2, 1, 10));
+    assert_eq!(kinds(&read(&[Err(1), Err(2), Ok(2)])), []);
+    assert_eq!(read(&[Err(1), Ok(1)]).first, 6);
+    assert_eq!(kinds(&read(&[Ok(0), Err(3)])), [FaultKind::MissingSegment { expected: 2 }]);
+    assert_eq!(kinds(&read(&[Err(1), Ok(2)])), [FaultKind::MissingSegment { expected: 2 }]);
+    assert_eq!(kinds(&read(&[Ok(2), Err(4)])), [FaultKind::NotClosed], "what is unread follows no open end");
+    let back = read(&[Ok(1), Err(3), Err(4), Ok(0)]);
+    assert!(kinds(&back).contains(&FaultKind::MissingSegment { expected: 5 }));
+}
+
+#[test]
 fn numbers_and_names_of_events_are_unique_and_come_back() {
     let names: std::collections::HashSet<_> = Event::ALL.iter().map(|event| event.name()).collect();
     assert_eq!(names.len(), Event::ALL.len());

@@ -123,6 +123,8 @@ struct Chain {
     time: UnixMillis,
     hash: Hash,
     closed: bool,
+    /// The segment is there and was not read.
+    unread: bool,
 }
 
 /// A reading under way. Give it the segments in their order, then ask for the report.
@@ -146,7 +148,7 @@ impl Verifier {
         let header = match slots.first().map(|slot| Content::of(slot)) {
             Some(Content::Header(header, hash)) => (header, hash),
             _ => {
-                let segment = self.chain.map_or(0, |chain| chain.segment + 1);
+                let segment = self.chain.map_or(0, |chain| chain.segment.saturating_add(1));
                 return self.fault(segment, 0, 0, FaultKind::NoHeader);
             }
         };
@@ -162,31 +164,46 @@ impl Verifier {
         }
     }
 
+    /// A segment that is there and that this reader cannot open, in its place among the others: the chain begins anew behind it.
+    pub fn unread(&mut self, segment: u64) {
+        if let Some(chain) = self.chain {
+            if segment != chain.segment.saturating_add(1) {
+                self.fault(segment, 0, 0, FaultKind::MissingSegment { expected: chain.segment.saturating_add(1) });
+            } else if !chain.closed {
+                self.fault(chain.segment, SLOTS, chain.sequence, FaultKind::NotClosed);
+            }
+        }
+        let (sequence, time) = self.chain.map_or((0, UnixMillis(0)), |chain| (chain.sequence, chain.time));
+        self.chain = Some(Chain { segment, sequence, time, hash: [0; 32], closed: true, unread: true });
+    }
+
     fn header(&mut self, header: Header, hash: Hash) {
         let at = |kind| (header.segment, 0, header.first, kind);
         let mut faults = Vec::new();
         if header.node != self.node {
             faults.push(at(FaultKind::WrongNode));
         }
-        match self.chain {
-            Some(chain) => {
-                if header.segment != chain.segment + 1 {
-                    faults.push(at(FaultKind::MissingSegment { expected: chain.segment + 1 }));
-                } else if !chain.closed {
-                    faults.push((chain.segment, SLOTS, chain.sequence, FaultKind::NotClosed));
-                } else if header.previous != chain.hash || header.first != chain.sequence + 1 {
-                    faults.push(at(FaultKind::Broken));
-                }
+        // Of the first segment that is kept nothing is asked: whether earlier ones are owed is for the caller, who knows what was filed away.
+        if let Some(chain) = self.chain {
+            let foreign = header.previous != chain.hash || header.first != chain.sequence.saturating_add(1);
+            let back = header.first <= chain.sequence;
+            if header.segment != chain.segment.saturating_add(1) {
+                faults.push(at(FaultKind::MissingSegment { expected: chain.segment.saturating_add(1) }));
+            } else if !chain.closed {
+                faults.push((chain.segment, SLOTS, chain.sequence, FaultKind::NotClosed));
+            } else if (chain.unread && back) || (!chain.unread && foreign) {
+                faults.push(at(FaultKind::Broken));
             }
-            // The first one that is kept; whether earlier ones are owed is for the caller, who knows what was filed away.
-            None => self.report.first = header.first,
+        }
+        if self.report.segments == 1 {
+            self.report.first = header.first;
         }
         for (segment, slot, sequence, kind) in faults {
             self.fault(segment, slot, sequence, kind);
         }
         let time = self.chain.map_or(UnixMillis(0), |chain| chain.time);
         let sequence = header.first.saturating_sub(1);
-        self.chain = Some(Chain { segment: header.segment, sequence, time, hash, closed: false });
+        self.chain = Some(Chain { segment: header.segment, sequence, time, hash, closed: false, unread: false });
     }
 
     fn slot(&mut self, reading: &mut Reading, content: &Content, visit: &mut dyn FnMut(&Record)) {
@@ -229,9 +246,9 @@ impl Verifier {
         if chain.closed {
             fault(FaultKind::AfterEnd);
         }
-        if record.sequence > chain.sequence + 1 {
-            fault(FaultKind::MissingRecords { expected: chain.sequence + 1 });
-        } else if record.previous != chain.hash || record.sequence != chain.sequence + 1 {
+        if record.sequence > chain.sequence.saturating_add(1) {
+            fault(FaultKind::MissingRecords { expected: chain.sequence.saturating_add(1) });
+        } else if record.previous != chain.hash || record.sequence != chain.sequence.saturating_add(1) {
             fault(FaultKind::Broken);
         }
         if record.time < chain.time {
@@ -245,7 +262,7 @@ impl Verifier {
             self.fault(segment, slot, sequence, FaultKind::NotTheSame);
         }
         let closed = record.event == Event::SegmentClosed;
-        self.chain = Some(Chain { segment, sequence, time, hash, closed });
+        self.chain = Some(Chain { segment, sequence, time, hash, closed, unread: false });
         self.report.records += 1;
         (self.report.last, self.report.last_hash) = (sequence, hash);
     }

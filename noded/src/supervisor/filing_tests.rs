@@ -1,0 +1,157 @@
+//! Filing with helpers that do their work, die in the middle of it, or lie; and begun again from wherever it was left.
+#![allow(clippy::unwrap_used, reason = "tests")]
+use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use openred_cryptod::unseal::{encrypt, envelope::Seal as Lock};
+use openred_proto::audit::Header;
+use openred_proto::id::NodeId;
+
+use super::*;
+
+/// The age specification's own example; nobody here has to open anything.
+const AUDITOR: &str = "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj";
+
+struct Place {
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+    file: File,
+    filed: PathBuf,
+    content: Vec<u8>,
+}
+
+fn place() -> Place {
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path().canonicalize().unwrap();
+    let (path, filed) = (top.join("a.segment"), top.join("filed"));
+    fs::create_dir(&filed).unwrap();
+    let header = Header { node: NodeId::from_bytes([1; 32]), segment: 3, first: 9, previous: [2; 32] }.encode().0;
+    let mut content = vec![5; SEGMENT_BYTES];
+    content[..SLOT_BYTES].copy_from_slice(&header);
+    fs::write(&path, &content).unwrap();
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    Place { _folder: folder, path, file, filed, content }
+}
+
+impl Place {
+    fn file(&self, segment: u64, seal: Option<Seal<'_>>) -> Result<(), StartFailure> {
+        file_away(&self.path, &self.file, segment, &self.filed, seal)
+    }
+
+    fn is_cleared(&self) -> bool {
+        fs::read(&self.path).unwrap().iter().all(|byte| *byte == 0)
+    }
+
+    fn is_untouched(&self) -> bool {
+        fs::read(&self.path).unwrap() == self.content
+    }
+
+    fn names(&self) -> Vec<String> {
+        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        fs::read_dir(&self.filed).unwrap().map(name).collect()
+    }
+}
+
+fn order() -> Order {
+    Order { recipients: vec![AUDITOR.to_owned()], ..Order::with_secret(Zeroizing::default(), UnixMillis(1)) }
+}
+
+/// What the caged helper does.
+fn honest(input: OwnedFd, output: OwnedFd) -> Result<(), StartFailure> {
+    encrypt(&order(), File::from(input), File::from(output)).unwrap();
+    Ok(())
+}
+
+fn dead() -> StartFailure {
+    StartFailure::Named(Failure::new(Exit::Failed, "start", "the helper was killed", ""))
+}
+
+#[test]
+fn a_segment_is_filed_once_and_cleared_from_wherever_it_was_left() {
+    let place = place();
+    assert!(place.file(4, None).is_err() && place.is_untouched(), "another number than the file's");
+    place.file(3, None).unwrap();
+    let copy = fs::read(place.filed.join("0000000003.segment")).unwrap();
+    assert!(copy == place.content && place.is_cleared());
+    // As after a crash between the two: the copy stays as it is, what was left of the place is cleared. Whether there is an
+    // auditor by now makes no difference.
+    place.file.write_all_at(&[5; 300], 4000).unwrap();
+    place.file(3, Some(&honest)).unwrap();
+    assert!(fs::read(place.filed.join("0000000003.segment")).unwrap() == copy && place.is_cleared());
+    assert_eq!(place.names(), ["0000000003.segment"]);
+}
+
+#[test]
+fn a_sealed_segment_has_another_name_and_is_filed_from_every_step() {
+    let place = place();
+    let runs = AtomicU32::new(0);
+    let seal = |input, output| {
+        runs.fetch_add(1, Ordering::Relaxed);
+        honest(input, output)
+    };
+    // Half a file of a filing that was cut off: nobody takes it for more.
+    fs::write(place.filed.join("0000000003.segment.age.new"), &AGE[..10]).unwrap();
+    place.file(3, Some(&seal)).unwrap();
+    assert_eq!(place.names(), ["0000000003.segment.age"]);
+    let sealed = fs::read(place.filed.join("0000000003.segment.age")).unwrap();
+    assert!(place.is_cleared() && (SEALED_LEAST..=SEALED_MOST).contains(&(sealed.len() as u64)));
+    // Cut off before the place was cleared, in the middle of that, and before the vault was told.
+    for left in [&place.content[..], &place.content[..1000], &[]] {
+        place.file.write_all_at(left, 0).unwrap();
+        place.file(3, Some(&seal)).unwrap();
+        place.file(3, None).unwrap();
+        assert!(place.is_cleared() && fs::read(place.filed.join("0000000003.segment.age")).unwrap() == sealed);
+    }
+    assert_eq!((place.names().len(), runs.into_inner()), (1, 1));
+}
+
+#[test]
+fn a_helper_that_dies_or_lies_leaves_the_segment_where_it_is() {
+    let place = place();
+    let half = |mut output: File| output.write_all(&[AGE, &vec![1; SEGMENT_BYTES / 2]].concat());
+    let killed = |_: OwnedFd, output: OwnedFd| half(output.into()).map_err(|_| dead()).and(Err(dead()));
+    let short = |_: OwnedFd, output: OwnedFd| half(output.into()).map_err(|_| dead());
+    let silent = |_: OwnedFd, _: OwnedFd| Ok(());
+    let plain = |input: OwnedFd, output: OwnedFd| {
+        io::copy(&mut File::from(input).chain(&[0; 4096][..]), &mut File::from(output)).map(drop).map_err(|_| dead())
+    };
+    let endless = |_: OwnedFd, output: OwnedFd| {
+        // Its pipe is closed on it.
+        assert!(io::copy(&mut AGE.chain(io::repeat(1)), &mut File::from(output)).is_err());
+        Ok(())
+    };
+    for (name, seal) in [
+        ("killed", &killed as Seal<'_>),
+        ("short", &short),
+        ("silent", &silent),
+        ("plain", &plain),
+        ("endless", &endless),
+    ] {
+        assert!(place.file(3, Some(seal)).is_err(), "{name}");
+        assert!(place.is_untouched() && place.names().is_empty(), "{name}");
+    }
+    place.file(3, Some(&honest)).unwrap();
+    assert!(place.is_cleared());
+}
+
+#[test]
+fn the_helper_reads_the_segment_and_cannot_write_it() {
+    let place = place();
+    let prying = |input: OwnedFd, _: OwnedFd| {
+        assert!(File::from(input).write_all_at(b"x", 0).is_err());
+        Err(dead())
+    };
+    assert!(place.file(3, Some(&prying)).is_err() && place.is_untouched());
+    // The name leads elsewhere by now: that file is not taken for the segment.
+    fs::rename(&place.path, place.path.with_extension("moved")).unwrap();
+    fs::write(&place.path, &place.content).unwrap();
+    assert!(place.file(3, Some(&honest)).is_err() && place.names().is_empty());
+}
+
+#[test]
+fn the_bounds_hold_for_what_age_makes() {
+    assert!(Lock::to(&[AUDITOR.to_owned()]).is_ok());
+    let mut sealed = Vec::new();
+    encrypt(&order(), &vec![0; SEGMENT_BYTES][..], &mut sealed).unwrap();
+    assert!((SEALED_LEAST..=SEALED_MOST).contains(&(sealed.len() as u64)) && sealed.starts_with(AGE));
+}

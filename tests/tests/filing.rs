@@ -1,0 +1,224 @@
+//! A segment of the audit trail from its last slot to its auditor: filled by the real vault's code on a node's own files, closed,
+//! sealed by the caged helper of the running node, opened by a stock `age` and by `openred audit`.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use age::secrecy::ExposeSecret;
+use openred_cryptod::unseal::Keystore;
+use openred_cryptod::vault::serve::{Files, clock, generator};
+use openred_cryptod::vault::{Changes, start};
+use openred_proto::audit::{Event, SEGMENT_BYTES};
+use openred_proto::vault::{Frame, Reply, Request, Role};
+use openred_tests::harness::{Answer, Daemon, Node, binaries, wait_for};
+use serde_json::Value;
+
+/// A base of uids that no other test of this suite uses.
+const UID_BASE: u32 = 61_700;
+/// Requests between two looks at how full the segment is: fewer than its quota gives back in the pause.
+const A_ROUND: usize = 300;
+const PAUSE: Duration = Duration::from_millis(80);
+
+fn node(folder: &Path, step: u32) -> Node {
+    let nowhere = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp@http://127.0.0.1:9";
+    Node::init(&folder.canonicalize().unwrap(), "node", nowhere, UID_BASE + 10 * step, "").unwrap()
+}
+
+fn places(node: &Node) -> [PathBuf; 2] {
+    ["a", "b"].map(|name| node.home.join("audit").join(format!("{name}.segment")))
+}
+
+fn filed(node: &Node) -> PathBuf {
+    node.home.join("audit/filed")
+}
+
+fn open(place: &Path) -> File {
+    File::options().read(true).write(true).open(place).unwrap()
+}
+
+fn write(files: &Files, changes: &Changes) {
+    for write in &changes.trail {
+        files.trail[write.file].write_all_at(&write.bytes, write.offset).unwrap();
+    }
+    for write in &changes.state {
+        files.state.write_all_at(&write.bytes, write.offset).unwrap();
+    }
+}
+
+/// Has the vault of a stopped node use its keys until its first segment is closed, at no more than its quota.
+fn fill(node: &Node) {
+    let sealed = fs::read(node.home.join("keystore.age")).unwrap();
+    let (keystore, ..) = Keystore::open(&sealed, b"passphrase of node").unwrap();
+    let files = Files { state: open(&node.home.join("vault/state")), trail: places(node).map(|place| open(&place)) };
+    let mut random = generator().unwrap();
+    let (descent, mut secrets) = (keystore.descent(), keystore.into_secrets());
+    let mut vault = start::open(&mut secrets, &descent, &files, &start::Orders::default(), &mut random).unwrap();
+    loop {
+        for id in 0..A_ROUND as u64 {
+            let body = Request::StoreKey { purpose: "full".to_owned() };
+            let outcome = vault.handle(clock(), &mut random, Role::Node, Frame { id, body });
+            assert!(matches!(outcome.reply.body, Reply::StoreKey(_)), "{:?}", outcome.reply.body);
+            if vault.must_commit() {
+                write(&files, &vault.commit(&mut random).unwrap());
+            }
+        }
+        vault.handle_timeout(clock(), &mut random).unwrap();
+        write(&files, &vault.commit(&mut random).unwrap());
+        let asked = Frame { id: 0, body: Request::AuditStatus };
+        let Reply::AuditStatus(status) = vault.handle(clock(), &mut random, Role::Operator, asked).reply.body else {
+            panic!("the trail's status");
+        };
+        if status.waiting == Some(1) {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    vault.close(clock(), Event::Stopped);
+    write(&files, &vault.commit(&mut random).unwrap());
+}
+
+/// A stopped node whose first segment waits to be filed.
+fn filled(folder: &Path, step: u32) -> Node {
+    let mut node = node(folder, step);
+    node.up().unwrap();
+    node.down().unwrap();
+    fill(&node);
+    node
+}
+
+fn identity(folder: &Path, name: &str) -> (String, String) {
+    let identity = age::x25519::Identity::generate();
+    let place = folder.join(name);
+    fs::write(&place, format!("{}\n", identity.to_string().expose_secret())).unwrap();
+    fs::set_permissions(&place, Permissions::from_mode(0o600)).unwrap();
+    (identity.to_public().to_string(), place.display().to_string())
+}
+
+fn set_auditor(node: &Node, auditor: &str) {
+    let config = node.home.join("openred.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{text}\n[audit]\nauditor = \"{auditor}\"\n")).unwrap();
+}
+
+fn verify(node: &Node, more: &[&str]) -> (i32, Value) {
+    let answer = node.cli(&[&["audit", "verify", "--node", &node.id], more].concat()).unwrap();
+    (answer.code, serde_json::from_str(answer.stdout.trim()).unwrap_or_else(|_| panic!("{answer:?}")))
+}
+
+fn refusal(answer: &Answer) -> (i32, String) {
+    let line = answer.stderr.lines().rev().find(|line| line.contains("openred.error/1"));
+    let body: Value = serde_json::from_str(line.unwrap_or_else(|| panic!("{answer:?}"))).unwrap();
+    (answer.code, body["code"].as_str().unwrap().to_owned())
+}
+
+fn supervisor(node: &Node) -> Value {
+    // Nothing while it starts.
+    let status: Value = serde_json::from_str(node.cli(&["status"]).unwrap().stdout.trim()).unwrap_or_default();
+    status["supervisor"].clone()
+}
+
+fn alarms(node: &Node) -> Vec<String> {
+    let conditions = supervisor(node)["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.iter().filter_map(|condition| condition["code"].as_str().map(str::to_owned)).collect()
+}
+
+/// Waits until the vault has been told, which comes last.
+fn told(node: &Node) {
+    wait_for("the vault to hear of it", || {
+        let trail = &supervisor(node)["trail"];
+        Ok((trail["segment"] == 2 && trail["waiting"] == 0).then_some(()))
+    })
+    .unwrap();
+    let [first, _] = places(node);
+    assert!(fs::read(first).unwrap().iter().all(|byte| *byte == 0), "its place is cleared");
+}
+
+#[test]
+fn a_full_segment_is_sealed_to_its_auditor_and_a_stock_age_opens_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path().canonicalize().unwrap();
+    let mut node = filled(&top, 0);
+    let ((auditor, key), (_, other)) = (identity(&top, "auditor"), identity(&top, "other"));
+    let [first, second] = places(&node);
+    let before = [&first, &second, &node.home.join("vault/state")].map(|place| fs::read(place).unwrap());
+    set_auditor(&node, &auditor);
+    // In the way of the first tries: an alarm, and nothing is lost by them.
+    let sealed = filed(&node).join("0000000001.segment.age");
+    let obstacle = filed(&node).join("0000000001.segment.age.new");
+    fs::create_dir(&obstacle).unwrap();
+    let (home, secret) = (node.home.display().to_string(), format!("{}.passphrase", node.home.display()));
+    let up = ["--home", &home, "up", "--passphrase-file", &secret];
+    let daemon = Daemon::start(&binaries().unwrap().join("openred"), &up, &top.join("first.log")).unwrap();
+    wait_for("the alarm", || Ok(alarms(&node).contains(&"audit.filing".to_owned()).then_some(()))).unwrap();
+    assert!(!sealed.exists() && fs::read(&first).unwrap() == before[0]);
+    fs::remove_dir(&obstacle).unwrap();
+    told(&node);
+    wait_for("the alarm's end", || Ok((!alarms(&node).contains(&"audit.filing".to_owned())).then_some(()))).unwrap();
+    let names: Vec<_> = fs::read_dir(filed(&node)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["0000000001.segment.age"]);
+
+    let (code, report) = verify(&node, &[]);
+    assert_eq!(
+        (code, &report["encrypted_segments"], &report["unread_segments"]),
+        (0, &1.into(), &1.into()),
+        "{report}"
+    );
+    let (code, report) = verify(&node, &["--identity-file", &key]);
+    assert_eq!(
+        (code, &report["encrypted_segments"], &report["unread_segments"]),
+        (0, &1.into(), &0.into()),
+        "{report}"
+    );
+    assert_eq!((&report["first"], &report["compared_with_live_vault"]), (&1.into(), &true.into()), "{report}");
+    assert!(report["records"].as_u64().unwrap() > 30_000, "{report}");
+    let wrong = node.cli(&["audit", "verify", "--identity-file", &other]).unwrap();
+    assert_eq!(refusal(&wrong), (8, "audit.locked".into()));
+    let place = sealed.display().to_string();
+    let exported = node.cli(&["audit", "export", &place, "--identity-file", &key]).unwrap().ok().unwrap();
+    assert!(exported.stdout.lines().count() > 30_000);
+    let nothing = node.cli(&["audit", "export", &place]).unwrap().ok().unwrap();
+    assert!(nothing.stdout.is_empty() && nothing.stderr.contains("1 were not read"), "{nothing:?}");
+
+    let opened = Command::new("age").args(["--decrypt", "--identity", &key]).arg(&sealed).output();
+    let opened = opened.expect("`age` is installed by scripts/prepare");
+    assert!(opened.status.success() && opened.stdout == before[0], "as the vault wrote it");
+    let plain = top.join("opened").display().to_string();
+    fs::write(&plain, &opened.stdout).unwrap();
+    let (code, report) = verify(&node, &[&plain]);
+    assert_eq!((code, &report["segments"], &report["fault_count"]), (0, &1.into(), &0.into()), "{report}");
+    let flipped = top.join("flipped.age");
+    let mut bytes = fs::read(&sealed).unwrap();
+    bytes[SEGMENT_BYTES / 2] ^= 1;
+    fs::write(&flipped, bytes).unwrap();
+    let damaged = node.cli(&["audit", "verify", &flipped.display().to_string(), "--identity-file", &key]).unwrap();
+    assert_eq!(refusal(&damaged), (1, "audit.damaged".into()));
+
+    // As after a kill between the file and its place: the same file, and nothing is missing.
+    daemon.stop().unwrap();
+    let kept = fs::read(&sealed).unwrap();
+    for (place, content) in [first, second, node.home.join("vault/state")].iter().zip(&before) {
+        fs::write(place, content).unwrap();
+    }
+    node.up_without_answers().unwrap();
+    told(&node);
+    assert!(fs::read(&sealed).unwrap() == kept);
+    assert_eq!(verify(&node, &["--identity-file", &key]).0, 0);
+    node.down().unwrap();
+}
+
+#[test]
+fn without_an_auditor_it_is_filed_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = filled(folder.path(), 1);
+    let before = fs::read(&places(&node)[0]).unwrap();
+    node.up_without_answers().unwrap();
+    told(&node);
+    assert!(fs::read(filed(&node).join("0000000001.segment")).unwrap() == before);
+    let (code, report) = verify(&node, &[]);
+    assert_eq!((code, &report["encrypted_segments"], &report["first"]), (0, &0.into(), &1.into()), "{report}");
+    node.down().unwrap();
+}
