@@ -31,6 +31,7 @@ use crate::clock;
 use crate::health::{Condition, Health};
 use crate::keys::{CryptodClient, KeysError, SignedCard};
 use crate::link::ports::{Carrier, FoundCard};
+use crate::reports::{Reports, Seen};
 use crate::sensitive::Sensitive;
 use crate::store::{Carried, Store, StoreError};
 use client::Client;
@@ -113,6 +114,7 @@ pub(crate) struct Parts {
     pub(crate) keys: CryptodClient,
     pub(crate) store: Store,
     pub(crate) health: Arc<Health>,
+    pub(crate) reports: Arc<Reports>,
 }
 
 /// All directories of this node.
@@ -126,6 +128,7 @@ pub(crate) struct Directories {
     keys: CryptodClient,
     store: Store,
     health: Arc<Health>,
+    reports: Arc<Reports>,
     /// Our own card, signed once for all directories.
     own: tokio::sync::Mutex<Option<(SignedCard, UnixMillis)>>,
     /// Verified cards by peer; as many as there are peers in the store.
@@ -168,7 +171,8 @@ enum Keep {
 
 impl Directories {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { me, listens_locally, addresses, names, tls, card, suites, card_life, keys, store, health } = parts;
+        let Parts { me, listens_locally, addresses, names, tls, card, suites, card_life, keys, store, health, reports } =
+            parts;
         if addresses.is_empty() {
             health.raise(Condition::NoDirectory, clock::now(), "");
         }
@@ -183,6 +187,7 @@ impl Directories {
             keys,
             store,
             health,
+            reports,
             own: tokio::sync::Mutex::new(None),
             cards: Mutex::default(),
             unreached: Mutex::default(),
@@ -265,6 +270,7 @@ impl Directories {
         let mut lies = lock(&self.lies);
         match error {
             Some(error) if error.is_dishonest() => {
+                self.reports.note(Seen::DirectoryLied);
                 if lies.len() >= LIES {
                     lies.pop_first();
                 }

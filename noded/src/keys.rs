@@ -23,6 +23,8 @@ use openred_proto::vault::{LinkKeys, LinkSummary, ReceivedOffer, Refusal, Reques
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use crate::reports::Seen;
+
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -339,6 +341,19 @@ impl CryptodClient {
     pub async fn store_key(&self, purpose: &str) -> Result<Secret<32>, KeysError> {
         let reply = answer(self.next().get_store_key(wire::StoreKeyRequest { purpose: purpose.to_owned() }).await)?;
         Ok(Secret::new(array("store key", &reply.key)?))
+    }
+
+    /// Has the audit trail say what this process saw.
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub async fn report(&self, seen: Seen, count: u32) -> Result<(), KeysError> {
+        let event = match seen {
+            Seen::SessionForged => wire::NodeEvent::SessionForged,
+            Seen::Flooded => wire::NodeEvent::Flooded,
+            Seen::DirectoryLied => wire::NodeEvent::DirectoryLied,
+        };
+        answer(self.next().report(wire::ReportRequest { event: event.into(), count }).await).map(|_| ())
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) mod link;
 pub(crate) mod module;
 pub(crate) mod node;
 pub mod p2p;
+pub mod reports;
 pub mod sensitive;
 pub(crate) mod session;
 pub(crate) mod store;

@@ -27,6 +27,7 @@ use crate::module::ports::PeerCaller;
 use crate::module::{self, Disk, Modules};
 use crate::p2p::ports::{LinkHandle, Ports};
 use crate::p2p::{NetworkSettings, PeerNetwork, PingPlan};
+use crate::reports::Reports;
 use crate::store::{Store, StoreError};
 
 /// Items from directories that may wait for the links; a directory that sends faster waits.
@@ -75,6 +76,7 @@ pub(crate) struct Node {
     pub(crate) modules: Arc<Modules>,
     pub(crate) network: Arc<PeerNetwork>,
     pub(crate) health: Arc<Health>,
+    reports: Arc<Reports>,
     /// Operations of the key process, as it said last.
     pub(crate) operations: AtomicU64,
     keys: CryptodClient,
@@ -87,7 +89,7 @@ impl Node {
     /// State of another node, a store that cannot be read, a module that cannot be loaded.
     pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Self>, NodeError> {
         let Parts { config, listener, keys, store, disk, names, tls } = parts;
-        let health = Arc::new(Health::default());
+        let (health, reports) = (Arc::new(Health::default()), Arc::new(Reports::default()));
         let described = await_keys(&keys).await;
         let me = described.node;
         if let Some(other) = store.bind_to(me, described.earlier, clock::now()).await? {
@@ -114,6 +116,7 @@ impl Node {
             keys: keys.clone(),
             store: store.clone(),
             health: Arc::clone(&health),
+            reports: Arc::clone(&reports),
         });
         let carrier = DirectoryPorts(Arc::clone(&directories));
         let links = Links::load(link::Parts {
@@ -135,8 +138,12 @@ impl Node {
             health: Arc::clone(&health),
         };
         let modules = load_modules(&parts, &keys).await?;
-        let ports =
-            Ports { links: Arc::clone(&links) as _, dispatch: Arc::clone(&modules) as _, endpoints: Arc::new(carrier) };
+        let ports = Ports {
+            links: Arc::clone(&links) as _,
+            dispatch: Arc::clone(&modules) as _,
+            endpoints: Arc::new(carrier),
+            reports: Arc::clone(&reports),
+        };
         let settings = NetworkSettings { throughput: config.diagnostics.throughput, ..NetworkSettings::default() };
         let network = PeerNetwork::new(settings, me, Arc::new(keys.clone()), ports);
         // Set once, here; nothing calls a peer before the modules are started.
@@ -153,6 +160,7 @@ impl Node {
             modules,
             network,
             health,
+            reports,
             operations: AtomicU64::new(described.operations),
             keys,
         }))
@@ -168,6 +176,11 @@ impl Node {
         tasks.spawn(Arc::clone(&self.links).run());
         tasks.spawn(Arc::clone(&self.modules).run_timers());
         tasks.spawn(Arc::clone(self).watch());
+        let keys = self.keys.clone();
+        tasks.spawn(Arc::clone(&self.reports).run(move |seen, count| {
+            let keys = keys.clone();
+            async move { keys.report(seen, count).await }
+        }));
     }
 
     async fn take_deliveries(self: Arc<Self>, mut inbox: mpsc::Receiver<Delivered>) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use openred_proto::audit::Event;
 use openred_proto::checked::card::CardFields;
 use openred_proto::cryptod as rpc;
 use openred_proto::http_signature::SignatureInput;
@@ -166,6 +167,20 @@ pub(super) fn validate_match(message: rpc::ValidateMatchRequest) -> Checked<Requ
         hash: array("hash", &message.hash)?,
         proof: array("proof", &message.proof)?,
     })
+}
+
+/// Only what is `noded`'s to see: what the front itself reports goes another way.
+pub(super) fn report(message: &rpc::ReportRequest) -> Checked<Request> {
+    let event = match message.event() {
+        rpc::NodeEvent::SessionForged => Event::SessionForged,
+        rpc::NodeEvent::Flooded => Event::Flooded,
+        rpc::NodeEvent::DirectoryLied => Event::DirectoryLied,
+        rpc::NodeEvent::Unspecified => return Err(wrong("event")),
+    };
+    if message.count == 0 {
+        return Err(wrong("count"));
+    }
+    Ok(Request::Report { event: event.number(), count: message.count })
 }
 
 pub(super) fn store_key_request(message: rpc::StoreKeyRequest) -> Checked<Request> {

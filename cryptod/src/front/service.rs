@@ -154,6 +154,10 @@ impl Cryptod for Service {
     async fn get_store_key(&self, call: tonic::Request<rpc::StoreKeyRequest>) -> Answer<rpc::StoreKey> {
         self.call(call, convert::store_key_request, convert::store_key).await
     }
+
+    async fn report(&self, call: tonic::Request<rpc::ReportRequest>) -> Answer<rpc::Done> {
+        self.call(call, |report| convert::report(&report), convert::done).await
+    }
 }
 
 #[cfg(test)]

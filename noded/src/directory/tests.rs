@@ -64,6 +64,7 @@ struct Stage {
     directories: Arc<Directories>,
     script: Arc<Script>,
     health: Arc<Health>,
+    reports: Arc<Reports>,
     peer: NodeId,
     /// The peer's cards, older first.
     cards: [Bytes; 2],
@@ -85,7 +86,7 @@ impl Stage {
         let address = serve(Arc::clone(&script));
         let folder = tempfile::tempdir().unwrap();
         let (store, thread) = Store::open(folder.path(), 0).unwrap();
-        let health = Arc::new(Health::default());
+        let (health, reports) = (Arc::new(Health::default()), Arc::new(Reports::default()));
         let directories = Directories::new(Parts {
             me: keys.describe().await.unwrap().node,
             listens_locally: false,
@@ -98,9 +99,10 @@ impl Stage {
             keys,
             store,
             health: Arc::clone(&health),
+            reports: Arc::clone(&reports),
         });
         let cards = [cards[0].clone(), cards[1].clone()];
-        Self { directories, script, health, peer, cards, _daemons: [mine, theirs], _store: (folder, thread) }
+        Self { directories, script, health, reports, peer, cards, _daemons: [mine, theirs], _store: (folder, thread) }
     }
 
     fn says(&self, cards: &[&Bytes]) {
@@ -136,6 +138,7 @@ async fn an_older_card_is_a_named_lie_until_the_truth_comes() {
     stage.says(&[older]);
     assert_eq!(stage.directories.look_up(stage.peer, Keep::Card).await.unwrap_err(), DirectoryError::Rollback);
     assert_eq!(stage.conditions(), ["directory.dishonest"]);
+    assert_eq!(stage.reports.waiting(Seen::DirectoryLied), 1, "each lie is for the audit trail");
     let known = stage.directories.known_card(stage.peer).await.unwrap();
     assert_eq!(known.card.fields.endpoints, ["http://192.0.2.1:4001"], "nothing was believed");
     stage.says(&[newer]);
@@ -158,6 +161,7 @@ async fn a_card_of_somebody_else_and_a_changed_one_are_lies_and_silence_is_none(
     stage.says(&[]);
     assert_eq!(stage.directories.look_up(stage.peer, Keep::Card).await.unwrap_err(), DirectoryError::UnknownNode);
     assert_eq!(stage.conditions(), ["directory.dishonest"], "a refusal takes nothing back");
+    assert_eq!(stage.reports.waiting(Seen::DirectoryLied), 2, "and is no lie");
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ use crate::handshake::HandshakeRefusal;
 use crate::handshake::half_open::Finalize;
 use crate::handshake::responder::{Answering, Request};
 use crate::keys::KeysError;
+use crate::reports::Seen;
 use crate::session::{Session, SessionError};
 
 /// Why a handshake message got no answer; for the local log.
@@ -51,6 +52,10 @@ pub(super) async fn handle(State(network): State<Arc<PeerNetwork>>, body: Body) 
                 // The sender holds a link, or our own key process is in trouble: worth the operator's eye.
                 Unanswered::Keys(_) | Unanswered::Session(_) | Unanswered::Bug => {
                     tracing::warn!(%reason, "handshake refused");
+                }
+                Unanswered::Refused(HandshakeRefusal::TooManyHalfOpen) => {
+                    tracing::debug!(%reason, "handshake refused");
+                    network.ports.reports.note(Seen::Flooded);
                 }
                 _ => tracing::debug!(%reason, "handshake refused"),
             }

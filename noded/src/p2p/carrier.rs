@@ -1,6 +1,7 @@
 //! Messages of a session as HTTP bodies, both ways: sealed as they are polled, opened as they arrive, never held whole.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use openred_module::{Body, BodyError};
 
+use crate::reports::{Reports, Seen};
 use crate::session::SessionError;
 use crate::session::chunks::{ChunkOpener, MessageSealer};
 use crate::session::message::split_head;
@@ -159,6 +161,8 @@ pub(super) struct Held {
     #[expect(dead_code, reason = "held for its Drop")]
     pub(super) number: Option<ReleasedWithResponse>,
     pub(super) lease: Option<super::connections::Lease>,
+    /// Who hears of what does not authenticate.
+    pub(super) reports: Arc<Reports>,
 }
 
 /// The first chunk of a message, split.
@@ -205,10 +209,13 @@ where
     /// The next chunk's plaintext; none after the last.
     async fn next(&mut self) -> Result<Option<(Bytes, Option<OutgoingResponse>)>, InflowError> {
         let limit = self.limit;
-        match tokio::time::timeout(limit, self.next_chunk()).await {
-            Ok(chunk) => chunk,
-            Err(_) => Err(InflowError::Slow),
+        let chunk = tokio::time::timeout(limit, self.next_chunk()).await.unwrap_or(Err(InflowError::Slow));
+        // A message that the carrier brought whole and whose last chunk is none was changed or cut on its way, as one with a
+        // chunk in its midst that does not authenticate; a connection that broke looks otherwise.
+        if let Err(InflowError::Session(SessionError::PeerForged | SessionError::PeerTruncated)) = chunk {
+            self._held.reports.note(Seen::SessionForged);
         }
+        chunk
     }
 
     async fn next_chunk(&mut self) -> Result<Option<(Bytes, Option<OutgoingResponse>)>, InflowError> {

@@ -13,6 +13,8 @@ use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::method::Method;
 use openred_proto::vault::LinkKeys;
 
+use crate::reports::Reports;
+
 /// A link over which a handshake may run now: accepted by both sides, inside its life, not revoked.
 #[derive(Debug)]
 pub struct LinkHandle {
@@ -103,6 +105,8 @@ pub struct Ports {
     pub dispatch: Arc<dyn Dispatch>,
     /// The directory client.
     pub endpoints: Arc<dyn Endpoints>,
+    /// What is seen of peers that belongs into the audit trail.
+    pub reports: Arc<Reports>,
 }
 
 impl std::fmt::Debug for Ports {

@@ -70,7 +70,8 @@ impl PeerNetwork {
         let pooled = self.pool.by_tag(&header.tag).ok_or(Unanswered::UnknownTag)?;
         let now = Instant::now();
         let request = pooled.session.receive_request(header, now)?;
-        let inflow: Inflow<HttpBody, IncomingRequest> = Inflow::new(body, request, current, limit, Held::default());
+        let held = Held { reports: Arc::clone(&self.ports.reports), ..Held::default() };
+        let inflow: Inflow<HttpBody, IncomingRequest> = Inflow::new(body, request, current, limit, held);
         let mut opened = inflow.open().await?;
         pooled.touch(now);
         if pooled.confirm() {

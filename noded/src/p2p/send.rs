@@ -118,7 +118,7 @@ impl PeerNetwork {
             _ => return Err(WireError::Unsupported { what: "session answer" }.into()),
         }
         let AwaitedResponse { opener, number } = awaited;
-        let held = Held { number: Some(number), lease: Some(lease) };
+        let held = Held { number: Some(number), lease: Some(lease), reports: Arc::clone(&self.ports.reports) };
         let limit = self.settings.chunk_timeout;
         let opened = Inflow::new(response.into_body(), opener, bytes::Bytes::new(), limit, held).open().await;
         let opened = opened.map_err(|error| match error {

@@ -22,6 +22,7 @@ use tower::ServiceExt as _;
 use super::settings::{FIRST_REQUEST, HEAD_BUFFER, HEAD_FIELDS, SERVER_KEEP_ALIVE};
 use super::stall::StallGuard;
 use super::{HANDSHAKE_PATH, PeerNetwork, Refused, SESSION_PATH, answer, receive};
+use crate::reports::Seen;
 use crate::sensitive::Sensitive;
 
 /// How often idle sessions and connections are looked for.
@@ -94,6 +95,7 @@ impl PeerNetwork {
     ) {
         let Some(admission) = self.guard.admit(address) else {
             tracing::debug!(address = %Sensitive(address), "too many connections");
+            self.ports.reports.note(Seen::Flooded);
             return;
         };
         let (network, router, stop) = (Arc::clone(self), router.clone(), stop.clone());
@@ -127,6 +129,7 @@ impl PeerNetwork {
                 let response = answered.unwrap_or_else(|never| match never {});
                 let is_refusal = response.extensions().get::<Refused>().is_some();
                 if is_refusal && !network.guard.forgive(address, Instant::now()) {
+                    network.ports.reports.note(Seen::Flooded);
                     return Err(CutOff);
                 }
                 Ok(response)

@@ -311,6 +311,7 @@ fn serve(
         links: Arc::clone(links) as Arc<dyn Links>,
         dispatch: Arc::clone(module) as Arc<dyn Dispatch>,
         endpoints: Arc::clone(endpoints) as Arc<dyn Endpoints>,
+        reports: Arc::default(),
     };
     let network = PeerNetwork::new(settings.clone(), id, Arc::clone(keys) as Arc<dyn HandshakeKeys>, ports);
     let (stop, stopped) = watch::channel(false);
