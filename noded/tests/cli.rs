@@ -57,7 +57,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn help_of_every_command_is_golden_and_fits_80_columns() {
     let (_guard, folder) = folder();
-    let commands: [&[&str]; 32] = [
+    let commands: [&[&str]; 36] = [
         &[],
         &["init"],
         &["up"],
@@ -85,6 +85,10 @@ fn help_of_every_command_is_golden_and_fits_80_columns() {
         &["inbox"],
         &["share"],
         &["fetch"],
+        &["audit"],
+        &["audit", "tail"],
+        &["audit", "verify"],
+        &["audit", "export"],
         &["check"],
         &["config"],
         &["config", "show"],

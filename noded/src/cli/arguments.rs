@@ -95,6 +95,9 @@ pub(crate) enum Audit {
         /// Go on with what comes
         #[arg(short, long)]
         follow: bool,
+        /// Only what names this node; the vault of a running node knows how
+        #[arg(long, value_name = "DID")]
+        peer: Option<String>,
     },
     /// Look for changes, swaps, gaps and a cut end; needs no running node and no key
     Verify {

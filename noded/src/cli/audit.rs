@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::fcntl::{Flock, FlockArg};
-use openred_proto::admin::StatusRequest;
+use openred_proto::admin::{PeerSelector, StatusRequest};
 use openred_proto::audit::verify::{Known, Report, Verifier};
 use openred_proto::audit::{Checkpoint, Record};
 use openred_proto::checked::statement;
@@ -33,7 +33,13 @@ const CHECKPOINT_FILE: u64 = 4096;
 const READINGS: usize = 3;
 pub(crate) async fn audit(invocation: &Invocation, command: Audit) -> Result<Exit, Failure> {
     match command {
-        Audit::Tail { lines, follow } => tail(invocation, lines, follow).await,
+        Audit::Tail { lines, follow, peer } => {
+            let subject = match peer {
+                Some(peer) => Some(named(invocation, peer).await?),
+                None => None,
+            };
+            tail(invocation, lines, follow, subject).await
+        }
         Audit::Verify { files, node, checkpoint, auditor } => {
             let kept = checkpoint.as_deref().map(read_checkpoint).transpose()?;
             verify(invocation, &Reader::new(invocation, files, &auditor)?, node, kept).await
@@ -77,12 +83,22 @@ fn records(segments: &Segments) -> Vec<Record> {
     records
 }
 
-async fn tail(invocation: &Invocation, lines: usize, follow: bool) -> Result<Exit, Failure> {
+/// How the trail names a peer: under a key that only the vault has.
+async fn named(invocation: &Invocation, peer: String) -> Result<[u8; 32], Failure> {
+    peer.parse::<NodeId>().map_err(|error| Failure::usage(format!("{peer}: {error}"), ""))?;
+    let answer = supervisor(invocation).await?.show_subject(request(PeerSelector { peer })).await;
+    let subject = answer.map_err(Failure::from)?.into_inner().subject;
+    let wrong = |_| Failure::new(Exit::Failed, "cryptod.bad-answer", "the supervisor answered out of contract", "");
+    subject.as_ref().try_into().map_err(wrong)
+}
+
+async fn tail(invocation: &Invocation, lines: usize, follow: bool, subject: Option<[u8; 32]>) -> Result<Exit, Failure> {
     let mut shown = 0;
     let mut first = true;
     let reader = Reader::new(invocation, Vec::new(), &AuditorSource::default())?;
     loop {
-        let found = records(&reader.read()?);
+        let mut found = records(&reader.read()?);
+        found.retain(|record| subject.is_none_or(|subject| record.subject == subject));
         let skip = if first { found.len().saturating_sub(lines) } else { 0 };
         for record in found.iter().skip(skip).filter(|record| record.sequence > shown) {
             show(&invocation.output, record, now());

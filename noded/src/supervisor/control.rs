@@ -7,9 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use openred_proto::admin::supervisor_server::{Supervisor, SupervisorServer};
 use openred_proto::admin::{
-    DoctorReport, DoctorRequest, KeyStatus, LockKeysRequest, RotateKeyRequest, ShowKeyRequest, StatusRequest,
-    StopReply, StopRequest, SupervisorStatus, UnlockKeysRequest,
+    DoctorReport, DoctorRequest, KeyStatus, LockKeysRequest, PeerSelector, RotateKeyRequest, ShowKeyRequest,
+    StatusRequest, StopReply, StopRequest, Subject, SupervisorStatus, UnlockKeysRequest,
 };
+use openred_proto::id::NodeId;
 use openred_proto::unseal::SECRET_BYTES;
 use openred_proto::vault::ShortKey;
 use tokio::net::UnixListener;
@@ -109,6 +110,14 @@ impl Supervisor for Control {
             _ => return Err(Status::invalid_argument("only prekey and statics are rotated by this call")),
         };
         self.ask(|answer| Ask::Rotate(what, answer)).await
+    }
+
+    async fn show_subject(&self, request: Request<PeerSelector>) -> Result<Response<Subject>, Status> {
+        check(&request)?;
+        let peer = request.into_inner().peer.parse();
+        let peer: NodeId = peer.map_err(|_| Status::invalid_argument("no node id, did:key:…"))?;
+        let subject = self.asker.ask(|answer| Ask::Name(peer, answer)).await.map_err(Failure::into_status)?;
+        Ok(Response::new(Subject { subject: Bytes::copy_from_slice(&subject) }))
     }
 }
 

@@ -1,6 +1,7 @@
-//! What the operator asks of the keys: lock, unlock, rotate. Asked on the control socket, answered by the row that holds the
+//! What the operator asks of the keys: lock, unlock, rotate, a peer's name in the audit trail. Asked on the control socket, answered by the row that holds the
 //! key process, which alone knows what of it makes sense just now.
 
+use openred_proto::id::NodeId;
 use openred_proto::vault::ShortKey;
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
@@ -13,6 +14,9 @@ const WAITING: usize = 8;
 /// Where the outcome of one ask goes.
 pub(crate) type Answer = oneshot::Sender<Result<(), Failure>>;
 
+/// Where a peer's name in the audit trail goes.
+pub(crate) type Named = oneshot::Sender<Result<[u8; 32], Failure>>;
+
 /// One wish of the operator.
 pub(crate) enum Ask {
     /// Wipe the keys and end the vault until it is unlocked.
@@ -21,6 +25,8 @@ pub(crate) enum Ask {
     Unlock(Zeroizing<Vec<u8>>, Answer),
     /// Draw a short-term key anew.
     Rotate(ShortKey, Answer),
+    /// Say how the audit trail names this peer.
+    Name(NodeId, Named),
 }
 
 /// The asking side.
@@ -43,6 +49,10 @@ pub(crate) fn not_locked() -> Failure {
     Failure::new(Exit::Conflict, "keys.open", "the keys are not locked", "`openred key lock` locks them")
 }
 
+fn locked() -> Failure {
+    Failure::new(Exit::Locked, "keys.locked", "the keys are locked", "`openred key unlock`")
+}
+
 fn away() -> Failure {
     let what = "the key process is not in service just now";
     Failure::new(Exit::Locked, "cryptod.away", what, "`openred status` says why; try again")
@@ -50,7 +60,10 @@ fn away() -> Failure {
 
 impl Asker {
     /// Asks, and waits for the outcome.
-    pub(crate) async fn ask(&self, ask: impl FnOnce(Answer) -> Ask) -> Result<(), Failure> {
+    pub(crate) async fn ask<T>(
+        &self,
+        ask: impl FnOnce(oneshot::Sender<Result<T, Failure>>) -> Ask,
+    ) -> Result<T, Failure> {
         let (answer, outcome) = oneshot::channel();
         let stopping = || Failure::new(Exit::Failed, "node.down", "the node is stopping", "start it with `openred up`");
         self.0.send(ask(answer)).await.map_err(|_| stopping())?;
@@ -75,6 +88,7 @@ impl Gate {
                 Ask::Lock(answer) => return answer,
                 Ask::Unlock(_, answer) => drop(answer.send(Err(not_locked()))),
                 Ask::Rotate(_, answer) => drop(answer.send(Err(away()))),
+                Ask::Name(_, answer) => drop(answer.send(Err(away()))),
             }
         }
     }
@@ -85,11 +99,8 @@ impl Gate {
             match self.next().await {
                 Ask::Unlock(secret, answer) => return (secret, answer),
                 Ask::Lock(answer) => drop(answer.send(Ok(()))),
-                Ask::Rotate(_, answer) => {
-                    let locked =
-                        Failure::new(Exit::Locked, "keys.locked", "the keys are locked", "`openred key unlock`");
-                    drop(answer.send(Err(locked)));
-                }
+                Ask::Rotate(_, answer) => drop(answer.send(Err(locked()))),
+                Ask::Name(_, answer) => drop(answer.send(Err(locked()))),
             }
         }
     }
@@ -97,8 +108,10 @@ impl Gate {
     /// Answers everybody that there is no key process any more; never returns.
     pub(crate) async fn refuse_all(&mut self) {
         loop {
-            let (Ask::Lock(answer) | Ask::Unlock(_, answer) | Ask::Rotate(_, answer)) = self.next().await;
-            let _ = answer.send(Err(away()));
+            match self.next().await {
+                Ask::Lock(answer) | Ask::Unlock(_, answer) | Ask::Rotate(_, answer) => drop(answer.send(Err(away()))),
+                Ask::Name(_, answer) => drop(answer.send(Err(away()))),
+            }
         }
     }
 }

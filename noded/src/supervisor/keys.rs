@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use openred_policy::Role;
 use openred_policy::socket::stream_pair;
 use openred_policy::spawn::Exit as Ended;
-use openred_proto::id::UnixMillis;
+use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::unseal::Order;
 use openred_proto::vault::{Reply, Request, ShortKey};
 use tokio::sync::watch;
@@ -135,6 +135,7 @@ impl Keys {
                     Ask::Lock(answer) => return lock(context, &front, &vault, &mut operator, answer).await,
                     Ask::Unlock(_, answer) => drop(answer.send(Err(not_locked()))),
                     Ask::Rotate(what, answer) => drop(answer.send(rotate(&mut operator, what).await)),
+                    Ask::Name(peer, answer) => drop(answer.send(name(&mut operator, peer).await)),
                 },
                 () = wanted => {
                     retire(&front, &vault).await;
@@ -185,12 +186,25 @@ async fn lock(context: &Context, front: &Caged, vault: &Caged, operator: &mut Op
 async fn rotate(operator: &mut Operator, what: ShortKey) -> Result<(), Failure> {
     match operator.ask(Request::Rotate { what }).await {
         Ok(Reply::Done) => Ok(()),
+        other => Err(unserved(other)),
+    }
+}
+
+async fn name(operator: &mut Operator, peer: NodeId) -> Result<[u8; 32], Failure> {
+    match operator.ask(Request::AuditSubject { peer }).await {
+        Ok(Reply::AuditSubject(subject)) => Ok(subject),
+        other => Err(unserved(other)),
+    }
+}
+
+fn unserved(answer: io::Result<Reply>) -> Failure {
+    match answer {
         Ok(Reply::Refused(refusal)) => {
             let way_out = "`openred key show` says how things stand; try again later";
-            Err(Failure::new(Exit::Failed, "cryptod.refused", format!("the vault refused: {refusal}"), way_out))
+            Failure::new(Exit::Failed, "cryptod.refused", format!("the vault refused: {refusal}"), way_out)
         }
-        Ok(_) => Err(Failure::new(Exit::Failed, "cryptod.bad-answer", "the vault answered out of contract", "")),
-        Err(error) => Err(Failure::local("the vault", &error)),
+        Ok(_) => Failure::new(Exit::Failed, "cryptod.bad-answer", "the vault answered out of contract", ""),
+        Err(error) => Failure::local("the vault", &error),
     }
 }
 
