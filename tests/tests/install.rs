@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use openred_tests::harness::{Daemon, binaries, free_port, run, wait_for};
+use openred_tests::harness::{Daemon, binaries, free_port, is_root, run, wait_for};
+
+/// As root: uid of a foreign program that is started, which no other test of this suite uses.
+const LAUNCHED: u32 = 61_930;
 
 fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts/install")
@@ -60,6 +63,11 @@ fn what_is_installed_works_and_goes_away_again() {
     }
     let unit = fs::read_to_string(root_path.join("etc/systemd/system/openred.service")).unwrap();
     assert!(unit.contains("ExecStart=/usr/local/lib/openred/openred up"), "{unit}");
+    // All that a node and a directory start, and nothing that only tests need.
+    let lib = "usr/local/lib/openred/";
+    let programs: BTreeSet<&str> = first.iter().filter_map(|path| path.strip_prefix(lib)).collect();
+    let ours = ["openred", "noded", "cryptod", "cryptod-vault", "cryptod-unseal", "openred-launch", "directory"];
+    assert_eq!(programs, ours.into_iter().chain(["installed"]).collect());
     // An installed program finds the others beside itself, by its link too: `init` seals an identity in a caged process.
     let home = root_path.join("var/lib/openred");
     let passphrase = folder.path().join("passphrase");
@@ -106,6 +114,31 @@ fn a_directory_serves_from_where_it_was_installed() {
     })
     .unwrap();
     assert_eq!(daemon.stop().unwrap(), 0);
+}
+
+/// The launcher that is installed starts a foreign program in its cage; who asks it is a supervisor of the tests.
+#[test]
+fn the_installed_launcher_starts_a_foreign_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root").display().to_string();
+    installed(&root);
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (state, supervisor) =
+        (folder.path().join("state"), folder.path().join("root/usr/local/lib/openred/supervisor"));
+    fs::create_dir(&state).unwrap();
+    let uid = if is_root() { LAUNCHED.to_string() } else { String::from("none") };
+    if is_root() {
+        chown(&state, Some(LAUNCHED), Some(LAUNCHED)).unwrap();
+    }
+    // By a process of its own: a child that another test forks meanwhile would keep it open for writing.
+    let copied = Command::new("cp").arg(binaries().unwrap().join("openred-cage-foreign")).arg(&supervisor).status();
+    assert!(copied.unwrap().success());
+    for (how, said) in [("right", Some("hello\n")), ("wrong", None)] {
+        let state = state.display().to_string();
+        let line = run(&supervisor, &["launch", how, &uid, &state, "/bin/cat"]).unwrap().json().unwrap();
+        assert_eq!(line["said"].as_str().filter(|said| !said.is_empty()), said, "{how}: {line}");
+        assert_eq!(line["failed"].is_string(), said.is_none(), "{how}: {line}");
+    }
 }
 
 #[test]
