@@ -173,7 +173,7 @@ impl Trail {
         }
     }
 
-    const fn has_room(&self) -> bool {
+    pub(crate) const fn has_room(&self) -> bool {
         self.head.slot as usize + REQUEST_SLOTS + CLOSING_SLOTS <= SLOTS
     }
 

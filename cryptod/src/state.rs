@@ -61,6 +61,8 @@ pub(crate) struct NodeState {
     pub(crate) statics: Vec<StaticRecord>,
     /// Where the audit trail stood with this commit.
     pub(crate) audit: audit::Head,
+    /// Sequence of the last word of the identity's lineage that the trail has a record of, where it needs one; zero before.
+    pub(crate) told: u64,
 }
 
 /// One suite's static key and its latest certificate.

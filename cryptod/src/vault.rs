@@ -252,8 +252,9 @@ impl Unlocked {
         if signed {
             self.trail.record(Event::StaticsSigned, 0, None, now);
         }
+        let told = self.tell_lineage(now);
         // A checkpoint asks for the state's word as well, so that what it covers cannot be cut off unnoticed.
-        if self.trail.maintain(&self.keyring.identity, now) || rotated || signed {
+        if self.trail.maintain(&self.keyring.identity, now) || rotated || signed || told {
             self.state.touch_node();
         }
         Ok(())

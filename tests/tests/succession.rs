@@ -184,3 +184,6 @@ fn a_rotation_that_is_killed_leaves_a_whole_node_of_one_identity() {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
+    let trail = alice.cli(&["audit", "export"]).unwrap().ok().unwrap().stdout;
+    assert_eq!(trail.matches("succession.taken_back").count(), 1, "{trail}");
+    alice.cli(&["audit", "verify"]).unwrap().ok().unwrap();

@@ -118,7 +118,7 @@ pub(super) fn encode_header(head: &Head, node: &NodeState, size: usize) -> Resul
     }
     let audit = &node.audit;
     out.number(audit.segment).byte(audit.file).number(u64::from(audit.slot)).number(audit.sequence);
-    out.bytes(&audit.hash).number(audit.waiting);
+    out.bytes(&audit.hash).number(audit.waiting).number(node.told);
     out.padded(size)
 }
 
@@ -142,7 +142,9 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<(Head, NodeState)> {
     }
     let prekeys = Prekeys::from_records(prekeys)?;
     let audit = if version == BEFORE_AUDIT { audit::Head::default() } else { audit_head(&mut fields)? };
-    Ok((head, NodeState { sealing_epoch, last_sequence, card_sequence, prekeys, statics, audit }))
+    // A state from before there was such a word has the zeros of its padding here.
+    let told = if version == BEFORE_AUDIT { 0 } else { fields.number()? };
+    Ok((head, NodeState { sealing_epoch, last_sequence, card_sequence, prekeys, statics, audit, told }))
 }
 
 fn audit_head(fields: &mut In<'_>) -> Result<audit::Head> {

@@ -4,6 +4,7 @@
 //! change to somebody, or was refused; none for what only prepares it.
 
 use openred_proto::audit::Event;
+use openred_proto::checked::succession::{Step, Succession};
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::refusal::NO_MATCH;
 use openred_proto::vault::{Refusal, Reply, Request, ShortKey};
@@ -86,6 +87,21 @@ impl Unlocked {
         let subject = peer.map(|peer| subject(&self.keyring.audit, &peer));
         self.trail.record(about.event, about.count, subject, now);
         Ok(())
+    }
+
+    /// Records what the identity's key signed while no vault ran: each taking back of a word for a successor. Whether anything was
+    /// recorded; what has no room waits for the next look. A crash between trail and state has it recorded twice.
+    pub(super) fn tell_lineage(&mut self, now: UnixMillis) -> bool {
+        let (before, own) = (self.state.node.told, self.keyring.identity.node_id());
+        let is_owed = |word: &&Succession| (word.step, word.old) == (Step::TakeBack, own) && word.sequence > before;
+        for word in self.keyring.lineage.steps().filter(is_owed) {
+            if !self.trail.has_room() {
+                break;
+            }
+            self.trail.record(Event::SuccessionTakenBack, 0, Some(subject(&self.keyring.audit, &word.new)), now);
+            self.state.node.told = word.sequence;
+        }
+        self.state.node.told != before
     }
 
     /// Records that something was refused.

@@ -39,8 +39,11 @@ impl Node {
     }
 
     fn on_file(seed: u8, file: Vec<u8>, trail: [Vec<u8>; 2], now: UnixMillis) -> Self {
+        Self::of(Keyring::from_secrets(&mut [seed; 64]), seed, file, trail, now)
+    }
+
+    fn of(keyring: Keyring, seed: u8, file: Vec<u8>, trail: [Vec<u8>; 2], now: UnixMillis) -> Self {
         let mut random = random(u64::from(seed) + now.0 + file.len() as u64);
-        let keyring = Keyring::from_secrets(&mut [seed; 64]);
         let read = |file: &Vec<u8>, offset: u64, buffer: &mut [u8]| {
             let have = file.get(offset as usize..).unwrap_or(&[]);
             let length = have.len().min(buffer.len());

@@ -62,6 +62,9 @@ events! {
     PrekeyMade = 19, "prekey.made";
     /// At the beginning of a new identity's trail: whom it goes on for, or whose succession it took back.
     IdentityTaken = 21, "identity.taken";
+    /// The identity's word for this successor is taken back: by its own hand, with the key of this trail. Recorded by the first
+    /// vault that has the word, before anybody is shown it.
+    SuccessionTakenBack = 22, "succession.taken_back";
     /// The key of one module's records was handed to `noded`.
     StoreKeyGiven = 20, "store_key.given";
     /// A link was offered.

@@ -5,6 +5,7 @@ use openred_proto::audit::{Record, SEGMENT_BYTES, SLOTS};
 use openred_proto::id::LinkId;
 
 use super::*;
+use crate::unseal::Keystore;
 
 /// The records of the node's file, which verify.
 fn trail(node: &Node) -> Vec<Record> {
@@ -47,6 +48,31 @@ fn a_links_life_is_in_both_trails_and_names_the_peer_only_to_the_vault() {
         panic!("no subject");
     };
     assert_ne!(subject, others, "each node names with a key of its own");
+}
+
+#[test]
+fn a_word_that_was_taken_back_while_no_vault_ran_is_in_the_trail_once() {
+    let keys = || Keystore::generate(&mut random(4), NOW);
+    let thiefs = [7, 8].map(|byte| NodeId::from_bytes([byte; 32]));
+    let keyring = |keys: Keystore| {
+        let descent = keys.descent();
+        Keyring::descended(&mut keys.into_secrets(), &descent).unwrap()
+    };
+    let once = || keys().taken_back(thiefs[0], None, NOW).unwrap();
+    let of = |node: &Node| {
+        let records = trail(node).into_iter().filter(|record| record.event == Event::SuccessionTakenBack);
+        records.map(|record| record.subject).collect::<Vec<_>>()
+    };
+    let named = thiefs.map(|thief| crate::audit::subject(&keyring(keys()).audit, &thief));
+    let again = |node: Node, keys: Keystore| Node::of(keyring(keys), 1, node.file, node.trail, NOW);
+    let mut node = Node::of(keyring(keys()), 1, Vec::new(), Default::default(), NOW);
+    assert_eq!(of(&node), [[0; 32]; 0]);
+    node = again(node, once());
+    assert_eq!(of(&node), named[..1], "with the first vault that has the word");
+    node = again(node, once());
+    assert_eq!(of(&node), named[..1], "and with no later one");
+    node = again(node, once().taken_back(thiefs[1], None, NOW).unwrap());
+    assert_eq!(of(&node), named);
 }
 
 #[test]
