@@ -75,6 +75,9 @@ pub enum Failure {
     /// The two keystores are not of one lineage, or it is too late.
     #[error("keystore: {0}; nothing was changed; `openred key show` says which identity goes on for which")]
     Succession(&'static str),
+    /// The same of the older of two keystores.
+    #[error("the older keystore: {0}")]
+    Older(Box<Failure>),
     /// Reading or writing a descriptor failed.
     #[error("keystore: {what}: {source}")]
     LocalIo {
@@ -92,16 +95,16 @@ impl Failure {
 
     /// Exit code (OPERATIONS): 5 denied for a secret, 1 for all else.
     #[must_use]
-    pub const fn exit_code(&self) -> i32 {
+    pub fn exit_code(&self) -> i32 {
         match self.word() {
-            Refused::Secret => 5,
+            Refused::Secret | Refused::OlderSecret => 5,
             _ => 1,
         }
     }
 
     /// What the one who has to name it is told.
     #[must_use]
-    pub const fn word(&self) -> Refused {
+    pub fn word(&self) -> Refused {
         match self {
             Self::WrongPassphrase
             | Self::NoPassphrase
@@ -115,6 +118,9 @@ impl Failure {
             Self::TooMuchWork { .. } => Refused::Work,
             Self::State(_) => Refused::State,
             Self::Succession(_) => Refused::Succession,
+            Self::Older(failure) if failure.word() == Refused::Secret => Refused::OlderSecret,
+            Self::Older(_) => Refused::OlderKeystore,
+            Self::LocalIo { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Refused::Full,
             Self::BadOrder | Self::LocalIo { .. } => Refused::Local,
         }
     }
@@ -177,15 +183,16 @@ pub fn succeed(random: &mut impl CryptoRng, order: &Order, file: impl Read, out:
 /// # Errors
 /// Any [`Failure`]; what went to `out` is of no use then.
 pub fn take_back(order: &Order, older: impl Read, here: impl Read, out: impl Write) -> Result<About, Failure> {
-    let (older, _, as_opened) = read_keystore(order, older)?;
-    let taken_back = match order.named {
-        Some(named) => older.taken_back(named, None, order.now)?,
-        None => {
-            let (here, ..) = read_keystore(order, here)?;
-            older.taken_back(here.node_id(), Some(&here), order.now)?
-        }
+    let Some(named) = order.named else {
+        let (here, ..) = read_keystore(order, here)?;
+        let secret = if order.older.is_empty() { &order.secret } else { &order.older };
+        let older = read_with(secret, older).map_err(|failure| Failure::Older(Box::new(failure)));
+        let (older, _, as_opened) = older?;
+        let taken_back = older.taken_back(here.node_id(), Some(&here), order.now)?;
+        return sealed_again(order, &taken_back, as_opened, out);
     };
-    sealed_again(order, &taken_back, as_opened, out)
+    let (older, _, as_opened) = read_keystore(order, older)?;
+    sealed_again(order, &older.taken_back(named, None, order.now)?, as_opened, out)
 }
 
 fn sealed_again(order: &Order, keystore: &Keystore, as_opened: Seal, mut out: impl Write) -> Result<About, Failure> {
@@ -227,8 +234,12 @@ pub fn decrypt(order: &Order, sealed: impl Read, mut out: impl Write) -> Result<
 }
 
 fn read_keystore(order: &Order, file: impl Read) -> Result<(Keystore, About, Seal), Failure> {
+    read_with(&order.secret, file)
+}
+
+fn read_with(secret: &[u8], file: impl Read) -> Result<(Keystore, About, Seal), Failure> {
     let sealed = read_capped(file, KEYSTORE_BYTES, "reading the file")?.ok_or(Failure::Damaged)?;
-    Keystore::open(&sealed, &order.secret)
+    Keystore::open(&sealed, secret)
 }
 
 /// All bytes to the end; none when there are more than `cap`. The buffer never moves, so no copy of a secret stays behind.

@@ -24,7 +24,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, ffi};
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use copy::{COPY, Sound, check};
+pub(crate) use copy::{COPY, Sound, bound_to, check};
 pub(crate) use peers::KnownPeer;
 pub(crate) use seal::RowSeal;
 pub(crate) use successions::Carried;

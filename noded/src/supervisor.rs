@@ -59,7 +59,7 @@ pub(crate) use places::make_private;
 use places::{Identities, Places};
 use reload::Settings;
 use secret::Held;
-pub(crate) use succession::Changed;
+pub(crate) use succession::{Changed, OLDER_LOCKED};
 
 /// What every life works with.
 pub(crate) struct Context {
@@ -124,6 +124,9 @@ fn refused_keystore(refused: Refused, fault: &Fault) -> Failure {
         Refused::Secret => Failure::new(Exit::Locked, "keystore.locked", text, ""),
         Refused::Damaged => Failure::new(Exit::Failed, "keystore.damaged", text, ""),
         Refused::Newer => Failure::new(Exit::Failed, "keystore.newer", text, ""),
+        Refused::OlderSecret => Failure::new(Exit::Locked, OLDER_LOCKED, text, ""),
+        Refused::OlderKeystore => Failure::new(Exit::Failed, "keystore.older", text, ""),
+        Refused::Full => Failure::new(Exit::Failed, "disk.full", text, ""),
         Refused::Mismatched => Failure::new(Exit::Failed, "keystore.mismatched", text, ""),
         Refused::Work => Failure::new(Exit::Failed, "keystore.work", text, ""),
         Refused::Recipient => Failure::new(Exit::Usage, "keystore.recipient", text, ""),

@@ -18,7 +18,8 @@ pub const RECIPIENTS: usize = 8;
 /// Longest recipient: `age1…` of an X25519 key has 62 characters; what a plugin would take is longer and is refused by name.
 pub const RECIPIENT_BYTES: usize = 128;
 /// Longest order.
-pub const ORDER_BYTES: usize = 2 + SECRET_BYTES + 8 + 1 + RECIPIENTS * (1 + RECIPIENT_BYTES) + 1 + 32;
+pub const ORDER_BYTES: usize =
+    2 + SECRET_BYTES + 8 + 1 + RECIPIENTS * (1 + RECIPIENT_BYTES) + 1 + 32 + 2 + SECRET_BYTES;
 /// Longest word: what a keystore says of itself, with all recipients and the longest lineage.
 pub const WORD_BYTES: usize = 4096;
 
@@ -33,13 +34,15 @@ pub struct Order {
     pub now: UnixMillis,
     /// The node that the errand is about, where it is not the keystore's own.
     pub named: Option<NodeId>,
+    /// What opens the older of two keystores, where `secret` does not. Empty where it does.
+    pub older: Zeroizing<Vec<u8>>,
 }
 
 impl Order {
     /// An order that opens and seals with `secret`.
     #[must_use]
     pub fn with_secret(secret: Zeroizing<Vec<u8>>, now: UnixMillis) -> Self {
-        Self { secret, recipients: Vec::new(), now, named: None }
+        Self { secret, recipients: Vec::new(), now, named: None, older: Zeroizing::default() }
     }
 
     /// The bytes for the unsealer's pipe.
@@ -48,7 +51,7 @@ impl Order {
     /// Too long a secret or recipient, or too many.
     pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>> {
         let too_long = |limit| WireError::TooLong { what: "unsealer's order", limit };
-        if self.secret.len() > SECRET_BYTES {
+        if self.secret.len().max(self.older.len()) > SECRET_BYTES {
             return Err(too_long(SECRET_BYTES));
         }
         if self.recipients.len() > RECIPIENTS {
@@ -68,6 +71,9 @@ impl Order {
         }
         bytes.push(u8::from(self.named.is_some()));
         bytes.extend_from_slice(self.named.as_ref().map_or(&[][..], |named| named.as_bytes()));
+        let length = u16::try_from(self.older.len()).map_err(|_| too_long(SECRET_BYTES))?;
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(&self.older);
         Ok(bytes)
     }
 
@@ -84,11 +90,13 @@ impl Order {
             Ok::<&[u8], WireError>(head)
         };
         let malformed = |why| WireError::Malformed { what: "unsealer's order", why };
-        let length = take(2)?;
-        let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
-        if length > SECRET_BYTES {
-            return Err(WireError::TooLong { what: "unsealer's order", limit: SECRET_BYTES });
-        }
+        let secret_length = |bytes: &[u8]| match bytes {
+            [high, low] if usize::from(u16::from_be_bytes([*high, *low])) <= SECRET_BYTES => {
+                Ok(usize::from(u16::from_be_bytes([*high, *low])))
+            }
+            _ => Err(WireError::TooLong { what: "unsealer's order", limit: SECRET_BYTES }),
+        };
+        let length = secret_length(take(2)?)?;
         let secret = Zeroizing::new(take(length)?.to_vec());
         let now: [u8; 8] = take(8)?.try_into().map_err(|_| malformed("a time is 8 bytes"))?;
         let count = usize::from(take(1)?[0]);
@@ -109,10 +117,12 @@ impl Order {
             }
             _ => return Err(malformed("a flag is neither 0 nor 1")),
         };
+        let length = secret_length(take(2)?)?;
+        let older = Zeroizing::new(take(length)?.to_vec());
         if !rest.is_empty() {
             return Err(malformed("trailing bytes"));
         }
-        Ok(Self { secret, recipients, now: UnixMillis(u64::from_be_bytes(now)), named })
+        Ok(Self { secret, recipients, now: UnixMillis(u64::from_be_bytes(now)), named, older })
     }
 }
 
@@ -155,10 +165,16 @@ pub enum Refused {
     Local = 8,
     /// The two keystores are not of one lineage, or the time to take a succession back is over.
     Succession = 9,
+    /// As `Secret`, of the older of two keystores.
+    OlderSecret = 10,
+    /// The older of two keystores is refused for another reason of its own.
+    OlderKeystore = 11,
+    /// No space is left where the outcome goes.
+    Full = 12,
 }
 
 impl Refused {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 12] = [
         Self::Secret,
         Self::Damaged,
         Self::Newer,
@@ -168,6 +184,9 @@ impl Refused {
         Self::State,
         Self::Local,
         Self::Succession,
+        Self::OlderSecret,
+        Self::OlderKeystore,
+        Self::Full,
     ];
 }
 
@@ -243,7 +262,13 @@ mod tests {
     fn order() -> Order {
         let recipients = vec![String::from("age1abc"), String::from("age1def")];
         let named = Some(NodeId::from_bytes([5; 32]));
-        Order { secret: Zeroizing::new(b"two words\n".to_vec()), recipients, now: UnixMillis(7), named }
+        Order {
+            secret: Zeroizing::new(b"two words\n".to_vec()),
+            recipients,
+            now: UnixMillis(7),
+            named,
+            older: Zeroizing::new(b"another".to_vec()),
+        }
     }
 
     #[test]
@@ -251,7 +276,7 @@ mod tests {
         let bytes = order().encode().unwrap();
         let read = Order::decode(&bytes).unwrap();
         assert_eq!((&read.secret, &read.recipients, read.now), (&order().secret, &order().recipients, UnixMillis(7)));
-        assert_eq!(read.named, order().named);
+        assert_eq!((&read.named, &read.older), (&order().named, &order().older));
         let unnamed = Order { named: None, ..order() }.encode().unwrap();
         assert_eq!(Order::decode(&unnamed).unwrap().named, None);
         for length in 0..bytes.len() {
@@ -265,7 +290,8 @@ mod tests {
         let long = Order { secret: Zeroizing::new(vec![b'a'; SECRET_BYTES + 1]), ..order() };
         let many = Order { recipients: vec![String::from("x"); RECIPIENTS + 1], ..order() };
         let wide = Order { recipients: vec!["x".repeat(RECIPIENT_BYTES + 1)], ..order() };
-        for refused in [long, many, wide] {
+        let older = Order { older: Zeroizing::new(vec![b'a'; SECRET_BYTES + 1]), ..order() };
+        for refused in [long, many, wide, older] {
             assert!(matches!(refused.encode(), Err(WireError::TooLong { .. })));
         }
         let largest = Order {
@@ -273,6 +299,7 @@ mod tests {
             recipients: vec!["x".repeat(RECIPIENT_BYTES); RECIPIENTS],
             now: UnixMillis(1),
             named: Some(NodeId::from_bytes([9; 32])),
+            older: Zeroizing::new(vec![2; SECRET_BYTES]),
         };
         assert_eq!(largest.encode().unwrap().len(), ORDER_BYTES);
         assert!(Order::decode(&[0xff; 2]).is_err());

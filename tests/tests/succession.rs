@@ -2,10 +2,13 @@
 //! older identity takes its word back. A rotation that is killed leaves a whole node of one identity.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::path::PathBuf;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use age::secrecy::ExposeSecret;
 use openred_tests::harness::{Answer, Node, binaries, wait_for};
 use openred_tests::world::{World, inbox, link, link_with, registered};
 use serde_json::Value;
@@ -187,3 +190,71 @@ fn a_rotation_that_is_killed_leaves_a_whole_node_of_one_identity() {
     let trail = alice.cli(&["audit", "export"]).unwrap().ok().unwrap().stdout;
     assert_eq!(trail.matches("succession.taken_back").count(), 1, "{trail}");
     alice.cli(&["audit", "verify"]).unwrap().ok().unwrap();
+/// A node of its own, which nobody else knows.
+fn alone(folder: &Path, uid_base: u32) -> Node {
+    let nowhere = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp@http://127.0.0.1:9";
+    Node::init(&folder.canonicalize().unwrap(), "node", nowhere, uid_base, "").unwrap()
+}
+
+#[test]
+fn each_of_two_keystores_is_opened_with_its_own_secret_and_named_when_it_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = alone(folder.path(), 61_600);
+    let (home, passphrase) = (node.home.display().to_string(), format!("{}.passphrase", node.home.display()));
+    let file = |name: &str, content: &str| {
+        let place = folder.path().canonicalize().unwrap().join(name);
+        std::fs::write(&place, content).unwrap();
+        std::fs::set_permissions(&place, Permissions::from_mode(0o600)).unwrap();
+        place.display().to_string()
+    };
+    let key = age::x25519::Identity::generate();
+    let identity = file("identity", key.to_string().expose_secret());
+    let said = with(&node, &["key", "rotate", "identity"]).json().unwrap();
+    let older = format!("{}/keystore.age", said["replaced"].as_str().unwrap());
+    // The one here is sealed to a recipient since.
+    let resealed = format!("{home}.key");
+    with(&node, &["key", "backup", &resealed, "--recipient", &key.to_public().to_string()]).ok().unwrap();
+    node.cli(&["key", "restore", &resealed, "--force", "--identity-file", &identity]).unwrap().ok().unwrap();
+    let before = std::fs::read(node.home.join("keystore.age")).unwrap();
+
+    let refused = |arguments: &[&str], about: &str| {
+        let answer = node.cli(&[&["key", "take-back", &older], arguments].concat()).unwrap();
+        assert!(answer.stderr.contains(&format!("{about}: ")), "{answer:?}");
+        assert_eq!(std::fs::read(node.home.join("keystore.age")).unwrap(), before, "nothing is changed");
+        refusal(&answer)
+    };
+    let here = format!("{home}/keystore.age");
+    assert_eq!(refused(&["--passphrase-file", &passphrase], &here), (8, "keystore.locked".into()));
+    assert_eq!(refused(&["--identity-file", &identity], &older), (8, "keystore.older-locked".into()));
+    let wrong = file("wrong", "another\n");
+    let both = ["--identity-file", &identity, "--older-passphrase-file"];
+    assert_eq!(refused(&[&both[..], &[&wrong]].concat(), &older), (8, "keystore.older-locked".into()));
+    let done = node.cli(&[&["key", "take-back", &older], &both[..], &[&passphrase]].concat()).unwrap().json().unwrap();
+    assert_eq!(done["node_id"], node.id.as_str());
+    // Sealed as the older one was.
+    with(&node, &["key", "backup", &format!("{home}.again")]).ok().unwrap();
+}
+
+#[test]
+fn one_change_of_identity_too_many_without_a_start_is_refused_beforehand() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = alone(folder.path(), 61_610);
+    node.up().unwrap();
+    node.down().unwrap();
+    let rotate = |node: &Node| with(node, &["key", "rotate", "identity"]);
+    for _ in 0..4 {
+        rotate(&node).ok().unwrap();
+    }
+    let before = std::fs::read(node.home.join("keystore.age")).unwrap();
+    let refused = rotate(&node);
+    assert_eq!(refusal(&refused), (6, "keystore.succession".into()));
+    assert!(refused.stderr.contains(&node.id) && refused.stderr.contains("openred up"), "{}", refused.stderr);
+    assert_eq!(std::fs::read(node.home.join("keystore.age")).unwrap(), before, "nothing is changed");
+    node.up().unwrap();
+    node.cli(&["audit", "verify"]).unwrap().ok().unwrap();
+    node.down().unwrap();
+    rotate(&node).ok().unwrap();
+    node.up().unwrap();
+    node.down().unwrap();
+}
+

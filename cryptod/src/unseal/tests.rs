@@ -178,7 +178,17 @@ fn the_older_identity_takes_it_back_in_time_and_only_from_its_own_successor() {
     assert_eq!(refused(&order(b"p"), &first, &first), Refused::Succession, "there is nothing to take back");
     assert_eq!(refused(&order(b"p"), &second, &first), Refused::Succession, "the younger one from the older");
     assert_eq!(refused(&order(b"p"), &made(b"p").0, &back), Refused::Succession, "it was taken back before");
-    assert_eq!(refused(&order(b"q"), &first, &second), Refused::Secret);
+    assert_eq!(refused(&order(b"q"), &first, &second), Refused::Secret, "of the one here");
+    // Sealed anew since, the one here has another passphrase than the older one: each refusal says of which.
+    let of_two = |older: &[u8]| Order { older: Zeroizing::new(older.to_vec()), ..order(b"q") };
+    let resealed = Keystore::open(&second, b"p").unwrap().0.seal(&Seal::ordered(&order(b"q")).unwrap()).unwrap().0;
+    assert_eq!(refused(&order(b"q"), &first, &resealed), Refused::OlderSecret, "one for both");
+    assert_eq!(refused(&of_two(b"r"), &first, &resealed), Refused::OlderSecret);
+    assert_eq!(refused(&of_two(b"p"), &first, &second), Refused::Secret);
+    assert_eq!(refused(&of_two(b"p"), b"no keystore", &resealed), Refused::OlderKeystore);
+    let mut of_both = Vec::new();
+    take_back(&of_two(b"p"), &first[..], &resealed[..], &mut of_both).unwrap();
+    assert_eq!(given(b"p", &of_both).0, given(b"p", &first).0, "sealed as the older one was");
 
     // Somebody else had the key: the word is about an identity that is not here.
     let named = Order { named: Some(NodeId::from_bytes([7; 32])), ..order(b"p") };

@@ -217,7 +217,36 @@ pub(crate) enum Key {
         of: Option<NodeId>,
         #[command(flatten)]
         secret: SecretSource,
+        #[command(flatten)]
+        older_secret: OlderSource,
     },
+}
+
+/// What opens an older keystore, where it is not what opens the one here.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct OlderSource {
+    /// Read the older keystore's passphrase from this file, if it is another
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["of", "older_passphrase_fd"])]
+    pub(crate) older_passphrase_file: Option<PathBuf>,
+    /// Read it from this open descriptor, to its end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..), conflicts_with = "of")]
+    pub(crate) older_passphrase_fd: Option<i32>,
+    /// Read the age identity that opens the older keystore from this file
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["of", "older_passphrase_file", "older_passphrase_fd", "older_identity_fd"])]
+    pub(crate) older_identity_file: Option<PathBuf>,
+    /// Read it from this open descriptor, to its end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(conflicts_with_all = ["of", "older_passphrase_file", "older_passphrase_fd"])]
+    pub(crate) older_identity_fd: Option<i32>,
+}
+
+impl From<OlderSource> for SecretSource {
+    fn from(older: OlderSource) -> Self {
+        let passphrase =
+            PassphraseSource { passphrase_file: older.older_passphrase_file, passphrase_fd: older.older_passphrase_fd };
+        Self { passphrase, identity_file: older.older_identity_file, identity_fd: older.older_identity_fd }
+    }
 }
 
 /// Whom a file is sealed to; without any, as the keystore is.

@@ -36,7 +36,7 @@ pub(crate) fn init(invocation: &Invocation, options: Init) -> Result<Exit, Failu
     };
     let order = || {
         let secret = passphrase.as_ref().map_or_else(|| Ok(Zeroizing::default()), Passphrase::bytes)?;
-        Ok(Order { secret, recipients: options.recipient.clone(), now: UnixMillis(now()), named: None })
+        Ok(Order { recipients: options.recipient.clone(), ..Order::with_secret(secret, UnixMillis(now())) })
     };
     make_home(home.path())?;
     let fresh = write_new(&invocation.config, &text)?;

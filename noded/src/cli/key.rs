@@ -28,7 +28,13 @@ pub(crate) fn key(invocation: &Invocation, command: Key) -> Result<Exit, Failure
         Key::Unlock(source) => unlock(invocation, &source),
         Key::Backup { file, to, secret } => backup::key(invocation, &file, &to, &secret),
         Key::Restore { file, force, to, secret } => backup::restore_key(invocation, &file, force, &to, &secret),
-        Key::TakeBack { older, of, secret } => succession::take_back(invocation, older.as_deref(), of, &secret),
+        Key::TakeBack { older: Some(older), secret, older_secret, .. } => {
+            succession::take_back(invocation, &older, &secret, &older_secret.into())
+        }
+        Key::TakeBack { of: Some(of), secret, .. } => succession::take_back_of(invocation, of, &secret),
+        Key::TakeBack { .. } => {
+            Err(Failure::usage("nothing is named", "name the older keystore, or the successor with --of"))
+        }
         Key::Rotate { what: Rotated::Identity, secret } => succession::rotate(invocation, &secret),
         Key::Rotate { what, .. } => block_on(async {
             let what = if matches!(what, Rotated::Prekey) { "prekey" } else { "statics" };

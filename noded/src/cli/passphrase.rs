@@ -45,6 +45,19 @@ impl Passphrase {
         }
     }
 
+    /// From the named source, if one is named.
+    pub(crate) fn given(source: &SecretSource) -> Result<Option<Self>, Failure> {
+        Self::option(source)
+    }
+
+    /// From the terminal, where there is one; what for is said in the prompt.
+    pub(crate) fn asked(what: &Path) -> Result<Option<Self>, Failure> {
+        if !std::io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        ask(&format!("Passphrase of {}: ", what.display())).map(|typed| Some(Self::Kept(typed)))
+    }
+
     fn option(source: &SecretSource) -> Result<Option<Self>, Failure> {
         let passphrase = &source.passphrase;
         if let Some(path) = passphrase.passphrase_file.as_ref().or(source.identity_file.as_ref()) {

@@ -8,8 +8,8 @@ use openred_proto::limits::TAKE_BACK;
 use serde_json::json;
 
 use super::arguments::SecretSource;
-use super::{Exit, Failure, Invocation, backup};
-use crate::supervisor::Changed;
+use super::{Exit, Failure, Invocation, Passphrase, backup};
+use crate::supervisor::{Changed, OLDER_LOCKED};
 
 pub(super) fn rotate(invocation: &Invocation, secret: &SecretSource) -> Result<Exit, Failure> {
     let changed = backup::work(invocation, secret)?.succeed()?;
@@ -25,17 +25,36 @@ pub(super) fn rotate(invocation: &Invocation, secret: &SecretSource) -> Result<E
 
 pub(super) fn take_back(
     invocation: &Invocation,
-    older: Option<&Path>,
-    successor: Option<NodeId>,
+    older: &Path,
     secret: &SecretSource,
+    older_secret: &SecretSource,
 ) -> Result<Exit, Failure> {
-    let changed = backup::work(invocation, secret)?.take_back(older, successor)?;
+    let work = backup::work(invocation, secret)?;
+    let given = Passphrase::given(older_secret)?;
+    let changed = match work.take_back(older, given.as_ref()) {
+        // Only now is it known that the older one has another.
+        Err(failure) if failure.code == OLDER_LOCKED && given.is_none() => match Passphrase::asked(older)? {
+            Some(asked) => work.take_back(older, Some(&asked))?,
+            None => return Err(failure),
+        },
+        done => done?,
+    };
+    taken_back(invocation, &changed);
+    Ok(Exit::Ok)
+}
+
+pub(super) fn take_back_of(invocation: &Invocation, of: NodeId, secret: &SecretSource) -> Result<Exit, Failure> {
+    taken_back(invocation, &backup::work(invocation, secret)?.take_back_of(of)?);
+    Ok(Exit::Ok)
+}
+
+fn taken_back(invocation: &Invocation, changed: &Changed) {
     let output = &invocation.output;
     output.line(format!("{}\nis this node's identity again", changed.about.node));
     output.line("peers and directories follow with the next `openred up`; links are offered anew");
     output.line(format!("what was here is in {}", changed.aside.display()));
-    print(invocation, &changed);
-    Ok(Exit::Ok)
+    output.line("the keystore is sealed as that of this identity was, and opens with the same");
+    print(invocation, changed);
 }
 
 fn print(invocation: &Invocation, changed: &Changed) {

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use openred_proto::id::NodeId;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
 use super::{Result, StoreError, schema};
 
@@ -51,6 +52,32 @@ fn pages(connection: &Connection, place: &Path) -> Result<()> {
     }
 }
 
+/// Whose state the database of a node that does not run is; none where nobody has run on it. It is the caged process's file:
+/// nothing in it is run, and nothing is written.
+pub(crate) fn bound_to(file: &Path) -> Result<Option<NodeId>> {
+    if file.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let connection = Connection::open_with_flags(file, flags)?;
+    distrust(&connection)?;
+    if schema::version(&connection)? == 0 {
+        return Ok(None);
+    }
+    let bound = connection.query_row("SELECT value FROM meta WHERE name = 'node'", [], |row| row.get(0));
+    Ok(bound.optional()?.map(NodeId::from_bytes))
+}
+
+/// The settings for a file that may come from anywhere.
+fn distrust(connection: &Connection) -> Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
+    Ok(connection.pragma_update(None, "temp_store", "MEMORY")?)
+}
+
 /// What is known of a copy after it was read as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sound {
@@ -63,12 +90,7 @@ pub(crate) struct Sound {
 /// Opens a copy and reads all of it. It may come from anywhere: nothing in it is run, and its shape is checked page by page.
 pub(crate) fn check(file: &Path) -> Result<Sound> {
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
-    connection.pragma_update(None, "trusted_schema", false)?;
-    connection.pragma_update(None, "cell_size_check", true)?;
-    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    distrust(&connection)?;
     let schema = schema::version(&connection)?;
     let verdict: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {

@@ -37,7 +37,9 @@ pub(crate) struct Backup<'a> {
     pub(super) home: &'a Home,
     config: &'a Path,
     pub(super) workshop: Workshop,
-    secret: Passphrase,
+    pub(super) secret: Passphrase,
+    /// A restore that was cut short, and is done now.
+    finished: Option<Finished>,
 }
 
 /// A backup that was read to its end and opened.
@@ -92,7 +94,8 @@ impl<'a> Backup<'a> {
     }
 
     pub(super) fn order(&self, recipients: &[String]) -> Result<Order, Failure> {
-        Ok(Order { secret: self.secret.bytes()?, recipients: recipients.to_vec(), now: UnixMillis(now()), named: None })
+        let order = Order::with_secret(self.secret.bytes()?, UnixMillis(now()));
+        Ok(Order { recipients: recipients.to_vec(), ..order })
     }
 
     /// The keystore sealed anew, which proves that it opens.
@@ -148,7 +151,17 @@ impl<'a> Backup<'a> {
             let mut bytes = Vec::new();
             File::from(read).take(STATE_BYTES).read_to_end(&mut bytes).map(|_| bytes)
         });
-        let about = self.workshop.run(errand, || self.order(&[]));
+        self.renewed_with(&self.secret, keystore, state)
+    }
+
+    /// The same with what opens a keystore that is not the one here.
+    pub(super) fn renewed_with(
+        &self,
+        secret: &Passphrase,
+        keystore: &[u8],
+        state: &[u8],
+    ) -> Result<(About, Vec<u8>), StartFailure> {
+        let about = self.workshop.run(errand, || Ok(Order::with_secret(secret.bytes()?, UnixMillis(now()))));
         let bytes = joined(reader).map_err(|error| StartFailure::Named(Failure::local("the renewed state", &error)));
         let about = about?.ok_or_else(|| {
             StartFailure::Named(Failure::new(Exit::Failed, "start", "the unsealer said nothing of the keystore", ""))

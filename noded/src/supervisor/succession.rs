@@ -6,17 +6,52 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use openred_policy::socket::sync_directory;
+use openred_proto::audit::{Content, SLOT_BYTES};
 use openred_proto::id::NodeId;
-use openred_proto::unseal::About;
+use openred_proto::limits::LINEAGE;
+use openred_proto::unseal::{About, Order, Refused};
 
+use super::StartFailure;
 use super::backup::{Backup, failed, read_state, resolved};
 use super::create::small_with;
 use super::keystore::{open, put};
 use super::places::{lock, make_private};
-use crate::cli::Failure;
+use crate::cli::{Exit, Failure, Passphrase};
+use crate::store::bound_to;
+
+/// The older keystore stays closed: with another passphrase it may be tried again.
+pub(crate) const OLDER_LOCKED: &str = "keystore.older-locked";
+
+/// A refusal where two keystores are in play, with the name of the one that it is about.
+fn which(failure: StartFailure, here: &Path, older: &Path) -> Failure {
+    let StartFailure::Keystore { refused, fault } = failure else { return failure.into() };
+    let closed = |place: &Path| format!("{}: this passphrase or identity does not open it", place.display());
+    match refused {
+        Refused::Secret => {
+            let way_out = "give what opens the keystore here; if the older one has another passphrase, that goes with \
+                           --older-passphrase-file";
+            Failure::new(Exit::Locked, "keystore.locked", closed(here), way_out)
+        }
+        Refused::OlderSecret => {
+            let way_out = "give what the older one was sealed with: --older-passphrase-file or --older-identity-file";
+            Failure::new(Exit::Locked, OLDER_LOCKED, closed(older), way_out)
+        }
+        Refused::OlderKeystore => {
+            let what = format!("{}: {fault}", older.display());
+            Failure::new(
+                Exit::Failed,
+                "keystore.older",
+                what,
+                "name the keystore that the rotation moved aside, or its backup",
+            )
+        }
+        _ => StartFailure::Keystore { refused, fault }.into(),
+    }
+}
 
 /// What came of it.
 pub(crate) struct Changed {
@@ -33,32 +68,43 @@ impl Backup<'_> {
         let keystore = open(&self.home.keystore())?;
         let order = || self.order(&[]);
         let (about, sealed) = small_with(&self.workshop, "succeed", keystore.into(), None, order)?;
-        self.change(about, &sealed, true)
+        self.change(about, &sealed, Some(&self.secret))
     }
 
-    /// `key take-back`: `older` is the keystore whose identity goes on itself; without `successor` the keystore here is the
-    /// one that it named.
-    pub(crate) fn take_back(&self, older: Option<&Path>, successor: Option<NodeId>) -> Result<Changed, Failure> {
+    /// `key take-back OLDER`: the identity of the keystore in `older`, which `secret` opens if the one of the keystore here does
+    /// not, goes on itself; the one here is whom it named.
+    pub(crate) fn take_back(&self, older: &Path, secret: Option<&Passphrase>) -> Result<Changed, Failure> {
         let _lock = lock(self.home)?;
-        let here = open(&self.home.keystore())?;
-        let older = match older {
-            Some(place) => open(&resolved(place)?)?,
-            None => open(&self.home.keystore())?,
-        };
+        let (here, older) = (self.home.keystore(), resolved(older)?);
+        let (first, second) = (open(&older)?, open(&here)?);
         let order = || {
-            let order = self.order(&[])?;
-            Ok(openred_proto::unseal::Order { named: successor, ..order })
+            let older = secret.map(Passphrase::bytes).transpose()?.unwrap_or_default();
+            Ok(Order { older, ..self.order(&[])? })
         };
-        let (about, sealed) = small_with(&self.workshop, "take-back", older.into(), Some(here.into()), order)?;
-        self.change(about, &sealed, successor.is_none())
+        let done = small_with(&self.workshop, "take-back", first.into(), Some(second.into()), order);
+        let (about, sealed) = done.map_err(|failure| which(failure, &here, &older))?;
+        // It is sealed as the older one was, and opens with the same.
+        self.change(about, &sealed, Some(secret.unwrap_or(&self.secret)))
     }
 
-    /// `is_another`: the identity is not the one that was here; state and trail are that one's.
-    fn change(&self, about: About, sealed: &[u8], is_another: bool) -> Result<Changed, Failure> {
+    /// `key take-back --of`: the identity here goes on itself; somebody else named `successor`.
+    pub(crate) fn take_back_of(&self, successor: NodeId) -> Result<Changed, Failure> {
+        let _lock = lock(self.home)?;
+        let here = self.home.keystore();
+        let (first, second) = (open(&here)?, open(&here)?);
+        let order = || Ok(Order { named: Some(successor), ..self.order(&[])? });
+        let done = small_with(&self.workshop, "take-back", first.into(), Some(second.into()), order);
+        let (about, sealed) = done.map_err(|failure| which(failure, &here, &here))?;
+        self.change(about, &sealed, None)
+    }
+
+    /// `opens`: what opens the new keystore, where its identity is not the one that was here; state and trail are that one's.
+    fn change(&self, about: About, sealed: &[u8], opens: Option<&Passphrase>) -> Result<Changed, Failure> {
+        self.reaches_back(&about)?;
         let home = self.home;
-        let state = match home.vault_state().symlink_metadata() {
+        let state = match (home.vault_state().symlink_metadata(), opens) {
             // Under the new keystore: that it opens the state is proven before anything is changed.
-            Ok(_) if is_another => Some(self.renewed(sealed, &read_state(&home.vault_state())?)?.1),
+            (Ok(_), Some(secret)) => Some(self.renewed_with(secret, sealed, &read_state(&home.vault_state())?)?.1),
             _ => None,
         };
         let aside = home.path().join(format!("replaced-{}", super::now()));
@@ -81,6 +127,49 @@ impl Backup<'_> {
             }
         }
         Ok(Changed { about, aside })
+    }
+
+    /// Database and trail belong to the identity that ran last. One that the new lineage does not reach back to could not take
+    /// them over at the next start.
+    fn reaches_back(&self, about: &About) -> Result<(), Failure> {
+        let database = self.home.database();
+        let bound = match database.parent().map(Path::canonicalize) {
+            Some(Ok(folder)) => bound_to(&folder.join(database.file_name().unwrap_or_default())),
+            _ => Ok(None),
+        };
+        let bound = bound.map_err(|error| {
+            let what = format!("{}: {error}", database.display());
+            Failure::new(Exit::Failed, "state.unread", what, "start the node once with `openred up`, then try again")
+        })?;
+        let earlier = about.lineage.earlier();
+        let is_known = |node: &NodeId| *node == about.node || earlier.contains(node);
+        let foreign = bound.into_iter().chain(self.trail_of()?).find(|node| !is_known(node));
+        let Some(foreign) = foreign else { return Ok(()) };
+        let what = format!(
+            "{}: the node last ran as {foreign}, {LINEAGE} changes of identity ago; after one more its state would not be known as \
+             its own",
+            self.home.path().display()
+        );
+        let way_out =
+            "start it once with `openred up`, so that it takes its state over, then try again; nothing was changed";
+        Err(Failure::new(Exit::Conflict, "keystore.succession", what, way_out))
+    }
+
+    /// Whose the segments of the trail are, as their headers say.
+    fn trail_of(&self) -> Result<Vec<NodeId>, Failure> {
+        let mut nodes = Vec::new();
+        for segment in self.home.audit_segments() {
+            let mut slot = [0; SLOT_BYTES];
+            let read = File::open(&segment).and_then(|file| file.read_exact_at(&mut slot, 0));
+            match (read, Content::of(&slot)) {
+                (Ok(()), Content::Header(header, _)) => nodes.push(header.node),
+                // A segment that is cut or changed is for the next start to name.
+                (Ok(()), _) => {}
+                (Err(error), _) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => {}
+                (Err(error), _) => return Err(failed(&segment)(error)),
+            }
+        }
+        Ok(nodes)
     }
 
     /// The segments as they stand: the trail belongs to the identity that signed it, and what is here is written over.
