@@ -271,6 +271,10 @@ struct Calls {
 impl PeerCaller for Calls {
     async fn call(&self, peer: NodeId, head: RequestHead, body: Body) -> Result<(ResponseHead, Body), PeerError> {
         let network = self.network.get().and_then(Weak::upgrade).ok_or(PeerError::Unreachable)?;
+
+    fn identities(&self, peer: &NodeId) -> Vec<NodeId> {
+        self.links.upgrade().map_or_else(|| vec![*peer], |links| links.identities(peer))
+    }
         // Who is asked for by an older id is reached under the new one.
         let peer = self.links.upgrade().map_or(peer, |links| links.current(&peer));
         Ok(network.request(peer, head, body).await?)
@@ -327,6 +331,10 @@ impl LinkObserver for Observer {
                 }
             }
         });
+    }
+
+    fn identities_changed(&self, peer: NodeId) {
+        self.tell(Event::IdentitiesChanged(peer));
     }
 
     fn peer_reachable(&self, peer: NodeId) {

@@ -104,6 +104,72 @@ fn peers_and_directory_follow_a_new_identity_and_its_taking_back() {
     }
 }
 
+/// The messages of one peer as `openred inbox --from` shows them: text and who.
+fn of_peer(node: &Node, peer: &str) -> Vec<(String, String)> {
+    let shown = node.cli(&["inbox", "--all", "--peek", "--from", peer]).unwrap().json().unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    shown["messages"].as_array().unwrap().iter().map(|one| (text(&one["text"]), text(&one["peer"]))).collect()
+}
+
+#[test]
+fn conversations_and_shares_go_on_under_a_new_identity_and_back() {
+    let world = World::start().unwrap();
+    let (mut alice, mut bob) = world.linked().unwrap();
+    let first = alice.id.clone();
+    send(&alice, &bob.id, "before", &bob);
+    let (file, out) = (world.path().join("report.txt"), world.path().join("out"));
+    let [early, late] = ["for alice alone", "for alice later"].map(|text| {
+        std::fs::write(&file, text).unwrap();
+        let shared = bob.cli(&["share", &file.display().to_string(), "--to", &first]).unwrap().json().unwrap();
+        (shared["id"].as_str().unwrap().to_owned(), text)
+    });
+
+    // A delivery whose receipt alice lost: her database is set back to before it.
+    bob.down().unwrap();
+    let queued = alice.cli(&["send", &bob.id, "sent twice"]).unwrap().json().unwrap();
+    assert_eq!(queued["state"], "queued", "{queued}");
+    alice.down().unwrap();
+    let (database, kept) = (alice.home.join("state/node.sqlite"), world.path().join("kept.sqlite"));
+    std::fs::copy(&database, &kept).unwrap();
+    bob.up().unwrap();
+    registered(&bob).unwrap();
+    alice.up().unwrap();
+    wait_for("the message", || Ok((inbox(&bob)?.len() == 2).then_some(()))).unwrap();
+    alice.down().unwrap();
+    std::fs::copy(&kept, &database).unwrap();
+
+    let aside = changed(&mut alice, &["key", "rotate", "identity"]);
+    let second = alice.id.clone();
+    wait_active(&bob, &second);
+    // Messages go in order: once this one is there, the repeated one has come before it.
+    send(&alice, &bob.id, "after", &bob);
+    let all = |peer: &str| ["before", "sent twice", "after"].map(|text| (text.to_owned(), peer.to_owned()));
+    for asked in [&first, &second] {
+        assert_eq!(of_peer(&bob, asked), all(&second), "one conversation, and nothing twice");
+    }
+    let fetch = |node: &Node, (id, text): &(String, &str)| {
+        let into = ["--force", "--out", &out.display().to_string()].map(str::to_owned);
+        let into: Vec<&str> = into.iter().map(String::as_str).collect();
+        node.cli(&[&["fetch", &bob.id, id], &into[..]].concat()).unwrap().ok().unwrap();
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), *text);
+    };
+    fetch(&alice, &early);
+
+    // What waits for the second identity is for the first once it has taken its word back.
+    alice.down().unwrap();
+    assert_eq!(bob.cli(&["send", &second, "for whom it was"]).unwrap().json().unwrap()["state"], "queued");
+    let older = aside.join("keystore.age").display().to_string();
+    changed(&mut alice, &["key", "take-back", &older]);
+    wait_active(&bob, &first);
+    wait_for("what waited", || Ok(inbox(&alice)?.iter().any(|text| text == "for whom it was").then_some(()))).unwrap();
+    assert_eq!(of_peer(&bob, &first), all(&first));
+    assert!(of_peer(&bob, &second).is_empty());
+    fetch(&alice, &late);
+    for node in [&mut alice, &mut bob] {
+        node.down().unwrap();
+    }
+}
+
 #[test]
 fn an_identity_that_somebody_else_succeeded_is_told_so_and_takes_it_back() {
     let world = World::start().unwrap();
@@ -137,6 +203,9 @@ fn an_identity_that_somebody_else_succeeded_is_told_so_and_takes_it_back() {
     let first = alice.id.clone();
     changed(&mut alice, &["key", "take-back", "--of", &thief.id.clone()]);
     assert_eq!(alice.id, first);
+    let trail = alice.cli(&["audit", "export"]).unwrap().ok().unwrap().stdout;
+    assert_eq!(trail.matches("succession.taken_back").count(), 1, "{trail}");
+    alice.cli(&["audit", "verify"]).unwrap().ok().unwrap();
     wait_for("a link with the true node", || {
         alice.cli(&["peers", "ping", &bob.id, "--count", "1"])?.ok()?;
         Ok(Some(()))
@@ -154,42 +223,6 @@ fn an_identity_that_somebody_else_succeeded_is_told_so_and_takes_it_back() {
     }
 }
 
-#[test]
-fn a_rotation_that_is_killed_leaves_a_whole_node_of_one_identity() {
-    let world = World::start().unwrap();
-    let mut node = world.node("alice").unwrap();
-    node.down().unwrap();
-    let openred = binaries().unwrap().join("openred");
-    let (home, passphrase) = (node.home.display().to_string(), format!("{}.passphrase", node.home.display()));
-    let rotate = || {
-        Command::new(&openred)
-            .args(["--json", "--home", &home, "key", "rotate", "identity", "--passphrase-file", &passphrase])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
-    };
-    let began = Instant::now();
-    assert!(rotate().wait().unwrap().success(), "the control: one that is left alone");
-    let whole = began.elapsed();
-    // Most of it is scrypt, and what is put in place comes at its end: the kills crowd there.
-    for share in [10_u32, 50, 80, 90, 94, 96, 98, 100, 102] {
-        let mut rotating = rotate();
-        std::thread::sleep(whole * share / 100);
-        let _ = rotating.kill();
-        rotating.wait().unwrap();
-        node.up().unwrap_or_else(|error| panic!("killed after {share} %: {error:#}"));
-        assert!(node.cli(&["key", "show"]).unwrap().json().unwrap()["key"]["node_id"].is_string());
-        let verified: Value = serde_json::from_str(&node.cli(&["audit", "verify"]).unwrap().stdout).unwrap();
-        assert_eq!(verified["faults"].as_array().unwrap().len(), 0, "killed after {share} %: {verified}");
-        node.down().unwrap();
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-    let trail = alice.cli(&["audit", "export"]).unwrap().ok().unwrap().stdout;
-    assert_eq!(trail.matches("succession.taken_back").count(), 1, "{trail}");
-    alice.cli(&["audit", "verify"]).unwrap().ok().unwrap();
 /// A node of its own, which nobody else knows.
 fn alone(folder: &Path, uid_base: u32) -> Node {
     let nowhere = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp@http://127.0.0.1:9";
@@ -258,3 +291,36 @@ fn one_change_of_identity_too_many_without_a_start_is_refused_beforehand() {
     node.down().unwrap();
 }
 
+#[test]
+fn a_rotation_that_is_killed_leaves_a_whole_node_of_one_identity() {
+    let world = World::start().unwrap();
+    let mut node = world.node("alice").unwrap();
+    node.down().unwrap();
+    let openred = binaries().unwrap().join("openred");
+    let (home, passphrase) = (node.home.display().to_string(), format!("{}.passphrase", node.home.display()));
+    let rotate = || {
+        Command::new(&openred)
+            .args(["--json", "--home", &home, "key", "rotate", "identity", "--passphrase-file", &passphrase])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let began = Instant::now();
+    assert!(rotate().wait().unwrap().success(), "the control: one that is left alone");
+    let whole = began.elapsed();
+    // Most of it is scrypt, and what is put in place comes at its end: the kills crowd there.
+    for share in [10_u32, 50, 80, 90, 94, 96, 98, 100, 102] {
+        let mut rotating = rotate();
+        std::thread::sleep(whole * share / 100);
+        let _ = rotating.kill();
+        rotating.wait().unwrap();
+        node.up().unwrap_or_else(|error| panic!("killed after {share} %: {error:#}"));
+        assert!(node.cli(&["key", "show"]).unwrap().json().unwrap()["key"]["node_id"].is_string());
+        let verified: Value = serde_json::from_str(&node.cli(&["audit", "verify"]).unwrap().stdout).unwrap();
+        assert_eq!(verified["faults"].as_array().unwrap().len(), 0, "killed after {share} %: {verified}");
+        node.down().unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

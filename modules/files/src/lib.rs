@@ -7,7 +7,7 @@
 //! still has its hash.
 //!
 //! Files: [`tree`] is the arithmetic of pieces and hashes, [`share`] what this node offers, [`serve`] the peer's routes, [`fetch`] the
-//! receiving side, [`document`] the JSON.
+//! receiving side, [`readers`] who may read, [`document`] the JSON.
 //!
 //! It does not encrypt (sessions do), and opens no file: blobs are the host's.
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ mod document;
 mod error;
 mod fetch;
 mod names;
+mod readers;
 mod serve;
 mod share;
 mod transfer;

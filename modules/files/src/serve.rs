@@ -8,6 +8,7 @@ use crate::Files;
 use crate::document::{Meta, ShareView, VERSION};
 use crate::error::FilesError;
 use crate::names;
+use crate::readers;
 use crate::share::{find, parse_id};
 use crate::tree::{HASH, Layout, PIECE};
 
@@ -41,7 +42,8 @@ pub(crate) fn stream_blob(context: Context, blob: BlobName, from: u64, length: u
 async fn shared_with(context: &Context, caller: Caller, params: &Params) -> Result<ShareView, FilesError> {
     let Caller::Peer(peer) = caller else { return Err(FilesError::NoFile) };
     let id = parse_id(params.get("id"))?;
-    find(context, &id).await?.filter(|share| share.audience.admits(peer)).ok_or(FilesError::NoFile)
+    let ids = context.identities(peer).await?;
+    find(context, &id).await?.filter(|share| readers::admits(&share.audience, &ids)).ok_or(FilesError::NoFile)
 }
 
 impl Files {

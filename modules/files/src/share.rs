@@ -11,6 +11,7 @@ use openred_module::{
 use crate::document::{Audience, ShareView, Shares, VERSION};
 use crate::error::FilesError;
 use crate::names;
+use crate::readers::{self, Readers};
 use crate::tree::{FileHasher, FileId, PieceHash};
 use crate::{Files, serve, transfer};
 
@@ -144,21 +145,27 @@ impl Files {
         context.blob_rename(blob, &names::data(&id)).await?;
         write_hashes(context, &id, pieces).await?;
         let shared_at = context.now();
+        let readers = Readers::named(context, audience).await?;
         let share = change(context, &id, |before| {
+            let stored = readers.stored(before.as_ref().map(|before| &before.audience))?;
             let joined = match before {
-                Some(before) => before.audience.joined(audience.clone())?,
-                None => audience.clone(),
+                Some(before) => before.audience.joined(stored)?,
+                None => stored,
             };
             Ok(Some(ShareView { v: VERSION, id, name: name.clone(), length, shared_at, audience: joined }))
         })
         .await?;
-        Ok(share.ok_or(HostError::Storage)?)
+        Ok(readers::shown(context, share.ok_or(HostError::Storage)?).await?)
     }
 
     pub(crate) async fn shares(self: Arc<Self>, context: Context, _: Request) -> Result<Response, ModuleError> {
         let page = context.scan(Scan::prefix(names::SHARES)).await?;
         let shares = page.rows.iter().map(|(_, row)| serde_json::from_slice(row)).collect::<Result<Vec<_>, _>>();
-        let shares = shares.map_err(|_| HostError::Storage)?;
+        let rows: Vec<ShareView> = shares.map_err(|_| HostError::Storage)?;
+        let mut shares = Vec::with_capacity(rows.len());
+        for share in rows {
+            shares.push(readers::shown(&context, share).await?);
+        }
         Response::json(Status::Ok, &Shares { v: VERSION, shares, more: page.more })
     }
 
@@ -169,12 +176,13 @@ impl Files {
     ) -> Result<Response, ModuleError> {
         let id = parse_id(request.params.get("id"))?;
         let audience = request.json::<Audience>().await?.checked()?;
+        let readers = Readers::named(&context, audience).await?;
         let share = change(&context, &id, |before| {
             let share = before.ok_or(FilesError::NoFile)?;
-            Ok(Some(ShareView { audience: audience.clone(), ..share }))
+            Ok(Some(ShareView { audience: readers.stored(Some(&share.audience))?, ..share }))
         })
         .await?;
-        Response::json(Status::Ok, &share)
+        Response::json(Status::Ok, &readers::shown(&context, share.ok_or(HostError::Storage)?).await?)
     }
 
     /// Takes a share back; its content goes too, unless it is also here as a fetched file.

@@ -8,6 +8,7 @@ use crate::Files;
 use crate::document::{TransferView, Transfers, VERSION};
 use crate::error::FilesError;
 use crate::names;
+use crate::readers;
 use crate::share::{find, parse_id};
 use crate::tree::FileId;
 
@@ -61,7 +62,10 @@ impl Files {
     pub(crate) async fn transfers(self: Arc<Self>, context: Context, _: Request) -> Result<Response, ModuleError> {
         let page = context.scan(Scan::prefix(names::TRANSFERS)).await?;
         let transfers = page.rows.iter().map(|(_, row)| serde_json::from_slice(row)).collect::<Result<Vec<_>, _>>();
-        let transfers = transfers.map_err(|_| HostError::Storage)?;
+        let mut transfers: Vec<TransferView> = transfers.map_err(|_| HostError::Storage)?;
+        for transfer in &mut transfers {
+            transfer.peer = readers::present(&context, &transfer.peer).await?;
+        }
         Response::json(Status::Ok, &Transfers { v: VERSION, transfers, more: page.more })
     }
 

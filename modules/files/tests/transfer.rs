@@ -4,8 +4,8 @@
 use futures_util::StreamExt;
 use openred_files::{Audience, FileId, Files, PIECE, Progress, ShareView, Shares, Transfers};
 use openred_module::{
-    Body, BodyError, Context, Fault, Manifest, Method, Module, ModuleError, PeerRequest, Request, Response, Routes,
-    Status, TestHost, async_trait, link,
+    Body, BodyError, Context, Fault, Manifest, Method, Module, ModuleError, NodeId, PeerRequest, Request, Response,
+    Routes, Status, TestHost, async_trait, link,
 };
 use serde::de::DeserializeOwned;
 
@@ -34,6 +34,40 @@ async fn refused(response: Response) -> (Status, String) {
     assert!(!status.is_success());
     let problem: serde_json::Value = response.json_body().await.unwrap();
     (status, problem["code"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_peers_new_id_reads_what_the_older_one_was_given_and_no_more_once_that_is_taken_back() {
+    let (alice, bob) = pair().await;
+    let (old, new, other) = (bob.id(), NodeId::from_bytes([9; 32]), NodeId::from_bytes([7; 32]));
+    let given = share(&alice, &old.to_string(), content(10)).await;
+    let may = async |peer: NodeId, id: FileId| {
+        alice.as_peer(peer, PeerRequest::get(format!("/meta/{id}"))).await.status.is_success()
+    };
+    let shown = async || {
+        let shares: Shares = ok(alice.operator(PeerRequest::get("/shares")).await).await;
+        shares.shares.into_iter().map(|share| share.audience.peers).collect::<Vec<_>>()
+    };
+    assert!(may(old, given.id).await && !may(new, given.id).await);
+    alice.succeed(old, new).await;
+    assert!(may(new, given.id).await && !may(other, given.id).await);
+    assert_eq!(shown().await, [[new.to_string()]]);
+    // What is given to the new id is given to that peer, and an audience that is given back as shown is the same.
+    let later = share(&alice, &new.to_string(), content(20)).await;
+    let order = Audience { all: false, peers: vec![new.to_string(), other.to_string()] };
+    let order = Body::whole(serde_json::to_vec(&order).unwrap());
+    let set = PeerRequest::post(format!("/audience/{}", given.id), "application/json", order);
+    let set: ShareView = ok(alice.operator(set).await).await;
+    assert_eq!(set.audience.peers.len(), 2);
+    assert!(set.audience.peers.contains(&new.to_string()));
+    assert!(may(new, later.id).await && may(other, given.id).await);
+    alice.kill_and_restart(Files::default()).await;
+    assert!(may(new, given.id).await);
+    alice.take_back(old).await;
+    for id in [given.id, later.id] {
+        assert!(may(old, id).await && !may(new, id).await);
+    }
+    assert!(may(other, given.id).await);
 }
 
 fn share_request(to: &str, bytes: Vec<u8>) -> PeerRequest {

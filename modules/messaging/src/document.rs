@@ -51,8 +51,11 @@ pub struct MessageView {
     pub direction: String,
     /// The message's id.
     pub id: String,
-    /// The other node (did:key).
+    /// The other node (did:key), by the id that it has today.
     pub peer: String,
+    /// The id that it had with this message, if that was another.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub identity: Option<String>,
     /// When this node stored it.
     pub at: u64,
     /// When it was sent, by the sender's clock.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::MessagingError;
 use crate::record::{Envelope, MessageId};
-use crate::store::{self, Change, Conversation, Sequence, Stored, Writers};
+use crate::store::{self, Change, Conversation, Ids, Sequence, Stored, Writers};
 
 type Result<T> = std::result::Result<T, MessagingError>;
 
@@ -81,7 +81,7 @@ impl Writers {
     /// Deletes those of these received messages that are there (and of `only`, if given), in one transaction. How many.
     ///
     /// Their ids are remembered for a while.
-    pub(crate) async fn delete(&self, context: &Context, only: Option<&NodeId>, which: &[Sequence]) -> Result<u64> {
+    pub(crate) async fn delete(&self, context: &Context, only: Option<&Ids>, which: &[Sequence]) -> Result<u64> {
         let _turn = self.turn().await;
         for _ in 0..store::ATTEMPTS {
             let doomed = doomed(context, only, which).await?;
@@ -103,7 +103,7 @@ impl Writers {
         Err(HostError::Storage.into())
     }
 
-    /// Deletes all that was received of a peer before now. How many.
+    /// Deletes all that was received under one id of a peer before now. How many.
     pub(crate) async fn delete_all(&self, context: &Context, peer: &NodeId) -> Result<u64> {
         // A peer that goes on sending must not keep this going.
         let last = store::last_sequence(context).await?;
@@ -123,12 +123,12 @@ impl Writers {
     }
 }
 
-async fn doomed(context: &Context, only: Option<&NodeId>, which: &[Sequence]) -> Result<BTreeMap<NodeId, Vec<Doomed>>> {
+async fn doomed(context: &Context, only: Option<&Ids>, which: &[Sequence]) -> Result<BTreeMap<NodeId, Vec<Doomed>>> {
     let mut doomed: BTreeMap<NodeId, Vec<Doomed>> = BTreeMap::new();
     for sequence in which {
         let Some(row) = context.get(store::incoming(*sequence)).await? else { continue };
         let Stored { peer, envelope, .. } = Stored::decode(&row)?;
-        if only.is_some_and(|only| *only != peer) {
+        if only.is_some_and(|only| !only.all().contains(&peer)) {
             continue;
         }
         let unread = context.get(store::unread(*sequence)).await?.is_some();
@@ -144,6 +144,7 @@ async fn erase(change: &mut Change<'_>, peer: &NodeId, messages: &[Doomed]) -> R
     for message in messages {
         change.delete(store::incoming(message.sequence));
         change.delete(store::unread(message.sequence));
+        change.delete(store::had_id(message.sequence));
         change.delete(store::conversation(peer, Some(message.sequence)));
         change.put(store::deleted(peer, Some(message.sequence)), message.id.to_vec());
         gone.add(message.cost);

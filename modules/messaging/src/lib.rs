@@ -77,6 +77,7 @@ impl Module for Messaging {
         match event {
             Event::Timer(queue::RETRY_TIMER) => self.retry_due(&context).await,
             Event::PeerReachable(peer) => self.peer_reachable(&context, peer).await,
+            Event::IdentitiesChanged(peer) => self.deliver_to(&context, peer).await,
             // Kept: a new link with the same peer delivers what is queued.
             Event::PeerForgotten(_) | Event::Timer(_) => {}
         }
@@ -89,10 +90,11 @@ impl Messaging {
         let bytes = request.body.collect(ENVELOPE_LIMIT).await?;
         let envelope = record::Envelope::decode(&bytes).map_err(error::MessagingError::from)?;
         let cost = keep::cost(&envelope);
-        let outcome = self.store.receive(&context, peer, envelope).await;
+        let ids = store::Ids::of(&context, peer).await?;
+        let outcome = self.store.receive(&context, (peer, &ids), envelope).await;
         match &outcome {
-            Err(error::MessagingError::InboxFull) => self.full.refused(&context, peer, cost),
-            Ok(_) => self.full.taken(&context, peer),
+            Err(error::MessagingError::InboxFull) => self.full.refused(&context, ids.first(), cost),
+            Ok(_) => self.full.taken(&context, ids.first()),
             Err(_) => {}
         }
         Response::json(openred_module::Status::Ok, &outcome?)

@@ -1,5 +1,7 @@
 //! The operator's routes: sending, reading, deleting, conversations.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -13,7 +15,7 @@ use crate::document::{
 use crate::error::MessagingError;
 use crate::keep::TOGETHER;
 use crate::record::{Envelope, TEXT_LIMIT, VERSION, is_content_type};
-use crate::store::{self, Conversation, Ended, Sequence, Stored};
+use crate::store::{self, Conversation, Ended, Ids, Sequence, Stored};
 
 /// Messages on one page if the operator names no number, and at most.
 const PAGE: usize = 100;
@@ -50,7 +52,9 @@ impl Messaging {
         let envelope = Envelope { id, sent_at: context.now(), content_type, content };
         // Before the row: the caller may go away at any moment after it.
         self.queue.wake_for_safety(&context);
-        let sequence = self.store.enqueue(&context, peer, envelope).await?;
+        let ids = Ids::of(&context, peer).await?;
+        let sequence = self.store.enqueue(&context, &ids, envelope).await?;
+        let peer = ids.first();
         if self.may_try(&context, peer) {
             self.deliver_waiting(&context, peer).await;
         }
@@ -86,7 +90,10 @@ impl Messaging {
         let peer = parse_peer(request.params.get("peer"))?;
         let query: InboxQuery = request.json().await?;
         check_version(query.v)?;
-        Response::json(Status::Ok, &page(&context, &query, &Source::Conversation(peer)).await?)
+        Response::json(
+            Status::Ok,
+            &page(&context, &query, &Source::Conversation(Ids::of(&context, peer).await?)).await?,
+        )
     }
 
     pub(crate) async fn mark_read(
@@ -110,9 +117,17 @@ impl Messaging {
         check_count(&order.sequences)?;
         let peer = order.peer.as_deref().map(parse_peer).transpose()?;
         let mut deleted = 0;
+        let peer = match peer {
+            Some(peer) => Some(Ids::of(&context, peer).await?),
+            None => None,
+        };
         match (peer, order.sequences.is_empty()) {
             (None, true) => return Err(ModuleError::bad_request("nothing-named", "name messages or a peer")),
-            (Some(peer), true) => deleted = self.store.delete_all(&context, &peer).await?,
+            (Some(peer), true) => {
+                for id in peer.all() {
+                    deleted += self.store.delete_all(&context, id).await?;
+                }
+            }
             (only, false) => {
                 // Twice named is still one message.
                 order.sequences.sort_unstable();
@@ -128,12 +143,13 @@ impl Messaging {
 
     pub(crate) async fn outbox(self: Arc<Self>, context: Context, _: Request) -> Result<Response, ModuleError> {
         let rows = context.scan(Scan::prefix("q/")).await?;
-        let view = |(key, _): &(bytes::Bytes, bytes::Bytes)| {
+        let (mut known, mut queued) = (Known::default(), Vec::with_capacity(rows.rows.len()));
+        for (key, _) in &rows.rows {
             let peer = store::peer_of(key)?;
             let waiting = self.queue.delay(peer, context.now()).map(|delay| delay.code().to_owned());
-            Ok(QueuedView { sequence: store::sequence_of(key)?, peer: peer.to_string(), waiting })
-        };
-        let queued = rows.rows.iter().map(view).collect::<Result<Vec<_>, MessagingError>>()?;
+            let peer = known.of(&context, peer).await?.present().to_string();
+            queued.push(QueuedView { sequence: store::sequence_of(key)?, peer, waiting });
+        }
         Response::json(Status::Ok, &serde_json::json!({ "v": VERSION, "queued": queued, "more": rows.more }))
     }
 
@@ -156,16 +172,46 @@ async fn conversations(context: &Context, query: &ConversationsQuery) -> Result<
     let after = query.after.as_deref().map(parse_peer).transpose()?.map(|peer| store::summary(&peer));
     let limit = query.limit.unwrap_or(SCAN_LIMIT).clamp(1, SCAN_LIMIT);
     let rows = context.scan(Scan::prefix("c/").after(after).limit(limit)).await?;
-    let mut conversations = Vec::with_capacity(rows.rows.len());
+    let (mut conversations, mut last) = (Vec::with_capacity(rows.rows.len()), None);
     for (key, row) in &rows.rows {
-        let conversation: Conversation = serde_json::from_slice(row).map_err(|_| MessagingError::BadRow)?;
-        let Conversation { received, sent, unread, waiting, last_at, kept, .. } = conversation;
-        let peer = store::peer_of(key)?.to_string();
-        let (kept, kept_bytes) = (kept.messages, kept.bytes);
+        let peer = store::peer_of(key)?;
+        last = Some(peer);
+        let mut whole: Conversation = serde_json::from_slice(row).map_err(|_| MessagingError::BadRow)?;
+        let ids = Ids::of(context, peer).await?;
+        let mut is_first = true;
+        for id in ids.all() {
+            if *id == peer {
+                break;
+            }
+            is_first &= context.get(store::summary(id)).await?.is_none();
+        }
+        // One line a peer: with the first of its ids that there is anything under.
+        if !is_first {
+            continue;
+        }
+        for id in ids.all().iter().skip_while(|id| **id != peer).skip(1) {
+            whole.join(&store::conversation_of(context, id).await?);
+        }
+        let Conversation { received, sent, unread, waiting, last_at, kept, .. } = whole;
+        let (peer, kept, kept_bytes) = (ids.present().to_string(), kept.messages, kept.bytes);
         conversations.push(Summary { peer, received, sent, kept, kept_bytes, unread, waiting, last_at });
     }
-    let next = conversations.last().filter(|_| rows.more).map(|last| last.peer.clone());
+    // By the row that was looked at last, which need not be called so.
+    let next = last.filter(|_| rows.more).map(|last| last.to_string());
     Ok(Peers { v: VERSION, conversations, next, more: rows.more })
+}
+
+/// The ids of the peers of one answer, each asked for once.
+#[derive(Default)]
+struct Known(HashMap<NodeId, Ids>);
+
+impl Known {
+    async fn of(&mut self, context: &Context, peer: NodeId) -> Result<&Ids, MessagingError> {
+        match self.0.entry(peer) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(unknown) => Ok(unknown.insert(Ids::of(context, peer).await?)),
+        }
+    }
 }
 
 fn check_count(sequences: &[Sequence]) -> Result<(), ModuleError> {
@@ -194,46 +240,75 @@ fn sent_state(end: Option<&Ended>) -> &'static str {
 enum Source {
     Inbox,
     Unread,
-    Conversation(NodeId),
+    Conversation(Ids),
 }
 
 impl Source {
-    fn key(&self, sequence: Option<Sequence>) -> bytes::Bytes {
+    /// One key for each place that has some of it.
+    fn keys(&self, sequence: Option<Sequence>) -> Vec<bytes::Bytes> {
         match self {
-            Self::Inbox => sequence.map_or("i/".into(), store::incoming),
-            Self::Unread => sequence.map_or("u/".into(), store::unread),
-            Self::Conversation(peer) => store::conversation(peer, sequence),
+            Self::Inbox => vec![sequence.map_or("i/".into(), store::incoming)],
+            Self::Unread => vec![sequence.map_or("u/".into(), store::unread)],
+            Self::Conversation(ids) => ids.all().iter().map(|id| store::conversation(id, sequence)).collect(),
         }
+    }
+
+    /// Its rows behind a sequence, in order, and whether there may be more behind the last of them.
+    async fn rows(
+        &self,
+        context: &Context,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<(Vec<(Sequence, bytes::Bytes)>, bool), ModuleError> {
+        let (mut rows, mut more, mut whole_up_to) = (Vec::new(), false, Sequence::MAX);
+        for (prefix, after) in self.keys(None).into_iter().zip(self.keys(Some(after))) {
+            let page = context.scan(Scan::prefix(prefix).after(Some(after)).limit(limit)).await?;
+            for (key, row) in page.rows {
+                rows.push((store::sequence_of(&key)?, row));
+            }
+            if page.more {
+                more = true;
+                whole_up_to = whole_up_to.min(rows.last().map_or(0, |(sequence, _)| *sequence));
+            }
+        }
+        // What another place still has may come before what this one has beyond there.
+        rows.retain(|(sequence, _)| *sequence <= whole_up_to);
+        rows.sort_unstable_by_key(|(sequence, _)| *sequence);
+        Ok((rows, more))
     }
 }
 
 async fn page(context: &Context, query: &InboxQuery, source: &Source) -> Result<Page, ModuleError> {
     let limit = query.limit.unwrap_or(PAGE).clamp(1, PAGE);
-    let only = query.peer.as_deref().map(parse_peer).transpose()?;
+    let mut known = Known::default();
+    let only = match query.peer.as_deref().map(parse_peer).transpose()? {
+        Some(peer) => Some(Ids::of(context, peer).await?),
+        None => None,
+    };
     let mut page = Page { v: VERSION, messages: Vec::new(), next: query.after, more: true };
     let (mut bytes, mut looked) = (0, 0);
     while page.more && looked < PAGE_ROWS {
-        let scan = Scan::prefix(source.key(None)).after(Some(source.key(Some(page.next)))).limit(limit);
-        let rows = context.scan(scan).await?;
-        page.more = rows.more;
-        for (key, row) in &rows.rows {
+        let (rows, more) = source.rows(context, page.next, limit).await?;
+        page.more = more;
+        for (sequence, row) in &rows {
             if page.messages.len() >= limit || bytes >= PAGE_BYTES {
                 page.more = true;
                 return Ok(page);
             }
-            page.next = store::sequence_of(key)?;
+            page.next = *sequence;
             looked += 1;
             let outgoing = matches!(source, Source::Conversation(_)) && row.as_ref() == b"o";
             // Deleted since the keys were read.
             let Some(stored) = load(context, page.next, outgoing).await? else { continue };
-            if only.is_some_and(|peer| peer != stored.peer) || stored.at < query.since {
+            if only.as_ref().is_some_and(|only| !only.all().contains(&stored.peer)) || stored.at < query.since {
                 continue;
             }
             if query.unread && context.get(store::unread(page.next)).await?.is_none() {
                 continue;
             }
             bytes += stored.envelope.content.len();
-            page.messages.push(view(context, page.next, outgoing, stored).await?);
+            let present = known.of(context, stored.peer).await?.present();
+            page.messages.push(view(context, page.next, outgoing, stored, present).await?);
         }
     }
     Ok(page)
@@ -250,8 +325,10 @@ async fn view(
     sequence: Sequence,
     outgoing: bool,
     stored: Stored,
+    present: NodeId,
 ) -> Result<MessageView, ModuleError> {
-    let Stored { peer, at, envelope } = stored;
+    let then = store::id_then(context, sequence, &stored).await?;
+    let Stored { at, envelope, .. } = stored;
     let state = if outgoing {
         sent_state(context.get_json::<Ended>(store::ended(sequence)).await?.as_ref())
     } else if context.get(store::unread(sequence)).await?.is_some() {
@@ -266,7 +343,8 @@ async fn view(
         sequence,
         direction: if outgoing { "out" } else { "in" }.to_owned(),
         id: hex::encode(envelope.id),
-        peer: peer.to_string(),
+        peer: present.to_string(),
+        identity: (then != present).then(|| then.to_string()),
         at,
         sent_at: envelope.sent_at,
         content_type: envelope.content_type,

@@ -194,9 +194,17 @@ impl Messaging {
 
     /// A session with the peer has opened: its rest is over.
     pub(crate) async fn peer_reachable(&self, context: &Context, peer: NodeId) {
-        self.queue.succeeded(peer, context.now());
         self.queue.wake_for_safety(context);
-        self.deliver_waiting(context, peer).await;
+        self.deliver_to(context, peer).await;
+    }
+
+    /// Whatever waits for a peer, under whichever of its ids it was queued.
+    pub(crate) async fn deliver_to(&self, context: &Context, peer: NodeId) {
+        let ids = context.identities(peer).await.unwrap_or_else(|_| vec![peer]);
+        for id in ids {
+            self.queue.succeeded(id, context.now());
+            self.deliver_waiting(context, id).await;
+        }
     }
 
     /// Empties the queue of one peer, oldest first, until it is empty or something does not go.

@@ -13,10 +13,15 @@
 //! | `s/` peer id | a received message's id: its sequence |
 //! | `d/` peer seq | a received message that was deleted: its id, remembered for a while |
 //! | `c/` peer | summary of the conversation: JSON [`Conversation`] |
+//! | `w/` seq | the id that the peer had at the time, where it is not the one in the rows |
 //! | `t` | what is kept of all peers together: JSON [`Kept`] |
 //!
 //! `seq` is 8 bytes big-endian, given inside the transaction that stores the message: so a reader that has seen sequence
 //! n never finds a lower one appear later, and a cursor misses nothing.
+//!
+//! `peer` in a row is the first id of the peer that was known when the row was written; who is who is the host's to say
+//! (`Context::identities`). So a peer that takes a new id, or takes it back, keeps its rows where they are. What came under a later id
+//! before the node knew is found under that one: rows are looked up under every id, and written under the first.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use openred_module::{Batch, Committed, Context, HostError, NodeId, Scan, UnixMillis};
@@ -56,7 +61,7 @@ pub(crate) struct Ended {
     pub(crate) refused: Option<String>,
 }
 
-/// One line of the list of conversations.
+/// One line of the list of conversations, of one id of a peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Conversation {
     pub(crate) received: u64,
@@ -70,6 +75,19 @@ pub(crate) struct Conversation {
     /// Ids of deleted ones that are remembered.
     #[serde(default)]
     pub(crate) deleted: u64,
+}
+
+impl Conversation {
+    /// The two together, as a reader sees them.
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.received += other.received;
+        self.sent += other.sent;
+        self.unread += other.unread;
+        self.waiting += other.waiting;
+        self.last_at = self.last_at.max(other.last_at);
+        self.kept.messages += other.kept.messages;
+        self.kept.bytes += other.kept.bytes;
+    }
 }
 
 /// What the receiver tells the sender.
@@ -106,6 +124,9 @@ pub(crate) fn outgoing(sequence: Sequence) -> Bytes {
 }
 pub(crate) fn unread(sequence: Sequence) -> Bytes {
     numbered(b"u/", None, Some(sequence))
+}
+pub(crate) fn had_id(sequence: Sequence) -> Bytes {
+    numbered(b"w/", None, Some(sequence))
 }
 pub(crate) fn ended(sequence: Sequence) -> Bytes {
     numbered(b"e/", None, Some(sequence))
@@ -229,12 +250,13 @@ impl Writers {
 
     /// Stores a message to be sent: durable, in the conversation and on the queue when this returns. An id that was stored
     /// before is the same message, whatever became of it since; with other content it is a mistake of the caller.
-    pub(crate) async fn enqueue(&self, context: &Context, peer: NodeId, envelope: Envelope) -> Result<Sequence> {
+    pub(crate) async fn enqueue(&self, context: &Context, ids: &Ids, envelope: Envelope) -> Result<Sequence> {
         let _turn = self.0.lock().await;
+        let peer = ids.first();
         let stored = Stored { peer, at: context.now(), envelope };
         let name = given(&peer, &stored.envelope.id);
         for _ in 0..ATTEMPTS {
-            if let Some(row) = context.get(name.clone()).await? {
+            if let Some(row) = ids.find(context, |id| given(id, &stored.envelope.id)).await? {
                 let sequence = sequence_of(&row)?;
                 let earlier = context.get(outgoing(sequence)).await?.ok_or(MessagingError::BadRow)?;
                 let (earlier, now) = (Stored::decode(&earlier)?.envelope, &stored.envelope);
@@ -251,6 +273,7 @@ impl Writers {
             change.put(name.clone(), sequence.to_be_bytes().to_vec());
             change.put(outgoing(sequence), stored.encode());
             change.put(conversation(&peer, Some(sequence)), "o");
+            ids.note(&mut change, ids.present(), sequence);
             change.put(queued(&peer, Some(sequence)), "");
             let count = |conversation: &mut Conversation| {
                 conversation.sent += 1;
@@ -291,14 +314,20 @@ impl Writers {
     }
 
     /// Stores a received message and its id together, if there is room. The receipt exists only once both are durable.
-    pub(crate) async fn receive(&self, context: &Context, peer: NodeId, envelope: Envelope) -> Result<Receipt> {
+    /// `sender` is the id that it came from, one of `ids`.
+    pub(crate) async fn receive(
+        &self,
+        context: &Context,
+        (sender, ids): (NodeId, &Ids),
+        envelope: Envelope,
+    ) -> Result<Receipt> {
         let _turn = self.0.lock().await;
-        let id = envelope.id;
+        let (id, peer) = (envelope.id, ids.first());
         let receipt = |duplicate| Receipt { v: VERSION, id: hex::encode(id), duplicate };
         let stored = Stored { peer, at: context.now(), envelope };
         let cost = keep::cost(&stored.envelope);
         for _ in 0..ATTEMPTS {
-            if let Some(row) = context.get(seen(&peer, &id)).await? {
+            if let Some(row) = ids.find(context, |known| seen(known, &id)).await? {
                 // Deleted since: its sender has to hear that it came, or would try for ever.
                 let Some(earlier) = context.get(incoming(sequence_of(&row)?)).await? else { return Ok(receipt(true)) };
                 // An id names one message for good: other content under it is the peer's fault, not a retry.
@@ -317,6 +346,7 @@ impl Writers {
             change.put(seen(&peer, &id), sequence.to_be_bytes().to_vec());
             change.put(incoming(sequence), stored.encode());
             change.put(conversation(&peer, Some(sequence)), "i");
+            ids.note(&mut change, sender, sequence);
             change.put(unread(sequence), "");
             let count = |conversation: &mut Conversation| {
                 conversation.received += 1;
@@ -351,6 +381,54 @@ impl Writers {
         }
         Err(HostError::Storage.into())
     }
+}
+
+/// Every id of one peer, as the host knows them: the oldest first, today's last.
+#[derive(Debug, Clone)]
+pub(crate) struct Ids(Vec<NodeId>);
+
+impl Ids {
+    pub(crate) async fn of(context: &Context, peer: NodeId) -> Result<Self> {
+        Ok(Self(context.identities(peer).await?))
+    }
+
+    pub(crate) fn all(&self) -> &[NodeId] {
+        &self.0
+    }
+
+    /// What rows are written under.
+    pub(crate) fn first(&self) -> NodeId {
+        // The context gives at least one.
+        self.0[0]
+    }
+
+    /// What the peer is called today.
+    pub(crate) fn present(&self) -> NodeId {
+        self.0[self.0.len() - 1]
+    }
+
+    /// The row that there is under one of them.
+    async fn find(&self, context: &Context, key: impl Fn(&NodeId) -> Bytes) -> Result<Option<Bytes>> {
+        for id in &self.0 {
+            if let Some(row) = context.get(key(id)).await? {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Notes the id that the peer had with a message, where its rows do not say so.
+    fn note(&self, change: &mut Change<'_>, had: NodeId, sequence: Sequence) {
+        if had != self.first() {
+            change.put(had_id(sequence), had.as_bytes().to_vec());
+        }
+    }
+}
+
+/// The id that the peer of a stored message had at the time.
+pub(crate) async fn id_then(context: &Context, sequence: Sequence, stored: &Stored) -> Result<NodeId> {
+    let Some(row) = context.get(had_id(sequence)).await? else { return Ok(stored.peer) };
+    row.as_ref().try_into().map(NodeId::from_bytes).map_err(|_| MessagingError::BadRow)
 }
 
 /// The summary of a conversation; an empty one if there is none.

@@ -193,6 +193,31 @@ impl Context {
         self.0.is_linked(peer).await
     }
 
+    /// Every id under which this peer is known here, the oldest first, today's last; see [`Host::identities`].
+    ///
+    /// # Errors
+    /// The host's, and [`HostError::Storage`] for a host that names none.
+    pub async fn identities(&self, peer: NodeId) -> Result<Vec<NodeId>, HostError> {
+        let identities = self.0.identities(peer).await?;
+        if identities.is_empty() { Err(HostError::Storage) } else { Ok(identities) }
+    }
+
+    /// The id to keep state about this peer under: its first.
+    ///
+    /// # Errors
+    /// As [`Context::identities`].
+    pub async fn first_id(&self, peer: NodeId) -> Result<NodeId, HostError> {
+        Ok(self.identities(peer).await?.first().copied().unwrap_or(peer))
+    }
+
+    /// The id to show for this peer: the one that it has today.
+    ///
+    /// # Errors
+    /// As [`Context::identities`].
+    pub async fn present_id(&self, peer: NodeId) -> Result<NodeId, HostError> {
+        Ok(self.identities(peer).await?.last().copied().unwrap_or(peer))
+    }
+
     /// Asks for a timer event; see [`Host::set_timer`].
     pub fn set_timer(&self, timer: TimerId, at: UnixMillis) {
         self.0.set_timer(timer, at);

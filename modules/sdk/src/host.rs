@@ -265,6 +265,14 @@ pub trait Host: Send + Sync + 'static {
     /// Whether there is an active link with that node.
     async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError>;
 
+    /// Every id under which this peer is known here: the oldest first, the one that it has today last. Only its own, for one that
+    /// never had another. The answer is the same for each of them, and never empty.
+    ///
+    /// A peer may take a new id, and take it back within days; the node follows both by signatures, durably. So this is asked, not
+    /// told: **state about a peer is kept under the first id and shown under the last**, and then both changes carry it over without
+    /// a row being moved. Rows that a module wrote under a later id, before the node heard of the change, are found under it.
+    async fn identities(&self, peer: NodeId) -> Result<Vec<NodeId>, HostError>;
+
     /// Asks for [`crate::Event::Timer`] once at `at` or soon after, however busy the module is; a second call with the same id replaces the first. Timers do not
     /// survive a restart: set them in [`crate::Module::start`].
     fn set_timer(&self, timer: TimerId, at: UnixMillis);

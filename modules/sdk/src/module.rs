@@ -30,6 +30,9 @@ pub enum Event {
     PeerReachable(NodeId),
     /// The link with this peer has ended (revoked or expired).
     PeerForgotten(NodeId),
+    /// This peer has named a successor, or has taken that back: [`Context::identities`] answers otherwise from now on. A hint for
+    /// what is kept in memory, and lost when the node is killed; what must survive asks.
+    IdentitiesChanged(NodeId),
 }
 
 /// A module. Handlers run at the same time as each other and as events, so shared state belongs behind the host's

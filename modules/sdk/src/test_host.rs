@@ -70,6 +70,8 @@ struct State {
     body_bytes: Arc<std::sync::atomic::AtomicU64>,
     audit: Vec<AuditEvent>,
     no_room: Option<String>,
+    /// Who goes on for whom, as this node knows it.
+    successors: BTreeMap<NodeId, NodeId>,
 }
 
 /// Bytes as a reader sees them, and as they would be after a power cut.
@@ -164,6 +166,18 @@ impl TestHost {
         }
     }
 
+    /// This node hears that `old` goes on as `new`: it follows, and tells the module.
+    pub async fn succeed(&self, old: NodeId, new: NodeId) {
+        self.node.state().successors.insert(old, new);
+        self.event(Event::IdentitiesChanged(old)).await;
+    }
+
+    /// This node hears that `old` has taken its successor back.
+    pub async fn take_back(&self, old: NodeId) {
+        self.node.state().successors.remove(&old);
+        self.event(Event::IdentitiesChanged(old)).await;
+    }
+
     /// Moves time on and runs the timers that come due, each at its time.
     pub async fn advance(&self, millis: u64) {
         let end = self.node.state().now + millis;
@@ -241,6 +255,7 @@ impl Node {
             body_bytes: Arc::default(),
             audit: Vec::new(),
             no_room: None,
+            successors: BTreeMap::new(),
         };
         Arc::new_cyclic(|this| Self {
             id: NodeId::from_bytes([seed; 32]),
@@ -280,6 +295,7 @@ impl Node {
     }
 
     fn begin_request(&self, peer: NodeId) -> Result<(Arc<Node>, Fault), PeerError> {
+        let peer = self.state().present(peer);
         let mut state = self.state();
         state.requests += 1;
         let fault = state.faults.pop_front().unwrap_or(Fault::None);
@@ -288,6 +304,12 @@ impl Node {
             return Err(PeerError::Unreachable);
         }
         Ok((target, fault))
+    }
+}
+
+impl State {
+    fn present(&self, peer: NodeId) -> NodeId {
+        std::iter::successors(Some(peer), |at| self.successors.get(at).copied()).last().unwrap_or(peer)
     }
 }
 
@@ -466,7 +488,19 @@ impl Host for Node {
     }
 
     async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError> {
-        Ok(self.state().peers.contains_key(&peer))
+        let state = self.state();
+        Ok(state.peers.contains_key(&state.present(peer)))
+    }
+
+    async fn identities(&self, peer: NodeId) -> Result<Vec<NodeId>, HostError> {
+        let state = self.state();
+        let mut identities = vec![state.present(peer)];
+        let earlier = |of: &NodeId| state.successors.iter().find(|(_, new)| *new == of).map(|(old, _)| *old);
+        while let Some(old) = identities.last().and_then(earlier) {
+            identities.push(old);
+        }
+        identities.reverse();
+        Ok(identities)
     }
 
     fn set_timer(&self, timer: TimerId, at: UnixMillis) {

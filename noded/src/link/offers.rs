@@ -177,6 +177,8 @@ impl Links {
                 self.store.carry(*allowed, summary.peer, clock::now()).await?;
             }
         }
+        // Whose standing it has decides under which peer's name the modules know it: before its link is there.
+        self.hear_successions().await;
         let turn = self.turn.lock().await;
         let now = clock::now();
         let situation = Situation {

@@ -88,4 +88,6 @@ pub(crate) trait LinkObserver: Send + Sync {
     fn peer_reachable(&self, peer: NodeId);
     /// No live link with the peer is left.
     fn peer_forgotten(&self, peer: NodeId);
+    /// The peer has named a successor, or taken that back, and this node follows.
+    fn identities_changed(&self, peer: NodeId);
 }

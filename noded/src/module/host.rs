@@ -157,6 +157,10 @@ impl Host for ModuleHost {
         Ok(self.peers.is_linked(&peer))
     }
 
+    async fn identities(&self, peer: NodeId) -> Result<Vec<NodeId>, HostError> {
+        Ok(self.peers.identities(&peer))
+    }
+
     fn set_timer(&self, timer: TimerId, at: openred_module::UnixMillis) {
         self.timers.set(self.module, timer, UnixMillis(at));
     }

@@ -12,4 +12,6 @@ pub(crate) trait PeerCaller: Send + Sync {
     async fn call(&self, peer: NodeId, head: RequestHead, body: Body) -> Result<(ResponseHead, Body), PeerError>;
     /// Whether there is a link over which requests can go.
     fn is_linked(&self, peer: &NodeId) -> bool;
+    /// Every id under which a peer is known, the oldest first, today's last.
+    fn identities(&self, peer: &NodeId) -> Vec<NodeId>;
 }

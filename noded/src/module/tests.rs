@@ -102,6 +102,10 @@ impl PeerCaller for EchoPeer {
     fn is_linked(&self, peer: &NodeId) -> bool {
         *peer == PEER
     }
+
+    fn identities(&self, peer: &NodeId) -> Vec<NodeId> {
+        vec![*peer]
+    }
 }
 
 struct Bench {

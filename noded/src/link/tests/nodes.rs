@@ -203,6 +203,8 @@ pub(super) struct TestNode {
     policy: IncomingPolicy,
 }
 
+
+    fn identities_changed(&self, _: NodeId) {}
 impl TestNode {
     pub(super) async fn new(seed: u8, policy: IncomingPolicy) -> Self {
         Self::start(TestVault::new(seed), tempfile::tempdir().unwrap(), policy, Arc::default()).await
