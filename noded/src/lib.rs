@@ -4,6 +4,7 @@
 
 pub(crate) mod admin;
 mod archive;
+mod arrivals;
 pub mod cli;
 pub(crate) mod clock;
 pub mod config;

@@ -16,9 +16,10 @@ use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::arrivals;
 use crate::clock;
 use crate::config::NodeConfig;
-use crate::directory::{self, Delivered, Directories, DirectoryPorts, ItemKind, ResolvedNames};
+use crate::directory::{self, Directories, DirectoryPorts, ResolvedNames};
 use crate::health::{Condition, Health};
 use crate::keys::{CryptodClient, Description, KeysError};
 use crate::link::ports::LinkObserver;
@@ -172,7 +173,7 @@ impl Node {
         self.modules.start(&self.health).await;
         let (delivered, inbox) = mpsc::channel(DELIVERIES);
         self.directories.start(&delivered, tasks);
-        tasks.spawn(Arc::clone(self).take_deliveries(inbox));
+        tasks.spawn(arrivals::take(Arc::clone(&self.links), inbox));
         tasks.spawn(Arc::clone(&self.links).run());
         tasks.spawn(Arc::clone(&self.modules).run_timers());
         tasks.spawn(Arc::clone(self).watch());
@@ -181,15 +182,6 @@ impl Node {
             let keys = keys.clone();
             async move { keys.report(seen, count).await }
         }));
-    }
-
-    async fn take_deliveries(self: Arc<Self>, mut inbox: mpsc::Receiver<Delivered>) {
-        while let Some(item) = inbox.recv().await {
-            match item.kind {
-                ItemKind::Offer => self.links.handle_offer(item.payload, item.sender, item.directory).await,
-                ItemKind::Receipt => self.links.handle_receipt(item.payload, item.sender).await,
-            }
-        }
     }
 
     /// Notices when the key process goes and comes back, when it has a new prekey for the card, and how the store is.
@@ -271,10 +263,6 @@ struct Calls {
 impl PeerCaller for Calls {
     async fn call(&self, peer: NodeId, head: RequestHead, body: Body) -> Result<(ResponseHead, Body), PeerError> {
         let network = self.network.get().and_then(Weak::upgrade).ok_or(PeerError::Unreachable)?;
-
-    fn identities(&self, peer: &NodeId) -> Vec<NodeId> {
-        self.links.upgrade().map_or_else(|| vec![*peer], |links| links.identities(peer))
-    }
         // Who is asked for by an older id is reached under the new one.
         let peer = self.links.upgrade().map_or(peer, |links| links.current(&peer));
         Ok(network.request(peer, head, body).await?)
@@ -282,6 +270,10 @@ impl PeerCaller for Calls {
 
     fn is_linked(&self, peer: &NodeId) -> bool {
         self.links.upgrade().is_some_and(|links| links.is_linked(peer))
+    }
+
+    fn identities(&self, peer: &NodeId) -> Vec<NodeId> {
+        self.links.upgrade().map_or_else(|| vec![*peer], |links| links.identities(peer))
     }
 }
 
@@ -333,15 +325,15 @@ impl LinkObserver for Observer {
         });
     }
 
-    fn identities_changed(&self, peer: NodeId) {
-        self.tell(Event::IdentitiesChanged(peer));
-    }
-
     fn peer_reachable(&self, peer: NodeId) {
         self.tell(Event::PeerReachable(peer));
     }
 
     fn peer_forgotten(&self, peer: NodeId) {
         self.tell(Event::PeerForgotten(peer));
+    }
+
+    fn identities_changed(&self, peer: NodeId) {
+        self.tell(Event::IdentitiesChanged(peer));
     }
 }

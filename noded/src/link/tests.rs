@@ -2,6 +2,7 @@
 //! real vaults, a real store each, and a directory that is a queue in memory.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod arriving;
 mod judging;
 mod life;
 mod nodes;

@@ -1,5 +1,6 @@
 //! Two nodes' link services with real vaults and stores; a directory that is a queue, and may lose, repeat and falsify.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use openred_proto::method::MethodSet;
 use openred_proto::vault::{Frame, LinkKeys, LinkSummary, ReceivedOffer, Reply, Request, Role};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
+use tokio::sync::Semaphore;
 
 use super::life::DIRECTORY;
 use crate::clock;
@@ -112,11 +114,19 @@ pub(super) struct Outbox {
     pub(super) offers: Mutex<Vec<Bytes>>,
     pub(super) receipts: Mutex<Vec<Bytes>>,
     cards: Mutex<Vec<(NodeId, Bytes)>>,
+    /// While it is there, whoever asks about a stranger waits for a permit.
+    pub(super) silent: Mutex<Option<Arc<Semaphore>>>,
+    asked: AtomicUsize,
 }
 
 impl Outbox {
     pub(super) fn offer(&self) -> Bytes {
         self.offers.lock().unwrap().last().cloned().unwrap()
+    }
+
+    /// Questions about strangers so far.
+    pub(super) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
     }
 
     pub(super) fn receipt(&self) -> Bytes {
@@ -134,6 +144,11 @@ impl Carrier for Outbox {
     }
 
     async fn introduction(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {
+        let silent = self.silent.lock().unwrap().clone();
+        if let Some(answers) = silent {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            answers.acquire().await.unwrap().forget();
+        }
         self.card(peer).await
     }
 
@@ -188,6 +203,8 @@ impl LinkObserver for Told {
     fn peer_forgotten(&self, _: NodeId) {
         self.say("forgotten");
     }
+
+    fn identities_changed(&self, _: NodeId) {}
 }
 
 /// One node's link service and what is around it.
@@ -203,8 +220,6 @@ pub(super) struct TestNode {
     policy: IncomingPolicy,
 }
 
-
-    fn identities_changed(&self, _: NodeId) {}
 impl TestNode {
     pub(super) async fn new(seed: u8, policy: IncomingPolicy) -> Self {
         Self::start(TestVault::new(seed), tempfile::tempdir().unwrap(), policy, Arc::default()).await
