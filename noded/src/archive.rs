@@ -1,24 +1,30 @@
-//! A node's backup as a stream: a manifest and then the files that it names, in one order, as a plain tar.
+//! A node's backup as a stream: a manifest, the files that it names, in one order, and those of the modules (`blobs`), as a
+//! plain tar.
 //!
 //! What is written a stock `tar` lists; what is read is exactly that and nothing else, because it may come from anywhere.
 //! Sealing and opening the stream is the unsealer's business.
 
+pub(crate) mod blobs;
 mod tar;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use blobs::{Blobs, Totals};
 
 /// Name of the first entry.
 const MANIFEST: &str = "manifest.json";
 /// Longest manifest; six short lines.
 const MANIFEST_BYTES: u64 = 64 * 1024;
-/// Schema of the manifest.
-const SCHEMA: &str = "openred.backup/1";
+/// Schema of the manifest of a backup without the modules' files: as it was before there were any with them.
+const WITHOUT_BLOBS: &str = "openred.backup/1";
+/// Schema of one with them.
+const WITH_BLOBS: &str = "openred.backup/2";
 /// Most bytes of the small files: configuration (1 MiB), keystore (16 KiB), vault state (4 MiB and 8 KiB).
 const SMALL_BYTES: u64 = 8 << 20;
 /// Bytes copied at once.
@@ -53,9 +59,15 @@ pub(crate) enum ArchiveError {
     /// A file changed while it was read.
     #[error("{0} changed while it was copied; try again")]
     Changed(&'static str),
-    /// A file beyond what a tar of this form holds.
-    #[error("{0} is too long for a backup (8 GiB)")]
-    TooLong(&'static str),
+    /// A module's file became shorter.
+    #[error("{} changed while it was copied; try again", .0.display())]
+    Shrunk(PathBuf),
+    /// In a module's folder.
+    #[error("{} is no regular file; somebody changed the node's state", .0.display())]
+    NoFile(PathBuf),
+    /// More of the modules' files than are read at once.
+    #[error("there are more than {most} files of modules; leave them out with --without-files")]
+    TooMany { most: usize },
 }
 
 /// One file as the manifest names it.
@@ -104,6 +116,18 @@ pub(crate) struct Source {
     pub(crate) created_at: u64,
     pub(crate) running: bool,
     pub(crate) contents: Vec<(&'static str, Content)>,
+    /// The modules' files, unless they are left out.
+    pub(crate) blobs: Option<Blobs>,
+}
+
+/// What was read of a backup.
+#[derive(Debug)]
+pub(crate) struct Extracted {
+    pub(crate) manifest: Manifest,
+    /// The small files.
+    pub(crate) small: BTreeMap<&'static str, Vec<u8>>,
+    /// Of the modules' files, if it has them.
+    pub(crate) blobs: Option<Totals>,
 }
 
 /// Reads every file once for its hash.
@@ -111,13 +135,10 @@ pub(crate) fn manifest(source: &Source) -> Result<Manifest, ArchiveError> {
     let mut files = Vec::with_capacity(source.contents.len());
     for (name, content) in &source.contents {
         let (bytes, sha256) = digest(content.open()?, io::sink())?;
-        if bytes > tar::LONGEST {
-            return Err(ArchiveError::TooLong(name));
-        }
         files.push(Entry { name: (*name).to_owned(), bytes, sha256 });
     }
     Ok(Manifest {
-        schema: SCHEMA.to_owned(),
+        schema: if source.blobs.is_some() { WITH_BLOBS } else { WITHOUT_BLOBS }.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node_id: source.node_id.clone(),
         created_at: source.created_at,
@@ -126,8 +147,9 @@ pub(crate) fn manifest(source: &Source) -> Result<Manifest, ArchiveError> {
     })
 }
 
-/// Writes the whole stream; every file is read again, and must be what it was when the manifest was made.
-pub(crate) fn write(source: &Source, manifest: &Manifest, mut out: impl Write) -> Result<(), ArchiveError> {
+/// Writes the whole stream; every file is read again, and must be what it was when the manifest was made. How much of the
+/// modules' files is in it.
+pub(crate) fn write(source: &Source, manifest: &Manifest, mut out: impl Write) -> Result<Option<Totals>, ArchiveError> {
     let text = serde_json::to_vec_pretty(manifest).map_err(io::Error::other)?;
     let seconds = source.created_at / 1000;
     out.write_all(&tar::header(MANIFEST, text.len() as u64, seconds))?;
@@ -141,17 +163,30 @@ pub(crate) fn write(source: &Source, manifest: &Manifest, mut out: impl Write) -
         }
         out.write_all(tar::padding(entry.bytes))?;
     }
+    let blobs = source.blobs.as_ref().map(|blobs| blobs.write(seconds, &mut out)).transpose()?;
     out.write_all(&tar::END)?;
     out.flush()?;
-    Ok(())
+    Ok(blobs)
 }
 
-/// Reads a whole stream into `folder`, which is empty: every file of it, and each as the manifest says. Small files come back
-/// as well.
-pub(crate) fn extract(
-    mut stream: impl Read,
-    folder: &Path,
-) -> Result<(Manifest, BTreeMap<&'static str, Vec<u8>>), ArchiveError> {
+/// Reads a whole stream into `folder`, which is empty: every file of it, and each as the manifest says. Small files come back.
+/// The modules' files are put below `keep`, or only verified.
+pub(crate) fn extract(mut stream: impl Read, folder: &Path, keep: Option<&Path>) -> Result<Extracted, ArchiveError> {
+    let manifest = read_manifest(&mut stream)?;
+    let small = read_files(&mut stream, &manifest, folder)?;
+    let blobs = match manifest.schema == WITH_BLOBS {
+        true => Some(blobs::read(&mut stream, keep)?),
+        false => None,
+    };
+    if tar::read_header(&mut stream)?.is_some() {
+        return Err(ArchiveError::Shape("there is more in it than its manifest says"));
+    }
+    // To the end, so that the seal over all of it is checked.
+    io::copy(&mut stream, &mut io::sink())?;
+    Ok(Extracted { manifest, small, blobs })
+}
+
+fn read_manifest(mut stream: impl Read) -> Result<Manifest, ArchiveError> {
     let (name, bytes) = tar::read_header(&mut stream)?.ok_or(ArchiveError::Shape("it is empty"))?;
     if name != MANIFEST || bytes > MANIFEST_BYTES {
         return Err(ArchiveError::Shape("it does not begin with its manifest"));
@@ -161,10 +196,19 @@ pub(crate) fn extract(
     tar::skip_padding(&mut stream, bytes)?;
     let manifest: Manifest =
         serde_json::from_slice(&text).map_err(|_| ArchiveError::Shape("its manifest cannot be read"))?;
-    if manifest.schema != SCHEMA {
+    if ![WITHOUT_BLOBS, WITH_BLOBS].contains(&manifest.schema.as_str()) {
         return Err(ArchiveError::Shape("its manifest is of another version"));
     }
-    let names = expected(&manifest)?;
+    Ok(manifest)
+}
+
+/// The files that the manifest names; the small ones come back.
+fn read_files(
+    mut stream: impl Read,
+    manifest: &Manifest,
+    folder: &Path,
+) -> Result<BTreeMap<&'static str, Vec<u8>>, ArchiveError> {
+    let names = expected(manifest)?;
     let mut small = BTreeMap::new();
     for (name, entry) in names.into_iter().zip(&manifest.files) {
         if tar::read_header(&mut stream)? != Some((name.to_owned(), entry.bytes)) {
@@ -188,12 +232,7 @@ pub(crate) fn extract(
         }
         tar::skip_padding(&mut stream, entry.bytes)?;
     }
-    if tar::read_header(&mut stream)?.is_some() {
-        return Err(ArchiveError::Shape("there is more in it than its manifest says"));
-    }
-    // To the end, so that the seal over all of it is checked.
-    io::copy(&mut stream, &mut io::sink())?;
-    Ok((manifest, small))
+    Ok(small)
 }
 
 /// The file's own name, without its folder.
@@ -249,7 +288,7 @@ mod tests {
             (VAULT_STATE, Content::Bytes(Vec::new())),
             (DATABASE, Content::File(file)),
         ];
-        Source { node_id: String::from("did:key:z"), created_at: 1_000, running: true, contents }
+        Source { node_id: String::from("did:key:z"), created_at: 1_000, running: true, contents, blobs: None }
     }
 
     fn archive() -> Vec<u8> {
@@ -259,16 +298,16 @@ mod tests {
         out
     }
 
-    fn read(bytes: &[u8]) -> Result<(Manifest, BTreeMap<&'static str, Vec<u8>>), ArchiveError> {
-        extract(bytes, tempfile::tempdir().unwrap().path())
+    fn read(bytes: &[u8]) -> Result<Extracted, ArchiveError> {
+        extract(bytes, tempfile::tempdir().unwrap().path(), None)
     }
 
     #[test]
     fn it_reads_back_and_a_stock_tar_lists_it() {
         let bytes = archive();
         let folder = tempfile::tempdir().unwrap();
-        let (manifest, small) = extract(&bytes[..], folder.path()).unwrap();
-        assert_eq!((manifest.files.len(), small[KEYSTORE].len()), (4, 512));
+        let Extracted { manifest, small, blobs } = extract(&bytes[..], folder.path(), None).unwrap();
+        assert_eq!((manifest.files.len(), small[KEYSTORE].len(), blobs), (4, 512, None));
         assert_eq!(std::fs::read(folder.path().join("node.sqlite")).unwrap(), [7; 200_000]);
         let stock = tempfile::tempdir().unwrap();
         let place = stock.path().join("backup.tar");
@@ -309,6 +348,37 @@ mod tests {
         assert!(with(&|manifest| drop(manifest.files.pop())).is_some());
         assert!(with(&|manifest| manifest.files[1].name = String::from("../../etc/passwd")).is_some());
         assert!(with(&|manifest| manifest.files.push(manifest.files[0].clone())).is_some());
+    }
+
+    #[test]
+    fn a_backup_with_the_modules_files_is_of_another_version_than_one_without() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap().join("blobs");
+        std::fs::create_dir_all(root.join("files")).unwrap();
+        std::fs::write(root.join("files/a.data"), [9; 70_000]).unwrap();
+        let mut source = source();
+        source.blobs = Some(Blobs::below(root));
+        let manifest = manifest(&source).unwrap();
+        assert_eq!(
+            (manifest.schema.as_str(), read(&archive()).unwrap().manifest.schema),
+            (WITH_BLOBS, WITHOUT_BLOBS.to_owned())
+        );
+        let (mut bytes, keep) = (Vec::new(), folder.path().join("kept"));
+        let totals = Some(Totals { files: 1, bytes: 70_000 });
+        assert_eq!(write(&source, &manifest, &mut bytes).unwrap(), totals);
+        let scratch = tempfile::tempdir().unwrap();
+        assert_eq!(extract(&bytes[..], scratch.path(), Some(&keep)).unwrap().blobs, totals);
+        assert!(std::fs::read(keep.join("files/a.data")).unwrap() == vec![9; 70_000]);
+        // A manifest that promises none, and one that promises some.
+        let (before, after) = (bytes.clone(), archive());
+        let swap = |bytes: &[u8], from: &str, to: &str| {
+            let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+            let mut changed = bytes.to_vec();
+            changed[at..at + to.len()].copy_from_slice(to.as_bytes());
+            changed
+        };
+        assert!(read(&swap(&before, WITH_BLOBS, WITHOUT_BLOBS)).is_err());
+        assert!(read(&swap(&after, WITHOUT_BLOBS, WITH_BLOBS)).is_err());
     }
 
     #[test]

@@ -90,6 +90,8 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
     match command {
         Command::Init(options) => init::init(invocation, options),
         Command::Up(source) => {
+            // Before its configuration is read, which may be a part of it.
+            supervisor::finish_pending(&invocation.home)?;
             let resolved = configuration::resolved(invocation)?;
             let (home, passphrase) = (invocation.home.clone(), Passphrase::new(&source)?);
             let again = invocation.clone();

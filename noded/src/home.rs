@@ -59,6 +59,11 @@ impl Home {
         self.state().join(format!("{}-wal", crate::store::FILE))
     }
 
+    /// The modules' files.
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.state().join("blobs")
+    }
+
     /// The folder of the vault's state file.
     pub(crate) fn vault(&self) -> PathBuf {
         self.0.join("vault")

@@ -22,6 +22,7 @@ mod operator;
 mod owed;
 mod places;
 mod reload;
+mod restore;
 mod secret;
 mod succession;
 mod trail;
@@ -58,6 +59,7 @@ use log::Log;
 pub(crate) use places::make_private;
 use places::{Identities, Places};
 use reload::Settings;
+pub(crate) use restore::finish_pending;
 use secret::Held;
 pub(crate) use succession::{Changed, OLDER_LOCKED};
 
@@ -122,11 +124,11 @@ fn refused_keystore(refused: Refused, fault: &Fault) -> Failure {
     let text = fault.to_string();
     match refused {
         Refused::Secret => Failure::new(Exit::Locked, "keystore.locked", text, ""),
-        Refused::Damaged => Failure::new(Exit::Failed, "keystore.damaged", text, ""),
-        Refused::Newer => Failure::new(Exit::Failed, "keystore.newer", text, ""),
         Refused::OlderSecret => Failure::new(Exit::Locked, OLDER_LOCKED, text, ""),
         Refused::OlderKeystore => Failure::new(Exit::Failed, "keystore.older", text, ""),
         Refused::Full => Failure::new(Exit::Failed, "disk.full", text, ""),
+        Refused::Damaged => Failure::new(Exit::Failed, "keystore.damaged", text, ""),
+        Refused::Newer => Failure::new(Exit::Failed, "keystore.newer", text, ""),
         Refused::Mismatched => Failure::new(Exit::Failed, "keystore.mismatched", text, ""),
         Refused::Work => Failure::new(Exit::Failed, "keystore.work", text, ""),
         Refused::Recipient => Failure::new(Exit::Usage, "keystore.recipient", text, ""),

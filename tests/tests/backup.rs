@@ -71,7 +71,188 @@ fn listed_by_stock_tar(bytes: Vec<u8>) -> Vec<String> {
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
-const NAMES: [&str; 5] = ["manifest.json", "openred.toml", "keystore.age", "vault/state", "state/node.sqlite"];
+const NAMES: [&str; 6] =
+    ["manifest.json", "openred.toml", "keystore.age", "vault/state", "state/node.sqlite", "blobs.b3"];
+
+#[test]
+fn the_files_that_a_node_holds_come_back_with_it_unless_they_are_left_out() {
+    let world = World::start().unwrap();
+    let (mut alice, mut bob) = world.linked().unwrap();
+    let folder = world.path().canonicalize().unwrap();
+    // Two pieces.
+    let content: Vec<u8> = (0..1_300_000_u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(folder.join("film"), &content).unwrap();
+    let shared = alice.cli(&["share", folder.join("film").to_str().unwrap()]).unwrap().json().unwrap();
+    let id = shared["id"].as_str().unwrap().to_owned();
+    bob.cli(&["fetch", &alice.id, &id]).unwrap().ok().unwrap();
+    let whole = folder.join("whole.backup").display().to_string();
+    let made = with(&bob, &["backup", "create", &whole]).json().unwrap();
+    assert_eq!((&made["verified"], &made["blobs"]["files"]), (&true.into(), &2.into()), "the content and its hashes");
+    assert!(made["blobs"]["bytes"].as_u64() > Some(content.len() as u64), "{made}");
+    assert_eq!(made["manifest"]["schema"], "openred.backup/2");
+
+    // A stock `age` and `tar` have the file as it was, and its hash beside it.
+    let tar = opened_with_passphrase(Path::new(&whole), "passphrase of bob");
+    let mut names = listed_by_stock_tar(tar.clone());
+    assert_eq!(names.pop().as_deref(), Some("blobs.b3"));
+    let data = format!("state/blobs/files/{id}.data");
+    assert!(names.contains(&data) && names.len() == 7, "{names:?}");
+    let stock = tempfile::tempdir().unwrap();
+    fs::write(stock.path().join("backup.tar"), &tar).unwrap();
+    let unpacked = Command::new("tar").arg("-xf").arg("backup.tar").current_dir(stock.path()).status().unwrap();
+    assert!(unpacked.success() && fs::read(stock.path().join(&data)).unwrap() == content);
+    assert!(fs::read_to_string(stock.path().join("blobs.b3")).unwrap().contains(&format!("  {data}\n")));
+
+    // One without them has the form of before there were any, which is still read.
+    let small = folder.join("small.backup").display().to_string();
+    let made = with(&bob, &["backup", "create", &small, "--without-files"]).json().unwrap();
+    assert_eq!((&made["blobs"], &made["manifest"]["schema"]), (&Value::Null, &"openred.backup/1".into()));
+    assert_eq!(with(&bob, &["backup", "verify", &small]).json().unwrap()["blobs"], Value::Null);
+
+    bob.down().unwrap();
+    alice.down().unwrap();
+    with(&bob, &["backup", "restore", &small, "--force"]).ok().unwrap();
+    assert!(!bob.home.join(&data).exists());
+    let restored = with(&bob, &["backup", "restore", &whole, "--force"]).json().unwrap();
+    assert_eq!(restored["blobs"]["files"], 2);
+    bob.up().unwrap();
+    let out = folder.join("out").display().to_string();
+    let fetched = bob.cli(&["fetch", &alice.id, &id, "--out", &out]).unwrap().json().unwrap();
+    assert_eq!((&fetched["verified"], &fetched["received"]), (&true.into(), &0.into()), "nobody was asked");
+    assert!(fs::read(&out).unwrap() == content);
+    bob.down().unwrap();
+}
+
+/// Most that the command may have in memory, in kilobytes: pieces, names and the program itself.
+const COMMAND_KILOBYTES: u64 = 64 * 1024;
+
+#[test]
+fn a_long_file_passes_in_pieces() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().canonicalize().unwrap();
+    let node = node(&place, 2);
+    let blobs = node.home.join("state/blobs/files");
+    fs::create_dir_all(&blobs).unwrap();
+    let file = fs::File::create(blobs.join("long.data")).unwrap();
+    file.set_len(160 << 20).unwrap();
+    let mut command = Command::new(binaries().unwrap().join("openred"))
+        .args(["--json", "--home"])
+        .arg(&node.home)
+        .args(["backup", "create"])
+        .arg(place.join("long.backup"))
+        .args(["--passphrase-file", &passphrase(&node)])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", command.id());
+    let mut most = 0;
+    let ended = loop {
+        let seen = fs::read_to_string(&status).unwrap_or_default();
+        let line = seen.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        most = most.max(line.map_or(0, |line| line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()));
+        if let Some(ended) = command.try_wait().unwrap() {
+            break ended;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    assert!(ended.success());
+    assert!(0 < most && most < COMMAND_KILOBYTES, "{most} kB");
+    assert!(fs::metadata(place.join("long.backup")).unwrap().len() > 160 << 20);
+}
+
+/// Whether the node in this home is the one from before the restore. Its parts must agree.
+fn is_old(home: &Path) -> bool {
+    let marks = [
+        fs::read_to_string(home.join("openred.toml")).unwrap().contains("# later"),
+        home.join("state/later").exists(),
+        home.join("vault/later").exists(),
+        home.join("audit/later").exists(),
+    ];
+    assert!(marks.iter().all(|mark| *mark == marks[0]), "of two nodes: {marks:?}");
+    marks[0]
+}
+
+/// A moment of a restore, and how it shows in the home.
+type Moment = (&'static str, Box<dyn Fn() -> bool>);
+
+/// The moments at which a restore is killed, as they come one after the other.
+fn moments(home: &Path) -> [Moment; 7] {
+    let there = |name: &'static str| -> Box<dyn Fn() -> bool> {
+        let place = home.join(name);
+        Box::new(move || place.exists())
+    };
+    let (key, folder) = (home.join("keystore.age"), home.to_owned());
+    let is_aside = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with("replaced-");
+    [
+        ("begun", there("restoring")),
+        ("read", there("restoring/read/node.sqlite")),
+        ("laid out", there("restoring/new/keystore.age")),
+        ("noted", there("restoring/note.json")),
+        ("ready", there("restored")),
+        ("moved aside", Box::new(move || fs::read_dir(&folder).unwrap().flatten().any(is_aside))),
+        ("without a key", Box::new(move || !key.exists())),
+    ]
+}
+
+#[test]
+fn a_restore_that_is_killed_leaves_the_old_or_the_new_node_whole_and_is_done_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().canonicalize().unwrap();
+    let mut node = node(&place, 3);
+    node.up().unwrap();
+    node.down().unwrap();
+    let backup = place.join("backup").display().to_string();
+    with(&node, &["backup", "create", &backup]).ok().unwrap();
+    let home = node.home.clone();
+    let replaced = || {
+        let names = fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("replaced-")).collect::<Vec<_>>()
+    };
+    let grow_old = || {
+        replaced().iter().for_each(|path| fs::remove_dir_all(path).unwrap());
+        for place in ["state/later", "vault/later", "audit/later"] {
+            fs::write(home.join(place), "").unwrap();
+        }
+        let config = fs::read_to_string(home.join("openred.toml")).unwrap();
+        fs::write(home.join("openred.toml"), format!("{config}# later\n")).unwrap();
+    };
+    for (round, (moment, reached)) in moments(&home).into_iter().enumerate() {
+        grow_old();
+        assert!(is_old(&home));
+        let mut restoring = Command::new(binaries().unwrap().join("openred"))
+            .args(["--json", "--home"])
+            .arg(&home)
+            .args(["backup", "restore", &backup, "--force", "--passphrase-file", &passphrase(&node)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while !reached() && restoring.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_micros(50));
+        }
+        let _ = restoring.kill();
+        restoring.wait().unwrap();
+        if round % 2 == 0 {
+            node.up().unwrap_or_else(|error| panic!("killed when {moment}: {error:#}"));
+            assert_eq!(node.cli(&["key", "show"]).unwrap().json().unwrap()["key"]["node_id"], node.id.as_str());
+            node.down().unwrap();
+            let _ = is_old(&home);
+        }
+        let again = with(&node, &["backup", "restore", &backup, "--force"]);
+        assert_eq!(again.code, 0, "killed when {moment}: {again:?}");
+        assert!(!is_old(&home), "killed when {moment}");
+        assert!(!home.join("restoring").exists() && !home.join("restored").exists());
+        // What was replaced is whole as well, once or twice.
+        for aside in replaced() {
+            assert!(aside.join("keystore.age").exists() && aside.join("vault").exists(), "killed when {moment}");
+            let _ = is_old(&aside);
+        }
+    }
+    node.up().unwrap();
+    node.down().unwrap();
+}
 
 #[test]
 fn a_running_node_is_backed_up_and_comes_back_without_its_old_rows() {

@@ -139,6 +139,44 @@ fn a_full_disk_loses_nothing_that_was_acknowledged_and_is_survived() {
 }
 
 #[test]
+fn a_backup_or_a_restore_that_does_not_fit_says_so_and_leaves_nothing_half() {
+    if !is_root() {
+        // See the head of this file.
+        return;
+    }
+    let Some(folder) = std::env::var_os(CHILD) else {
+        return on_a_small_disk("a_backup_or_a_restore_that_does_not_fit_says_so_and_leaves_nothing_half");
+    };
+    let small = Path::new(&folder).canonicalize().unwrap().join("bob");
+    let world = World::without_directory().unwrap();
+    let node = world.init("alice", "").unwrap();
+    let blobs = node.home.join("state/blobs/files");
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(blobs.join("large.data"), vec![7; SIZE + 1]).unwrap();
+    let passphrase = format!("{}.passphrase", node.home.display());
+    let secret = ["--passphrase-file", &passphrase];
+    let backup =
+        |place: &Path| node.cli(&[&["backup", "create", place.to_str().unwrap()], &secret[..]].concat()).unwrap();
+    let left = |folder: &Path| {
+        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect::<BTreeSet<String>>()
+    };
+    let refused = backup(&small.join("backup"));
+    assert!(refused.code == 1 && refused.stderr.contains("disk.full"), "{refused:?}");
+    assert!(refused.stderr.contains(small.to_str().unwrap()), "it says where: {refused:?}");
+    assert!(left(&small).is_empty(), "{:?}", left(&small));
+
+    let whole = world.path().join("backup");
+    backup(&whole).ok().unwrap();
+    let home = small.join("home");
+    let openred = openred_tests::harness::binaries().unwrap().join("openred");
+    let restore = ["--json", "--home", home.to_str().unwrap(), "backup", "restore", whole.to_str().unwrap()];
+    let refused = openred_tests::harness::run(&openred, &[&restore[..], &secret[..]].concat()).unwrap();
+    assert!(refused.code == 1 && refused.stderr.contains("disk.full"), "{refused:?}");
+    assert_eq!(left(&home), BTreeSet::from(["run".to_owned()]), "nothing of a node");
+}
+
+#[test]
 fn a_peer_that_fills_its_share_of_the_inbox_is_told_so_and_waits() {
     /// A little less than the longest argument that the kernel takes.
     const LARGE: usize = 130_000;

@@ -6,8 +6,10 @@ use super::ArchiveError;
 
 /// Everything is in blocks of this size.
 const BLOCK: usize = 512;
-/// The longest file: eleven octal digits.
-pub(super) const LONGEST: u64 = (1 << 33) - 1;
+/// The most that eleven octal digits say. A longer file has its size in binary, marked by the first bit, as every `tar` of today reads it.
+const LONGEST: u64 = (1 << 33) - 1;
+/// Marks such a size.
+const BINARY: u8 = 0x80;
 /// Two empty blocks end an archive.
 pub(super) const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 const ZEROS: [u8; BLOCK] = [0; BLOCK];
@@ -18,20 +20,32 @@ const SIZE: std::ops::Range<usize> = 124..136;
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 const KIND: usize = 156;
 const MAGIC: std::ops::Range<usize> = 257..265;
+/// The folder, where name and folder together are longer than the name's field.
+const PREFIX: std::ops::Range<usize> = 345..500;
 
 /// The header of a regular file that only its owner may use.
 pub(super) fn header(name: &str, size: u64, modified: u64) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     let mut put = |at: usize, text: &str| block[at..at + text.len()].copy_from_slice(text.as_bytes());
-    debug_assert!(name.len() < NAME.end && size <= LONGEST, "the names are ours, the size was checked");
+    let (folder, name) = match name.rsplit_once('/') {
+        Some((folder, last)) if name.len() > NAME.len() => (folder, last),
+        _ => ("", name),
+    };
+    debug_assert!(name.len() <= NAME.len() && folder.len() <= PREFIX.len(), "the names are ours");
     put(NAME.start, name);
+    put(PREFIX.start, folder);
     put(100, "0000600");
     put(108, "0000000");
     put(116, "0000000");
-    put(SIZE.start, &format!("{size:011o}"));
+    put(SIZE.start, &format!("{:011o}", size.min(LONGEST)));
     put(136, &format!("{:011o}", modified.min(LONGEST)));
     put(KIND, "0");
     put(MAGIC.start, "ustar\x0000");
+    if size > LONGEST {
+        block[SIZE].fill(0);
+        block[SIZE.start] = BINARY;
+        block[SIZE.end - 8..SIZE.end].copy_from_slice(&size.to_be_bytes());
+    }
     let sum = checksum(&block);
     block[CHECKSUM].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     block
@@ -68,10 +82,24 @@ pub(super) fn read_header(stream: &mut impl Read) -> Result<Option<(String, u64)
     if block[KIND] != b'0' {
         return Err(ArchiveError::Shape("it holds something other than regular files"));
     }
-    let name = block[NAME].split(|byte| *byte == 0).next().unwrap_or_default();
-    match (std::str::from_utf8(name), octal(&block[SIZE])) {
-        (Ok(name), Some(size)) => Ok(Some((name.to_owned(), size))),
+    let text = |field: &[u8]| {
+        let text = field.split(|byte| *byte == 0).next().unwrap_or_default();
+        std::str::from_utf8(text).map(str::to_owned).ok()
+    };
+    match (text(&block[PREFIX]), text(&block[NAME]), size(&block[SIZE])) {
+        (Some(folder), Some(name), Some(size)) if folder.is_empty() => Ok(Some((name, size))),
+        (Some(folder), Some(name), Some(size)) => Ok(Some((format!("{folder}/{name}"), size))),
         _ => Err(shape),
+    }
+}
+
+fn size(field: &[u8]) -> Option<u64> {
+    match field.split_first()? {
+        (&BINARY, rest) => {
+            let (zeros, size) = rest.split_last_chunk::<8>()?;
+            zeros.iter().all(|byte| *byte == 0).then_some(u64::from_be_bytes(*size))
+        }
+        _ => octal(field),
     }
 }
 
@@ -98,4 +126,26 @@ fn octal(field: &[u8]) -> Option<u64> {
     let digits = field.split(|byte| matches!(byte, 0 | b' ')).next()?;
     let text = std::str::from_utf8(digits).ok().filter(|text| !text.is_empty())?;
     u64::from_str_radix(text, 8).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn long_names_and_long_files_read_back_and_a_stock_tar_reads_them_too() {
+        let name = format!("{}/{}", "state/blobs/a-module-of-a-long-name", "b".repeat(96));
+        for (name, size) in [("short", LONGEST), (&name[..], 5), ("huge", LONGEST + 1), ("more", 1 << 40)] {
+            let header = header(name, size, 1);
+            assert_eq!(read_header(&mut &header[..]).unwrap(), Some((name.to_owned(), size)));
+            let folder = tempfile::tempdir().unwrap();
+            let place = folder.path().join("header.tar");
+            std::fs::write(&place, header).unwrap();
+            // It says that the content is missing, after it has said what it read.
+            let listed = std::process::Command::new("tar").arg("-tvf").arg(&place).output().unwrap();
+            let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+            assert!(listed.contains(name) && listed.contains(&size.to_string()), "{listed}");
+        }
+    }
 }

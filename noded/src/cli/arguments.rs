@@ -259,17 +259,20 @@ pub(crate) struct Recipients {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Backup {
-    /// Write key, state, database and configuration into one sealed file, and
-    /// read it back; the node may run
+    /// Write key, state, database, configuration and the files that the node
+    /// holds into one sealed file, and read it back; the node may run
     Create {
         /// A new file
         file: PathBuf,
+        /// Leave out the files that the node shares and has fetched
+        #[arg(long)]
+        without_files: bool,
         #[command(flatten)]
         to: Recipients,
         #[command(flatten)]
         secret: SecretSource,
     },
-    /// Read all of a backup: hashes, key, state, database
+    /// Read all of a backup: hashes, key, state, database, files
     Verify {
         /// The backup
         file: PathBuf,

@@ -13,21 +13,23 @@ use super::client::{block_on, node, request};
 use super::output::{bytes, moment, now};
 use super::{Exit, Failure, Invocation, Passphrase, configuration};
 use crate::archive::Manifest;
+use crate::archive::blobs::{FOLDER, Totals};
 use crate::config::NodeConfig;
-use crate::supervisor::{Backup, Verified, remove_copy};
+use crate::supervisor::{Backup, Verified, finish_pending, remove_copy};
 
 /// A database of some gigabytes on a slow disk.
 const COPY: Duration = Duration::from_secs(1800);
 
 /// The work on this home. A home that has no configuration (yet) has the default's uids.
 pub(super) fn work<'a>(invocation: &'a Invocation, secret: &SecretSource) -> Result<Backup<'a>, Failure> {
+    let finished = finish_pending(&invocation.home)?;
     let uid_base = match configuration::resolved(invocation) {
         Ok(resolved) => resolved.config.uid_base,
         Err(failure) if failure.code == "config.missing" => NodeConfig::default().uid_base,
         Err(failure) => return Err(failure),
     };
     let secret = Passphrase::by_hand(secret)?;
-    Backup::new(&invocation.home, &invocation.config, uid_base, secret)
+    Backup::new(&invocation.home, &invocation.config, uid_base, secret, finished)
 }
 
 pub(super) fn key(
@@ -78,10 +80,10 @@ fn about_json(about: &About, file: &Path) -> Value {
 pub(crate) fn backup(invocation: &Invocation, command: arguments::Backup) -> Result<Exit, Failure> {
     use arguments::Backup as Word;
     match command {
-        Word::Create { file, to, secret } => create(invocation, &file, &to, &secret),
+        Word::Create { file, without_files, to, secret } => create(invocation, &file, !without_files, &to, &secret),
         Word::Verify { file, secret } => {
             let verified = work(invocation, &secret)?.verify(&file)?;
-            print(invocation, &file, &verified.manifest, Some(&verified), None)
+            print(invocation, &file, (&verified.manifest, verified.blobs), Some(&verified), None)
         }
         Word::Restore { file, force, secret } => {
             let (verified, aside) = work(invocation, &secret)?.restore(&file, force)?;
@@ -90,31 +92,37 @@ pub(crate) fn backup(invocation: &Invocation, command: arguments::Backup) -> Res
             if let Some(aside) = &aside {
                 invocation.output.line(format!("what was there is in {}", aside.display()));
             }
-            print(invocation, &file, &verified.manifest, Some(&verified), aside.as_deref())
+            print(invocation, &file, (&verified.manifest, verified.blobs), Some(&verified), aside.as_deref())
         }
     }
 }
 
 /// A running node copies its database itself, which nobody else can open meanwhile.
-fn create(invocation: &Invocation, file: &Path, to: &Recipients, secret: &SecretSource) -> Result<Exit, Failure> {
+fn create(
+    invocation: &Invocation,
+    file: &Path,
+    with_files: bool,
+    to: &Recipients,
+    secret: &SecretSource,
+) -> Result<Exit, Failure> {
     let work = work(invocation, secret)?;
     let copy = match block_on_copy(invocation) {
         Ok(name) => Some(invocation.home.state().join(name)),
         Err(failure) if matches!(failure.code.as_str(), "node.down" | "home.missing") => None,
         Err(failure) => return Err(failure),
     };
-    let created = work.create(file, &to.recipient, copy.as_deref());
+    let created = work.create(file, &to.recipient, copy.as_deref(), with_files);
     if let Some(copy) = &copy {
         remove_copy(copy);
     }
-    let manifest = created?;
+    let (manifest, blobs) = created?;
     // A backup that was not read back is a hope.
     let verified = match to.recipient.is_empty() {
         // One that cannot be read back is not left behind to be relied on.
         true => Some(work.verify(file).inspect_err(|_| remove_copy(file))?),
         false => None,
     };
-    print(invocation, file, &manifest, verified.as_ref(), None)
+    print(invocation, file, (&manifest, blobs), verified.as_ref(), None)
 }
 
 fn block_on_copy(invocation: &Invocation) -> Result<String, Failure> {
@@ -136,7 +144,7 @@ fn block_on_copy(invocation: &Invocation) -> Result<String, Failure> {
 fn print(
     invocation: &Invocation,
     file: &Path,
-    manifest: &Manifest,
+    (manifest, blobs): (&Manifest, Option<Totals>),
     verified: Option<&Verified>,
     aside: Option<&Path>,
 ) -> Result<Exit, Failure> {
@@ -147,6 +155,11 @@ fn print(
     for entry in &manifest.files {
         output.line(format!("  {:<22} {}", entry.name, bytes(entry.bytes)));
     }
+    output.line(match blobs {
+        Some(Totals { files: 1, bytes: size }) => format!("  {FOLDER:<22} {} in 1 file", bytes(size)),
+        Some(Totals { files, bytes: size }) => format!("  {FOLDER:<22} {} in {files} files", bytes(size)),
+        None => String::from("without the files that the node held"),
+    });
     output.line(match verified {
         Some(Verified { database: Some(database), .. }) => {
             format!("read to its end: key and state open, database sound (schema {})", database.schema)
@@ -157,6 +170,7 @@ fn print(
     let body = json!({
         "file": file.display().to_string(),
         "manifest": manifest,
+        "blobs": blobs,
         "verified": verified.is_some(),
         "schema": verified.and_then(|verified| verified.database).map(|database| database.schema),
         "links": verified.and_then(|verified| verified.database).map(|database| database.links),

@@ -64,7 +64,13 @@ impl Failure {
             std::io::ErrorKind::TimedOut => Exit::TimeOut,
             _ => Exit::Failed,
         };
-        Self::new(exit, "local", format!("{what}: {}", reason(error)), "")
+        let what = format!("{what}: {}", reason(error));
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::new(exit, "disk.full", what, "free some space there, or name another place, and try again")
+            }
+            _ => Self::new(exit, "local", what, ""),
+        }
     }
 
     /// A mistake of the caller that clap does not see.

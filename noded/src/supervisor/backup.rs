@@ -18,9 +18,13 @@ use super::create::small_with;
 use super::errand::{Errand, pipe};
 use super::keystore::{Fresh, open, put};
 use super::places::{lock, make_private, remove};
+use super::restore::{Finished, Layout, finish};
 use super::workshop::Workshop;
 use super::{StartFailure, now};
-use crate::archive::{self, ArchiveError, CONFIG, Content, DATABASE, KEYSTORE, LOG, Manifest, Source, VAULT_STATE};
+use crate::archive::blobs::{self, Blobs, Totals};
+use crate::archive::{
+    self, ArchiveError, CONFIG, Content, DATABASE, Extracted, KEYSTORE, LOG, Manifest, Source, VAULT_STATE,
+};
 use crate::cli::{Exit, Failure, Passphrase};
 use crate::home::Home;
 use crate::store::{Sound, check};
@@ -29,6 +33,8 @@ use crate::store::{Sound, check};
 const STATE_BYTES: u64 = 8 << 20;
 /// Longest keystore; the unsealer reads no further.
 const KEYSTORE_BYTES: u64 = 16 * 1024;
+/// Name of the folder that the modules' files are read to.
+const BLOBS: &str = "blobs";
 /// Looks at the vault's state until two in a row are equal; a vault under load writes about every millisecond.
 const LOOKS: usize = 200;
 
@@ -47,6 +53,8 @@ pub(crate) struct Verified {
     pub(crate) manifest: Manifest,
     pub(crate) about: About,
     pub(crate) database: Option<Sound>,
+    /// Of the modules' files, where it has them.
+    pub(crate) blobs: Option<Totals>,
 }
 
 pub(super) fn failed(place: &Path) -> impl Fn(io::Error) -> Failure + '_ {
@@ -89,8 +97,14 @@ pub(super) fn resolved(place: &Path) -> Result<PathBuf, Failure> {
 }
 
 impl<'a> Backup<'a> {
-    pub(crate) fn new(home: &'a Home, config: &'a Path, uid_base: u32, secret: Passphrase) -> Result<Self, Failure> {
-        Ok(Self { home, config, workshop: Workshop::open(home, uid_base)?, secret })
+    pub(crate) fn new(
+        home: &'a Home,
+        config: &'a Path,
+        uid_base: u32,
+        secret: Passphrase,
+        finished: Option<Finished>,
+    ) -> Result<Self, Failure> {
+        Ok(Self { home, config, workshop: Workshop::open(home, uid_base)?, secret, finished })
     }
 
     pub(super) fn order(&self, recipients: &[String]) -> Result<Order, Failure> {
@@ -137,6 +151,16 @@ impl<'a> Backup<'a> {
 
     /// A later epoch of a vault's state, without its short-lived keys; proves that this keystore opens it.
     pub(super) fn renewed(&self, keystore: &[u8], state: &[u8]) -> Result<(About, Vec<u8>), StartFailure> {
+        self.renewed_with(&self.secret, keystore, state)
+    }
+
+    /// The same with what opens a keystore that is not the one here.
+    pub(super) fn renewed_with(
+        &self,
+        secret: &Passphrase,
+        keystore: &[u8],
+        state: &[u8],
+    ) -> Result<(About, Vec<u8>), StartFailure> {
         let memory = |name, bytes: &[u8]| {
             sealed_file(name, bytes).map_err(|error| StartFailure::Named(Failure::local(name, &error)))
         };
@@ -151,16 +175,6 @@ impl<'a> Backup<'a> {
             let mut bytes = Vec::new();
             File::from(read).take(STATE_BYTES).read_to_end(&mut bytes).map(|_| bytes)
         });
-        self.renewed_with(&self.secret, keystore, state)
-    }
-
-    /// The same with what opens a keystore that is not the one here.
-    pub(super) fn renewed_with(
-        &self,
-        secret: &Passphrase,
-        keystore: &[u8],
-        state: &[u8],
-    ) -> Result<(About, Vec<u8>), StartFailure> {
         let about = self.workshop.run(errand, || Ok(Order::with_secret(secret.bytes()?, UnixMillis(now()))));
         let bytes = joined(reader).map_err(|error| StartFailure::Named(Failure::local("the renewed state", &error)));
         let about = about?.ok_or_else(|| {
@@ -169,14 +183,15 @@ impl<'a> Backup<'a> {
         Ok((about, bytes?))
     }
 
-    /// `backup create`: the whole node. `database` is the copy that a running node made; without it the node is stopped, and
-    /// stays so meanwhile.
+    /// `backup create`: the whole node, the modules' files if `with_files`. `database` is the copy that a running node made;
+    /// without it the node is stopped, and stays so meanwhile.
     pub(crate) fn create(
         &self,
         place: &Path,
         recipients: &[String],
         database: Option<&Path>,
-    ) -> Result<Manifest, Failure> {
+        with_files: bool,
+    ) -> Result<(Manifest, Option<Totals>), Failure> {
         let place = resolved(place)?;
         let _lock = match database {
             Some(_) => None,
@@ -188,13 +203,16 @@ impl<'a> Backup<'a> {
         self.renewed(&read_small(&self.home.keystore(), KEYSTORE_BYTES)?, &state)?;
         let contents = self.contents(key, state, database)?;
         let running = database.is_some();
-        let source = Source { node_id: about.node.to_string(), created_at: now(), running, contents };
+        // The home's own path is the operator's; what lies below is `noded`'s, and no link in it is followed.
+        let root = self.home.path().canonicalize().map_err(failed(self.home.path()))?;
+        let blobs = with_files.then(|| Blobs::below(root.join(blobs::FOLDER)));
+        let source = Source { node_id: about.node.to_string(), created_at: now(), running, contents, blobs };
         let manifest = archive::manifest(&source).map_err(|error| self.unread(&error))?;
         let fresh = Fresh::begin(&place)?;
         // The same lock on the whole as on the key in it, so that one secret opens both.
-        self.seal(&source, &manifest, &about.recipients, &fresh.file)?;
+        let blobs = self.seal(&source, &manifest, &about.recipients, &place, &fresh.file)?;
         fresh.finish(false, |_| ())?;
-        Ok(manifest)
+        Ok((manifest, blobs))
     }
 
     fn unread(&self, error: &ArchiveError) -> Failure {
@@ -228,9 +246,16 @@ impl<'a> Backup<'a> {
     }
 
     /// Streams the archive through the unsealer into `file`.
-    fn seal(&self, source: &Source, manifest: &Manifest, to: &[String], file: &File) -> Result<(), Failure> {
+    fn seal(
+        &self,
+        source: &Source,
+        manifest: &Manifest,
+        to: &[String],
+        place: &Path,
+        file: &File,
+    ) -> Result<Option<Totals>, Failure> {
         let ((plain, plain_end), (sealed, output)) = (pipe("the archive")?, pipe("the backup")?);
-        let mut target = file.try_clone().map_err(|error| Failure::local("the backup", &error))?;
+        let mut target = file.try_clone().map_err(failed(place))?;
         std::thread::scope(|threads| {
             let writer = threads.spawn(move || archive::write(source, manifest, File::from(plain_end)));
             let copier = threads.spawn(move || io::copy(&mut File::from(sealed), &mut target));
@@ -239,16 +264,16 @@ impl<'a> Backup<'a> {
             let written = writer.join().unwrap_or(Err(ArchiveError::Shape("its writer ended early")));
             let copied = copier.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
             // In the order of causes: a full disk breaks the pipes of the others.
-            copied.map_err(|error| Failure::local("the backup", &error))?;
-            written.map_err(|error| self.unread(&error))?;
-            sealed.map(|_| ()).map_err(Failure::from)
+            copied.map_err(failed(place))?;
+            let blobs = written.map_err(|error| self.unread(&error))?;
+            sealed.map(|_| blobs).map_err(Failure::from)
         })
     }
 
     /// Opens a backup into `folder`: every file as the manifest says, the key opens, the state is the key's, the database is
-    /// sound. The state comes back as a restored node gets it.
-    fn opened(&self, from: &Path, folder: &Path) -> Result<(Verified, Small, Vec<u8>), Failure> {
-        let (manifest, small) = self.extracted(from, folder)?;
+    /// sound. The state comes back as a restored node gets it; the modules' files are kept only if they are to be.
+    fn opened(&self, from: &Path, folder: &Path, keep: bool) -> Result<(Verified, Small, Vec<u8>), Failure> {
+        let Extracted { manifest, small, blobs } = self.extracted(from, folder, keep)?;
         let empty = Vec::new();
         let part = |name| small.get(name).unwrap_or(&empty);
         let renewed = self.renewed(part(KEYSTORE), part(VAULT_STATE));
@@ -265,20 +290,23 @@ impl<'a> Backup<'a> {
                 Failure::new(Exit::Failed, "backup.database", what, "take another backup")
             })?),
         };
-        Ok((Verified { manifest, about, database }, small, state))
+        Ok((Verified { manifest, about, database, blobs }, small, state))
     }
 
-    fn extracted(&self, from: &Path, folder: &Path) -> Result<(Manifest, Small), Failure> {
+    fn extracted(&self, from: &Path, folder: &Path, keep: bool) -> Result<Extracted, Failure> {
         let input = File::open(from).map_err(failed(from))?;
         let (plain, output) = pipe("the archive")?;
         let place = folder.to_owned();
-        let reader = std::thread::spawn(move || archive::extract(File::from(plain), &place));
+        let kept = keep.then(|| folder.join(BLOBS));
+        let reader = std::thread::spawn(move || archive::extract(File::from(plain), &place, kept.as_deref()));
         let errand = Errand { mode: "decrypt", input: input.into(), output, second: None };
         let opened = self.workshop.run(errand, || self.order(&[]));
         let read = joined(reader);
         // A backup that does not open says so; one that opens and is none is named by what is wrong with it.
         match (opened, read) {
             (Ok(_), Ok(read)) => Ok(read),
+            // The reader's own trouble ends the unsealer as well.
+            (_, Err(ArchiveError::Io(error))) if is_full(&error) => Err(failed(folder)(error)),
             (Err(failure @ StartFailure::Keystore { .. }), _) => Err(refused(from, failure)),
             (_, Err(error)) => Err(broken(from, &error)),
             (Err(failure), Ok(_)) => Err(failure.into()),
@@ -288,7 +316,7 @@ impl<'a> Backup<'a> {
     /// `backup verify`: reads everything, and leaves nothing.
     pub(crate) fn verify(&self, from: &Path) -> Result<Verified, Failure> {
         let folder = Scratch::new(&std::env::temp_dir())?;
-        self.opened(from, &folder.0).map(|(verified, ..)| verified)
+        self.opened(from, &folder.0, false).map(|(verified, ..)| verified)
     }
 
     /// `backup restore`: the whole node into this home. What is there is moved aside, and only with `force`.
@@ -299,31 +327,30 @@ impl<'a> Backup<'a> {
         }
         let _lock = lock(home)?;
         let present = [home.keystore(), home.config(), home.vault_state(), home.database()];
-        self.vacant(force, &present)?;
-        let scratch = Scratch::new(home.path())?;
-        let (verified, small, state) = self.opened(from, &scratch.0)?;
-        // The key first: from here to its return a start is refused by name, whatever happens in between.
-        let aside = self.aside(&[home.keystore(), home.vault(), home.state(), home.audit(), home.config()])?;
-        for folder in [home.vault(), home.state()] {
-            make_private(&folder).map_err(failed(&folder))?;
+        if self.finished.is_none() {
+            self.vacant(force, &present)?;
         }
-        for (name, place) in [(DATABASE, home.database()), (LOG, home.database_log())] {
-            let extracted = scratch.0.join(archive::place_of(name));
-            if fs::metadata(&extracted).is_ok_and(|seen| seen.len() > 0) {
-                File::open(&extracted).and_then(|file| file.sync_all()).map_err(failed(&extracted))?;
-                fs::rename(&extracted, &place).map_err(failed(&place))?;
-            }
+        let layout = Layout::begin(home)?;
+        let (verified, small, state) = self.opened(from, &layout.reading(), true)?;
+        match &self.finished {
+            // This very one was cut short, and is whole since this command began.
+            Some(finished) if finished.manifest == verified.manifest => return Ok((verified, finished.aside.clone())),
+            Some(_) => self.vacant(force, &present)?,
+            None => {}
         }
-        sync_directory(&home.state()).map_err(failed(&home.state()))?;
+        for (name, place) in [(DATABASE, home.database()), (LOG, home.database_log()), (BLOBS, home.blobs())] {
+            layout.take(archive::place_of(name), &place)?;
+        }
         if !state.is_empty() {
-            put(&home.vault_state(), &state, true, |_| ())?;
+            layout.put(&home.vault_state(), &state)?;
             // The trail stays where the node was: the one here begins anew, with the state's next sequence.
-            make_private(&home.audit()).map_err(failed(&home.audit()))?;
-            put(&home.audit_anew(), b"", true, |_| ())?;
+            layout.put(&home.audit_anew(), b"")?;
         }
         let empty = Vec::new();
-        put(&home.config(), small.get(CONFIG).unwrap_or(&empty), true, |_| ())?;
-        put(&home.keystore(), small.get(KEYSTORE).unwrap_or(&empty), false, |_| ())?;
+        layout.put(&home.config(), small.get(CONFIG).unwrap_or(&empty))?;
+        layout.put(&home.keystore(), small.get(KEYSTORE).unwrap_or(&empty))?;
+        layout.commit(&verified.manifest, |_| ())?;
+        let aside = finish(home, |_| ())?.and_then(|finished| finished.aside);
         Ok((verified, aside))
     }
 
@@ -353,6 +380,10 @@ impl<'a> Backup<'a> {
         }
         Ok(Some(folder))
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 /// The small files of a backup.

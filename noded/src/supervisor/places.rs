@@ -13,6 +13,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use openred_policy::Identity;
 use openred_policy::socket::open_no_symlinks;
 
+use super::restore::{finish, is_pending};
 use crate::cli::{Exit, Failure};
 use crate::config::NodeConfig;
 use crate::home::Home;
@@ -58,16 +59,17 @@ pub(crate) fn prepare(home: &Home, config: &NodeConfig, identities: &Identities)
         let path = path.to_owned();
         move |error: io::Error| Failure::local(path.display(), &error)
     };
-    if !home.keystore().exists() {
+    if !home.keystore().exists() && !is_pending(home) {
         let what = format!("{}: no keystore", home.path().display());
         return Err(Failure::new(Exit::NotFound, "keystore.missing", what, "make a node with `openred init`"));
     }
-    for folder in
-        [home.path().to_owned(), home.run(), home.pending(), home.admin(), home.cryptod(), home.state(), home.vault()]
-    {
+    for folder in [home.path().to_owned(), home.run()] {
         make_private(&folder).map_err(failed(&folder))?;
     }
     let lock = lock(home)?;
+    for folder in [home.pending(), home.admin(), home.cryptod(), home.state(), home.vault()] {
+        make_private(&folder).map_err(failed(&folder))?;
+    }
     for socket in [home.control_socket(), home.admin_socket(), home.cryptod_socket()] {
         remove(&socket).map_err(failed(&socket))?;
     }
@@ -99,9 +101,20 @@ fn taken(config: &NodeConfig, error: &io::Error) -> Failure {
     }
 }
 
-/// Takes the home for this process: no node runs in it while the lock is held.
+/// Takes the home for this process: no node runs in it while the lock is held. A restore that was cut short is carried to its end.
 pub(crate) fn lock(home: &Home) -> Result<Flock<File>, Failure> {
+    let lock = lock_alone(home)?;
+    finish(home, |_| ())?;
+    Ok(lock)
+}
+
+/// The lock alone.
+pub(super) fn lock_alone(home: &Home) -> Result<Flock<File>, Failure> {
     let path = home.lock();
+    if home.path().is_dir() {
+        // A node that never ran has no such folder yet.
+        make_private(&home.run()).map_err(|error| Failure::local(home.run().display(), &error))?;
+    }
     let file = open_no_symlinks(&path, OFlag::O_RDWR | OFlag::O_CREAT, 0o600);
     let file = file.map_err(|error| Failure::local(path.display(), &error))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {

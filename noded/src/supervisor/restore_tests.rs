@@ -1,0 +1,157 @@
+//! A restore that is killed at each of its steps: the old node or the new one is whole, and what is left is carried on.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+
+use super::*;
+
+/// Names the home to the child of the fault test, which is this test program again.
+const CHILD: &str = "OPENRED_TEST_RESTORE";
+
+const STEPS: [Step; 14] = [
+    Step::Laid,
+    Step::Ready,
+    Step::Aside(0),
+    Step::Placed(0),
+    Step::Aside(1),
+    Step::Placed(1),
+    Step::Aside(2),
+    Step::Placed(2),
+    Step::Aside(3),
+    Step::Placed(3),
+    Step::Aside(4),
+    Step::Placed(4),
+    Step::Whole,
+    Step::Done,
+];
+
+fn manifest() -> Manifest {
+    Manifest {
+        schema: String::from("openred.backup/1"),
+        version: String::from("1"),
+        node_id: String::from("did:key:z"),
+        created_at: 7,
+        running: false,
+        files: Vec::new(),
+    }
+}
+
+/// The files of a node, each with the same content.
+fn files(home: &Home) -> [PathBuf; 5] {
+    [home.vault_state(), home.database(), home.audit().join("mark"), home.config(), home.keystore()]
+}
+
+fn old_node(home: &Home) {
+    for place in files(home) {
+        make_private(place.parent().unwrap()).unwrap();
+        fs::write(place, "old").unwrap();
+    }
+}
+
+fn lay<'a>(home: &'a Home) -> Layout<'a> {
+    let layout = Layout::begin(home).unwrap();
+    fs::write(layout.reading().join("node.sqlite"), "new").unwrap();
+    layout.take("node.sqlite", &home.database()).unwrap();
+    layout.take("absent", &home.blobs()).unwrap();
+    for place in [home.vault_state(), home.audit().join("mark"), home.config(), home.keystore()] {
+        layout.put(&place, b"new").unwrap();
+    }
+    layout
+}
+
+fn holds(home: &Home, content: &str) -> bool {
+    files(home).iter().all(|place| fs::read(place).is_ok_and(|found| found == content.as_bytes()))
+}
+
+/// What is in the home beside a node.
+fn left(home: &Home) -> Vec<String> {
+    let names = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let own = ["vault", "state", "audit", "openred.toml", "keystore.age", "run"];
+    names.filter(|name| !own.contains(&name.as_str())).collect()
+}
+
+/// The child: puts a node in place, says each step, and waits at the one it was told to wait at.
+fn restore_and_wait(home: &Home) -> ! {
+    let stop: usize = std::env::var("OPENRED_TEST_STEP").unwrap().parse().unwrap();
+    let after = |step| {
+        if step == STEPS[stop] {
+            let mut out = std::io::stdout().lock();
+            writeln!(out, "\nreached {step:?}").and_then(|()| out.flush()).unwrap();
+            std::thread::sleep(std::time::Duration::from_secs(3600));
+        }
+    };
+    lay(home).commit(&manifest(), after).unwrap();
+    finish(home, after).unwrap();
+    unreachable!("killed before");
+}
+
+#[test]
+fn killed_after_each_step_the_old_or_the_new_node_is_whole() {
+    if let Some(folder) = std::env::var_os(CHILD) {
+        restore_and_wait(&Home::new(PathBuf::from(folder)));
+    }
+    for (number, step) in STEPS.into_iter().enumerate() {
+        let (_folder, home) = Home::scratch();
+        old_node(&home);
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "supervisor::restore::tests::killed_after_each_step_the_old_or_the_new_node_is_whole"])
+            .args(["--nocapture", "--test-threads", "1"])
+            .env(CHILD, home.path())
+            .env("OPENRED_TEST_STEP", number.to_string())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let reached = lines.any(|line| line.unwrap() == format!("reached {step:?}"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(reached, "{step:?}");
+        if step == Step::Laid {
+            assert!(holds(&home, "old") && !is_pending(&home), "before the change nothing is touched");
+            assert_eq!(finish_pending(&home).unwrap(), None);
+            assert!(holds(&home, "old"));
+            // What the killed one left is in nobody's way.
+            lay(&home).commit(&manifest(), |_| ()).unwrap();
+        } else if step == Step::Done {
+            assert!(holds(&home, "new") && !is_pending(&home));
+        }
+        let finished = finish_pending(&home).unwrap();
+        assert_eq!(finished.is_some(), step != Step::Done, "{step:?}");
+        assert!(holds(&home, "new"), "{step:?}");
+        let left = left(&home);
+        assert!(left.len() == 1 && left[0].starts_with(REPLACED), "{step:?}: {left:?}");
+        let aside = Home::new(home.path().join(&left[0]));
+        assert!(holds(&aside, "old"), "{step:?}: all of what was there, in one place");
+        assert_eq!(finish_pending(&home).unwrap(), None, "{step:?}");
+    }
+}
+
+#[test]
+fn into_an_empty_home_and_nothing_is_left_of_one_that_was_given_up() {
+    let (_folder, home) = Home::scratch();
+    drop(lay(&home));
+    assert!(left(&home).is_empty());
+    lay(&home).commit(&manifest(), |_| ()).unwrap();
+    assert_eq!(finish(&home, |_| ()).unwrap(), Some(Finished { manifest: manifest(), aside: None }));
+    assert!(holds(&home, "new") && left(&home).is_empty());
+}
+
+#[test]
+fn a_note_that_cannot_be_read_or_leads_elsewhere_is_named_and_nothing_is_moved() {
+    for note in ["", "{}", "../x"] {
+        let (_folder, home) = Home::scratch();
+        old_node(&home);
+        lay(&home).commit(&manifest(), |_| ()).unwrap();
+        let place = home.path().join(READY).join(NOTE);
+        let text = match note {
+            "../x" => fs::read_to_string(&place).unwrap().replace(REPLACED, "replaced-/../../"),
+            other => other.to_owned(),
+        };
+        fs::write(&place, text).unwrap();
+        let refused = finish_pending(&home).err().unwrap();
+        assert_eq!(refused.code, "restore.damaged");
+        assert!(holds(&home, "old"));
+    }
+}
