@@ -26,6 +26,8 @@ pub(crate) fn init(invocation: &Invocation, options: Init) -> Result<Exit, Failu
     let text = written(&options);
     // Judged before anything is made, so that a mistake leaves nothing behind.
     let config = resolve(&invocation.config, &text, [], &invocation.overrides)?.config;
+    // A restored node that waits to be put in place is one that lives here.
+    supervisor::finish_pending(home)?;
     if home.keystore().symlink_metadata().is_ok() {
         let what = format!("{}: a node lives here already", home.path().display());
         return Err(Failure::new(Exit::Conflict, "keystore.exists", what, "name another place with --home"));
