@@ -282,6 +282,48 @@ mod tests {
         assert!(refused(twice).contains("twice"));
     }
 
+    /// Does something to the folder once the first bytes come.
+    struct Meanwhile<F: FnMut()>(Vec<u8>, Option<F>);
+
+    impl<F: FnMut()> Write for Meanwhile<F> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if let Some(mut act) = self.1.take() {
+                act();
+            }
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn of_a_node_that_goes_on_it_takes_what_is_there_when_its_turn_comes() {
+        let (_folder, blobs) = folder();
+        let place = |name: &str| blobs.0.join(name);
+        // One grows while it is read, one is gone before its turn, one is new, and one has another name.
+        let mut out = Meanwhile(
+            Vec::new(),
+            Some(|| {
+                fs::write(place("files/aa.data"), vec![8; 300_000]).unwrap();
+                fs::remove_file(place("x-1/c")).unwrap();
+                fs::write(place("x-1/new"), "new").unwrap();
+                fs::rename(place("files/bb.part"), place("files/bb.data")).unwrap();
+            }),
+        );
+        assert_eq!(blobs.write(1, &mut out).unwrap(), Totals { files: 3, bytes: 200_003 });
+        let keep = tempfile::tempdir().unwrap();
+        let keep = keep.path().join("blobs");
+        assert_eq!(read(&out.0[..], Some(&keep)).unwrap().files, 3);
+        assert_eq!(fs::read_to_string(keep.join("x-1/new")).unwrap(), "new");
+        assert!(keep.join("files/bb.data").exists() && !keep.join("x-1/c").exists());
+        // What became shorter is no whole file any more, and is named.
+        let mut out = Meanwhile(Vec::new(), Some(|| fs::write(place("files/aa.data"), "short").unwrap()));
+        let refused = blobs.write(1, &mut out).unwrap_err();
+        assert!(matches!(&refused, ArchiveError::Shrunk(name) if name.ends_with("files/aa.data")), "{refused}");
+    }
+
     #[test]
     fn what_is_no_file_is_named_and_a_link_is_not_followed() {
         let (_folder, blobs) = folder();
