@@ -22,7 +22,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{AtFlags, FcntlArg, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::execveat;
 use sha2::{Digest as _, Sha256};
@@ -33,7 +33,7 @@ use crate::layer::LayerName;
 use crate::role::Role;
 use crate::self_check::Descriptors;
 use crate::spawn::{Child, MAX_DESCRIPTORS, SpawnSpec, spawn};
-use crate::{barrier, sys};
+use crate::{barrier, socket, sys};
 
 /// Largest program: above every runtime that is one file. It is held in memory once.
 pub const MOST: u64 = 256 << 20;
@@ -239,8 +239,7 @@ fn checked_copy(mut source: File, digest: &str) -> Result<OwnedFd> {
     // Opened anew for reading: what is open for writing is not executed.
     let reading = File::open(format!("/proc/self/fd/{}", copy.as_raw_fd())).map_err(io("open the copy"))?;
     copy.set_permissions(Permissions::from_mode(0o111)).map_err(io("fchmod"))?;
-    let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals)).map_err(failed("fcntl(F_ADD_SEALS)"))?;
+    socket::seal(&copy).map_err(failed("fcntl(F_ADD_SEALS)"))?;
     drop(copy);
     let number = fcntl(&reading, FcntlArg::F_DUPFD_CLOEXEC(PROGRAM)).map_err(failed("fcntl(F_DUPFD_CLOEXEC)"))?;
     let program = sys::own(number);

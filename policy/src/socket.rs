@@ -7,7 +7,9 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -100,10 +102,33 @@ pub fn sealed_file(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
     let mut file = File::from(memfd_create(name.as_c_str(), flags)?);
     file.write_all(content)?;
-    let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    seal(&file)?;
     io::Seek::rewind(&mut file)?;
     Ok(file.into())
+}
+
+/// How often a memory file is sealed anew while the kernel says that it is busy, and the pause before each.
+const SEAL_TRIES: u32 = 40;
+const SEAL_PAUSE: Duration = Duration::from_millis(5);
+
+/// Makes a memory file's content and length final.
+///
+/// # Errors
+/// The kernel's. "Busy" is one only when it lasts: the kernel says so as well while it has itself taken hold of a page for a moment,
+/// to move it or to write it back, and it gives up after less than a tenth of a second.
+pub fn seal(file: impl AsFd) -> nix::Result<()> {
+    let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    while_busy(|| fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map(drop))
+}
+
+fn while_busy(mut attempt: impl FnMut() -> nix::Result<()>) -> nix::Result<()> {
+    for _ in 1..SEAL_TRIES {
+        match attempt() {
+            Err(Errno::EBUSY) => std::thread::sleep(SEAL_PAUSE),
+            done => return done,
+        }
+    }
+    attempt()
 }
 
 /// Opens `path` with no symbolic link anywhere in it. `mode` counts only when `flags` create.
@@ -146,6 +171,22 @@ mod tests {
         assert_eq!(text, "content");
         assert_eq!(file.write(b"x").unwrap_err().raw_os_error(), Some(libc::EPERM));
         assert_eq!(file.set_len(0).unwrap_err().raw_os_error(), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn a_file_that_is_busy_is_sealed_once_it_is_not() {
+        let busy_for = |times: u32| {
+            let mut calls = 0;
+            let done = while_busy(|| {
+                calls += 1;
+                if calls > times { Ok(()) } else { Err(Errno::EBUSY) }
+            });
+            (done, calls)
+        };
+        assert_eq!(busy_for(0), (Ok(()), 1));
+        assert_eq!(busy_for(SEAL_TRIES - 1), (Ok(()), SEAL_TRIES));
+        assert_eq!(busy_for(SEAL_TRIES), (Err(Errno::EBUSY), SEAL_TRIES), "and not for ever");
+        assert_eq!(while_busy(|| Err(Errno::EPERM)), Err(Errno::EPERM));
     }
 
     #[test]
