@@ -7,6 +7,7 @@
 //!
 //! Towards the network every refusal looks the same; [`Refusal`] is for the local log and audit trail.
 
+mod certificates;
 mod half_open;
 mod initiator;
 mod kem;
@@ -26,7 +27,7 @@ use openred_proto::checked::handshake::SenderPayload;
 use openred_proto::checked::static_certificate::StaticCertificate;
 use openred_proto::concat::concat;
 use openred_proto::error::WireError;
-use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::id::{LinkId, NodeId};
 use openred_proto::label::derive;
 use openred_proto::method::Method;
 use openred_proto::secret::Secret;
@@ -147,9 +148,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// The peer's certificate is valid now, is the link's other party's, for this suite, and for the key that Noise proved.
-    fn check_peer(&self, noise: &Noise, said: &SenderPayload, now: UnixMillis) -> Result<(), Refusal> {
-        let certificate = StaticCertificate::verify(&said.certificate, now)?;
+    /// The peer's certificate, which verified, is the link's other party's, for this suite, and for the key that Noise proved.
+    fn check_peer(&self, noise: &Noise, certificate: &StaticCertificate) -> Result<(), Refusal> {
         if certificate.node_id != self.peer {
             return Err(Refusal::WrongPeer);
         }

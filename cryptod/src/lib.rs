@@ -5,6 +5,7 @@
 //! requests of `openred_proto::vault`, secrets from the unsealer's pipe. Out: typed replies, writes to the state file.
 #![forbid(unsafe_code)]
 
+mod agreement;
 pub mod audit;
 pub mod error;
 pub mod front;

@@ -9,6 +9,7 @@ use openred_proto::secret::Secret;
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
+use super::certificates::Certificates;
 use super::kem::EphemeralKem;
 use super::noise::{Noise, Side, Start};
 use super::{Credentials, Established, Linked, Refusal, Waiting};
@@ -60,9 +61,10 @@ impl ExpectVerify {
         now: UnixMillis,
         message: &[u8],
         directory_head: &[u8],
+        certificates: &mut Certificates,
     ) -> Result<(Vec<u8>, Established), Refusal> {
         let said = SenderPayload::decode_verify(&self.noise.read(message)?)?;
-        self.link.check_peer(&self.noise, &said, now)?;
+        self.link.check_peer(&self.noise, &certificates.verify(&said.certificate, now)?)?;
         let ciphertext: &[u8; MLKEM_CIPHERTEXT_BYTES] =
             said.kem_ciphertext.as_slice().try_into().map_err(|_| Refusal::NotAuthentic)?;
         self.noise.set_psk3(&self.kem.psk3(ciphertext))?;

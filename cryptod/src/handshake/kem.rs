@@ -3,22 +3,21 @@
 //! Randomness is an argument. A ciphertext that was not made for the key yields another secret (implicit rejection, FIPS
 //! 203), so a substitution shows as a Noise message that does not authenticate, never as an answer of its own.
 
-use ml_kem::array::Array;
-use ml_kem::ml_kem_768::{DecapsulationKey, EncapsulationKey};
-use ml_kem::{Decapsulate, KeyExport};
 use openred_proto::limits::{MLKEM_CIPHERTEXT_BYTES, MLKEM_PUBLIC_BYTES};
 use openred_proto::secret::Secret;
 use rand_core::CryptoRng;
 use sha2::{Digest, Sha256};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use hkdf::Hkdf;
 use openred_proto::concat::concat;
 use openred_proto::label::derive;
 
+use crate::agreement::{self, KemKey};
+
 /// An initiator's ephemeral key pair; wiped when dropped.
 pub(crate) struct EphemeralKem {
-    secret: DecapsulationKey,
+    secret: KemKey,
     public: Box<[u8; MLKEM_PUBLIC_BYTES]>,
 }
 
@@ -27,9 +26,8 @@ impl EphemeralKem {
     pub(crate) fn generate(random: &mut impl CryptoRng) -> Self {
         let mut seed = Zeroizing::new([0; 64]);
         random.fill_bytes(&mut *seed);
-        let secret = DecapsulationKey::from_seed(Array(*seed));
-        let mut public = Box::new([0; MLKEM_PUBLIC_BYTES]);
-        public.copy_from_slice(&secret.encapsulation_key().to_bytes());
+        let secret = KemKey::from_seed(&seed);
+        let public = secret.public();
         Self { secret, public }
     }
 
@@ -40,10 +38,7 @@ impl EphemeralKem {
 
     /// psk3 from the ciphertext in VERIFY.
     pub(crate) fn psk3(&self, ciphertext: &[u8; MLKEM_CIPHERTEXT_BYTES]) -> Secret<32> {
-        let mut shared = self.secret.decapsulate(ciphertext.into());
-        let psk3 = derive_psk3(&shared, self.public(), ciphertext);
-        shared.zeroize();
-        psk3
+        derive_psk3(self.secret.decapsulate(ciphertext).expose(), self.public(), ciphertext)
     }
 }
 
@@ -52,14 +47,10 @@ pub(crate) fn encapsulate(
     random: &mut impl CryptoRng,
     public: &[u8; MLKEM_PUBLIC_BYTES],
 ) -> Option<(Box<[u8; MLKEM_CIPHERTEXT_BYTES]>, Secret<32>)> {
-    let key = EncapsulationKey::new(public.into()).ok()?;
     let mut message = Zeroizing::new([0; 32]);
     random.fill_bytes(&mut *message);
-    let (sealed, mut shared) = key.encapsulate_deterministic((&*message).into());
-    let mut ciphertext = Box::new([0; MLKEM_CIPHERTEXT_BYTES]);
-    ciphertext.copy_from_slice(&sealed);
-    let psk3 = derive_psk3(&shared, public, &ciphertext);
-    shared.zeroize();
+    let (ciphertext, shared) = agreement::encapsulate(public, &message)?;
+    let psk3 = derive_psk3(shared.expose(), public, &ciphertext);
     Some((ciphertext, psk3))
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use ed25519_dalek::{Signer, SigningKey};
 use openred_proto::checked::statement;
 use openred_proto::checked::static_certificate::StaticCertificate;
-use openred_proto::id::HandshakeId;
+use openred_proto::id::{HandshakeId, UnixMillis};
 use openred_proto::label::{Label, signed_bytes};
 use openred_proto::limits::{STATIC_BACKDATE, STATIC_LIFE};
 use rand_chacha::ChaCha20Rng;

@@ -1,4 +1,4 @@
-//! The primitives that Noise asks for, over one generation of RustCrypto: X25519, two AEADs, four hashes.
+//! The primitives that Noise asks for, X25519 as the crate has it, and of one generation of RustCrypto two AEADs and four hashes.
 //!
 //! Nothing here draws randomness: the one ephemeral secret of a handshake is drawn by the vault's generator and handed in,
 //! and a second draw is an error. Keys, hash states and the ephemeral are wiped when dropped. A Diffie-Hellman result that
@@ -18,8 +18,9 @@ use snow::Error;
 use snow::params::{CipherChoice, DHChoice, HashChoice};
 use snow::resolvers::CryptoResolver;
 use snow::types::{Cipher, Dh, Hash, Random};
-use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
+
+use crate::agreement;
 
 /// AEAD tag of both ciphers.
 const TAG_BYTES: usize = 16;
@@ -84,14 +85,13 @@ impl Random for OneDraw {
 /// RFC 7748 with the contributory check.
 #[derive(Default)]
 struct X25519 {
-    secret: Option<StaticSecret>,
+    secret: Option<Secret<32>>,
     public: [u8; 32],
 }
 
 impl X25519 {
-    fn take(&mut self, bytes: [u8; 32]) {
-        let secret = StaticSecret::from(bytes);
-        self.public = PublicKey::from(&secret).to_bytes();
+    fn take(&mut self, secret: Secret<32>) {
+        self.public = agreement::x25519_public(secret.expose());
         self.secret = Some(secret);
     }
 }
@@ -112,13 +112,13 @@ impl Dh for X25519 {
     fn set(&mut self, secret: &[u8]) {
         let mut bytes = Zeroizing::new([0; 32]);
         bytes.copy_from_slice(secret);
-        self.take(*bytes);
+        self.take(Secret::new(*bytes));
     }
 
     fn generate(&mut self, random: &mut dyn Random) -> Result<(), Error> {
         let mut bytes = Zeroizing::new([0; 32]);
         random.try_fill_bytes(&mut *bytes)?;
-        self.take(*bytes);
+        self.take(Secret::new(*bytes));
         Ok(())
     }
 
@@ -127,17 +127,14 @@ impl Dh for X25519 {
     }
 
     fn privkey(&self) -> &[u8] {
-        self.secret.as_ref().map_or(&[], |secret| secret.as_bytes())
+        self.secret.as_ref().map_or(&[], |secret| secret.expose())
     }
 
     fn dh(&self, public: &[u8], out: &mut [u8]) -> Result<(), Error> {
         // snow keeps remote keys in buffers of its longest curve; ours is their first 32 bytes.
-        let public: [u8; 32] = public.get(..32).and_then(|bytes| bytes.try_into().ok()).ok_or(Error::Dh)?;
-        let shared = self.secret.as_ref().ok_or(Error::Dh)?.diffie_hellman(&PublicKey::from(public));
-        if !shared.was_contributory() {
-            return Err(Error::Dh);
-        }
-        out.get_mut(..32).ok_or(Error::Dh)?.copy_from_slice(shared.as_bytes());
+        let public: &[u8; 32] = public.get(..32).and_then(|bytes| bytes.try_into().ok()).ok_or(Error::Dh)?;
+        let shared = agreement::x25519(self.secret.as_ref().ok_or(Error::Dh)?.expose(), public).ok_or(Error::Dh)?;
+        out.get_mut(..32).ok_or(Error::Dh)?.copy_from_slice(shared.expose());
         Ok(())
     }
 }

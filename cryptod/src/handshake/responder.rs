@@ -5,6 +5,7 @@ use openred_proto::id::UnixMillis;
 use openred_proto::limits::MLKEM_PUBLIC_BYTES;
 use rand_core::CryptoRng;
 
+use super::certificates::Certificates;
 use super::initiator::draw;
 use super::noise::{Noise, Side, Start};
 use super::table::Incoming;
@@ -66,9 +67,14 @@ impl ExpectFinalize {
     ///
     /// # Errors
     /// Any [`Refusal`]; the machine is gone with it.
-    pub(super) fn finalize(mut self, now: UnixMillis, message: &[u8]) -> Result<Established, Refusal> {
+    pub(super) fn finalize(
+        mut self,
+        now: UnixMillis,
+        message: &[u8],
+        certificates: &mut Certificates,
+    ) -> Result<Established, Refusal> {
         let said = SenderPayload::decode_finalize(&self.noise.read(message)?)?;
-        self.link.check_peer(&self.noise, &said, now)?;
+        self.link.check_peer(&self.noise, &certificates.verify(&said.certificate, now)?)?;
         self.link.establish(Side::Responder, said, self.noise)
     }
 }

@@ -6,6 +6,7 @@
 use openred_proto::id::{HandshakeId, LinkId, UnixMillis};
 use rand_core::CryptoRng;
 
+use super::certificates::Certificates;
 use super::half_open::HalfOpen;
 use super::initiator::ExpectVerify;
 use super::responder::ExpectFinalize;
@@ -15,6 +16,7 @@ use super::{Credentials, Established, Linked, Refusal};
 pub(crate) struct Handshakes {
     started: HalfOpen<ExpectVerify>,
     answered: HalfOpen<ExpectFinalize>,
+    certificates: Certificates,
 }
 
 /// A REQUEST as it came in.
@@ -40,7 +42,7 @@ pub(crate) struct Answered {
 
 impl Handshakes {
     pub(crate) const fn new() -> Self {
-        Self { started: HalfOpen::new(), answered: HalfOpen::new() }
+        Self { started: HalfOpen::new(), answered: HalfOpen::new(), certificates: Certificates::new() }
     }
 
     /// Initiator: begins over `link` with a `timestamp` of `max(now, last sent + 1)`; returns REQUEST's Noise message.
@@ -96,7 +98,7 @@ impl Handshakes {
         verify: &[u8],
         directory_head: &[u8],
     ) -> Result<(Vec<u8>, Established), Refusal> {
-        self.started.take(now, id)?.verify(now, verify, directory_head)
+        self.started.take(now, id)?.verify(now, verify, directory_head, &mut self.certificates)
     }
 
     /// Responder: reads FINALIZE.
@@ -109,7 +111,7 @@ impl Handshakes {
         id: HandshakeId,
         finalize: &[u8],
     ) -> Result<Established, Refusal> {
-        self.answered.take(now, id)?.finalize(now, finalize)
+        self.answered.take(now, id)?.finalize(now, finalize, &mut self.certificates)
     }
 
     /// Forgets one handshake, in either role.
