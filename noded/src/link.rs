@@ -20,6 +20,7 @@ mod succession;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod usage;
 pub(crate) mod words;
 
 use std::collections::BTreeMap;
@@ -89,6 +90,10 @@ pub(crate) struct Links {
     due: Notify,
     /// Woken when there may be an offer to send.
     offer_due: Notify,
+    /// What handshakes left on links and is not stored yet; changed under the turn.
+    unstored: Mutex<usage::Unstored>,
+    /// Woken when there is some.
+    use_due: Notify,
 }
 
 /// What the service is made of.
@@ -125,6 +130,8 @@ impl Links {
             changed: Notify::new(),
             due: Notify::new(),
             offer_due: Notify::new(),
+            unstored: Mutex::default(),
+            use_due: Notify::new(),
         });
         loaded.settle_successions().await?;
         Ok(loaded)
@@ -166,6 +173,10 @@ impl Links {
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<LinkId, Held>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unstored(&self) -> MutexGuard<'_, usage::Unstored> {
+        self.unstored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores links as they now are, in one transaction, then lets everybody see them.
@@ -265,20 +276,7 @@ impl crate::p2p::ports::Links for Links {
     }
 
     async fn session_opened(&self, opened: SessionOpened) {
-        let _turn = self.turn.lock().await;
-        let Some(link) = self.link(&opened.link) else { return };
-        let next = match link.with_handshake(opened.initiator, opened.counter, opened.mutual_link, opened.at) {
-            Ok(next) => next,
-            Err(refused) => {
-                return tracing::warn!(link = %opened.link, %refused, "a session opened over a link that is over");
-            }
-        };
-        if let Err(error) = self.keep(vec![next]).await {
-            self.store_failed(error);
-        }
-        if let Err(error) = self.store.peer_seen(opened.peer, opened.at).await {
-            self.store_failed(error);
-        }
+        self.used(&opened).await;
         self.carrier.card_hint(opened.peer, opened.peer_card_sequence);
         if let Some(observer) = self.observer.get() {
             observer.peer_reachable(opened.peer);

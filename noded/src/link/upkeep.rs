@@ -16,7 +16,7 @@ use crate::keys::KeysError;
 use crate::sensitive::Sensitive;
 
 /// How often links are looked at when nothing happens.
-const TICK: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_secs(1);
 
 impl Links {
     /// Looks after the links; never returns. What waits for a directory goes beside what must not wait for one.
@@ -40,7 +40,7 @@ impl Links {
                 self.send_offers(clock::now()).await;
             }
         };
-        tokio::join!(tending, sending);
+        tokio::join!(tending, sending, self.store_uses());
     }
 
     /// One round. Everything here is retried in the next one if it fails.

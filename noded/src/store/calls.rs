@@ -1,5 +1,6 @@
 //! The store's calls as the rest of the node makes them: typed, asynchronous, each one job on the store's thread.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -69,6 +70,15 @@ impl Store {
         self.call(move |connection| changed.iter().try_for_each(|link| links::put(connection, link))).await
     }
 
+    /// Writes links that handshakes ran over, and when their peers were seen, in one transaction.
+    pub(crate) async fn used(&self, changed: Vec<Link>, seen: BTreeMap<NodeId, UnixMillis>) -> Result<()> {
+        let write = move |connection: &Connection| {
+            changed.iter().try_for_each(|link| links::put(connection, link))?;
+            seen.iter().try_for_each(|(node, at)| peers::seen(connection, node, *at))
+        };
+        self.call(write).await
+    }
+
     /// Drops a link for good.
     pub(crate) async fn purge_link(&self, link: LinkId) -> Result<()> {
         self.call(move |connection| links::purge(connection, &link)).await
@@ -117,11 +127,6 @@ impl Store {
     /// Whether the operator said yes to a peer.
     pub(crate) async fn is_approved(&self, node: NodeId) -> Result<bool> {
         Ok(self.peer(node).await?.is_some_and(|peer| peer.approved_at.0 > 0))
-    }
-
-    /// A session with a peer has opened.
-    pub(crate) async fn peer_seen(&self, node: NodeId, now: UnixMillis) -> Result<()> {
-        self.call(move |connection| peers::seen(connection, &node, now)).await
     }
 
     /// Drops a peer's card and approval; the sequence of its newest card stays.

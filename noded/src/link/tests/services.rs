@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use openred_proto::checked::receipt::Receipt;
-use openred_proto::id::NodeId;
+use openred_proto::id::{LinkId, NodeId};
 
 use super::life::DIRECTORY;
 use super::nodes::{TestNode, pair};
@@ -48,23 +48,51 @@ fn an_open_policy_links_at_once() {
         let handle = alice.links.for_peer(&bob.id).unwrap();
         assert_eq!(handle.link, bob.links.for_peer(&alice.id).unwrap().link);
         assert_eq!(handle.keys.outgoing, bob.links.for_peer(&alice.id).unwrap().keys.incoming);
-        let opened = SessionOpened {
-            link: link.id(),
-            peer: bob.id,
-            initiator: true,
-            counter: 1,
-            mutual_link: [3; 16],
-            peer_card_sequence: 0,
-            peer_directory_head: Vec::new(),
-            at: clock::now(),
-        };
-        alice.links.session_opened(opened).await;
+        alice.links.session_opened(opened(link.id(), bob.id, 1)).await;
         assert_eq!(states(&alice), [LinkState::Active]);
         assert_eq!(
             alice.links.request(bob.id, None).await.unwrap().id(),
             link.id(),
             "asking again gives the same link"
         );
+    });
+}
+
+fn opened(link: LinkId, peer: NodeId, counter: u64) -> SessionOpened {
+    SessionOpened {
+        link,
+        peer,
+        initiator: true,
+        counter,
+        mutual_link: [counter as u8; 16],
+        peer_card_sequence: 0,
+        peer_directory_head: Vec::new(),
+        at: clock::now(),
+    }
+}
+
+#[test]
+fn what_handshakes_leave_is_seen_at_once_and_stored_together() {
+    run(async {
+        let (alice, bob) = pair(Open).await;
+        let link = alice.links.request(bob.id, None).await.unwrap().id();
+        for counter in 1..=20 {
+            alice.links.session_opened(opened(link, bob.id, counter)).await;
+            assert_eq!(alice.links.all()[0].sent_counter, counter);
+        }
+        let stored = alice.store.links().await.unwrap().remove(0);
+        assert_eq!((stored.state, stored.sent_counter), (LinkState::Active, 1), "a change of state is stored first");
+        alice.links.store_used().await.unwrap();
+        let stored = alice.store.links().await.unwrap().remove(0);
+        assert_eq!((stored.sent_counter, stored.mutual_link), (20, Some([20; 16])));
+        assert!(alice.store.peer(bob.id).await.unwrap().unwrap().seen_at.0 > 0);
+        // One that ends before it is stored is stored as ended.
+        alice.links.session_opened(opened(link, bob.id, 21)).await;
+        alice.links.revoke(link).await.unwrap();
+        alice.links.store_used().await.unwrap();
+        let alice = alice.restarted().await;
+        assert_eq!(states(&alice), [LinkState::Revoked]);
+        assert_eq!(alice.links.all()[0].sent_counter, 21);
     });
 }
 
