@@ -4,7 +4,7 @@
 //! the module host, answers to both. It holds session secrets and nothing that outlives them; every decision about keys is
 //! the key process's, every decision about links the link store's (`ports`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -67,6 +67,9 @@ pub struct PeerNetwork {
     responder: Mutex<Responder>,
     attempts: Mutex<Attempts>,
     turns: Mutex<HashMap<NodeId, Arc<Turn>>>,
+    /// Links whose tokens this process has seen compared, by both sides, on a session that it opened. Tokens never change: once is
+    /// enough. At most one entry a link that is expected.
+    validated: Mutex<HashSet<LinkId>>,
 }
 
 /// What orders this node's handshakes with one peer.
@@ -126,6 +129,7 @@ impl PeerNetwork {
             responder: Mutex::new(Responder::new(me)),
             attempts: Mutex::default(),
             turns: Mutex::default(),
+            validated: Mutex::default(),
             settings,
             keys,
             ports,
@@ -144,6 +148,7 @@ impl PeerNetwork {
     pub fn link_removed(&self, link: &LinkId) {
         self.responder().forget(link);
         self.attempts().forget(link);
+        self.validated().remove(link);
         self.pool.remove_link(link);
     }
 
@@ -171,6 +176,10 @@ impl PeerNetwork {
 
     fn responder(&self) -> MutexGuard<'_, Responder> {
         self.responder.lock().expect("nothing panics while it holds the responder")
+    }
+
+    fn validated(&self) -> MutexGuard<'_, HashSet<LinkId>> {
+        self.validated.lock().expect("nothing panics while it holds the validated links")
     }
 
     fn attempts(&self) -> MutexGuard<'_, Attempts> {

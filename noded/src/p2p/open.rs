@@ -183,9 +183,14 @@ impl PeerNetwork {
         Ok(pooled)
     }
 
-    /// PROTOCOL 4.5, the initiator's half: checks the responder's proof and sends its own.
+    /// PROTOCOL 4.5, the initiator's half: checks the responder's proof and sends its own. Once a link and process: what the
+    /// two compare, their tokens, stays as it is, and each session proves anew that both hold theirs.
     async fn cross_validate(self: &Arc<Self>, pooled: &Arc<Pooled>, proof: &[u8]) {
-        self.check_match(pooled, proof).await;
+        let link = pooled.session.link;
+        if self.validated().contains(&link) {
+            return pooled.set_matched(true);
+        }
+        let matched = self.check_match(pooled, proof).await;
         let head = RequestHead {
             module: internal::MODULE.into(),
             method: "POST".into(),
@@ -194,8 +199,17 @@ impl PeerNetwork {
             ..RequestHead::default()
         };
         let proof = Body::whole(pooled.session.match_proof.to_vec());
-        if let Err(error) = self.request_on(pooled, &self.connections, head, &mut Some(proof)).await {
-            tracing::debug!(?error, "the match proof could not be sent");
+        let answered = self.request_on(pooled, &self.connections, head, &mut Some(proof)).await;
+        match answered {
+            Ok((head, _)) if matched == Some(true) && head.status == StatusCode::NO_CONTENT.as_u16() => {
+                // An end of the link comes before this, and then it is not expected, or after, and takes it out.
+                let responder = self.responder();
+                if responder.tags.expects(&link) {
+                    self.validated().insert(link);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(?error, "the match proof could not be sent"),
         }
     }
 

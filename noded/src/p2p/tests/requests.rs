@@ -53,6 +53,27 @@ async fn concurrent_callers_share_one_handshake() {
 }
 
 #[tokio::test]
+async fn tokens_are_compared_once_a_link_and_not_once_a_session() {
+    let (alice, bob) = pair();
+    alice.ask(&bob, head("POST", "/mirror"), Body::whole(&b"one"[..])).await.unwrap();
+    bob.links.matches(1).await;
+    while !alice.network.validated().contains(&alice.links.handle().link) {
+        tokio::task::yield_now().await;
+    }
+    let first = alice.network.pool.find(&bob.id, std::time::Instant::now()).unwrap();
+    alice.network.pool.remove(&first);
+    alice.ask(&bob, head("POST", "/mirror"), Body::whole(&b"two"[..])).await.unwrap();
+    while alice.network.sessions()[0].matched.is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(alice.network.sessions()[0].matched, Some(true), "known of the link");
+    assert_eq!((alice.links.matches(1).await.len(), bob.links.matches(1).await.len()), (1, 1));
+    // With the link goes what was known of it.
+    alice.network.link_removed(&alice.links.handle().link);
+    assert!(alice.network.validated().is_empty());
+}
+
+#[tokio::test]
 async fn bodies_stream_both_ways_without_being_held() {
     let (alice, bob) = pair();
     let (sender, body) = Body::channel();
