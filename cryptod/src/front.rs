@@ -2,8 +2,8 @@
 //! no key of the node; what `noded` may have (secrets of sessions, store keys) passes through it.
 //!
 //! `callers` says who may connect, `connection` admits and meters them, `service` is the generated trait, `convert` turns protobuf into requests and replies
-//! into protobuf, `refused` tells the audit trail what was turned away here, `link` multiplexes calls over the one stream to the vault,
-//! `places` says how many of which kind. In: bytes of `noded`. Out: bounded frames. It opens
+//! into protobuf, `refused` tells the audit trail what was turned away here, and `outgoing` what HTTP/2 itself refused, `link`
+//! multiplexes calls over the one stream to the vault, `places` says how many of which kind. In: bytes of `noded`. Out: bounded frames. It opens
 //! nothing: listener and stream are inherited. It lives as long as the vault: when that is gone, calls answer UNAVAILABLE and
 //! [`serve`] returns, so that the supervisor replaces both.
 
@@ -12,6 +12,7 @@ mod connection;
 mod convert;
 mod gather;
 mod link;
+mod outgoing;
 mod places;
 #[doc(hidden)]
 pub mod raw;

@@ -22,6 +22,7 @@ use tonic::transport::server::Connected;
 
 use super::callers::Callers;
 use super::gather::Gather;
+use super::outgoing::Outgoing;
 use super::places::{DEAR_WAITING, Places};
 use super::refused::{Greeting, Refused};
 
@@ -73,11 +74,7 @@ impl Door {
                 tracing::warn!(at_most = CONNECTIONS, "too many connections: the newest are closed");
             }
             full = place.is_err();
-            let greeting = Greeting::new(Arc::clone(&refused));
-            let caller = Arc::new(Caller::new());
-            ready(
-                place.ok().map(|place| Ok(Connection { stream: Gather::new(stream), caller, greeting, _place: place })),
-            )
+            ready(place.ok().map(|place| Ok(Connection::new(stream, &refused, place))))
         })
     }
 }
@@ -171,7 +168,15 @@ pub(super) struct Connection {
     stream: Gather<UnixStream>,
     caller: Arc<Caller>,
     greeting: Greeting,
+    outgoing: Outgoing,
     _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    fn new(stream: UnixStream, refused: &Arc<Refused>, place: OwnedSemaphorePermit) -> Self {
+        let (greeting, outgoing) = (Greeting::new(Arc::clone(refused)), Outgoing::new(Arc::clone(refused)));
+        Self { stream: Gather::new(stream), caller: Arc::new(Caller::new()), greeting, outgoing, _place: place }
+    }
 }
 
 impl Connected for Connection {
@@ -204,7 +209,11 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        if self.outgoing.is_over(&bytes[..written]) {
+            self.caller.out.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,9 +1,9 @@
 //! What the front turns away without asking the vault, told to the audit trail: calls that are not in the contract, messages that
-//! cannot be read or have a field of a wrong length, connections that speak another protocol.
+//! cannot be read or have a field of a wrong length, connections that speak another protocol or break that of HTTP/2 (`outgoing`).
 //!
 //! A correct `noded` makes none of these. They are counted here, and the vault is given the count at most [`REPORTS_PER_SECOND`]
 //! times a second; what it does not take is kept for the next time. Calls over a rate or a deadline are none of them: those are
-//! load, and are refused for it. In: responses on their way out, first bytes of connections. Out: reports to the vault.
+//! load, and are refused for it. In: responses on their way out, first and last words of connections. Out: reports to the vault.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -32,10 +32,15 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    fn add(&self, count: u32) {
+    pub(super) fn add(&self, count: u32) {
         // Saturates: a count that began again at zero would hide what it counts.
         let _ = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(old.saturating_add(count)));
         self.some.notify_one();
+    }
+
+    #[cfg(test)]
+    pub(super) fn counted(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Looks at a response, and passes it on.
@@ -111,7 +116,7 @@ mod tests {
     #[test]
     fn what_breaks_the_contract_is_counted_and_what_the_vault_recorded_is_not() {
         let refused = Refused::default();
-        let seen = || refused.count.load(Ordering::Relaxed);
+        let seen = || refused.counted();
         for code in [Code::Ok, Code::ResourceExhausted, Code::Unavailable, Code::DeadlineExceeded, Code::NotFound] {
             refused.see(response(&Status::new(code, "")));
             assert_eq!(seen(), 0, "{code:?}");
@@ -141,10 +146,10 @@ mod tests {
         let mut slow = greeting();
         assert!(PREFACE.chunks(5).all(|piece| slow.is_ours(piece)) && slow.is_ours(b"any frame at all"));
         assert!(greeting().is_ours(&[PREFACE, b"and more"].concat()));
-        assert_eq!(refused.count.load(Ordering::Relaxed), 0);
+        assert_eq!(refused.counted(), 0);
         for other in [&b"GET / HTTP/1.1\r\n"[..], &[9, 0, 0, 0, 1], b"PRI * HTTP/2.0\r\n\r\nXM"] {
             assert!(!greeting().is_ours(other));
         }
-        assert_eq!(refused.count.load(Ordering::Relaxed), 3);
+        assert_eq!(refused.counted(), 3);
     }
 }
