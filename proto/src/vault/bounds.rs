@@ -96,13 +96,21 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::checked::card::CardFields;
+    use crate::checked::card::{CardFields, Prekey};
     use crate::http_signature::SignatureInput;
-    use crate::id::{HandshakeId, NodeId};
-    use crate::method::{MethodSet, Schedule};
-    use crate::vault::{Frame, ReceivedOffer, decode_frame, encode_frame};
+    use crate::id::{HandshakeId, LinkId, NodeId, PrekeyId, UnixMillis};
+    use crate::method::{Method, MethodSet, Schedule};
+    use crate::secret::Secret;
+    use crate::vault::{
+        AuditStatus, Frame, LinkKeys, LinkSummary, ReceivedOffer, Refusal, RequestKeys, SessionGrant, StatementFault,
+        decode_frame, encode_frame,
+    };
 
     const NODE: NodeId = NodeId::from_bytes([0xff; 32]);
+    const LINK: LinkId = LinkId::from_bytes([0xff; 16]);
+    const LAST_METHOD: Method = Method::Delta;
+    /// What a cap has beyond the longest: numbers and heads that are counted at more than they can take.
+    const ROOM: usize = 2 * HEAD;
 
     /// Each operation that carries bytes of any length, with everything at its longest and `more` besides.
     fn longest(more: usize) -> Vec<Request> {
@@ -170,21 +178,137 @@ mod tests {
         }
     }
 
+    /// Every reply with all of its fields at their longest, and those of any length longer by `more`.
+    fn longest_replies(more: usize) -> Vec<Reply> {
+        let (row, noise) = (vec![1; LINK_ROW_BYTES], vec![2; NOISE_BYTES + more]);
+        let handshake = HandshakeId::from_bytes([3; 16]);
+        let prekey = |more| Prekey {
+            id: PrekeyId::from_bytes([8; 16]),
+            key: vec![9; XWING_PUBLIC_BYTES + more],
+            not_before: UnixMillis(u64::MAX),
+            not_after: UnixMillis(u64::MAX),
+        };
+        let described = |earlier| Reply::Described {
+            node: NODE,
+            prekey: prekey(more),
+            operations: u64::MAX,
+            links: u32::MAX,
+            half_open: u32::MAX,
+            earlier: vec![NODE; earlier],
+        };
+        let status = AuditStatus {
+            segment: u64::MAX,
+            file: u8::MAX,
+            slots: u32::MAX,
+            sequence: u64::MAX,
+            hash: [1; 32],
+            waiting: Some(u64::MAX),
+            full: true,
+        };
+        vec![
+            described(LINEAGE),
+            Reply::Card { statement: vec![1; CARD_BYTES + more], sequence: u64::MAX, expires_at: UnixMillis(u64::MAX) },
+            Reply::Signature(vec![1; 64 + more]),
+            Reply::LinkIssued {
+                summary: summary(),
+                row: row.clone(),
+                offer: vec![2; OFFER_BYTES + more],
+                keys: keys(),
+            },
+            Reply::OfferInspected(summary()),
+            Reply::LinkAccepted { summary: summary(), row, receipt: vec![3; CERTIFICATE_BYTES + more], keys: keys() },
+            Reply::LinkKeys(keys()),
+            Reply::Done,
+            Reply::HandshakeStarted { handshake, noise: noise.clone() },
+            Reply::HandshakeAnswered { handshake, noise: noise.clone() },
+            Reply::HandshakeFinished { noise, grant: grant(32) },
+            Reply::HandshakeCompleted { grant: grant(32 + more) },
+            Reply::MatchValidated { matched: true },
+            Reply::StoreKey(Secret::new([0xff; 32])),
+            Reply::AuditStatus(status),
+            Reply::AuditSubject([1; 32]),
+            Reply::Refused(Refusal::PeerStatement(StatementFault::NotYetValid)),
+        ]
+    }
+
+    fn keys() -> LinkKeys {
+        let pair = || RequestKeys { tag: Secret::new([0xff; 32]), mac1: Secret::new([0xff; 32]) };
+        LinkKeys { outgoing: pair(), incoming: pair() }
+    }
+
+    fn grant(directory_head: usize) -> SessionGrant {
+        SessionGrant {
+            link: LINK,
+            peer: NODE,
+            method: LAST_METHOD,
+            send: Secret::new([0xff; 32]),
+            receive: Secret::new([0xff; 32]),
+            hash: [4; 32],
+            mutual_link: [5; 16],
+            match_proof: [6; 32],
+            peer_card_sequence: u64::MAX,
+            peer_directory_head: vec![7; directory_head],
+        }
+    }
+
+    fn summary() -> LinkSummary {
+        LinkSummary {
+            link: LINK,
+            peer: NODE,
+            issuer: true,
+            method: LAST_METHOD,
+            epoch: u64::MAX,
+            not_before: UnixMillis(u64::MAX),
+            not_after: UnixMillis(u64::MAX),
+        }
+    }
+
+    /// Its place in the list above, and whether it has a field of any length. No wildcard arm: a new reply has to be given both here.
+    const fn place(reply: &Reply) -> (usize, bool) {
+        match reply {
+            Reply::Described { .. } => (0, true),
+            Reply::Card { .. } => (1, true),
+            Reply::Signature(_) => (2, true),
+            Reply::LinkIssued { .. } => (3, true),
+            Reply::OfferInspected(_) => (4, false),
+            Reply::LinkAccepted { .. } => (5, true),
+            Reply::LinkKeys(_) => (6, false),
+            Reply::Done => (7, false),
+            Reply::HandshakeStarted { .. } => (8, true),
+            Reply::HandshakeAnswered { .. } => (9, true),
+            Reply::HandshakeFinished { .. } => (10, true),
+            Reply::HandshakeCompleted { .. } => (11, true),
+            Reply::MatchValidated { .. } => (12, false),
+            Reply::StoreKey(_) => (13, false),
+            Reply::AuditStatus(_) => (14, false),
+            Reply::AuditSubject(_) => (15, false),
+            Reply::Refused(_) => (16, false),
+        }
+    }
+
+    /// The longest of each fits; its cap leaves it little more room than that; and what is longer goes neither out nor in.
     #[test]
     fn replies_are_held_to_theirs() {
-        for (fits, over) in [
-            (Reply::Signature(vec![1; 64]), Reply::Signature(vec![1; 64 + HEAD + 8])),
-            (
-                Reply::HandshakeStarted { handshake: HandshakeId::from_bytes([1; 16]), noise: vec![2; NOISE_BYTES] },
-                Reply::HandshakeStarted {
-                    handshake: HandshakeId::from_bytes([1; 16]),
-                    noise: vec![2; NOISE_BYTES + 60],
-                },
-            ),
-        ] {
-            decode_frame::<Reply>(&encode_frame(&Frame { id: 1, body: fits }).unwrap()[4..]).unwrap();
-            assert!(decode_frame::<Reply>(&raw(&over)).is_err());
-            assert!(encode_frame(&Frame { id: 1, body: over }).is_err());
+        for (number, fits) in longest_replies(0).into_iter().enumerate() {
+            assert_eq!(place(&fits).0, number, "{fits:?}");
+            let (most, what) = (fits.most(), format!("{fits:?}").chars().take(20).collect::<String>());
+            let frame = encode_frame(&Frame { id: u64::MAX, body: fits }).unwrap();
+            let length = frame.len() - 4;
+            assert!((most.saturating_sub(ROOM)..=most).contains(&length), "{what}: {length} of {most}");
+            decode_frame::<Reply>(&frame[4..]).unwrap();
+        }
+        for over in longest_replies(ROOM + 1).into_iter().filter(|reply| place(reply).1) {
+            let what = format!("{over:?}").chars().take(20).collect::<String>();
+            assert!(raw(&over).len() <= FRAME_BYTES, "{what}: this must be its own cap");
+            assert!(decode_frame::<Reply>(&raw(&over)).is_err(), "{what} is taken over its cap");
+            assert!(encode_frame(&Frame { id: u64::MAX, body: over }).is_err(), "{what} is sent over its cap");
+        }
+        // Of fixed length: a byte more is none of it.
+        for fixed in longest_replies(0).into_iter().filter(|reply| !place(reply).1) {
+            let mut bytes = raw(&fixed);
+            decode_frame::<Reply>(&bytes).unwrap();
+            bytes.push(0);
+            assert!(decode_frame::<Reply>(&bytes).is_err(), "{fixed:?}");
         }
     }
 }
