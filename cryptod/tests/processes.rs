@@ -6,6 +6,8 @@
 
 mod processes {
     pub(crate) mod bad_input;
+    pub(crate) mod floods;
+    pub(crate) mod peer;
     pub(crate) mod service;
     pub(crate) mod trio;
 }
@@ -19,7 +21,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use processes::trio::{Home, World};
-use processes::{bad_input, service};
+use processes::{bad_input, floods, service};
 
 /// Uid of the ordinary user.
 const ORDINARY: u32 = 61_902;
@@ -39,7 +41,7 @@ pub(crate) const SERVED: i32 = 0;
 
 type Test = fn(&World<'_>, &Path);
 
-const TESTS: [(&str, Test); 13] = [
+const TESTS: [(&str, Test); 14] = [
     ("a_card_and_an_http_request_are_signed", service::signatures),
     ("two_nodes_link_and_shake_hands", service::link_and_handshake),
     ("state_outlives_a_restart", service::restart),
@@ -51,8 +53,9 @@ const TESTS: [(&str, Test); 13] = [
     ("garbage_on_the_vault_ends_it", bad_input::garbage_on_the_vault),
     ("a_foreign_uid_is_closed_before_a_byte_is_read", bad_input::foreign_caller),
     ("another_process_of_the_same_uid_is_closed_unread", bad_input::strange_process),
-    ("a_flood_on_one_connection_leaves_room_on_another", bad_input::flood),
-    ("a_flood_of_dear_calls_lets_cheap_ones_pass", bad_input::dear_flood),
+    ("a_flood_on_one_connection_leaves_room_on_another", floods::flood_of_cheap),
+    ("a_flood_of_dear_calls_lets_cheap_ones_pass", floods::flood_of_dear),
+    ("of_the_dear_a_bounded_number_waits", floods::many_dear_at_once),
 ];
 
 fn main() {

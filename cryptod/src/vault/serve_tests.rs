@@ -6,9 +6,16 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use openred_proto::vault::{Request, decode_frame, encode_frame, split_frame};
+use openred_proto::checked::card::CardFields;
+use openred_proto::id::NodeId;
+use openred_proto::method::{MethodSet, Schedule};
+use openred_proto::vault::{ReceivedOffer, Request, decode_frame, encode_frame, split_frame};
 
 use super::*;
+use crate::audit::Trail;
+use crate::keyring::Keyring;
+use crate::state::State;
+use crate::vault::quota::Rates;
 use crate::vault::start;
 
 /// A vault's loop, and the other ends of its sockets.
@@ -78,9 +85,46 @@ fn a_turn_answers_every_frame_that_is_ready_on_both_sides() {
     assert!(matches!(&replies(&mut bench.operator)[..], [Frame { id: 9, body: Reply::Described { .. } }]));
 }
 
-/// Something dear that comes to nothing: a row that opens nowhere.
-fn dear() -> Request {
+/// Something dear that comes to nothing, and takes no time: a row that opens nowhere.
+fn refused_at_once() -> Request {
     Request::StartHandshake { row: vec![1; 97] }
+}
+
+fn life() -> Duration {
+    Duration::from_secs(3600)
+}
+
+/// Dear work that the vault really does, as often as it is asked: it opens an offer, from a peer of its own.
+fn offer_to(bench: &mut Bench) -> ReceivedOffer {
+    let fields = CardFields { endpoints: vec!["http://127.0.0.1:4000".into()], ..CardFields::default() };
+    send(&mut bench.front, 1, Request::SignCard { fields, suites: MethodSet::ALL, life: life() });
+    bench.turn().unwrap();
+    let [Frame { body: Reply::Card { statement: card, .. }, .. }] = &replies(&mut bench.front)[..] else {
+        panic!("no card")
+    };
+    let (mut random, now, directory) = (generator().unwrap(), clock(), NodeId::from_bytes([9; 32]));
+    let keyring = Keyring::from_secrets(&mut [8; 64]);
+    let trail = Trail::fresh(keyring.identity(), now).unwrap();
+    let mut peer = Vault::open(keyring, State::new(), trail, &Rates::default(), now, &mut random).unwrap();
+    let (allowed, schedule, node) = (MethodSet::ALL, Schedule::Hourly, bench.server.vault.node_id());
+    let issue = Request::IssueLink { peer: node, card: card.clone(), directory, allowed, schedule, life: life() };
+    let reply = peer.handle(now, &mut random, Role::Node, Frame { id: 1, body: issue }).reply.body;
+    let Reply::LinkIssued { offer, .. } = reply else { panic!("{reply:?}") };
+    ReceivedOffer { offer, sender: peer.node_id(), directory, allowed }
+}
+
+fn inspect(offer: &ReceivedOffer) -> Request {
+    let request = Request::InspectOffer(offer.clone());
+    assert_eq!(request.lane(), Lane::Dear);
+    request
+}
+
+/// Who was answered, in what order; what was dear was done, and not refused.
+fn done(stream: &mut UnixStream) -> Vec<u64> {
+    let replies = replies(stream);
+    let is_done = |frame: &&Frame<Reply>| matches!(frame.body, Reply::OfferInspected(_) | Reply::Described { .. });
+    assert_eq!(replies.iter().filter(is_done).count(), replies.len(), "{replies:?}");
+    replies.iter().map(|frame| frame.id).collect()
 }
 
 fn ids(stream: &mut UnixStream) -> Vec<u64> {
@@ -90,35 +134,37 @@ fn ids(stream: &mut UnixStream) -> Vec<u64> {
 #[test]
 fn what_is_cheap_is_answered_before_what_is_dear_and_came_first() {
     let mut bench = bench();
+    let offer = offer_to(&mut bench);
     for id in 1..=20 {
-        send(&mut bench.front, id, dear());
+        send(&mut bench.front, id, inspect(&offer));
     }
     send(&mut bench.front, 100, Request::Describe);
     bench.turn().unwrap();
-    assert_eq!(ids(&mut bench.front), [100, 1], "it is not kept from its answer by more than one");
+    assert_eq!(done(&mut bench.front), [100, 1], "it is not kept from its answer by more than one");
     // Between dear ones it looks up: what is cheap waits for one turn at most, and is first in it.
     send(&mut bench.front, 101, Request::Describe);
     send(&mut bench.operator, 7, Request::Describe);
     bench.turn().unwrap();
-    assert_eq!(ids(&mut bench.front), [101, 2]);
-    assert_eq!(ids(&mut bench.operator), [7]);
+    assert_eq!(done(&mut bench.front), [101, 2]);
+    assert_eq!(done(&mut bench.operator), [7]);
     // With nothing cheap there, as many as a turn has, in their order.
     for from in [3, 11] {
         bench.turn().unwrap();
-        assert_eq!(ids(&mut bench.front), (from..from + DEAR_A_TURN as u64).collect::<Vec<_>>());
+        assert_eq!(done(&mut bench.front), (from..from + DEAR_A_TURN as u64).collect::<Vec<_>>());
     }
     bench.turn().unwrap();
-    assert_eq!(ids(&mut bench.front), [19, 20]);
+    assert_eq!(done(&mut bench.front), [19, 20]);
 }
 
 /// Puts a cheap request on the wire while the dear one before it is handled, and counts how many of those are handled after it came.
 #[test]
 fn what_is_cheap_waits_for_one_dear_operation_at_most() {
     let mut bench = bench();
+    let offer = offer_to(&mut bench);
     let mut replies_so_far = Vec::new();
     for round in 0..4 {
         for id in 0..DEAR_A_TURN as u64 {
-            send(&mut bench.front, 10 * round + id, dear());
+            send(&mut bench.front, 10 * round + id, inspect(&offer));
         }
         bench.server.take_in(0).unwrap();
         replies_so_far.clear();
@@ -128,6 +174,7 @@ fn what_is_cheap_waits_for_one_dear_operation_at_most() {
         let order: Vec<u64> = replies_so_far.iter().map(|(_, reply)| reply.id).collect();
         let dear_before = order.iter().position(|id| *id == 1000 + round).unwrap();
         assert_eq!((dear_before, order.len()), (1, 2), "one before it, and with it the turn ends: {order:?}");
+        assert!(matches!(replies_so_far[0].1.body, Reply::OfferInspected(_)), "and that one was done");
         // The rest, so that the next round begins anew.
         bench.turn().unwrap();
         bench.turn().unwrap();
@@ -140,7 +187,7 @@ fn a_lane_that_is_full_keeps_to_its_bound_and_loses_nothing() {
     bench.front.set_nonblocking(true).unwrap();
     let (mut sent, mut answered) = (0, Vec::new());
     while sent < 500 {
-        let frame = encode_frame(&Frame { id: sent + 1, body: dear() }).unwrap();
+        let frame = encode_frame(&Frame { id: sent + 1, body: refused_at_once() }).unwrap();
         // A full socket takes none, and never a part of one.
         match bench.front.write(&frame) {
             Ok(count) => {

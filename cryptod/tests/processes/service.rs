@@ -13,18 +13,18 @@ use tonic::transport::Channel;
 use super::trio::World;
 use crate::{block_on, home};
 
-const DIRECTORY: NodeId = NodeId::from_bytes([9; 32]);
-const ALL_METHODS: u32 = 0b1111;
+pub(crate) const DIRECTORY: NodeId = NodeId::from_bytes([9; 32]);
+pub(crate) const ALL_METHODS: u32 = 0b1111;
 /// Handshakes run to report a figure; enough to level out the scheduler.
 const HANDSHAKES: u32 = 20;
 
-type Client = CryptodClient<Channel>;
+pub(crate) type Client = CryptodClient<Channel>;
 
 fn now() -> UnixMillis {
     UnixMillis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64)
 }
 
-async fn card(client: &mut Client) -> rpc::SignedCard {
+pub(crate) async fn card(client: &mut Client) -> rpc::SignedCard {
     let request = rpc::SignCardRequest {
         endpoints: vec!["http://127.0.0.1:4000".to_owned()],
         name: "alice".to_owned(),
