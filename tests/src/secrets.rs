@@ -126,7 +126,14 @@ impl Secrets {
         let id = opened.0.node_id();
         ensure!(id.to_string() == node.id, "another node's keystore");
         let both = opened.0.into_secrets();
-        let (seed, root): ([u8; 32], [u8; 32]) = (both[..32].try_into()?, both[32..].try_into()?);
+        Self::read(id, both[..32].try_into()?, both[32..].try_into()?, &fs::read(node.home.join("vault/state"))?)
+    }
+
+    /// Reads them from the two secrets behind all others and the vault's state, as it is on disk.
+    ///
+    /// # Errors
+    /// When the state does not open or is laid out in another way.
+    pub fn read(id: NodeId, seed: [u8; 32], root: [u8; 32], state: &[u8]) -> Result<Self> {
         let mut secrets = Self { node: id, root, epoch: 0, all: Vec::new() };
         secrets.add("identity seed", &seed);
         secrets.add("storage root", &root);
@@ -137,10 +144,9 @@ impl Secrets {
         for (name, key) in derived_keys(id, &root)? {
             secrets.add(&name, &key);
         }
-        let file = fs::read(node.home.join("vault/state"))?;
         let mut opened = 0;
         for slot in [0, 1] {
-            if let Some(header) = secrets.header(&file, slot)? {
+            if let Some(header) = secrets.header(state, slot)? {
                 secrets.learn(&header)?;
                 opened += 1;
             }
