@@ -29,7 +29,7 @@ use crate::admin;
 use crate::config::{LogConfig, LogFormat, NodeConfig, resolve};
 use crate::directory::{ResolvedNames, resolve_names};
 use crate::home::Home;
-use crate::keys::{CryptodClient, KeysError};
+use crate::keys::CryptodClient;
 use crate::module::{self, Disk, DiskThread};
 use crate::node::{Node, NodeError, Parts};
 use crate::sensitive::show_sensitive;
@@ -173,8 +173,8 @@ impl Prepared {
         let entered = runtime.enter();
         let terminate = signal(SignalKind::terminate()).map_err(local("watching for SIGTERM"))?;
         let interrupt = signal(SignalKind::interrupt()).map_err(local("watching for SIGINT"))?;
-        let keys = CryptodClient::new(&outside.home.cryptod_socket())
-            .map_err(|error: KeysError| DaemonError::Node(NodeFault(error.into())))?;
+        // The supervisor opened it; without one this process would not be.
+        let keys = CryptodClient::new(&outside.home.cryptod_socket(), std::os::unix::process::parent_id());
         drop(entered);
         let storage = &outside.config.storage;
         let megabytes = |count: u32| u64::from(count) << 20;

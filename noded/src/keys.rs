@@ -25,8 +25,11 @@ use tonic::{Code, Status};
 
 use crate::reports::Seen;
 
+mod listener;
 #[cfg(test)]
 pub(crate) mod tests;
+
+use listener::Listener;
 
 /// Connections to the front; two carry twice what one does, a third brings nothing (docs/budgets.md).
 const CONNECTIONS: usize = 2;
@@ -175,16 +178,15 @@ pub struct CryptodClient {
 }
 
 impl CryptodClient {
-    /// A client of the front that listens on `socket`; connects with the first call and again whenever that is needed.
-    ///
-    /// # Errors
-    /// [`KeysError::Away`] when `socket` cannot be a socket's path.
-    pub fn new(socket: &Path) -> Result<Self, KeysError> {
-        let address = socket.to_str().ok_or(KeysError::Away)?;
-        let endpoint = Endpoint::from_shared(format!("unix:{address}")).map_err(|_| KeysError::Away)?;
-        let endpoint = endpoint.connect_timeout(DEADLINE).timeout(DEADLINE);
-        let connections = std::array::from_fn(|_| Generated::new(endpoint.connect_lazy()));
-        Ok(Self { connections: Arc::new(connections), turn: Arc::default() })
+    /// A client of the front on `socket`, whose listener the process `opened_by` opened; connects with the first call and again
+    /// whenever that is needed. Whoever else listens there is told nothing.
+    #[must_use]
+    pub fn new(socket: &Path, opened_by: u32) -> Self {
+        // The address is of no use to a connector that knows its socket.
+        let endpoint = Endpoint::from_static("http://cryptod").connect_timeout(DEADLINE).timeout(DEADLINE);
+        let listener = Listener::new(socket.to_owned(), opened_by);
+        let connections = std::array::from_fn(|_| Generated::new(listener.channel(&endpoint)));
+        Self { connections: Arc::new(connections), turn: Arc::default() }
     }
 
     /// The connection whose turn it is.

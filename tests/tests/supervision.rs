@@ -5,10 +5,11 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -189,6 +190,73 @@ fn iso_nobody_but_the_noded_that_was_started_reaches_the_front() {
         ready(&node).unwrap();
     }
     assert_eq!(unread(&mut UnixStream::connect(&socket).unwrap()), 0);
+    drained(&mut node).unwrap();
+}
+
+/// Connections that a listener of the test's remembers; `noded` tries every few seconds.
+const HEARD: usize = 64;
+
+/// What listens at `place`, for the node's own processes: each connection's bytes, up to its end.
+fn stand_in(place: &Path) -> Receiver<Vec<u8>> {
+    let listener = UnixListener::bind(place).unwrap();
+    if is_root() {
+        // As noded's own, so that nothing but its doubt keeps it away.
+        chown(place, Some(UID_BASE + 112), Some(UID_BASE + 112)).unwrap();
+    }
+    let (hear, heard) = sync_channel(HEARD);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut bytes = Vec::new();
+            let _ = std::io::Read::read_to_end(&mut &stream, &mut bytes);
+            if hear.send(bytes).is_err() {
+                return;
+            }
+        }
+    });
+    heard
+}
+
+/// Another program listens where `noded` expects the front: it is connected to, and told nothing.
+#[test]
+fn iso_who_stands_in_the_fronts_place_is_told_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 11).unwrap();
+    node.up().unwrap();
+    let noded = node.child_pid("noded").unwrap();
+    let socket = node.home.join("run/cryptod/cryptod.sock");
+    node.cli(&["key", "lock"]).unwrap().ok().unwrap();
+    assert!(!socket.exists(), "the place is free");
+    let heard = stand_in(&socket);
+    // The control: whoever does not look tells it all.
+    UnixStream::connect(&socket).unwrap().write_all(b"PRI").unwrap();
+    assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), b"PRI");
+    for _ in 0..3 {
+        assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), b"", "noded tries, and says nothing");
+    }
+    // By another name, and something that is no socket at all.
+    let elsewhere = socket.with_file_name("elsewhere.sock");
+    fs::remove_file(&socket).unwrap();
+    let heard_elsewhere = stand_in(&elsewhere);
+    std::os::unix::fs::symlink("elsewhere.sock", &socket).unwrap();
+    assert_eq!(heard_elsewhere.recv_timeout(PATIENCE).unwrap(), b"");
+    fs::remove_file(&socket).unwrap();
+    fs::write(&socket, "no socket").unwrap();
+    let log = node.daemon().unwrap().output();
+    assert!(log.contains("another process than the supervisor listens in the front's place"), "{log}");
+    let conditions = status(&node).unwrap()["node"]["conditions"].to_string();
+    assert!(conditions.contains("cryptod.away"), "{conditions}");
+    assert_eq!(node.child_pid("noded").unwrap(), noded, "it goes on with what needs no key");
+    // The supervisor puts the true one in its place, and noded finds it.
+    let passphrase = format!("{}.passphrase", node.home.display());
+    node.cli(&["key", "unlock", "--passphrase-file", &passphrase]).unwrap().ok().unwrap();
+    ready(&node).unwrap();
+    wait_for("the key process to be found again", || {
+        let conditions = status(&node)?["node"]["conditions"].to_string();
+        Ok((!conditions.contains("cryptod.away")).then_some(()))
+    })
+    .unwrap();
+    assert!(heard.try_iter().chain(heard_elsewhere.try_iter()).all(|bytes| bytes.is_empty()));
+    fs::remove_file(&elsewhere).unwrap();
     drained(&mut node).unwrap();
 }
 

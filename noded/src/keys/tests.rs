@@ -52,7 +52,7 @@ impl Daemon {
     }
 
     pub(crate) fn client(&self) -> CryptodClient {
-        CryptodClient::new(&self.socket()).unwrap()
+        CryptodClient::new(&self.socket(), std::process::id())
     }
 
     fn socket(&self) -> PathBuf {
@@ -140,7 +140,7 @@ async fn an_http_signature_verifies_for_the_node_that_describes_itself() {
 
 #[tokio::test]
 async fn a_key_process_that_is_away_is_named_and_found_again() {
-    let nowhere = CryptodClient::new(Path::new("/nonexistent/cryptod.sock")).unwrap();
+    let nowhere = CryptodClient::new(Path::new("/nonexistent/cryptod.sock"), std::process::id());
     assert_eq!(nowhere.describe().await.unwrap_err(), KeysError::Away);
 
     let one = daemon(4);
@@ -152,4 +152,22 @@ async fn a_key_process_that_is_away_is_named_and_found_again() {
     }
     let _again = Daemon::start(4, place);
     assert_eq!(client.describe().await.unwrap().node, node, "the same client finds the new front");
+}
+
+/// A listener of this process is asked for by its process id, and by another's: of the first the server hears, of the other not a byte.
+#[tokio::test]
+async fn who_did_not_open_the_fronts_listener_is_told_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("cryptod.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    for (opened_by, hears) in [(std::process::id(), true), (std::os::unix::process::parent_id(), false)] {
+        let client = CryptodClient::new(&socket, opened_by);
+        let call = tokio::spawn(async move { client.describe().await });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut heard = [0; 3];
+        let count = tokio::io::AsyncReadExt::read(&mut stream, &mut heard).await.unwrap();
+        assert_eq!((count > 0, heard == *b"PRI"), (hears, hears), "{count} bytes");
+        drop(stream);
+        assert!(call.await.unwrap().is_err());
+    }
 }
