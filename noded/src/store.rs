@@ -56,6 +56,9 @@ pub(crate) enum StoreError {
     /// Not a database of this program.
     #[error("node.sqlite is not a database of an OpenRed node")]
     Foreign,
+    /// Its tables are not those that this program makes.
+    #[error("node.sqlite has tables, views or triggers that no node puts there, or lacks one: somebody changed it")]
+    Shape,
     /// Written by a newer version.
     #[error("node.sqlite has schema {found}, this program knows up to {known}; use the newer version of openred")]
     NewerSchema {

@@ -87,11 +87,13 @@ pub(crate) struct Sound {
     pub(crate) links: u32,
 }
 
-/// Opens a copy and reads all of it. It may come from anywhere: nothing in it is run, and its shape is checked page by page.
+/// Opens a copy and reads all of it. It may come from anywhere: it has to have the very tables that this program makes and nothing else,
+/// nothing in it is run, and it is checked page by page.
 pub(crate) fn check(file: &Path) -> Result<Sound> {
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     distrust(&connection)?;
     let schema = schema::version(&connection)?;
+    schema::check_shape(&connection, schema)?;
     let verdict: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {
         return Err(StoreError::Damaged("database"));

@@ -104,6 +104,41 @@ fn known_version(connection: &Connection, steps: &[&str]) -> Result<u32> {
     Ok(found)
 }
 
+/// One thing of a database: type, name, table, and the statement that made it.
+type Object = (String, String, String, Option<String>);
+
+/// Holds a file of `version` to exactly what this program makes of it: a table, view, trigger or index more, fewer or otherwise was put there by
+/// somebody else. To be asked before anything is read: what a table's own text has computed (a check, an index) is computed by looking.
+pub(super) fn check_shape(connection: &Connection, version: u32) -> Result<()> {
+    let fresh = Connection::open_in_memory()?;
+    let taken: String = STEPS.iter().take(version as usize).copied().collect();
+    fresh.execute_batch(&taken)?;
+    let expected = objects(&fresh, usize::MAX)?;
+    // One more than there may be is enough to know.
+    if version == 0 || objects(connection, expected.len() + 1)? != expected {
+        return Err(StoreError::Shape);
+    }
+    Ok(())
+}
+
+fn objects(connection: &Connection, at_most: usize) -> Result<Vec<Object>> {
+    let text = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name";
+    let mut statement = connection.prepare(text)?;
+    let read = |row: &rusqlite::Row<'_>| {
+        let sql: Option<String> = row.get(3)?;
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?, sql.as_deref().map(plain)))
+    };
+    let objects = statement.query_map([], read)?.take(at_most).collect::<rusqlite::Result<_>>()?;
+    Ok(objects)
+}
+
+/// A statement without its comments and line breaks: wording that means nothing. A text or name that holds two dashes keeps its opening
+/// mark, which no statement here has.
+fn plain(sql: &str) -> String {
+    let words = sql.lines().flat_map(|line| line.split("--").next().unwrap_or_default().split_whitespace());
+    words.collect::<Vec<_>>().join(" ")
+}
+
 fn take_steps(connection: &Connection, directory: &Path, steps: &[&str]) -> Result<()> {
     let found = known_version(connection, steps)?;
     if found as usize == steps.len() {
@@ -185,6 +220,37 @@ mod tests {
         drop(connection);
         std::fs::rename(&kept, folder.path().join(super::super::FILE)).unwrap();
         migrate(&Connection::open(folder.path().join(super::super::FILE)).unwrap(), folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_shape_that_no_step_leads_to_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = database(folder.path());
+        check_shape(&connection, 2).unwrap();
+        for version in [0, 1] {
+            assert_eq!(check_shape(&connection, version), Err(StoreError::Shape), "as version {version}");
+        }
+        for (there, back) in [
+            ("CREATE TABLE more (x)", "DROP TABLE more"),
+            ("CREATE VIEW seen AS SELECT * FROM link", "DROP VIEW seen"),
+            ("CREATE INDEX more ON peer (length(card))", "DROP INDEX more"),
+            ("CREATE TRIGGER t AFTER INSERT ON peer BEGIN DELETE FROM link; END", "DROP TRIGGER t"),
+            ("ALTER TABLE meta ADD COLUMN more", "ALTER TABLE meta DROP COLUMN more"),
+        ] {
+            connection.execute_batch(there).unwrap();
+            assert_eq!(check_shape(&connection, 2), Err(StoreError::Shape), "{there}");
+            connection.execute_batch(back).unwrap();
+        }
+        check_shape(&connection, 2).unwrap();
+        connection.execute_batch("DROP TABLE carried").unwrap();
+        assert_eq!(check_shape(&connection, 2), Err(StoreError::Shape));
+        // Comments are no difference; what poses as one is.
+        let text = "CREATE TABLE carried (peer BLOB PRIMARY KEY,{} earlier BLOB NOT NULL, withdrawn INTEGER NOT NULL) WITHOUT ROWID";
+        connection.execute_batch(&text.replace("{}", " -- another comment\n")).unwrap();
+        check_shape(&connection, 2).unwrap();
+        connection.execute_batch("DROP TABLE carried").unwrap();
+        connection.execute_batch(&text.replace("{}", " \"--\n\" TEXT,")).unwrap();
+        assert_eq!(check_shape(&connection, 2), Err(StoreError::Shape));
     }
 
     #[test]

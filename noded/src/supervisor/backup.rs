@@ -302,12 +302,17 @@ impl<'a> Backup<'a> {
         let errand = Errand { mode: "decrypt", input: input.into(), output, second: None };
         let opened = self.workshop.run(errand, || self.order(&[]));
         let read = joined(reader);
-        // A backup that does not open says so; one that opens and is none is named by what is wrong with it.
+        // A backup that does not open says so; one that opens and is none is named by what is wrong with it: its reader left then, and
+        // the unsealer could not write on.
         match (opened, read) {
             (Ok(_), Ok(read)) => Ok(read),
             // The reader's own trouble ends the unsealer as well.
             (_, Err(ArchiveError::Io(error))) if is_full(&error) => Err(failed(folder)(error)),
-            (Err(failure @ StartFailure::Keystore { .. }), _) => Err(refused(from, failure)),
+            (Err(failure @ StartFailure::Keystore { refused, .. }), read)
+                if refused != Refused::Local || read.is_ok() =>
+            {
+                Err(self::refused(from, failure))
+            }
             (_, Err(error)) => Err(broken(from, &error)),
             (Err(failure), Ok(_)) => Err(failure.into()),
         }
