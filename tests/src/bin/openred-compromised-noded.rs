@@ -94,7 +94,7 @@ fn run(slot: &mut Option<Barrier>) -> Result<()> {
             // The test shows it, and fails by it.
             report.broken(&format!("{order}: {error:#}"))?;
         }
-        report.done()?;
+        report.done(front.came())?;
     }
 }
 

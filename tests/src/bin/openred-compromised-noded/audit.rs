@@ -36,7 +36,39 @@ pub(crate) fn all(front: &mut Front, report: &mut Report) -> Result<()> {
     let answered = split_frame(&answer).is_ok_and(|(body, _)| decode_frame::<Reply>(body).is_ok());
     let closed = Refused::from(Status::aborted("closed"));
     let came = if answered { Ok(answer) } else { Err(Refused { more: answer, ..closed }) };
-    report.turned_away((AREA, "the vault's own frames"), Code::Aborted, came)
+    report.turned_away((AREA, "the vault's own frames"), Code::Aborted, came)?;
+    below_the_contract(front, report)
+}
+
+/// What HTTP/2 itself refuses, before any service could count it.
+fn below_the_contract(front: &mut Front, report: &mut Report) -> Result<()> {
+    const BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for (name, head, payload) in [
+        ("a frame that is longer than any may be", b"\x01\0\0\x00\x01\0\0\0\x01", &[0; 100][..]),
+        ("a head that cannot be read", b"\0\0\x28\x01\x05\0\0\0\x01", &[0xff; 40][..]),
+        ("data on no stream", b"\0\0\x04\x00\0\0\0\0\0", &b"data"[..]),
+    ] {
+        let answer = front.raw(&[BEGINNING, head, payload].concat())?;
+        let hung_up = frames(&answer).last().is_some_and(|(kind, payload)| *kind == GOAWAY && payload[4..8] != [0; 4]);
+        let closed = Refused { more: answer.clone(), ..Refused::from(Status::aborted("closed")) };
+        report.turned_away((AREA, name), Code::Aborted, if hung_up { Err(closed) } else { Ok(answer) })?;
+    }
+    Ok(())
+}
+
+/// Type of the frame by which a connection is ended, with a code behind the last stream's number (RFC 9113, 6.8).
+const GOAWAY: u8 = 7;
+
+/// The whole frames of an answer: type and payload.
+fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut found = Vec::new();
+    while let Some((head, rest)) = bytes.split_first_chunk::<9>() {
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let Some((payload, rest)) = rest.split_at_checked(length) else { break };
+        found.push((head[3], payload));
+        bytes = rest;
+    }
+    found
 }
 
 /// Many refusals, so that what comes between them is not listed; then an honest operation, which must be.

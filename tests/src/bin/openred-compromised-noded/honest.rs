@@ -42,9 +42,19 @@ pub(crate) struct Honest {
     pub(crate) other: Peer,
     pub(crate) link: Link,
     pub(crate) others_link: Link,
-    /// Of a handshake that came to its end: hash, the node's own proof, and the last message.
+    /// A handshake with the first of them that came to its end.
+    pub(crate) shaken: Shaken,
+    /// An offer of the node's to a third.
+    pub(crate) own_offer: Bytes,
+}
+
+/// A handshake that came to its end.
+pub(crate) struct Shaken {
     pub(crate) hash: Bytes,
+    /// The two match proofs over it: the node's and the peer's.
     pub(crate) own_proof: Bytes,
+    pub(crate) peers_proof: Bytes,
+    /// Its name in the vault, and its last message.
     pub(crate) completed: (Bytes, Vec<u8>),
 }
 
@@ -132,7 +142,7 @@ impl Honest {
         report.signature(&first.receipt[first.receipt.len() - 64..])?;
         let others_link = link(front, &mut other, node, &card)?;
         report.control("accept", Some(Event::LinkAccepted))?;
-        let (hash, own_proof, completed) = shake(front, &mut one, &first)?;
+        let shaken = shake(front, &mut one, &first)?;
         report.control("handshake as responder", Some(Event::HandshakeCompleted))?;
         start_and_finish(front, &mut one, &first)?;
         report.control("handshake as initiator", Some(Event::HandshakeFinished))?;
@@ -147,9 +157,9 @@ impl Honest {
         report.control("row", None)?;
         let mut third = Peer::new()?;
         let request = issue_request(third.id, &third.card()?, LINK_LIFE.as_secs());
-        worked("offer", front.call(|mut keys| async move { keys.issue_link(request).await }))?;
+        let issued = worked("offer", front.call(|mut keys| async move { keys.issue_link(request).await }))?;
         report.control("issue", Some(Event::LinkIssued))?;
-        Ok(Self { node, card, http, one, other, link: first, others_link, hash, own_proof, completed })
+        Ok(Self { node, card, http, one, other, link: first, others_link, shaken, own_offer: issued.offer })
     }
 }
 
@@ -171,8 +181,8 @@ pub(crate) fn sign_http(front: &mut Front, node: NodeId) -> Result<(SignatureInp
     Ok((input, signed.signature.to_vec()))
 }
 
-/// A handshake that the peer begins, to its end, and its match proof: hash, own proof, the last message.
-pub(crate) fn shake(front: &mut Front, peer: &mut Peer, link: &Link) -> Result<(Bytes, Bytes, (Bytes, Vec<u8>))> {
+/// A handshake that the peer begins, to its end, and its match proof.
+pub(crate) fn shake(front: &mut Front, peer: &mut Peer, link: &Link) -> Result<Shaken> {
     let (machine, noise) = peer.start(&link.peers_row)?;
     let request = answer_request(&link.row, &noise);
     let answered = worked("VERIFY", front.call(|mut keys| async move { keys.answer_handshake(request).await }))?;
@@ -182,11 +192,12 @@ pub(crate) fn shake(front: &mut Front, peer: &mut Peer, link: &Link) -> Result<(
         worked("end of a handshake", front.call(|mut keys| async move { keys.complete_handshake(request).await }))?;
     ensure!(granted.send.expose() == &grant.receive[..], "both sides hold the same secrets");
     let (row, hash) = (link.row.clone(), grant.hash.clone());
-    let proof = Bytes::copy_from_slice(&granted.match_proof);
-    let request = rpc::ValidateMatchRequest { row, hash, proof };
+    let peers_proof = Bytes::copy_from_slice(&granted.match_proof);
+    let request = rpc::ValidateMatchRequest { row, hash, proof: peers_proof.clone() };
     let matched = worked("match", front.call(|mut keys| async move { keys.validate_match(request).await }))?;
     ensure!(matched.matched, "the tokens match");
-    Ok((grant.hash, grant.match_proof, (answered.handshake, finalize)))
+    let (hash, own_proof, completed) = (grant.hash, grant.match_proof, (answered.handshake, finalize));
+    Ok(Shaken { hash, own_proof, peers_proof, completed })
 }
 
 /// A handshake that the node begins.

@@ -48,7 +48,7 @@ fn out_of_phase(front: &mut Front, report: &mut Report, honest: &mut Honest) -> 
     let request = continue_request(&[9; 16], &[7; 128]);
     let came = front.call(|mut keys| async move { keys.finish_handshake(request).await });
     report.refused((AREA, "FINALIZE of no handshake"), Event::HandshakeFinished, gone, came)?;
-    let request = continue_request(&honest.completed.0, &honest.completed.1);
+    let request = continue_request(&honest.shaken.completed.0, &honest.shaken.completed.1);
     let came = front.call(|mut keys| async move { keys.complete_handshake(request).await });
     report.refused((AREA, "FINALIZE taken twice"), Event::HandshakeCompleted, gone, came)?;
 

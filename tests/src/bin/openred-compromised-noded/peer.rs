@@ -1,6 +1,7 @@
 //! A peer that plays along: a whole vault inside the attacker, with keys of its own, so that links and handshakes are real.
 
 use anyhow::{Context, Result, bail};
+use ed25519_dalek::SigningKey;
 use openred_cryptod::audit::Trail;
 use openred_cryptod::keyring::{Keyring, SECRETS_BYTES};
 use openred_cryptod::state::State;
@@ -24,6 +25,8 @@ pub(crate) struct Peer {
     pub(crate) id: NodeId,
     /// What its keys are derived from.
     pub(crate) root: [u8; 32],
+    /// Its identity, for what its vault would not sign.
+    pub(crate) key: SigningKey,
 }
 
 impl Peer {
@@ -31,12 +34,13 @@ impl Peer {
         let mut secrets = [0; SECRETS_BYTES];
         getrandom::fill(&mut secrets).ok().context("randomness")?;
         let root = std::array::from_fn(|place| secrets[place + 32]);
+        let key = SigningKey::from_bytes(&std::array::from_fn(|place| secrets[place]));
         let (mut random, now) = (generator()?, clock());
         let keyring = Keyring::from_secrets(&mut secrets);
         let trail = Trail::fresh(keyring.identity(), now)?;
         let vault = Vault::open(keyring, State::new(), trail, &Rates::default(), now, &mut random)?;
         let id = vault.node_id();
-        Ok(Self { vault, random, id, root })
+        Ok(Self { vault, random, id, root, key })
     }
 
     pub(crate) fn ask(&mut self, body: Request) -> Result<Reply> {

@@ -194,7 +194,8 @@ impl Report {
         self.line(&json!({ "kind": "broken", "text": text }))
     }
 
-    pub(crate) fn done(&mut self) -> Result<()> {
-        self.line(&json!({ "kind": "done" }))
+    /// The end of an order, and how many bytes came back over any socket until then.
+    pub(crate) fn done(&mut self, came: u64) -> Result<()> {
+        self.line(&json!({ "kind": "done", "came": came }))
     }
 }
