@@ -3,6 +3,7 @@
 
 pub mod card;
 pub mod handshake;
+pub mod link_sync;
 pub mod offer;
 pub mod receipt;
 pub mod session;

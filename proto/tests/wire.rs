@@ -7,6 +7,7 @@ use openred_proto::checked::card::{Card, CardFields, Prekey, Succession, prekey_
 use openred_proto::checked::handshake::{
     HandshakeFinalize, HandshakeRequest, HandshakeVerify, Inbound, RequestPayload, SenderPayload,
 };
+use openred_proto::checked::link_sync::LinkSync;
 use openred_proto::checked::offer::{Offer, RoutingHeader, SealedHeader};
 use openred_proto::checked::receipt::{Receipt, ReceiptKind};
 use openred_proto::checked::session::{Accept, RequestHead, ResponseHead};
@@ -150,6 +151,26 @@ fn handshake_vectors() {
     }
     for case in rejects {
         assert!(matches!(decode(&case), Err(WireError::Malformed { .. })), "{case}");
+    }
+}
+
+/// `proto/vectors/link-sync`: lists of links. The generated type reads and writes the right ones alike.
+#[test]
+fn link_sync_vectors() {
+    let read = |name: &str| -> Vec<serde_json::Value> {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/link-sync").join(name);
+        let file: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        file["cases"].as_array().unwrap().clone()
+    };
+    let (accepts, rejects) = (read("accept.json"), read("reject.json"));
+    assert!(rejects.len() > accepts.len(), "more rejects than accepts");
+    for case in accepts {
+        let bytes = hex::decode(case["bytes"].as_str().unwrap()).unwrap();
+        assert_eq!(LinkSync::decode(&bytes).unwrap().encode(), bytes, "{case}");
+        same::<wire::LinkSync>(&bytes);
+    }
+    for case in rejects {
+        assert!(LinkSync::decode(&hex::decode(case["bytes"].as_str().unwrap()).unwrap()).is_err(), "{case}");
     }
 }
 
