@@ -24,6 +24,9 @@ pub enum Error {
     /// An offer that does not open under the prekey it names.
     #[error("the offer does not open")]
     PeerOfferSealed,
+    /// An offer with a method that the operator does not allow.
+    #[error("the offer's method is not allowed here (downgrade)")]
+    PeerDowngrade,
     /// Seen before, or older than what is remembered.
     #[error("replayed or outdated")]
     PeerReplay,
@@ -98,6 +101,7 @@ impl From<Error> for Refusal {
             Error::PeerOfferSender => Refusal::OfferSender,
             Error::PeerUnknownPrekey => Refusal::UnknownPrekey,
             Error::PeerOfferSealed => Refusal::OfferSealed,
+            Error::PeerDowngrade => Refusal::Downgrade,
             Error::PeerReplay => Refusal::Replay,
             Error::PeerHandshake => Refusal::HandshakeFailed,
             Error::AllZero => Refusal::PeerStatement(StatementFault::Malformed),

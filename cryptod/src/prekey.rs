@@ -1,15 +1,15 @@
 //! Prekeys: the X-Wing keys that others seal link offers to (PROTOCOL 1, 4), their rotation, and HPKE with them.
 //!
-//! The HPKE mode is Base and is written here, never chosen by a request: the library's authenticated modes panic with this
-//! KEM. Randomness and time are arguments. In: seeds from the state file, public keys from verified cards. Out: contexts for
+//! The HPKE mode is Base, or PSK for an offer that renews a link, and is written here, never chosen by a request: the library's
+//! authenticated modes panic with this KEM. Randomness and time are arguments. In: seeds from the state file, public keys from verified cards. Out: contexts for
 //! `link/issue` and `link/accept`; the public half for the card.
 
 use hpke::aead::{AeadCtxR, AeadCtxS, ChaCha20Poly1305};
 use hpke::kdf::HkdfSha256;
 use hpke::kem::{Kem as _, XWing};
-use hpke::{Deserializable, OpModeR, OpModeS, Serializable};
+use hpke::{Deserializable, OpModeR, OpModeS, PskBundle, Serializable};
 use openred_proto::checked::card::{Prekey, prekey_id};
-use openred_proto::id::{PrekeyId, UnixMillis};
+use openred_proto::id::{LinkId, PrekeyId, UnixMillis};
 use openred_proto::limits::{
     CARD_LIFE, CLOCK_GRACE, PREKEY_KEEP, PREKEY_ROTATE, XWING_CIPHERTEXT_BYTES, XWING_PUBLIC_BYTES,
 };
@@ -131,20 +131,23 @@ impl Prekeys {
         self.find(id).map(|held| held.hash)
     }
 
-    /// `SetupBaseR` with the prekey named `id`.
+    /// `SetupBaseR` with the prekey named `id`, or `SetupPSKR` where there is a psk.
     ///
     /// # Errors
     /// [`Error::PeerUnknownPrekey`]; [`Error::PeerOfferSealed`] for an `enc` that is none; [`Error::AllZero`] for one of low
     /// order.
-    pub fn open(&self, id: &PrekeyId, enc: &[u8], info: &[u8]) -> Result<Receiver> {
+    pub fn open(&self, id: &PrekeyId, enc: &[u8], info: &[u8], psk: Option<&Psk>) -> Result<Receiver> {
         let held = self.find(id)?;
         if enc.len() != XWING_CIPHERTEXT_BYTES {
             return Err(Error::PeerOfferSealed);
         }
         refuse_low_order(enc)?;
         let enc = EncappedKey::from_bytes(enc).map_err(|_| Error::PeerOfferSealed)?;
-        let context =
-            hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, XWing>(&OpModeR::Base, &held.private, &enc, info);
+        let mode = match psk {
+            Some(psk) => OpModeR::Psk(psk.bundle()?),
+            None => OpModeR::Base,
+        };
+        let context = hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, XWing>(&mode, &held.private, &enc, info);
         Ok(Receiver { context: context.map_err(|_| Error::PeerOfferSealed)? })
     }
 
@@ -170,6 +173,21 @@ impl Held {
     }
 }
 
+/// The pre-shared key of an offer that renews a link.
+pub struct Psk {
+    /// The link that is renewed: the key's id, in clear in the routing header.
+    pub link: LinkId,
+    /// Of the link's base ([`crate::link::derive::renewal_psk`]).
+    pub secret: Secret<32>,
+}
+
+impl Psk {
+    fn bundle(&self) -> Result<PskBundle<'_>> {
+        PskBundle::new(self.secret.expose(), self.link.as_bytes())
+            .map_err(|_| Error::Bug("a psk and its id are not empty"))
+    }
+}
+
 /// The sender's half of one HPKE context.
 pub struct Sender {
     /// The encapsulated key, 1,120 bytes.
@@ -178,19 +196,22 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// `SetupBaseS` to a recipient's prekey.
+    /// `SetupBaseS` to a recipient's prekey, or `SetupPSKS` where there is a psk.
     ///
     /// # Errors
     /// [`Error::PeerStatement`] for a key that is none; [`Error::AllZero`] for one of low order.
-    pub fn setup(public: &[u8], info: &[u8], random: &mut impl CryptoRng) -> Result<Self> {
+    pub fn setup(public: &[u8], info: &[u8], psk: Option<&Psk>, random: &mut impl CryptoRng) -> Result<Self> {
         let malformed = openred_proto::error::WireError::Malformed { what: "prekey", why: "not an X-Wing key" };
         if public.len() != XWING_PUBLIC_BYTES {
             return Err(malformed.into());
         }
         refuse_low_order(public)?;
         let public = PrekeyPublic::from_bytes(public).map_err(|_| malformed)?;
-        let setup =
-            hpke::setup_sender_with_rng::<ChaCha20Poly1305, HkdfSha256, XWing>(&OpModeS::Base, &public, info, random);
+        let mode = match psk {
+            Some(psk) => OpModeS::Psk(psk.bundle()?),
+            None => OpModeS::Base,
+        };
+        let setup = hpke::setup_sender_with_rng::<ChaCha20Poly1305, HkdfSha256, XWing>(&mode, &public, info, random);
         let (enc, context) = setup.map_err(|_| malformed)?;
         Ok(Self { enc: enc.to_bytes().to_vec(), context })
     }

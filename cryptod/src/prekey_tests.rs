@@ -87,13 +87,13 @@ fn records_restore_the_same_prekeys() {
 fn what_is_sealed_opens_with_the_same_info_and_aad_only() {
     let prekeys = made(1);
     let public = prekeys.current().unwrap().clone();
-    let sender = Sender::setup(&public.key, b"info", &mut random(3)).unwrap();
+    let sender = Sender::setup(&public.key, b"info", None, &mut random(3)).unwrap();
     let (enc, export) = (sender.enc.clone(), sender.export(b"label").unwrap());
     let sealed = sender.seal(b"aad", b"body").unwrap();
-    let mut receiver = prekeys.open(&public.id, &enc, b"info").unwrap();
+    let mut receiver = prekeys.open(&public.id, &enc, b"info", None).unwrap();
     assert_eq!(receiver.export(b"label").unwrap(), export);
     assert_eq!(*receiver.open(b"aad", &sealed).unwrap(), b"body");
-    let again = |enc: &[u8], info: &[u8]| prekeys.open(&public.id, enc, info).unwrap();
+    let again = |enc: &[u8], info: &[u8]| prekeys.open(&public.id, enc, info, None).unwrap();
     assert_eq!(again(&enc, b"info").open(b"other", &sealed), Err(Error::PeerOfferSealed));
     assert_eq!(again(&enc, b"other").open(b"aad", &sealed), Err(Error::PeerOfferSealed));
     let mut changed = enc.clone();
@@ -102,10 +102,32 @@ fn what_is_sealed_opens_with_the_same_info_and_aad_only() {
 }
 
 #[test]
+fn what_is_sealed_under_a_psk_opens_under_no_other_and_under_none() {
+    let prekeys = made(1);
+    let public = prekeys.current().unwrap().clone();
+    let psk = |link: u8, secret: u8| Psk { link: LinkId::from_bytes([link; 16]), secret: Secret::new([secret; 32]) };
+    let sender = Sender::setup(&public.key, b"info", Some(&psk(1, 2)), &mut random(3)).unwrap();
+    let (enc, export) = (sender.enc.clone(), sender.export(b"label").unwrap());
+    let sealed = sender.seal(b"aad", b"body").unwrap();
+    let open = |psk: Option<&Psk>| {
+        let mut receiver = prekeys.open(&public.id, &enc, b"info", psk).unwrap();
+        (receiver.open(b"aad", &sealed).map(|body| body.to_vec()), receiver.export(b"label").unwrap() == export)
+    };
+    assert_eq!(open(Some(&psk(1, 2))), (Ok(b"body".to_vec()), true));
+    for other in [None, Some(psk(1, 3)), Some(psk(2, 2))] {
+        assert_eq!(open(other.as_ref()), (Err(Error::PeerOfferSealed), false));
+    }
+    let plain = Sender::setup(&public.key, b"info", None, &mut random(3)).unwrap();
+    let (enc, sealed) = (plain.enc.clone(), plain.seal(b"aad", b"body").unwrap());
+    let mut under_a_psk = prekeys.open(&public.id, &enc, b"info", Some(&psk(1, 2))).unwrap();
+    assert_eq!(under_a_psk.open(b"aad", &sealed), Err(Error::PeerOfferSealed));
+}
+
+#[test]
 fn sealing_is_a_function_of_the_random_bytes_given() {
     let public = made(1).current().unwrap().key.clone();
     let seal = |seed| {
-        let sender = Sender::setup(&public, b"info", &mut random(seed)).unwrap();
+        let sender = Sender::setup(&public, b"info", None, &mut random(seed)).unwrap();
         (sender.enc.clone(), sender.seal(b"aad", b"body").unwrap())
     };
     assert_eq!(seal(3), seal(3));
@@ -117,9 +139,9 @@ fn low_order_halves_are_refused() {
     let prekeys = made(1);
     let mut public = prekeys.current().unwrap().clone();
     public.key[XWING_PUBLIC_BYTES - 32..].fill(0);
-    assert!(matches!(Sender::setup(&public.key, b"", &mut random(3)), Err(Error::AllZero)));
-    assert!(matches!(prekeys.open(&public.id, &[0; XWING_CIPHERTEXT_BYTES], b""), Err(Error::AllZero)));
-    assert!(matches!(prekeys.open(&public.id, &[9; 10], b""), Err(Error::PeerOfferSealed)));
+    assert!(matches!(Sender::setup(&public.key, b"", None, &mut random(3)), Err(Error::AllZero)));
+    assert!(matches!(prekeys.open(&public.id, &[0; XWING_CIPHERTEXT_BYTES], b"", None), Err(Error::AllZero)));
+    assert!(matches!(prekeys.open(&public.id, &[9; 10], b"", None), Err(Error::PeerOfferSealed)));
 }
 
 /// RFC 9180, appendix A.2.1: the KDF and AEAD of our suite with the RFC's own KEM, so that the key schedule is the RFC's.

@@ -288,6 +288,20 @@ impl State {
         Ok((record.peer, found))
     }
 
+    /// Links that are held and not revoked, in rising order of their ids, from the first above `after`; at most `most`.
+    #[must_use]
+    pub(crate) fn links_after(&self, after: &LinkId, most: usize) -> Vec<LinkId> {
+        let links = self.peers.values().flat_map(|record| record.links.iter().flatten());
+        let mut lowest = BTreeSet::new();
+        for link in links.filter(|link| !link.revoked && link.link > *after) {
+            lowest.insert(link.link);
+            if lowest.len() > most {
+                lowest.pop_last();
+            }
+        }
+        lowest.into_iter().collect()
+    }
+
     /// Changes a live link in what has to be durable before anybody hears of it.
     ///
     /// # Errors
@@ -373,6 +387,33 @@ impl State {
         sequence: Option<u64>,
         now: UnixMillis,
     ) -> Result<()> {
+        self.add(peer, link, sequence, None, now)
+    }
+
+    /// The same for a link that renews `renewed`, which is held and lives on beside it; whatever else is held of the peer makes
+    /// room.
+    ///
+    /// # Errors
+    /// As [`State::add_link`].
+    pub(crate) fn add_renewal(
+        &mut self,
+        peer: &NodeId,
+        link: LinkRecord,
+        sequence: Option<u64>,
+        renewed: &LinkId,
+        now: UnixMillis,
+    ) -> Result<()> {
+        self.add(peer, link, sequence, Some(renewed), now)
+    }
+
+    fn add(
+        &mut self,
+        peer: &NodeId,
+        link: LinkRecord,
+        sequence: Option<u64>,
+        renewed: Option<&LinkId>,
+        now: UnixMillis,
+    ) -> Result<()> {
         let mut heard = self.peer(peer).map_or_else(Window::default, |record| record.heard);
         if let Some(sequence) = sequence {
             heard.take(sequence, now)?;
@@ -384,11 +425,11 @@ impl State {
         let index = self.index_for(peer, now)?;
         let record = self.peers.entry(index).or_insert_with(|| PeerRecord::new(*peer));
         record.heard = heard;
-        if sequence.is_some() {
+        if sequence.is_some() && renewed.is_none() {
             record.retire(|held| held.side == Side::Acceptor || held.proven);
         }
         record.keep_until = record.keep_until.max(link.not_after.plus(WINDOW_KEPT));
-        let (id, place) = (link.link, record.make_room(now));
+        let (id, place) = (link.link, record.make_room(renewed, now));
         let dropped = record.links[place].replace(link);
         if let Some(dropped) = dropped {
             self.by_link.remove(&dropped.link);
@@ -438,11 +479,16 @@ impl PeerRecord {
         }
     }
 
-    /// The place for another link: a free one, else that of a link which is over, else of one never used, else the older.
-    fn make_room(&self, now: UnixMillis) -> usize {
+    /// The place for another link: a free one, else that of a link which is over, else of one never used, else the older; never
+    /// that of a link which is renewed by it.
+    fn make_room(&self, renewed: Option<&LinkId>, now: UnixMillis) -> usize {
         let rank = |place: &usize| {
             self.links[*place].as_ref().map_or((0, UnixMillis(0)), |link| {
-                let rank = if link.revoked || link.is_expired(now) { 1 } else { 2 + u8::from(link.proven) };
+                let rank = match link {
+                    link if renewed == Some(&link.link) => 4,
+                    link if link.revoked || link.is_expired(now) => 1,
+                    link => 2 + u8::from(link.proven),
+                };
                 (rank, link.decided_at)
             })
         };

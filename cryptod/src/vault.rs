@@ -8,6 +8,7 @@
 
 use openred_proto::audit::Event;
 use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::limits::LINKS_PAGE;
 use openred_proto::vault::{Frame, Refusal, Reply, Request, Role, decode_frame};
 use rand_core::CryptoRng;
 
@@ -282,6 +283,13 @@ impl Unlocked {
             Request::AcceptOffer(offer) => self.accept_offer(now, random, &offer),
             Request::LinkKeys { row } => self.link_keys(now, &row),
             Request::RevokeLink { link } => self.revoke_link(now, link),
+            Request::RenewLink { row, card, directory, allowed, schedule, life } => {
+                let renewal = link_ops::Renewal { row: &row, card: &card, directory, allowed, schedule, life };
+                self.renew_link(now, random, &renewal)
+            }
+            Request::InspectRenewal(renewal) => self.inspect_renewal(now, &renewal),
+            Request::AcceptRenewal(renewal) => self.accept_renewal(now, random, &renewal),
+            Request::ListLinks { after } => Ok(Reply::Links(self.state.links_after(&after, LINKS_PAGE))),
             Request::StartHandshake { row } => self.start_handshake(now, random, &row),
             Request::AnswerHandshake { row, noise, directory_head } => {
                 self.answer_handshake(now, random, &row, &noise, &directory_head)

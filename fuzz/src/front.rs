@@ -24,7 +24,7 @@ use tower::ServiceExt;
 use crate::corpus::numbered;
 use crate::records::NOW;
 
-const CALLS: [&str; 15] = [
+const CALLS: [&str; 19] = [
     "Describe",
     "SignCard",
     "SignHttp",
@@ -40,6 +40,10 @@ const CALLS: [&str; 15] = [
     "AbandonHandshake",
     "ValidateMatch",
     "GetStoreKey",
+    "RenewLink",
+    "InspectRenewal",
+    "AcceptRenewal",
+    "ListLinks",
 ];
 
 const NODE: NodeId = NodeId::from_bytes([1; 32]);
@@ -128,7 +132,7 @@ fn answer(which: u8) -> Reply {
         peer_directory_head: bytes(32),
     };
     let handshake = HandshakeId::from_bytes([9; 16]);
-    match which % 13 {
+    match which % 14 {
         0 => Reply::Card { statement: bytes(300), sequence: 1, expires_at: NOW },
         1 => Reply::Signature(bytes(usize::from(which))),
         2 => Reply::LinkIssued { summary: summary(), row: bytes(97), offer: bytes(3400), keys: keys() },
@@ -141,6 +145,7 @@ fn answer(which: u8) -> Reply {
         9 => Reply::HandshakeCompleted { grant: grant() },
         10 => Reply::MatchValidated { matched: true },
         11 => Reply::StoreKey(Secret::new([1; 32])),
+        12 => Reply::Links(vec![link; 3]),
         _ => Reply::Refused(Refusal::Quota),
     }
 }
@@ -172,14 +177,24 @@ pub(crate) fn corpus() -> Vec<(String, Vec<u8>)> {
         schedule: 2,
         life_seconds: 60,
     };
+    let renew = rpc::RenewLinkRequest {
+        row: of(97),
+        card: of(300),
+        directory: of(32),
+        allowed: 3,
+        schedule: 1,
+        life_seconds: 60,
+    };
+    let received = rpc::ReceivedOffer { offer: of(3400), sender: of(32), directory: of(32), allowed: 15 };
+    let renewal = rpc::ReceivedRenewal { received: Some(received), row: of(97) }.encode_to_vec();
     let row = rpc::LinkRow { row: of(97) }.encode_to_vec();
     let answered = rpc::AnswerHandshakeRequest { row: of(97), noise: of(1300), directory_head: of(32) };
     let goes_on = |head| rpc::ContinueHandshakeRequest { handshake: of(16), noise: of(600), directory_head: of(head) };
     let matched = rpc::ValidateMatchRequest { row: of(97), hash: of(32), proof: of(32) };
     let calls = [
-        (12, Vec::new()),
+        (13, Vec::new()),
         (0, card.encode_to_vec()),
-        (64 - 64 % 13 + 1, signed.encode_to_vec()),
+        (64 - 64 % 14 + 1, signed.encode_to_vec()),
         (2, issue.encode_to_vec()),
         (3, offer.clone()),
         (4, offer),
@@ -192,6 +207,10 @@ pub(crate) fn corpus() -> Vec<(String, Vec<u8>)> {
         (6, rpc::HandshakeName { handshake: of(16) }.encode_to_vec()),
         (10, matched.encode_to_vec()),
         (11, rpc::StoreKeyRequest { purpose: "files".into() }.encode_to_vec()),
+        (2, renew.encode_to_vec()),
+        (3, renewal.clone()),
+        (4, renewal),
+        (12, rpc::ListLinksRequest { after: of(16) }.encode_to_vec()),
     ];
     let mut inputs: Vec<Vec<u8>> =
         (0_u8..).zip(&calls).map(|(call, (reply, bytes))| [&[call, 0, *reply], &bytes[..]].concat()).collect();

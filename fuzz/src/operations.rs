@@ -9,7 +9,7 @@ use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{HandshakeId, LinkId, NodeId, UnixMillis};
 use openred_proto::method::{MethodSet, Schedule};
 use openred_proto::vault::{
-    Frame, ReceivedOffer, Reply, Request, Role, ShortKey, decode_frame, encode_frame, split_frame,
+    Frame, ReceivedOffer, ReceivedRenewal, Reply, Request, Role, ShortKey, decode_frame, encode_frame, split_frame,
 };
 
 use crate::records::NOW;
@@ -62,7 +62,7 @@ pub(crate) fn list(bytes: &[u8]) {
     world.parties.iter_mut().for_each(Party::commit);
 }
 
-const KINDS: u8 = 24;
+const KINDS: u8 = 28;
 const RAW: u8 = 22;
 
 struct Step {
@@ -182,8 +182,27 @@ impl World {
             14 => Request::StoreKey {
                 purpose: ["messaging", "files", "", "../x", "A"][usize::from(a % 5)].repeat(1 + usize::from(b / 64)),
             },
+            24..=27 => self.renewal(what, step, row(a), offer()),
             15 if a & 1 == 0 => Request::Lock,
             _ => Request::Rotate { what: if b & 1 == 0 { ShortKey::Prekey } else { ShortKey::Statics } },
+        }
+    }
+
+    fn renewal(&self, what: u8, step: &Step, row: Vec<u8>, received: ReceivedOffer) -> Request {
+        let (a, b, made) = (step.a, step.b, &self.made);
+        let renewed = nth(&made.rows, b, vec![b; 97]);
+        match what {
+            24 => Request::RenewLink {
+                row,
+                card: nth(&made.cards, b, vec![b; 97]),
+                directory: DIRECTORY,
+                allowed: allowed(b),
+                schedule: Schedule::Hourly,
+                life: std::time::Duration::from_millis(STEPS[usize::from(7 - b % 8)]),
+            },
+            25 => Request::InspectRenewal(ReceivedRenewal { received, row: renewed }),
+            26 => Request::AcceptRenewal(ReceivedRenewal { received, row: renewed }),
+            _ => Request::ListLinks { after: nth(&made.links, a, LinkId::from_bytes([a; 16])) },
         }
     }
 }
@@ -289,6 +308,8 @@ pub(crate) mod corpus {
         inputs.push(reply(Reply::Done));
         inputs.push(reply(Reply::Signature(vec![3; 64])));
         inputs.push([&[0][..], &encode_frame(&Frame { id: 1, body: Request::Describe }).unwrap()].concat());
+        inputs.extend((24..28).map(|what| framed(0, world.request(what, &step))));
+        inputs.push(reply(Reply::Links(vec![LinkId::from_bytes([5; 16]); 3])));
         numbered(inputs)
     }
 
@@ -296,7 +317,9 @@ pub(crate) mod corpus {
     pub(crate) fn lists() -> Vec<(String, Vec<u8>)> {
         let link: &[[u8; 4]] = &[[1, 1, 4, 8], [3, 0, 0, 2], [4, 1, 0, 15], [5, 1, 0, 15]];
         let shake: &[[u8; 4]] = &[[8, 0, 1, 0], [9, 1, 0, 0], [10, 0, 1, 0], [11, 1, 0, 0], [13, 0, 1, 0]];
-        let lists: [Vec<[u8; 4]>; 8] = [
+        // Alice renews by her row, Bob takes it by his.
+        let renew: &[[u8; 4]] = &[[24, 0, 1, 2], [25, 1, 0, 7], [26, 1, 0, 7]];
+        let lists: [Vec<[u8; 4]>; 10] = [
             [link, shake].concat(),
             [link, &[[16, 0, 0, 0], [16, 1, 0, 0], [20, 0, 1, 0], [20, 1, 1, 0]], shake].concat(),
             [link, &[[6, 0, 1, 0], [7, 1, 0, 0]], shake].concat(),
@@ -305,6 +328,8 @@ pub(crate) mod corpus {
             [link, &[[5, 1, 0, 15], [4, 0x81, 0, 3], [8, 0x80, 1, 9], [12, 0, 0, 0]]].concat(),
             [link, &[[17, 0, 0, 0], [23, 0, 6, 0], [17, 1, 0, 0], [21, 0, 0, 0]], shake].concat(),
             vec![[1, 0x40, 0, 8], [1, 0, 4, 8], [18, 0, 6, 0], [1, 0, 4, 8], [19, 0, 7, 0], [1, 0, 4, 8]],
+            [link, renew, shake].concat(),
+            [link, renew, &[[27, 0, 0, 0], [20, 1, 1, 0], [7, 0, 1, 0], [26, 1, 0, 7]], shake].concat(),
         ];
         let mut inputs: Vec<Vec<u8>> = lists.iter().map(|list| list.concat()).collect();
         inputs.push([&[22, 0, 3, 0, 1, 0, 0][..], &[0, 0, 0, 0]].concat());
@@ -325,6 +350,22 @@ pub(crate) mod corpus {
                 world.step(operation[0], &step);
             }
             assert_eq!(world.made.grants.len(), 2, "both sides opened the session");
+        }
+
+        #[test]
+        fn the_ninth_list_opens_one_over_a_renewed_link() {
+            use super::super::*;
+            let lists = super::lists();
+            let (_, bytes) = &lists[8];
+            let mut world = World { parties: [Party::new(1), Party::new(2)], made: Made::default() };
+            for operation in bytes.chunks(4) {
+                let who = usize::from(operation[1] % 2);
+                let step = Step { who, operator: false, alter: false, a: operation[2], b: operation[3] };
+                world.step(operation[0], &step);
+            }
+            let links: std::collections::BTreeSet<_> = world.made.links.iter().collect();
+            assert_eq!((links.len(), world.made.grants.len()), (2, 2));
+            assert_eq!(Some(&world.made.grants[0].link), world.made.links.last());
         }
     }
 }

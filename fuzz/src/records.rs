@@ -8,6 +8,7 @@ use openred_proto::checked::card::Card;
 use openred_proto::checked::handshake::{
     HandshakeFinalize, HandshakeRequest, HandshakeVerify, Inbound, RequestPayload, SenderPayload,
 };
+use openred_proto::checked::link_sync::LinkSync;
 use openred_proto::checked::offer::{Offer, RoutingHeader, SealedHeader};
 use openred_proto::checked::receipt::Receipt;
 use openred_proto::checked::statement::{self, Unverified};
@@ -85,8 +86,13 @@ fn as_received(bytes: &[u8]) {
 }
 
 pub(crate) fn offers(bytes: &[u8]) {
-    let (which, bytes) = choice(bytes, 4);
+    let (which, bytes) = choice(bytes, 5);
     match which {
+        4 => {
+            if let Ok(list) = LinkSync::decode(bytes) {
+                assert_eq!(list.encode(), bytes, "a list has one encoding");
+            }
+        }
         0 => {
             if let Ok(offer) = Offer::decode(bytes) {
                 assert_eq!(Offer::encode(&offer.routing_bytes, &offer.enc, &offer.sealed), bytes);
@@ -151,6 +157,7 @@ pub(crate) mod corpus {
     use std::path::Path;
 
     use openred_proto::checked::card::{CardFields, Prekey, prekey_id};
+    use openred_proto::checked::link_sync::{SyncEntry, SyncState};
     use openred_proto::checked::receipt::ReceiptKind;
     use openred_proto::checked::succession::Step;
     use openred_proto::id::{HandshakeId, LinkId, PrekeyId};
@@ -241,6 +248,14 @@ pub(crate) mod corpus {
             psk,
             expiry: UnixMillis(NOW.0 + HOUR),
         };
+        let entry = |link, state, receipt| SyncEntry { link: LinkId::from_bytes([link; 16]), state, receipt };
+        let list = LinkSync {
+            entries: vec![
+                entry(1, SyncState::Live, vec![7; 240]),
+                entry(2, SyncState::Offered, Vec::new()),
+                entry(3, SyncState::Over, Vec::new()),
+            ],
+        };
         let mut inputs: Vec<_> =
             ["accept", "reject"].iter().flat_map(|kind| vector_offers(kind).into_iter().take(3)).collect();
         inputs.extend([
@@ -248,6 +263,7 @@ pub(crate) mod corpus {
             after(1, &routing(Some(LinkId::from_bytes([4; 16]))).encode()),
             after(2, &sealed.encode()),
             after(3, &SealedHeader::encode_body(&sealed.encode(), &[6; 64])),
+            after(4, &list.encode()),
         ]);
         numbered(inputs)
     }

@@ -65,6 +65,8 @@ pub mod derive {
     pub const LINK_BASE: &[u8] = b"openred/1/link-base";
     /// Cross-validation of the two link tokens (PROTOCOL 4.5).
     pub const MATCH: &[u8] = b"openred/1/match";
+    /// The HPKE pre-shared key of an offer that renews a link (PROTOCOL 4).
+    pub const RENEW: &[u8] = b"openred/1/renew";
     /// The value that both sides of a handshake can compare (PROTOCOL 5).
     pub const MUTUAL_LINK: &[u8] = b"openred/1/mutual-link";
     /// A link's directional pre-shared key.

@@ -40,6 +40,8 @@ pub const OFFER_BODY_BYTES: usize = 2048;
 pub const OFFER_BYTES: usize = 256 + XWING_CIPHERTEXT_BYTES + OFFER_BODY_BYTES + 16 + 64;
 /// Default life of a link (PROTOCOL 4).
 pub const LINK_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Shortest life that an operator may ask for: renewal has a third of it to succeed, over a session or through a directory.
+pub const LINK_LIFE_MIN: Duration = Duration::from_secs(10);
 /// Longest life that an issuer may ask for.
 pub const LINK_LIFE_MAX: Duration = Duration::from_secs(30 * 86400);
 /// Offers wait at most this long in a directory's memory (PROTOCOL 7).
@@ -56,6 +58,8 @@ pub const PREKEY_KEEP: Duration = Duration::from_secs(14 * 86400);
 
 /// Links that one vault holds; the state file is laid out for exactly these.
 pub const LINKS: usize = 4096;
+/// Link ids in one answer of the vault to whoever asks which it holds: half a frame.
+pub const LINKS_PAGE: usize = 256;
 /// Issuer sequences remembered per link partner (PROTOCOL 4).
 pub const SEQUENCE_WINDOW: u64 = 64;
 

@@ -9,7 +9,7 @@ pub const REFUSAL_HEADER: &str = "openred-refusal";
 /// What a record of the audit trail holds for a match proof that is wrong: answered, not refused.
 pub const NO_MATCH: u8 = 1;
 
-const CODES: [(Refusal, &str, u8); 26] = [
+const CODES: [(Refusal, &str, u8); 27] = [
     (Refusal::Malformed, "malformed", 2),
     (Refusal::NotAllowed, "not-allowed", 3),
     (Refusal::Quota, "quota", 4),
@@ -36,6 +36,7 @@ const CODES: [(Refusal, &str, u8); 26] = [
     (Refusal::Bug, "bug", 25),
     (Refusal::AuditFull, "audit-full", 26),
     (Refusal::Capacity(Capacity::Prekeys), "capacity-prekeys", 27),
+    (Refusal::Downgrade, "downgrade", 28),
 ];
 
 impl Refusal {

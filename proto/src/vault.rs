@@ -167,6 +167,31 @@ pub enum Request {
         /// Which.
         what: ShortKey,
     },
+    /// Issue a link that takes the place of a live one with the same peer. Node.
+    RenewLink {
+        /// The sealed token row of the link that is renewed.
+        row: Vec<u8>,
+        /// The peer's signed card, as received.
+        card: Vec<u8>,
+        /// The directory that will route the offer, if it cannot go over a session.
+        directory: NodeId,
+        /// Methods that the operator allows.
+        allowed: MethodSet,
+        /// How to choose among them.
+        schedule: Schedule,
+        /// Life of the new link.
+        life: Duration,
+    },
+    /// [`Request::InspectOffer`] of an offer that renews a link. Node.
+    InspectRenewal(ReceivedRenewal),
+    /// [`Request::AcceptOffer`] of an offer that renews a link; the renewed one lives on to its end. Node.
+    AcceptRenewal(ReceivedRenewal),
+    /// The links that are held and not revoked, a page at a time, so that `noded` can end those of which a crash left it
+    /// nothing. Node.
+    ListLinks {
+        /// Where the last page ended; zeros for the first.
+        after: LinkId,
+    },
 }
 
 /// Keys that live for days and are drawn anew on a schedule, or when the operator says so.
@@ -189,6 +214,15 @@ pub struct ReceivedOffer {
     pub directory: NodeId,
     /// Methods that the operator allows.
     pub allowed: MethodSet,
+}
+
+/// An offer that renews a link, as it reached this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceivedRenewal {
+    /// The offer.
+    pub received: ReceivedOffer,
+    /// The sealed token row of the link that it says it renews.
+    pub row: Vec<u8>,
 }
 
 /// What both sides know of a link; no secret.
@@ -301,7 +335,7 @@ pub enum Reply {
     },
     /// To `SignHttp`: 64 bytes.
     Signature(Vec<u8>),
-    /// To `IssueLink`.
+    /// To `IssueLink` and `RenewLink`.
     LinkIssued {
         /// What was agreed.
         summary: LinkSummary,
@@ -312,9 +346,9 @@ pub enum Reply {
         /// Pre-check keys.
         keys: LinkKeys,
     },
-    /// To `InspectOffer`.
+    /// To `InspectOffer` and `InspectRenewal`.
     OfferInspected(LinkSummary),
-    /// To `AcceptOffer`; also to the same offer again.
+    /// To `AcceptOffer` and `AcceptRenewal`; also to the same offer again.
     LinkAccepted {
         /// What was agreed.
         summary: LinkSummary,
@@ -368,6 +402,8 @@ pub enum Reply {
     AuditSubject([u8; 32]),
     /// The request was refused; nothing was changed but, where said, a quota.
     Refused(Refusal),
+    /// To `ListLinks`: in rising order, at most [`LINKS_PAGE`](crate::limits::LINKS_PAGE); fewer on the last page.
+    Links(Vec<LinkId>),
 }
 
 /// Why the vault refused. Towards the network all of these look the same; this goes to the local log.
@@ -432,6 +468,9 @@ pub enum Refusal {
     /// A defect of ours, named so that it is reported.
     #[error("internal defect in the key process")]
     Bug,
+    /// The offer's method is not among those that the operator allows.
+    #[error("the offer's method is not allowed here (downgrade)")]
+    Downgrade,
 }
 
 /// Which fixed table is full.

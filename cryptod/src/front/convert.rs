@@ -14,7 +14,7 @@ use openred_proto::method::{MethodSet, Schedule};
 use openred_proto::refusal::REFUSAL_HEADER;
 use openred_proto::secret::Secret;
 use openred_proto::vault::{
-    LinkKeys, LinkSummary, ReceivedOffer, Refusal, Reply, Request, SessionGrant, StatementFault,
+    LinkKeys, LinkSummary, ReceivedOffer, ReceivedRenewal, Refusal, Reply, Request, SessionGrant, StatementFault,
 };
 use prost::bytes::Bytes;
 use tonic::metadata::MetadataValue;
@@ -101,19 +101,33 @@ pub(super) fn sign_http(message: rpc::SignHttpRequest, node: NodeId) -> Checked<
     })
 }
 
+fn schedule(number: u32) -> Checked<Schedule> {
+    match number {
+        0 => Ok(Schedule::Hourly),
+        1 => Ok(Schedule::Daily),
+        2 => Ok(Schedule::Seeded),
+        _ => Err(wrong("schedule")),
+    }
+}
+
+pub(super) fn renew_link(message: rpc::RenewLinkRequest) -> Checked<Request> {
+    Ok(Request::RenewLink {
+        row: row(&message.row)?,
+        card: foreign("card", &message.card, CARD_BYTES)?,
+        directory: NodeId::from_bytes(array("directory", &message.directory)?),
+        allowed: methods("allowed", message.allowed)?,
+        schedule: schedule(message.schedule)?,
+        life: Duration::from_secs(message.life_seconds),
+    })
+}
+
 pub(super) fn issue_link(message: rpc::IssueLinkRequest) -> Checked<Request> {
-    let schedule = match message.schedule {
-        0 => Schedule::Hourly,
-        1 => Schedule::Daily,
-        2 => Schedule::Seeded,
-        _ => return Err(wrong("schedule")),
-    };
     Ok(Request::IssueLink {
         peer: NodeId::from_bytes(array("peer", &message.peer)?),
         card: foreign("card", &message.card, CARD_BYTES)?,
         directory: NodeId::from_bytes(array("directory", &message.directory)?),
         allowed: methods("allowed", message.allowed)?,
-        schedule,
+        schedule: schedule(message.schedule)?,
         life: Duration::from_secs(message.life_seconds),
     })
 }
@@ -125,6 +139,16 @@ pub(super) fn received_offer(message: rpc::ReceivedOffer) -> Checked<ReceivedOff
         directory: NodeId::from_bytes(array("directory", &message.directory)?),
         allowed: methods("allowed", message.allowed)?,
     })
+}
+
+pub(super) fn received_renewal(message: rpc::ReceivedRenewal) -> Checked<ReceivedRenewal> {
+    let received = message.received.ok_or_else(|| wrong("received"))?;
+    Ok(ReceivedRenewal { received: received_offer(received)?, row: row(&message.row)? })
+}
+
+pub(super) fn list_links(message: &rpc::ListLinksRequest) -> Checked<Request> {
+    let after = if message.after.is_empty() { [0; 16] } else { array("after", &message.after)? };
+    Ok(Request::ListLinks { after: LinkId::from_bytes(after) })
 }
 
 pub(super) fn revoke_link(message: rpc::LinkName) -> Checked<Request> {
@@ -202,6 +226,7 @@ fn refused(reply: &Reply) -> Status {
         | Refusal::OfferSealed
         | Refusal::Replay
         | Refusal::NoCommonMethod
+        | Refusal::Downgrade
         | Refusal::RowSealed
         | Refusal::LinkExpired
         | Refusal::HandshakeFailed => Code::FailedPrecondition,
@@ -285,6 +310,15 @@ pub(super) fn accepted_link(reply: Reply) -> Checked<rpc::AcceptedLink> {
 pub(super) fn link_keys(reply: Reply) -> Checked<rpc::LinkKeys> {
     match reply {
         Reply::LinkKeys(link_keys) => Ok(keys(link_keys)),
+        other => Err(refused(&other)),
+    }
+}
+
+pub(super) fn link_names(reply: Reply) -> Checked<rpc::LinkNames> {
+    match reply {
+        Reply::Links(links) => {
+            Ok(rpc::LinkNames { link_ids: links.iter().map(|link| copy(link.as_bytes())).collect() })
+        }
         other => Err(refused(&other)),
     }
 }

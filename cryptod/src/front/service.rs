@@ -108,6 +108,24 @@ impl Cryptod for Service {
         self.call(call, request, convert::accepted_link).await
     }
 
+    async fn renew_link(&self, call: tonic::Request<rpc::RenewLinkRequest>) -> Answer<rpc::IssuedLink> {
+        self.call(call, convert::renew_link, convert::issued_link).await
+    }
+
+    async fn inspect_renewal(&self, call: tonic::Request<rpc::ReceivedRenewal>) -> Answer<rpc::LinkSummary> {
+        let request = |offer| convert::received_renewal(offer).map(Request::InspectRenewal);
+        self.call(call, request, convert::inspected_offer).await
+    }
+
+    async fn accept_renewal(&self, call: tonic::Request<rpc::ReceivedRenewal>) -> Answer<rpc::AcceptedLink> {
+        let request = |offer| convert::received_renewal(offer).map(Request::AcceptRenewal);
+        self.call(call, request, convert::accepted_link).await
+    }
+
+    async fn list_links(&self, call: tonic::Request<rpc::ListLinksRequest>) -> Answer<rpc::LinkNames> {
+        self.call(call, |after| convert::list_links(&after), convert::link_names).await
+    }
+
     async fn get_link_keys(&self, call: tonic::Request<rpc::LinkRow>) -> Answer<rpc::LinkKeys> {
         let request = |link: rpc::LinkRow| Ok(Request::LinkKeys { row: convert::row(&link.row)? });
         self.call(call, request, convert::link_keys).await

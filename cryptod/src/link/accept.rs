@@ -1,12 +1,12 @@
 //! Opening an offer (PROTOCOL 4, "Accept"): every check but those that need memory, in the order of the protocol.
 //!
-//! In: the offer's bytes, the sender that the router named, this node's prekeys. Out: what the offer says and the base.
+//! In: the offer's bytes, the sender that the router named, this node's prekeys, and of a renewal the link that it renews. Out: what the offer says and the base.
 //! Nothing is marked here: whether the offer was seen before, and what to do with it, is the vault's.
 
 use openred_proto::checked::check_window;
-use openred_proto::checked::offer::{Offer, SealedHeader};
+use openred_proto::checked::offer::{Offer, RoutingHeader, SealedHeader};
 use openred_proto::error::WireError;
-use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::label::{self, Label, derive};
 use openred_proto::limits::LINK_LIFE_MAX;
 use openred_proto::secret::Secret;
@@ -14,10 +14,10 @@ use openred_proto::vault::ReceivedOffer;
 
 use crate::error::{Error, Result};
 use crate::identity::LinkStatement;
-use crate::link::derive::link_base;
+use crate::link::derive::{link_base, renewal_psk};
 use crate::link::issue::info;
 use crate::link::transform::Transform;
-use crate::prekey::Prekeys;
+use crate::prekey::{Prekeys, Psk};
 
 const WHAT: &str = "link offer";
 
@@ -33,23 +33,57 @@ pub struct Opened {
     pub token_id: [u8; 32],
 }
 
-/// Opens an offer to `node` and verifies all of it.
+/// The live link that an offer renews.
+pub struct Renewed {
+    /// The link.
+    pub link: LinkId,
+    /// The other party.
+    pub peer: NodeId,
+    /// Its base.
+    pub base: Secret<32>,
+}
+
+impl Renewed {
+    /// The key that opens an offer of this link's peer to `node`, if `routing` says that it renews this link.
+    fn psk(&self, node: &NodeId, routing: &RoutingHeader) -> Result<Psk> {
+        if routing.psk != Some(self.link) {
+            return Err(WireError::Malformed { what: WHAT, why: "it does not renew that link" }.into());
+        }
+        if routing.issuer != self.peer {
+            return Err(Error::PeerOfferSender);
+        }
+        Ok(Psk { link: self.link, secret: renewal_psk(&self.base, &self.link, &self.peer, node)? })
+    }
+}
+
+/// Opens an offer to `node` and verifies all of it. One that renews a link opens under that link alone, and one that renews none
+/// under none.
 ///
 /// # Errors
 /// Named for the local caller: for somebody else, unknown prekey, does not open, malformed, bad signature, another sender,
 /// expired, method not allowed.
-pub fn open(node: &NodeId, prekeys: &Prekeys, received: &ReceivedOffer, now: UnixMillis) -> Result<Opened> {
+pub fn open(
+    node: &NodeId,
+    prekeys: &Prekeys,
+    received: &ReceivedOffer,
+    renewed: Option<&Renewed>,
+    now: UnixMillis,
+) -> Result<Opened> {
     let offer = Offer::decode(&received.offer)?;
     let routing = &offer.routing;
     if routing.recipient != *node {
         return Err(Error::PeerOfferForOther);
     }
-    if routing.psk.is_some() {
-        return Err(WireError::Unsupported { what: WHAT }.into());
-    }
+    let psk = match renewed {
+        Some(renewed) => Some(renewed.psk(node, routing)?),
+        None if routing.psk.is_some() => {
+            return Err(WireError::Malformed { what: WHAT, why: "it renews a link" }.into());
+        }
+        None => None,
+    };
     let prekey_hash = prekeys.hash(&routing.prekey)?;
     let info = info(&routing.issuer, node, &routing.prekey, &prekey_hash, &received.directory);
-    let mut receiver = prekeys.open(&routing.prekey, &offer.enc, &info)?;
+    let mut receiver = prekeys.open(&routing.prekey, &offer.enc, &info, psk.as_ref())?;
     let body = receiver.open(&offer.routing_bytes, &offer.sealed)?;
     let (header_bytes, signature) = SealedHeader::split_body(&body)?;
     // A, B and the prekey have no second copy inside: the signature covers the routing header's exact bytes.
@@ -66,7 +100,7 @@ pub fn open(node: &NodeId, prekeys: &Prekeys, received: &ReceivedOffer, now: Uni
     let header = SealedHeader::decode(header_bytes)?;
     check_header(&header, routing.expiry, now)?;
     if !received.allowed.contains(header.method) {
-        return Err(Error::LocalNoCommonMethod);
+        return Err(Error::PeerDowngrade);
     }
     let base = link_base(&receiver.export(derive::LINK_BASE)?, header_bytes)?;
     if !Transform::new(header.method, &header.link_id, &routing.issuer, node)?.tokens_differ(&base) {

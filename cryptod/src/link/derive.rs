@@ -85,6 +85,21 @@ pub fn link_base(export: &Secret<32>, header: &[u8]) -> Result<Secret<32>> {
     Ok(base)
 }
 
+/// The HPKE pre-shared key of an offer from `sender` to `recipient` that renews `link` (PROTOCOL 4, "Life of a link"):
+/// `HKDF-Expand(base, concat("openred/1/renew", link id, sender, recipient))`. An offer that is reflected, or meant for another link of
+/// the two, does not open.
+///
+/// # Errors
+/// [`Error::AllZero`] for an all-zero base.
+pub fn renewal_psk(base: &Secret<32>, link: &LinkId, sender: &NodeId, recipient: &NodeId) -> Result<Secret<32>> {
+    refuse_all_zero(base)?;
+    let hkdf = Hkdf::<Sha256>::from_prk(base.expose()).expect("a base is one SHA-256 output long");
+    let info = concat(&[derive::RENEW, link.as_bytes(), sender.as_bytes(), recipient.as_bytes()]);
+    let mut psk = [0; 32];
+    hkdf.expand(&info, &mut psk).expect("32 bytes are far below 255 hash lengths");
+    Ok(Secret::new(psk))
+}
+
 /// The proof that `own` knows the base of a link, bound to one handshake: `HMAC(base, ("openred/1/match", own id, final
 /// hash))` (PROTOCOL 4.5).
 #[must_use]
@@ -195,6 +210,33 @@ mod tests {
 
     fn written(value: &Value) -> [[u8; 32]; 4] {
         ["psk", "k_tag", "k_mac1", "match_proof"].map(|name| hex_array(&value[name]))
+    }
+
+    #[test]
+    fn a_renewals_key_is_bound_to_link_and_direction() {
+        let (base, link) = (Secret::new([7; 32]), LinkId::from_bytes([3; 16]));
+        let keys = [
+            renewal_psk(&base, &link, &A, &B).unwrap(),
+            renewal_psk(&base, &link, &B, &A).unwrap(),
+            renewal_psk(&base, &LinkId::from_bytes([4; 16]), &A, &B).unwrap(),
+            renewal_psk(&Secret::new([8; 32]), &link, &A, &B).unwrap(),
+            DirectionKeys::derive(&base, &terms(), &A, &B).unwrap().psk,
+        ];
+        for (place, key) in keys.iter().enumerate() {
+            assert!(keys[..place].iter().all(|other| other != key), "{place}");
+        }
+        assert!(matches!(renewal_psk(&Secret::new([0; 32]), &link, &A, &B), Err(Error::AllZero)));
+    }
+
+    #[test]
+    fn renewal_vectors() {
+        for value in read_vectors("derive/renewal_psk.json") {
+            let id = |name: &str| NodeId::from_bytes(hex_array(&value[name]));
+            let link = LinkId::from_bytes(hex_array(&value["link_id"]));
+            let base = Secret::new(hex_array(&value["base"]));
+            let psk = renewal_psk(&base, &link, &id("sender"), &id("recipient")).unwrap();
+            assert_eq!(*psk.expose() == hex_array::<32>(&value["psk"]), value["accept"].as_bool().unwrap(), "{value}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::identity::{Identity, LinkStatement};
 use crate::link::derive::link_base;
 use crate::link::transform::Transform;
 use crate::method;
-use crate::prekey::Sender;
+use crate::prekey::{Psk, Sender};
 
 /// Version byte of `info`.
 const INFO_VERSION: u8 = 1;
@@ -57,7 +57,7 @@ pub struct Issued {
     pub offer: Vec<u8>,
 }
 
-/// Issues a link with the next `sequence`; `seed` is that of the `seeded` schedule.
+/// Issues a link with the next `sequence`; `seed` is that of the `seeded` schedule. With a psk the offer renews the psk's link.
 ///
 /// # Errors
 /// A card that does not verify or is another node's; [`Error::LocalNoCommonMethod`]; [`Error::MisuseNotAllowed`] for a link
@@ -66,6 +66,7 @@ pub fn issue(
     identity: &Identity,
     seed: &Secret<32>,
     terms: &IssueTerms<'_>,
+    psk: Option<&Psk>,
     sequence: u64,
     now: UnixMillis,
     random: &mut impl CryptoRng,
@@ -90,7 +91,7 @@ pub fn issue(
             not_after: now.plus(terms.life),
             sequence,
         };
-        let issued = seal(identity, &card, &terms.directory, header, random)?;
+        let issued = seal(identity, &card, &terms.directory, psk, header, random)?;
         let transform = Transform::new(method, &issued.header.link_id, &identity.node_id(), &terms.peer)?;
         if transform.tokens_differ(&issued.base) {
             return Ok(issued);
@@ -104,6 +105,7 @@ fn seal(
     identity: &Identity,
     card: &Card,
     directory: &NodeId,
+    psk: Option<&Psk>,
     header: SealedHeader,
     random: &mut impl CryptoRng,
 ) -> Result<Issued> {
@@ -111,13 +113,13 @@ fn seal(
         issuer: identity.node_id(),
         recipient: card.node_id,
         prekey: card.prekey.id,
-        psk: None,
+        psk: psk.map(|psk| psk.link),
         expiry: header.not_after,
     };
     let routing_bytes = routing.encode();
     let prekey_hash: [u8; 32] = Sha256::digest(&card.prekey.key).into();
     let info = info(&routing.issuer, &routing.recipient, &routing.prekey, &prekey_hash, directory);
-    let sender = Sender::setup(&card.prekey.key, &info, random)?;
+    let sender = Sender::setup(&card.prekey.key, &info, psk, random)?;
     let header_bytes = header.encode();
     let statement =
         LinkStatement { routing: &routing_bytes, header: &header_bytes, enc: &sender.enc, prekey_hash: &prekey_hash };

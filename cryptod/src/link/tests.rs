@@ -1,6 +1,7 @@
 //! Issue and accept against each other, with every lie that a directory or a third node could tell.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod renewal;
 mod vectors;
 
 use std::time::Duration;
@@ -62,7 +63,7 @@ impl Node {
     }
 
     fn open(&self, received: &ReceivedOffer, now: UnixMillis) -> Result<super::accept::Opened> {
-        open(&self.id(), &self.prekeys, received, now)
+        open(&self.id(), &self.prekeys, received, None, now)
     }
 }
 
@@ -71,7 +72,7 @@ fn terms<'a>(peer: NodeId, card: &'a [u8]) -> IssueTerms<'a> {
 }
 
 fn issue_to(from: &Node, terms: &IssueTerms<'_>) -> Result<Issued> {
-    issue(&from.identity, &SEED, terms, NOW.0, NOW, &mut random(99))
+    issue(&from.identity, &SEED, terms, None, NOW.0, NOW, &mut random(99))
 }
 
 fn received(from: &Node, offer: Vec<u8>) -> ReceivedOffer {
@@ -139,7 +140,7 @@ fn resealed(alice: &Node, bob: &Node, change: impl FnOnce(&mut Vec<u8>, &mut [u8
     };
     let (routing_bytes, prekey_hash) = (routing.encode(), sha2::Sha256::digest(&card.prekey.key).into());
     let info = super::issue::info(&alice.id(), &bob.id(), &card.prekey.id, &prekey_hash, &DIRECTORY);
-    let sender = Sender::setup(&card.prekey.key, &info, &mut random(5)).unwrap();
+    let sender = Sender::setup(&card.prekey.key, &info, None, &mut random(5)).unwrap();
     let mut header = issued.header.encode();
     let statement =
         LinkStatement { routing: &routing_bytes, header: &header, enc: &sender.enc, prekey_hash: &prekey_hash };
@@ -191,7 +192,7 @@ fn lies_about_who_and_where_are_named() {
     let other_directory = ReceivedOffer { directory: carol.id(), ..good.clone() };
     assert_eq!(bob.open(&other_directory, NOW).err(), Some(Error::PeerOfferSealed));
     let other_methods = ReceivedOffer { allowed: MethodSet::EMPTY, ..good.clone() };
-    assert_eq!(bob.open(&other_methods, NOW).err(), Some(Error::LocalNoCommonMethod));
+    assert_eq!(bob.open(&other_methods, NOW).err(), Some(Error::PeerDowngrade));
     let forgetful = Node { identity: Identity::from_seed(&Secret::new([2; 32])), prekeys: Node::new(9).prekeys };
     assert_eq!(forgetful.open(&good, NOW).err(), Some(Error::PeerUnknownPrekey));
 }
@@ -212,8 +213,9 @@ fn three_hours_of_grace_and_not_a_second_more() {
 #[test]
 fn an_issuer_refuses_cards_that_are_foreign_expired_or_changed() {
     let (alice, bob, carol) = (Node::new(1), Node::new(2), Node::new(3));
-    let refused =
-        |card: &[u8], now| issue(&alice.identity, &SEED, &terms(bob.id(), card), NOW.0, now, &mut random(1)).err();
+    let refused = |card: &[u8], now| {
+        issue(&alice.identity, &SEED, &terms(bob.id(), card), None, NOW.0, now, &mut random(1)).err()
+    };
     assert_eq!(refused(&carol.card(), NOW), Some(Error::PeerStatement(WireError::WrongSigner { what: "card" })));
     let late = NOW.plus(DAY + CLOCK_GRACE + Duration::from_secs(1));
     let expired = Some(Error::PeerStatement(WireError::OutOfTime { what: "card", early: false }));
@@ -272,7 +274,7 @@ fn signed_anew(alice: &Node, bob: &Node, header: &SealedHeader) -> Vec<u8> {
     };
     let (routing, hash) = (routing.encode(), sha2::Sha256::digest(&prekey.key).into());
     let info = super::issue::info(&alice.id(), &bob.id(), &prekey.id, &hash, &DIRECTORY);
-    let sender = Sender::setup(&prekey.key, &info, &mut random(6)).unwrap();
+    let sender = Sender::setup(&prekey.key, &info, None, &mut random(6)).unwrap();
     let header = header.encode();
     let statement = LinkStatement { routing: &routing, header: &header, enc: &sender.enc, prekey_hash: &hash };
     let body = SealedHeader::encode_body(&header, &alice.identity.sign_link(&statement));

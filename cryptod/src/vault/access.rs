@@ -31,7 +31,12 @@ impl Class {
         match request {
             Request::Describe => Class::Describe,
             Request::SignCard { .. } | Request::SignHttp(_) => Class::Sign,
-            Request::IssueLink { .. } | Request::InspectOffer(_) | Request::AcceptOffer(_) => Class::Offer,
+            Request::IssueLink { .. }
+            | Request::InspectOffer(_)
+            | Request::AcceptOffer(_)
+            | Request::RenewLink { .. }
+            | Request::InspectRenewal(_)
+            | Request::AcceptRenewal(_) => Class::Offer,
             Request::StartHandshake { .. }
             | Request::AnswerHandshake { .. }
             | Request::FinishHandshake { .. }
@@ -39,6 +44,7 @@ impl Class {
             | Request::AbandonHandshake { .. } => Class::Handshake,
             Request::LinkKeys { .. }
             | Request::RevokeLink { .. }
+            | Request::ListLinks { .. }
             | Request::ValidateMatch { .. }
             | Request::StoreKey { .. } => Class::Row,
             Request::Report { .. } => Class::Report,

@@ -34,6 +34,10 @@ impl Unlocked {
             Request::IssueLink { .. } => Event::LinkIssued,
             Request::InspectOffer(_) => Event::OfferInspected,
             Request::AcceptOffer(_) => Event::LinkAccepted,
+            Request::RenewLink { .. } => Event::RenewalIssued,
+            Request::InspectRenewal(_) => Event::OfferInspected,
+            Request::AcceptRenewal(_) => Event::RenewalAccepted,
+            Request::ListLinks { .. } => Event::LinksListed,
             Request::LinkKeys { .. } => Event::LinkOpened,
             Request::RevokeLink { link } => {
                 peer = self.state.peer_of(link);
@@ -68,6 +72,7 @@ impl Unlocked {
             // They give out nothing that was not given before, or are recorded with the phase that does.
             Reply::OfferInspected(_)
             | Reply::LinkKeys(_)
+            | Reply::Links(_)
             | Reply::HandshakeStarted { .. }
             | Reply::HandshakeAnswered { .. }
             | Reply::MatchValidated { matched: true } => return Ok(()),

@@ -1,24 +1,38 @@
-//! Operations on links: issue, inspect, accept, keys, match, revoke. What needs memory is decided here; what needs none is
+//! Operations on links: issue, renew, inspect, accept, keys, match, revoke. What needs memory is decided here; what needs none is
 //! in `link`.
+
+use std::time::Duration;
 
 use openred_proto::checked::offer::SealedHeader;
 use openred_proto::checked::receipt::{Receipt, ReceiptKind};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::method::{MethodSet, Schedule};
 use openred_proto::secret::Secret;
-use openred_proto::vault::{LinkKeys, LinkSummary, ReceivedOffer, Reply, RequestKeys};
+use openred_proto::vault::{LinkKeys, LinkSummary, ReceivedOffer, ReceivedRenewal, Reply, RequestKeys};
 use rand_core::CryptoRng;
 
 use super::Unlocked;
 use crate::error::{Error, Result};
-use crate::link::accept::{self, Opened};
-use crate::link::derive::{DirectionKeys, LinkTerms, match_proof_verifies};
+use crate::link::accept::{self, Opened, Renewed};
+use crate::link::derive::{DirectionKeys, LinkTerms, match_proof_verifies, renewal_psk};
 use crate::link::issue::{IssueTerms, issue};
 use crate::link::transform::{Side, Transform};
+use crate::prekey::Psk;
 use crate::seal::{RowBinding, claimed_link, open_row, seal_row};
 use crate::state::{LinkRecord, Window};
 
 /// Version of a link's first row.
 const FIRST_ROW: u64 = 1;
+
+/// What to renew, and how.
+pub(super) struct Renewal<'a> {
+    pub(super) row: &'a [u8],
+    pub(super) card: &'a [u8],
+    pub(super) directory: NodeId,
+    pub(super) allowed: MethodSet,
+    pub(super) schedule: Schedule,
+    pub(super) life: Duration,
+}
 
 /// A link whose row opened.
 pub(super) struct OpenLink {
@@ -44,20 +58,62 @@ impl Unlocked {
         random: &mut impl CryptoRng,
         terms: &IssueTerms<'_>,
     ) -> Result<Reply> {
+        self.issue(now, random, terms, None)
+    }
+
+    /// Issues a link in the place of the one whose row this is, which must be live; it lives on to its end.
+    pub(super) fn renew_link(
+        &mut self,
+        now: UnixMillis,
+        random: &mut impl CryptoRng,
+        renewal: &Renewal<'_>,
+    ) -> Result<Reply> {
+        let Renewal { row, card, directory, allowed, schedule, life } = *renewal;
+        let OpenLink { peer, record, base } = self.open_link(now, row)?;
+        let secret = renewal_psk(&base, &record.link, &self.node(), &peer)?;
+        let terms = IssueTerms { peer, card, directory, allowed, schedule, life };
+        self.issue(now, random, &terms, Some(&Psk { link: record.link, secret }))
+    }
+
+    fn issue(
+        &mut self,
+        now: UnixMillis,
+        random: &mut impl CryptoRng,
+        terms: &IssueTerms<'_>,
+        psk: Option<&Psk>,
+    ) -> Result<Reply> {
         self.state.check_clock(now)?;
         let sequence = self.state.next_sequence(now);
-        let issued = issue(&self.keyring.identity, &self.keyring.schedule, terms, sequence, now, random)?;
+        let issued = issue(&self.keyring.identity, &self.keyring.schedule, terms, psk, sequence, now, random)?;
         let token_id = openred_proto::checked::offer::Offer::token_id(&issued.offer);
         let record = record(&issued.header, Side::Issuer, token_id, now);
         let (summary, keys) = (summary(&terms.peer, &record), self.request_keys(&terms.peer, &record, &issued.base)?);
         let row = self.seal_token(&terms.peer, &record, &issued.base, random)?;
-        self.state.add_link(&terms.peer, record, None, now)?;
+        match psk {
+            Some(psk) => self.state.add_renewal(&terms.peer, record, None, &psk.link, now)?,
+            None => self.state.add_link(&terms.peer, record, None, now)?,
+        }
         Ok(Reply::LinkIssued { summary, row, offer: issued.offer, keys })
     }
 
     /// Opens and verifies all of an offer; marks nothing.
     pub(super) fn inspect_offer(&self, now: UnixMillis, received: &ReceivedOffer) -> Result<Reply> {
-        let opened = accept::open(&self.node(), &self.state.node.prekeys, received, now)?;
+        self.inspect(now, received, None)
+    }
+
+    /// The same of one that renews the link of a row.
+    pub(super) fn inspect_renewal(&self, now: UnixMillis, renewal: &ReceivedRenewal) -> Result<Reply> {
+        let renewed = self.renewed(now, &renewal.row)?;
+        self.inspect(now, &renewal.received, Some(&renewed))
+    }
+
+    fn renewed(&self, now: UnixMillis, row: &[u8]) -> Result<Renewed> {
+        let OpenLink { peer, record, base } = self.open_link(now, row)?;
+        Ok(Renewed { link: record.link, peer, base })
+    }
+
+    fn inspect(&self, now: UnixMillis, received: &ReceivedOffer, renewed: Option<&Renewed>) -> Result<Reply> {
+        let opened = accept::open(&self.node(), &self.state.node.prekeys, received, renewed, now)?;
         let record = match self.accepted_before(&opened)? {
             Some(record) => record,
             None => {
@@ -75,7 +131,28 @@ impl Unlocked {
         random: &mut impl CryptoRng,
         received: &ReceivedOffer,
     ) -> Result<Reply> {
-        let opened = accept::open(&self.node(), &self.state.node.prekeys, received, now)?;
+        self.accept(now, random, received, None)
+    }
+
+    /// The same of one that renews the link of a row, which lives on to its end.
+    pub(super) fn accept_renewal(
+        &mut self,
+        now: UnixMillis,
+        random: &mut impl CryptoRng,
+        renewal: &ReceivedRenewal,
+    ) -> Result<Reply> {
+        let renewed = self.renewed(now, &renewal.row)?;
+        self.accept(now, random, &renewal.received, Some(&renewed))
+    }
+
+    fn accept(
+        &mut self,
+        now: UnixMillis,
+        random: &mut impl CryptoRng,
+        received: &ReceivedOffer,
+        renewed: Option<&Renewed>,
+    ) -> Result<Reply> {
+        let opened = accept::open(&self.node(), &self.state.node.prekeys, received, renewed, now)?;
         let known = self.accepted_before(&opened)?;
         let is_new = known.is_none();
         let record = known.unwrap_or_else(|| record(&opened.header, Side::Acceptor, opened.token_id, now));
@@ -91,7 +168,11 @@ impl Unlocked {
         let summary = summary(&opened.issuer, &record);
         if is_new {
             self.check_unseen(&opened, now)?;
-            self.state.add_link(&opened.issuer, record, Some(opened.header.sequence), now)?;
+            let sequence = Some(opened.header.sequence);
+            match renewed {
+                Some(renewed) => self.state.add_renewal(&opened.issuer, record, sequence, &renewed.link, now)?,
+                None => self.state.add_link(&opened.issuer, record, sequence, now)?,
+            }
             self.forget_ended(&opened.issuer, now);
         }
         Ok(Reply::LinkAccepted { summary, row, receipt, keys })

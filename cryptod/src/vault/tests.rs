@@ -4,6 +4,7 @@
 mod access;
 mod audit;
 mod links;
+mod renewals;
 mod sessions;
 
 use std::time::Duration;
@@ -13,7 +14,7 @@ use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::NodeId;
 use openred_proto::method::{MethodSet, Schedule};
 use openred_proto::secret::Secret;
-use openred_proto::vault::{LinkKeys, LinkSummary, ReceivedOffer, SessionGrant};
+use openred_proto::vault::{LinkKeys, LinkSummary, ReceivedOffer, ReceivedRenewal, SessionGrant};
 use rand_chacha::ChaCha20Rng;
 
 use super::*;

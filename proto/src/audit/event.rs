@@ -79,6 +79,12 @@ events! {
     LinkOpened = 36, "link.opened";
     /// A peer's match proof was checked.
     MatchChecked = 37, "link.match_checked";
+    /// A link was offered that takes the place of one with the same peer.
+    RenewalIssued = 38, "link.renewal_issued";
+    /// Such an offer was taken.
+    RenewalAccepted = 39, "link.renewal_accepted";
+    /// Which links are held was asked for.
+    LinksListed = 40, "link.listed";
     /// A handshake was begun.
     HandshakeBegun = 48, "handshake.begun";
     /// A handshake was answered.

@@ -6,8 +6,8 @@
 use super::{Reply, Request};
 use crate::checked::static_certificate::CERTIFICATE_BYTES;
 use crate::limits::{
-    CARD_BYTES, CARD_ENDPOINTS, ENDPOINT_BYTES, FRAME_BYTES, LINEAGE, LINK_ROW_BYTES, NAME_BYTES, NOISE_BYTES,
-    OFFER_BYTES, TARGET_URI_BYTES, XWING_PUBLIC_BYTES,
+    CARD_BYTES, CARD_ENDPOINTS, ENDPOINT_BYTES, FRAME_BYTES, LINEAGE, LINK_ROW_BYTES, LINKS_PAGE, NAME_BYTES,
+    NOISE_BYTES, OFFER_BYTES, TARGET_URI_BYTES, XWING_PUBLIC_BYTES,
 };
 
 /// Frame id, kind of operation, and what lies around the fields: three numbers at their longest.
@@ -62,6 +62,9 @@ impl Bounded for Request {
             Request::CompleteHandshake { .. } => ID + NOISE,
             Request::ValidateMatch { .. } => ROW + 2 * HASH,
             Request::StoreKey { .. } => LENGTH + NAME_BYTES,
+            Request::RenewLink { .. } => ROW + HASH + CARD + 2 + DURATION,
+            Request::InspectRenewal(_) | Request::AcceptRenewal(_) => OFFER + 2 * HASH + 1 + ROW,
+            Request::ListLinks { .. } => ID,
         }
     }
 }
@@ -82,6 +85,7 @@ impl Bounded for Reply {
             Reply::HandshakeCompleted { .. } => GRANT,
             Reply::StoreKey(_) | Reply::AuditSubject(_) => HASH,
             Reply::AuditStatus(_) => HASH + 6 * NUMBER,
+            Reply::Links(_) => LENGTH + LINKS_PAGE * ID,
         }
     }
 }
@@ -89,6 +93,8 @@ impl Bounded for Reply {
 // The longest of all: an offer on its way out, and a card on its way in.
 const _: () = assert!(HEAD + SUMMARY + ROW + OFFER + KEYS <= FRAME_BYTES);
 const _: () = assert!(HEAD + 2 * HASH + CARD + 2 + DURATION <= FRAME_BYTES);
+const _: () = assert!(HEAD + ROW + HASH + CARD + 2 + DURATION <= FRAME_BYTES);
+const _: () = assert!(HEAD + LENGTH + LINKS_PAGE * ID <= FRAME_BYTES);
 
 #[cfg(test)]
 mod tests {
@@ -102,7 +108,7 @@ mod tests {
     use crate::method::{Method, MethodSet, Schedule};
     use crate::secret::Secret;
     use crate::vault::{
-        AuditStatus, Frame, LinkKeys, LinkSummary, ReceivedOffer, Refusal, RequestKeys, SessionGrant, StatementFault,
+        AuditStatus, Frame, LinkKeys, LinkSummary, ReceivedOffer, ReceivedRenewal, Refusal, RequestKeys, SessionGrant, StatementFault,
         decode_frame, encode_frame,
     };
 
@@ -148,7 +154,17 @@ mod tests {
                 life,
             },
             Request::InspectOffer(offer.clone()),
-            Request::AcceptOffer(offer),
+            Request::AcceptOffer(offer.clone()),
+            Request::RenewLink {
+                row: row.clone(),
+                card: vec![8; CARD_BYTES + more],
+                directory: NODE,
+                allowed: MethodSet::ALL,
+                schedule: Schedule::Seeded,
+                life,
+            },
+            Request::InspectRenewal(ReceivedRenewal { received: offer.clone(), row: row.clone() }),
+            Request::AcceptRenewal(ReceivedRenewal { received: offer, row: row.clone() }),
             Request::LinkKeys { row: vec![9; LINK_ROW_BYTES + more] },
             Request::StartHandshake { row: vec![9; LINK_ROW_BYTES + more] },
             Request::AnswerHandshake { row: row.clone(), noise: noise.clone(), directory_head: directory_head.clone() },

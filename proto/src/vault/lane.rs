@@ -22,6 +22,9 @@ impl Request {
             Request::IssueLink { .. }
             | Request::InspectOffer(_)
             | Request::AcceptOffer(_)
+            | Request::RenewLink { .. }
+            | Request::InspectRenewal(_)
+            | Request::AcceptRenewal(_)
             | Request::StartHandshake { .. }
             | Request::AnswerHandshake { .. }
             | Request::FinishHandshake { .. }
@@ -32,6 +35,7 @@ impl Request {
             | Request::SignHttp(_)
             | Request::LinkKeys { .. }
             | Request::RevokeLink { .. }
+            | Request::ListLinks { .. }
             | Request::AbandonHandshake { .. }
             | Request::ValidateMatch { .. }
             | Request::StoreKey { .. }

@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::*;
+use crate::link::accept::Renewed;
 use crate::prekey::PrekeyRecord;
 use crate::vectors::{hex_array, hex_bytes, read_vectors};
 
@@ -20,7 +21,13 @@ fn open_case(case: &Value) -> Result<super::super::accept::Opened> {
     };
     let recipient = Identity::from_seed(&Secret::new(hex_array(&case["recipient_seed"])));
     let now = UnixMillis(case["now"].as_u64().unwrap());
-    open(&recipient.node_id(), &Prekeys::from_records(vec![record]).unwrap(), &received, now)
+    let renews = &case["renews"];
+    let renewed = renews.is_object().then(|| Renewed {
+        link: LinkId::from_bytes(hex_array(&renews["link_id"])),
+        peer: NodeId::from_bytes(hex_array(&renews["peer"])),
+        base: Secret::new(hex_array(&renews["base"])),
+    });
+    open(&recipient.node_id(), &Prekeys::from_records(vec![record]).unwrap(), &received, renewed.as_ref(), now)
 }
 
 #[test]
