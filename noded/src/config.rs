@@ -17,7 +17,8 @@ use std::time::Duration;
 use openred_proto::checked::card::check_endpoint;
 use openred_proto::id::NodeId;
 use openred_proto::limits::{
-    CARD_ENDPOINTS, CARD_LIFE, LINK_LIFE, LINK_LIFE_MAX, NAME_BYTES, SIGNATURES_PER_SECOND, SIGNATURES_PER_SECOND_MAX,
+    CARD_ENDPOINTS, CARD_LIFE, LINK_LIFE, LINK_LIFE_MAX, LINK_LIFE_MIN, NAME_BYTES, SIGNATURES_PER_SECOND,
+    SIGNATURES_PER_SECOND_MAX,
 };
 use openred_proto::method::{Method, MethodSet, Schedule};
 use serde::{Deserialize, Serialize};
@@ -83,8 +84,8 @@ pub struct LinkConfig {
     pub methods: Vec<Method>,
     /// Which rule picks the method of a link that this node issues.
     pub schedule: Schedule,
-    /// Life of a link that this node issues, in hours.
-    pub life_hours: u32,
+    /// Life of a link that this node issues, in seconds; it is renewed at two thirds of it.
+    pub life_seconds: u32,
 }
 
 /// What happens to an offer that nobody has approved yet.
@@ -211,7 +212,7 @@ impl Default for LinkConfig {
             allow: Vec::new(),
             methods: Method::ALL.to_vec(),
             schedule: Schedule::Hourly,
-            life_hours: hours(LINK_LIFE),
+            life_seconds: seconds(LINK_LIFE),
         }
     }
 }
@@ -264,7 +265,7 @@ impl LinkConfig {
     /// Life of a link that this node issues.
     #[must_use]
     pub fn life(&self) -> Duration {
-        Duration::from_secs(u64::from(self.life_hours) * 3600)
+        Duration::from_secs(u64::from(self.life_seconds))
     }
 }
 
@@ -301,7 +302,11 @@ impl NodeConfig {
             ("uid_base", self.uid_base <= u32::MAX - 1024, "too high: four uids must follow"),
             ("links.allow", self.links.allow.len() <= ALLOWED_PEERS, "more than 1,024; use `sector` or `ask`"),
             ("links.methods", !self.links.methods.is_empty(), "empty: no link could be made"),
-            ("links.life_hours", in_hours(self.links.life_hours, LINK_LIFE_MAX), "not between 1 and 720 (30 days)"),
+            (
+                "links.life_seconds",
+                (seconds(LINK_LIFE_MIN)..=seconds(LINK_LIFE_MAX)).contains(&self.links.life_seconds),
+                "not between 10 and 2592000 (30 days)",
+            ),
             ("directory.card_hours", in_hours(self.directory.card_hours, CARD_LIFE), "not between 1 and 192 (8 days)"),
             (
                 "keys.signatures_per_second",
@@ -354,6 +359,10 @@ fn in_hours(value: u32, most: Duration) -> bool {
     (1..=hours(most)).contains(&value)
 }
 
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
 fn hours(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs() / 3600).unwrap_or(u32::MAX)
 }
@@ -378,8 +387,8 @@ mod tests {
         assert_eq!(broken(|c| c.uid_base = 0), Err("uid_base"));
         assert_eq!(broken(|c| c.uid_base = u32::MAX), Err("uid_base"));
         assert_eq!(broken(|c| c.links.methods.clear()), Err("links.methods"));
-        assert_eq!(broken(|c| c.links.life_hours = 0), Err("links.life_hours"));
-        assert_eq!(broken(|c| c.links.life_hours = 721), Err("links.life_hours"));
+        assert_eq!(broken(|c| c.links.life_seconds = 9), Err("links.life_seconds"));
+        assert_eq!(broken(|c| c.links.life_seconds = 2_592_001), Err("links.life_seconds"));
         assert_eq!(broken(|c| c.keys.signatures_per_second = 0), Err("keys.signatures_per_second"));
         assert_eq!(broken(|c| c.keys.signatures_per_second = 100_001), Err("keys.signatures_per_second"));
         assert_eq!(broken(|c| c.directory.card_hours = 193), Err("directory.card_hours"));

@@ -138,7 +138,7 @@ fn a_configuration_is_refused_with_line_caret_and_the_nearest_key() {
     let (_guard, folder) = folder();
     fs::write(folder.join("good.toml"), "name = \"alice\"\n").unwrap();
     fs::write(folder.join("typo.toml"), "name = \"alice\"\n\n[links]\nincomming = \"ask\"\n").unwrap();
-    fs::write(folder.join("range.toml"), "[links]\nlife_hours = 721\n").unwrap();
+    fs::write(folder.join("range.toml"), "[links]\nlife_seconds = 2592001\n").unwrap();
     fs::write(folder.join("auditor.toml"), "[audit]\nauditor = \"age1nobody\"\n").unwrap();
     fs::write(folder.join("directory.toml"), "directories = [\"https://directory.example\"]\n").unwrap();
     let mut all = String::new();
@@ -160,11 +160,11 @@ fn a_configuration_is_refused_with_line_caret_and_the_nearest_key() {
     golden("check.txt", &all);
     let mut command = Command::new(OPENRED);
     let output = command.args(["--config", "good.toml", "--json", "config", "show"]).current_dir(&folder);
-    let output = output.env_clear().env("HOME", &folder).env("OPENRED_LINKS_LIFE_HOURS", "48").output().unwrap();
+    let output = output.env_clear().env("HOME", &folder).env("OPENRED_LINKS_LIFE_SECONDS", "48").output().unwrap();
     let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(shown["schema"], "openred.config/1");
-    assert_eq!(shown["settings"]["links.life_hours"]["value"], 48);
-    assert_eq!(shown["settings"]["links.life_hours"]["origin"], "environment");
+    assert_eq!(shown["settings"]["links.life_seconds"]["value"], 48);
+    assert_eq!(shown["settings"]["links.life_seconds"]["origin"], "environment");
     assert_eq!(shown["settings"]["name"]["origin"], "file");
 }
 

@@ -36,7 +36,10 @@ pub(super) const SETTINGS: [Setting; 22] = [
     setting("links.allow", "With \"allow-list\": the peers whose offers are accepted."),
     setting("links.methods", "Methods that this node issues and accepts."),
     setting("links.schedule", "Which rule picks a new link's method: \"hourly\", \"daily\" or \"seeded\"."),
-    setting("links.life_hours", "Life of a link that this node issues; 1 to 720."),
+    setting(
+        "links.life_seconds",
+        "Life of a link that this node issues; 10 to 2592000. It is renewed at two thirds of it.",
+    ),
     setting("directory.ca_file", "PEM file of the authorities to trust for https. Empty: the public web's."),
     setting("directory.card_hours", "Life of the registered card; 1 to 192. It is renewed at a third of it."),
     setting(

@@ -197,14 +197,14 @@ mod tests {
     #[test]
     fn later_layers_win_and_origins_say_so() {
         let text = "name = \"file\"\nsector = \"blue\"\n[links]\nincoming = \"open\"\n";
-        let environment = [("OPENRED_NAME", "variable"), ("OPENRED_LINKS_LIFE_HOURS", "48"), ("OPENRED_HOME", "/x")];
+        let environment = [("OPENRED_NAME", "variable"), ("OPENRED_LINKS_LIFE_SECONDS", "48"), ("OPENRED_HOME", "/x")];
         let resolved = with(text, &environment, &[("name", "flag")]).unwrap();
         assert_eq!(resolved.config.name, "flag");
         assert_eq!(resolved.config.sector, "blue");
         assert_eq!(resolved.config.links.incoming, IncomingPolicy::Open);
-        assert_eq!(resolved.config.links.life_hours, 48);
+        assert_eq!(resolved.config.links.life_seconds, 48);
         let origins =
-            ["name", "sector", "links.life_hours", "links.incoming", "listen"].map(|key| resolved.origins[key]);
+            ["name", "sector", "links.life_seconds", "links.incoming", "listen"].map(|key| resolved.origins[key]);
         assert_eq!(origins, [Origin::Flag, Origin::File, Origin::Environment, Origin::File, Origin::Default],);
         assert_eq!(resolved.settings().len(), SETTINGS.len());
     }
@@ -229,13 +229,13 @@ mod tests {
             "openred.toml:2:1: unknown key `incomming`; did you mean `incoming`?",
         );
         starts(
-            with("\n[links]\nlife_hours = 0\n", &[], &[]),
-            "openred.toml:3:14: `links.life_hours`: not between 1 and 720",
+            with("\n[links]\nlife_seconds = 0\n", &[], &[]),
+            "openred.toml:3:16: `links.life_seconds`: not between 10 and 2592000",
         );
         starts(with("", &[("OPENRED_LISTEN", "nowhere")], &[]), "OPENRED_LISTEN:1:10: ");
         starts(
-            with("", &[("OPENRED_LINKS_LIFE_HOURS", "9999")], &[]),
-            "OPENRED_LINKS_LIFE_HOURS:1:20: `links.life_hours`",
+            with("", &[("OPENRED_LINKS_LIFE_SECONDS", "9999999")], &[]),
+            "OPENRED_LINKS_LIFE_SECONDS:1:22: `links.life_seconds`",
         );
         starts(
             with("", &[], &[("links.incoming", "opne")]),
