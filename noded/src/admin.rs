@@ -18,12 +18,14 @@ use futures_util::Stream;
 use openred_module::Body;
 use openred_proto::admin::node_server::{Node as Contract, NodeServer};
 use openred_proto::admin::{
-    AcceptLinkRequest, CopyDatabaseRequest, DatabaseCopy, Link, LinkSelector, Links, ListLinksRequest,
-    ListPeersRequest, ModuleRequestFrame, ModuleResponseFrame, NodeStatus, Peer, PeerSelector, Peers, PingReport,
-    PingRequest, RequestLinkRequest, StatusRequest,
+    AcceptLinkRequest, CopyDatabaseRequest, DatabaseCopy, DecideMethodRequest, Link, LinkSelector, Links,
+    ListLinksRequest, ListMethodsRequest, ListPeersRequest, Methods, ModuleRequestFrame, ModuleResponseFrame,
+    NodeStatus, Peer, PeerSelector, Peers, PingReport, PingRequest, RequestLinkRequest, StatusRequest, SyncedLinks,
 };
 use openred_proto::checked::session::RequestHead;
 use openred_proto::id::NodeId;
+use openred_proto::limits::{LINK_LIFE_MAX, LINK_LIFE_MIN};
+use openred_proto::method::{Method, Schedule};
 use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -178,6 +180,9 @@ impl Contract for Service {
         let request = request.into_inner();
         let peer = parse_peer(&request.peer)?;
         let life = (request.life_seconds > 0).then(|| Duration::from_secs(request.life_seconds));
+        if life.is_some_and(|life| !(LINK_LIFE_MIN..=LINK_LIFE_MAX).contains(&life)) {
+            return Err(reply::invalid("link.life", "a link lives between 10 s and 30 days"));
+        }
         let wait = Duration::from_millis(request.wait_millis).min(LONGEST_WAIT);
         let node = Arc::clone(&self.node);
         let link = self.on_main(async move {
@@ -219,6 +224,40 @@ impl Contract for Service {
         let node = Arc::clone(&self.node);
         let revoked = self.on_main(async move { node.links.revoke(link.id()).await }).await?;
         revoked.map(|link| Response::new(link_status(&link))).map_err(|error| refuse(&error))
+    }
+
+    async fn sync_links(&self, request: Request<PeerSelector>) -> Outcome<SyncedLinks> {
+        let peer = parse_peer(&request.into_inner().peer)?;
+        let node = Arc::clone(&self.node);
+        let synced = self.on_main(async move { node.links.sync(peer).await.map(|mended| (mended, node)) }).await?;
+        let (mended, node) = synced.map_err(|error| refuse(&error))?;
+        let peer = node.links.current(&peer);
+        let of_peer = node.links.all().into_iter().filter(|link| link.peer() == peer && !link.state.is_over());
+        let links = of_peer.map(|link| link_status(&link)).collect();
+        Ok(Response::new(SyncedLinks { mended: u32::try_from(mended).unwrap_or(u32::MAX), links }))
+    }
+
+    async fn list_methods(&self, _: Request<ListMethodsRequest>) -> Outcome<Methods> {
+        Ok(Response::new(reply::methods_status(&self.node)))
+    }
+
+    async fn decide_method(&self, request: Request<DecideMethodRequest>) -> Outcome<Methods> {
+        let DecideMethodRequest { method, allow, schedule } = request.into_inner();
+        let unknown = |_| reply::invalid("method.unknown", "alpha, beta, gamma or delta; hourly, daily or seeded");
+        let method = (!method.is_empty()).then(|| method.parse::<Method>()).transpose().map_err(unknown)?;
+        let schedule = (!schedule.is_empty()).then(|| schedule.parse::<Schedule>()).transpose().map_err(unknown)?;
+        let node = Arc::clone(&self.node);
+        let decided = self.on_main(async move {
+            if let Some(method) = method {
+                node.links.decide_method(method, allow).await?;
+            }
+            match schedule {
+                Some(schedule) => node.links.decide_schedule(schedule).await,
+                None => Ok(()),
+            }
+        });
+        decided.await?.map_err(|error| refuse(&error))?;
+        Ok(Response::new(reply::methods_status(&self.node)))
     }
 
     async fn list_peers(&self, _: Request<ListPeersRequest>) -> Outcome<Peers> {

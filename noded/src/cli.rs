@@ -16,6 +16,7 @@ mod key;
 mod landing;
 mod links;
 mod messages;
+mod methods;
 mod module;
 mod output;
 mod passphrase;
@@ -104,6 +105,7 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
         Command::Key(command) => key::key(invocation, command),
         Command::Backup(command) => backup::backup(invocation, command),
         Command::Link(command) => client::block_on(links::link(invocation, command)),
+        Command::Method(command) => client::block_on(methods::method(invocation, command)),
         Command::Peers(command) => client::block_on(peers::peers(invocation, command)),
         Command::Send(options) => client::block_on(messages::send(invocation, options)),
         Command::Inbox(options) => client::block_on(messages::inbox(invocation, options)),

@@ -123,7 +123,7 @@ pub(crate) struct Directories {
     listens_locally: bool,
     clients: Vec<Arc<Client>>,
     card: CardFields,
-    suites: MethodSet,
+    suites: Mutex<MethodSet>,
     card_life: Duration,
     keys: CryptodClient,
     store: Store,
@@ -182,7 +182,7 @@ impl Directories {
             listens_locally,
             clients: addresses.into_iter().map(client).collect(),
             card,
-            suites,
+            suites: Mutex::new(suites),
             card_life,
             keys,
             store,
@@ -208,6 +208,11 @@ impl Directories {
     pub(crate) async fn renew_card(&self) {
         *self.own.lock().await = None;
         self.clients.iter().for_each(|client| client.announce_now.notify_one());
+    }
+
+    /// The methods that the card names, from its next signing on.
+    pub(crate) fn allow_methods(&self, allowed: MethodSet) {
+        *lock(&self.suites) = allowed;
     }
 
     /// How each directory stands.
@@ -375,6 +380,10 @@ impl Carrier for DirectoryPorts {
         .map(FoundCard::from)
     }
 
+    async fn kept_card(&self, peer: NodeId) -> Option<FoundCard> {
+        self.0.known_card(peer).await.map(FoundCard::from)
+    }
+
     async fn introduction(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {
         self.0.look_up(peer, Keep::Nothing).await.map(FoundCard::from)
     }
@@ -388,6 +397,11 @@ impl Carrier for DirectoryPorts {
 
     async fn acknowledge(&self, directory: NodeId, receipt: Bytes) -> Result<(), DirectoryError> {
         self.0.client(&directory)?.acknowledge(receipt).await
+    }
+
+    async fn methods_changed(&self, allowed: MethodSet) {
+        self.0.allow_methods(allowed);
+        self.0.renew_card().await;
     }
 
     fn take_news(&self) -> bool {

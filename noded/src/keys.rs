@@ -281,20 +281,26 @@ impl CryptodClient {
             card: link.card,
             directory: id_bytes(&link.directory),
             allowed: u32::from(link.allowed.bits()),
-            schedule: match link.schedule {
-                Schedule::Hourly => 0,
-                Schedule::Daily => 1,
-                Schedule::Seeded => 2,
-            },
+            schedule: schedule(link.schedule),
             life_seconds: link.life.as_secs(),
         };
-        let reply = answer(self.next().issue_link(request).await)?;
-        Ok(IssuedLink {
-            summary: summary(present("issued link's summary", reply.summary)?)?,
-            row: reply.row,
-            offer: reply.offer,
-            keys: link_keys(&present("issued link's keys", reply.keys)?)?,
-        })
+        issued(answer(self.next().issue_link(request).await)?)
+    }
+
+    /// Issues a link in the place of the one whose row this is. The row says who the peer is.
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub async fn renew_link(&self, row: Bytes, link: NewLink) -> Result<IssuedLink, KeysError> {
+        let request = wire::RenewLinkRequest {
+            row,
+            card: link.card,
+            directory: id_bytes(&link.directory),
+            allowed: u32::from(link.allowed.bits()),
+            schedule: schedule(link.schedule),
+            life_seconds: link.life.as_secs(),
+        };
+        issued(answer(self.next().renew_link(request).await)?)
     }
 
     /// Opens and verifies an offer and marks nothing.
@@ -310,13 +316,37 @@ impl CryptodClient {
     /// # Errors
     /// [`KeysError`].
     pub async fn accept_offer(&self, offer: &ReceivedOffer) -> Result<AcceptedLink, KeysError> {
-        let reply = answer(self.next().accept_offer(received(offer)).await)?;
-        Ok(AcceptedLink {
-            summary: summary(present("accepted link's summary", reply.summary)?)?,
-            row: reply.row,
-            receipt: reply.receipt,
-            keys: link_keys(&present("accepted link's keys", reply.keys)?)?,
-        })
+        accepted(answer(self.next().accept_offer(received(offer)).await)?)
+    }
+
+    /// Opens and verifies an offer that renews the link of `row`, and marks nothing.
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub async fn inspect_renewal(&self, offer: &ReceivedOffer, row: Bytes) -> Result<LinkSummary, KeysError> {
+        let request = wire::ReceivedRenewal { received: Some(received(offer)), row };
+        summary(answer(self.next().inspect_renewal(request).await)?)
+    }
+
+    /// Takes an offer that renews the link of `row`.
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub async fn accept_renewal(&self, offer: &ReceivedOffer, row: Bytes) -> Result<AcceptedLink, KeysError> {
+        let request = wire::ReceivedRenewal { received: Some(received(offer)), row };
+        accepted(answer(self.next().accept_renewal(request).await)?)
+    }
+
+    /// Links that the key process holds and that are not revoked: a page of them, in rising order, from above `after`. The last
+    /// page is shorter than [`LINKS_PAGE`](openred_proto::limits::LINKS_PAGE).
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub async fn held_links(&self, after: Option<LinkId>) -> Result<Vec<LinkId>, KeysError> {
+        let after = after.map(|link| Bytes::copy_from_slice(link.as_bytes())).unwrap_or_default();
+        let reply = answer(self.next().list_links(wire::ListLinksRequest { after }).await)?;
+        let links = reply.link_ids.iter().map(|link| array("link id", link).map(LinkId::from_bytes));
+        Ok(links.collect::<Result<_, _>>()?)
     }
 
     /// The pre-check keys of a stored link.
@@ -438,6 +468,32 @@ fn received(offer: &ReceivedOffer) -> wire::ReceivedOffer {
         directory: id_bytes(&offer.directory),
         allowed: u32::from(offer.allowed.bits()),
     }
+}
+
+const fn schedule(schedule: Schedule) -> u32 {
+    match schedule {
+        Schedule::Hourly => 0,
+        Schedule::Daily => 1,
+        Schedule::Seeded => 2,
+    }
+}
+
+fn issued(reply: wire::IssuedLink) -> Result<IssuedLink, KeysError> {
+    Ok(IssuedLink {
+        summary: summary(present("issued link's summary", reply.summary)?)?,
+        row: reply.row,
+        offer: reply.offer,
+        keys: link_keys(&present("issued link's keys", reply.keys)?)?,
+    })
+}
+
+fn accepted(reply: wire::AcceptedLink) -> Result<AcceptedLink, KeysError> {
+    Ok(AcceptedLink {
+        summary: summary(present("accepted link's summary", reply.summary)?)?,
+        row: reply.row,
+        receipt: reply.receipt,
+        keys: link_keys(&present("accepted link's keys", reply.keys)?)?,
+    })
 }
 
 fn half_open(reply: wire::StartedHandshake) -> Result<HalfOpen, KeysError> {

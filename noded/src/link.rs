@@ -8,15 +8,21 @@
 //! | request | key process issues | row and offer stored; offer sent until the receipt | the issued link is unknown here and ends with its life |
 //! | accept | key process accepts (marks the offer seen) | row and receipt stored; receipt sent | the issuer sends again and gets the same receipt |
 //! | receipt | stored | the network may use the link | the link is loaded at start |
+//! | renew | key process issues | row and offer stored, the renewed link marked; offer sent until the receipt | as of a request; the renewed link serves on |
 //! | revoke, replace, expire | stored as over, sessions dropped | the key process is told, then noted as told | it is told again |
 //!
 //! Keys that select REQUESTs come from the key process and stay in memory; tokens are only ever seen sealed.
 
+pub(crate) mod inside;
 pub(crate) mod judge;
+pub(crate) mod methods;
 mod offers;
 pub(crate) mod ports;
+mod renew;
+pub(crate) mod renewal;
 pub(crate) mod state;
 mod succession;
+pub(crate) mod sync;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -24,11 +30,13 @@ mod usage;
 pub(crate) mod words;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::method::{Method, MethodSet, Schedule};
 use openred_proto::secret::Secret;
 use openred_proto::vault::{LinkKeys, RequestKeys};
 use tokio::sync::Notify;
@@ -39,7 +47,8 @@ use crate::health::Health;
 use crate::keys::KeysError;
 use crate::p2p::ports::{LinkHandle, SessionOpened};
 use crate::store::{Store, StoreError};
-use ports::{Carrier, LinkObserver, LinkVault};
+use methods::{BadDecision, Methods};
+use ports::{Carrier, Courier, LinkObserver, LinkVault};
 use state::{Link, LinkState, WrongState};
 
 /// Why something about a link could not be done; for the operator.
@@ -53,6 +62,10 @@ pub(crate) enum LinkError {
     NotFound,
     #[error("more than one link begins so; give more digits")]
     Ambiguous,
+    #[error("the peer could not be reached")]
+    Unreachable,
+    #[error(transparent)]
+    Method(#[from] BadDecision),
     #[error(transparent)]
     WrongState(#[from] WrongState),
     #[error(transparent)]
@@ -68,20 +81,29 @@ struct Held {
     link: Link,
     keys: Option<LinkKeys>,
     sending: offers::Sending,
+    /// Attempts to renew it that came to nothing.
+    renewing: offers::Sending,
 }
 
 /// All links of this node.
 pub(crate) struct Links {
     pub(crate) me: NodeId,
     config: LinkConfig,
+    /// What the operator has decided beside it.
+    methods: Mutex<Methods>,
     sector: String,
     store: Store,
     vault: Arc<dyn LinkVault>,
     carrier: Arc<dyn Carrier>,
     observer: OnceLock<Arc<dyn LinkObserver>>,
+    courier: OnceLock<Arc<dyn Courier>>,
     health: Arc<Health>,
     table: Mutex<BTreeMap<LinkId, Held>>,
     successors: Mutex<succession::Successors>,
+    asked: Mutex<inside::Asked>,
+    steps: Mutex<inside::Steps>,
+    /// Whether the key process was asked for links that nothing is left of here.
+    swept: AtomicBool,
     /// Held for the length of one change, so that what was judged still stands when it is stored.
     turn: tokio::sync::Mutex<()>,
     /// Woken by every change, for those who wait for one.
@@ -114,18 +136,28 @@ impl Links {
     /// When the store cannot be read.
     pub(crate) async fn load(parts: Parts) -> Result<Arc<Self>, StoreError> {
         let links = parts.store.links().await?;
-        let held = |link: Link| (link.id(), Held { link, keys: None, sending: offers::Sending::default() });
+        let decided = parts.store.decided_methods().await?;
+        let methods = decided.clone().settled(parts.config.method_set(), crate::clock::now());
+        if methods != decided {
+            parts.store.decide_methods(methods.clone()).await?;
+        }
+        let held = |link: Link| (link.id(), Held::new(link));
         let loaded = Arc::new(Self {
             me: parts.me,
             config: parts.config,
+            methods: Mutex::new(methods),
             sector: parts.sector,
             store: parts.store,
             vault: parts.vault,
             carrier: parts.carrier,
             observer: OnceLock::new(),
+            courier: OnceLock::new(),
             health: parts.health,
             table: Mutex::new(links.into_iter().map(held).collect()),
             successors: Mutex::default(),
+            asked: Mutex::default(),
+            steps: Mutex::default(),
+            swept: AtomicBool::new(false),
             turn: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
             due: Notify::new(),
@@ -141,6 +173,12 @@ impl Links {
     pub(crate) fn observe(&self, observer: Arc<dyn LinkObserver>) {
         // A second call would be a defect of the wiring; the first observer stays.
         let _ = self.observer.set(observer);
+    }
+
+    /// Who asks peers inside a session. Set once, before anything runs; without, offers go through directories alone.
+    pub(crate) fn send_by(&self, courier: Arc<dyn Courier>) {
+        // As of the observer.
+        let _ = self.courier.set(courier);
     }
 
     /// Every link, newest last; ended ones included.
@@ -195,9 +233,8 @@ impl Links {
             let mut table = self.table();
             let before = table.remove(&id);
             let was_expected = before.as_ref().is_some_and(|held| held.link.state.is_expected() && held.keys.is_some());
-            let (old_keys, sending) =
-                before.map_or((None, offers::Sending::default()), |held| (held.keys, held.sending));
-            let held = Held { link, keys: keys.or(old_keys), sending };
+            let before = before.unwrap_or_else(|| Held::new(link.clone()));
+            let held = Held { link, keys: keys.or(before.keys), ..before };
             let handle = held.handle();
             table.insert(id, held);
             (was_expected, handle)
@@ -242,6 +279,10 @@ impl Links {
 }
 
 impl Held {
+    fn new(link: Link) -> Self {
+        Self { link, keys: None, sending: offers::Sending::default(), renewing: offers::Sending::default() }
+    }
+
     /// What the network layer needs, once its keys are here and as long as the peer may use it.
     fn handle(&self) -> Option<Arc<LinkHandle>> {
         if !self.link.state.is_expected() {
@@ -278,11 +319,19 @@ impl crate::p2p::ports::Links for Links {
     async fn session_opened(&self, opened: SessionOpened) {
         self.used(&opened).await;
         self.carrier.card_hint(opened.peer, opened.peer_card_sequence);
+        self.send_now(&opened.peer);
+        if opened.initiator {
+            self.sync_if_due(opened.peer);
+        }
         if let Some(observer) = self.observer.get() {
             observer.peer_reachable(opened.peer);
             // What waits for it under an older id may go now, too.
             self.earlier_of(&opened.peer).into_iter().for_each(|earlier| observer.peer_reachable(earlier));
         }
+    }
+
+    async fn answer(&self, peer: NodeId, path: &str, body: Bytes) -> (u16, Bytes) {
+        self.answer_peer(peer, path, body).await
     }
 
     async fn match_checked(&self, link: LinkId, matched: bool, at: UnixMillis) {
@@ -303,6 +352,50 @@ impl Links {
     /// Whether a peer's link is over or unknown: used by `peers`.
     pub(crate) fn state_of(&self, peer: &NodeId) -> &'static str {
         self.of_peer(peer).map_or("", |link| link.state.name())
+    }
+
+    /// What the operator has decided about methods.
+    pub(crate) fn methods(&self) -> Methods {
+        self.methods.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Methods that this node issues and accepts.
+    pub(crate) fn allowed_methods(&self) -> MethodSet {
+        self.methods().allowed(self.config.method_set())
+    }
+
+    /// What picks the method of a link that this node issues.
+    pub(crate) fn schedule(&self) -> Schedule {
+        self.methods().schedule(self.config.schedule)
+    }
+
+    /// The operator allows a method again, or disables it: links that use it are renewed with others (PROTOCOL 3).
+    ///
+    /// # Errors
+    /// A decision that cannot be, or the store refuses.
+    pub(crate) async fn decide_method(&self, method: Method, allow: bool) -> Result<(), LinkError> {
+        let methods = self.methods().with(method, allow, self.config.method_set(), crate::clock::now())?;
+        tracing::info!(%method, allow, "method decided");
+        self.decide(methods).await
+    }
+
+    /// The operator chooses a schedule.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn decide_schedule(&self, schedule: Schedule) -> Result<(), LinkError> {
+        self.decide(self.methods().scheduled(schedule)).await
+    }
+
+    async fn decide(&self, methods: Methods) -> Result<(), LinkError> {
+        let _turn = self.turn.lock().await;
+        self.store.decide_methods(methods.clone()).await?;
+        *self.methods.lock().unwrap_or_else(PoisonError::into_inner) = methods;
+        // Links that were tried in vain may find a method now.
+        self.table().values_mut().for_each(|held| held.renewing = offers::Sending::default());
+        self.carrier.methods_changed(self.allowed_methods()).await;
+        self.offer_due.notify_one();
+        Ok(())
     }
 
     /// How many links are live, and how many wait for something.

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use openred_module::{Body, Event, Instance, LoadError, PeerError};
 use openred_proto::checked::card::CardFields;
 use openred_proto::checked::session::{RequestHead, ResponseHead};
@@ -22,17 +23,19 @@ use crate::config::NodeConfig;
 use crate::directory::{self, Directories, DirectoryPorts, ResolvedNames};
 use crate::health::{Condition, Health};
 use crate::keys::{CryptodClient, Description, KeysError};
-use crate::link::ports::LinkObserver;
+use crate::link::ports::{Answered, Courier, LinkObserver};
 use crate::link::{self, Links};
 use crate::module::ports::PeerCaller;
 use crate::module::{self, Disk, Modules};
 use crate::p2p::ports::{LinkHandle, Ports};
-use crate::p2p::{NetworkSettings, PeerNetwork, PingPlan};
+use crate::p2p::{self, NetworkSettings, PeerNetwork, PingPlan};
 use crate::reports::Reports;
 use crate::store::{Store, StoreError};
 
 /// Items from directories that may wait for the links; a directory that sends faster waits.
 const DELIVERIES: usize = 32;
+/// How long a peer is given to answer a question about links, a handshake included; afterwards a directory carries it.
+const ASKED: Duration = Duration::from_secs(15);
 /// How often the key process is looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// How often it is looked at while it is awaited at start.
@@ -130,6 +133,8 @@ impl Node {
             health: Arc::clone(&health),
         })
         .await?;
+        // What the operator has decided is in the store, and narrows the file.
+        directories.allow_methods(links.allowed_methods());
         let calls = Arc::new(Calls { links: Arc::downgrade(&links), network: OnceLock::new() });
         let parts = module::Parts {
             me,
@@ -149,6 +154,7 @@ impl Node {
         let network = PeerNetwork::new(settings, me, Arc::new(keys.clone()), ports);
         // Set once, here; nothing calls a peer before the modules are started.
         let _ = calls.network.set(Arc::downgrade(&network));
+        links.send_by(Arc::clone(&calls) as _);
         links.observe(Arc::new(Observer { network: Arc::downgrade(&network), modules: Arc::downgrade(&modules) }));
         Ok(Arc::new(Self {
             me,
@@ -277,6 +283,27 @@ impl PeerCaller for Calls {
     }
 }
 
+#[async_trait]
+impl Courier for Calls {
+    fn has_session(&self, peer: &NodeId) -> bool {
+        self.network.get().and_then(Weak::upgrade).is_some_and(|network| network.has_session(peer))
+    }
+
+    async fn ask(&self, peer: NodeId, path: &'static str, body: Bytes) -> Option<Answered> {
+        let network = self.network.get().and_then(Weak::upgrade)?;
+        let head = RequestHead {
+            module: p2p::MODULE.into(),
+            method: "POST".into(),
+            path: path.into(),
+            deadline_millis: u64::try_from(ASKED.as_millis()).unwrap_or(u64::MAX),
+            ..RequestHead::default()
+        };
+        let (head, body) = network.request(peer, head, Body::whole(body)).await.ok()?;
+        let body = body.collect(link::inside::BODY_BYTES).await.ok()?;
+        Some(Answered { status: head.status, body })
+    }
+}
+
 /// Tells the network layer and the modules what becomes of links; weak, because the network layer holds the links.
 struct Observer {
     network: Weak<PeerNetwork>,
@@ -323,6 +350,12 @@ impl LinkObserver for Observer {
                 }
             }
         });
+    }
+
+    fn link_renewed(&self, peer: NodeId) {
+        if let Some(network) = self.network.upgrade() {
+            network.reopen(peer);
+        }
     }
 
     fn peer_reachable(&self, peer: NodeId) {

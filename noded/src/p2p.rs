@@ -40,6 +40,7 @@ mod stall;
 mod tests;
 
 pub use error::NetworkError;
+pub(crate) use internal::MODULE;
 pub use ping::{PingOutcome, PingPlan};
 pub use settings::NetworkSettings;
 

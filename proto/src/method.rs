@@ -169,3 +169,29 @@ pub enum Schedule {
     /// `HMAC-SHA-256(seed, epoch) mod n` with the hourly epoch and a seed that the vault holds.
     Seeded,
 }
+
+impl Schedule {
+    /// All of them.
+    pub const ALL: [Schedule; 3] = [Schedule::Hourly, Schedule::Daily, Schedule::Seeded];
+
+    /// Name as configured and shown.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Schedule::Hourly => "hourly",
+            Schedule::Daily => "daily",
+            Schedule::Seeded => "seeded",
+        }
+    }
+}
+
+impl FromStr for Schedule {
+    type Err = WireError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|schedule| schedule.name() == name)
+            .ok_or(WireError::Unsupported { what: "schedule" })
+    }
+}

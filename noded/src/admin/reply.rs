@@ -5,13 +5,16 @@ use std::collections::HashMap;
 use openred_proto::admin;
 use openred_proto::checked::card::Card;
 use openred_proto::id::NodeId;
+use openred_proto::method::Method;
 use openred_proto::vault::Refusal;
 use tonic::{Code, Status};
 
 use crate::clock;
 use crate::directory::DirectoryError;
 use crate::keys::KeysError;
-use crate::link::state::Link;
+use crate::link::methods::BadDecision;
+use crate::link::renewal::renewal_at;
+use crate::link::state::{Link, LinkState};
 use crate::link::{LinkError, words};
 use crate::node::Node;
 use crate::p2p::PingOutcome;
@@ -38,6 +41,27 @@ pub(super) fn link_status(link: &Link) -> admin::Link {
         matched_at: link.matched_at.0,
         last_handshake_at: link.handshake_at.0,
         detail: link.reason.text().to_owned(),
+        renews_at: if matches!(link.state, LinkState::Pending | LinkState::Active) { renewal_at(link).0 } else { 0 },
+        renews: link.renews.map(|renewed| renewed.to_string()).unwrap_or_default(),
+    }
+}
+
+pub(super) fn methods_status(node: &Node) -> admin::Methods {
+    let (links, allowed, decided) = (node.links.all(), node.links.allowed_methods(), node.links.methods());
+    let configured = node.config.links.method_set();
+    let method = |method: Method| admin::Method {
+        name: method.name().to_owned(),
+        suite: method.suite().to_owned(),
+        configured: configured.contains(method),
+        disabled: decided.is_disabled(method),
+        allowed: allowed.contains(method),
+        links: u32::try_from(links.iter().filter(|link| link.state.is_live() && link.summary.method == method).count())
+            .unwrap_or(u32::MAX),
+    };
+    admin::Methods {
+        methods: Method::ALL.into_iter().map(method).collect(),
+        schedule: node.links.schedule().name().to_owned(),
+        configured_schedule: node.config.links.schedule.name().to_owned(),
     }
 }
 
@@ -99,6 +123,9 @@ pub(super) fn refuse(error: &LinkError) -> Status {
         LinkError::Succeeded => (Code::FailedPrecondition, "link.succeeded"),
         LinkError::NotFound => (Code::NotFound, "link.unknown"),
         LinkError::Ambiguous => (Code::InvalidArgument, "link.ambiguous"),
+        LinkError::Method(BadDecision::NotConfigured) => (Code::FailedPrecondition, "method.not-configured"),
+        LinkError::Method(BadDecision::Last) => (Code::FailedPrecondition, "method.last"),
+        LinkError::Unreachable => (Code::Unavailable, "peer.unreachable"),
         LinkError::WrongState(_) => (Code::FailedPrecondition, "link.state"),
         LinkError::Keys(error) => keys(error),
         LinkError::Store(error) => store(error),

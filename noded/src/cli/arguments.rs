@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use openred_proto::id::NodeId;
+use openred_proto::limits::{LINK_LIFE_MAX, LINK_LIFE_MIN};
 
 /// Heading of what every command takes.
 const COMMON: &str = "Common options";
@@ -48,6 +49,9 @@ pub(crate) enum Command {
     /// Links with other nodes
     #[command(subcommand)]
     Link(Link),
+    /// Cipher suites of links: which are allowed, and what picks one
+    #[command(subcommand)]
+    Method(Method),
     /// Nodes this node knows
     #[command(subcommand)]
     Peers(Peers),
@@ -335,8 +339,8 @@ pub(crate) enum Link {
         /// The node, did:key:…
         #[arg(value_name = "DID")]
         peer: String,
-        /// Life of the link in hours; as configured if not given
-        #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..=720))]
+        /// Life of the link, such as 24h, 90m or 30s; as configured if not given
+        #[arg(long, value_name = "SPAN", value_parser = life)]
         life: Option<u64>,
         /// Wait at most this many seconds for the other side
         #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=600))]
@@ -360,12 +364,54 @@ pub(crate) enum Link {
         #[arg(value_name = "LINK|DID")]
         link: String,
     },
-    /// End a link; it never opens again
+    /// Compare links with a peer, and mend what a crash left apart
+    Sync {
+        /// The peer, did:key:…
+        #[arg(value_name = "DID")]
+        peer: String,
+    },
+    /// End all links with a peer; they never open again
     Revoke {
         /// Link id, a prefix of it, or the peer
         #[arg(value_name = "LINK|DID")]
         link: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Method {
+    /// List methods, whether each is allowed, and how many links use it
+    List,
+    /// Allow a method again that was disabled here
+    Allow {
+        /// alpha, beta, gamma or delta
+        method: String,
+    },
+    /// Allow a method no longer; links that use it are renewed with another one
+    Disable {
+        /// alpha, beta, gamma or delta
+        method: String,
+    },
+    /// Choose what picks the method of a new link
+    Schedule {
+        /// hourly, daily or seeded
+        schedule: String,
+    },
+}
+
+/// A link's life in seconds, from a number and its unit.
+fn life(text: &str) -> Result<u64, &'static str> {
+    let (number, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err("not a number with s, m, h or d behind it"),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
+    let allowed = LINK_LIFE_MIN.as_secs()..=LINK_LIFE_MAX.as_secs();
+    seconds.filter(|seconds| allowed.contains(seconds)).ok_or("not between 10s and 30d")
 }
 
 #[derive(Debug, Subcommand)]
@@ -477,6 +523,14 @@ pub(crate) enum Config {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn lives_of_links() {
+        assert_eq!(["10s", "90m", "24h", "30d"].map(life), [Ok(10), Ok(5400), Ok(86_400), Ok(2_592_000)]);
+        for bad in ["", "24", "9s", "31d", "h", "1.5h", "-1h", "1w", "18446744073709551615d", "24h "] {
+            assert!(life(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn the_words_fit_together() {

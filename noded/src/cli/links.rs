@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use openred_proto::admin::{AcceptLinkRequest, Link, LinkSelector, ListLinksRequest, RequestLinkRequest};
+use openred_proto::admin::{AcceptLinkRequest, Link, LinkSelector, ListLinksRequest, PeerSelector, RequestLinkRequest};
 
 use super::arguments;
 use super::client::{ANSWER, node, request};
@@ -20,8 +20,18 @@ pub(crate) async fn link(invocation: &Invocation, command: arguments::Link) -> R
             invocation.output.document("openred.links/1", &links);
             return Ok(Exit::Ok);
         }
+        Word::Sync { peer } => {
+            let synced = node.sync_links(request(PeerSelector { peer })).await?.into_inner();
+            invocation.output.line(match synced.mended {
+                0 => String::from("both nodes hold the same links"),
+                mended => format!("mended: {mended}"),
+            });
+            list(&invocation.output, &synced.links);
+            invocation.output.document("openred.link-sync/1", &synced);
+            return Ok(Exit::Ok);
+        }
         Word::Request { peer, life, wait } => {
-            let life_seconds = life.unwrap_or(0) * 3600;
+            let life_seconds = life.unwrap_or(0);
             let mut asked = request(RequestLinkRequest { peer, life_seconds, wait_millis: wait * 1000 });
             // The usual deadline is for the work; the wait that was asked for comes on top.
             asked.set_timeout(ANSWER + Duration::from_secs(wait));
@@ -39,7 +49,7 @@ pub(crate) async fn link(invocation: &Invocation, command: arguments::Link) -> R
 
 pub(super) fn tone(state: &str) -> Tone {
     match state {
-        "active" | "ready" | "open" | "registered" | "ok" | "matched" => Tone::Good,
+        "active" | "renewing" | "ready" | "open" | "registered" | "ok" | "matched" => Tone::Good,
         "revoked" | "expired" | "mismatched" | "error" | "refused" | "down" => Tone::Bad,
         "unknown" => Tone::Plain,
         _ => Tone::Warning,
@@ -71,7 +81,10 @@ fn show(output: &Output, link: &Link) {
         ("state", output.paint(tone(&link.state), &link.state)),
         ("offered by", role.to_owned()),
         ("method", format!("{} (epoch {})", link.method, link.epoch)),
+        ("age", if link.created_at == 0 { String::new() } else { moment(link.created_at, now) }),
         ("ends", moment(link.not_after, now)),
+        ("renewal", if link.renews_at == 0 { String::new() } else { moment(link.renews_at, now) }),
+        ("renews", link.renews.clone()),
         ("tokens", output.paint(tone(&link.r#match), &link.r#match)),
         ("handshake", moment(link.last_handshake_at, now)),
         ("mutual link", link.mutual_link.clone()),

@@ -85,7 +85,8 @@ impl Directories {
         {
             return Ok(card.clone());
         }
-        let card = self.keys.sign_card(self.card.clone(), self.suites, self.card_life).await?;
+        let suites = *super::lock(&self.suites);
+        let card = self.keys.sign_card(self.card.clone(), suites, self.card_life).await?;
         *own = Some((card.clone(), now));
         Ok(card)
     }

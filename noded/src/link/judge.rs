@@ -6,6 +6,7 @@ use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::limits::CLOCK_GRACE;
 use openred_proto::vault::LinkSummary;
 
+use super::renewal::ended_by_renewal;
 use super::state::{EndReason, Link, LinkState};
 use crate::config::IncomingPolicy;
 
@@ -60,6 +61,9 @@ pub(crate) enum RefusedOffer {
     /// This node's own offer of the same moment goes first.
     #[error("this node's own offer to that peer goes first")]
     OursGoesFirst,
+    /// It renews a link that this node does not have, or not with its sender.
+    #[error("it renews a link that is not here, or has ended here")]
+    NothingToRenew,
     /// Issued before the link that stands: a late arrival.
     #[error("it is older than the link that stands with this peer")]
     Outdated,
@@ -83,19 +87,11 @@ pub(crate) fn judge<'a>(
         return match known.state {
             LinkState::Waiting if admits(situation, summary.peer) => accept(situation, links, summary),
             LinkState::Waiting => Verdict::StillWaiting,
-            LinkState::Pending | LinkState::Active if !known.summary.issuer => Verdict::Repeat(known.id()),
-            LinkState::Offered | LinkState::Pending | LinkState::Active => Verdict::Refuse(RefusedOffer::OwnOffer),
-            LinkState::Expired | LinkState::Revoked => Verdict::Refuse(RefusedOffer::Ended),
+            _ => seen_before(known),
         };
     }
-    if summary.peer == situation.me {
-        return Verdict::Refuse(RefusedOffer::OwnOffer);
-    }
-    if now > summary.not_after.plus(CLOCK_GRACE) {
-        return Verdict::Refuse(RefusedOffer::Expired);
-    }
-    if links.clone().any(|link| link.id() == summary.link) {
-        return Verdict::Refuse(RefusedOffer::KnownLink);
+    if let Some(refused) = unfit(situation.me, links.clone(), summary, now) {
+        return Verdict::Refuse(refused);
     }
     if admits(situation, summary.peer) {
         return accept(situation, links, summary);
@@ -114,6 +110,71 @@ pub(crate) fn judge<'a>(
     Verdict::Wait(None)
 }
 
+/// Judges an offer that renews the link `old`. The operator is not asked: his word was for the peer, and the link lives
+/// (PROTOCOL 4). Who does not want the peer any more revokes the link.
+pub(crate) fn judge_renewal<'a>(
+    me: NodeId,
+    links: impl Iterator<Item = &'a Link> + Clone,
+    old: &LinkId,
+    summary: &LinkSummary,
+    token_id: &[u8; 32],
+    now: UnixMillis,
+) -> Verdict {
+    if let Some(known) = links.clone().find(|link| link.token_id == *token_id) {
+        return seen_before(known);
+    }
+    if let Some(refused) = unfit(me, links.clone(), summary, now) {
+        return Verdict::Refuse(refused);
+    }
+    let renewed = links.clone().find(|link| link.id() == *old && link.peer() == summary.peer && link.is_usable(now));
+    let Some(renewed) = renewed else { return Verdict::Refuse(RefusedOffer::NothingToRenew) };
+    let mut ends = Vec::new();
+    for id in ended_by_renewal(links.clone(), renewed, summary.link) {
+        let Some(link) = links.clone().find(|link| link.id() == id) else { continue };
+        let is_rival = link.renews == Some(*old);
+        match link.state {
+            LinkState::Offered if is_rival && me < summary.peer => return Verdict::Refuse(RefusedOffer::OursGoesFirst),
+            LinkState::Offered => ends.push((id, EndReason::CrossedOffer)),
+            _ if is_rival && summary.not_before <= joined_at(link) => return Verdict::Refuse(RefusedOffer::Outdated),
+            _ if is_rival => ends.push((id, EndReason::Replaced)),
+            // What the renewed link has renewed itself.
+            _ => ends.push((id, EndReason::Renewed)),
+        }
+    }
+    Verdict::Accept(ends)
+}
+
+const fn seen_before(known: &Link) -> Verdict {
+    match known.state {
+        LinkState::Waiting => Verdict::StillWaiting,
+        LinkState::Pending | LinkState::Active | LinkState::Renewing if !known.summary.issuer => {
+            Verdict::Repeat(known.id())
+        }
+        LinkState::Offered | LinkState::Pending | LinkState::Active | LinkState::Renewing => {
+            Verdict::Refuse(RefusedOffer::OwnOffer)
+        }
+        LinkState::Expired | LinkState::Revoked => Verdict::Refuse(RefusedOffer::Ended),
+    }
+}
+
+/// What nobody's offer may be.
+fn unfit<'a>(
+    me: NodeId,
+    mut links: impl Iterator<Item = &'a Link>,
+    summary: &LinkSummary,
+    now: UnixMillis,
+) -> Option<RefusedOffer> {
+    if summary.peer == me {
+        Some(RefusedOffer::OwnOffer)
+    } else if now > summary.not_after.plus(CLOCK_GRACE) {
+        Some(RefusedOffer::Expired)
+    } else if links.any(|link| link.id() == summary.link) {
+        Some(RefusedOffer::KnownLink)
+    } else {
+        None
+    }
+}
+
 fn admits(situation: Situation<'_>, peer: NodeId) -> bool {
     situation.approved
         || match situation.policy {
@@ -129,14 +190,18 @@ fn accept<'a>(situation: Situation<'_>, links: impl Iterator<Item = &'a Link>, s
     let mut ends = Vec::new();
     for link in links.filter(|link| link.peer() == summary.peer && link.id() != summary.link) {
         match link.state {
+            // A renewal of ours says that the peer had a link; a first offer of the peer's says that it has it no more.
+            LinkState::Offered if link.renews.is_some() => ends.push((link.id(), EndReason::Replaced)),
             LinkState::Offered if situation.me < summary.peer => return Verdict::Refuse(RefusedOffer::OursGoesFirst),
             LinkState::Offered => ends.push((link.id(), EndReason::CrossedOffer)),
             // The peer's own clock orders its acts: an offer that it made before it took part in the link that stands
             // came late, and on its side is gone already.
-            LinkState::Pending | LinkState::Active if summary.not_before <= joined_at(link) => {
+            LinkState::Pending | LinkState::Active | LinkState::Renewing if summary.not_before <= joined_at(link) => {
                 return Verdict::Refuse(RefusedOffer::Outdated);
             }
-            LinkState::Pending | LinkState::Active | LinkState::Waiting => ends.push((link.id(), EndReason::Replaced)),
+            LinkState::Pending | LinkState::Active | LinkState::Renewing | LinkState::Waiting => {
+                ends.push((link.id(), EndReason::Replaced))
+            }
             LinkState::Expired | LinkState::Revoked => {}
         }
     }

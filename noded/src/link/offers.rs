@@ -6,9 +6,9 @@ use bytes::Bytes;
 use openred_proto::checked::offer::Offer;
 use openred_proto::checked::receipt::{Receipt, ReceiptKind};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
-use openred_proto::vault::ReceivedOffer;
+use openred_proto::vault::{ReceivedOffer, Refusal};
 
-use super::judge::{RefusedOffer, Situation, Verdict, WAITING, judge};
+use super::judge::{RefusedOffer, Situation, Verdict, WAITING, judge, judge_renewal};
 use super::ports::FoundCard;
 use super::state::{EndReason, Link, LinkState};
 use super::{LinkError, Links};
@@ -103,8 +103,8 @@ impl Links {
                 peer,
                 card: found.card,
                 directory: found.directory,
-                allowed: self.config.method_set(),
-                schedule: self.config.schedule,
+                allowed: self.allowed_methods(),
+                schedule: self.schedule(),
                 life: life.unwrap_or_else(|| self.config.life()),
             })
             .await?;
@@ -137,37 +137,64 @@ impl Links {
         Ok(Some(accepted))
     }
 
-    /// Ends a link, and takes back the operator's yes to its peer.
+    /// Ends a link, and takes back the operator's yes to its peer. Whatever else there is with that peer ends with it: what the link
+    /// renews, or is renewed by, is the same relation.
     ///
     /// # Errors
     /// The link is over already, or the store refuses.
     pub(crate) async fn revoke(&self, link: LinkId) -> Result<Link, LinkError> {
         let _turn = self.turn.lock().await;
-        let link = self.link(&link).ok_or(LinkError::NotFound)?;
-        let ended = link.ended(EndReason::Operator, clock::now())?;
+        let (now, link) = (clock::now(), self.link(&link).ok_or(LinkError::NotFound)?);
+        let ended = link.ended(EndReason::Operator, now)?;
+        let others = self.all().into_iter().filter(|other| other.peer() == ended.peer() && other.id() != ended.id());
+        let others = others.filter_map(|other| other.ended(EndReason::Operator, now).ok());
+        let changed: Vec<Link> = std::iter::once(ended.clone()).chain(others).collect();
         self.store.disapprove(ended.peer()).await?;
-        self.keep(vec![ended.clone()]).await?;
+        self.store.put_links(changed.clone()).await?;
+        // Before its sessions end with it.
+        self.say_farewell(&ended.peer(), &changed).await;
+        changed.into_iter().for_each(|link| self.show(link, None));
         tracing::info!(link = %ended.id(), "link revoked");
         Ok(ended)
     }
 
-    /// An offer came through a directory. Everything about it is hostile until the key process has opened it.
+    /// An offer came through a directory.
     pub(crate) async fn handle_offer(&self, offer: Bytes, sender: NodeId, directory: NodeId) {
-        let token_id = Offer::token_id(&offer);
-        let received = ReceivedOffer { offer: offer.into(), sender, directory, allowed: self.config.method_set() };
-        match self.take_offer(received, token_id).await {
-            Ok(()) => {}
-            Err(refused) => tracing::warn!(sender = %Sensitive(sender.short()), %refused, "offer left"),
+        if let Ok(Some(accepted)) = self.consider(offer, sender, directory).await {
+            self.send_receipt(&accepted).await;
         }
     }
 
-    async fn take_offer(&self, received: ReceivedOffer, token_id: [u8; 32]) -> Result<(), OfferError> {
+    /// An offer came. Everything about it is hostile until the key process has opened it. The link that it made, now or before; none
+    /// while it waits for the operator.
+    pub(super) async fn consider(
+        &self,
+        offer: Bytes,
+        sender: NodeId,
+        directory: NodeId,
+    ) -> Result<Option<Link>, OfferError> {
+        let token_id = Offer::token_id(&offer);
+        let received = ReceivedOffer { offer: offer.into(), sender, directory, allowed: self.allowed_methods() };
+        let considered = self.take_offer(received, token_id).await;
+        considered.inspect_err(|refused| match refused {
+            // PROTOCOL 3: an issuer that knows what this node allows, and offers less, is named.
+            OfferError::Keys(KeysError::Refused(Refusal::Downgrade)) => {
+                tracing::warn!(sender = %Sensitive(sender.short()), %refused, "downgrade refused: offer left");
+            }
+            _ => tracing::warn!(sender = %Sensitive(sender.short()), %refused, "offer left"),
+        })
+    }
+
+    async fn take_offer(&self, received: ReceivedOffer, token_id: [u8; 32]) -> Result<Option<Link>, OfferError> {
         let repeated = self.table().values().find(|held| held.link.token_id == token_id).map(|held| held.link.clone());
         if let Some(link) = repeated.filter(|link| link.state.is_live() && !link.summary.issuer) {
-            self.send_receipt(&link).await;
-            return Ok(());
+            return Ok(Some(link));
         }
-        let summary = self.vault.inspect(&received).await?;
+        // Where it says what it renews is in clear; whether that is true, the key process finds out.
+        if let Some(old) = Offer::decode(&received.offer).ok().and_then(|offer| offer.routing.psk) {
+            return self.take_renewal(received, token_id, old).await;
+        }
+        let summary = self.vault.inspect(&received, None).await?;
         let found = self.introduced(summary.peer, &token_id).await?;
         let same_sector = self.config.incoming == IncomingPolicy::Sector
             && found.as_ref().is_some_and(|found| found.sector == self.sector);
@@ -193,7 +220,7 @@ impl Links {
         }
         let links = self.all();
         let answered = match judge(situation, links.iter(), &summary, &token_id, now) {
-            Verdict::Accept(ends) => self.accept(received, token_id, &ends, now).await.map(Some)?,
+            Verdict::Accept(ends) => self.accept(received, token_id, None, &ends, now).await.map(Some)?,
             Verdict::Wait(older) => {
                 if let Some(older) = older {
                     self.purge(older).await.map_err(super::LinkError::Store)?;
@@ -208,10 +235,28 @@ impl Links {
             Verdict::Refuse(refused) => return Err(refused.into()),
         };
         drop(turn);
-        if let Some(link) = answered {
-            self.send_receipt(&link).await;
+        Ok(answered)
+    }
+
+    /// An offer that says it renews the link `old`.
+    async fn take_renewal(
+        &self,
+        received: ReceivedOffer,
+        token_id: [u8; 32],
+        old: LinkId,
+    ) -> Result<Option<Link>, OfferError> {
+        let usable = |link: &Link| link.peer() == received.sender && link.is_usable(clock::now());
+        let renewed = self.link(&old).filter(usable).ok_or(RefusedOffer::NothingToRenew)?;
+        let summary = self.vault.inspect(&received, Some(renewed.row.into())).await?;
+        let _turn = self.turn.lock().await;
+        let now = clock::now();
+        let links = self.all();
+        match judge_renewal(self.me, links.iter(), &old, &summary, &token_id, now) {
+            Verdict::Accept(ends) => Ok(Some(self.accept(received, token_id, Some(old), &ends, now).await?)),
+            Verdict::Repeat(id) => Ok(self.link(&id)),
+            Verdict::Wait(_) | Verdict::StillWaiting => Ok(None),
+            Verdict::Refuse(refused) => Err(refused.into()),
         }
-        Ok(())
     }
 
     /// The card of one that offers a link, where it says something that is not known yet: its sector, or that a stranger
@@ -248,7 +293,7 @@ impl Links {
         let Some(link) = offered.filter(|_| receipt.kind == ReceiptKind::Accepted && receipt.issuer == self.me) else {
             return tracing::debug!(sender = %Sensitive(sender.short()), "receipt for no link of this node");
         };
-        let is_news = link.state == LinkState::Offered;
+        let (is_news, is_renewal) = (link.state == LinkState::Offered, link.renews.is_some());
         match link.with_receipt(bytes.into(), clock::now()) {
             Ok(pending) => {
                 if let Err(error) = self.keep(vec![pending]).await {
@@ -256,7 +301,11 @@ impl Links {
                 }
                 if is_news && let Some(observer) = self.observer.get() {
                     tracing::info!(peer = %Sensitive(sender.short()), "link accepted by the peer");
-                    observer.link_confirmed(sender);
+                    if is_renewal {
+                        observer.link_renewed(sender);
+                    } else {
+                        observer.link_confirmed(sender);
+                    }
                 }
             }
             Err(refused) => tracing::warn!(sender = %Sensitive(sender.short()), %refused, "receipt came too late"),
@@ -280,25 +329,28 @@ impl Links {
             offer: waiting.offer.clone(),
             sender: waiting.peer(),
             directory: waiting.directory,
-            allowed: self.config.method_set(),
+            allowed: self.allowed_methods(),
         };
         // The operator's yes goes for the newest offer; what stands with the peer is replaced by it.
         let others = self.all().into_iter().filter(|link| link.peer() == waiting.peer() && link.id() != waiting.id());
         let ends: Vec<_> =
             others.filter(|link| !link.state.is_over()).map(|link| (link.id(), EndReason::Replaced)).collect();
-        self.accept(received, waiting.token_id, &ends, now).await
+        self.accept(received, waiting.token_id, None, &ends, now).await
     }
 
-    /// Accepts in the key process and stores. The turn is held by the caller, who lets go of it before the receipt is sent:
-    /// a directory that hangs must not hold up the other links.
+    /// Accepts in the key process and stores; `renews` is a link that goes on beside it for a while. The turn is held by the
+    /// caller, who lets go of it before the receipt is sent: a directory that hangs must not hold up the other links.
     async fn accept(
         &self,
         received: ReceivedOffer,
         token_id: [u8; 32],
+        renews: Option<LinkId>,
         ends: &[(LinkId, EndReason)],
         now: UnixMillis,
     ) -> Result<Link, LinkError> {
-        let accepted = self.vault.accept(&received).await?;
+        let renewed = renews.and_then(|old| self.link(&old));
+        let row = renewed.as_ref().map(|old| Bytes::copy_from_slice(&old.row));
+        let accepted = self.vault.accept(&received, row).await?;
         let link = Link::accepted(
             accepted.summary,
             accepted.row.into(),
@@ -306,12 +358,16 @@ impl Links {
             token_id,
             received.directory,
             now,
-        );
+        )
+        .in_place_of(renews);
         let mut changed = vec![link.clone()];
+        changed.extend(renewed.and_then(|old| old.renewing(now).ok()));
         for (id, reason) in ends {
-            if let Some(Ok(ended)) = self.link(id).map(|link| link.ended(*reason, now)) {
-                changed.push(ended);
-            }
+            let ended = self.link(id).map(|link| match reason {
+                EndReason::Renewed => link.expired(*reason, now),
+                _ => link.ended(*reason, now),
+            });
+            changed.extend(ended.and_then(Result::ok));
         }
         self.store.put_links(changed.clone()).await?;
         let mut changed = changed.into_iter();
@@ -334,7 +390,7 @@ impl Links {
 
 /// Why an offer was not taken, for the log.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-enum OfferError {
+pub(super) enum OfferError {
     #[error(transparent)]
     Judged(#[from] RefusedOffer),
     #[error(transparent)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use openred_proto::id::{LinkId, NodeId};
+use openred_proto::method::MethodSet;
 use openred_proto::vault::{LinkKeys, LinkSummary, ReceivedOffer};
 
 use crate::directory::DirectoryError;
@@ -15,8 +16,14 @@ use crate::p2p::ports::LinkHandle;
 #[async_trait]
 pub(crate) trait LinkVault: Send + Sync {
     async fn issue(&self, link: NewLink) -> Result<IssuedLink, KeysError>;
-    async fn inspect(&self, offer: &ReceivedOffer) -> Result<LinkSummary, KeysError>;
-    async fn accept(&self, offer: &ReceivedOffer) -> Result<AcceptedLink, KeysError>;
+    /// Issues one in the place of the live link of `row`.
+    async fn renew(&self, row: Bytes, link: NewLink) -> Result<IssuedLink, KeysError>;
+    /// `renewed`: the row of the link that the offer says it renews.
+    async fn inspect(&self, offer: &ReceivedOffer, renewed: Option<Bytes>) -> Result<LinkSummary, KeysError>;
+    /// As `inspect`.
+    async fn accept(&self, offer: &ReceivedOffer, renewed: Option<Bytes>) -> Result<AcceptedLink, KeysError>;
+    /// A page of the links that it holds, from above `after`.
+    async fn held(&self, after: Option<LinkId>) -> Result<Vec<LinkId>, KeysError>;
     async fn keys(&self, row: Bytes) -> Result<LinkKeys, KeysError>;
     async fn revoke(&self, link: LinkId) -> Result<(), KeysError>;
 }
@@ -27,12 +34,26 @@ impl LinkVault for CryptodClient {
         self.issue_link(link).await
     }
 
-    async fn inspect(&self, offer: &ReceivedOffer) -> Result<LinkSummary, KeysError> {
-        self.inspect_offer(offer).await
+    async fn renew(&self, row: Bytes, link: NewLink) -> Result<IssuedLink, KeysError> {
+        self.renew_link(row, link).await
     }
 
-    async fn accept(&self, offer: &ReceivedOffer) -> Result<AcceptedLink, KeysError> {
-        self.accept_offer(offer).await
+    async fn inspect(&self, offer: &ReceivedOffer, renewed: Option<Bytes>) -> Result<LinkSummary, KeysError> {
+        match renewed {
+            Some(row) => self.inspect_renewal(offer, row).await,
+            None => self.inspect_offer(offer).await,
+        }
+    }
+
+    async fn accept(&self, offer: &ReceivedOffer, renewed: Option<Bytes>) -> Result<AcceptedLink, KeysError> {
+        match renewed {
+            Some(row) => self.accept_renewal(offer, row).await,
+            None => self.accept_offer(offer).await,
+        }
+    }
+
+    async fn held(&self, after: Option<LinkId>) -> Result<Vec<LinkId>, KeysError> {
+        self.held_links(after).await
     }
 
     async fn keys(&self, row: Bytes) -> Result<LinkKeys, KeysError> {
@@ -64,16 +85,36 @@ pub(crate) struct FoundCard {
 pub(crate) trait Carrier: Send + Sync {
     /// The peer's newest card.
     async fn card(&self, peer: NodeId) -> Result<FoundCard, DirectoryError>;
+    /// The card of a peer that was kept, if it still holds: good enough to renew a link when no directory answers.
+    async fn kept_card(&self, peer: NodeId) -> Option<FoundCard>;
     /// The same of somebody who is nobody here yet: nothing of it is kept.
     async fn introduction(&self, peer: NodeId) -> Result<FoundCard, DirectoryError>;
     /// Hands an offer to a directory; its signed word that it took it has been checked when this returns.
     async fn send_offer(&self, directory: NodeId, offer: Bytes) -> Result<(), DirectoryError>;
     /// Hands the acceptor's receipt to a directory.
     async fn acknowledge(&self, directory: NodeId, receipt: Bytes) -> Result<(), DirectoryError>;
+    /// The operator allows these methods from now on: this node's card is to say so.
+    async fn methods_changed(&self, allowed: MethodSet);
     /// A peer said that its card has this sequence: look it up when ours is older.
     fn card_hint(&self, peer: NodeId, sequence: u64);
     /// Whether a card has brought news of a succession since this was asked last; they are in the store.
     fn take_news(&self) -> bool;
+}
+
+/// What a peer answered inside a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answered {
+    pub(crate) status: u16,
+    pub(crate) body: Bytes,
+}
+
+/// Asks peers about links inside a session, which is opened if need be.
+#[async_trait]
+pub(crate) trait Courier: Send + Sync {
+    /// Whether a session with the peer is open.
+    fn has_session(&self, peer: &NodeId) -> bool;
+    /// What the peer's module `openred` answers to a POST; none when it could not be reached in time.
+    async fn ask(&self, peer: NodeId, path: &'static str, body: Bytes) -> Option<Answered>;
 }
 
 /// Hears of links that begin and end.
@@ -84,6 +125,8 @@ pub(crate) trait LinkObserver: Send + Sync {
     fn link_removed(&self, link: LinkId);
     /// The peer has accepted this node's offer: a first handshake can make the link active.
     fn link_confirmed(&self, peer: NodeId);
+    /// The same of a link that renews one with the peer: the next session is to run over it.
+    fn link_renewed(&self, peer: NodeId);
     /// A session with the peer has opened.
     fn peer_reachable(&self, peer: NodeId);
     /// No live link with the peer is left.

@@ -3,7 +3,10 @@
 //! ```text
 //! issuer:     offered ──receipt──▶ pending ──first handshake──▶ active ──▶ expired | revoked ──▶ (purged)
 //! recipient:  [waiting ──operator's word──▶] pending ──first handshake──▶ active ──▶ …
+//! renewal:    active ──a link is offered or accepted in its place──▶ renewing ──▶ expired (renewed)
+//!             renewing ──that one came to nothing──▶ active
 //! ```
+//! A renewed link serves beside the one that takes its place until its own end; when it is due, and what ends it, is in `renewal`.
 //! Every function takes a link by value and gives the next one, so a change that could not be stored has not happened.
 
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
@@ -32,11 +35,13 @@ pub(crate) enum LinkState {
     Expired = 5,
     /// Ended before: by the operator, or replaced.
     Revoked = 6,
+    /// In use, and another one is on its way, or there, to take its place.
+    Renewing = 7,
 }
 
 impl LinkState {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Offered, Self::Waiting, Self::Pending, Self::Active, Self::Expired, Self::Revoked];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Offered, Self::Waiting, Self::Pending, Self::Active, Self::Expired, Self::Revoked, Self::Renewing];
 
     /// Name in the admin contract.
     pub(crate) const fn name(self) -> &'static str {
@@ -47,17 +52,18 @@ impl LinkState {
             Self::Active => "active",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
+            Self::Renewing => "renewing",
         }
     }
 
     /// Whether this node may begin a handshake over it.
     pub(crate) const fn is_live(self) -> bool {
-        matches!(self, Self::Pending | Self::Active)
+        matches!(self, Self::Pending | Self::Active | Self::Renewing)
     }
 
     /// Whether the peer may begin a handshake over it: an acceptor may be quicker than its receipt.
     pub(crate) const fn is_expected(self) -> bool {
-        matches!(self, Self::Offered | Self::Pending | Self::Active)
+        matches!(self, Self::Offered | Self::Pending | Self::Active | Self::Renewing)
     }
 
     /// Whether nothing leads out of it.
@@ -90,10 +96,16 @@ pub(crate) enum EndReason {
     PeerSuccession = 8,
     /// The peer had the standing of an identity that has taken its word for it back.
     TakenBack = 9,
+    /// A link that was made of it took its place.
+    Renewed = 10,
+    /// The peer has ended it, or does not know it any more.
+    PeerEnded = 11,
+    /// Its method is not allowed any more, and it could not be renewed with another in time.
+    MethodRetired = 12,
 }
 
 impl EndReason {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::None,
         Self::Life,
         Self::Operator,
@@ -104,6 +116,9 @@ impl EndReason {
         Self::OwnSuccession,
         Self::PeerSuccession,
         Self::TakenBack,
+        Self::Renewed,
+        Self::PeerEnded,
+        Self::MethodRetired,
     ];
 
     /// For `link show`.
@@ -119,6 +134,9 @@ impl EndReason {
             Self::OwnSuccession => "this node has a new identity; its peer is offered another link",
             Self::PeerSuccession => "the peer has a new identity; see `openred peers list`",
             Self::TakenBack => "the identity that it went on for has taken its word for it back",
+            Self::Renewed => "renewed: the link that was made of it took its place",
+            Self::PeerEnded => "the peer has ended it, or does not know it any more",
+            Self::MethodRetired => "its method is not allowed any more, and no renewal with another came about in time",
         }
     }
 }
@@ -175,6 +193,8 @@ pub(crate) struct Link {
     pub(crate) handshake_at: UnixMillis,
     pub(crate) sent_counter: u64,
     pub(crate) received_counter: u64,
+    /// The link that it renews.
+    pub(crate) renews: Option<LinkId>,
 }
 
 /// Why a change was refused: the link stands where it cannot happen.
@@ -240,6 +260,7 @@ impl Link {
             handshake_at: UnixMillis(0),
             sent_counter: 0,
             received_counter: 0,
+            renews: None,
         }
     }
 
@@ -269,7 +290,7 @@ impl Link {
                 self.offer = Vec::new();
                 Ok(self.moved(LinkState::Pending, now))
             }
-            LinkState::Pending | LinkState::Active if self.summary.issuer => {
+            LinkState::Pending | LinkState::Active | LinkState::Renewing if self.summary.issuer => {
                 self.receipt = receipt;
                 Ok(self)
             }
@@ -293,7 +314,33 @@ impl Link {
         *greatest = counter.max(*greatest);
         self.mutual_link = Some(mutual_link);
         self.handshake_at = now;
-        Ok(if self.state == LinkState::Active { self } else { self.moved(LinkState::Active, now) })
+        let is_proven = matches!(self.state, LinkState::Active | LinkState::Renewing);
+        Ok(if is_proven { self } else { self.moved(LinkState::Active, now) })
+    }
+
+    /// Another link has been offered, or accepted, in its place.
+    pub(crate) fn renewing(self, now: UnixMillis) -> Result<Self, WrongState> {
+        match self.state {
+            LinkState::Pending | LinkState::Active => Ok(self.moved(LinkState::Renewing, now)),
+            LinkState::Renewing => Ok(self),
+            state => Err(WrongState { state, change: "renewed" }),
+        }
+    }
+
+    /// The one that was to take its place came to nothing: it is as it was.
+    pub(crate) fn settled(self, now: UnixMillis) -> Self {
+        if self.state == LinkState::Renewing { self.moved(LinkState::Active, now) } else { self }
+    }
+
+    /// The same link, as one that renews another.
+    pub(crate) fn in_place_of(mut self, renews: Option<LinkId>) -> Self {
+        self.renews = renews;
+        self
+    }
+
+    /// How long it was made to live.
+    pub(crate) fn life(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(self.summary.not_after.0.saturating_sub(self.summary.not_before.0))
     }
 
     /// The two tokens were compared on an open session.
@@ -304,7 +351,16 @@ impl Link {
     }
 
     /// Ended before its life: revoked, replaced or refused. The key process is told afterwards.
-    pub(crate) fn ended(mut self, reason: EndReason, now: UnixMillis) -> Result<Self, WrongState> {
+    pub(crate) fn ended(self, reason: EndReason, now: UnixMillis) -> Result<Self, WrongState> {
+        self.over(LinkState::Revoked, reason, now)
+    }
+
+    /// Past its life, or not needed any more because another took its place.
+    pub(crate) fn expired(self, reason: EndReason, now: UnixMillis) -> Result<Self, WrongState> {
+        self.over(LinkState::Expired, reason, now)
+    }
+
+    fn over(mut self, state: LinkState, reason: EndReason, now: UnixMillis) -> Result<Self, WrongState> {
         if self.state.is_over() {
             return Err(WrongState { state: self.state, change: "revoked" });
         }
@@ -312,7 +368,7 @@ impl Link {
         self.vault_told = self.state == LinkState::Waiting;
         self.reason = reason;
         self.offer = Vec::new();
-        Ok(self.moved(LinkState::Revoked, now))
+        Ok(self.moved(state, now))
     }
 
     /// What the passing of time does to it; `None` when nothing.
@@ -323,11 +379,8 @@ impl Link {
         if !self.is_past_life(now) {
             return None;
         }
-        let mut link = self.clone();
-        link.reason = if self.state == LinkState::Offered { EndReason::NoReceipt } else { EndReason::Life };
-        link.vault_told = self.state == LinkState::Waiting;
-        link.offer = Vec::new();
-        Some(Aged::Expired(Box::new(link.moved(LinkState::Expired, now))))
+        let reason = if self.state == LinkState::Offered { EndReason::NoReceipt } else { EndReason::Life };
+        self.clone().expired(reason, now).ok().map(|link| Aged::Expired(Box::new(link)))
     }
 
     fn moved(mut self, state: LinkState, now: UnixMillis) -> Self {

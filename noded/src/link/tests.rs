@@ -5,5 +5,8 @@
 mod arriving;
 mod judging;
 mod life;
+mod methods;
 mod nodes;
+mod renewing;
 mod services;
+mod syncing;

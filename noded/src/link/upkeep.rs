@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::limits::LINKS_PAGE;
 use openred_proto::vault::Refusal;
 
 use super::Links;
@@ -15,6 +18,8 @@ use crate::health::Condition;
 use crate::keys::KeysError;
 use crate::sensitive::Sensitive;
 
+/// Offers that are sent at once: a peer that is away must not hold up the others.
+const AT_ONCE: usize = 8;
 /// How often links are looked at when nothing happens.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
@@ -37,6 +42,8 @@ impl Links {
                     () = tokio::time::sleep(TICK) => {}
                 }
                 self.reoffer(clock::now()).await;
+                self.renew_due(clock::now()).await;
+                self.sync_due().await;
                 self.send_offers(clock::now()).await;
             }
         };
@@ -47,8 +54,10 @@ impl Links {
     pub(crate) async fn tend(&self, now: UnixMillis) {
         self.hear_successions().await;
         self.age(now).await;
+        self.end_renewed(now).await;
         self.fetch_keys().await;
         self.tell_vault().await;
+        self.sweep_vault().await;
         self.assess(now);
     }
 
@@ -83,7 +92,12 @@ impl Links {
     async fn end_refused(&self, id: LinkId) {
         let _turn = self.turn.lock().await;
         let now = clock::now();
-        let Some(Ok(ended)) = self.link(&id).map(|link| link.ended(EndReason::RowRefused, now)) else { return };
+        let Some(link) = self.link(&id) else { return };
+        // The key process holds two links of a peer. A third row, of a link that was renewed twice over, has nothing to open.
+        let is_renewed = self.all().iter().any(|other| other.renews == Some(id) && other.state.is_live());
+        let ended =
+            if is_renewed { link.expired(EndReason::Renewed, now) } else { link.ended(EndReason::RowRefused, now) };
+        let Ok(ended) = ended else { return };
         if let Err(error) = self.keep(vec![ended]).await {
             self.store_failed(error);
         }
@@ -92,17 +106,23 @@ impl Links {
     async fn age(&self, now: UnixMillis) {
         let all = self.all();
         let crowded = crowded_out(&all);
-        let aged: Vec<LinkId> = all.iter().filter(|link| link.aged(now).is_some()).map(Link::id).collect();
+        let methods = self.methods();
+        let is_over = |link: &&Link| link.aged(now).is_some() || methods.ended(link, now).is_some();
+        let aged: Vec<LinkId> = all.iter().filter(is_over).map(Link::id).collect();
         if aged.is_empty() && crowded.is_empty() {
             return;
         }
         let _turn = self.turn.lock().await;
         for id in aged.into_iter().chain(crowded.iter().copied()) {
             // Judged again under the turn: a receipt may have come since. What is over and told stays so.
-            let done = match self.link(&id).and_then(|link| link.aged(now)) {
+            let aged = self.link(&id).and_then(|link| {
+                link.aged(now).or_else(|| methods.ended(&link, now).map(|ended| Aged::Expired(Box::new(ended))))
+            });
+            let done = match aged {
                 Some(Aged::Expired(link)) => {
-                    tracing::info!(link = %id, peer = %Sensitive(link.peer().short()), "link expired");
-                    self.keep(vec![*link]).await
+                    let peer = Sensitive(link.peer().short());
+                    tracing::info!(link = %id, %peer, reason = link.reason.text(), "link ran out");
+                    self.lapse(*link, now).await
                 }
                 Some(Aged::Purge) => self.purge(id).await,
                 None if crowded.contains(&id) => self.purge(id).await,
@@ -111,6 +131,12 @@ impl Links {
             if let Err(error) = done {
                 return self.store_failed(error);
             }
+        }
+    }
+
+    async fn end_renewed(&self, now: UnixMillis) {
+        if let Err(error) = self.outlive(now).await {
+            self.store_failed(error);
         }
     }
 
@@ -154,26 +180,59 @@ impl Links {
         }
     }
 
+    /// Ends, in the key process, links of which a crash left nothing here: it had issued or accepted them, and they were not stored.
+    /// Once a start: only a crash makes such links.
+    async fn sweep_vault(&self) {
+        if self.swept.load(Ordering::Relaxed) {
+            return;
+        }
+        // Under the turn: what is being issued or accepted now is stored before the turn ends.
+        let _turn = self.turn.lock().await;
+        let mut after = None;
+        loop {
+            let page = match self.vault.held(after).await {
+                Ok(page) => page,
+                Err(error) => return tracing::debug!(%error, "the key process could not be asked for its links"),
+            };
+            for link in page.iter().filter(|link| !self.table().contains_key(link)) {
+                match self.vault.revoke(*link).await {
+                    Ok(()) => tracing::info!(%link, "a link that a crash left to the key process alone was ended"),
+                    Err(KeysError::Refused(Refusal::LinkGone)) => {}
+                    Err(error) => return tracing::debug!(%error, "the key process could not be told of a lost link"),
+                }
+            }
+            after = page.last().copied();
+            if page.len() < LINKS_PAGE {
+                break;
+            }
+        }
+        self.swept.store(true, Ordering::Relaxed);
+    }
+
     pub(super) async fn send_offers(&self, now: UnixMillis) {
         let due: Vec<Link> = {
             let table = self.table();
             let due = table.values().filter(|held| held.link.state == LinkState::Offered && held.sending.is_due(now));
             due.map(|held| held.link.clone()).collect()
         };
-        for link in due {
-            // One that was ended while others were sent is not offered any more.
-            if self.state_of_link(&link.id()) != Some(LinkState::Offered) {
-                continue;
-            }
+        futures_util::stream::iter(due).for_each_concurrent(AT_ONCE, |link| self.send_offer(link)).await;
+    }
+
+    async fn send_offer(&self, link: Link) {
+        // One that was ended while others were sent is not offered any more.
+        if self.state_of_link(&link.id()) != Some(LinkState::Offered) {
+            return;
+        }
+        if !self.offer_inside(&link).await {
             let sent = self.carrier.send_offer(link.directory, Bytes::copy_from_slice(&link.offer)).await;
             if let Err(error) = sent {
                 tracing::info!(link = %link.id(), %error, "offer not sent; it is tried again");
             }
-            let mut spread = [0];
-            getrandom::fill(&mut spread).expect("the kernel's generator answers since the probe at start");
-            if let Some(held) = self.table().get_mut(&link.id()) {
-                held.sending = held.sending.after_attempt(clock::now(), spread[0]);
-            }
+        }
+        let mut spread = [0];
+        getrandom::fill(&mut spread).expect("the kernel's generator answers since the probe at start");
+        if let Some(held) = self.table().get_mut(&link.id()) {
+            held.sending = held.sending.after_attempt(clock::now(), spread[0]);
         }
     }
 }

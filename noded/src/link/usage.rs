@@ -32,7 +32,7 @@ impl Links {
                 return tracing::warn!(link = %opened.link, %refused, "a session opened over a link that is over");
             }
         };
-        if was == LinkState::Active {
+        if matches!(was, LinkState::Active | LinkState::Renewing) {
             self.replace(next);
         } else if let Err(error) = self.keep(vec![next]).await {
             return self.store_failed(error);

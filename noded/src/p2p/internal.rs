@@ -1,4 +1,4 @@
-//! The module `openred` that every node answers itself: the match proof, an echo, and a source of bytes for measurements.
+//! The module `openred` that every node answers itself: the match proof, what peers say about links, an echo, and a source of bytes for measurements.
 
 use std::sync::Arc;
 
@@ -10,9 +10,10 @@ use openred_proto::checked::session::{RequestHead, ResponseHead};
 
 use super::PeerNetwork;
 use super::pool::Pooled;
+use crate::link::inside as link;
 
 /// The module's name.
-pub(super) const MODULE: &str = "openred";
+pub(crate) const MODULE: &str = "openred";
 /// The initiator's match proof (PROTOCOL 4.5).
 pub(super) const MATCH: &str = "/match";
 /// Gives the body back.
@@ -36,6 +37,7 @@ pub(super) async fn dispatch(
 ) -> (ResponseHead, Body) {
     match (head.method.as_str(), head.path.as_str()) {
         ("POST", MATCH) => (check_match(network, pooled, body).await, Body::empty()),
+        ("POST", path) if path.starts_with(link::PREFIX) => about_links(network, pooled, &head, body).await,
         ("POST", ECHO) => (ResponseHead { length: head.length, ..status(StatusCode::OK) }, body.limited(ECHO_BYTES)),
         ("GET", path) if network.settings.throughput => match path.strip_prefix(SOURCE).map(str::parse) {
             Some(Ok(bytes)) if bytes <= SOURCE_BYTES => {
@@ -55,6 +57,19 @@ async fn check_match(network: &Arc<PeerNetwork>, pooled: &Arc<Pooled>, body: Bod
         Some(false) => StatusCode::CONFLICT,
         None => StatusCode::SERVICE_UNAVAILABLE,
     })
+}
+
+async fn about_links(
+    network: &Arc<PeerNetwork>,
+    pooled: &Arc<Pooled>,
+    head: &RequestHead,
+    body: Body,
+) -> (ResponseHead, Body) {
+    let Ok(body) = body.collect(link::BODY_BYTES).await else {
+        return (status(StatusCode::PAYLOAD_TOO_LARGE), Body::empty());
+    };
+    let (status, body) = network.ports.links.answer(pooled.session.peer, &head.path, body).await;
+    (ResponseHead { status, content_type: String::new(), length: None }, Body::whole(body))
 }
 
 fn source(bytes: u64) -> Body {

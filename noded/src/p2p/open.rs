@@ -55,6 +55,13 @@ impl PeerNetwork {
         }
     }
 
+    /// Opens another session with `peer` beside those that are open, over the newest link; those that run go on.
+    pub fn reopen(self: &Arc<Self>, peer: NodeId) {
+        if let Some(opening) = self.pool.renew(peer) {
+            self.start_opening(peer, opening);
+        }
+    }
+
     /// Runs a handshake on a task of its own: a caller that goes away does not end it for the others.
     fn start_opening(self: &Arc<Self>, peer: NodeId, opening: Opening) {
         let network = Arc::clone(self);

@@ -67,6 +67,12 @@ pub trait Links: Send + Sync {
     /// Records an opened session; durable when it returns. The window of tags tolerates the loss of the last few.
     async fn session_opened(&self, opened: SessionOpened);
 
+    /// Answers what `peer` asks about links inside a session: status and body.
+    async fn answer(&self, peer: NodeId, path: &str, body: Bytes) -> (u16, Bytes) {
+        let _ = (peer, path, body);
+        (404, Bytes::new())
+    }
+
     /// Records the result of the cross-validation of the two tokens on an open session (PROTOCOL 4.5).
     async fn match_checked(&self, link: LinkId, matched: bool, at: UnixMillis);
 }

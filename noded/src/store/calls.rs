@@ -8,9 +8,10 @@ use openred_module::{Batch, Committed, Scan, ScanPage};
 use openred_proto::checked::succession::{Contradiction, Lineage};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension as _};
 
-use super::{Carried, KnownPeer, Result, RowSeal, Store, links, peers, rows, successions};
+use super::{Carried, KnownPeer, Result, RowSeal, Store, StoreError, links, peers, rows, successions};
+use crate::link::methods::Methods;
 use crate::link::state::Link;
 
 impl Store {
@@ -77,6 +78,34 @@ impl Store {
             seen.iter().try_for_each(|(node, at)| peers::seen(connection, node, *at))
         };
         self.call(write).await
+    }
+
+    /// Writes links that have run out, and owes their peer another where the operator has said yes to it.
+    pub(crate) async fn put_lapsed(&self, lapsed: Vec<Link>, peer: NodeId, now: UnixMillis) -> Result<()> {
+        let put = move |connection: &Connection| {
+            lapsed.iter().try_for_each(|link| links::put(connection, link))?;
+            successions::owe(connection, &peer, now)
+        };
+        self.call(put).await
+    }
+
+    /// What the operator has decided about methods.
+    pub(crate) async fn decided_methods(&self) -> Result<Methods> {
+        self.call(|connection| {
+            let sql = "SELECT value FROM meta WHERE name = 'methods'";
+            let kept: Option<Vec<u8>> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
+            kept.map_or(Ok(Methods::default()), |bytes| Methods::decode(&bytes).ok_or(StoreError::Damaged("meta")))
+        })
+        .await
+    }
+
+    /// Keeps it.
+    pub(crate) async fn decide_methods(&self, methods: Methods) -> Result<()> {
+        self.call(move |connection| {
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('methods', ?1)", [methods.encode()])?;
+            Ok(())
+        })
+        .await
     }
 
     /// Drops a link for good.

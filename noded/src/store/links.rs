@@ -10,7 +10,7 @@ use crate::link::state::{EndReason, Link, LinkState, TokenMatch};
 
 const COLUMNS: &str = "link_id, peer, state, issuer, method, epoch, not_before, not_after, created_at, changed_at, \
      sealed_row, token_id, offer, directory, receipt, reason, vault_told, mutual_link, matched, matched_at, \
-     handshake_at, sent_counter, received_counter";
+     handshake_at, sent_counter, received_counter, renews";
 
 /// Every link, ended ones included.
 pub(crate) fn all(connection: &Connection) -> Result<Vec<Link>> {
@@ -26,7 +26,7 @@ pub(crate) fn put(connection: &Connection, link: &Link) -> Result<()> {
     connection
         .prepare_cached(&format!(
             "INSERT OR REPLACE INTO link ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
-             ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)"
+             ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)"
         ))?
         .execute(params![
             summary.link.as_bytes(),
@@ -52,6 +52,7 @@ pub(crate) fn put(connection: &Connection, link: &Link) -> Result<()> {
             millis(link.handshake_at),
             number(link.sent_counter),
             number(link.received_counter),
+            link.renews.as_ref().map_or(&[][..], |renewed| renewed.as_bytes()),
         ])?;
     Ok(())
 }
@@ -109,5 +110,9 @@ fn read(row: &Row<'_>) -> Option<Link> {
         handshake_at: time(20)?,
         sent_counter: unsigned(21)?,
         received_counter: unsigned(22)?,
+        renews: match blob(23)?.as_slice() {
+            [] => None,
+            id => Some(LinkId::from_bytes(id.try_into().ok()?)),
+        },
     })
 }

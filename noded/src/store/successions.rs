@@ -179,8 +179,14 @@ pub(crate) fn bind(
         return Ok(Some(bound));
     }
     connection.execute(
-        "INSERT OR REPLACE INTO reoffer (peer, since) SELECT DISTINCT peer, ?1 FROM link WHERE state IN (?2, ?3, ?4)",
-        params![millis(now), LinkState::Offered as u8, LinkState::Pending as u8, LinkState::Active as u8],
+        "INSERT OR REPLACE INTO reoffer (peer, since) SELECT DISTINCT peer, ?1 FROM link WHERE state IN (?2, ?3, ?4, ?5)",
+        params![
+            millis(now),
+            LinkState::Offered as u8,
+            LinkState::Pending as u8,
+            LinkState::Active as u8,
+            LinkState::Renewing as u8
+        ],
     )?;
     // The key process has begun a new epoch: it knows none of these rows any more and needs not be told.
     connection.execute(
@@ -203,6 +209,13 @@ pub(crate) fn to_reoffer(connection: &Connection) -> Result<Vec<(NodeId, UnixMil
         Ok(node_id(row, 0).zip(row.get::<_, i64>(1).ok().map(|at| UnixMillis(at.cast_unsigned()))))
     })?;
     rows.map(|row| row?.ok_or(StoreError::Damaged("reoffer"))).collect()
+}
+
+/// A peer's last link has run out: it is to be offered another, if the operator has said yes to it.
+pub(crate) fn owe(connection: &Connection, peer: &NodeId, now: UnixMillis) -> Result<()> {
+    let sql = "INSERT OR IGNORE INTO reoffer (peer, since) SELECT node_id, ?2 FROM peer WHERE node_id = ?1 AND approved_at > 0";
+    connection.prepare_cached(sql)?.execute(params![peer.as_bytes(), millis(now)])?;
+    Ok(())
 }
 
 /// Done, or given up.

@@ -11,7 +11,7 @@ use crate::link::judge::{RefusedOffer, Situation, Verdict, WAITING, judge};
 use crate::link::state::{EndReason, Link};
 
 const ME: u8 = 5;
-const LATER: UnixMillis = UnixMillis(NOW.0 + 60_000);
+pub(super) const LATER: UnixMillis = UnixMillis(NOW.0 + 60_000);
 
 fn situation(policy: IncomingPolicy) -> Situation<'static> {
     Situation { me: NodeId::from_bytes([ME; 32]), policy, allow: &[], approved: false, same_sector: false }

@@ -14,7 +14,7 @@ use openred_cryptod::vault::quota::Rates;
 use openred_proto::checked::card::{Card, CardFields};
 use openred_proto::id::{LinkId, NodeId};
 use openred_proto::method::MethodSet;
-use openred_proto::vault::{Frame, LinkKeys, LinkSummary, ReceivedOffer, Reply, Request, Role};
+use openred_proto::vault::{Frame, LinkKeys, LinkSummary, ReceivedOffer, ReceivedRenewal, Reply, Request, Role};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use tokio::sync::Semaphore;
@@ -25,7 +25,7 @@ use crate::config::{IncomingPolicy, LinkConfig};
 use crate::directory::DirectoryError;
 use crate::health::Health;
 use crate::keys::{AcceptedLink, IssuedLink, KeysError, NewLink};
-use crate::link::ports::{Carrier, FoundCard, LinkObserver, LinkVault};
+use crate::link::ports::{Answered, Carrier, Courier, FoundCard, LinkObserver, LinkVault};
 use crate::link::{Links, Parts};
 use crate::p2p::ports::LinkHandle;
 use crate::store::{Store, StoreThread};
@@ -80,15 +80,43 @@ impl LinkVault for TestVault {
         }
     }
 
-    async fn inspect(&self, offer: &ReceivedOffer) -> Result<LinkSummary, KeysError> {
-        match self.ask(Request::InspectOffer(offer.clone()))? {
+    async fn renew(&self, row: Bytes, link: NewLink) -> Result<IssuedLink, KeysError> {
+        let NewLink { card, directory, allowed, schedule, life, .. } = link;
+        let (row, card) = (row.into(), card.into());
+        match self.ask(Request::RenewLink { row, card, directory, allowed, schedule, life })? {
+            Reply::LinkIssued { summary, row, offer, keys } => {
+                Ok(IssuedLink { summary, row: row.into(), offer: offer.into(), keys })
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn inspect(&self, offer: &ReceivedOffer, renewed: Option<Bytes>) -> Result<LinkSummary, KeysError> {
+        let received = offer.clone();
+        let request = match renewed {
+            Some(row) => Request::InspectRenewal(ReceivedRenewal { received, row: row.into() }),
+            None => Request::InspectOffer(received),
+        };
+        match self.ask(request)? {
             Reply::OfferInspected(summary) => Ok(summary),
             other => panic!("{other:?}"),
         }
     }
 
-    async fn accept(&self, offer: &ReceivedOffer) -> Result<AcceptedLink, KeysError> {
-        match self.ask(Request::AcceptOffer(offer.clone()))? {
+    async fn held(&self, after: Option<LinkId>) -> Result<Vec<LinkId>, KeysError> {
+        match self.ask(Request::ListLinks { after: after.unwrap_or(LinkId::from_bytes([0; 16])) })? {
+            Reply::Links(links) => Ok(links),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn accept(&self, offer: &ReceivedOffer, renewed: Option<Bytes>) -> Result<AcceptedLink, KeysError> {
+        let received = offer.clone();
+        let request = match renewed {
+            Some(row) => Request::AcceptRenewal(ReceivedRenewal { received, row: row.into() }),
+            None => Request::AcceptOffer(received),
+        };
+        match self.ask(request)? {
             Reply::LinkAccepted { summary, row, receipt, keys } => {
                 Ok(AcceptedLink { summary, row: row.into(), receipt: receipt.into(), keys })
             }
@@ -143,6 +171,10 @@ impl Carrier for Outbox {
         Ok(FoundCard { node: peer, earlier: Vec::new(), card: card.clone(), sector, directory: DIRECTORY })
     }
 
+    async fn kept_card(&self, peer: NodeId) -> Option<FoundCard> {
+        self.card(peer).await.ok()
+    }
+
     async fn introduction(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {
         let silent = self.silent.lock().unwrap().clone();
         if let Some(answers) = silent {
@@ -161,6 +193,8 @@ impl Carrier for Outbox {
         self.receipts.lock().unwrap().push(receipt);
         Ok(())
     }
+
+    async fn methods_changed(&self, _: MethodSet) {}
 
     fn card_hint(&self, _: NodeId, _: u64) {}
 
@@ -194,6 +228,10 @@ impl LinkObserver for Told {
 
     fn link_confirmed(&self, _: NodeId) {
         self.say("confirmed");
+    }
+
+    fn link_renewed(&self, _: NodeId) {
+        self.say("renewed");
     }
 
     fn peer_reachable(&self, _: NodeId) {
@@ -257,8 +295,52 @@ impl TestNode {
         Self::start(vault, directory, policy, outbox).await
     }
 
+    /// From now on this node reaches the other inside a session.
+    pub(super) fn reaches(&self, other: &TestNode) -> Arc<Wire> {
+        let wire = Arc::new(Wire { from: self.id, to: Arc::clone(&other.links), cut: Mutex::default() });
+        self.links.send_by(Arc::clone(&wire) as _);
+        wire
+    }
+
+    /// The key process does something of which the node's process never hears.
+    pub(super) fn vault(&self) -> &dyn LinkVault {
+        &*self.vault
+    }
+
     pub(super) fn knows(&self, other: &TestNode) {
         self.outbox.cards.lock().unwrap().push((other.id, other.vault.card()));
+    }
+}
+
+/// A session with one other node, or none.
+pub(super) struct Wire {
+    from: NodeId,
+    to: Arc<Links>,
+    /// The request arrives, its answer does not; or not even that.
+    pub(super) cut: Mutex<Cut>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Cut {
+    #[default]
+    No,
+    Answer,
+    Request,
+}
+
+#[async_trait]
+impl Courier for Wire {
+    fn has_session(&self, _: &NodeId) -> bool {
+        true
+    }
+
+    async fn ask(&self, _: NodeId, path: &'static str, body: Bytes) -> Option<Answered> {
+        let cut = *self.cut.lock().unwrap();
+        if cut == Cut::Request {
+            return None;
+        }
+        let (status, body) = crate::p2p::ports::Links::answer(&*self.to, self.from, path, body).await;
+        (cut == Cut::No).then_some(Answered { status, body })
     }
 }
 

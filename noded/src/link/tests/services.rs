@@ -12,26 +12,26 @@ use crate::link::LinkError;
 use crate::link::state::{EndReason, LinkState};
 use crate::p2p::ports::{Links as _, SessionOpened};
 
-fn run(test: impl Future<Output = ()>) {
+pub(super) fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
 }
 
 /// One round of all that links do by themselves.
-async fn round(node: &TestNode) {
+pub(super) async fn round(node: &TestNode) {
     node.links.tend(clock::now()).await;
     node.links.send_offers(clock::now()).await;
 }
 
-async fn deliver_offer(from: &TestNode, to: &TestNode) {
+pub(super) async fn deliver_offer(from: &TestNode, to: &TestNode) {
     round(from).await;
     to.links.handle_offer(from.outbox.offer(), from.id, DIRECTORY).await;
 }
 
-async fn deliver_receipt(from: &TestNode, to: &TestNode) {
+pub(super) async fn deliver_receipt(from: &TestNode, to: &TestNode) {
     to.links.handle_receipt(from.outbox.receipt(), from.id).await;
 }
 
-fn states(node: &TestNode) -> Vec<LinkState> {
+pub(super) fn states(node: &TestNode) -> Vec<LinkState> {
     node.links.all().into_iter().map(|link| link.state).collect()
 }
 

@@ -1,0 +1,265 @@
+//! What two nodes say to each other about links inside a session: offers and their receipts, and the lists of `sync`. The session proves who asks; what is asked is
+//! judged as if a directory had brought it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use openred_proto::checked::link_sync::{LinkSync, SYNC_BYTES};
+use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::limits::{LINKS, OFFER_BYTES};
+
+use super::offers::{OfferError, Sending};
+use super::ports::{Answered, Courier};
+use super::state::{EndReason, Link, LinkState};
+use super::sync::{self, Repair};
+use super::{LinkError, Links, MutexGuard, PoisonError};
+use crate::clock;
+use crate::keys::KeysError;
+
+/// Takes an offer: the directory id that it names (32 bytes), then its bytes. Answered with the receipt.
+pub(crate) const OFFER: &str = "/link/offer";
+/// Compares lists of links ([`LinkSync`]), either way.
+pub(crate) const SYNC: &str = "/link/sync";
+/// All that links answer inside a session begins so.
+pub(crate) const PREFIX: &str = "/link/";
+/// Longest body of any of these requests, and of their answers.
+pub(crate) const BODY_BYTES: usize = 4096;
+const _: () = assert!(32 + OFFER_BYTES <= BODY_BYTES && SYNC_BYTES <= BODY_BYTES);
+
+/// A peer that is told of a revocation has this long to hear it: the operator waits for it.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// Times that lists are compared when the peer says that it was asked a moment ago.
+const ATTEMPTS: usize = 3;
+/// Peers with which lists are compared at once.
+const AT_ONCE: usize = 8;
+
+/// A peer is answered this often on each path: what it asks for costs the key process more than it costs the peer.
+const PAUSE: Duration = Duration::from_millis(500);
+
+const OK: u16 = 200;
+/// It waits for the operator.
+const ACCEPTED: u16 = 202;
+const BAD_REQUEST: u16 = 400;
+const NOT_FOUND: u16 = 404;
+/// Looked at, and left: asking again changes nothing.
+const CONFLICT: u16 = 409;
+const TOO_MANY: u16 = 429;
+/// Not looked at: to be asked again.
+const UNAVAILABLE: u16 = 503;
+
+/// When each peer was answered last, by path.
+#[derive(Debug, Default)]
+pub(super) struct Asked(BTreeMap<(NodeId, String), UnixMillis>);
+
+impl Asked {
+    /// Whether the peer may ask now.
+    fn admit(&mut self, peer: NodeId, path: &str, now: UnixMillis) -> bool {
+        let is_recent = |at: &UnixMillis| *at <= now && now < at.plus(PAUSE);
+        self.0.retain(|_, at| is_recent(at));
+        let key = (peer, path.to_owned());
+        if self.0.contains_key(&key) || self.0.len() >= LINKS {
+            return false;
+        }
+        self.0.insert(key, now);
+        true
+    }
+}
+
+/// With whom lists have been compared since the start, and with whom they are to be.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    in_step: BTreeSet<NodeId>,
+    due: BTreeSet<NodeId>,
+}
+
+impl Links {
+    /// Answers a linked peer's request about links.
+    pub(super) async fn answer_peer(&self, peer: NodeId, path: &str, body: Bytes) -> (u16, Bytes) {
+        if path != OFFER && path != SYNC {
+            return (NOT_FOUND, Bytes::new());
+        }
+        if !self.asked.lock().unwrap_or_else(PoisonError::into_inner).admit(peer, path, clock::now()) {
+            return (TOO_MANY, Bytes::new());
+        }
+        match path {
+            OFFER => self.answer_offer(peer, body).await,
+            _ => self.answer_sync(peer, &body).await,
+        }
+    }
+
+    async fn answer_sync(&self, peer: NodeId, body: &[u8]) -> (u16, Bytes) {
+        let Ok(theirs) = LinkSync::decode(body) else { return (BAD_REQUEST, Bytes::new()) };
+        self.repair(&peer, &theirs).await;
+        (OK, sync::list(self.all().iter(), &peer).encode().into())
+    }
+
+    /// Compares lists with a peer, and mends what differs on both sides. How much was mended here.
+    ///
+    /// # Errors
+    /// [`LinkError::Unreachable`].
+    pub(crate) async fn sync(&self, peer: NodeId) -> Result<usize, LinkError> {
+        let peer = self.current(&peer);
+        let courier = self.courier.get().ok_or(LinkError::Unreachable)?;
+        let own = sync::list(self.all().iter(), &peer).encode();
+        let answer = ask_in_turn(&**courier, peer, own.into()).await;
+        let theirs = answer.and_then(|answer| LinkSync::decode(&answer.body).ok()).ok_or(LinkError::Unreachable)?;
+        let mended = self.repair(&peer, &theirs).await;
+        self.steps().in_step.insert(peer);
+        Ok(mended)
+    }
+
+    async fn repair(&self, peer: &NodeId, theirs: &LinkSync) -> usize {
+        let repairs = sync::repairs(self.all().iter(), peer, theirs, clock::now());
+        let count = repairs.len();
+        for repair in repairs {
+            match repair {
+                Repair::Receipt(receipt) => self.handle_receipt(receipt.into(), *peer).await,
+                Repair::End(link, reason) => self.end_by_peer(link, reason).await,
+            }
+        }
+        count
+    }
+
+    async fn end_by_peer(&self, link: LinkId, reason: EndReason) {
+        let _turn = self.turn.lock().await;
+        let now = clock::now();
+        let Some(link) = self.link(&link) else { return };
+        let ended = if reason == EndReason::Renewed { link.expired(reason, now) } else { link.ended(reason, now) };
+        let Ok(ended) = ended else { return };
+        tracing::info!(link = %ended.id(), "link ended: {}", reason.text());
+        if let Err(error) = self.keep(vec![ended]).await {
+            self.store_failed(error);
+        }
+    }
+
+    /// Tells a peer, over a session that is open, that these links with it are over. Nothing rests on its hearing it.
+    pub(super) async fn say_farewell(&self, peer: &NodeId, ended: &[Link]) {
+        let Some(courier) = self.courier.get().filter(|courier| courier.has_session(peer)) else { return };
+        let asking = ask_in_turn(&**courier, *peer, sync::list(ended.iter(), peer).encode().into());
+        if !matches!(tokio::time::timeout(FAREWELL, asking).await, Ok(Some(_))) {
+            tracing::debug!("the peer did not hear that its link was revoked");
+        }
+    }
+
+    /// A session with the peer was opened by this node: lists are compared once a start, and when something waits.
+    pub(super) fn sync_if_due(&self, peer: NodeId) {
+        // Looked at in place: this runs with every session.
+        let is_due = sync::is_due(self.table().values().map(|held| &held.link), &peer, clock::now());
+        let mut steps = self.steps();
+        if (is_due || !steps.in_step.contains(&peer)) && steps.due.len() < LINKS {
+            steps.due.insert(peer);
+            self.offer_due.notify_one();
+        }
+    }
+
+    pub(super) async fn sync_due(&self) {
+        let due = std::mem::take(&mut self.steps().due);
+        futures_util::stream::iter(due)
+            .for_each_concurrent(AT_ONCE, |peer| async move {
+                match self.sync(peer).await {
+                    Ok(0) => {}
+                    Ok(mended) => tracing::info!(mended, "links brought in step with a peer's"),
+                    Err(error) => tracing::debug!(%error, "lists of links not compared"),
+                }
+            })
+            .await;
+    }
+
+    fn steps(&self) -> MutexGuard<'_, Steps> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answer_offer(&self, peer: NodeId, mut body: Bytes) -> (u16, Bytes) {
+        if body.len() < 32 {
+            return (BAD_REQUEST, Bytes::new());
+        }
+        let offer = body.split_off(32);
+        let Ok(directory) = <[u8; 32]>::try_from(&body[..]) else { return (BAD_REQUEST, Bytes::new()) };
+        match self.consider(offer, peer, NodeId::from_bytes(directory)).await {
+            Ok(Some(accepted)) => (OK, accepted.receipt.into()),
+            Ok(None) => (ACCEPTED, Bytes::new()),
+            Err(error) => (if error.is_passing() { UNAVAILABLE } else { CONFLICT }, Bytes::new()),
+        }
+    }
+
+    /// Sends an offer inside a session. False: a directory is to carry it.
+    pub(super) async fn offer_inside(&self, link: &Link) -> bool {
+        let Some(courier) = self.courier.get() else { return false };
+        let peer = link.peer();
+        // A renewal is worth opening a session for: there is a link for it. A first offer goes where one is open already.
+        if link.renews.is_none() && !courier.has_session(&peer) {
+            return false;
+        }
+        let mut body = BytesMut::with_capacity(32 + link.offer.len());
+        body.put_slice(link.directory.as_bytes());
+        body.put_slice(&link.offer);
+        match courier.ask(peer, OFFER, body.freeze()).await {
+            Some(answer) if answer.status == OK => {
+                self.handle_receipt(answer.body, peer).await;
+                true
+            }
+            Some(answer) => {
+                tracing::debug!(link = %link.id(), status = answer.status, "offer not taken inside the session");
+                // A peer that answers at all has looked, or will when it is asked again.
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// A session with the peer is open: what waits for it goes now.
+    pub(super) fn send_now(&self, peer: &NodeId) {
+        let mut waits = false;
+        for held in self.table().values_mut().filter(|held| held.link.peer() == *peer) {
+            if held.link.state == LinkState::Offered {
+                held.sending = Sending::default();
+                waits = true;
+            }
+            held.renewing = Sending::default();
+        }
+        if waits {
+            self.offer_due.notify_one();
+        }
+    }
+}
+
+/// Compares lists; again after a while when the peer was asked the same a moment ago. None when it did not come about.
+async fn ask_in_turn(courier: &dyn Courier, peer: NodeId, own: Bytes) -> Option<Answered> {
+    for _ in 0..ATTEMPTS {
+        let answer = courier.ask(peer, SYNC, own.clone()).await?;
+        match answer.status {
+            OK => return Some(answer),
+            TOO_MANY => tokio::time::sleep(PAUSE).await,
+            _ => return None,
+        }
+    }
+    None
+}
+
+impl OfferError {
+    /// Whether it says more of this node's moment than of the offer.
+    const fn is_passing(&self) -> bool {
+        match self {
+            Self::Keys(error) | Self::Link(LinkError::Keys(error)) => !matches!(error, KeysError::Refused(_)),
+            Self::Store(_) | Self::Link(_) => true,
+            Self::Judged(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_answered_once_a_while_and_others_beside_it() {
+        let (mut asked, peer, other) = (Asked::default(), NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+        let now = UnixMillis(1_800_000_000_000);
+        assert!(asked.admit(peer, OFFER, now) && asked.admit(other, OFFER, now) && asked.admit(peer, "/link/x", now));
+        assert!(!asked.admit(peer, OFFER, now.plus(PAUSE / 2)));
+        assert!(asked.admit(peer, OFFER, now.plus(PAUSE)));
+        assert!(asked.admit(peer, OFFER, now), "a clock that is set back locks nobody out");
+    }
+}

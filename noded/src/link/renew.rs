@@ -1,0 +1,147 @@
+//! Renewal carried out: links that are due are offered anew under the old one, and what has been renewed ends. The rules are in
+//! `renewal`.
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use openred_proto::checked::offer::Offer;
+use openred_proto::id::{LinkId, UnixMillis};
+
+use super::ports::FoundCard;
+use super::renewal::{Turn, ended_by_renewal, turn};
+use super::state::{EndReason, Link, LinkState};
+use super::{LinkError, Links};
+use crate::clock;
+use crate::keys::NewLink;
+use crate::sensitive::Sensitive;
+use crate::store::StoreError;
+
+/// Renewals that are prepared at once: each may wait for a directory.
+const AT_ONCE: usize = 8;
+
+impl Links {
+    /// What renewal asks of a link now.
+    fn turn_of(&self, id: &LinkId, now: UnixMillis) -> Option<Turn> {
+        let links = self.all();
+        let link = links.iter().find(|link| link.id() == *id)?;
+        turn(link, links.iter(), self.allowed_methods(), now)
+    }
+
+    /// Renews what is due.
+    pub(crate) async fn renew_due(&self, now: UnixMillis) {
+        let links = self.all();
+        let allowed = self.allowed_methods();
+        let is_due = |link: &&Link| turn(link, links.iter(), allowed, now) == Some(Turn::Renew);
+        let due = links.iter().filter(is_due).map(Link::id).filter(|id| self.may_try(id, now));
+        futures_util::stream::iter(due.collect::<Vec<_>>())
+            .for_each_concurrent(AT_ONCE, |id| async move {
+                if let Err(error) = self.renew(id, now).await {
+                    tracing::info!(link = %id, %error, "link not renewed yet; it is tried again");
+                }
+                self.tried(&id);
+            })
+            .await;
+    }
+
+    fn may_try(&self, id: &LinkId, now: UnixMillis) -> bool {
+        self.table().get(id).is_some_and(|held| held.renewing.is_due(now))
+    }
+
+    fn tried(&self, id: &LinkId) {
+        // The last byte of an id is as good as any to keep links from moving in step.
+        let spread = id.as_bytes()[15];
+        if let Some(held) = self.table().get_mut(id) {
+            held.renewing = held.renewing.after_attempt(clock::now(), spread);
+        }
+    }
+
+    /// Issues and stores a link in the place of this one, if it is still due.
+    async fn renew(&self, id: LinkId, now: UnixMillis) -> Result<(), LinkError> {
+        let old = self.link(&id).ok_or(LinkError::NotFound)?;
+        // Before the turn: a slow directory must not hold up the other links.
+        let found = self.card_for_renewal(&old).await?;
+        self.hear_successions().await;
+        let _turn = self.turn.lock().await;
+        let now = clock::now().max(now);
+        if self.turn_of(&id, now) != Some(Turn::Renew) {
+            return Ok(());
+        }
+        let old = self.link(&id).ok_or(LinkError::NotFound)?;
+        let terms = NewLink {
+            peer: old.peer(),
+            card: found.card,
+            directory: found.directory,
+            allowed: self.allowed_methods(),
+            schedule: self.schedule(),
+            life: old.life(),
+        };
+        let issued = self.vault.renew(Bytes::copy_from_slice(&old.row), terms).await?;
+        let token_id = Offer::token_id(&issued.offer);
+        let link = Link::issued(issued.summary, issued.row.into(), issued.offer.into(), token_id, found.directory, now)
+            .in_place_of(Some(id));
+        let links = self.all();
+        let ends = ended_by_renewal(links.iter(), &old, link.id()).filter_map(|id| self.link(&id));
+        let mut changed: Vec<Link> = ends.filter_map(|link| link.expired(EndReason::Renewed, now).ok()).collect();
+        changed.push(old.renewing(now)?);
+        self.store.put_links([&changed[..], std::slice::from_ref(&link)].concat()).await?;
+        tracing::info!(link = %link.id(), renews = %id, peer = %Sensitive(link.peer().short()), "link renewed: offered");
+        self.show(link, Some(issued.keys));
+        changed.into_iter().for_each(|changed| self.show(changed, None));
+        Ok(())
+    }
+
+    /// The peer's card as a directory has it now, else as it was kept: a renewal must not need a directory.
+    async fn card_for_renewal(&self, old: &Link) -> Result<FoundCard, LinkError> {
+        let found = match self.carrier.card(old.peer()).await {
+            Ok(found) => found,
+            Err(error) => self.carrier.kept_card(old.peer()).await.ok_or(error)?,
+        };
+        if found.node == old.peer() { Ok(found) } else { Err(LinkError::Succeeded) }
+    }
+
+    /// Ends what has been renewed and is not needed any more.
+    pub(super) async fn outlive(&self, now: UnixMillis) -> Result<(), StoreError> {
+        if self.outlived(now).is_empty() {
+            return Ok(());
+        }
+        // Looked at again under the turn: what was judged must still stand when it is stored.
+        let _turn = self.turn.lock().await;
+        let changed = self.outlived(now);
+        for link in changed.iter().filter(|link| link.state.is_over()) {
+            tracing::info!(link = %link.id(), peer = %Sensitive(link.peer().short()), "renewed link ended");
+        }
+        self.keep(changed).await
+    }
+
+    fn outlived(&self, now: UnixMillis) -> Vec<Link> {
+        let (links, allowed) = (self.all(), self.allowed_methods());
+        let turns = links.iter().filter_map(|link| turn(link, links.iter(), allowed, now));
+        turns
+            .filter_map(|turn| match turn {
+                Turn::Outlived(link) | Turn::Settled(link) => Some(*link),
+                Turn::Renew => None,
+            })
+            .collect()
+    }
+
+    /// What a link leaves behind that has run out: the renewal of it that nobody answered ends with it, and the peer, if the operator
+    /// has said yes to it, is offered a link anew (PROTOCOL 4). The turn is held by the caller.
+    pub(super) async fn lapse(&self, link: Link, now: UnixMillis) -> Result<(), StoreError> {
+        let others = self.all().into_iter().filter(|other| other.peer() == link.peer() && other.id() != link.id());
+        let (ended, others): (Vec<Link>, Vec<Link>) = others.partition(|other| other.state.is_over());
+        let (orphans, others): (Vec<Link>, Vec<Link>) =
+            others.into_iter().partition(|other| other.renews == Some(link.id()) && other.state == LinkState::Offered);
+        // An offer that nobody answered is made again for as long as the link is remembered that it was to follow.
+        let ran_out = |link: &Link| matches!(link.reason, EndReason::Life | EndReason::MethodRetired);
+        let is_last = others.is_empty() && (ran_out(&link) || ended.iter().any(ran_out));
+        let peer = link.peer();
+        let orphans = orphans.into_iter().filter_map(|orphan| orphan.expired(EndReason::NoReceipt, now).ok());
+        let lapsed: Vec<Link> = std::iter::once(link).chain(orphans).collect();
+        if is_last {
+            self.store.put_lapsed(lapsed.clone(), peer, now).await?;
+        } else {
+            self.store.put_links(lapsed.clone()).await?;
+        }
+        lapsed.into_iter().for_each(|link| self.show(link, None));
+        Ok(())
+    }
+}
