@@ -94,8 +94,10 @@ struct Pending {
 
 /// What may have a record of its own, of what comes as often as somebody likes.
 struct Limit {
-    /// Refusals, and the front's reports.
+    /// Refusals, and the front's reports of them.
     others: Share,
+    /// What `noded` reports of the network: strangers bring it about, and it takes nothing from refusals.
+    reports: Share,
     /// The supervisor's notes: nobody but the supervisor spends them.
     notes: Share,
     /// Left out since the last record that says so.
@@ -124,12 +126,13 @@ pub fn subject(key: &Secret<32>, peer: &NodeId) -> Hash {
 impl Limit {
     const fn new(now: UnixMillis) -> Self {
         let others = Share::new(LIMITED_BURST, LIMITED_PER_SECOND, now);
-        Self { others, notes: Share::new(NOTED_BURST, NOTED_PER_SECOND, now), left_out: 0 }
+        let reports = Share::new(LIMITED_BURST, LIMITED_PER_SECOND, now);
+        Self { others, reports, notes: Share::new(NOTED_BURST, NOTED_PER_SECOND, now), left_out: 0 }
     }
 
     /// The shares of the next segment.
     const fn begin_segment(&mut self) {
-        (self.others.taken, self.notes.taken) = (0, 0);
+        (self.others.taken, self.reports.taken, self.notes.taken) = (0, 0, 0);
     }
 }
 
@@ -254,7 +257,7 @@ impl Trail {
         }
     }
 
-    /// Records what the front reports or the supervisor notes, each from a share of its own. False where that is spent: nothing is
+    /// Records what the front or `noded` reports or the supervisor notes, `noded` and supervisor from a share of their own. False where that is spent: nothing is
     /// counted then, for who reports it still has it, and says it again.
     #[must_use]
     pub(crate) fn record_reported(&mut self, event: Event, count: u32, now: UnixMillis) -> bool {
@@ -264,6 +267,7 @@ impl Trail {
         let (share, slots) = match event {
             Event::ProcessDied => (&mut self.limit.notes, NOTED_DEATHS),
             _ if event.is_of_supervisor() => (&mut self.limit.notes, NOTED_SLOTS),
+            Event::SessionForged | Event::Flooded | Event::DirectoryLied => (&mut self.limit.reports, LIMITED_SLOTS),
             _ => (&mut self.limit.others, LIMITED_SLOTS),
         };
         let may = share.take(slots, now);

@@ -1,8 +1,9 @@
 //! What `noded` sees of others that belongs into the audit trail, which the key process alone writes: records that do not
 //! authenticate on a session, peers over their rate, directories that lie.
 //!
-//! In: a note at each place that sees it, which costs an addition. Out: one call to the key process a second at most, with how
-//! many there were meanwhile; what it does not take is kept for the next one. The trail shows these as `noded`'s word.
+//! In: a note at each place that sees it, which costs an addition. Out: one call to the key process a second at most and, when they do
+//! not end, one in five minutes, each kind in its turn, with how many there were meanwhile; what is not taken is kept for the next
+//! one. The trail shows these as `noded`'s word.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,11 +11,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::keys::KeysError;
 
-/// Between two calls. A flood costs the keys one small record a second.
+/// Between two calls.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Calls that may follow each other like this. Strangers bring them about: more would spend the trail's share for them.
+const BURST: u32 = 60;
+/// After so long one more may. The trail's share of a segment then lasts for as long as a segment of an idle node.
+const REFILL: Duration = Duration::from_secs(300);
 
 /// What was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +63,11 @@ impl Reports {
         self.counts[seen as usize].load(Ordering::Relaxed)
     }
 
-    /// Takes what there is most of; none when there is nothing.
-    fn take(&self) -> Option<(Seen, u32)> {
-        let most = Seen::ALL.into_iter().max_by_key(|seen| self.counts[*seen as usize].load(Ordering::Relaxed))?;
-        let count = self.counts[most as usize].swap(0, Ordering::Relaxed);
-        (count > 0).then_some((most, count))
+    /// Takes what there is of the next kind after `last`; none when there is nothing. In turn, so that a flood of one kind hides no other.
+    fn take(&self, last: Seen) -> Option<(Seen, u32)> {
+        let kinds = Seen::ALL.into_iter().cycle().skip(last as usize + 1).take(Seen::ALL.len());
+        let mut counts = kinds.map(|seen| (seen, self.counts[seen as usize].swap(0, Ordering::Relaxed)));
+        counts.find(|(_, count)| *count > 0)
     }
 
     /// Reports for as long as the node runs.
@@ -69,16 +75,21 @@ impl Reports {
     where
         F: Future<Output = Result<(), KeysError>>,
     {
+        let (mut last, mut left, mut refilled) = (Seen::DirectoryLied, BURST, Instant::now());
         loop {
-            let Some((seen, count)) = self.take() else {
+            let Some((seen, count)) = self.take(last) else {
                 self.some.notified().await;
                 continue;
             };
+            last = seen;
             if let Err(error) = report(seen, count).await {
                 tracing::debug!(%error, ?seen, "a report for the audit trail was not taken and waits");
                 self.add(seen, count);
             }
-            tokio::time::sleep(PAUSE).await;
+            let periods = u32::try_from(refilled.elapsed().as_secs() / REFILL.as_secs()).unwrap_or(BURST);
+            refilled += REFILL * periods;
+            left = left.saturating_add(periods).min(BURST).saturating_sub(1);
+            tokio::time::sleep(if left == 0 { REFILL } else { PAUSE }).await;
         }
     }
 }
@@ -120,7 +131,34 @@ mod tests {
         assert_eq!(sum.into_inner(), 200 * 50 + 20);
         let calls = calls.into_inner();
         assert!(calls.len() <= 31, "{}", calls.len());
-        assert!(calls.contains(&Seen::DirectoryLied), "a flood of one kind does not hide another for ever");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_hides_no_other_kind_and_does_not_spend_the_trail() {
+        let reports = Arc::new(Reports::default());
+        let calls = RefCell::new(Vec::new());
+        let running = Arc::clone(&reports).run(|seen, _| {
+            calls.borrow_mut().push(seen);
+            async { Ok(()) }
+        });
+        let flood = async {
+            for second in 0..86_400 {
+                (0..500).for_each(|_| reports.note(Seen::Flooded));
+                if second == 5 {
+                    reports.note(Seen::SessionForged);
+                }
+                if second == 8 {
+                    assert!(calls.borrow().contains(&Seen::SessionForged), "while the flood lasts");
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            () = running => {}
+            () = flood => {}
+        }
+        let most = BURST as usize + 86_400 / REFILL.as_secs() as usize + 1;
+        assert!((most / 2..=most).contains(&calls.borrow().len()), "{} in a day", calls.borrow().len());
     }
 
     #[test]
@@ -128,7 +166,7 @@ mod tests {
         let reports = Reports::default();
         reports.add(Seen::SessionForged, u32::MAX);
         reports.note(Seen::SessionForged);
-        assert_eq!(reports.take(), Some((Seen::SessionForged, u32::MAX)));
-        assert_eq!(reports.take(), None);
+        assert_eq!(reports.take(Seen::SessionForged), Some((Seen::SessionForged, u32::MAX)), "in turn, all round");
+        assert_eq!(reports.take(Seen::Flooded), None);
     }
 }

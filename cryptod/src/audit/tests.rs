@@ -328,6 +328,23 @@ fn the_supervisors_notes_have_a_share_that_nobody_else_spends() {
 }
 
 #[test]
+fn what_strangers_bring_about_takes_nothing_from_refusals() {
+    let (mut files, mut trail) = begun(0);
+    let at = |second: u64| NOW.plus(Duration::from_secs(second));
+    let mut taken = 0;
+    for step in 0..10_000 {
+        taken += usize::from(trail.record_reported(Event::Flooded, 1, at(step)));
+        if trail.must_commit() {
+            lay(&mut files, &trail.commit());
+        }
+    }
+    assert_eq!(taken, LIMITED_SLOTS, "its tenth is spent");
+    trail.record_limited(Event::LinkOpened, 9, 0, at(10_001));
+    assert_eq!(trail.limit.left_out, 0, "a refusal has its record all the same");
+    assert!(trail.record_reported(Event::CallRefused, 1, at(10_002)));
+}
+
+#[test]
 fn what_is_left_out_is_counted_with_its_own_count_also_without_room() {
     let (_, mut trail) = begun(0);
     (0..LIMITED_BURST).for_each(|_| trail.record_limited(Event::Flooded, 9, 5, NOW));

@@ -118,12 +118,13 @@ impl Links {
             tracing::warn!(link = %link.id(), peer = %Sensitive(link.peer().short()), "link ended: {}", reason.text());
             ended.extend(link.ended(reason, now));
         }
+        // Links first: over the link of one who names another nobody gets what is that other's.
+        if !ended.is_empty() {
+            self.keep(ended).await?;
+        }
         let changed = self.successors().take(by_old);
         if let Some(observer) = self.observer.get() {
             changed.into_iter().for_each(|peer| observer.identities_changed(peer));
-        }
-        if !ended.is_empty() {
-            self.keep(ended).await?;
         }
         for peer in withdrawn {
             self.store.forget_withdrawn(peer).await?;

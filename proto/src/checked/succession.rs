@@ -111,15 +111,19 @@ impl Lineage {
         }
         let lineage = Self { words };
         let broken = WireError::Malformed { what: "lineage", why: "its words are no chain that ends at this node" };
-        let mut steps = lineage.steps();
-        let mut at = steps.next().map(Succession::ends);
-        for step in steps {
-            let (from, to) = step.ends();
-            at = at.filter(|(_, end)| *end == from).map(|_| (from, to));
-            at.ok_or(broken)?;
+        let mut before: Option<&Succession> = None;
+        for step in lineage.steps() {
+            let goes_on = before.is_none_or(|before| before.ends().1 == step.ends().0);
+            // Who takes a word back in a lineage has spoken it there, unless that was forgotten at its beginning. Else two who
+            // agree would lead their readers to a third, who has said nothing, and away again.
+            let is_own = before.is_none_or(|before| step.step == Step::Succeed || step.takes_back(before));
+            if !goes_on || !is_own {
+                return Err(broken);
+            }
+            before = Some(step);
         }
-        match at {
-            Some((_, end)) if end != node => Err(broken),
+        match before {
+            Some(last) if last.ends().1 != node => Err(broken),
             _ => Ok(lineage),
         }
     }
