@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use openred_policy::socket::sync_directory;
@@ -117,6 +118,7 @@ impl<'a> Layout<'a> {
 
     /// From here on it is the node of this home.
     pub(crate) fn commit(self, manifest: &Manifest, mut after: impl FnMut(Step)) -> Result<(), Failure> {
+        can_be_moved(self.home)?;
         let note = Note { manifest: manifest.clone(), replaced: format!("{REPLACED}{}", super::now()) };
         let text = serde_json::to_vec(&note).map_err(|error| failed(&self.folder)(error.into()))?;
         put(&self.folder.join(NOTE), &text, true, |_| ())?;
@@ -125,12 +127,36 @@ impl<'a> Layout<'a> {
         let synced = File::open(&self.folder).and_then(|folder| Ok(nix::unistd::syncfs(folder)?));
         synced.map_err(failed(&self.folder))?;
         after(Step::Laid);
+        // Made while there is a way back: behind the moment of the change a full disk must stop nothing.
+        let aside = self.home.path().join(&note.replaced);
+        make_private(&aside).map_err(failed(&aside))?;
         let ready = self.home.path().join(READY);
-        fs::rename(&self.folder, &ready).map_err(failed(&ready))?;
+        fs::rename(&self.folder, &ready).map_err(|error| {
+            let _ = fs::remove_dir(&aside);
+            failed(&ready)(error)
+        })?;
         sync_directory(self.home.path()).map_err(failed(self.home.path()))?;
         after(Step::Ready);
         Ok(())
     }
+}
+
+/// Whether each part that is there lies on the home's file system, and can so be moved within it.
+fn can_be_moved(home: &Home) -> Result<(), Failure> {
+    let device = |place: &Path| fs::symlink_metadata(place).map(|seen| seen.dev());
+    let home_is_on = device(home.path()).map_err(failed(home.path()))?;
+    for part in parts(home) {
+        match device(&part) {
+            Ok(is_on) if is_on != home_is_on => {
+                let what = format!("{} lies on another file system than the home, and cannot be moved aside", part.display());
+                let out = "restore into a home that is all on one file system, or unmount this part and move it there";
+                return Err(Failure::new(Exit::Failed, "restore.elsewhere", what, out));
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(&part)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Layout<'_> {
@@ -188,6 +214,8 @@ pub(crate) fn finish(home: &Home, mut after: impl FnMut(Step)) -> Result<Option<
     sync_directory(&ready).map_err(failed(&ready))?;
     remove_tree(&ready)?;
     sync_directory(home.path()).map_err(failed(home.path()))?;
+    // Where there was nothing to move it is empty.
+    let _ = fs::remove_dir(&aside);
     after(Step::Done);
     let aside = aside.symlink_metadata().is_ok().then_some(aside);
     Ok(Some(Finished { manifest: note.manifest, aside }))

@@ -155,3 +155,34 @@ fn a_note_that_cannot_be_read_or_leads_elsewhere_is_named_and_nothing_is_moved()
         assert!(holds(&home, "old"));
     }
 }
+
+/// The child, in a mount namespace where the home's `state` is a file system of its own.
+fn restore_beside_a_mount(home: &Home) {
+    let refused = lay(home).commit(&manifest(), |_| ()).err().unwrap();
+    assert_eq!(refused.code, "restore.elsewhere");
+    assert!(refused.to_string().contains("/state"), "{refused}");
+    assert!(!is_pending(home) && left(home).is_empty());
+}
+
+#[test]
+fn a_part_that_cannot_be_moved_is_named_before_anything_is() {
+    const HOME: &str = "OPENRED_TEST_MOUNTED";
+    if let Some(folder) = std::env::var_os(HOME) {
+        return restore_beside_a_mount(&Home::new(PathBuf::from(folder)));
+    }
+    let (_folder, home) = Home::scratch();
+    old_node(&home);
+    // A user namespace of its own lets the ordinary user mount as well.
+    let child = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+        .arg("mount -t tmpfs none \"$1\" && exec \"$2\" --exact --nocapture \"$3\"")
+        .arg("sh")
+        .args([home.state(), std::env::current_exe().unwrap()])
+        .arg("supervisor::restore::tests::a_part_that_cannot_be_moved_is_named_before_anything_is")
+        .env(HOME, home.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&child.stderr));
+    assert!(holds(&home, "old"));
+}
