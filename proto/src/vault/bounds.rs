@@ -244,6 +244,7 @@ mod tests {
             Reply::AuditStatus(status),
             Reply::AuditSubject([1; 32]),
             Reply::Refused(Refusal::PeerStatement(StatementFault::NotYetValid)),
+            Reply::Links(vec![LINK; LINKS_PAGE + more]),
         ]
     }
 
@@ -299,6 +300,7 @@ mod tests {
             Reply::AuditStatus(_) => (14, false),
             Reply::AuditSubject(_) => (15, false),
             Reply::Refused(_) => (16, false),
+            Reply::Links(_) => (17, true),
         }
     }
 
