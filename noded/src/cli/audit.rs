@@ -5,7 +5,7 @@ mod segments;
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine;
@@ -23,6 +23,7 @@ use super::arguments::{Audit, AuditorSource};
 use super::client::{request, supervisor};
 use super::output::{Output, Tone, moment, now};
 use super::{Exit, Failure, Invocation};
+use crate::home::Home;
 use segments::{Reader, Segments};
 
 /// How often `tail --follow` looks: as often as the supervisor does.
@@ -241,13 +242,23 @@ fn export(invocation: &Invocation, reader: &Reader, since: u64, checkpoint: bool
     }
 }
 
+/// Moves the segments into a folder of their own, filed ones with the others: a trail that is begun anew over a lost state counts from
+/// one again, and must not meet the same numbers.
+fn put_aside(home: &Home) -> Result<PathBuf, Failure> {
+    let aside = home.audit().join(format!("aside-{}", now()));
+    crate::supervisor::make_private(&aside).map_err(|error| Failure::local(aside.display(), &error))?;
+    for path in home.audit_segments().into_iter().chain([home.audit_filed()]) {
+        match fs::rename(&path, aside.join(path.file_name().unwrap_or_default())) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Failure::local(path.display(), &error)),
+            _ => {}
+        }
+    }
+    Ok(aside)
+}
+
 /// Puts the trail aside and leaves the word for the next start.
 fn restart(invocation: &Invocation) -> Result<Exit, Failure> {
     let home = &invocation.home;
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |error: std::io::Error| Failure::local(path.display(), &error)
-    };
     if !home.audit().is_dir() {
         let what = format!("{}: no audit trail is kept here", home.audit().display());
         return Err(Failure::new(Exit::NotFound, "audit.missing", what, "the first `openred up` begins one"));
@@ -264,18 +275,31 @@ fn restart(invocation: &Invocation) -> Result<Exit, Failure> {
             "stop it first; a trail is only given up when it is lost",
         ));
     }
-    let aside = home.audit().join(format!("aside-{}", now()));
-    crate::supervisor::make_private(&aside).map_err(failed(&aside))?;
-    for path in home.audit_segments() {
-        match fs::rename(&path, aside.join(path.file_name().unwrap_or_default())) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(&path)(error)),
-            _ => {}
-        }
-    }
+    let aside = put_aside(home)?;
     let word = home.audit_anew();
-    fs::write(&word, b"").map_err(failed(&word))?;
+    fs::write(&word, b"").map_err(|error| Failure::local(word.display(), &error))?;
     invocation.output.line(format!("what was there lies in {}", aside.display()));
     invocation.output.line("the next `openred up` begins the trail anew, and the trail says so for good");
     invocation.output.document("openred.audit.restart/1", &json!({ "aside": aside.display().to_string() }));
     Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn what_was_filed_is_put_aside_with_the_live_segments() {
+        let (_folder, home) = Home::scratch();
+        fs::create_dir_all(home.audit_filed()).unwrap();
+        let [first, _] = home.audit_segments();
+        fs::write(&first, b"live").unwrap();
+        fs::write(home.audit_filed().join("0000000001.segment"), b"filed").unwrap();
+        let aside = put_aside(&home).unwrap();
+        assert!(!home.audit_filed().exists() && !first.exists());
+        assert_eq!(fs::read(aside.join("a.segment")).unwrap(), b"live");
+        assert_eq!(fs::read(aside.join("filed/0000000001.segment")).unwrap(), b"filed");
+    }
 }
