@@ -52,6 +52,9 @@ pub(crate) enum Fault {
     /// It said something out of turn, or nothing in time.
     #[error("{role}: no answer at the barrier within {} s", STAGE.as_secs())]
     Silent { role: Role },
+    /// It did its work for longer than any may take, and was killed.
+    #[error("{role}: no end within {} s; it was killed", .limit.as_secs())]
+    Late { role: Role, limit: Duration },
     /// A layer is not as the manifest wants it.
     #[error("{role}: layer {}: expected {}, seen {}; {}", .layer.name, .layer.expected, .layer.seen, .layer.name.way_out())]
     Layer { role: Role, layer: Box<Layer> },
@@ -267,6 +270,18 @@ impl Caged {
         Ok(exit)
     }
 
+    /// The same for at most `limit`; then it is killed, which a process that was stopped does not survive either.
+    pub(crate) async fn finished_within(&mut self, limit: Duration) -> Result<Exit, Fault> {
+        let ended = timeout(limit, self.finished()).await;
+        match ended {
+            Ok(ended) => ended,
+            Err(_) => {
+                self.kill().await;
+                Err(Fault::Late { role: self.role, limit })
+            }
+        }
+    }
+
     /// Waits for its end. May be asked again only before it has answered.
     pub(crate) async fn end(&self) -> Exit {
         loop {
@@ -302,5 +317,41 @@ impl Drop for Caged {
         let _ = self.child.get_ref().signal(Signal::SIGKILL);
         // Until it is gone it holds what it was given: the next start would find its port taken.
         let _ = self.child.get_ref().wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    /// A child without a cage, which says nothing at its barrier.
+    fn uncaged(program: &str, argument: &str) -> Caged {
+        let null = File::options().read(true).write(true).open("/dev/null").unwrap();
+        let (host, barrier) = Host::pair().unwrap();
+        let mut spec = SpawnSpec::new(program).unwrap().argument(argument).unwrap();
+        for _ in 0..3 {
+            spec = spec.descriptor(&null).unwrap();
+        }
+        let child = spawn(spec.descriptor(&barrier).unwrap()).unwrap();
+        let (host, child) = (watch(host).unwrap(), watch(child).unwrap());
+        Caged { role: Role::Unseal, host, child, started: Instant::now() }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_hangs_or_was_stopped_is_ended_at_its_limit() {
+        for stop in [false, true] {
+            let mut child = uncaged("/bin/sleep", "100000");
+            if stop {
+                child.child.get_ref().signal(Signal::SIGSTOP).unwrap();
+            }
+            let place = format!("/proc/{}", child.pid());
+            let fault = child.finished_within(Duration::from_millis(20)).await.unwrap_err();
+            assert!(matches!(fault, Fault::Late { .. }) && fault.to_string().contains("it was killed"), "{fault}");
+            assert!(!std::path::Path::new(&place).exists(), "killed and reaped");
+        }
+        let mut child = uncaged("/bin/sh", "--version");
+        assert!(child.finished_within(STAGE).await.is_ok(), "one that ends is heard to its end");
     }
 }

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use openred_policy::spawn::Exit as Ended;
@@ -45,6 +46,17 @@ pub(crate) async fn run(
     errand: Errand,
     order: impl FnOnce() -> Result<Order, Failure>,
 ) -> Result<Option<About>, StartFailure> {
+    run_within(starter, identity, errand, order, None).await
+}
+
+/// The same, for an errand whose work is bounded: one that takes longer than `limit` is ended, and that is its fault.
+pub(crate) async fn run_within(
+    starter: &Starter,
+    identity: Option<Identity>,
+    errand: Errand,
+    order: impl FnOnce() -> Result<Order, Failure>,
+    limit: Option<Duration>,
+) -> Result<Option<About>, StartFailure> {
     let ((order_read, order_write), (word_read, word_write)) = (pipe("the order's pipe")?, pipe("the word's pipe")?);
     let mut descriptors = vec![errand.input, order_read, errand.output, word_write];
     descriptors.extend(errand.second);
@@ -62,7 +74,10 @@ pub(crate) async fn run(
     // A pipe holds far more than the longest order: this never waits.
     File::from(order_write).write_all(&bytes).map_err(setup("the order"))?;
     drop(bytes);
-    let ended = child.finished().await;
+    let ended = match limit {
+        Some(limit) => child.finished_within(limit).await,
+        None => child.finished().await,
+    };
     // It has ended, so this is the end of what it said.
     let mut said = Vec::new();
     let heard = File::from(word_read).take(WORD_BYTES as u64 + 1).read_to_end(&mut said);

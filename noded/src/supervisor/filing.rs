@@ -2,27 +2,30 @@
 //! auditor, and opened again with the auditor's identity.
 //!
 //! In: a segment's file and, to be sealed, the caged unsealer, which gets it on a descriptor that only reads and writes into a
-//! pipe. Out: a file that is durable and whole, and only then a place that is zeros. Each step finds what was done of it before.
+//! pipe. Out: a file that is durable and whole, and only then a place that is zeros. Each step finds what was done of it before,
+//! and takes for it only what is shown to be the same segment: by its bytes, or, sealed, by their hash in a file beside it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use openred_policy::Identity;
-use openred_policy::socket::open_no_symlinks;
+use openred_policy::socket::{open_no_symlinks, sync_directory};
 use openred_proto::audit::{Content, SEGMENT_BYTES, SLOT_BYTES};
 use openred_proto::id::UnixMillis;
 use openred_proto::unseal::{Order, Refused};
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::child::Starter;
 use super::errand::{Errand, pipe, setup};
-use super::keystore::Fresh;
+use super::keystore::{Fresh, put};
 use super::workshop::Workshop;
 use super::{Context, StartFailure, now};
 use crate::cli::{Exit, Failure, Passphrase};
@@ -36,6 +39,13 @@ const AGE: &[u8] = b"age-encryption.org/v1\n";
 const SEALED_LEAST: u64 = (SEGMENT_BYTES + SEGMENT_BYTES / (64 * 1024) * 16) as u64;
 /// No sealed segment is longer; a helper that writes more fills no disk.
 const SEALED_MOST: u64 = SEALED_LEAST + 16 * 1024;
+/// Longest that sealing one segment may take. It is 4 MiB and a second's work: a disk or processor that is a hundred times slower is
+/// waited for, a helper that was stopped is not.
+const SEALING: Duration = Duration::from_secs(120);
+/// What lies filed under a segment's number is not shown to be that segment.
+pub(super) const TAKEN: &str = "audit.number-taken";
+/// What the first slot of a place begins with while it is cleared. No reader of a trail takes it for a slot: it has no hash of its own.
+const MARK: &[u8; 8] = b"ORCLEAR1";
 
 /// One filing at a time: that of a vault that has ended may still be under way when the next one's begins, and must not clear a
 /// place that is written again.
@@ -71,7 +81,7 @@ impl Archive {
             Ok(Order { recipients, ..Order::with_secret(Zeroizing::default(), UnixMillis(now())) })
         };
         let errand = Errand { mode: "encrypt", input, output, second: None };
-        workshop.map_err(setup(what))?.run(errand, order).map(|_| ())
+        workshop.map_err(setup(what))?.run_within(errand, order, Some(SEALING)).map(|_| ())
     }
 }
 
@@ -80,8 +90,28 @@ fn names(filed: &Path, segment: u64) -> [PathBuf; 2] {
     ["segment", "segment.age"].map(|extension| filed.join(format!("{segment:010}.{extension}")))
 }
 
+/// Beside a sealed segment: the hash of what was sealed, as `sha256sum` writes it, by which it is known again without being opened.
+fn hash_of(filed: &Path, segment: u64, hash: &Hash) -> (PathBuf, String) {
+    let line = format!("{}  {segment:010}.segment\n", hex::encode(hash));
+    (filed.join(format!("{segment:010}.sha256")), line)
+}
+
+/// SHA-256 of a segment's bytes.
+type Hash = [u8; 32];
+
+/// What a closed segment's place holds.
+#[derive(Clone, Copy)]
+enum Place {
+    /// All of it.
+    Whole(Hash),
+    /// What is left of it: it is filed, and its place was being cleared.
+    Marked(Hash),
+    /// Zeros.
+    Clear,
+}
+
 /// Files the closed `segment`, which lies in `file` at `path`, and clears its place. Done in any of its steps before, it goes on
-/// from there: what lies filed is whole, whichever of the two it is.
+/// from there; what lies filed under its number and is another segment, or may be, stops it.
 pub(super) fn file_away(
     path: &Path,
     file: &File,
@@ -90,26 +120,154 @@ pub(super) fn file_away(
     seal: Option<Seal<'_>>,
 ) -> Result<(), StartFailure> {
     let _alone = FILING.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = look(path, file, segment)?;
     let targets = names(filed, segment);
-    let there = targets.iter().map(|target| target.try_exists()).collect::<io::Result<Vec<_>>>();
-    if !there.map_err(failed(filed))?.contains(&true) {
-        let mut header = [0; SLOT_BYTES];
-        file.read_exact_at(&mut header, 0).map_err(failed(path))?;
-        match (Content::of(&header), seal) {
-            (Content::Header(header, _), None) if header.segment == segment => copy(file, &targets[0])?,
-            (Content::Header(header, _), Some(seal)) if header.segment == segment => {
-                sealed(path, file, &targets[1], seal)?;
+    let mut is_filed = false;
+    for target in &targets {
+        is_filed |= lies_at(target, (path, segment), place)?;
+    }
+    match (place, is_filed, seal) {
+        (_, true, _) => {}
+        (Place::Whole(_), false, None) => copy(file, &targets[0])?,
+        (Place::Whole(hash), false, Some(seal)) => {
+            let (beside, line) = hash_of(filed, segment, &hash);
+            put(&beside, line.as_bytes(), true, |_| ()).map_err(StartFailure::Named)?;
+            sealed(path, file, &targets[1], seal)?;
+        }
+        (Place::Marked(_) | Place::Clear, false, _) => return Err(gone(path, segment)),
+    }
+    // Also of a name that was there: whoever made it may have been killed before it was durable.
+    sync_directory(filed).map_err(failed(filed))?;
+    match place {
+        Place::Whole(hash) | Place::Marked(hash) => clear(file, segment, &hash).map_err(failed(path)),
+        Place::Clear => Ok(()),
+    }
+}
+
+/// What the place holds of this segment; an error if it holds another.
+fn look(path: &Path, file: &File, segment: u64) -> Result<Place, StartFailure> {
+    let mut slot = [0; SLOT_BYTES];
+    file.read_exact_at(&mut slot, 0).map_err(failed(path))?;
+    let mut hash = [0; 32];
+    hash.copy_from_slice(&slot[16..48]);
+    if slot == mark(segment, &hash) {
+        return Ok(Place::Marked(hash));
+    }
+    match Content::of(&slot) {
+        Content::Header(header, _) if header.segment == segment => {
+            hashed(file).map_err(failed(path))?.map(Place::Whole).ok_or_else(|| gone(path, segment))
+        }
+        Content::Empty if is_zeros(file).map_err(failed(path))? => Ok(Place::Clear),
+        _ => Err(gone(path, segment)),
+    }
+}
+
+fn gone(path: &Path, segment: u64) -> StartFailure {
+    let what = format!("{}: the closed segment {segment} is not there, nor wholly filed", path.display());
+    let way_out = "put the file back as it was, or what was filed of it into `audit/filed`";
+    StartFailure::Named(Failure::new(Exit::Failed, "audit.changed", what, way_out))
+}
+
+/// Whether the segment lies filed as `target`. Another one there, or one that may be another, is an error: nothing is cleared for it.
+fn lies_at(target: &Path, (path, segment): (&Path, u64), place: Place) -> Result<bool, StartFailure> {
+    match fs::symlink_metadata(target) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        seen => seen.map_err(failed(target))?,
+    };
+    let (Place::Whole(hash) | Place::Marked(hash)) = place else { return Ok(true) };
+    let same = is_same(target, segment, &hash).map_err(failed(target))?;
+    if same {
+        return Ok(true);
+    }
+    let (shown, other) = (path.display(), target.display());
+    let what = format!(
+        "{shown}: the closed segment {segment} is kept there: {other} has its number and is not shown to be the same"
+    );
+    let way_out = "treat it as a break-in until explained, unless an older state was put back; keep both: with that file moved out of \
+                   `audit/filed` the segment is filed beside what remains";
+    Err(StartFailure::Named(Failure::new(Exit::Conflict, TAKEN, what, way_out)))
+}
+
+fn is_same(target: &Path, segment: u64, hash: &Hash) -> io::Result<bool> {
+    let kept = open_regular(target)?;
+    if target.extension().is_none_or(|extension| extension != "age") {
+        return Ok(hashed(&kept)?.is_some_and(|kept| kept == *hash));
+    }
+    let (beside, line) = hash_of(target.parent().unwrap_or(target), segment, hash);
+    let mut said = Vec::new();
+    match open_regular(&beside) {
+        Ok(file) => file.take(line.len() as u64 + 1).read_to_end(&mut said)?,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    Ok(said == line.as_bytes() && is_sealed(&kept)?)
+}
+
+/// No link at its end, and no pipe that would have to be waited for.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("no regular file")) }
+}
+
+/// Whether a file begins as one of age and has the length of a sealed segment; its identity alone says more.
+pub(crate) fn is_sealed(file: &File) -> io::Result<bool> {
+    let mut head = [0; AGE.len()];
+    if !(SEALED_LEAST..=SEALED_MOST).contains(&file.metadata()?.len()) {
+        return Ok(false);
+    }
+    file.read_exact_at(&mut head, 0)?;
+    Ok(head == AGE)
+}
+
+/// Shows the file block by block, no further than a segment's end can be told from; how much that was.
+fn blocks(file: &File, mut visit: impl FnMut(&[u8])) -> io::Result<u64> {
+    let (mut block, mut offset) = (vec![0; BLOCK], 0);
+    while offset <= SEGMENT_BYTES as u64 {
+        match file.read_at(&mut block, offset) {
+            Ok(0) => break,
+            Ok(count) => {
+                offset += count as u64;
+                visit(&block[..count]);
             }
-            _ => {
-                let what = format!("{}: the closed segment {segment} is not there", path.display());
-                return Err(StartFailure::Named(Failure::new(Exit::Failed, "audit.changed", what, "")));
-            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-    (0..SEGMENT_BYTES / BLOCK)
-        .try_for_each(|block| file.write_all_at(&[0; BLOCK], (block * BLOCK) as u64))
-        .and_then(|()| file.sync_all())
-        .map_err(failed(path))
+    Ok(offset)
+}
+
+/// None: it has not a segment's length.
+fn hashed(file: &File) -> io::Result<Option<Hash>> {
+    let mut hash = Sha256::new();
+    let length = blocks(file, |block| hash.update(block))?;
+    Ok((length == SEGMENT_BYTES as u64).then(|| hash.finalize().into()))
+}
+
+fn is_zeros(file: &File) -> io::Result<bool> {
+    let mut zeros = true;
+    blocks(file, |block| zeros &= block.iter().all(|byte| *byte == 0))?;
+    Ok(zeros)
+}
+
+/// Says in a place's first slot which segment's rest is cleared.
+fn mark(segment: u64, hash: &Hash) -> [u8; SLOT_BYTES] {
+    let mut slot = [0; SLOT_BYTES];
+    slot[..8].copy_from_slice(MARK);
+    slot[8..16].copy_from_slice(&segment.to_le_bytes());
+    slot[16..48].copy_from_slice(hash);
+    slot
+}
+
+/// Clears a place whose segment is durable elsewhere. The mark is durable before anything else goes, and goes last: what a kill leaves
+/// half cleared is known by it, and compared all the same.
+fn clear(file: &File, segment: u64, hash: &Hash) -> io::Result<()> {
+    file.write_all_at(&mark(segment, hash), 0)?;
+    file.sync_all()?;
+    file.write_all_at(&[0; BLOCK - SLOT_BYTES], SLOT_BYTES as u64)?;
+    (1..SEGMENT_BYTES / BLOCK).try_for_each(|block| file.write_all_at(&[0; BLOCK], (block * BLOCK) as u64))?;
+    file.sync_all()?;
+    file.write_all_at(&[0; SLOT_BYTES], 0)?;
+    file.sync_all()
 }
 
 /// A durable copy, whole or not there at all.
@@ -142,11 +300,7 @@ fn sealed(path: &Path, file: &File, to: &Path, seal: Seal<'_>) -> Result<(), Sta
         // Why the helper gave up says more than that its pipe came to an end.
         done.and(written)
     })?;
-    let mut head = [0; AGE.len()];
-    let whole = (SEALED_LEAST..=SEALED_MOST).contains(&written)
-        && fresh.file.read_exact_at(&mut head, 0).is_ok()
-        && head == AGE;
-    if !whole {
+    if !is_sealed(&fresh.file).map_err(failed(to))? {
         let what = format!("{}: {written} bytes came from the helper, which is no sealed segment", to.display());
         return Err(StartFailure::Named(Failure::new(Exit::Failed, "audit.unsealed", what, "it is tried again")));
     }

@@ -1,6 +1,5 @@
 //! Filing with helpers that do their work, die in the middle of it, or lie; and begun again from wherever it was left.
 #![allow(clippy::unwrap_used, reason = "tests")]
-use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use openred_cryptod::unseal::{encrypt, envelope::Seal as Lock};
@@ -48,7 +47,26 @@ impl Place {
 
     fn names(&self) -> Vec<String> {
         let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
-        fs::read_dir(&self.filed).unwrap().map(name).collect()
+        let mut names: Vec<_> = fs::read_dir(&self.filed).unwrap().map(name).collect();
+        names.sort();
+        names
+    }
+
+    fn hash(&self) -> Hash {
+        Sha256::digest(&self.content).into()
+    }
+
+    /// The place as a kill in the middle of clearing leaves it: marked, and some of the rest gone.
+    fn half_clear(&self) {
+        self.file.write_all_at(&[&mark(3, &self.hash())[..], &self.content[SLOT_BYTES..]].concat(), 0).unwrap();
+        self.file.write_all_at(&[0; 3 * BLOCK], BLOCK as u64).unwrap();
+    }
+
+    /// The same number from another time: one byte is another.
+    fn other(&self) -> Vec<u8> {
+        let mut other = self.content.clone();
+        other[SEGMENT_BYTES - 1] ^= 1;
+        other
     }
 }
 
@@ -75,7 +93,8 @@ fn a_segment_is_filed_once_and_cleared_from_wherever_it_was_left() {
     assert!(copy == place.content && place.is_cleared());
     // As after a crash between the two: the copy stays as it is, what was left of the place is cleared. Whether there is an
     // auditor by now makes no difference.
-    place.file.write_all_at(&[5; 300], 4000).unwrap();
+    place.half_clear();
+    assert!(place.file(4, None).is_err() && !place.is_cleared(), "another number than the mark's");
     place.file(3, Some(&honest)).unwrap();
     assert!(fs::read(place.filed.join("0000000003.segment")).unwrap() == copy && place.is_cleared());
     assert_eq!(place.names(), ["0000000003.segment"]);
@@ -92,17 +111,20 @@ fn a_sealed_segment_has_another_name_and_is_filed_from_every_step() {
     // Half a file of a filing that was cut off: nobody takes it for more.
     fs::write(place.filed.join("0000000003.segment.age.new"), &AGE[..10]).unwrap();
     place.file(3, Some(&seal)).unwrap();
-    assert_eq!(place.names(), ["0000000003.segment.age"]);
+    assert_eq!(place.names(), ["0000000003.segment.age", "0000000003.sha256"]);
+    let said = fs::read_to_string(place.filed.join("0000000003.sha256")).unwrap();
+    assert_eq!(said, format!("{}  0000000003.segment\n", hex::encode(place.hash())));
     let sealed = fs::read(place.filed.join("0000000003.segment.age")).unwrap();
     assert!(place.is_cleared() && (SEALED_LEAST..=SEALED_MOST).contains(&(sealed.len() as u64)));
     // Cut off before the place was cleared, in the middle of that, and before the vault was told.
-    for left in [&place.content[..], &place.content[..1000], &[]] {
-        place.file.write_all_at(left, 0).unwrap();
+    let (whole, half) = (|| fs::write(&place.path, &place.content).unwrap(), || place.half_clear());
+    for left in [&whole as &dyn Fn(), &half, &|| ()] {
+        left();
         place.file(3, Some(&seal)).unwrap();
         place.file(3, None).unwrap();
         assert!(place.is_cleared() && fs::read(place.filed.join("0000000003.segment.age")).unwrap() == sealed);
     }
-    assert_eq!((place.names().len(), runs.into_inner()), (1, 1));
+    assert_eq!((place.names().len(), runs.into_inner()), (2, 1));
 }
 
 #[test]
@@ -128,7 +150,8 @@ fn a_helper_that_dies_or_lies_leaves_the_segment_where_it_is() {
         ("endless", &endless),
     ] {
         assert!(place.file(3, Some(seal)).is_err(), "{name}");
-        assert!(place.is_untouched() && place.names().is_empty(), "{name}");
+        assert!(place.is_untouched(), "{name}");
+        assert!(!place.names().iter().any(|name| name.contains("segment")), "{name}: {:?}", place.names());
     }
     place.file(3, Some(&honest)).unwrap();
     assert!(place.is_cleared());
@@ -145,7 +168,7 @@ fn the_helper_reads_the_segment_and_cannot_write_it() {
     // The name leads elsewhere by now: that file is not taken for the segment.
     fs::rename(&place.path, place.path.with_extension("moved")).unwrap();
     fs::write(&place.path, &place.content).unwrap();
-    assert!(place.file(3, Some(&honest)).is_err() && place.names().is_empty());
+    assert!(place.file(3, Some(&honest)).is_err() && place.names() == ["0000000003.sha256"]);
 }
 
 #[test]
@@ -154,4 +177,74 @@ fn the_bounds_hold_for_what_age_makes() {
     let mut sealed = Vec::new();
     encrypt(&order(), &vec![0; SEGMENT_BYTES][..], &mut sealed).unwrap();
     assert!((SEALED_LEAST..=SEALED_MOST).contains(&(sealed.len() as u64)) && sealed.starts_with(AGE));
+}
+
+fn code(outcome: Result<(), StartFailure>) -> String {
+    match outcome {
+        Err(StartFailure::Named(failure)) => failure.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_number_that_is_taken_by_another_segment_clears_nothing() {
+    let place = place();
+    let (plain, sealed) = (place.filed.join("0000000003.segment"), place.filed.join("0000000003.segment.age"));
+    for other in
+        [place.other(), place.content[..SEGMENT_BYTES - 1].to_vec(), [&place.content[..], b"x"].concat(), vec![]]
+    {
+        fs::write(&plain, &other).unwrap();
+        for seal in [None, Some(&honest as Seal<'_>)] {
+            assert_eq!(code(place.file(3, seal)), TAKEN, "{} bytes", other.len());
+        }
+        assert!(place.is_untouched() && fs::read(&plain).unwrap() == other && place.names().len() == 1);
+    }
+    fs::remove_file(&plain).unwrap();
+    // Sealed under a number that came again: by another hash, by none, and with the right one beside what is no sealed segment.
+    place.file.write_all_at(&place.other(), 0).unwrap();
+    place.file(3, Some(&honest)).unwrap();
+    let (kept, beside) = (fs::read(&sealed).unwrap(), place.filed.join("0000000003.sha256"));
+    place.file.write_all_at(&place.content, 0).unwrap();
+    assert_eq!(code(place.file(3, Some(&honest))), TAKEN, "another hash");
+    fs::remove_file(&beside).unwrap();
+    assert_eq!(code(place.file(3, None)), TAKEN, "no hash");
+    assert!(place.is_untouched() && fs::read(&sealed).unwrap() == kept);
+    fs::write(&beside, hash_of(&place.filed, 3, &place.hash()).1).unwrap();
+    fs::write(&sealed, b"").unwrap();
+    assert_eq!(code(place.file(3, None)), TAKEN, "no sealed segment");
+    assert!(place.is_untouched());
+    // The way out.
+    fs::rename(&sealed, place.path.with_extension("kept")).unwrap();
+    place.file(3, Some(&honest)).unwrap();
+    assert!(place.is_cleared());
+}
+
+#[test]
+fn what_is_half_cleared_is_compared_as_well_and_needs_its_filed_copy() {
+    let place = place();
+    place.half_clear();
+    let before = fs::read(&place.path).unwrap();
+    assert_eq!(code(place.file(3, None)), "audit.changed", "nothing lies filed");
+    fs::write(place.filed.join("0000000003.segment"), place.other()).unwrap();
+    assert_eq!(code(place.file(3, None)), TAKEN);
+    assert!(fs::read(&place.path).unwrap() == before);
+    // Neither a header nor a mark, and not cleared: whose it is cannot be said.
+    place.file.write_all_at(&[0; SLOT_BYTES], 0).unwrap();
+    fs::write(place.filed.join("0000000003.segment"), &place.content).unwrap();
+    assert_eq!(code(place.file(3, None)), "audit.changed");
+    assert!(!place.is_cleared());
+}
+
+#[test]
+fn a_filed_name_that_cannot_be_made_durable_clears_nothing() {
+    let mut place = place();
+    fs::write(place.filed.join("0000000003.segment"), &place.content).unwrap();
+    // Names are made durable in the folder itself and over no link; the file can be read through it.
+    let link = place.path.with_extension("link");
+    std::os::unix::fs::symlink(&place.filed, &link).unwrap();
+    let filed = std::mem::replace(&mut place.filed, link);
+    assert!(place.file(3, None).is_err() && place.is_untouched());
+    place.filed = filed;
+    place.file(3, None).unwrap();
+    assert!(place.is_cleared());
 }

@@ -20,7 +20,7 @@ use openred_policy::spawn::Exit as Ended;
 use openred_proto::audit::{Event, SEGMENT_BYTES};
 use openred_proto::vault::{AuditStatus, Reply, Request};
 
-use super::filing::{Archive, BLOCK, Seal, copy, file_away};
+use super::filing::{Archive, BLOCK, Seal, TAKEN, copy, file_away};
 use super::keystore::Fresh;
 use super::operator::Operator;
 use super::owed;
@@ -193,10 +193,8 @@ impl Watch {
                     self.given_up = true;
                     broke_out(context);
                 }
-                let detail = format!("audit segment {segment} cannot be filed: {failure}");
-                let help = "free space on the disk of `audit/filed`, and see that the supervisor may write there; it is \
-                            tried again, and until then the other segment is written";
-                context.starter.board.alarm("audit.filing", detail, help, super::now());
+                let (detail, help) = unfiled(segment, &failure);
+                context.starter.board.alarm("audit.filing", detail, &help, super::now());
             }
             // Only a defect of ours: tried again.
             Err(_) => {}
@@ -209,6 +207,20 @@ impl Watch {
             tracing::error!("the audit trail cannot be put back: {failure}");
         }
     }
+}
+
+/// The alarm's text and its way out.
+fn unfiled(segment: u64, failure: &StartFailure) -> (String, String) {
+    let (what, help) = match failure {
+        // Space is not what is missing.
+        StartFailure::Named(failure) if failure.code == TAKEN => (failure.what.clone(), failure.way_out.clone()),
+        other => {
+            let help = "free space on the disk of `audit/filed`, and see that the supervisor may write there";
+            (other.to_string(), help.to_owned())
+        }
+    };
+    let detail = format!("audit segment {segment} cannot be filed: {what}");
+    (detail, format!("{help}; it is tried again, and until then the other segment is written"))
 }
 
 /// The helper tried a system call that its filter does not have.
@@ -244,6 +256,15 @@ mod tests {
         assert!(segments.touched().unwrap().what.contains("cut"));
         let refused = open(&home).err().unwrap();
         assert!(refused.to_string().contains("5 bytes"), "{refused}");
+    }
+
+    #[test]
+    fn the_alarm_says_what_to_do_about_a_number_that_is_taken() {
+        let taken = Failure::new(Exit::Conflict, TAKEN, "another lies there", "keep both");
+        let (detail, help) = unfiled(3, &StartFailure::Named(taken));
+        assert!(detail.ends_with("another lies there") && help.starts_with("keep both; it is tried again"), "{help}");
+        let other = Failure::new(Exit::Failed, "local", "no such file", "");
+        assert!(unfiled(3, &StartFailure::Named(other)).1.starts_with("free space"));
     }
 
     #[test]

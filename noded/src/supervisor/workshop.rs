@@ -52,7 +52,17 @@ impl Workshop {
         errand: Errand,
         order: impl FnOnce() -> Result<Order, Failure>,
     ) -> Result<Option<About>, StartFailure> {
-        self.runtime.block_on(errand::run(&self.starter, self.identity, errand, order))
+        self.run_within(errand, order, None)
+    }
+
+    /// The same; once it goes past its barrier it has `limit` for its work, and is ended then.
+    pub(super) fn run_within(
+        &self,
+        errand: Errand,
+        order: impl FnOnce() -> Result<Order, Failure>,
+        limit: Option<Duration>,
+    ) -> Result<Option<About>, StartFailure> {
+        self.runtime.block_on(errand::run_within(&self.starter, self.identity, errand, order, limit))
     }
 
     /// `/dev/null`, for an errand without input.
