@@ -24,7 +24,7 @@ use super::client::{request, supervisor};
 use super::output::{Output, Tone, moment, now};
 use super::{Exit, Failure, Invocation};
 use crate::home::Home;
-use segments::{Reader, Segments};
+use segments::{Reader, Segments, runs};
 
 /// How often `tail --follow` looks: as often as the supervisor does.
 const LOOK: Duration = Duration::from_secs(1);
@@ -155,16 +155,44 @@ async fn verify(
             return Err(Failure::new(Exit::Failed, "audit.no-segment", "no file is a segment of an audit trail", ""));
         };
         let kept = kept.map(|kept| Known { sequence: kept.sequence, hash: kept.hash });
-        let mut verifier = Verifier::new(node, kept.into_iter().chain(live).collect());
+        let mut verifier = Verifier::new(node, kept.into_iter().collect()).living(live);
         segments.show(&mut verifier, &mut |_| {});
         let report = verifier.finish();
-        if report.fault_count > 0 && live.is_some() && reading < READINGS {
+        // A segment that was sealed between the two is read no more without its auditor.
+        let is_missed = live.is_some_and(|live| report.uncompared.contains(&live.sequence));
+        if (report.fault_count > 0 || is_missed) && live.is_some() && reading < READINGS {
             reading += 1;
             tokio::time::sleep(LOOK).await;
             continue;
         }
-        tell(invocation, (node, named.is_some()), live.is_some(), &segments, &report);
-        return Ok(if report.fault_count == 0 { Exit::Ok } else { Exit::Failed });
+        tell(invocation, (node, named.is_some()), live.is_some() && !is_missed, &segments, &report);
+        return Ok(match (report.fault_count, report.uncompared.is_empty()) {
+            (0, true) => Exit::Ok,
+            (0, false) => Exit::Partial,
+            _ => Exit::Failed,
+        });
+    }
+}
+
+/// What it comes to. Of what was not opened nothing is known: with such segments no trail is called whole.
+fn verdict(report: &Report, not_opened: &[u64], live: bool) -> (Tone, String) {
+    const READ: &str = "what was read is as the key process wrote it";
+    match (report.fault_count, not_opened, report.uncompared.is_empty()) {
+        (0, [], true) if live => (Tone::Good, "whole, and as long as the living vault says".to_owned()),
+        (0, [], true) => {
+            let text = "whole as far as it goes; a cut end shows against a running node or --checkpoint";
+            (Tone::Good, text.to_owned())
+        }
+        (0, [], false) => (Tone::Warning, format!("{READ}; what it was to be compared with is not in it")),
+        (0, left, _) => {
+            let which = runs(left);
+            let text = format!(
+                "{READ}; not opened, and nothing is said of them: {which}; name their auditor's identity with \
+                 --identity-file"
+            );
+            (Tone::Warning, text)
+        }
+        _ => (Tone::Bad, "not as the key process wrote it".to_owned()),
     }
 }
 
@@ -182,6 +210,7 @@ fn tell(invocation: &Invocation, (node, named): (NodeId, bool), live: bool, segm
         &json!({
             "node": node.to_string(), "node_was_named": named, "compared_with_live_vault": live,
             "segments": report.segments, "encrypted_segments": segments.encrypted, "unread_segments": segments.unread(),
+            "not_opened": segments.not_opened(), "not_compared": report.uncompared,
             "records": report.records, "signatures": report.signatures, "first": report.first, "last": report.last, "signed_to": report.signed,
             "fault_count": report.fault_count, "faults": faults,
         }),
@@ -201,13 +230,13 @@ fn tell(invocation: &Invocation, (node, named): (NodeId, bool), live: bool, segm
     if report.fault_count > report.faults.len() as u64 {
         output.line(format!("… {} faults in all", report.fault_count));
     }
-    match report.fault_count {
-        0 if live => output.line(output.paint(Tone::Good, "whole, and as long as the living vault says")),
-        0 => output.line(
-            output.paint(Tone::Good, "whole as far as it goes; a cut end shows against a running node or --checkpoint"),
-        ),
-        _ => output.line(output.paint(Tone::Bad, "not as the key process wrote it")),
+    for sequence in &report.uncompared {
+        let text =
+            format!("sequence {sequence}, known from elsewhere, was not compared: its record is not among those read");
+        output.line(output.paint(Tone::Warning, &text));
     }
+    let (tone, text) = verdict(report, &segments.not_opened(), live);
+    output.line(output.paint(tone, &text));
     if !named {
         output.line("the node id is the trail's own word; name the one you know with --node");
     }
@@ -289,6 +318,27 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn nothing_that_was_not_opened_or_compared_is_called_whole() {
+        let (clean, missed) = (Report::default(), Report { uncompared: vec![7], ..Report::default() });
+        assert!(
+            verdict(&clean, &[], true).1.starts_with("whole") && verdict(&clean, &[], false).1.starts_with("whole")
+        );
+        for (report, left, live) in [
+            (&clean, &[1, 2, 5][..], true),
+            (&clean, &[1][..], false),
+            (&missed, &[][..], true),
+            (&missed, &[3][..], false),
+        ] {
+            let (tone, text) = verdict(report, left, live);
+            assert!(matches!(tone, Tone::Warning) && !text.contains("whole"), "{text}");
+            assert_eq!(text.contains("--identity-file"), !left.is_empty(), "{text}");
+        }
+        assert!(verdict(&clean, &[1, 2, 5], true).1.contains("1 to 2, 5;"));
+        let faulty = Report { fault_count: 1, ..Report::default() };
+        assert!(matches!(verdict(&faulty, &[1], true).0, Tone::Bad));
+    }
 
     #[test]
     fn what_was_filed_is_put_aside_with_the_live_segments() {

@@ -230,6 +230,45 @@ fn a_segment_that_cannot_be_read_is_no_gap_and_excuses_no_other() {
 }
 
 #[test]
+fn what_is_known_of_a_segment_that_was_not_read_is_not_called_compared() {
+    let mut hand = Hand::trail();
+    let (known, end) = (Known { sequence: 8, hash: [1; 32] }, Known { sequence: 11, hash: [1; 32] });
+    hand.record(Event::SegmentClosed);
+    hand.open();
+    hand.record(Event::HttpSigned);
+    let read = |known: Vec<Known>, live: Option<Known>, last: bool| {
+        let mut verifier = Verifier::new(hand.node(), known).living(live);
+        verifier.segment(&hand.segments[0].concat(), &mut |_| {});
+        verifier.unread(2);
+        if last {
+            verifier.segment(&hand.segments[2].concat(), &mut |_| {});
+        }
+        let report = verifier.finish();
+        (kinds(&report), report.uncompared)
+    };
+    assert_eq!(read(vec![known], None, true), (vec![], vec![8]), "it may be in the one that was not read");
+    assert_eq!(read(vec![known], None, false), (vec![], vec![8]));
+    assert_eq!(read(vec![end], None, true), (vec![FaultKind::Cut { known: 11 }], vec![]));
+    assert_eq!(read(vec![], Some(end), false), (vec![FaultKind::Cut { known: 11 }], vec![]), "a living vault's is not");
+    let met = Known { sequence: 10, hash: hand.hash };
+    assert_eq!(read(vec![met], Some(met), true), (vec![], vec![]));
+    assert_eq!(hand.read(vec![known]).uncompared, Vec::<u64>::new());
+}
+
+#[test]
+fn a_name_alone_makes_no_sealed_segment() {
+    let mut hand = Hand::trail();
+    hand.record(Event::SegmentClosed);
+    hand.open();
+    hand.record(Event::HttpSigned);
+    let mut verifier = Verifier::new(hand.node(), vec![]);
+    verifier.segment(&hand.segments[0].concat(), &mut |_| {});
+    verifier.unsealed(2);
+    verifier.segment(&hand.segments[2].concat(), &mut |_| {});
+    assert_eq!(kinds(&verifier.finish()), [FaultKind::NotSealed, FaultKind::MissingSegment { expected: 2 }]);
+}
+
+#[test]
 fn numbers_and_names_of_events_are_unique_and_come_back() {
     let names: std::collections::HashSet<_> = Event::ALL.iter().map(|event| event.name()).collect();
     assert_eq!(names.len(), Event::ALL.len());

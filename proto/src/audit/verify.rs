@@ -15,6 +15,9 @@ pub enum FaultKind {
     /// The file is no segment.
     #[error("the file is no segment of an audit trail, or its first slot was changed")]
     NoHeader,
+    /// The file's name says that it is sealed, and its bytes do not.
+    #[error("the file is no sealed segment, or was cut: only its name says so")]
+    NotSealed,
     /// Of another node.
     #[error("the segment is of another node")]
     WrongNode,
@@ -106,6 +109,8 @@ pub struct Report {
     pub signed: u64,
     /// The latest signature, to be kept elsewhere.
     pub checkpoint: Option<(Checkpoint, Signature)>,
+    /// Sequences known from elsewhere whose records were not among those read, so that nothing was compared.
+    pub uncompared: Vec<u64>,
     /// What is wrong, at most the first hundred.
     pub faults: Vec<Fault>,
     /// How many there are in all.
@@ -127,10 +132,19 @@ struct Chain {
     unread: bool,
 }
 
+/// What is known from elsewhere, and what became of it.
+struct Held {
+    known: Known,
+    /// From the living vault, which writes where everybody can read.
+    is_live: bool,
+    /// Its record was read.
+    met: bool,
+}
+
 /// A reading under way. Give it the segments in their order, then ask for the report.
 pub struct Verifier {
     node: NodeId,
-    known: Vec<Known>,
+    known: Vec<Held>,
     chain: Option<Chain>,
     report: Report,
 }
@@ -139,7 +153,15 @@ impl Verifier {
     /// For the trail of `node`; `known` is what is known of it from elsewhere.
     #[must_use]
     pub fn new(node: NodeId, known: Vec<Known>) -> Self {
+        let known = known.into_iter().map(|known| Held { known, is_live: false, met: false }).collect();
         Self { node, known, chain: None, report: Report::default() }
+    }
+
+    /// Where the living vault says that the trail stands: no unread segment excuses an end before that.
+    #[must_use]
+    pub fn living(mut self, known: Option<Known>) -> Self {
+        self.known.extend(known.map(|known| Held { known, is_live: true, met: false }));
+        self
     }
 
     /// Reads one segment's bytes and shows each of its records, those that are wrong as well, and their hashes.
@@ -175,6 +197,11 @@ impl Verifier {
         }
         let (sequence, time) = self.chain.map_or((0, UnixMillis(0)), |chain| (chain.sequence, chain.time));
         self.chain = Some(Chain { segment, sequence, time, hash: [0; 32], closed: true, unread: true });
+    }
+
+    /// A file with a sealed segment's name that is none: its place among the others stays empty.
+    pub fn unsealed(&mut self, segment: u64) {
+        self.fault(segment, 0, 0, FaultKind::NotSealed);
     }
 
     fn header(&mut self, header: Header, hash: Hash) {
@@ -258,7 +285,12 @@ impl Verifier {
             fault(FaultKind::BegunAnew);
         }
         let (sequence, time) = (record.sequence, record.time);
-        if self.known.iter().any(|known| known.sequence == sequence && known.hash != hash) {
+        let mut is_other = false;
+        for held in self.known.iter_mut().filter(|held| held.known.sequence == sequence) {
+            held.met = true;
+            is_other |= held.known.hash != hash;
+        }
+        if is_other {
             self.fault(segment, slot, sequence, FaultKind::NotTheSame);
         }
         let closed = record.event == Event::SegmentClosed;
@@ -286,10 +318,15 @@ impl Verifier {
     /// The report, with what is known from elsewhere held against the end.
     #[must_use]
     pub fn finish(mut self) -> Report {
-        let known = self.known.iter().map(|known| known.sequence).max().unwrap_or(0);
-        if known > self.report.last {
+        let (last, is_open) = (self.report.last, self.chain.is_some_and(|chain| chain.unread));
+        // Behind the last record, where an unread segment may have it.
+        let is_cut = |held: &&Held| held.known.sequence > last && (held.is_live || !is_open);
+        let cut = self.known.iter().filter(is_cut).map(|held| held.known.sequence).max();
+        let left = self.known.iter().filter(|held| held.known.sequence > 0 && !held.met && !is_cut(held));
+        self.report.uncompared = left.map(|held| held.known.sequence).collect();
+        if let Some(known) = cut {
             let segment = self.chain.map_or(0, |chain| chain.segment);
-            self.fault(segment, SLOTS, self.report.last, FaultKind::Cut { known });
+            self.fault(segment, SLOTS, last, FaultKind::Cut { known });
         }
         self.report
     }

@@ -13,10 +13,12 @@ use super::super::arguments::{AuditorSource, SecretSource};
 use super::super::{Exit, Failure, Invocation, Passphrase, configuration};
 use crate::config::NodeConfig;
 use crate::home::Home;
-use crate::supervisor::open_filed;
+use crate::supervisor::{is_sealed, open_filed};
 
 /// Extension of segments that only their auditor reads.
 const ENCRYPTED: &str = "age";
+/// Runs of numbers that are shown; who has more of them reads the list in the document.
+const RUNS: usize = 8;
 
 /// One segment's bytes and where they came from.
 struct Segment {
@@ -24,8 +26,10 @@ struct Segment {
     /// Its own, or that of its name when it was not read.
     number: u64,
     header: Option<Header>,
-    /// None: sealed, and no identity was given.
+    /// None: it was not read.
     bytes: Option<Vec<u8>>,
+    /// Its name says that it is sealed, and nothing else does.
+    is_name_only: bool,
 }
 
 /// Segments in order.
@@ -65,10 +69,10 @@ impl Reader {
 
     pub(super) fn read(&self) -> Result<Segments, Failure> {
         let paths = if self.is_of_home() { self.paths_of_home()? } else { self.files.clone() };
-        let encrypted = paths.iter().filter(|path| is_encrypted(path)).count();
-        let mut list = Vec::new();
+        let (mut list, mut encrypted) = (Vec::new(), 0);
         for path in paths {
             let segment = self.segment(path)?;
+            encrypted += usize::from(is_encrypted(&segment.path) && !segment.is_name_only);
             // The place of one that was filed away is zeros and no segment.
             let is_zeros = segment.bytes.as_ref().is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
             if !(is_zeros && self.is_of_home()) {
@@ -80,7 +84,7 @@ impl Reader {
             // One whose copy is filed and whose place is not cleared yet is there twice.
             list.dedup_by(|later, earlier| {
                 let same = later.header.is_some() && later.bytes == earlier.bytes;
-                same || (later.bytes.is_none() && later.number == earlier.number)
+                same || (later.bytes.is_none() && !later.is_name_only && later.number == earlier.number)
             });
         }
         Ok(Segments { list, encrypted })
@@ -111,7 +115,9 @@ impl Reader {
             (true, None) => {
                 let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('.').next());
                 let number = name.and_then(|name| name.parse().ok()).unwrap_or(u64::MAX);
-                return Ok(Segment { path, number, header: None, bytes: None });
+                let sealed = File::open(&path).and_then(|file| is_sealed(&file));
+                let is_name_only = !sealed.map_err(|error| Failure::local(path.display(), &error))?;
+                return Ok(Segment { path, number, header: None, bytes: None, is_name_only });
             }
         };
         let header = bytes.first_chunk::<SLOT_BYTES>().and_then(|slot| match Content::of(slot) {
@@ -119,7 +125,7 @@ impl Reader {
             _ => None,
         });
         let number = header.map_or(u64::MAX, |header| header.segment);
-        Ok(Segment { path, number, header, bytes: Some(bytes) })
+        Ok(Segment { path, number, header, bytes: Some(bytes), is_name_only: false })
     }
 
     /// On a thread of its own: this one has a runtime already.
@@ -149,6 +155,7 @@ impl Segments {
         for segment in &self.list {
             match &segment.bytes {
                 Some(bytes) => verifier.segment(bytes, visit),
+                None if segment.is_name_only => verifier.unsealed(segment.number),
                 None => verifier.unread(segment.number),
             }
         }
@@ -159,9 +166,15 @@ impl Segments {
         self.list.iter().find_map(|segment| segment.header.map(|header| header.node))
     }
 
+    /// The sealed ones that were not opened, by what their names say they are.
+    pub(super) fn not_opened(&self) -> Vec<u64> {
+        let left = self.list.iter().filter(|segment| segment.bytes.is_none() && !segment.is_name_only);
+        left.map(|segment| segment.number).collect()
+    }
+
     /// How many were not read.
     pub(super) fn unread(&self) -> usize {
-        self.list.iter().filter(|segment| segment.bytes.is_none()).count()
+        self.not_opened().len()
     }
 
     /// What there is to be said of sealed ones.
@@ -173,5 +186,62 @@ impl Segments {
                 "{all} segments are encrypted to the auditor; {left} were not read: name the identity with --identity-file"
             )),
         }
+    }
+}
+
+/// Rising numbers for people: `1 to 4, 9`.
+pub(super) fn runs(numbers: &[u64]) -> String {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *number <= last.saturating_add(1) => *last = *number,
+            _ => runs.push((*number, *number)),
+        }
+    }
+    let shown = runs.iter().take(RUNS).map(|(first, last)| match (first == last, *last) {
+        (_, u64::MAX) => String::from("some whose names have no number"),
+        (true, _) => first.to_string(),
+        (false, _) => format!("{first} to {last}"),
+    });
+    let more = (runs.len() > RUNS).then(|| String::from("…"));
+    shown.chain(more).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use openred_proto::audit::verify::FaultKind;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_file_with_the_name_of_a_sealed_segment_is_a_fault_and_counts_as_none() {
+        let (_folder, home) = Home::scratch();
+        let filed = home.audit_filed();
+        fs::create_dir_all(&filed).unwrap();
+        for place in home.audit_segments() {
+            fs::write(place, [0_u8; SLOT_BYTES]).unwrap();
+        }
+        let mut sealed = b"age-encryption.org/v1\n".to_vec();
+        fs::write(filed.join("0000000001.segment.age"), &sealed).unwrap();
+        sealed.resize(SEGMENT_BYTES + 2048, 1);
+        fs::write(filed.join("0000000002.segment.age"), &sealed).unwrap();
+        sealed[0] ^= 1;
+        fs::write(filed.join("0000000003.segment.age"), &sealed).unwrap();
+        let reader = Reader { home, files: Vec::new(), uid_base: 0, secret: None };
+        let segments = reader.read().unwrap();
+        assert_eq!((segments.not_opened(), segments.encrypted), (vec![2], 1));
+        let mut verifier = Verifier::new(NodeId::from_bytes([1; 32]), Vec::new());
+        segments.show(&mut verifier, &mut |_| {});
+        let faults: Vec<_> = verifier.finish().faults.iter().map(|fault| (fault.segment, fault.kind)).collect();
+        assert_eq!(faults, [(1, FaultKind::NotSealed), (3, FaultKind::NotSealed)]);
+    }
+
+    #[test]
+    fn numbers_are_shown_in_runs_and_not_without_end() {
+        assert_eq!(runs(&[1, 2, 3, 7, 9, 10, u64::MAX]), "1 to 3, 7, 9 to 10, some whose names have no number");
+        let many: Vec<u64> = (0..100).map(|number| number * 2).collect();
+        assert!(runs(&many).ends_with("14, …"));
     }
 }
