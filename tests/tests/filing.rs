@@ -212,14 +212,26 @@ fn a_full_segment_is_sealed_to_its_auditor_and_a_stock_age_opens_it() {
 }
 
 #[test]
-fn without_an_auditor_it_is_filed_as_it_is() {
+fn without_an_auditor_it_is_filed_as_it_is_and_not_taken_for_another_of_its_number() {
     let folder = tempfile::tempdir().unwrap();
-    let mut node = filled(folder.path(), 1);
-    let before = fs::read(&places(&node)[0]).unwrap();
-    node.up_without_answers().unwrap();
+    let top = folder.path().canonicalize().unwrap();
+    let node = filled(&top, 1);
+    let [first, _] = places(&node);
+    let before = fs::read(&first).unwrap();
+    // As an older state that was put back leaves it: the number lies filed, and is another segment.
+    let place = filed(&node).join("0000000001.segment");
+    let mut other = before.clone();
+    other[SEGMENT_BYTES / 2] ^= 1;
+    fs::write(&place, &other).unwrap();
+    let (home, secret) = (node.home.display().to_string(), format!("{}.passphrase", node.home.display()));
+    let up = ["--home", &home, "up", "--passphrase-file", &secret];
+    let daemon = Daemon::start(&binaries().unwrap().join("openred"), &up, &top.join("taken.log")).unwrap();
+    wait_for("the alarm", || Ok(alarms(&node).contains(&"audit.filing".to_owned()).then_some(()))).unwrap();
+    assert!(fs::read(&first).unwrap() == before && fs::read(&place).unwrap() == other, "neither was touched");
+    fs::rename(&place, top.join("other")).unwrap();
     told(&node);
-    assert!(fs::read(filed(&node).join("0000000001.segment")).unwrap() == before);
+    assert!(fs::read(&place).unwrap() == before);
     let (code, report) = verify(&node, &[]);
     assert_eq!((code, &report["encrypted_segments"], &report["first"]), (0, &0.into(), &1.into()), "{report}");
-    node.down().unwrap();
+    daemon.stop().unwrap();
 }
