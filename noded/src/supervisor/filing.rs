@@ -100,7 +100,7 @@ fn hash_of(filed: &Path, segment: u64, hash: &Hash) -> (PathBuf, String) {
 type Hash = [u8; 32];
 
 /// What a closed segment's place holds.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// All of it.
     Whole(Hash),
@@ -138,10 +138,12 @@ pub(super) fn file_away(
     }
     // Also of a name that was there: whoever made it may have been killed before it was durable.
     sync_directory(filed).map_err(failed(filed))?;
-    match place {
-        Place::Whole(hash) | Place::Marked(hash) => clear(file, segment, &hash).map_err(failed(path)),
-        Place::Clear => Ok(()),
+    let (Place::Whole(hash) | Place::Marked(hash)) = place else { return Ok(()) };
+    // Sealing takes its time: what is cleared is what was filed, and nothing that was written there since.
+    if look(path, file, segment)? != place {
+        return Err(gone(path, segment));
     }
+    clear(file, segment, &hash).map_err(failed(path))
 }
 
 /// What the place holds of this segment; an error if it holds another.

@@ -220,6 +220,21 @@ fn a_number_that_is_taken_by_another_segment_clears_nothing() {
 }
 
 #[test]
+fn a_place_that_is_written_while_it_is_filed_is_not_cleared() {
+    for (at, byte) in [(SEGMENT_BYTES - 1, 6), (40, 4)] {
+        let place = place();
+        let late = |input: OwnedFd, output: OwnedFd| {
+            honest(input, output)?;
+            place.file.write_all_at(&[byte], at as u64).map_err(|_| dead())
+        };
+        assert_eq!(code(place.file(3, Some(&late))), "audit.changed", "byte {at}");
+        let mut expected = place.content.clone();
+        expected[at] = byte;
+        assert!(fs::read(&place.path).unwrap() == expected);
+    }
+}
+
+#[test]
 fn what_is_half_cleared_is_compared_as_well_and_needs_its_filed_copy() {
     let place = place();
     place.half_clear();
