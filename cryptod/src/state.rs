@@ -288,18 +288,27 @@ impl State {
         Ok((record.peer, found))
     }
 
-    /// Links that are held and not revoked, in rising order of their ids, from the first above `after`; at most `most`.
+    /// Links that this node issued, that are held and not revoked, in rising order of their ids, from the first above `after`; at
+    /// most `most`.
     #[must_use]
-    pub(crate) fn links_after(&self, after: &LinkId, most: usize) -> Vec<LinkId> {
+    pub(crate) fn issued_after(&self, after: &LinkId, most: usize) -> Vec<LinkId> {
         let links = self.peers.values().flat_map(|record| record.links.iter().flatten());
         let mut lowest = BTreeSet::new();
-        for link in links.filter(|link| !link.revoked && link.link > *after) {
+        for link in links.filter(|link| link.side == Side::Issuer && !link.revoked && link.link > *after) {
             lowest.insert(link.link);
             if lowest.len() > most {
                 lowest.pop_last();
             }
         }
         lowest.into_iter().collect()
+    }
+
+    /// All links that are held and not revoked, in rising order of their ids.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> Vec<LinkId> {
+        let links = self.peers.values().flat_map(|record| record.links.iter().flatten());
+        let held: BTreeSet<LinkId> = links.filter(|link| !link.revoked).map(|link| link.link).collect();
+        held.into_iter().collect()
     }
 
     /// Changes a live link in what has to be durable before anybody hears of it.

@@ -289,7 +289,7 @@ impl Unlocked {
             }
             Request::InspectRenewal(renewal) => self.inspect_renewal(now, &renewal),
             Request::AcceptRenewal(renewal) => self.accept_renewal(now, random, &renewal),
-            Request::ListLinks { after } => Ok(Reply::Links(self.state.links_after(&after, LINKS_PAGE))),
+            Request::ListLinks { after } => Ok(Reply::Links(self.state.issued_after(&after, LINKS_PAGE))),
             Request::StartHandshake { row } => self.start_handshake(now, random, &row),
             Request::AnswerHandshake { row, noise, directory_head } => {
                 self.answer_handshake(now, random, &row, &noise, &directory_head)

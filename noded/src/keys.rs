@@ -337,8 +337,8 @@ impl CryptodClient {
         accepted(answer(self.next().accept_renewal(request).await)?)
     }
 
-    /// Links that the key process holds and that are not revoked: a page of them, in rising order, from above `after`. The last
-    /// page is shorter than [`LINKS_PAGE`](openred_proto::limits::LINKS_PAGE).
+    /// Links that this node issued, that the key process holds and that are not revoked: a page of them, in rising order, from above
+    /// `after`. The last page is shorter than [`LINKS_PAGE`](openred_proto::limits::LINKS_PAGE).
     ///
     /// # Errors
     /// [`KeysError`].

@@ -186,8 +186,8 @@ pub enum Request {
     InspectRenewal(ReceivedRenewal),
     /// [`Request::AcceptOffer`] of an offer that renews a link; the renewed one lives on to its end. Node.
     AcceptRenewal(ReceivedRenewal),
-    /// The links that are held and not revoked, a page at a time, so that `noded` can end those of which a crash left it
-    /// nothing. Node.
+    /// The links that this node issued, that are held and not revoked, a page at a time, so that `noded` can end those of which a
+    /// crash left it nothing. Not those that it accepted: their issuers offer them again. Node.
     ListLinks {
         /// Where the last page ended; zeros for the first.
         after: LinkId,

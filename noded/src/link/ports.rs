@@ -22,7 +22,7 @@ pub(crate) trait LinkVault: Send + Sync {
     async fn inspect(&self, offer: &ReceivedOffer, renewed: Option<Bytes>) -> Result<LinkSummary, KeysError>;
     /// As `inspect`.
     async fn accept(&self, offer: &ReceivedOffer, renewed: Option<Bytes>) -> Result<AcceptedLink, KeysError>;
-    /// A page of the links that it holds, from above `after`.
+    /// A page of the links that it holds and that this node issued, from above `after`.
     async fn held(&self, after: Option<LinkId>) -> Result<Vec<LinkId>, KeysError>;
     async fn keys(&self, row: Bytes) -> Result<LinkKeys, KeysError>;
     async fn revoke(&self, link: LinkId) -> Result<(), KeysError>;

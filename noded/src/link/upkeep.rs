@@ -180,13 +180,13 @@ impl Links {
         }
     }
 
-    /// Ends, in the key process, links of which a crash left nothing here: it had issued or accepted them, and they were not stored.
-    /// Once a start: only a crash makes such links.
+    /// Ends, in the key process, links of which a crash left nothing here: it had issued them, and they were not stored. What it had
+    /// accepted stays: the issuer sends its offer again, and gets the same receipt. Once a start: only a crash makes such links.
     async fn sweep_vault(&self) {
         if self.swept.load(Ordering::Relaxed) {
             return;
         }
-        // Under the turn: what is being issued or accepted now is stored before the turn ends.
+        // Under the turn: what is being issued now is stored before the turn ends.
         let _turn = self.turn.lock().await;
         let mut after = None;
         loop {

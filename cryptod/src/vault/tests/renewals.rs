@@ -25,7 +25,11 @@ impl Node {
         }
     }
 
-    fn held(&mut self) -> Vec<LinkId> {
+    fn held(&self) -> Vec<LinkId> {
+        self.vault.unlocked.as_ref().unwrap().state.held()
+    }
+
+    fn listed(&mut self) -> Vec<LinkId> {
         match self.ask(Request::ListLinks { after: LinkId::from_bytes([0; 16]) }) {
             Reply::Links(links) => links,
             other => panic!("{other:?}"),
@@ -161,10 +165,18 @@ fn links_are_listed_a_page_at_a_time() {
         expected.push(link_by(&mut node, &mut peer, MethodSet::ALL).0.summary.link);
     }
     expected.sort_unstable();
-    assert_eq!(node.held(), expected);
+    assert_eq!((node.held(), node.listed()), (expected.clone(), expected.clone()));
     assert!(
         matches!(node.ask(Request::ListLinks { after: expected[2] }), Reply::Links(links) if links == expected[3..])
     );
     let state = &node.vault.unlocked.as_ref().unwrap().state;
-    assert_eq!(state.links_after(&LinkId::from_bytes([0; 16]), 2), expected[..2]);
+    assert_eq!(state.issued_after(&LinkId::from_bytes([0; 16]), 2), expected[..2]);
+}
+
+#[test]
+fn what_was_accepted_is_not_listed_for_its_offer_comes_again() {
+    let (mut alice, mut bob, old, other_old) = linked();
+    assert_eq!((alice.listed(), bob.listed()), (vec![old.summary.link], vec![]));
+    let (new, _) = renewed(&mut bob, &mut alice, &other_old.row, &old.row);
+    assert_eq!((alice.listed(), bob.listed()), (vec![old.summary.link], vec![new.summary.link]));
 }

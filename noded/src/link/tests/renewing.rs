@@ -276,6 +276,7 @@ fn a_crash_at_each_step_ends_in_a_usable_link() {
                 // Bob's key process accepted; nothing of it was stored.
                 accept_and_forget(&bob, &alice, &offer).await;
                 bob = bob.restarted().await;
+                bob.links.tend(clock::now()).await;
             }
             bob.links.handle_offer(offer, alice.id, DIRECTORY).await;
             if step == 3 {
