@@ -9,7 +9,9 @@ use futures_util::StreamExt as _;
 use openred_proto::checked::link_sync::{LinkSync, SYNC_BYTES};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::limits::{LINKS, OFFER_BYTES};
+use openred_proto::vault::Refusal;
 
+use super::judge::RefusedOffer;
 use super::offers::{OfferError, Sending};
 use super::ports::{Answered, Courier};
 use super::state::{EndReason, Link, LinkState};
@@ -202,23 +204,47 @@ impl Links {
             }
             Some(answer) => {
                 tracing::debug!(link = %link.id(), status = answer.status, "offer not taken inside the session");
-                // A peer that answers at all has looked, or will when it is asked again.
+                // A peer that answers at all has looked, or will when it is asked again. A first offer may find another policy later;
+                // a renewal that was left stands in the way of the next one.
+                if answer.status == CONFLICT && link.renews.is_some() {
+                    self.withdraw(link.id()).await;
+                }
                 true
             }
             None => false,
         }
     }
 
+    /// Ends a renewal that the peer has left for good: the same bytes would be left again. The renewed link settles, and is renewed
+    /// afresh after its pause.
+    async fn withdraw(&self, id: LinkId) {
+        let _turn = self.turn.lock().await;
+        let Some(offered) = self.link(&id).filter(|link| link.state == LinkState::Offered) else { return };
+        let Ok(ended) = offered.ended(EndReason::PeerRefused, clock::now()) else { return };
+        tracing::info!(link = %id, "link ended: {}", ended.reason.text());
+        if let Err(error) = self.keep(vec![ended]).await {
+            self.store_failed(error);
+        }
+    }
+
     /// A session with the peer is open: what waits for it goes now.
     pub(super) fn send_now(&self, peer: &NodeId) {
         let mut waits = false;
-        for held in self.table().values_mut().filter(|held| held.link.peer() == *peer) {
+        // A peer that left a renewal was there to do so: that one keeps its pause.
+        let mut table = self.table();
+        let of_peer = table.values().map(|held| &held.link).filter(|link| link.peer() == *peer);
+        let refused: BTreeSet<LinkId> =
+            of_peer.filter(|link| link.reason == EndReason::PeerRefused).filter_map(|link| link.renews).collect();
+        for held in table.values_mut().filter(|held| held.link.peer() == *peer) {
             if held.link.state == LinkState::Offered {
                 held.sending = Sending::default();
                 waits = true;
             }
-            held.renewing = Sending::default();
+            if !refused.contains(&held.link.id()) {
+                held.renewing = Sending::default();
+            }
         }
+        drop(table);
         if waits {
             self.offer_due.notify_one();
         }
@@ -242,9 +268,14 @@ impl OfferError {
     /// Whether it says more of this node's moment than of the offer.
     const fn is_passing(&self) -> bool {
         match self {
-            Self::Keys(error) | Self::Link(LinkError::Keys(error)) => !matches!(error, KeysError::Refused(_)),
-            Self::Store(_) | Self::Link(_) => true,
-            Self::Judged(_) => false,
+            Self::Keys(KeysError::Refused(refusal)) | Self::Link(LinkError::Keys(KeysError::Refused(refusal))) => {
+                matches!(
+                    refusal,
+                    Refusal::Quota | Refusal::Capacity(_) | Refusal::StateLost | Refusal::AuditFull | Refusal::Bug
+                )
+            }
+            Self::Keys(_) | Self::Store(_) | Self::Link(_) => true,
+            Self::Judged(refused) => matches!(refused, RefusedOffer::TooManyWaiting),
         }
     }
 }
@@ -261,5 +292,19 @@ mod tests {
         assert!(!asked.admit(peer, OFFER, now.plus(PAUSE / 2)));
         assert!(asked.admit(peer, OFFER, now.plus(PAUSE)));
         assert!(asked.admit(peer, OFFER, now), "a clock that is set back locks nobody out");
+    }
+
+    #[test]
+    fn what_says_more_of_the_moment_than_of_the_offer_is_no_final_word() {
+        let refused = |refusal| OfferError::Keys(KeysError::Refused(refusal));
+        for passing in [Refusal::Quota, Refusal::AuditFull, Refusal::StateLost] {
+            assert!(refused(passing).is_passing(), "{passing}");
+            assert!(OfferError::Link(LinkError::Keys(KeysError::Refused(passing))).is_passing(), "{passing}");
+        }
+        for last in [Refusal::Downgrade, Refusal::UnknownPrekey, Refusal::LinkGone, Refusal::Replay] {
+            assert!(!refused(last).is_passing(), "{last}");
+        }
+        assert!(!OfferError::Judged(RefusedOffer::NothingToRenew).is_passing());
+        assert!(OfferError::Judged(RefusedOffer::TooManyWaiting).is_passing());
     }
 }

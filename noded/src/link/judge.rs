@@ -1,6 +1,8 @@
 //! What to do with an offer that the key process has opened and verified: accept, keep for the operator, repeat the
 //! receipt, or refuse. Sans-IO: everything it goes by is an argument, and it changes nothing.
 
+use std::time::Duration;
+
 use openred_proto::checked::receipt::Receipt;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::limits::CLOCK_GRACE;
@@ -12,6 +14,10 @@ use crate::config::IncomingPolicy;
 
 /// Offers that wait for the operator, in all: two pages of `link list`. More are refused, and may be sent again.
 pub(crate) const WAITING: usize = 128;
+
+/// A renewal of this node's that has been without an answer for this long does not go before the peer's own: the peer may have
+/// left it, and said so where nobody heard.
+const RIVAL_PATIENCE: Duration = Duration::from_secs(300);
 
 /// What the decision goes by, beside the links.
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +139,9 @@ pub(crate) fn judge_renewal<'a>(
         let Some(link) = links.clone().find(|link| link.id() == id) else { continue };
         let is_rival = link.renews == Some(*old);
         match link.state {
-            LinkState::Offered if is_rival && me < summary.peer => return Verdict::Refuse(RefusedOffer::OursGoesFirst),
+            LinkState::Offered if is_rival && me < summary.peer && now <= link.changed_at.plus(RIVAL_PATIENCE) => {
+                return Verdict::Refuse(RefusedOffer::OursGoesFirst);
+            }
             LinkState::Offered => ends.push((id, EndReason::CrossedOffer)),
             _ if is_rival && summary.not_before <= joined_at(link) => return Verdict::Refuse(RefusedOffer::Outdated),
             _ if is_rival => ends.push((id, EndReason::Replaced)),

@@ -102,10 +102,12 @@ pub(crate) enum EndReason {
     PeerEnded = 11,
     /// Its method is not allowed any more, and it could not be renewed with another in time.
     MethodRetired = 12,
+    /// The peer has looked at the offer that was to renew a link, and left it.
+    PeerRefused = 13,
 }
 
 impl EndReason {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::None,
         Self::Life,
         Self::Operator,
@@ -119,6 +121,7 @@ impl EndReason {
         Self::Renewed,
         Self::PeerEnded,
         Self::MethodRetired,
+        Self::PeerRefused,
     ];
 
     /// For `link show`.
@@ -137,6 +140,7 @@ impl EndReason {
             Self::Renewed => "renewed: the link that was made of it took its place",
             Self::PeerEnded => "the peer has ended it, or does not know it any more",
             Self::MethodRetired => "its method is not allowed any more, and no renewal with another came about in time",
+            Self::PeerRefused => "the peer did not take this renewal; the link is renewed afresh",
         }
     }
 }

@@ -112,6 +112,35 @@ fn of_two_renewals_that_cross_the_lower_issuer_wins() {
     }
 }
 
+#[test]
+fn a_renewal_of_ours_that_nobody_answers_yields_to_the_peers_own() {
+    let old = active(offered(1, 9)).renewing(NOW).unwrap();
+    let ours = offered(3, 9).in_place_of(Some(old.id()));
+    let (links, me) = ([old.clone(), ours.clone()], openred_proto::id::NodeId::from_bytes([5; 32]));
+    let later = NOW.plus(MINUTE * 6);
+    let judged = judge_renewal(me, links.iter(), &old.id(), &summary(99, 9, false, later), &[99; 32], later);
+    assert_eq!(judged, Verdict::Accept(vec![(ours.id(), EndReason::CrossedOffer)]));
+}
+
+#[test]
+fn a_renewal_that_the_peer_leaves_is_withdrawn_and_made_afresh() {
+    run(async {
+        let (alice, bob) = linked(Open).await;
+        renew(&alice).await;
+        // What Bob cannot take: his side of the old link is over, and alice has not heard of it.
+        let over = bob.links.all().remove(0).ended(EndReason::Operator, clock::now()).unwrap();
+        bob.store.put_links(vec![over]).await.unwrap();
+        let bob = bob.restarted().await;
+        alice.reaches(&bob);
+        alice.links.send_offers(clock::now()).await;
+        assert_eq!((states(&alice)[1], reasons(&alice)[1]), (LinkState::Revoked, EndReason::PeerRefused));
+        alice.links.tend(clock::now()).await;
+        assert_eq!(states(&alice)[0], LinkState::Active, "settled");
+        renew(&alice).await;
+        assert!(states(&alice).contains(&LinkState::Offered), "afresh");
+    });
+}
+
 /// Alice, who issued, and Bob, with a link that both have used.
 pub(super) async fn linked(policy: crate::config::IncomingPolicy) -> (TestNode, TestNode) {
     let (alice, bob) = pair(policy).await;
