@@ -3,12 +3,14 @@
 //! In: the offer's bytes, the sender that the router named, this node's prekeys, and of a renewal the link that it renews. Out: what the offer says and the base.
 //! Nothing is marked here: whether the offer was seen before, and what to do with it, is the vault's.
 
+use std::time::Duration;
+
 use openred_proto::checked::check_window;
 use openred_proto::checked::offer::{Offer, RoutingHeader, SealedHeader};
 use openred_proto::error::WireError;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::label::{self, Label, derive};
-use openred_proto::limits::LINK_LIFE_MAX;
+use openred_proto::limits::{LINK_LIFE_MAX, LINK_LIFE_MIN};
 use openred_proto::secret::Secret;
 use openred_proto::vault::ReceivedOffer;
 
@@ -41,6 +43,8 @@ pub struct Renewed {
     pub peer: NodeId,
     /// Its base.
     pub base: Secret<32>,
+    /// How long it was made to live: the life of whatever renews it.
+    pub life: Duration,
 }
 
 impl Renewed {
@@ -99,6 +103,10 @@ pub fn open(
     }
     let header = SealedHeader::decode(header_bytes)?;
     check_header(&header, routing.expiry, now)?;
+    // The operator gave the life to the link: its peer does not change it by renewing.
+    if renewed.is_some_and(|renewed| header.not_after != header.not_before.plus(renewed.life)) {
+        return Err(WireError::Malformed { what: WHAT, why: "its life is not that of the link that it renews" }.into());
+    }
     if !received.allowed.contains(header.method) {
         return Err(Error::PeerDowngrade);
     }
@@ -116,6 +124,9 @@ fn check_header(header: &SealedHeader, expiry: UnixMillis, now: UnixMillis) -> R
     }
     if header.not_after <= header.not_before || header.not_after > header.not_before.plus(LINK_LIFE_MAX) {
         return Err(malformed("its life is empty or longer than a link's"));
+    }
+    if header.not_after < header.not_before.plus(LINK_LIFE_MIN) {
+        return Err(malformed("its life is shorter than a link's"));
     }
     Ok(check_window(WHAT, now, header.not_before, header.not_after)?)
 }

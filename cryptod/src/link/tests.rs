@@ -11,7 +11,7 @@ use openred_proto::checked::offer::{Offer, RoutingHeader, SealedHeader};
 use openred_proto::checked::succession::Lineage;
 use openred_proto::error::WireError;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
-use openred_proto::limits::{CLOCK_GRACE, LINK_LIFE_MAX};
+use openred_proto::limits::{CLOCK_GRACE, LINK_LIFE_MAX, LINK_LIFE_MIN};
 use openred_proto::method::{Method, MethodSet, Schedule};
 use openred_proto::secret::Secret;
 use openred_proto::vault::ReceivedOffer;
@@ -244,6 +244,18 @@ fn what_an_operator_may_not_ask_for() {
     let long = LINK_LIFE_MAX + Duration::from_secs(1);
     assert_eq!(refused(IssueTerms { life: long, ..good() }), Some(Error::MisuseNotAllowed));
     assert_eq!(refused(IssueTerms { allowed: MethodSet::EMPTY, ..good() }), Some(Error::LocalNoCommonMethod));
+}
+
+#[test]
+fn a_life_too_short_to_be_renewed_in_is_refused() {
+    let (alice, bob) = (Node::new(1), Node::new(2));
+    let card = bob.card();
+    let open = |life| {
+        let issued = issue_to(&alice, &IssueTerms { life, ..terms(bob.id(), &card) }).unwrap();
+        bob.open(&received(&alice, issued.offer), NOW).map(drop)
+    };
+    assert_eq!(open(LINK_LIFE_MIN), Ok(()));
+    assert!(matches!(open(LINK_LIFE_MIN - Duration::from_millis(1)), Err(Error::PeerStatement(_))));
 }
 
 #[test]

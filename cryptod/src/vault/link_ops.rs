@@ -109,7 +109,8 @@ impl Unlocked {
 
     fn renewed(&self, now: UnixMillis, row: &[u8]) -> Result<Renewed> {
         let OpenLink { peer, record, base } = self.open_link(now, row)?;
-        Ok(Renewed { link: record.link, peer, base })
+        let life = Duration::from_millis(record.not_after.0.saturating_sub(record.not_before.0));
+        Ok(Renewed { link: record.link, peer, base, life })
     }
 
     fn inspect(&self, now: UnixMillis, received: &ReceivedOffer, renewed: Option<&Renewed>) -> Result<Reply> {

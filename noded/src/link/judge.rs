@@ -19,6 +19,11 @@ pub(crate) const WAITING: usize = 128;
 /// left it, and said so where nobody heard.
 const RIVAL_PATIENCE: Duration = Duration::from_secs(300);
 
+/// Renewals that come before their time which are taken of a peer within [`EARLY_WITHIN`]: as many as there are methods to retire.
+/// Each costs the key process a place, a signature and a record of its trail.
+const EARLY: usize = 4;
+const EARLY_WITHIN: Duration = Duration::from_secs(3600);
+
 /// What the decision goes by, beside the links.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Situation<'a> {
@@ -73,6 +78,9 @@ pub(crate) enum RefusedOffer {
     /// Issued before the link that stands: a late arrival.
     #[error("it is older than the link that stands with this peer")]
     Outdated,
+    /// The link that it renews is young, and the peer has renewed young ones before.
+    #[error("it comes long before its time, and so did others of this peer within the hour")]
+    TooEarly,
     /// It has named a successor.
     #[error("its issuer has named a successor, and is that one from then on")]
     Succeeded,
@@ -134,6 +142,9 @@ pub(crate) fn judge_renewal<'a>(
     }
     let renewed = links.clone().find(|link| link.id() == *old && link.peer() == summary.peer && link.is_usable(now));
     let Some(renewed) = renewed else { return Verdict::Refuse(RefusedOffer::NothingToRenew) };
+    if is_too_early(links.clone(), renewed, now) {
+        return Verdict::Refuse(RefusedOffer::TooEarly);
+    }
     let mut ends = Vec::new();
     for id in ended_by_renewal(links.clone(), renewed, summary.link) {
         let Some(link) = links.clone().find(|link| link.id() == id) else { continue };
@@ -150,6 +161,20 @@ pub(crate) fn judge_renewal<'a>(
         }
     }
     Verdict::Accept(ends)
+}
+
+/// Whether the peer renews `old` long before it is due, and has taken more than its share of such renewals. A method that it
+/// retires is a good reason for a few. Counted by this node's own clock from when it got the link, which the peer may have done a
+/// little earlier or later: half of the life is early by any reckoning.
+fn is_too_early<'a>(links: impl Iterator<Item = &'a Link>, old: &Link, now: UnixMillis) -> bool {
+    if now >= old.created_at.plus(old.life() / 2) {
+        return false;
+    }
+    let recent = links.filter(|link| {
+        let is_theirs = link.peer() == old.peer() && !link.summary.issuer && link.renews.is_some();
+        is_theirs && now < link.created_at.plus(EARLY_WITHIN)
+    });
+    recent.count() >= EARLY
 }
 
 const fn seen_before(known: &Link) -> Verdict {

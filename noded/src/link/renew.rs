@@ -7,7 +7,7 @@ use openred_proto::checked::offer::Offer;
 use openred_proto::id::{LinkId, UnixMillis};
 
 use super::ports::FoundCard;
-use super::renewal::{Turn, ended_by_renewal, turn};
+use super::renewal::{Turn, ended_by_renewal, renewal_at, turn};
 use super::state::{EndReason, Link, LinkState};
 use super::{LinkError, Links};
 use crate::clock;
@@ -54,6 +54,19 @@ impl Links {
         }
     }
 
+    /// A link that was renewed before its time leaves its pause to the one in its place: two nodes that do not agree on what is to be
+    /// renewed do so ever more slowly.
+    fn carry_pause(&self, old: &Link, new: &LinkId, now: UnixMillis) {
+        if renewal_at(old) <= now {
+            return;
+        }
+        let mut table = self.table();
+        let pause = table.get(&old.id()).map(|held| held.renewing.after_attempt(now, old.id().as_bytes()[15]));
+        if let Some((pause, held)) = pause.zip(table.get_mut(new)) {
+            held.renewing = pause;
+        }
+    }
+
     /// Issues and stores a link in the place of this one, if it is still due.
     async fn renew(&self, id: LinkId, now: UnixMillis) -> Result<(), LinkError> {
         let old = self.link(&id).ok_or(LinkError::NotFound)?;
@@ -83,9 +96,13 @@ impl Links {
         let mut changed: Vec<Link> = ends.filter_map(|link| link.expired(EndReason::Renewed, now).ok()).collect();
         changed.push(old.renewing(now)?);
         self.store.put_links([&changed[..], std::slice::from_ref(&link)].concat()).await?;
+        let new = link.id();
         tracing::info!(link = %link.id(), renews = %id, peer = %Sensitive(link.peer().short()), "link renewed: offered");
         self.show(link, Some(issued.keys));
         changed.into_iter().for_each(|changed| self.show(changed, None));
+        if let Some(old) = self.link(&id) {
+            self.carry_pause(&old, &new, now);
+        }
         Ok(())
     }
 

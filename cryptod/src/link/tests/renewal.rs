@@ -13,7 +13,7 @@ fn psk(link: LinkId, base: &Secret<32>, from: &Node, to: &Node) -> Psk {
 }
 
 fn renewed(peer: &Node) -> Renewed {
-    Renewed { link: OLD, peer: peer.id(), base: BASE }
+    Renewed { link: OLD, peer: peer.id(), base: BASE, life: DAY }
 }
 
 /// What Alice offers Bob in the place of the old link.
@@ -53,6 +53,9 @@ fn it_opens_under_the_link_that_it_renews_and_no_other() {
     let other_base = Renewed { base: Secret::new([1; 32]), ..renewed(&alice) };
     assert_eq!(open_renewal(&bob, &offer, Some(&other_base)).err(), Some(Error::PeerOfferSealed));
     assert_eq!(open_renewal(&bob, &offer, Some(&renewed(&carol))).err(), Some(Error::PeerOfferSender));
+    let longer = Renewed { life: DAY * 2, ..renewed(&alice) };
+    let why = "its life is not that of the link that it renews";
+    assert_eq!(open_renewal(&bob, &offer, Some(&longer)).err(), malformed(why), "a life is inherited");
     let plain = received(&alice, offered().2.offer);
     assert_eq!(open_renewal(&bob, &plain, Some(&renewed(&alice))).err(), malformed("it does not renew that link"));
 }

@@ -26,6 +26,7 @@ fn open_case(case: &Value) -> Result<super::super::accept::Opened> {
         link: LinkId::from_bytes(hex_array(&renews["link_id"])),
         peer: NodeId::from_bytes(hex_array(&renews["peer"])),
         base: Secret::new(hex_array(&renews["base"])),
+        life: DAY,
     });
     open(&recipient.node_id(), &Prekeys::from_records(vec![record]).unwrap(), &received, renewed.as_ref(), now)
 }

@@ -100,6 +100,28 @@ fn a_renewal_is_judged_by_what_stands_and_asks_nobody() {
 }
 
 #[test]
+fn a_peer_renews_young_links_a_few_times_an_hour_and_no_more() {
+    let old = active(accepted(1, 9));
+    let mut links = vec![old.clone()];
+    let taken = |number: u8| {
+        let before = accepted(number, 9).in_place_of(Some(openred_proto::id::LinkId::from_bytes([number + 1; 16])));
+        before.expired(EndReason::Renewed, NOW).unwrap()
+    };
+    links.extend((10..13).map(taken));
+    assert_eq!(verdict(&links, &old, 9), Verdict::Accept(vec![]));
+    links.push(taken(13));
+    assert_eq!(verdict(&links, &old, 9), Verdict::Refuse(RefusedOffer::TooEarly));
+    let judged = |at: UnixMillis| {
+        let me = openred_proto::id::NodeId::from_bytes([5; 32]);
+        judge_renewal(me, links.iter(), &old.id(), &summary(99, 9, false, at), &[99; 32], at)
+    };
+    assert_eq!(judged(NOW.plus(HOUR)), Verdict::Accept(vec![]), "the hour is over");
+    let short = Link { created_at: UnixMillis(NOW.0 - 13 * 3_600_000), ..old.clone() };
+    links[0] = short;
+    assert_eq!(verdict(&links, &old, 9), Verdict::Accept(vec![]), "in its time it is no matter how many there were");
+}
+
+#[test]
 fn of_two_renewals_that_cross_the_lower_issuer_wins() {
     for (peer, wins) in [(2, true), (9, false)] {
         let old = active(offered(1, peer)).renewing(NOW).unwrap();
