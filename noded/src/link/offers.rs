@@ -187,7 +187,9 @@ impl Links {
 
     async fn take_offer(&self, received: ReceivedOffer, token_id: [u8; 32]) -> Result<Option<Link>, OfferError> {
         let repeated = self.table().values().find(|held| held.link.token_id == token_id).map(|held| held.link.clone());
-        if let Some(link) = repeated.filter(|link| link.state.is_live() && !link.summary.issuer) {
+        // To nobody but its issuer: others who have the bytes learn nothing by them.
+        let is_answered = |link: &Link| link.state.is_live() && !link.summary.issuer && link.peer() == received.sender;
+        if let Some(link) = repeated.filter(is_answered) {
             return Ok(Some(link));
         }
         // Where it says what it renews is in clear; whether that is true, the key process finds out.

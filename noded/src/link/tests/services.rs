@@ -133,6 +133,9 @@ fn a_repeated_offer_gets_the_same_receipt_also_after_a_crash() {
         // The receipt is lost, bob's process dies, the offer comes again.
         let bob = bob.restarted().await;
         assert_eq!(bob.told.all(), "added", "a restarted node expects its peers at once");
+        let sent = bob.outbox.receipts.lock().unwrap().len();
+        bob.links.handle_offer(alice.outbox.offer(), NodeId::from_bytes([9; 32]), DIRECTORY).await;
+        assert_eq!(bob.outbox.receipts.lock().unwrap().len(), sent, "brought by somebody else");
         bob.links.handle_offer(alice.outbox.offer(), alice.id, DIRECTORY).await;
         assert_eq!(bob.outbox.receipt(), first);
         assert_eq!(bob.outbox.receipts.lock().unwrap().len(), 2);
