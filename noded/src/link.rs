@@ -49,7 +49,7 @@ use crate::p2p::ports::{LinkHandle, SessionOpened};
 use crate::store::{Store, StoreError};
 use methods::{BadDecision, Methods};
 use ports::{Carrier, Courier, LinkObserver, LinkVault};
-use state::{Link, LinkState, WrongState};
+use state::{EndReason, Link, LinkState, WrongState};
 
 /// Why something about a link could not be done; for the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -217,13 +217,26 @@ impl Links {
         self.unstored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores links as they now are, in one transaction, then lets everybody see them.
-    async fn keep(&self, links: Vec<Link>) -> Result<(), StoreError> {
+    /// Stores links as they now are, in one transaction, then lets everybody see them. With a link that ends here ends the offer that
+    /// was to renew it: what opens that one is the link. The turn is held by the caller.
+    async fn keep(&self, mut links: Vec<Link>) -> Result<(), StoreError> {
+        let orphans = self.orphans(&links, crate::clock::now());
+        links.extend(orphans);
         self.store.put_links(links.clone()).await?;
         for link in links {
             self.show(link, None);
         }
         Ok(())
+    }
+
+    /// Offers that nobody has accepted and that were to renew one of `changed` which is over, as ended with it.
+    fn orphans(&self, changed: &[Link], now: UnixMillis) -> Vec<Link> {
+        let over: Vec<LinkId> = changed.iter().filter(|link| link.state.is_over()).map(Link::id).collect();
+        let table = self.table();
+        let offered = table.values().map(|held| &held.link).filter(|link| link.state == LinkState::Offered);
+        let orphans = offered.filter(|link| link.renews.is_some_and(|old| over.contains(&old)));
+        let orphans = orphans.filter(|link| changed.iter().all(|other| other.id() != link.id()));
+        orphans.filter_map(|link| link.clone().expired(EndReason::NoReceipt, now).ok()).collect()
     }
 
     /// Puts a stored link into the table and tells the observer what it means for it.

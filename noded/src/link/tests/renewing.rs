@@ -426,6 +426,28 @@ fn a_peer_that_stays_away_is_offered_again_while_its_link_is_remembered() {
 }
 
 #[test]
+fn a_renewal_that_is_only_offered_ends_with_the_link_that_opens_it() {
+    run(async {
+        let (alice, bob) = linked(Open).await;
+        let old = alice.links.all()[0].id();
+        renew(&alice).await;
+        bob.links.revoke(old).await.unwrap();
+        alice.reaches(&bob);
+        alice.links.sync(bob.id).await.unwrap();
+        assert_eq!(reasons(&alice), [EndReason::PeerEnded, EndReason::NoReceipt]);
+    });
+    run(async {
+        let (alice, _bob) = linked(Open).await;
+        renew(&alice).await;
+        let mut damaged = alice.links.all().remove(0);
+        damaged.row[10] ^= 1;
+        alice.store.put_links(vec![damaged]).await.unwrap();
+        let alice = alice.restarted().await;
+        assert_eq!(reasons(&alice), [EndReason::RowRefused, EndReason::NoReceipt]);
+    });
+}
+
+#[test]
 fn revoking_ends_the_old_and_the_new() {
     run(async {
         let (alice, bob) = linked(Open).await;
