@@ -138,15 +138,20 @@ impl Links {
     }
 
     /// Ends a link, and takes back the operator's yes to its peer. Whatever else there is with that peer ends with it: what the link
-    /// renews, or is renewed by, is the same relation.
+    /// renews, or is renewed by, is the same relation. An offer that waits ends alone.
     ///
     /// # Errors
     /// The link is over already, or the store refuses.
     pub(crate) async fn revoke(&self, link: LinkId) -> Result<Link, LinkError> {
         let _turn = self.turn.lock().await;
         let (now, link) = (clock::now(), self.link(&link).ok_or(LinkError::NotFound)?);
+        // An offer that waits was never accepted: to leave it says nothing of what stands with the peer.
+        let is_relation = link.state != LinkState::Waiting;
         let ended = link.ended(EndReason::Operator, now)?;
-        let others = self.all().into_iter().filter(|other| other.peer() == ended.peer() && other.id() != ended.id());
+        let others = self
+            .all()
+            .into_iter()
+            .filter(|other| is_relation && other.peer() == ended.peer() && other.id() != ended.id());
         let others = others.filter_map(|other| other.ended(EndReason::Operator, now).ok());
         let changed: Vec<Link> = std::iter::once(ended.clone()).chain(others).collect();
         self.store.disapprove(ended.peer()).await?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use openred_proto::id::UnixMillis;
 use openred_proto::method::{Method, MethodSet};
+use openred_proto::vault::LinkSummary;
 
 use super::judging::LATER;
 use super::life::{DIRECTORY, HOUR, NOW, accepted, offered, summary};
@@ -444,6 +445,22 @@ fn a_renewal_that_is_only_offered_ends_with_the_link_that_opens_it() {
         alice.store.put_links(vec![damaged]).await.unwrap();
         let alice = alice.restarted().await;
         assert_eq!(reasons(&alice), [EndReason::RowRefused, EndReason::NoReceipt]);
+    });
+}
+
+#[test]
+fn leaving_an_offer_that_waits_ends_nothing_else() {
+    run(async {
+        let (alice, bob) = linked(Ask).await;
+        let mut offer = super::life::waiting(77, 1);
+        let now = clock::now();
+        offer.summary =
+            LinkSummary { peer: alice.id, not_before: now, not_after: now.plus(HOUR * 24), ..offer.summary };
+        bob.store.put_links(vec![offer.clone()]).await.unwrap();
+        let bob = bob.restarted().await;
+        bob.links.revoke(offer.id()).await.unwrap();
+        assert_eq!(bob.links.state_of_link(&offer.id()), Some(LinkState::Revoked));
+        assert!(bob.links.for_peer(&alice.id).is_some(), "the link lives");
     });
 }
 
