@@ -85,6 +85,28 @@ struct Held {
     renewing: offers::Sending,
 }
 
+/// What a change of a link means to the observer.
+struct Placed {
+    id: LinkId,
+    peer: NodeId,
+    over: bool,
+    was_expected: bool,
+    handle: Option<Arc<LinkHandle>>,
+}
+
+/// Links that are over, and of which the observer is told when this is dropped: also when nobody waits any more for what is done
+/// before.
+struct Parting<'a> {
+    links: &'a Links,
+    over: Vec<Placed>,
+}
+
+impl Drop for Parting<'_> {
+    fn drop(&mut self) {
+        self.over.drain(..).for_each(|placed| self.links.tell(placed));
+    }
+}
+
 /// All links of this node.
 pub(crate) struct Links {
     pub(crate) me: NodeId,
@@ -241,6 +263,11 @@ impl Links {
 
     /// Puts a stored link into the table and tells the observer what it means for it.
     fn show(&self, link: Link, keys: Option<LinkKeys>) {
+        self.tell(self.place(link, keys));
+    }
+
+    /// Puts a stored link into the table; [`Links::tell`] is to follow.
+    fn place(&self, link: Link, keys: Option<LinkKeys>) -> Placed {
         let (id, peer, over) = (link.id(), link.peer(), link.state.is_over());
         let (was_expected, handle) = {
             let mut table = self.table();
@@ -252,6 +279,12 @@ impl Links {
             table.insert(id, held);
             (was_expected, handle)
         };
+        Placed { id, peer, over, was_expected, handle }
+    }
+
+    /// Tells everybody what a link's new place means for it.
+    fn tell(&self, placed: Placed) {
+        let Placed { id, peer, over, was_expected, handle } = placed;
         if let Some(observer) = self.observer.get() {
             match handle {
                 Some(handle) if !was_expected => observer.link_added(handle),

@@ -11,7 +11,7 @@ use openred_proto::vault::{ReceivedOffer, Refusal};
 use super::judge::{RefusedOffer, Situation, Verdict, WAITING, judge, judge_renewal};
 use super::ports::FoundCard;
 use super::state::{EndReason, Link, LinkState};
-use super::{LinkError, Links};
+use super::{LinkError, Links, Parting};
 use crate::clock;
 use crate::config::IncomingPolicy;
 use crate::keys::{KeysError, NewLink};
@@ -143,7 +143,7 @@ impl Links {
     /// # Errors
     /// The link is over already, or the store refuses.
     pub(crate) async fn revoke(&self, link: LinkId) -> Result<Link, LinkError> {
-        let _turn = self.turn.lock().await;
+        let turn = self.turn.lock().await;
         let (now, link) = (clock::now(), self.link(&link).ok_or(LinkError::NotFound)?);
         // An offer that waits was never accepted: to leave it says nothing of what stands with the peer.
         let is_relation = link.state != LinkState::Waiting;
@@ -156,9 +156,12 @@ impl Links {
         let changed: Vec<Link> = std::iter::once(ended.clone()).chain(others).collect();
         self.store.disapprove(ended.peer()).await?;
         self.store.put_links(changed.clone()).await?;
-        // Before its sessions end with it.
+        // Nothing begins over them any more. Their sessions end when the peer has been told over one, for which no other link waits.
+        let over = changed.iter().map(|link| self.place(link.clone(), None)).collect();
+        let parting = Parting { links: self, over };
+        drop(turn);
         self.say_farewell(&ended.peer(), &changed).await;
-        changed.into_iter().for_each(|link| self.show(link, None));
+        drop(parting);
         tracing::info!(link = %ended.id(), "link revoked");
         Ok(ended)
     }

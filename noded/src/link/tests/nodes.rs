@@ -326,6 +326,8 @@ pub(super) enum Cut {
     No,
     Answer,
     Request,
+    /// The peer takes the request and is not heard of again.
+    Silent,
 }
 
 #[async_trait]
@@ -338,6 +340,9 @@ impl Courier for Wire {
         let cut = *self.cut.lock().unwrap();
         if cut == Cut::Request {
             return None;
+        }
+        if cut == Cut::Silent {
+            std::future::pending::<()>().await;
         }
         let (status, body) = crate::p2p::ports::Links::answer(&*self.to, self.from, path, body).await;
         (cut == Cut::No).then_some(Answered { status, body })

@@ -117,6 +117,33 @@ fn a_revocation_is_heard_at_once_or_with_the_list() {
     });
 }
 
+#[test]
+fn a_peer_that_does_not_hear_a_farewell_holds_up_no_other_link() {
+    run(async {
+        use crate::p2p::ports::Links as _;
+        let (alice, bob) = linked(Open).await;
+        let wire = alice.reaches(&bob);
+        *wire.cut.lock().unwrap() = Cut::Silent;
+        let id = alice.links.all()[0].id();
+        let mut revoking = Box::pin(alice.links.revoke(id));
+        let ended = async {
+            while states(&alice) != [LinkState::Revoked] {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = &mut revoking => panic!("nobody was told"),
+            () = ended => {}
+        }
+        assert!(alice.links.turn.try_lock().is_ok(), "others go on");
+        assert!(alice.links.for_peer(&bob.id).is_none() && !alice.told.all().contains("removed"));
+        // The operator waits no longer.
+        drop(revoking);
+        assert!(alice.told.all().ends_with("removed forgotten"), "{}", alice.told.all());
+    });
+}
+
 /// What Alice's key process holds.
 async fn held(node: &TestNode) -> usize {
     node.vault().held(None).await.unwrap().len()
