@@ -40,7 +40,11 @@ pub(super) enum Seen {
     Spent,
 }
 
-/// Tags of all live links. Bounded: [`LINKS`] links of 48 tags and [`REQUESTS_REMEMBERED`] REQUESTs each.
+/// Links that are expected: two of each peer for which the key process has a place, for a renewed link serves beside the one in its
+/// place.
+const EXPECTED: usize = 2 * LINKS;
+
+/// Tags of all live links. Bounded: [`EXPECTED`] links of 48 tags and [`REQUESTS_REMEMBERED`] REQUESTs each.
 #[derive(Debug)]
 pub(crate) struct TagTable {
     me: NodeId,
@@ -63,7 +67,7 @@ impl TagTable {
             self.advance(&link, accepted);
             return true;
         }
-        if self.links.len() >= LINKS {
+        if self.links.len() >= EXPECTED {
             return false;
         }
         let accepted = handle.incoming_counter;

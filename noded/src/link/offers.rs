@@ -37,8 +37,9 @@ impl Default for Sending {
 }
 
 impl Sending {
+    /// A clock that was set back has left times that nobody would wait for.
     pub(super) fn is_due(self, now: UnixMillis) -> bool {
-        self.next <= now
+        self.next <= now || self.next > now.plus(LONGEST_PAUSE)
     }
 
     /// After an attempt: doubled pauses, spread by up to a quarter (`spread` is any byte) so that nodes do not move in step.
@@ -409,4 +410,22 @@ pub(super) enum OfferError {
     Keys(#[from] KeysError),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_end_also_when_the_clock_is_set_back() {
+        let now = UnixMillis(1_800_000_000_000);
+        let mut sending = Sending::default();
+        assert!(sending.is_due(now));
+        for _ in 0..12 {
+            sending = sending.after_attempt(now, 0);
+            assert!(!sending.is_due(now));
+        }
+        assert!(sending.is_due(now.plus(LONGEST_PAUSE)));
+        assert!(sending.is_due(now.minus(Duration::from_secs(1))), "set back by a second");
+    }
 }
