@@ -4,13 +4,14 @@
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use openred_proto::checked::offer::Offer;
-use openred_proto::id::{LinkId, UnixMillis};
+use openred_proto::id::{LinkId, NodeId, UnixMillis};
 
 use super::ports::FoundCard;
 use super::renewal::{Turn, ended_by_renewal, renewal_at, turn};
 use super::state::{EndReason, Link, LinkState};
 use super::{LinkError, Links};
 use crate::clock;
+use crate::config::IncomingPolicy;
 use crate::keys::NewLink;
 use crate::sensitive::Sensitive;
 use crate::store::StoreError;
@@ -140,8 +141,22 @@ impl Links {
             .collect()
     }
 
+    /// Whether `links.incoming` would take an offer of this peer's without the operator, by what is known of it here.
+    async fn policy_admits(&self, peer: &NodeId) -> bool {
+        match self.config.incoming {
+            IncomingPolicy::Open => true,
+            IncomingPolicy::AllowList => self.config.allow.contains(peer),
+            IncomingPolicy::Sector => {
+                let kept = self.carrier.kept_card(*peer).await;
+                kept.is_some_and(|kept| kept.node == *peer && kept.sector == self.sector)
+            }
+            IncomingPolicy::Ask => false,
+        }
+    }
+
     /// What a link leaves behind that has run out: the renewal of it that nobody answered ends with it, and the peer, if the operator
-    /// has said yes to it, is offered a link anew (PROTOCOL 4). The turn is held by the caller.
+    /// has said yes to it, is offered a link anew (PROTOCOL 4);
+    /// if a method was retired here, also where the policy admits it. The turn is held by the caller.
     pub(super) async fn lapse(&self, link: Link, now: UnixMillis) -> Result<(), StoreError> {
         let others = self.all().into_iter().filter(|other| other.peer() == link.peer() && other.id() != link.id());
         let (ended, others): (Vec<Link>, Vec<Link>) = others.partition(|other| other.state.is_over());
@@ -151,10 +166,13 @@ impl Links {
         let ran_out = |link: &Link| matches!(link.reason, EndReason::Life | EndReason::MethodRetired);
         let is_last = others.is_empty() && (ran_out(&link) || ended.iter().any(ran_out));
         let peer = link.peer();
+        // This node's own decision ended a link that both used: whom the policy would take again is offered another.
+        let was_live = self.state_of_link(&link.id()).is_some_and(LinkState::is_live);
+        let admits = link.reason == EndReason::MethodRetired && was_live && self.policy_admits(&peer).await;
         let orphans = orphans.into_iter().filter_map(|orphan| orphan.expired(EndReason::NoReceipt, now).ok());
         let lapsed: Vec<Link> = std::iter::once(link).chain(orphans).collect();
         if is_last {
-            self.store.put_lapsed(lapsed.clone(), peer, now).await?;
+            self.store.put_lapsed(lapsed.clone(), peer, admits, now).await?;
         } else {
             self.store.put_links(lapsed.clone()).await?;
         }

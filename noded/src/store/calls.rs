@@ -80,11 +80,17 @@ impl Store {
         self.call(write).await
     }
 
-    /// Writes links that have run out, and owes their peer another where the operator has said yes to it.
-    pub(crate) async fn put_lapsed(&self, lapsed: Vec<Link>, peer: NodeId, now: UnixMillis) -> Result<()> {
+    /// Writes links that have run out, and owes their peer another where the operator has said yes to it, or the policy `admits` it.
+    pub(crate) async fn put_lapsed(
+        &self,
+        lapsed: Vec<Link>,
+        peer: NodeId,
+        admits: bool,
+        now: UnixMillis,
+    ) -> Result<()> {
         let put = move |connection: &Connection| {
             lapsed.iter().try_for_each(|link| links::put(connection, link))?;
-            successions::owe(connection, &peer, now)
+            successions::owe(connection, &peer, admits, now)
         };
         self.call(put).await
     }

@@ -211,8 +211,13 @@ pub(crate) fn to_reoffer(connection: &Connection) -> Result<Vec<(NodeId, UnixMil
     rows.map(|row| row?.ok_or(StoreError::Damaged("reoffer"))).collect()
 }
 
-/// A peer's last link has run out: it is to be offered another, if the operator has said yes to it.
-pub(crate) fn owe(connection: &Connection, peer: &NodeId, now: UnixMillis) -> Result<()> {
+/// A peer's last link has run out: it is to be offered another, if the operator has said yes to it, or the policy `admits` it.
+pub(crate) fn owe(connection: &Connection, peer: &NodeId, admits: bool, now: UnixMillis) -> Result<()> {
+    if admits {
+        let sql = "INSERT OR IGNORE INTO reoffer (peer, since) VALUES (?1, ?2)";
+        connection.prepare_cached(sql)?.execute(params![peer.as_bytes(), millis(now)])?;
+        return Ok(());
+    }
     let sql = "INSERT OR IGNORE INTO reoffer (peer, since) SELECT node_id, ?2 FROM peer WHERE node_id = ?1 AND approved_at > 0";
     connection.prepare_cached(sql)?.execute(params![peer.as_bytes(), millis(now)])?;
     Ok(())

@@ -3,10 +3,11 @@
 use openred_proto::method::{Method, MethodSet, Schedule};
 
 use super::life::{NOW, accepted, offered, waiting};
+use super::nodes::TestNode;
 use super::renewing::linked;
 use super::services::{deliver_offer, deliver_receipt, run, states};
 use crate::clock;
-use crate::config::IncomingPolicy::Open;
+use crate::config::IncomingPolicy::{Ask, Open};
 use crate::link::LinkError;
 use crate::link::methods::{BadDecision, EPOCH, Methods};
 use crate::link::state::{EndReason, LinkState};
@@ -80,6 +81,32 @@ fn what_cannot_be_renewed_ends_after_an_epoch_and_is_offered_anew() {
         alice.links.reoffer(later).await;
         let anew = alice.links.all().into_iter().find(|link| link.state == LinkState::Offered).unwrap();
         assert!(anew.peer() == bob.id && anew.summary.method != method);
+    });
+}
+
+/// Whether Bob offers alice another link after the method of theirs was retired and could not be renewed.
+async fn offers_anew(alice: &TestNode, bob: &TestNode) -> bool {
+    bob.links.decide_method(bob.links.all()[0].summary.method, false).await.unwrap();
+    let later = clock::now().plus(EPOCH).plus(EPOCH);
+    bob.links.tend(later).await;
+    assert_eq!(bob.links.all()[0].reason, EndReason::MethodRetired);
+    bob.links.reoffer(later).await;
+    bob.links.all().iter().any(|link| link.state == LinkState::Offered && link.peer() == alice.id)
+}
+
+#[test]
+fn whom_the_policy_admits_is_offered_anew_without_the_operators_word() {
+    run(async {
+        let (alice, bob) = super::nodes::pair(Open).await;
+        alice.links.request(bob.id, None).await.unwrap();
+        deliver_offer(&alice, &bob).await;
+        assert!(!bob.store.is_approved(alice.id).await.unwrap());
+        assert!(offers_anew(&alice, &bob).await);
+    });
+    run(async {
+        let (alice, bob) = linked(Ask).await;
+        bob.store.disapprove(alice.id).await.unwrap();
+        assert!(!offers_anew(&alice, &bob).await, "it would have to be asked about");
     });
 }
 
