@@ -380,8 +380,9 @@ impl Carrier for DirectoryPorts {
         .map(FoundCard::from)
     }
 
-    async fn kept_card(&self, peer: NodeId) -> Option<FoundCard> {
-        self.0.known_card(peer).await.map(FoundCard::from)
+    async fn kept_card(&self, peer: NodeId, within: Duration) -> Option<FoundCard> {
+        let known = self.0.known_card(peer).await?;
+        (clock::now() <= known.fetched_at.plus(within)).then(|| FoundCard::from(known))
     }
 
     async fn introduction(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {

@@ -134,6 +134,8 @@ pub(crate) struct Links {
     due: Notify,
     /// Woken when there may be an offer to send.
     offer_due: Notify,
+    /// Woken when lists are to be compared with a peer.
+    sync_wanted: Notify,
     /// What handshakes left on links and is not stored yet; changed under the turn.
     unstored: Mutex<usage::Unstored>,
     /// Woken when there is some.
@@ -184,6 +186,7 @@ impl Links {
             changed: Notify::new(),
             due: Notify::new(),
             offer_due: Notify::new(),
+            sync_wanted: Notify::new(),
             unstored: Mutex::default(),
             use_due: Notify::new(),
         });
@@ -440,7 +443,6 @@ impl Links {
         // Links that were tried in vain may find a method now.
         self.table().values_mut().for_each(|held| held.renewing = offers::Sending::default());
         self.carrier.methods_changed(self.allowed_methods()).await;
-        self.offer_due.notify_one();
         Ok(())
     }
 

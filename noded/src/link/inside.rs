@@ -152,7 +152,7 @@ impl Links {
         let mut steps = self.steps();
         if (is_due || !steps.in_step.contains(&peer)) && steps.due.len() < LINKS {
             steps.due.insert(peer);
-            self.offer_due.notify_one();
+            self.sync_wanted.notify_one();
         }
     }
 

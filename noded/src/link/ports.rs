@@ -1,6 +1,7 @@
 //! What links need from the rest of the node: the key process, a directory to carry offers, and somebody to tell.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -85,8 +86,9 @@ pub(crate) struct FoundCard {
 pub(crate) trait Carrier: Send + Sync {
     /// The peer's newest card.
     async fn card(&self, peer: NodeId) -> Result<FoundCard, DirectoryError>;
-    /// The card of a peer that was kept, if it still holds: good enough to renew a link when no directory answers.
-    async fn kept_card(&self, peer: NodeId) -> Option<FoundCard>;
+    /// The card of a peer that was kept, if it still holds and a directory gave it no longer ago than `within`: good enough to renew a
+    /// link by.
+    async fn kept_card(&self, peer: NodeId, within: Duration) -> Option<FoundCard>;
     /// The same of somebody who is nobody here yet: nothing of it is kept.
     async fn introduction(&self, peer: NodeId) -> Result<FoundCard, DirectoryError>;
     /// Hands an offer to a directory; its signed word that it took it has been checked when this returns.

@@ -1,11 +1,15 @@
 //! Renewal carried out: links that are due are offered anew under the old one, and what has been renewed ends. The rules are in
 //! `renewal`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use openred_proto::checked::offer::Offer;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 
+use super::methods::EPOCH;
+use super::offers::Sending;
 use super::ports::FoundCard;
 use super::renewal::{Turn, ended_by_renewal, renewal_at, turn};
 use super::state::{EndReason, Link, LinkState};
@@ -18,6 +22,8 @@ use crate::store::StoreError;
 
 /// Renewals that are prepared at once: each may wait for a directory.
 const AT_ONCE: usize = 8;
+/// A kept card is fresh for so long: what its node allows may have changed since, and what it has retired it ends after an epoch.
+const FRESH: Duration = EPOCH;
 
 impl Links {
     /// What renewal asks of a link now.
@@ -107,11 +113,19 @@ impl Links {
         Ok(())
     }
 
-    /// The peer's card as a directory has it now, else as it was kept: a renewal must not need a directory.
+    /// The peer's card: at the first attempt as it was kept, if it is fresh, so that no directory is waited for; then as a directory has
+    /// it now, else as it was kept. Without a directory a link is renewed for as long as its peer's kept card holds, about a day.
     async fn card_for_renewal(&self, old: &Link) -> Result<FoundCard, LinkError> {
+        let is_first = self.table().get(&old.id()).is_some_and(|held| held.renewing == Sending::default());
+        if is_first
+            && let Some(found) = self.carrier.kept_card(old.peer(), FRESH).await
+            && found.node == old.peer()
+        {
+            return Ok(found);
+        }
         let found = match self.carrier.card(old.peer()).await {
             Ok(found) => found,
-            Err(error) => self.carrier.kept_card(old.peer()).await.ok_or(error)?,
+            Err(error) => self.carrier.kept_card(old.peer(), Duration::MAX).await.ok_or(error)?,
         };
         if found.node == old.peer() { Ok(found) } else { Err(LinkError::Succeeded) }
     }
@@ -147,7 +161,7 @@ impl Links {
             IncomingPolicy::Open => true,
             IncomingPolicy::AllowList => self.config.allow.contains(peer),
             IncomingPolicy::Sector => {
-                let kept = self.carrier.kept_card(*peer).await;
+                let kept = self.carrier.kept_card(*peer, Duration::MAX).await;
                 kept.is_some_and(|kept| kept.node == *peer && kept.sector == self.sector)
             }
             IncomingPolicy::Ask => false,

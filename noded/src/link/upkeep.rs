@@ -41,13 +41,32 @@ impl Links {
                     () = self.offer_due.notified() => {}
                     () = tokio::time::sleep(TICK) => {}
                 }
-                self.reoffer(clock::now()).await;
-                self.renew_due(clock::now()).await;
-                self.sync_due().await;
                 self.send_offers(clock::now()).await;
             }
         };
-        tokio::join!(tending, sending, self.store_uses());
+        // Each by itself: a directory that hangs, or a peer, must not hold up offers that are ready, nor one of these the others.
+        let reoffering = async {
+            loop {
+                tokio::time::sleep(TICK).await;
+                self.reoffer(clock::now()).await;
+            }
+        };
+        let renewing = async {
+            loop {
+                tokio::time::sleep(TICK).await;
+                self.renew_due(clock::now()).await;
+            }
+        };
+        let comparing = async {
+            loop {
+                tokio::select! {
+                    () = self.sync_wanted.notified() => {}
+                    () = tokio::time::sleep(TICK) => {}
+                }
+                self.sync_due().await;
+            }
+        };
+        tokio::join!(tending, sending, reoffering, renewing, comparing, self.store_uses());
     }
 
     /// One round. Everything here is retried in the next one if it fails.

@@ -1,6 +1,6 @@
 //! Two nodes' link services with real vaults and stores; a directory that is a queue, and may lose, repeat and falsify.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -145,6 +145,9 @@ pub(super) struct Outbox {
     /// While it is there, whoever asks about a stranger waits for a permit.
     pub(super) silent: Mutex<Option<Arc<Semaphore>>>,
     asked: AtomicUsize,
+    looked_up: AtomicUsize,
+    /// Whether cards that the directory gave are kept.
+    pub(super) keeps_cards: AtomicBool,
 }
 
 impl Outbox {
@@ -157,6 +160,18 @@ impl Outbox {
         self.asked.load(Ordering::Relaxed)
     }
 
+    /// Questions about peers so far.
+    pub(super) fn looked_up(&self) -> usize {
+        self.looked_up.load(Ordering::Relaxed)
+    }
+
+    fn found(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {
+        let cards = self.cards.lock().unwrap();
+        let (_, card) = cards.iter().find(|(node, _)| *node == peer).ok_or(DirectoryError::UnknownNode)?;
+        let sector = Card::verify(card, clock::now())?.fields.sector;
+        Ok(FoundCard { node: peer, earlier: Vec::new(), card: card.clone(), sector, directory: DIRECTORY })
+    }
+
     pub(super) fn receipt(&self) -> Bytes {
         self.receipts.lock().unwrap().last().cloned().unwrap()
     }
@@ -165,14 +180,12 @@ impl Outbox {
 #[async_trait]
 impl Carrier for Outbox {
     async fn card(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {
-        let cards = self.cards.lock().unwrap();
-        let (_, card) = cards.iter().find(|(node, _)| *node == peer).ok_or(DirectoryError::UnknownNode)?;
-        let sector = Card::verify(card, clock::now())?.fields.sector;
-        Ok(FoundCard { node: peer, earlier: Vec::new(), card: card.clone(), sector, directory: DIRECTORY })
+        self.looked_up.fetch_add(1, Ordering::Relaxed);
+        self.found(peer)
     }
 
-    async fn kept_card(&self, peer: NodeId) -> Option<FoundCard> {
-        self.card(peer).await.ok()
+    async fn kept_card(&self, peer: NodeId, _: Duration) -> Option<FoundCard> {
+        self.found(peer).ok().filter(|_| self.keeps_cards.load(Ordering::Relaxed))
     }
 
     async fn introduction(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {
@@ -181,7 +194,7 @@ impl Carrier for Outbox {
             self.asked.fetch_add(1, Ordering::Relaxed);
             answers.acquire().await.unwrap().forget();
         }
-        self.card(peer).await
+        self.found(peer)
     }
 
     async fn send_offer(&self, _: NodeId, offer: Bytes) -> Result<(), DirectoryError> {

@@ -1,6 +1,7 @@
 //! Renewal: the rules in virtual time, then two services that renew through a directory and inside a session, cross, lose messages and
 //! crash at each step.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openred_proto::id::UnixMillis;
@@ -445,6 +446,26 @@ fn a_renewal_that_is_only_offered_ends_with_the_link_that_opens_it() {
         alice.store.put_links(vec![damaged]).await.unwrap();
         let alice = alice.restarted().await;
         assert_eq!(reasons(&alice), [EndReason::RowRefused, EndReason::NoReceipt]);
+    });
+}
+
+#[test]
+fn a_fresh_kept_card_spares_the_directory_at_the_first_attempt() {
+    run(async {
+        for keeps in [true, false] {
+            let (alice, _bob) = linked(Open).await;
+            alice.outbox.keeps_cards.store(keeps, Ordering::Relaxed);
+            let before = alice.outbox.looked_up();
+            renew(&alice).await;
+            assert_eq!(states(&alice), [LinkState::Renewing, LinkState::Offered]);
+            assert_eq!(alice.outbox.looked_up() - before, usize::from(!keeps));
+            // What was taken amiss is not made of the same card again.
+            let offered = alice.links.all().remove(1).ended(EndReason::PeerRefused, clock::now()).unwrap();
+            alice.links.keep(vec![offered]).await.unwrap();
+            alice.links.tend(clock::now()).await;
+            renew(&alice).await;
+            assert_eq!(alice.outbox.looked_up() - before, 1 + usize::from(!keeps));
+        }
     });
 }
 
