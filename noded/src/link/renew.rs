@@ -169,8 +169,8 @@ impl Links {
     }
 
     /// What a link leaves behind that has run out: the renewal of it that nobody answered ends with it, and the peer, if the operator
-    /// has said yes to it, is offered a link anew (PROTOCOL 4);
-    /// if a method was retired here, also where the policy admits it. The turn is held by the caller.
+    /// has said yes to it, is offered a link anew (PROTOCOL 4); after a method was retired here also where
+    /// the policy admits it. The turn is held by the caller.
     pub(super) async fn lapse(&self, link: Link, now: UnixMillis) -> Result<(), StoreError> {
         let others = self.all().into_iter().filter(|other| other.peer() == link.peer() && other.id() != link.id());
         let (ended, others): (Vec<Link>, Vec<Link>) = others.partition(|other| other.state.is_over());
