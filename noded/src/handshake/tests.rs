@@ -106,6 +106,19 @@ fn two_links_never_cross_and_nothing_reflects() {
 }
 
 #[test]
+fn links_that_are_being_renewed_have_room_beside_those_in_their_place() {
+    let mut responder = Responder::new(BOB);
+    for number in 0..=u64::try_from(openred_proto::limits::LINKS).unwrap() {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        // The highest counter has the fewest tags.
+        let one = Arc::into_inner(handle(1, u64::MAX)).unwrap();
+        let inserted = responder.tags.insert(Arc::new(LinkHandle { link: LinkId::from_bytes(id), ..one }));
+        assert!(inserted, "{number}");
+    }
+}
+
+#[test]
 fn tags_are_expected_from_sixteen_behind_to_thirty_one_ahead() {
     let now = Instant::now();
     let accepted = 100;
