@@ -148,7 +148,8 @@ fn can_be_moved(home: &Home) -> Result<(), Failure> {
     for part in parts(home) {
         match device(&part) {
             Ok(is_on) if is_on != home_is_on => {
-                let what = format!("{} lies on another file system than the home, and cannot be moved aside", part.display());
+                let what =
+                    format!("{} lies on another file system than the home, and cannot be moved aside", part.display());
                 let out = "restore into a home that is all on one file system, or unmount this part and move it there";
                 return Err(Failure::new(Exit::Failed, "restore.elsewhere", what, out));
             }

@@ -161,10 +161,7 @@ fn one_that_hears_of_the_taking_back_first_never_follows() {
 fn nobody_takes_over_the_standing_of_one_that_said_nothing() {
     // The stranger 7 names the bystander 2 its successor, and takes it back: whoever knows 2, or 1 that 2 goes on for, must
     // not be led to 7.
-    for words in [
-        vec![succeed(7, 2, 5), take_back(7, 2, 6)],
-        vec![take_back(7, 2, 6)],
-    ] {
+    for words in [vec![succeed(7, 2, 5), take_back(7, 2, 6)], vec![take_back(7, 2, 6)]] {
         let mut reader = Reader::default();
         assert_eq!(reader.read(&words, 7, 10).unwrap().earlier, []);
         let mut warned = Reader::default();

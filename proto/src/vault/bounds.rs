@@ -108,8 +108,8 @@ mod tests {
     use crate::method::{Method, MethodSet, Schedule};
     use crate::secret::Secret;
     use crate::vault::{
-        AuditStatus, Frame, LinkKeys, LinkSummary, ReceivedOffer, ReceivedRenewal, Refusal, RequestKeys, SessionGrant, StatementFault,
-        decode_frame, encode_frame,
+        AuditStatus, Frame, LinkKeys, LinkSummary, ReceivedOffer, ReceivedRenewal, Refusal, RequestKeys, SessionGrant,
+        StatementFault, decode_frame, encode_frame,
     };
 
     const NODE: NodeId = NodeId::from_bytes([0xff; 32]);

@@ -517,7 +517,8 @@ fn a_replayed_renewal_does_not_bring_back_what_is_over() {
         bob.links.handle_offer(alice.outbox.offer(), alice.id, DIRECTORY).await;
         assert_eq!(states(&bob), [LinkState::Expired, LinkState::Renewing, LinkState::Pending]);
         let before = bob.links.all();
-        for replayed in [first, alice.outbox.offers.lock().unwrap()[0].clone()] {
+        let initial = alice.outbox.offers.lock().unwrap()[0].clone();
+        for replayed in [first, initial] {
             bob.links.handle_offer(replayed, alice.id, DIRECTORY).await;
         }
         assert_eq!(bob.links.all(), before);
