@@ -241,7 +241,7 @@ fn every_operation_has_a_request_in_the_table() {
     assert_eq!(known.collect::<std::collections::BTreeSet<_>>(), listed.collect());
     let classes: std::collections::BTreeSet<_> = every_request(DIRECTORY).iter().map(Class::of).collect();
     assert_eq!(classes.len(), Class::ALL.len());
-    assert_eq!(every_request(DIRECTORY).len(), 22);
+    assert_eq!(every_request(DIRECTORY).len(), 26);
 }
 
 #[test]

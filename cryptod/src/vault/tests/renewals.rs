@@ -113,7 +113,7 @@ fn a_renewal_needs_a_live_link_with_that_peer() {
     let wrong = alice.refusal(renew_request(&old.row, carols, MethodSet::ALL));
     assert_eq!(wrong, Refusal::PeerStatement(openred_proto::vault::StatementFault::WrongSigner));
     assert_eq!(alice.refusal(renew_request(&old.row, bobs.clone(), MethodSet::EMPTY)), Refusal::NoCommonMethod);
-    assert_eq!(alice.refusal(renew_request(&[1; 97], bobs.clone(), MethodSet::ALL)), Refusal::RowSealed);
+    assert_eq!(alice.refusal(renew_request(&[0; 3], bobs.clone(), MethodSet::ALL)), Refusal::RowSealed);
     let issued = alice.renew(&old.row, bobs.clone());
     let received = received(&alice, &issued.bytes);
     assert_eq!(bob.refusal(Request::AcceptOffer(received.clone())), malformed());
@@ -146,14 +146,28 @@ fn a_fresh_first_offer_of_a_linked_peer_replaces_old_and_renewed_alike() {
     let (mut alice, mut bob, old, other_old) = linked();
     let (_, other_new) = renewed(&mut alice, &mut bob, &old.row, &other_old.row);
     // Alice lost her state and begins anew.
-    let mut alice = Node::new(1);
-    alice.now = alice.now.plus(Duration::from_secs(60));
+    let mut alice = Node::on_file(1, Vec::new(), Default::default(), NOW.plus(Duration::from_secs(60)));
     let (issued, accepted) = link_by(&mut alice, &mut bob, MethodSet::ALL);
     assert_eq!(bob.held(), [issued.summary.link]);
     for row in [other_old.row, other_new.row] {
         assert_eq!(bob.refusal(Request::LinkKeys { row }), Refusal::LinkGone);
     }
     shake(&mut alice, &issued.row, &mut bob, &accepted.row);
+}
+
+#[test]
+fn what_was_restored_takes_no_renewal_of_before() {
+    let (mut alice, mut bob, old, other_old) = linked();
+    let card = bob.card();
+    let issued = alice.renew(&old.row, card);
+    let offer = || ReceivedRenewal { received: received(&alice, &issued.bytes), row: other_old.row.clone() };
+    // As a restore does: the rows of before are of another epoch, and the prekeys are drawn anew.
+    bob.vault.unlocked.as_mut().unwrap().state.begin_epoch(NOW);
+    bob.commit();
+    let mut bob = bob.restart();
+    assert_eq!(bob.refusal(Request::AcceptRenewal(offer())), Refusal::RowSealed);
+    assert_eq!(bob.refusal(renew_request(&other_old.row, Vec::new(), MethodSet::ALL)), Refusal::RowSealed);
+    assert_eq!(bob.refusal(Request::AcceptOffer(offer().received)), malformed(), "nor as a first one");
 }
 
 #[test]
