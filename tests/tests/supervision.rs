@@ -243,8 +243,12 @@ fn iso_who_stands_in_the_fronts_place_is_told_nothing() {
     fs::write(&socket, "no socket").unwrap();
     let log = node.daemon().unwrap().output();
     assert!(log.contains("another process than the supervisor listens in the front's place"), "{log}");
-    let conditions = status(&node).unwrap()["node"]["conditions"].to_string();
-    assert!(conditions.contains("cryptod.away"), "{conditions}");
+    // It looks at the key process now and then, and says so then.
+    wait_for("the key process to be missed", || {
+        let conditions = status(&node)?["node"]["conditions"].to_string();
+        Ok(conditions.contains("cryptod.away").then_some(()))
+    })
+    .unwrap();
     assert_eq!(node.child_pid("noded").unwrap(), noded, "it goes on with what needs no key");
     // The supervisor puts the true one in its place, and noded finds it.
     let passphrase = format!("{}.passphrase", node.home.display());
