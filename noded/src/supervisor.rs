@@ -16,6 +16,8 @@ mod filing;
 mod gate;
 mod keys;
 mod keystore;
+#[cfg(test)]
+mod killed;
 mod log;
 mod node;
 mod operator;

@@ -1,9 +1,7 @@
 //! What is refused before the unsealer starts, and a writer that is killed after each of its steps.
 #![allow(clippy::unwrap_used, reason = "tests")]
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::process::{Command, Stdio};
 
 use openred_cryptod::unseal::{Keystore, envelope::Seal};
 use openred_proto::id::UnixMillis;
@@ -11,10 +9,9 @@ use openred_proto::unseal::Order;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
+use super::super::killed;
 use super::*;
 
-/// Names the folder in which the child of the fault test replaces a keystore.
-const CHILD: &str = "OPENRED_TEST_KEYSTORE";
 const STEPS: [Step; 6] = [Step::Created, Step::Half, Step::Written, Step::Synced, Step::Renamed, Step::Durable];
 
 fn code(place: &Path) -> String {
@@ -79,23 +76,15 @@ fn keystore(secret: &[u8]) -> Vec<u8> {
 
 /// The child: replaces the keystore, says each step, and waits at the one it was told to wait at.
 fn replace_and_wait(folder: &Path) -> ! {
-    let stop: usize = std::env::var("OPENRED_TEST_STEP").unwrap().parse().unwrap();
     let new = fs::read(folder.join("new")).unwrap();
-    put(&folder.join("keystore.age"), &new, true, |step| {
-        if step == STEPS[stop] {
-            let mut out = std::io::stdout().lock();
-            writeln!(out, "\nreached {step:?}").and_then(|()| out.flush()).unwrap();
-            std::thread::sleep(std::time::Duration::from_secs(3600));
-        }
-    })
-    .unwrap();
+    put(&folder.join("keystore.age"), &new, true, |step| killed::wait_at(&STEPS, &step)).unwrap();
     unreachable!("killed before");
 }
 
 #[test]
 fn killed_after_each_step_the_old_or_the_new_keystore_opens() {
-    if let Some(folder) = std::env::var_os(CHILD) {
-        replace_and_wait(Path::new(&folder));
+    if let Some(folder) = killed::child() {
+        replace_and_wait(&folder);
     }
     let (old, new) = (keystore(b"old"), keystore(b"new"));
     for (number, step) in STEPS.into_iter().enumerate() {
@@ -104,20 +93,8 @@ fn killed_after_each_step_the_old_or_the_new_keystore_opens() {
         let place = folder.join("keystore.age");
         put(&place, &old, false, |_| ()).unwrap();
         fs::write(folder.join("new"), &new).unwrap();
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "supervisor::keystore::tests::killed_after_each_step_the_old_or_the_new_keystore_opens"])
-            .args(["--nocapture", "--test-threads", "1"])
-            .env(CHILD, &folder)
-            .env("OPENRED_TEST_STEP", number.to_string())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let reached = lines.any(|line| line.unwrap() == format!("reached {step:?}"));
-        assert!(reached, "{step:?}");
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let test = "supervisor::keystore::tests::killed_after_each_step_the_old_or_the_new_keystore_opens";
+        killed::at(test, &folder, number, &step);
         let is_new = matches!(step, Step::Renamed | Step::Durable);
         let secret: &[u8] = if is_new { b"new" } else { b"old" };
         let mut found = Vec::new();

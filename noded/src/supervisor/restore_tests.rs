@@ -1,13 +1,10 @@
 //! A restore that is killed at each of its steps: the old node or the new one is whole, and what is left is carried on.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use super::super::killed;
 use super::*;
-
-/// Names the home to the child of the fault test, which is this test program again.
-const CHILD: &str = "OPENRED_TEST_RESTORE";
 
 const STEPS: [Step; 14] = [
     Step::Laid,
@@ -73,14 +70,7 @@ fn left(home: &Home) -> Vec<String> {
 
 /// The child: puts a node in place, says each step, and waits at the one it was told to wait at.
 fn restore_and_wait(home: &Home) -> ! {
-    let stop: usize = std::env::var("OPENRED_TEST_STEP").unwrap().parse().unwrap();
-    let after = |step| {
-        if step == STEPS[stop] {
-            let mut out = std::io::stdout().lock();
-            writeln!(out, "\nreached {step:?}").and_then(|()| out.flush()).unwrap();
-            std::thread::sleep(std::time::Duration::from_secs(3600));
-        }
-    };
+    let after = |step| killed::wait_at(&STEPS, &step);
     lay(home).commit(&manifest(), after).unwrap();
     finish(home, after).unwrap();
     unreachable!("killed before");
@@ -88,26 +78,14 @@ fn restore_and_wait(home: &Home) -> ! {
 
 #[test]
 fn killed_after_each_step_the_old_or_the_new_node_is_whole() {
-    if let Some(folder) = std::env::var_os(CHILD) {
-        restore_and_wait(&Home::new(PathBuf::from(folder)));
+    if let Some(folder) = killed::child() {
+        restore_and_wait(&Home::new(folder));
     }
     for (number, step) in STEPS.into_iter().enumerate() {
         let (_folder, home) = Home::scratch();
         old_node(&home);
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "supervisor::restore::tests::killed_after_each_step_the_old_or_the_new_node_is_whole"])
-            .args(["--nocapture", "--test-threads", "1"])
-            .env(CHILD, home.path())
-            .env("OPENRED_TEST_STEP", number.to_string())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let reached = lines.any(|line| line.unwrap() == format!("reached {step:?}"));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(reached, "{step:?}");
+        let test = "supervisor::restore::tests::killed_after_each_step_the_old_or_the_new_node_is_whole";
+        killed::at(test, home.path(), number, &step);
         if step == Step::Laid {
             assert!(holds(&home, "old") && !is_pending(&home), "before the change nothing is touched");
             assert_eq!(finish_pending(&home).unwrap(), None);
