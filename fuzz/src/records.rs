@@ -6,7 +6,7 @@
 use ed25519_dalek::{Signer, SigningKey};
 use openred_proto::checked::card::Card;
 use openred_proto::checked::handshake::{
-    HandshakeFinalize, HandshakeRequest, HandshakeVerify, Inbound, RequestPayload, SenderPayload,
+    HandshakeFinalize, HandshakeRequest, Inbound, RequestAnswer, RequestPayload, SenderPayload,
 };
 use openred_proto::checked::link_sync::LinkSync;
 use openred_proto::checked::offer::{Offer, RoutingHeader, SealedHeader};
@@ -124,7 +124,10 @@ pub(crate) fn handshake(bytes: &[u8]) {
             Inbound::Request(request) => HandshakeRequest::encode(&request),
             Inbound::Finalize(finalize) => HandshakeFinalize::encode(&finalize),
         }),
-        1 => HandshakeVerify::decode(bytes).map(|verify| verify.encode()),
+        1 => RequestAnswer::decode(bytes).map(|answer| match answer {
+            RequestAnswer::Verify(verify) => verify.encode(),
+            RequestAnswer::Cookie(cookie) => cookie.encode(),
+        }),
         2 => RequestPayload::decode(bytes).map(|payload| payload.encode()),
         3 => SenderPayload::decode_verify(bytes).map(|payload| payload.encode()),
         _ => SenderPayload::decode_finalize(bytes).map(|payload| payload.encode()),
@@ -157,6 +160,7 @@ pub(crate) mod corpus {
     use std::path::Path;
 
     use openred_proto::checked::card::{CardFields, Prekey, prekey_id};
+    use openred_proto::checked::handshake::{HandshakeCookie, HandshakeVerify};
     use openred_proto::checked::link_sync::{SyncEntry, SyncState};
     use openred_proto::checked::receipt::ReceiptKind;
     use openred_proto::checked::succession::Step;
@@ -278,9 +282,7 @@ pub(crate) mod corpus {
 
     pub(crate) fn handshake() -> Vec<(String, Vec<u8>)> {
         let id = HandshakeId::from_bytes([5; 16]);
-        let request = |cookie: &[u8]| {
-            HandshakeRequest { tag: [1; 16], mac1: [2; 16], cookie: cookie.to_vec(), noise: vec![3; 1248] }.encode()
-        };
+        let request = |cookie| HandshakeRequest { tag: [1; 16], mac1: [2; 16], cookie, noise: vec![3; 1248] }.encode();
         let payload = |kem: usize, head: usize| SenderPayload {
             kem_ciphertext: vec![8; kem],
             certificate: vec![9; 180],
@@ -288,13 +290,14 @@ pub(crate) mod corpus {
             directory_head: vec![10; head],
         };
         numbered([
-            after(0, &request(&[])),
-            after(0, &request(&[4; 32])),
+            after(0, &request(None)),
+            after(0, &request(Some([4; 16]))),
             after(0, &HandshakeFinalize { handshake: id, noise: vec![6; 300] }.encode()),
             after(1, &HandshakeVerify { handshake: id, noise: vec![7; 1500] }.encode()),
             after(2, &RequestPayload { timestamp: NOW, kem_key: vec![8; MLKEM_PUBLIC_BYTES] }.encode()),
             after(3, &payload(MLKEM_CIPHERTEXT_BYTES, 32).encode()),
             after(4, &payload(0, 0).encode()),
+            after(1, &HandshakeCookie { nonce: [11; 24], sealed: [12; 32] }.encode()),
         ])
     }
 

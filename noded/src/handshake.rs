@@ -5,6 +5,7 @@
 //! process and post over HTTP are `p2p::open` (initiator) and `p2p::answer` (responder).
 
 pub(crate) mod attempts;
+pub(crate) mod cookie;
 pub(crate) mod half_open;
 pub(crate) mod request;
 pub(crate) mod responder;

@@ -14,9 +14,10 @@ use http::StatusCode;
 use openred_proto::checked::session::Side;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::method::Method;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::handshake::attempts::Attempts;
+use crate::handshake::cookie::CookieJar;
 use crate::handshake::responder::Responder;
 use crate::keys::HandshakeKeys;
 
@@ -42,7 +43,7 @@ mod tests;
 pub use error::NetworkError;
 pub(crate) use internal::MODULE;
 pub use ping::{PingOutcome, PingPlan};
-pub use settings::NetworkSettings;
+pub use settings::{LoadBounds, NetworkSettings};
 
 pub use crate::session::SessionError;
 
@@ -67,6 +68,10 @@ pub struct PeerNetwork {
     guard: Arc<Guard>,
     responder: Mutex<Responder>,
     attempts: Mutex<Attempts>,
+    /// What peers under load have asked this node to show.
+    cookies: Mutex<CookieJar>,
+    /// The key process has looked at a REQUEST or a FINALIZE: who sent the same bytes meanwhile waits for it.
+    settled: Notify,
     turns: Mutex<HashMap<NodeId, Arc<Turn>>>,
     /// Links whose tokens this process has seen compared, by both sides, on a session that it opened. Tokens never change: once is
     /// enough. At most one entry a link that is expected.
@@ -127,8 +132,10 @@ impl PeerNetwork {
             pool: Pool::new(settings.sessions, settings.session_idle),
             connections: Connections::new(settings.connect_timeout, settings.chunk_timeout),
             guard: Guard::new(settings.connections, settings.connections_per_address, settings.refusals),
-            responder: Mutex::new(Responder::new(me)),
+            responder: Mutex::new(Responder::new(me, settings.load)),
             attempts: Mutex::default(),
+            cookies: Mutex::default(),
+            settled: Notify::new(),
             turns: Mutex::default(),
             validated: Mutex::default(),
             settings,
@@ -181,6 +188,10 @@ impl PeerNetwork {
 
     fn validated(&self) -> MutexGuard<'_, HashSet<LinkId>> {
         self.validated.lock().expect("nothing panics while it holds the validated links")
+    }
+
+    fn cookies(&self) -> MutexGuard<'_, CookieJar> {
+        self.cookies.lock().expect("nothing panics while it holds the cookies")
     }
 
     fn attempts(&self) -> MutexGuard<'_, Attempts> {

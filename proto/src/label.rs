@@ -75,6 +75,8 @@ pub mod derive {
     pub const TAG: &[u8] = b"openred/1/tag";
     /// A link's mac1 key (PROTOCOL 5).
     pub const MAC1: &[u8] = b"openred/1/mac1";
+    /// The key that seals a cookie to who sent a REQUEST (PROTOCOL 5).
+    pub const COOKIE: &[u8] = b"openred/1/cookie";
     /// The post-quantum pre-shared key of one handshake (psk3).
     pub const PSK3: &[u8] = b"openred/1/psk3";
     /// One direction's exported session secret.

@@ -81,6 +81,13 @@ pub const NOISE_VERIFY_MIN: usize = 96;
 pub const NOISE_FINALIZE_MIN: usize = 64;
 /// Longest handshake message on the wire.
 pub const HANDSHAKE_BYTES: usize = 3072;
+/// A cookie, and what a REQUEST shows of it (PROTOCOL 5).
+pub const COOKIE_BYTES: usize = 16;
+/// Nonce of the seal of a cookie on its way to who asked: of a length that may be drawn.
+pub const COOKIE_NONCE_BYTES: usize = 24;
+/// A responder draws the secret of its cookies anew after this long, and takes what was made with one for as long again; an initiator
+/// shows a cookie for this long and so never a stale one (PROTOCOL 5).
+pub const COOKIE_LIFE: Duration = Duration::from_secs(120);
 /// REQUESTs of one link that are remembered so that a repeat gets the same answer (PROTOCOL 5).
 pub const REQUESTS_REMEMBERED: usize = 64;
 /// How long a repeated REQUEST is answered (PROTOCOL 5).

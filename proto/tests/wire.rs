@@ -5,7 +5,8 @@
 use ed25519_dalek::{Signer, SigningKey};
 use openred_proto::checked::card::{Card, CardFields, Prekey, Succession, prekey_id};
 use openred_proto::checked::handshake::{
-    HandshakeFinalize, HandshakeRequest, HandshakeVerify, Inbound, RequestPayload, SenderPayload,
+    HandshakeCookie, HandshakeFinalize, HandshakeRequest, HandshakeVerify, Inbound, RequestAnswer, RequestPayload,
+    SenderPayload,
 };
 use openred_proto::checked::link_sync::LinkSync;
 use openred_proto::checked::offer::{Offer, RoutingHeader, SealedHeader};
@@ -85,9 +86,17 @@ fn generated_types_read_and_write_the_same_bytes() {
         expiry: NOW,
     };
     assert_eq!(same::<wire::RoutingHeader>(&routing.encode()).psk, [5; 16][..]);
-    let request = HandshakeRequest { tag: [1; 16], mac1: [2; 16], cookie: vec![], noise: vec![4; 99] };
+    let request = HandshakeRequest { tag: [1; 16], mac1: [2; 16], cookie: None, noise: vec![4; 99] };
     assert_eq!(same::<wire::HandshakeInbound>(&request.encode()).request.unwrap().noise, vec![4; 99]);
-    assert_eq!(Inbound::decode(&request.encode()).unwrap(), Inbound::Request(request));
+    assert_eq!(Inbound::decode(&request.encode()).unwrap(), Inbound::Request(request.clone()));
+    let shown = HandshakeRequest { cookie: Some([3; 16]), ..request.clone() };
+    assert_eq!(same::<wire::HandshakeInbound>(&shown.encode()).request.unwrap().cookie, vec![3; 16]);
+    assert_eq!(Inbound::decode(&shown.encode()).unwrap(), Inbound::Request(shown.clone()));
+    assert_eq!(shown.without_cookie(), request.without_cookie());
+    assert_eq!(request.encode()[3..], request.without_cookie(), "as it stands in the message");
+    let cookie = HandshakeCookie { nonce: [5; 24], sealed: [6; 32] };
+    same::<wire::HandshakeCookie>(&cookie.encode());
+    assert_eq!(RequestAnswer::decode(&cookie.encode()).unwrap(), RequestAnswer::Cookie(cookie));
     let handshake = HandshakeId::from_bytes([8; 16]);
     let finalize = HandshakeFinalize { handshake, noise: vec![1; 64] };
     assert!(same::<wire::HandshakeInbound>(&finalize.encode()).finalize.is_some());
@@ -95,6 +104,7 @@ fn generated_types_read_and_write_the_same_bytes() {
     let verify = HandshakeVerify { handshake, noise: vec![1; 96] };
     same::<wire::HandshakeReply>(&verify.encode());
     assert_eq!(HandshakeVerify::decode(&verify.encode()).unwrap(), verify);
+    assert_eq!(RequestAnswer::decode(&verify.encode()).unwrap(), RequestAnswer::Verify(verify));
     let head = RequestHead { module: "files".into(), path: "/x".into(), length: Some(0), ..RequestHead::default() };
     assert_eq!(same::<wire::RequestHead>(&head.encode()).length_plus_one, 1);
     assert_eq!(RequestHead::decode(&head.encode()).unwrap(), head);
@@ -137,6 +147,10 @@ fn handshake_vectors() {
         let bytes = hex::decode(case["bytes"].as_str().unwrap()).unwrap();
         match case["message"].as_str().unwrap() {
             "VERIFY" => HandshakeVerify::decode(&bytes).map(|verify| verify.noise),
+            "COOKIE" => RequestAnswer::decode(&bytes).map(|answer| match answer {
+                RequestAnswer::Cookie(cookie) => [&cookie.nonce[..], &cookie.sealed].concat(),
+                RequestAnswer::Verify(_) => panic!("{case}"),
+            }),
             message => Inbound::decode(&bytes).map(|inbound| match (message, inbound) {
                 ("REQUEST", Inbound::Request(request)) => request.noise,
                 ("FINALIZE", Inbound::Finalize(finalize)) => finalize.noise,
@@ -147,7 +161,15 @@ fn handshake_vectors() {
     let (accepts, rejects) = (read("accept.json"), read("reject.json"));
     assert!(rejects.len() > accepts.len(), "more rejects than accepts");
     for case in accepts {
-        assert_eq!(hex::encode(decode(&case).unwrap()), case["noise"].as_str().unwrap(), "{case}");
+        let text = |name: &str| case[name].as_str().unwrap_or_default();
+        let said = [text("noise"), text("nonce"), text("sealed")].concat();
+        assert_eq!(hex::encode(decode(&case).unwrap()), said, "{case}");
+        if let Some(cookie) = case["cookie"].as_str() {
+            let bytes = hex::decode(text("bytes")).unwrap();
+            let Ok(Inbound::Request(request)) = Inbound::decode(&bytes) else { panic!("{case}") };
+            assert_eq!(hex::encode(request.cookie.unwrap()), cookie);
+            assert_eq!(request.encode(), bytes);
+        }
     }
     for case in rejects {
         assert!(matches!(decode(&case), Err(WireError::Malformed { .. })), "{case}");

@@ -93,7 +93,7 @@ fn talkative(world: &World) -> Node {
 /// Bodies of the right shape, each with the reason that the log gives for its refusal.
 fn well_formed() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let request = |noise: usize| {
-        HandshakeRequest { tag: [7; 16], mac1: [8; 16], cookie: Vec::new(), noise: vec![9; noise] }.encode()
+        HandshakeRequest { tag: [7; 16], mac1: [8; 16], cookie: None, noise: vec![9; noise] }.encode()
     };
     let finalize = HandshakeFinalize { handshake: HandshakeId::from_bytes([5; 16]), noise: vec![9; 100] }.encode();
     let session = [&[6; 16][..], &[StreamKind::Request as u8], &1_u64.to_be_bytes(), &[0xaa; 400]].concat();

@@ -1,13 +1,14 @@
-//! The responder's half-open handshakes: at most 4 a link and 1,024 in all, 10 s each (PROTOCOL 5). The answers of
-//! finished ones are remembered beside them for the rest of their 10 s, so that a repeated FINALIZE gets the same ACCEPT.
+//! The responder's half-open handshakes: at most 4 a link, and of 1,024 in all a role's three quarters, 10 s each (PROTOCOL 5). The key
+//! process keeps the same bounds and counts those that this node began as well. The answers of finished ones are remembered beside
+//! them for the rest of their 10 s, so that a repeated FINALIZE gets the same ACCEPT.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use openred_proto::id::{HandshakeId, LinkId};
-use openred_proto::limits::{HALF_OPEN, HALF_OPEN_LIFE, HALF_OPEN_PER_LINK};
+use openred_proto::id::{HandshakeId, LinkId, NodeId};
+use openred_proto::limits::{HALF_OPEN, HALF_OPEN_LIFE, HALF_OPEN_PER_LINK, HALF_OPEN_PER_ROLE};
 use sha2::{Digest as _, Sha256};
 
 use super::HandshakeRefusal;
@@ -30,6 +31,8 @@ struct Entry {
 pub(crate) enum Finalize {
     /// Send this ACCEPT again.
     Repeat(Bytes),
+    /// The key process is looking at these very bytes: look again when it has.
+    Wait,
     /// Ask the key process to complete it, then call `completed` or `failed`.
     Ask(Arc<LinkHandle>, u64),
 }
@@ -42,19 +45,31 @@ pub(crate) struct HalfOpenTable {
 }
 
 impl HalfOpenTable {
-    /// Whether one more may begin over the link of `handle`; `answering` are those on their way into the table.
+    /// Whether one more may begin over the link of `handle`; `answering` of that link, and `in_all`, are on their way into the table.
     pub(crate) fn check_room(
         &mut self,
         handle: &LinkHandle,
         answering: usize,
+        in_all: usize,
         now: Instant,
     ) -> Result<(), HandshakeRefusal> {
         self.expire(now);
         let of_link = self.entries.values().filter(|entry| entry.handle.link == handle.link).count();
-        if self.entries.len() >= HALF_OPEN || of_link + answering >= HALF_OPEN_PER_LINK {
+        if self.entries.len() + in_all >= HALF_OPEN_PER_ROLE || of_link + answering >= HALF_OPEN_PER_LINK {
             return Err(HandshakeRefusal::TooManyHalfOpen);
         }
         Ok(())
+    }
+
+    /// How many there are.
+    pub(super) fn len(&mut self, now: Instant) -> usize {
+        self.expire(now);
+        self.entries.len()
+    }
+
+    /// Whether one is with `peer`.
+    pub(super) fn is_with(&self, peer: &NodeId) -> bool {
+        self.entries.values().any(|entry| entry.handle.peer == *peer)
     }
 
     /// VERIFY goes out.
@@ -76,6 +91,7 @@ impl HalfOpenTable {
                 entry.completing = Some(digest);
                 Ok(Finalize::Ask(Arc::clone(&entry.handle), entry.counter))
             }
+            Some(entry) if entry.completing == Some(digest) => Ok(Finalize::Wait),
             Some(_) => Err(HandshakeRefusal::NotHalfOpen),
             None => self.finished.find(handshake, &digest).map(Finalize::Repeat).ok_or(HandshakeRefusal::NotHalfOpen),
         }
@@ -167,12 +183,14 @@ mod tests {
         let (mut table, handle, now) = (HalfOpenTable::default(), handle(1, 0), Instant::now());
         let total = (2 * HALF_OPEN + FINISHED) as u64;
         for number in 0..total {
-            table.check_room(&handle, 0, now).unwrap();
+            table.check_room(&handle, 0, 0, now).unwrap();
             table.insert(id(number), Arc::clone(&handle), number, now);
             assert!(
                 matches!(table.finalize(&id(number), b"f", now), Ok(Finalize::Ask(_, counter)) if counter == number)
             );
-            assert!(table.finalize(&id(number), b"f", now).is_err(), "the key process is looking at it");
+            let same = table.finalize(&id(number), b"f", now);
+            assert!(matches!(same, Ok(Finalize::Wait)), "the key process is looking at it");
+            assert!(table.finalize(&id(number), b"other", now).is_err());
             table.completed(&id(number), &Bytes::from_static(b"accept"));
         }
         assert!(
@@ -189,13 +207,42 @@ mod tests {
     fn one_link_has_four_and_its_oldest_leave_by_themselves() {
         let (mut table, handle, now) = (HalfOpenTable::default(), handle(1, 0), Instant::now());
         for number in 0..HALF_OPEN_PER_LINK as u64 {
-            table.check_room(&handle, 0, now).unwrap();
+            table.check_room(&handle, 0, 0, now).unwrap();
             table.insert(id(number), Arc::clone(&handle), number, now);
         }
-        assert_eq!(table.check_room(&handle, 0, now), Err(HandshakeRefusal::TooManyHalfOpen));
+        assert_eq!(table.check_room(&handle, 0, 0, now), Err(HandshakeRefusal::TooManyHalfOpen));
         table.failed(&id(0));
-        table.check_room(&handle, 0, now).unwrap();
-        assert_eq!(table.check_room(&handle, 1, now), Err(HandshakeRefusal::TooManyHalfOpen), "one is on its way in");
-        table.check_room(&handle, HALF_OPEN_PER_LINK - 1, now + HALF_OPEN_LIFE).unwrap();
+        table.check_room(&handle, 0, 0, now).unwrap();
+        assert_eq!(
+            table.check_room(&handle, 1, 1, now),
+            Err(HandshakeRefusal::TooManyHalfOpen),
+            "one is on its way in"
+        );
+        table.check_room(&handle, HALF_OPEN_PER_LINK - 1, HALF_OPEN_PER_LINK - 1, now + HALF_OPEN_LIFE).unwrap();
+    }
+
+    /// A handle of link number `number` of many.
+    fn of_many(number: usize) -> Arc<LinkHandle> {
+        let one = Arc::into_inner(handle(1, 0)).unwrap();
+        Arc::new(LinkHandle { link: LinkId::from_bytes(*id(number as u64).as_bytes()), ..one })
+    }
+
+    #[test]
+    fn in_all_there_is_room_for_the_responders_share_and_what_is_on_its_way_counts() {
+        let (mut table, now) = (HalfOpenTable::default(), Instant::now());
+        for number in 0..HALF_OPEN_PER_ROLE {
+            let handle = of_many(number / HALF_OPEN_PER_LINK);
+            table.check_room(&handle, 0, 0, now).unwrap();
+            let left = HALF_OPEN_PER_ROLE - number;
+            assert_eq!(table.check_room(&handle, 0, left, now), Err(HandshakeRefusal::TooManyHalfOpen), "{number}");
+            table.check_room(&handle, 0, left - 1, now).unwrap();
+            table.insert(id(number as u64), handle, 1, now);
+        }
+        let next = of_many(HALF_OPEN);
+        assert_eq!(table.check_room(&next, 0, 0, now), Err(HandshakeRefusal::TooManyHalfOpen));
+        let just_before = now + HALF_OPEN_LIFE - std::time::Duration::from_millis(1);
+        assert_eq!(table.check_room(&next, 0, 0, just_before), Err(HandshakeRefusal::TooManyHalfOpen));
+        table.check_room(&next, 0, 0, now + HALF_OPEN_LIFE).unwrap();
+        assert_eq!(table.len(now + HALF_OPEN_LIFE), 0);
     }
 }

@@ -9,6 +9,7 @@ use openred_proto::checked::handshake::{HandshakeFinalize, HandshakeRequest};
 use openred_proto::id::{HandshakeId, LinkId, NodeId};
 
 use super::HandshakeRefusal;
+use super::cookie::{Cookies, Fresh, LoadBounds, Shown, Source};
 use super::half_open::{Finalize, HalfOpenTable};
 use super::request::{self, Mark};
 use super::tags::{Seen, TagTable};
@@ -19,8 +20,22 @@ use crate::p2p::ports::LinkHandle;
 pub(crate) enum Request {
     /// Send this VERIFY again.
     Repeat(Bytes),
+    /// Send this, and ask nobody: the sender is to show where it is.
+    Cookie(Bytes),
+    /// The key process is looking at these very bytes: look again when it has.
+    Wait,
     /// Ask the key process, then call `answered` or `refused` with this.
     Ask(Answering),
+}
+
+/// How a REQUEST came.
+pub(crate) struct Arrival<F> {
+    /// From where.
+    pub(crate) source: Source,
+    /// When.
+    pub(crate) now: Instant,
+    /// Draws random bytes, if they are needed.
+    pub(crate) fresh: F,
 }
 
 /// A REQUEST that the key process is looking at.
@@ -39,36 +54,58 @@ pub(crate) struct Responder {
     pub(crate) tags: TagTable,
     half_open: HalfOpenTable,
     answering: HashMap<LinkId, usize>,
+    cookies: Cookies,
+    load: LoadBounds,
+    /// Until when this node is under load.
+    loaded: Option<Instant>,
 }
 
 impl Responder {
-    /// Of node `me`.
-    pub(crate) fn new(me: NodeId) -> Self {
-        Self { tags: TagTable::new(me), half_open: HalfOpenTable::default(), answering: HashMap::new() }
+    /// Of node `me`, under load from `load` on.
+    pub(crate) fn new(me: NodeId, load: LoadBounds) -> Self {
+        Self {
+            tags: TagTable::new(me),
+            half_open: HalfOpenTable::default(),
+            answering: HashMap::new(),
+            cookies: Cookies::default(),
+            load,
+            loaded: None,
+        }
     }
 
-    /// Looks at a REQUEST: tag, mac1, memory, bounds, in this order, each cheaper than what it protects.
+    /// Looks at a REQUEST: tag, mac1, memory, cookie, bounds, in this order, each cheaper than what it protects.
     pub(crate) fn handle_request(
         &mut self,
         request: &HandshakeRequest,
-        now: Instant,
+        arrival: Arrival<impl FnOnce() -> Fresh>,
     ) -> Result<Request, HandshakeRefusal> {
+        let Arrival { source, now, fresh } = arrival;
         let (expected, counter) = self.tags.find(&request.tag).ok_or(HandshakeRefusal::UnknownTag)?;
         let handle = Arc::clone(&expected.handle);
         if !request::verify_mac1(&handle.keys.incoming, request) {
             return Err(HandshakeRefusal::WrongMac);
         }
-        match self.tags.remember(&handle.link, &request.mac1, now) {
+        match self.tags.seen(&handle.link, &request.mac1, now) {
             Seen::Answered(verify) => return Ok(Request::Repeat(verify)),
+            Seen::Asked => return Ok(Request::Wait),
             Seen::Spent => return Err(HandshakeRefusal::Repeated),
             Seen::Fresh => {}
         }
-        let answering = self.answering.get(&handle.link).copied().unwrap_or_default();
-        if let Err(refusal) = self.half_open.check_room(&handle, answering, now) {
-            // It was not looked at, so the same REQUEST may come again when there is room.
-            self.tags.forget(&handle.link, &request.mac1);
-            return Err(refusal);
+        if self.is_loaded(now) {
+            let shown = Shown {
+                covered: &request.without_cookie(),
+                mac1: &request.mac1,
+                mac1_key: &handle.keys.incoming.mac1,
+                proof: request.cookie.as_ref(),
+            };
+            if let Err(cookie) = self.cookies.check(&shown, source, now, fresh) {
+                return Ok(Request::Cookie(cookie.encode().into()));
+            }
         }
+        let answering = self.answering.get(&handle.link).copied().unwrap_or_default();
+        self.half_open.check_room(&handle, answering, self.answering.values().sum(), now)?;
+        // Only now, so that what was not looked at may come again.
+        self.tags.remember(&handle.link, &request.mac1, now);
         *self.answering.entry(handle.link).or_default() += 1;
         Ok(Request::Ask(Answering { handle, counter, mac1: request.mac1 }))
     }
@@ -83,9 +120,8 @@ impl Responder {
     /// The key process refused the REQUEST (`looked_at`), or could not be asked and the REQUEST may come again.
     pub(crate) fn refused(&mut self, answering: &Answering, looked_at: bool) {
         self.leave(&answering.handle.link);
-        if !looked_at {
-            self.tags.forget(&answering.handle.link, &answering.mac1);
-        }
+        let (link, mac1) = (&answering.handle.link, &answering.mac1);
+        if looked_at { self.tags.refused(link, mac1) } else { self.tags.forget(link, mac1) }
     }
 
     /// Looks at a FINALIZE.
@@ -95,6 +131,11 @@ impl Responder {
         now: Instant,
     ) -> Result<Finalize, HandshakeRefusal> {
         self.half_open.finalize(&finalize.handshake, &finalize.noise, now)
+    }
+
+    /// Whether a handshake that `peer` began is under way.
+    pub(crate) fn is_answering(&self, peer: &NodeId) -> bool {
+        self.answering.keys().any(|link| self.tags.peer(link) == Some(*peer)) || self.half_open.is_with(peer)
     }
 
     /// Expects nothing over `link` any more; what is half-open over it is forgotten.
@@ -112,6 +153,15 @@ impl Responder {
     /// The key process refused FINALIZE.
     pub(crate) fn failed(&mut self, handshake: &HandshakeId) {
         self.half_open.failed(handshake);
+    }
+
+    /// Whether what this node has to do for handshakes is at one of its bounds, or was a moment ago.
+    fn is_loaded(&mut self, now: Instant) -> bool {
+        let asked: usize = self.answering.values().sum();
+        if asked >= self.load.asked || self.half_open.len(now) >= self.load.half_open {
+            self.loaded = Some(now + self.load.hold);
+        }
+        self.loaded.is_some_and(|until| now < until)
     }
 
     fn leave(&mut self, link: &LinkId) {

@@ -26,7 +26,15 @@ pub(super) struct Expected {
 struct Remembered {
     mac1: Mark,
     at: Instant,
-    verify: Option<Bytes>,
+    outcome: Outcome,
+}
+
+/// What became of a REQUEST.
+#[derive(Debug)]
+enum Outcome {
+    Asked,
+    Answered(Bytes),
+    Refused,
 }
 
 /// What was seen before of a REQUEST.
@@ -36,7 +44,9 @@ pub(super) enum Seen {
     Fresh,
     /// Within the last 10 s, and answered with this.
     Answered(Bytes),
-    /// Too long ago, being answered right now, or refused.
+    /// The key process is looking at it right now.
+    Asked,
+    /// Too long ago, or refused.
     Spent,
 }
 
@@ -90,6 +100,11 @@ impl TagTable {
         self.links.contains_key(link)
     }
 
+    /// The other party of a link that is expected.
+    pub(super) fn peer(&self, link: &LinkId) -> Option<NodeId> {
+        self.links.get(link).map(|expected| expected.handle.peer)
+    }
+
     /// The link and counter that `tag` stands for.
     pub(super) fn find(&self, tag: &Mark) -> Option<(&Expected, u64)> {
         let (link, counter) = self.tags.get(tag)?;
@@ -110,25 +125,41 @@ impl TagTable {
         self.add_tags(&handle, new.filter(|counter| !old.contains(counter)));
     }
 
-    /// What is remembered of the REQUEST with `mac1`; remembers it from now on.
-    pub(super) fn remember(&mut self, link: &LinkId, mac1: &Mark, now: Instant) -> Seen {
-        let Some(expected) = self.links.get_mut(link) else { return Seen::Spent };
-        if let Some(known) = expected.remembered.iter().find(|known| known.mac1 == *mac1) {
-            let recent = now.saturating_duration_since(known.at) < REQUEST_REPEAT;
-            return known.verify.clone().filter(|_| recent).map_or(Seen::Spent, Seen::Answered);
+    /// What is remembered of the REQUEST with `mac1`.
+    pub(super) fn seen(&self, link: &LinkId, mac1: &Mark, now: Instant) -> Seen {
+        let Some(expected) = self.links.get(link) else { return Seen::Spent };
+        let Some(known) = expected.remembered.iter().find(|known| known.mac1 == *mac1) else { return Seen::Fresh };
+        let recent = now.saturating_duration_since(known.at) < REQUEST_REPEAT;
+        match &known.outcome {
+            Outcome::Asked if recent => Seen::Asked,
+            Outcome::Answered(verify) if recent => Seen::Answered(verify.clone()),
+            _ => Seen::Spent,
         }
+    }
+
+    /// Remembers the REQUEST with `mac1`, which the key process is asked about now.
+    pub(super) fn remember(&mut self, link: &LinkId, mac1: &Mark, now: Instant) {
+        let Some(expected) = self.links.get_mut(link) else { return };
         if expected.remembered.len() >= REQUESTS_REMEMBERED {
             expected.remembered.pop_front();
         }
-        expected.remembered.push_back(Remembered { mac1: *mac1, at: now, verify: None });
-        Seen::Fresh
+        expected.remembered.push_back(Remembered { mac1: *mac1, at: now, outcome: Outcome::Asked });
     }
 
     /// The REQUEST with `mac1` was answered with `verify`.
     pub(super) fn answered(&mut self, link: &LinkId, mac1: &Mark, verify: &Bytes) {
+        self.settle(link, mac1, Outcome::Answered(verify.clone()));
+    }
+
+    /// The key process refused the REQUEST with `mac1`.
+    pub(super) fn refused(&mut self, link: &LinkId, mac1: &Mark) {
+        self.settle(link, mac1, Outcome::Refused);
+    }
+
+    fn settle(&mut self, link: &LinkId, mac1: &Mark, outcome: Outcome) {
         let Some(expected) = self.links.get_mut(link) else { return };
         if let Some(known) = expected.remembered.iter_mut().find(|known| known.mac1 == *mac1) {
-            known.verify = Some(verify.clone());
+            known.outcome = outcome;
         }
     }
 

@@ -1,6 +1,7 @@
 //! The responder's memory under repetition, junk, loss and time, without a key process: what would be asked is counted.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,15 +15,17 @@ use openred_proto::vault::{LinkKeys, RequestKeys};
 
 use super::HandshakeRefusal;
 use super::attempts::Attempts;
+use super::cookie::{LoadBounds, Source};
 use super::half_open::Finalize;
 use super::request;
-use super::responder::{Answering, Request, Responder};
+use super::responder::{Answering, Arrival, Request, Responder};
 use crate::p2p::ports::LinkHandle;
 
-const ALICE: NodeId = NodeId::from_bytes([1; 32]);
-const BOB: NodeId = NodeId::from_bytes([2; 32]);
+pub(super) const ALICE: NodeId = NodeId::from_bytes([1; 32]);
+pub(super) const BOB: NodeId = NodeId::from_bytes([2; 32]);
+const SOURCE: Source = Source::Network(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
-fn request_keys(seed: u8) -> RequestKeys {
+pub(super) fn request_keys(seed: u8) -> RequestKeys {
     RequestKeys { tag: Secret::new([seed; 32]), mac1: Secret::new([seed + 1; 32]) }
 }
 
@@ -41,20 +44,26 @@ pub(super) fn handle(link: u8, incoming_counter: u64) -> Arc<LinkHandle> {
 }
 
 /// What alice sends over that link.
-fn from_alice(link: u8, counter: u64, noise: &[u8]) -> HandshakeRequest {
+pub(super) fn from_alice(link: u8, counter: u64, noise: &[u8]) -> HandshakeRequest {
     request::build(&request_keys(link * 4), &ALICE, &BOB, counter, noise)
 }
 
 fn bob(links: &[(u8, u64)]) -> Responder {
-    let mut responder = Responder::new(BOB);
+    let mut responder = Responder::new(BOB, LoadBounds::default());
     for (link, counter) in links {
         assert!(responder.tags.insert(handle(*link, *counter)));
     }
     responder
 }
 
+/// From an address that nobody asks about: load is none of these tests' business.
+fn look(responder: &mut Responder, request: &HandshakeRequest, now: Instant) -> Result<Request, HandshakeRefusal> {
+    let fresh = || panic!("nobody is asked for a cookie");
+    responder.handle_request(request, Arrival { source: SOURCE, now, fresh })
+}
+
 fn ask(responder: &mut Responder, request: &HandshakeRequest, now: Instant) -> Option<Answering> {
-    match responder.handle_request(request, now) {
+    match look(responder, request, now) {
         Ok(Request::Ask(answering)) => Some(answering),
         _ => None,
     }
@@ -79,15 +88,15 @@ fn every_bit_of_a_request_is_covered() {
     for bit in 0..16 * 8 {
         let mut changed = good.clone();
         changed.tag[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(responder.handle_request(&changed, now).unwrap_err(), HandshakeRefusal::UnknownTag);
+        assert_eq!(look(&mut responder, &changed, now).unwrap_err(), HandshakeRefusal::UnknownTag);
         let mut changed = good.clone();
         changed.mac1[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(responder.handle_request(&changed, now).unwrap_err(), HandshakeRefusal::WrongMac);
+        assert_eq!(look(&mut responder, &changed, now).unwrap_err(), HandshakeRefusal::WrongMac);
     }
     for bit in 0..40 * 8 {
         let mut changed = good.clone();
         changed.noise[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(responder.handle_request(&changed, now).unwrap_err(), HandshakeRefusal::WrongMac);
+        assert_eq!(look(&mut responder, &changed, now).unwrap_err(), HandshakeRefusal::WrongMac);
     }
     assert!(ask(&mut responder, &good, now).is_some(), "junk spent nothing");
 }
@@ -100,14 +109,14 @@ fn two_links_never_cross_and_nothing_reflects() {
     let two = from_alice(2, 1, b"noise");
     assert_ne!(one.tag, two.tag);
     let crossed = HandshakeRequest { tag: one.tag, ..two };
-    assert_eq!(responder.handle_request(&crossed, now).unwrap_err(), HandshakeRefusal::WrongMac);
+    assert_eq!(look(&mut responder, &crossed, now).unwrap_err(), HandshakeRefusal::WrongMac);
     let reflected = request::build(&request_keys(4), &BOB, &ALICE, 1, b"noise");
-    assert_eq!(responder.handle_request(&reflected, now).unwrap_err(), HandshakeRefusal::UnknownTag);
+    assert_eq!(look(&mut responder, &reflected, now).unwrap_err(), HandshakeRefusal::UnknownTag);
 }
 
 #[test]
 fn links_that_are_being_renewed_have_room_beside_those_in_their_place() {
-    let mut responder = Responder::new(BOB);
+    let mut responder = Responder::new(BOB, LoadBounds::default());
     for number in 0..=u64::try_from(openred_proto::limits::LINKS).unwrap() {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&number.to_be_bytes());
@@ -147,18 +156,20 @@ fn identical_requests_get_the_same_answer_for_ten_seconds_and_then_nothing() {
     let mut responder = bob(&[(1, 0)]);
     let request = from_alice(1, 1, b"n");
     let answering = ask(&mut responder, &request, now).unwrap();
-    assert_eq!(responder.handle_request(&request, now).unwrap_err(), HandshakeRefusal::Repeated, "being answered");
+    assert!(matches!(look(&mut responder, &request, now), Ok(Request::Wait)), "it will be the same answer");
+    let late = look(&mut responder, &request, now + Duration::from_secs(10));
+    assert_eq!(late.unwrap_err(), HandshakeRefusal::Repeated, "nobody waits for ever");
     responder.answered(answering, HandshakeId::from_bytes([1; 16]), &Bytes::from_static(b"verify"), now);
 
     let mut with_cookie = request.clone();
-    with_cookie.cookie = vec![1; 16];
+    with_cookie.cookie = Some([1; 16]);
     for same in [&request, &with_cookie] {
-        match responder.handle_request(same, now + Duration::from_millis(9_999)).unwrap() {
+        match look(&mut responder, same, now + Duration::from_millis(9_999)).unwrap() {
             Request::Repeat(verify) => assert_eq!(verify, "verify"),
-            Request::Ask(_) => panic!("asked twice"),
+            other => panic!("{other:?}"),
         }
         let late = now + Duration::from_secs(10);
-        assert_eq!(responder.handle_request(same, late).unwrap_err(), HandshakeRefusal::Repeated);
+        assert_eq!(look(&mut responder, same, late).unwrap_err(), HandshakeRefusal::Repeated);
     }
 }
 
@@ -171,7 +182,7 @@ fn a_request_that_was_refused_is_not_asked_again_but_one_that_never_arrived_is()
     responder.refused(&answering, false);
     let answering = ask(&mut responder, &request, now).expect("the key process was away; it may come again");
     responder.refused(&answering, true);
-    assert_eq!(responder.handle_request(&request, now).unwrap_err(), HandshakeRefusal::Repeated);
+    assert_eq!(look(&mut responder, &request, now).unwrap_err(), HandshakeRefusal::Repeated);
 }
 
 #[test]
@@ -186,7 +197,7 @@ fn half_open_handshakes_are_bounded_and_expire() {
         }
     }
     let fifth = from_alice(1, 9, b"n");
-    assert_eq!(responder.handle_request(&fifth, now).unwrap_err(), HandshakeRefusal::TooManyHalfOpen);
+    assert_eq!(look(&mut responder, &fifth, now).unwrap_err(), HandshakeRefusal::TooManyHalfOpen);
     assert!(ask(&mut responder, &from_alice(2, 1, b"n"), now).is_some(), "another link has its own");
     assert!(ask(&mut responder, &fifth, now + Duration::from_secs(10)).is_some(), "they expired");
     let late = HandshakeFinalize { handshake: HandshakeId::from_bytes([1; 16]), noise: vec![1] };
@@ -202,7 +213,7 @@ fn a_repeated_finalize_gets_the_same_accept_and_a_changed_one_nothing() {
     let mut finalize = HandshakeFinalize { handshake: HandshakeId::from_bytes([5; 16]), noise: vec![5] };
     match responder.handle_finalize(&finalize, now).unwrap() {
         Finalize::Repeat(accept) => assert_eq!(accept, "accept"),
-        Finalize::Ask(..) => panic!("asked twice"),
+        other => panic!("asked twice: {other:?}"),
     }
     finalize.noise = vec![6];
     assert_eq!(responder.handle_finalize(&finalize, now).unwrap_err(), HandshakeRefusal::NotHalfOpen);
@@ -214,7 +225,9 @@ fn a_repeated_finalize_gets_the_same_accept_and_a_changed_one_nothing() {
     responder.answered(answering, handshake, &Bytes::from_static(b"verify"), now);
     let finalize = HandshakeFinalize { handshake, noise: vec![7] };
     assert!(matches!(responder.handle_finalize(&finalize, now), Ok(Finalize::Ask(..))));
-    assert!(responder.handle_finalize(&finalize, now).is_err(), "is being completed");
+    assert!(matches!(responder.handle_finalize(&finalize, now), Ok(Finalize::Wait)), "is being completed");
+    let other = HandshakeFinalize { handshake, noise: vec![8] };
+    assert!(responder.handle_finalize(&other, now).is_err(), "with other bytes");
     responder.failed(&handshake);
     assert!(responder.handle_finalize(&finalize, now).is_err(), "was refused");
 }
@@ -230,14 +243,14 @@ fn two_hundred_failed_attempts_then_success() {
             let counter = attempts.next(link, 0);
             let at = now + Duration::from_secs(attempt * 10);
             let request = from_alice(1, counter, &attempt.to_be_bytes());
-            match responder.handle_request(&request, at).unwrap() {
+            match look(&mut responder, &request, at).unwrap() {
                 // Either the key process refuses it, or all of it is lost on the way back to alice.
                 Request::Ask(answering) if lost_at_alice => {
                     let id = HandshakeId::from_bytes([attempt as u8; 16]);
                     responder.answered(answering, id, &Bytes::from_static(b"verify"), at);
                 }
                 Request::Ask(answering) => responder.refused(&answering, true),
-                Request::Repeat(_) => panic!("each attempt is new"),
+                other => panic!("each attempt is new: {other:?}"),
             }
         }
         let counter = attempts.next(link, 0);

@@ -6,22 +6,26 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Limited};
 use openred_proto::checked::handshake::{HandshakeFinalize, HandshakeRequest, HandshakeVerify, Inbound};
 use openred_proto::error::WireError;
-use openred_proto::limits::HANDSHAKE_BYTES;
+use openred_proto::id::NodeId;
+use openred_proto::limits::{COOKIE_NONCE_BYTES, HANDSHAKE_BYTES};
+use openred_proto::secret::Secret;
+use zeroize::Zeroizing;
 
 use super::open::opened;
 use super::pool::Pooled;
 use super::ports::LinkHandle;
 use super::{PeerNetwork, refused};
 use crate::handshake::HandshakeRefusal;
+use crate::handshake::cookie::{Fresh, Source};
 use crate::handshake::half_open::Finalize;
-use crate::handshake::responder::{Answering, Request};
+use crate::handshake::responder::{Answering, Arrival, Request as Look};
 use crate::keys::KeysError;
 use crate::reports::Seen;
 use crate::session::{Session, SessionError};
@@ -44,8 +48,10 @@ enum Unanswered {
 }
 
 /// The route.
-pub(super) async fn handle(State(network): State<Arc<PeerNetwork>>, body: Body) -> Response {
-    match network.answer(body).await {
+pub(super) async fn handle(State(network): State<Arc<PeerNetwork>>, request: Request) -> Response {
+    // The listener says where a connection comes from; what another carrier brings comes from nowhere that it could show.
+    let source = request.extensions().get().copied().unwrap_or(Source::Hidden);
+    match network.answer(request.into_body(), source).await {
         Ok(answer) => Response::builder().status(StatusCode::OK).body(Body::from(answer)).unwrap_or_else(|_| refused()),
         Err(reason) => {
             match &reason {
@@ -65,31 +71,47 @@ pub(super) async fn handle(State(network): State<Arc<PeerNetwork>>, body: Body) 
 }
 
 impl PeerNetwork {
-    async fn answer(self: &Arc<Self>, body: Body) -> Result<Bytes, Unanswered> {
+    async fn answer(self: &Arc<Self>, body: Body, source: Source) -> Result<Bytes, Unanswered> {
         let reading = Limited::new(body, HANDSHAKE_BYTES).collect();
         let read = tokio::time::timeout(self.settings.handshake_timeout, reading).await;
         let bytes = read.map_err(|_| Unanswered::Cut)?.map_err(|_| Unanswered::Cut)?.to_bytes();
         match Inbound::decode(&bytes)? {
-            Inbound::Request(request) => self.answer_request(&request).await,
+            Inbound::Request(request) => self.answer_request(&request, source).await,
             Inbound::Finalize(finalize) => self.answer_finalize(finalize).await,
         }
     }
 
-    async fn answer_request(self: &Arc<Self>, request: &HandshakeRequest) -> Result<Bytes, Unanswered> {
-        let asked = self.responder().handle_request(request, Instant::now())?;
-        let answering = match asked {
-            Request::Repeat(verify) => return Ok(verify),
-            Request::Ask(answering) => answering,
+    async fn answer_request(self: &Arc<Self>, request: &HandshakeRequest, source: Source) -> Result<Bytes, Unanswered> {
+        let answering = loop {
+            let settled = self.settled.notified();
+            let asked = self.responder().handle_request(request, Arrival { source, now: Instant::now(), fresh })?;
+            match asked {
+                Look::Repeat(verify) => return Ok(verify),
+                Look::Cookie(cookie) => {
+                    tracing::debug!("under load: a REQUEST is answered with a cookie");
+                    return Ok(cookie);
+                }
+                Look::Wait => settled.await,
+                Look::Ask(answering) => break answering,
+            }
         };
-        let peer = answering.handle.peer;
-        if self.me < peer && self.pool.is_opening(&peer) {
+        if self.keeps_role(&answering.handle.peer) {
             self.responder().refused(&answering, false);
             return Err(HandshakeRefusal::SimultaneousOpen.into());
         }
         // On a task of its own: a connection that breaks off does not leave the handshake half counted.
         let (network, noise) = (Arc::clone(self), Bytes::copy_from_slice(&request.noise));
-        let asking = tokio::spawn(async move { network.ask_for_verify(answering, noise).await });
+        let asking = tokio::spawn(async move {
+            let asked = network.ask_for_verify(answering, noise).await;
+            network.settled.notify_waiters();
+            asked
+        });
         asking.await.map_err(|_| Unanswered::Bug)?
+    }
+
+    /// Simultaneous open: a REQUEST of ours to `peer` is on its way, and of the two the lower id keeps the initiator's role.
+    fn keeps_role(&self, peer: &NodeId) -> bool {
+        self.me < *peer && self.pool.is_opening(peer)
     }
 
     async fn ask_for_verify(&self, answering: Answering, noise: Bytes) -> Result<Bytes, Unanswered> {
@@ -110,13 +132,31 @@ impl PeerNetwork {
     }
 
     async fn answer_finalize(self: &Arc<Self>, finalize: HandshakeFinalize) -> Result<Bytes, Unanswered> {
-        let asked = self.responder().handle_finalize(&finalize, Instant::now())?;
-        let (handle, counter) = match asked {
-            Finalize::Repeat(accept) => return Ok(accept),
-            Finalize::Ask(handle, counter) => (handle, counter),
+        let (handle, counter) = loop {
+            let settled = self.settled.notified();
+            let asked = self.responder().handle_finalize(&finalize, Instant::now())?;
+            match asked {
+                Finalize::Repeat(accept) => return Ok(accept),
+                Finalize::Wait => settled.await,
+                Finalize::Ask(handle, counter) => break (handle, counter),
+            }
         };
+        if self.keeps_role(&handle.peer) {
+            // Its REQUEST came before ours left; of two handshakes one is enough.
+            self.responder().failed(&finalize.handshake);
+            self.abandon(finalize.handshake);
+            return Err(HandshakeRefusal::SimultaneousOpen.into());
+        }
         let network = Arc::clone(self);
-        let asking = tokio::spawn(async move { network.ask_for_accept(finalize, handle, counter).await });
+        let asking = tokio::spawn(async move {
+            let handshake = finalize.handshake;
+            let asked = network.ask_for_accept(finalize, handle, counter).await;
+            if asked.is_err() {
+                network.responder().failed(&handshake);
+            }
+            network.settled.notify_waiters();
+            asked
+        });
         asking.await.map_err(|_| Unanswered::Bug)?
     }
 
@@ -127,8 +167,7 @@ impl PeerNetwork {
         counter: u64,
     ) -> Result<Bytes, Unanswered> {
         let HandshakeFinalize { handshake, noise } = finalize;
-        let completed = self.keys.complete_handshake(handshake, noise.into()).await;
-        let grant = completed.inspect_err(|_| self.responder().failed(&handshake))?;
+        let grant = self.keys.complete_handshake(handshake, noise.into()).await?;
         let now = Instant::now();
         let (session, accept) = Session::as_responder(&grant, now)?;
         let link = handle.link;
@@ -141,4 +180,13 @@ impl PeerNetwork {
         tokio::spawn(async move { network.ports.links.session_opened(opened).await });
         Ok(accept)
     }
+}
+
+/// Draws what an answer with a cookie needs.
+fn fresh() -> Fresh {
+    let (mut secret, mut nonce) = (Zeroizing::new([0; 32]), [0; COOKIE_NONCE_BYTES]);
+    for bytes in [&mut secret[..], &mut nonce] {
+        getrandom::fill(bytes).expect("the kernel's generator answers since the probe at start");
+    }
+    Fresh { secret: Secret::new(*secret), nonce }
 }

@@ -39,6 +39,11 @@ impl Reach {
         let host = HeaderValue::from_str(authority).ok()?;
         Some(Self { address, host, prefix: uri.path().trim_end_matches('/').to_owned() })
     }
+
+    /// Where it listens.
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
 }
 
 /// The pool.

@@ -80,8 +80,8 @@ impl Guard {
     }
 }
 
-/// What is counted as one sender: an IPv4 address, or the /64 that a host's provider gives it in IPv6.
-fn network(address: IpAddr) -> IpAddr {
+/// What is one sender to whoever counts or asks for a cookie: an IPv4 address, or the /64 that a host's provider gives it in IPv6.
+pub(super) fn network(address: IpAddr) -> IpAddr {
     const HOST_BITS: u32 = 64;
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> HOST_BITS << HOST_BITS).into()),

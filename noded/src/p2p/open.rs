@@ -1,6 +1,7 @@
 //! The initiator's driver (PROTOCOL 5): asks the key process, posts REQUEST and FINALIZE, opens the session on ACCEPT, and
 //! then cross-validates the two tokens on it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Limited};
 use openred_module::Body;
-use openred_proto::checked::handshake::{HandshakeFinalize, HandshakeVerify};
+use openred_proto::checked::handshake::{HandshakeFinalize, HandshakeRequest, HandshakeVerify, RequestAnswer};
 use openred_proto::checked::session::RequestHead;
 use openred_proto::error::WireError;
 use openred_proto::id::{HandshakeId, NodeId};
@@ -23,8 +24,12 @@ use super::pool::{Find, Opening, Pooled};
 use super::ports::{LinkHandle, SessionOpened};
 use super::settings::HANDSHAKE_ATTEMPTS;
 use super::{HANDSHAKE_PATH, PeerNetwork, Turn, internal, unix_now};
+use crate::handshake::cookie::Cookie;
 use crate::handshake::request;
 use crate::session::Session;
+
+/// Times that one REQUEST is posted: without the cookie that the peer may want, and with it.
+const COOKIE_TRIES: usize = 2;
 
 /// How long the node with the higher id waits for the session of the other, whose REQUEST may have crossed its own.
 /// Once, after the first refusal: crossed messages meet within a round trip.
@@ -114,7 +119,7 @@ impl PeerNetwork {
         if self.me < peer {
             return None;
         }
-        let waiting = async {
+        let mut waiting = pin!(async {
             loop {
                 let changed = self.pool.changed.notified();
                 if let Some(found) = self.pool.find(&peer, Instant::now()) {
@@ -122,8 +127,13 @@ impl PeerNetwork {
                 }
                 changed.await;
             }
-        };
-        tokio::time::timeout(CROSSED_WAIT, waiting).await.ok()
+        });
+        if let Ok(found) = tokio::time::timeout(CROSSED_WAIT, waiting.as_mut()).await {
+            return Some(found);
+        }
+        // Its REQUEST is here, or its session, but it has not used it yet: that is worth as long as a handshake may take.
+        let has_come = self.responder().is_answering(&peer) || self.has_session(&peer);
+        if has_come { tokio::time::timeout(self.settings.handshake_timeout, waiting).await.ok() } else { None }
     }
 
     async fn try_open(
@@ -144,9 +154,8 @@ impl PeerNetwork {
         if let Some(sent) = sent {
             sent.store(true, Ordering::Relaxed);
         }
-        let verify = self.post_handshake(reach, connections, request.encode().into()).await;
+        let verify = self.post_request(&handle, reach, connections, request).await;
         drop(sending);
-        let verify = verify.and_then(|bytes| HandshakeVerify::decode(&bytes).map_err(NetworkError::from));
         let verify = match verify {
             Ok(verify) => verify,
             Err(error) => {
@@ -162,6 +171,31 @@ impl PeerNetwork {
         let finalize = HandshakeFinalize { handshake: verify.handshake, noise: noise.to_vec() };
         let record = self.post_handshake(reach, connections, finalize.encode().into()).await?;
         self.adopt(&grant, &record, handle, reach, counter)
+    }
+
+    /// Posts REQUEST, with the cookie that the peer asked for lately; when it asks now, once again with that one.
+    async fn post_request(
+        &self,
+        handle: &LinkHandle,
+        reach: &Reach,
+        connections: &Arc<Connections>,
+        mut request: HandshakeRequest,
+    ) -> Result<HandshakeVerify, NetworkError> {
+        let (peer, address, covered) = (handle.peer, reach.address(), request.without_cookie());
+        request.cookie = self.cookies().proof(peer, address, &covered, Instant::now());
+        for _ in 0..COOKIE_TRIES {
+            let answer = self.post_handshake(reach, connections, request.encode().into()).await?;
+            let asked = match RequestAnswer::decode(&answer)? {
+                RequestAnswer::Verify(verify) => return Ok(verify),
+                RequestAnswer::Cookie(asked) => asked,
+            };
+            let cookie = Cookie::open(&asked, &handle.keys.outgoing.mac1, &request.mac1);
+            let cookie = cookie.ok_or(WireError::Malformed { what: "cookie", why: "it does not open" })?;
+            request.cookie = Some(cookie.proof(&covered));
+            self.cookies().keep(peer, address, cookie, Instant::now());
+        }
+        // It does not take what it has given just now: as good as a refusal.
+        Err(NetworkError::PeerRefusedHandshake)
     }
 
     /// ACCEPT is here: the session is open.
@@ -243,7 +277,8 @@ impl PeerNetwork {
         Some(matched)
     }
 
-    /// Posts a handshake message; repeats the same bytes once when the connection broke, for the peer answers them alike.
+    /// Posts a handshake message; repeats the same bytes once when the connection broke or half of the time is over, for the peer
+    /// answers them alike.
     async fn post_handshake(
         &self,
         reach: &Reach,
@@ -252,7 +287,9 @@ impl PeerNetwork {
     ) -> Result<Bytes, NetworkError> {
         let posted = self.post_once(reach, connections, message.clone()).await;
         match posted {
-            Err(NetworkError::Interrupted) => self.post_once(reach, connections, message).await,
+            Err(NetworkError::Interrupted | NetworkError::TimedOut) => {
+                self.post_once(reach, connections, message).await
+            }
             other => other,
         }
     }
@@ -279,12 +316,12 @@ impl PeerNetwork {
                 _ => Err(WireError::Unsupported { what: "handshake answer" }.into()),
             }
         };
-        let exchanged = tokio::time::timeout(self.settings.handshake_timeout, exchange).await;
+        let exchanged = tokio::time::timeout(self.settings.handshake_timeout / 2, exchange).await;
         exchanged.unwrap_or(Err(NetworkError::TimedOut))
     }
 
     /// Lets the key process forget a handshake that came to nothing; it would by itself after 10 s.
-    fn abandon(&self, handshake: HandshakeId) {
+    pub(super) fn abandon(&self, handshake: HandshakeId) {
         let keys = Arc::clone(&self.keys);
         tokio::spawn(async move {
             if let Err(error) = keys.abandon_handshake(handshake).await {

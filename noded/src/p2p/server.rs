@@ -21,7 +21,8 @@ use tower::ServiceExt as _;
 
 use super::settings::{FIRST_REQUEST, HEAD_BUFFER, HEAD_FIELDS, SERVER_KEEP_ALIVE};
 use super::stall::StallGuard;
-use super::{HANDSHAKE_PATH, PeerNetwork, Refused, SESSION_PATH, answer, receive};
+use super::{HANDSHAKE_PATH, PeerNetwork, Refused, SESSION_PATH, answer, guard, receive};
+use crate::handshake::cookie::Source;
 use crate::reports::Seen;
 use crate::sensitive::Sensitive;
 
@@ -120,8 +121,10 @@ impl PeerNetwork {
         }
         let io = TokioIo::new(StallGuard::new(stream, self.settings.chunk_timeout));
         let begun = Notify::new();
-        let service = service_fn(|request: Request<hyper::body::Incoming>| {
+        let source = Source::Network(guard::network(address));
+        let service = service_fn(|mut request: Request<hyper::body::Incoming>| {
             begun.notify_one();
+            request.extensions_mut().insert(source);
             let answering = router.clone().oneshot(request.map(axum::body::Body::new));
             let network = &self;
             async move {

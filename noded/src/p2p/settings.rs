@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use crate::handshake::cookie::LoadBounds;
+
 /// What an operator or a test may set; the defaults are those of the shipped configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkSettings {
@@ -15,7 +17,8 @@ pub struct NetworkSettings {
     pub connections_per_address: usize,
     /// How long a TCP connection to a peer may take.
     pub connect_timeout: Duration,
-    /// How long a handshake message's body may take to come in, and its answer to come back.
+    /// How long a handshake message's body may take to come in, and its answer to come back, the same bytes sent a second time
+    /// after half of it.
     pub handshake_timeout: Duration,
     /// How long one chunk of a session's stream may take to come in, and a write may stand still.
     pub chunk_timeout: Duration,
@@ -25,6 +28,8 @@ pub struct NetworkSettings {
     pub drain: Duration,
     /// Refusals that one address may cause in a burst before its connections are cut, and how many it regains a second.
     pub refusals: (u32, u32),
+    /// When a sender of REQUESTs is asked to show where it is.
+    pub load: LoadBounds,
     /// Whether the built-in module answers `GET /source` (for measurements).
     pub throughput: bool,
 }
@@ -42,6 +47,7 @@ impl Default for NetworkSettings {
             request_timeout: Duration::from_secs(30),
             drain: Duration::from_secs(5),
             refusals: (256, 64),
+            load: LoadBounds::default(),
             throughput: false,
         }
     }

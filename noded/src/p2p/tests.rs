@@ -4,4 +4,7 @@
 
 mod harness;
 mod hostile;
+mod load;
+mod lost;
+mod proxy;
 mod requests;

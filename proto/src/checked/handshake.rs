@@ -4,8 +4,8 @@ use crate::error::{Result, WireError};
 use crate::fields::{Reader, Writer};
 use crate::id::{HandshakeId, UnixMillis};
 use crate::limits::{
-    HANDSHAKE_BYTES, MLKEM_CIPHERTEXT_BYTES, MLKEM_PUBLIC_BYTES, NOISE_BYTES, NOISE_FINALIZE_MIN, NOISE_REQUEST_MIN,
-    NOISE_VERIFY_MIN,
+    COOKIE_BYTES, COOKIE_NONCE_BYTES, HANDSHAKE_BYTES, MLKEM_CIPHERTEXT_BYTES, MLKEM_PUBLIC_BYTES, NOISE_BYTES,
+    NOISE_FINALIZE_MIN, NOISE_REQUEST_MIN, NOISE_VERIFY_MIN, TAG_BYTES,
 };
 
 use super::static_certificate::CERTIFICATE_BYTES;
@@ -22,8 +22,8 @@ pub struct HandshakeRequest {
     pub tag: [u8; 16],
     /// Shows that the sender holds the link, before `cryptod` is asked.
     pub mac1: [u8; 16],
-    /// A cookie, when the responder asked for one; empty otherwise.
-    pub cookie: Vec<u8>,
+    /// Made with the cookie that the responder asked for; absent otherwise.
+    pub cookie: Option<[u8; COOKIE_BYTES]>,
     /// Noise message 1.
     pub noise: Vec<u8>,
 }
@@ -32,14 +32,18 @@ impl HandshakeRequest {
     /// Wire form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let request = Writer::new()
-            .number(1, MODE_LINKED)
-            .bytes(4, &self.tag)
-            .bytes(5, &self.mac1)
-            .bytes(6, &self.cookie)
-            .bytes(7, &self.noise)
-            .finish();
-        Writer::new().bytes(1, &request).finish()
+        Writer::new().bytes(1, &self.message(self.cookie.as_ref().map_or(&[], |cookie| &cookie[..]))).finish()
+    }
+
+    /// What a cookie vouches for: this message as it stands inside the wire form, its cookie left out.
+    #[must_use]
+    pub fn without_cookie(&self) -> Vec<u8> {
+        self.message(&[])
+    }
+
+    fn message(&self, cookie: &[u8]) -> Vec<u8> {
+        let message = Writer::new().number(1, MODE_LINKED).bytes(4, &self.tag).bytes(5, &self.mac1);
+        message.bytes(6, cookie).bytes(7, &self.noise).finish()
     }
 }
 
@@ -50,6 +54,52 @@ pub struct HandshakeVerify {
     pub handshake: HandshakeId,
     /// Noise message 2.
     pub noise: Vec<u8>,
+}
+
+/// What a responder under load answers a REQUEST with: a cookie, sealed to whoever holds the REQUEST's mac1 key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandshakeCookie {
+    /// Nonce of the seal; random.
+    pub nonce: [u8; COOKIE_NONCE_BYTES],
+    /// The cookie and the seal's tag.
+    pub sealed: [u8; COOKIE_BYTES + TAG_BYTES],
+}
+
+impl HandshakeCookie {
+    /// Wire form.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        Writer::new().bytes(3, &self.nonce).bytes(4, &self.sealed).finish()
+    }
+}
+
+/// The answer to a REQUEST. The two have no field in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestAnswer {
+    /// Phase two.
+    Verify(HandshakeVerify),
+    /// The REQUEST is to be sent again, with this.
+    Cookie(HandshakeCookie),
+}
+
+impl RequestAnswer {
+    /// Reads the body of the answer to a REQUEST.
+    ///
+    /// # Errors
+    /// Too long or malformed.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let what = "answer to a REQUEST";
+        if bytes.len() > HANDSHAKE_BYTES {
+            return Err(WireError::TooLong { what, limit: HANDSHAKE_BYTES });
+        }
+        let mut reader = Reader::new(what, bytes);
+        if !reader.clone().bytes(1, HANDSHAKE_BYTES)?.is_empty() {
+            return HandshakeVerify::decode(bytes).map(Self::Verify);
+        }
+        let cookie = HandshakeCookie { nonce: reader.array(3)?, sealed: reader.array(4)? };
+        reader.finish()?;
+        Ok(Self::Cookie(cookie))
+    }
 }
 
 /// FINALIZE: the initiator's second message.
@@ -102,11 +152,18 @@ fn decode_request(bytes: &[u8]) -> Result<HandshakeRequest> {
     let request = HandshakeRequest {
         tag: reader.array(4)?,
         mac1: reader.array(5)?,
-        cookie: reader.bytes(6, 64)?.to_vec(),
+        cookie: cookie(&mut reader)?,
         noise: noise(&mut reader, 7, NOISE_REQUEST_MIN)?,
     };
     reader.finish()?;
     Ok(request)
+}
+
+fn cookie(reader: &mut Reader<'_>) -> Result<Option<[u8; COOKIE_BYTES]>> {
+    match reader.bytes(6, HANDSHAKE_BYTES)? {
+        [] => Ok(None),
+        bytes => bytes.try_into().map(Some).map_err(|_| reader.malformed("a cookie is not 16 bytes")),
+    }
 }
 
 /// A Noise message. One that cannot be one is refused here, before anybody is asked about it: a peer must not make this

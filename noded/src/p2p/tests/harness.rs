@@ -15,6 +15,7 @@ use openred_cryptod::vault::Vault;
 use openred_cryptod::vault::quota::{Rate, Rates};
 use openred_module::Body;
 use openred_proto::checked::card::CardFields;
+use openred_proto::checked::handshake::HandshakeRequest;
 use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::{HandshakeId, LinkId, NodeId, UnixMillis};
 use openred_proto::method::{Method, MethodSet, Schedule};
@@ -26,6 +27,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use crate::handshake::request;
 use crate::keys::{HalfOpen, HandshakeKeys, KeysError};
 use crate::p2p::ports::{Dispatch, Endpoints, LinkHandle, Links, Ports, SessionOpened};
 use crate::p2p::{NetworkSettings, PeerNetwork, unix_now};
@@ -340,6 +342,18 @@ pub(super) fn pair_with(settings: NetworkSettings, method: Method) -> (TestNode,
     alice.endpoints.0.lock().unwrap().push(format!("http://{}", bob.address));
     bob.endpoints.0.lock().unwrap().push(format!("http://{}", alice.address));
     (alice, bob)
+}
+
+/// Patient: these tests cause more refusals than an address is forgiven.
+pub(super) fn patient() -> NetworkSettings {
+    NetworkSettings { refusals: (1_000_000, 1_000_000), ..NetworkSettings::default() }
+}
+
+/// A genuine REQUEST of alice to bob, as bytes on the wire.
+pub(super) async fn genuine(alice: &TestNode, bob: &TestNode, counter: u64) -> HandshakeRequest {
+    let handle = alice.links.handle();
+    let half_open = alice.keys.start_handshake(handle.row.clone()).await.unwrap();
+    request::build(&handle.keys.outgoing, &alice.id, &bob.id, counter, &half_open.noise)
 }
 
 pub(super) fn pair() -> (TestNode, TestNode) {

@@ -9,23 +9,11 @@ use openred_proto::id::HandshakeId;
 use openred_proto::limits::HANDSHAKE_BYTES;
 use openred_proto::method::Method;
 
-use super::harness::{TestNode, body_of, head, pair, pair_with, post, raw};
+use super::harness::{TestNode, body_of, genuine, head, pair, pair_with, patient, post, raw};
 use crate::handshake::request;
 use crate::keys::HandshakeKeys as _;
 use crate::p2p::settings::HEAD_BUFFER;
 use crate::p2p::{HANDSHAKE_PATH, NetworkSettings, SESSION_PATH};
-
-/// Patient: these tests cause more refusals than an address is forgiven.
-fn patient() -> NetworkSettings {
-    NetworkSettings { refusals: (1_000_000, 1_000_000), ..NetworkSettings::default() }
-}
-
-/// A genuine REQUEST of alice to bob, as bytes on the wire.
-async fn genuine(alice: &TestNode, bob: &TestNode, counter: u64) -> HandshakeRequest {
-    let handle = alice.links.handle();
-    let half_open = alice.keys.start_handshake(handle.row.clone()).await.unwrap();
-    request::build(&handle.keys.outgoing, &alice.id, &bob.id, counter, &half_open.noise)
-}
 
 #[tokio::test]
 async fn junk_requests_never_reach_the_key_process_and_an_honest_peer_gets_through() {
