@@ -7,4 +7,5 @@ mod hostile;
 mod load;
 mod lost;
 mod proxy;
+mod refusals;
 mod requests;
