@@ -1,7 +1,7 @@
 //! Handshakes through the vault: grants, match proofs, replays, half-open bounds, restarts.
 
 use openred_proto::id::HandshakeId;
-use openred_proto::limits::{HALF_OPEN_LIFE, HALF_OPEN_PER_LINK};
+use openred_proto::limits::{HALF_OPEN, HALF_OPEN_LIFE, HALF_OPEN_PER_LINK, HALF_OPEN_PER_ROLE};
 use openred_proto::method::Method;
 use openred_proto::vault::{Capacity, ShortKey};
 
@@ -159,6 +159,59 @@ fn half_open_handshakes_are_bounded_and_end_by_themselves() {
     alice.vault.handle_timeout(alice.now, &mut alice.random).unwrap();
     assert!(matches!(alice.ask(Request::Describe), Reply::Described { half_open: 0, .. }));
     start(&mut alice, &issued.row);
+}
+
+/// Another node than any that a seed gives.
+fn numbered(number: usize) -> Node {
+    let mut secrets = [0xee; 64];
+    secrets[..8].copy_from_slice(&number.to_be_bytes());
+    Node::of(Keyring::from_secrets(&mut secrets), 0, Vec::new(), Default::default(), NOW)
+}
+
+#[test]
+fn in_all_there_are_as_many_as_the_bound_and_a_role_has_three_quarters() {
+    let mut hub = Node::new(1);
+    let full = Refusal::Capacity(Capacity::HalfOpen);
+    let mut numbers = 0..;
+    let mut link = |hub: &mut Node| {
+        let mut peer = numbered(numbers.next().unwrap());
+        let (issued, accepted) = link_by(hub, &mut peer, MethodSet::ALL);
+        (peer, issued.row, accepted.row)
+    };
+    let rows: Vec<_> = (0..=HALF_OPEN_PER_ROLE / HALF_OPEN_PER_LINK)
+        .map(|_| {
+            // Offers have a rate.
+            hub.now = hub.now.plus(Duration::from_millis(100));
+            link(&mut hub).1
+        })
+        .collect();
+    let (one_more, begun) = rows.split_last().unwrap();
+    for row in begun {
+        for _ in 0..HALF_OPEN_PER_LINK {
+            start(&mut hub, row);
+        }
+    }
+    assert_eq!(hub.refusal(Request::StartHandshake { row: one_more.clone() }), full, "the role's share");
+    for _ in 0..(HALF_OPEN - HALF_OPEN_PER_ROLE) / HALF_OPEN_PER_LINK {
+        let (mut peer, own, theirs) = link(&mut hub);
+        for _ in 0..HALF_OPEN_PER_LINK {
+            let (_, request) = start(&mut peer, &theirs);
+            answer(&mut hub, &own, &request);
+        }
+    }
+    let held = |hub: &mut Node| match hub.ask(Request::Describe) {
+        Reply::Described { half_open, .. } => half_open as usize,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(held(&mut hub), HALF_OPEN);
+    let (mut peer, own, theirs) = link(&mut hub);
+    let (_, request) = start(&mut peer, &theirs);
+    assert_eq!(hub.refusal(answer_request(&own, &request)), full);
+    assert_eq!(hub.refusal(Request::StartHandshake { row: own.clone() }), full);
+    hub.now = hub.now.plus(HALF_OPEN_LIFE);
+    hub.vault.handle_timeout(hub.now, &mut hub.random).unwrap();
+    assert_eq!(held(&mut hub), 0);
+    answer(&mut hub, &own, &request);
 }
 
 #[test]
