@@ -15,7 +15,7 @@ use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroize as _;
 
 /// Whether `graviola` runs on this processor; it panics where it does not.
-fn is_fast() -> bool {
+pub(crate) fn is_fast() -> bool {
     // What the version that Cargo.toml pins asks for on x86_64, the one architecture that there are filters for. Answers are kept by the
     // standard library: a load and a test each.
     std::is_x86_feature_detected!("aes")

@@ -4,7 +4,6 @@
 //! label (PROTOCOL 1). The two exceptions of the protocol are one: HTTP (RFC 9421), whose base begins with 0x22 and so
 //! collides with no label. In: the seed from the keyring. Out: signed statements.
 
-use ed25519_dalek::{Signer, SigningKey};
 use openred_proto::audit::Checkpoint;
 use openred_proto::checked::card::Card;
 use openred_proto::checked::check_window;
@@ -21,13 +20,13 @@ use openred_proto::limits::{CARD_BYTES, TARGET_URI_BYTES};
 use openred_proto::secret::Secret;
 
 use crate::error::{Error, Result};
+use crate::signing::SigningKey;
 
 /// Longest HTTP method name that is signed.
 const HTTP_METHOD_BYTES: usize = 16;
 
 /// The identity key.
 pub struct Identity {
-    // Zeroised on drop by the library.
     key: SigningKey,
     node_id: NodeId,
 }
@@ -57,8 +56,8 @@ impl Identity {
     /// The identity of `seed` (RFC 8032's 32-byte private key).
     #[must_use]
     pub fn from_seed(seed: &Secret<32>) -> Self {
-        let key = SigningKey::from_bytes(seed.expose());
-        let node_id = NodeId::from_bytes(key.verifying_key().to_bytes());
+        let key = SigningKey::from_seed(seed);
+        let node_id = NodeId::from_bytes(key.public());
         Self { key, node_id }
     }
 
@@ -147,7 +146,7 @@ impl Identity {
         // A node follows its directory's clock, which may differ from its own; by more than the grace it follows none.
         let created = UnixMillis(input.created.saturating_mul(1000));
         check_window("HTTP request", now, created, created)?;
-        Ok(self.key.sign(&input.base()).to_bytes())
+        Ok(self.key.sign(&input.base()))
     }
 
     fn statement(&self, label: Label, payload: &[u8]) -> Vec<u8> {
@@ -155,7 +154,7 @@ impl Identity {
     }
 
     fn sign(&self, label: Label, payload: &[u8]) -> [u8; 64] {
-        self.key.sign(&signed_bytes(label, payload)).to_bytes()
+        self.key.sign(&signed_bytes(label, payload))
     }
 }
 

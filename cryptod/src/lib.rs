@@ -17,6 +17,7 @@ pub mod method;
 pub mod prekey;
 pub mod report;
 pub mod seal;
+mod signing;
 pub mod state;
 pub mod statics;
 #[cfg(test)]
