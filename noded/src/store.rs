@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, ffi};
 use tokio::sync::{mpsc, oneshot};
 
@@ -204,6 +205,8 @@ fn connect(file: &Path, most_bytes: u64) -> Result<Connection> {
     let connection = Connection::open(file).map_err(open)?;
     connection.busy_timeout(IN_USE_AFTER)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Plans do not follow the values that are bound: without this a kept statement is compiled anew whenever those change.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // An exclusive lock before the first access in WAL mode: one process, and no shared-memory file to map.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(open)?;
@@ -340,7 +343,7 @@ fn commit(connection: &Connection, group: &mut [Box<dyn Job>]) -> Result<()> {
 }
 
 fn run_group(connection: &Connection, group: &mut [Box<dyn Job>]) -> Result<()> {
-    connection.execute_batch("BEGIN")?;
+    connection.prepare_cached("BEGIN")?.execute([])?;
     for job in group {
         connection.prepare_cached("SAVEPOINT job")?.execute([])?;
         if let Err(error) = job.run(connection) {
@@ -352,7 +355,8 @@ fn run_group(connection: &Connection, group: &mut [Box<dyn Job>]) -> Result<()> 
         }
         connection.prepare_cached("RELEASE job")?.execute([])?;
     }
-    Ok(connection.execute_batch("COMMIT")?)
+    connection.prepare_cached("COMMIT")?.execute([])?;
+    Ok(())
 }
 
 #[cfg(test)]

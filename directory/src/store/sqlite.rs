@@ -111,6 +111,8 @@ impl SqliteStore {
     fn connect(path: &Path) -> Result<Self> {
         let connection = Connection::open(path)?;
         connection.busy_timeout(BUSY)?;
+        // Plans do not follow the values that are bound: without this a kept statement is compiled anew whenever those change.
+        connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.pragma_update(None, "trusted_schema", false)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         Ok(Self { connection, taken: None })

@@ -4,17 +4,15 @@
 //! and each number is sealed once (`numbers`), so no key seals two messages; inside a stream the nonce is the chunk's
 //! counter and the last-chunk flag (STREAM, RFC-less: Hoang, Reyhanitabar, Rogaway, Vizár 2015).
 
-use aead_stream::aead::{self, Buffer, KeyInit};
-use aead_stream::{NewStream, StreamBE32, StreamPrimitive};
-use aes_gcm::Aes256Gcm;
 use bytes::BytesMut;
-use chacha20poly1305::ChaCha20Poly1305;
 use hkdf::Hkdf;
 use openred_proto::checked::session::StreamName;
 use openred_proto::concat::concat;
 use openred_proto::label::derive;
 use openred_proto::method::Method;
 use openred_proto::secret::Secret;
+use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::error::Unspecified;
 use sha2::Sha256;
 use zeroize::Zeroize as _;
 
@@ -22,8 +20,8 @@ use zeroize::Zeroize as _;
 pub(crate) const TAG_LENGTH: usize = 16;
 /// A session tag: names a session and direction to its two parties.
 pub(crate) type SessionTag = [u8; TAG_LENGTH];
-/// STREAM's nonce prefix. Zero: keys are unique per stream, so the prefix has nothing left to separate.
-const NONCE_PREFIX: [u8; 7] = [0; 7];
+/// Where STREAM's nonce has the chunk's counter, after a prefix. That is zero: keys are unique per stream, so it has nothing left to separate.
+const COUNTER_AT: usize = 7;
 
 /// The secret of one direction and what follows from it.
 #[derive(Debug)]
@@ -71,16 +69,12 @@ impl DirectionKeys {
 
 /// One stream's key and the data that each of its chunks is bound to.
 pub(crate) struct StreamCipher {
-    aead: Aead,
+    // Boxed: an expanded AES key is half a kilobyte, and streams travel through futures. The library does not wipe it; the node's
+    // allocator does (decision 0020).
+    aead: Box<LessSafeKey>,
     associated: Vec<u8>,
     #[cfg(test)]
     key: [u8; 32],
-}
-
-/// The two AEADs of version 1. Boxed: an expanded AES key is a kilobyte, and streams travel through futures.
-enum Aead {
-    Aes(Box<StreamBE32<Aes256Gcm>>),
-    ChaCha(Box<StreamBE32<ChaCha20Poly1305>>),
 }
 
 impl std::fmt::Debug for StreamCipher {
@@ -91,14 +85,10 @@ impl std::fmt::Debug for StreamCipher {
 
 impl StreamCipher {
     fn new(key: &[u8; 32], aes: bool, associated: Vec<u8>) -> Self {
-        let prefix = NONCE_PREFIX.into();
-        let aead = if aes {
-            Aead::Aes(Box::new(StreamBE32::from_aead(Aes256Gcm::new(key.into()), &prefix)))
-        } else {
-            Aead::ChaCha(Box::new(StreamBE32::from_aead(ChaCha20Poly1305::new(key.into()), &prefix)))
-        };
+        let algorithm = if aes { &AES_256_GCM } else { &CHACHA20_POLY1305 };
+        let unbound = UnboundKey::new(algorithm, key).expect("32 bytes are a key of either");
         Self {
-            aead,
+            aead: Box::new(LessSafeKey::new(unbound)),
             associated,
             #[cfg(test)]
             key: *key,
@@ -106,50 +96,28 @@ impl StreamCipher {
     }
 
     /// Seals `chunk` in place at `position`; the AEAD's tag is appended.
-    pub(super) fn seal(&self, position: u32, last: bool, chunk: &mut BytesMut) -> aead::Result<()> {
+    pub(super) fn seal(&self, position: u32, last: bool, chunk: &mut BytesMut) -> Result<(), Unspecified> {
         #[cfg(test)]
         ledger::record(self.key, position, last);
-        let chunk = &mut InPlace(chunk);
-        match &self.aead {
-            Aead::Aes(stream) => stream.encrypt_in_place(position, last, &self.associated, chunk),
-            Aead::ChaCha(stream) => stream.encrypt_in_place(position, last, &self.associated, chunk),
-        }
-    }
-
-    /// Opens `chunk` in place; the AEAD's tag is cut off.
-    pub(super) fn open(&self, position: u32, last: bool, chunk: &mut BytesMut) -> aead::Result<()> {
-        let chunk = &mut InPlace(chunk);
-        match &self.aead {
-            Aead::Aes(stream) => stream.decrypt_in_place(position, last, &self.associated, chunk),
-            Aead::ChaCha(stream) => stream.decrypt_in_place(position, last, &self.associated, chunk),
-        }
-    }
-}
-
-/// Lets the AEAD crates work on a `BytesMut` without a feature that would reach the key process.
-struct InPlace<'a>(&'a mut BytesMut);
-
-impl AsRef<[u8]> for InPlace<'_> {
-    fn as_ref(&self) -> &[u8] {
-        self.0
-    }
-}
-
-impl AsMut<[u8]> for InPlace<'_> {
-    fn as_mut(&mut self) -> &mut [u8] {
-        self.0
-    }
-}
-
-impl Buffer for InPlace<'_> {
-    fn extend_from_slice(&mut self, other: &[u8]) -> aead::Result<()> {
-        self.0.extend_from_slice(other);
+        let tag = self.aead.seal_in_place_separate_tag(nonce(position, last), Aad::from(&self.associated), chunk)?;
+        chunk.extend_from_slice(tag.as_ref());
         Ok(())
     }
 
-    fn truncate(&mut self, length: usize) {
-        self.0.truncate(length);
+    /// Opens `chunk` in place; the AEAD's tag is cut off.
+    pub(super) fn open(&self, position: u32, last: bool, chunk: &mut BytesMut) -> Result<(), Unspecified> {
+        let length = self.aead.open_in_place(nonce(position, last), Aad::from(&self.associated), chunk)?.len();
+        chunk.truncate(length);
+        Ok(())
     }
+}
+
+/// STREAM's nonce of a chunk: its counter and whether it is the last.
+fn nonce(position: u32, last: bool) -> Nonce {
+    let mut nonce = [0; NONCE_LEN];
+    nonce[COUNTER_AT..NONCE_LEN - 1].copy_from_slice(&position.to_be_bytes());
+    nonce[NONCE_LEN - 1] = last.into();
+    Nonce::assume_unique_for_key(nonce)
 }
 
 /// Every (key, nonce) that this thread sealed with, for the test that none comes twice.
@@ -167,5 +135,61 @@ pub(super) mod ledger {
 
     pub(in crate::session) fn take() -> Vec<([u8; 32], u32, bool)> {
         SEALED.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use aead_stream::aead::KeyInit as _;
+    use aead_stream::{NewStream as _, StreamBE32, StreamPrimitive as _};
+    use aes_gcm::Aes256Gcm;
+    use chacha20poly1305::ChaCha20Poly1305;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What the RustCrypto crates make of a chunk: STREAM as its authors' library has it.
+    fn reference(key: [u8; 32], aes: bool, position: u32, last: bool, associated: &[u8], chunk: &[u8]) -> Vec<u8> {
+        let (mut sealed, prefix) = (chunk.to_vec(), [0; COUNTER_AT]);
+        let done = if aes {
+            let stream = StreamBE32::from_aead(Aes256Gcm::new(&key.into()), &prefix.into());
+            stream.encrypt_in_place(position, last, associated, &mut sealed)
+        } else {
+            let stream = StreamBE32::from_aead(ChaCha20Poly1305::new(&key.into()), &prefix.into());
+            stream.encrypt_in_place(position, last, associated, &mut sealed)
+        };
+        done.unwrap();
+        sealed
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_are_those_of_the_reference(
+            key in any::<[u8; 32]>(), aes in any::<bool>(), position in any::<u32>(), last in any::<bool>(),
+            associated in proptest::collection::vec(any::<u8>(), 0..64),
+            chunk in proptest::collection::vec(any::<u8>(), 0..5000), place in any::<prop::sample::Index>()
+        ) {
+            let cipher = StreamCipher::new(&key, aes, associated.clone());
+            let mut sealed = BytesMut::from(&chunk[..]);
+            cipher.seal(position, last, &mut sealed).unwrap();
+            let expected = reference(key, aes, position, last, &associated, &chunk);
+            prop_assert_eq!(&sealed[..], &expected[..]);
+            let mut changed = sealed.clone();
+            changed[place.index(sealed.len())] ^= 1;
+            prop_assert!(cipher.open(position, last, &mut changed).is_err());
+            prop_assert!(cipher.open(position, !last, &mut sealed.clone()).is_err());
+            prop_assert!(cipher.open(position.wrapping_add(1), last, &mut sealed.clone()).is_err());
+            cipher.open(position, last, &mut sealed).unwrap();
+            prop_assert_eq!(&sealed[..], &chunk[..]);
+        }
+    }
+
+    #[test]
+    fn less_than_a_tag_is_refused() {
+        let cipher = StreamCipher::new(&[1; 32], true, Vec::new());
+        for length in 0..16 {
+            assert!(cipher.open(0, true, &mut BytesMut::zeroed(length)).is_err(), "{length}");
+        }
     }
 }
