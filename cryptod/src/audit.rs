@@ -267,7 +267,9 @@ impl Trail {
         let (share, slots) = match event {
             Event::ProcessDied => (&mut self.limit.notes, NOTED_DEATHS),
             _ if event.is_of_supervisor() => (&mut self.limit.notes, NOTED_SLOTS),
-            Event::SessionForged | Event::Flooded | Event::DirectoryLied => (&mut self.limit.reports, LIMITED_SLOTS),
+            Event::SessionForged | Event::Flooded | Event::DirectoryLied | Event::OfferRefused => {
+                (&mut self.limit.reports, LIMITED_SLOTS)
+            }
             _ => (&mut self.limit.others, LIMITED_SLOTS),
         };
         let may = share.take(slots, now);

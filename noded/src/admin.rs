@@ -18,8 +18,8 @@ use futures_util::Stream;
 use openred_module::Body;
 use openred_proto::admin::node_server::{Node as Contract, NodeServer};
 use openred_proto::admin::{
-    AcceptLinkRequest, CopyDatabaseRequest, DatabaseCopy, DecideMethodRequest, Link, LinkSelector, Links,
-    ListLinksRequest, ListMethodsRequest, ListPeersRequest, Methods, ModuleRequestFrame, ModuleResponseFrame,
+    AcceptLinkRequest, CopyDatabaseRequest, DatabaseCopy, DecideMethodRequest, DecidePeerRequest, Link, LinkSelector,
+    Links, ListLinksRequest, ListMethodsRequest, ListPeersRequest, Methods, ModuleRequestFrame, ModuleResponseFrame,
     NodeStatus, Peer, PeerSelector, Peers, PingReport, PingRequest, RequestLinkRequest, StatusRequest, SyncedLinks,
 };
 use openred_proto::checked::session::RequestHead;
@@ -226,6 +226,13 @@ impl Contract for Service {
         revoked.map(|link| Response::new(link_status(&link))).map_err(|error| refuse(&error))
     }
 
+    async fn refuse_offer(&self, request: Request<LinkSelector>) -> Outcome<Link> {
+        let text = request.into_inner().link;
+        let node = Arc::clone(&self.node);
+        let refused = self.on_main(async move { node.links.refuse_offer(&text).await }).await?;
+        refused.map(|link| Response::new(link_status(&link))).map_err(|error| refuse(&error))
+    }
+
     async fn sync_links(&self, request: Request<PeerSelector>) -> Outcome<SyncedLinks> {
         let peer = parse_peer(&request.into_inner().peer)?;
         let node = Arc::clone(&self.node);
@@ -289,6 +296,15 @@ impl Contract for Service {
         self.node.store.forget_peer(peer).await.map_err(|error| refuse(&error.into()))?;
         self.node.directories.forget(&peer);
         Ok(Response::new(shown))
+    }
+
+    async fn decide_peer(&self, request: Request<DecidePeerRequest>) -> Outcome<Peer> {
+        let DecidePeerRequest { peer, allow } = request.into_inner();
+        let peer = parse_peer(&peer)?;
+        let node = Arc::clone(&self.node);
+        let decided = self.on_main(async move { node.links.decide_peer(peer, allow).await }).await?;
+        decided.map_err(|error| refuse(&error))?;
+        Ok(Response::new(self.peer(self.node.links.current(&peer)).await?))
     }
 
     async fn copy_database(&self, _: Request<CopyDatabaseRequest>) -> Outcome<DatabaseCopy> {

@@ -293,7 +293,7 @@ impl NodeConfig {
     /// # Errors
     /// The first rule broken, by key.
     pub fn check(&self) -> Result<(), BadValue> {
-        let rules: [(&'static str, bool, &'static str); 15] = [
+        let rules: [(&'static str, bool, &'static str); 18] = [
             ("name", self.name.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("sector", self.sector.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("endpoints", self.endpoints.len() <= CARD_ENDPOINTS, "more than 8"),
@@ -301,7 +301,10 @@ impl NodeConfig {
             ("uid_base", self.uid_base >= 1000, "below 1000: such uids belong to the system"),
             ("uid_base", self.uid_base <= u32::MAX - 1024, "too high: four uids must follow"),
             ("links.allow", self.links.allow.len() <= ALLOWED_PEERS, "more than 1,024; use `sector` or `ask`"),
+            ("links.allow", !has_twice(&self.links.allow), "names a node twice"),
             ("links.methods", !self.links.methods.is_empty(), "empty: no link could be made"),
+            ("links.methods", !has_twice(&self.links.methods), "names a method twice"),
+            ("directories", !has_twice(&self.directories), "names a directory twice"),
             (
                 "links.life_seconds",
                 (seconds(LINK_LIFE_MIN)..=seconds(LINK_LIFE_MAX)).contains(&self.links.life_seconds),
@@ -350,6 +353,11 @@ impl NodeConfig {
     }
 }
 
+/// Whether something stands in a list more than once: most likely another was meant.
+fn has_twice<T: PartialEq>(list: &[T]) -> bool {
+    list.iter().enumerate().any(|(place, item)| list[..place].contains(item))
+}
+
 /// Whether a peer of this version would dial it (docs/decisions/0006).
 fn is_dialable(endpoint: &str) -> bool {
     Url::parse(endpoint).is_ok_and(|url| url.scheme() == "http" && !matches!(url.host(), None | Some(Host::Domain(_))))
@@ -394,6 +402,12 @@ mod tests {
         assert_eq!(broken(|c| c.directory.card_hours = 193), Err("directory.card_hours"));
         assert_eq!(broken(|c| c.links.incoming = IncomingPolicy::Sector), Err("sector"));
         assert_eq!(broken(|c| c.links.allow = vec![NodeId::from_bytes([1; 32])]), Err("links.allow"));
+        assert_eq!(broken(|c| c.links.methods.push(Method::Alpha)), Err("links.methods"));
+        let twice = |c: &mut NodeConfig| {
+            c.links.incoming = IncomingPolicy::AllowList;
+            c.links.allow = vec![NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]), NodeId::from_bytes([1; 32])];
+        };
+        assert_eq!(broken(twice), Err("links.allow"));
         assert_eq!(broken(|c| c.endpoints = vec!["ftp://x".to_owned()]), Err("endpoints"));
         assert_eq!(broken(|c| c.endpoints = vec!["https://192.0.2.1:7690".to_owned()]), Err("endpoints"));
         assert_eq!(broken(|c| c.endpoints = vec!["http://node.example:7690".to_owned()]), Err("endpoints"));

@@ -384,6 +384,7 @@ impl CryptodClient {
             Seen::SessionForged => wire::NodeEvent::SessionForged,
             Seen::Flooded => wire::NodeEvent::Flooded,
             Seen::DirectoryLied => wire::NodeEvent::DirectoryLied,
+            Seen::OfferRefused => wire::NodeEvent::OfferRefused,
         };
         answer(self.next().report(wire::ReportRequest { event: event.into(), count }).await).map(|_| ())
     }

@@ -13,6 +13,7 @@
 //!
 //! Keys that select REQUESTs come from the key process and stay in memory; tokens are only ever seen sealed.
 
+pub(crate) mod decisions;
 pub(crate) mod inside;
 pub(crate) mod judge;
 pub(crate) mod methods;
@@ -46,6 +47,7 @@ use crate::directory::DirectoryError;
 use crate::health::Health;
 use crate::keys::KeysError;
 use crate::p2p::ports::{LinkHandle, SessionOpened};
+use crate::reports::Reports;
 use crate::store::{Store, StoreError};
 use methods::{BadDecision, Methods};
 use ports::{Carrier, Courier, LinkObserver, LinkVault};
@@ -120,6 +122,7 @@ pub(crate) struct Links {
     observer: OnceLock<Arc<dyn LinkObserver>>,
     courier: OnceLock<Arc<dyn Courier>>,
     health: Arc<Health>,
+    reports: Arc<Reports>,
     table: Mutex<BTreeMap<LinkId, Held>>,
     successors: Mutex<succession::Successors>,
     asked: Mutex<inside::Asked>,
@@ -151,6 +154,7 @@ pub(crate) struct Parts {
     pub(crate) vault: Arc<dyn LinkVault>,
     pub(crate) carrier: Arc<dyn Carrier>,
     pub(crate) health: Arc<Health>,
+    pub(crate) reports: Arc<Reports>,
 }
 
 impl Links {
@@ -177,6 +181,7 @@ impl Links {
             observer: OnceLock::new(),
             courier: OnceLock::new(),
             health: parts.health,
+            reports: parts.reports,
             table: Mutex::new(links.into_iter().map(held).collect()),
             successors: Mutex::default(),
             asked: Mutex::default(),

@@ -131,6 +131,7 @@ impl Node {
             vault: Arc::new(keys.clone()),
             carrier: Arc::new(carrier.clone()),
             health: Arc::clone(&health),
+            reports: Arc::clone(&reports),
         })
         .await?;
         // What the operator has decided is in the store, and narrows the file.

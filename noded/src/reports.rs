@@ -1,5 +1,5 @@
 //! What `noded` sees of others that belongs into the audit trail, which the key process alone writes: records that do not
-//! authenticate on a session, peers over their rate, directories that lie.
+//! authenticate on a session, peers over their rate, directories that lie, offers that were left.
 //!
 //! In: a note at each place that sees it, which costs an addition. Out: one call to the key process a second at most and, when they do
 //! not end, one in five minutes, each kind in its turn, with how many there were meanwhile; what is not taken is kept for the next
@@ -31,10 +31,12 @@ pub enum Seen {
     Flooded,
     /// A directory said what its own signatures contradict.
     DirectoryLied,
+    /// An offer of a link was left.
+    OfferRefused,
 }
 
 impl Seen {
-    const ALL: [Self; 3] = [Self::SessionForged, Self::Flooded, Self::DirectoryLied];
+    const ALL: [Self; 4] = [Self::SessionForged, Self::Flooded, Self::DirectoryLied, Self::OfferRefused];
 }
 
 /// What was seen and is not reported yet.

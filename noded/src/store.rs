@@ -26,7 +26,7 @@ use rusqlite::{Connection, ErrorCode, ffi};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use copy::{COPY, Sound, bound_to, check};
-pub(crate) use peers::KnownPeer;
+pub(crate) use peers::{KnownPeer, Word};
 pub(crate) use seal::RowSeal;
 pub(crate) use successions::Carried;
 

@@ -57,7 +57,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn help_of_every_command_is_golden_and_fits_80_columns() {
     let (_guard, folder) = folder();
-    let commands: [&[&str]; 36] = [
+    let commands: [&[&str]; 40] = [
         &[],
         &["init"],
         &["up"],
@@ -76,10 +76,14 @@ fn help_of_every_command_is_golden_and_fits_80_columns() {
         &["link"],
         &["link", "request"],
         &["link", "accept"],
+        &["link", "offers"],
+        &["link", "refuse"],
         &["link", "list"],
         &["link", "show"],
         &["link", "revoke"],
         &["peers"],
+        &["peers", "allow"],
+        &["peers", "deny"],
         &["peers", "ping"],
         &["send"],
         &["inbox"],
@@ -141,6 +145,11 @@ fn a_configuration_is_refused_with_line_caret_and_the_nearest_key() {
     fs::write(folder.join("range.toml"), "[links]\nlife_seconds = 2592001\n").unwrap();
     fs::write(folder.join("auditor.toml"), "[audit]\nauditor = \"age1nobody\"\n").unwrap();
     fs::write(folder.join("directory.toml"), "directories = [\"https://directory.example\"]\n").unwrap();
+    let list = |ids: &str| format!("[links]\nincoming = \"allow-list\"\nallow = [{ids}]\n");
+    let did = "\"did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp\"";
+    fs::write(folder.join("twice.toml"), list(&format!("{did}, {did}"))).unwrap();
+    fs::write(folder.join("nobody.toml"), list(&format!("{did}, \"did:key:z6Mkalice\""))).unwrap();
+    fs::write(folder.join("unused.toml"), list(did).replace("allow-list", "ask")).unwrap();
     let mut all = String::new();
     for case in [
         vec!["check", "good.toml"],
@@ -148,6 +157,9 @@ fn a_configuration_is_refused_with_line_caret_and_the_nearest_key() {
         vec!["check", "range.toml"],
         vec!["check", "directory.toml"],
         vec!["check", "auditor.toml"],
+        vec!["check", "twice.toml"],
+        vec!["check", "nobody.toml"],
+        vec!["check", "unused.toml"],
         vec!["check", "missing.toml"],
         vec!["check", "good.toml", "typo.toml"],
         vec!["--json", "check", "good.toml", "typo.toml"],

@@ -1,11 +1,16 @@
-//! A stranger with a key of its own that calls a directory as a node would: signed requests as raw bytes, and a card to
-//! register with. Hostile tests need what is past the signature to be reached.
+//! A stranger with a key of its own that calls a directory as a node would: signed requests as raw bytes, a card to
+//! register with, and valid offers. Hostile tests need what is past the signature to be reached.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer as _, SigningKey};
+use openred_cryptod::identity::Identity;
+use openred_cryptod::link::issue::{IssueTerms, issue};
 use openred_proto::checked::card::{Card, CardFields, Prekey, prekey_id};
 use openred_proto::checked::statement;
 use openred_proto::checked::succession::Lineage;
@@ -13,7 +18,10 @@ use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::label::{Label, signed_bytes};
 use openred_proto::limits::XWING_PUBLIC_BYTES;
-use openred_proto::method::MethodSet;
+use openred_proto::method::{MethodSet, Schedule};
+use openred_proto::secret::Secret;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng as _;
 use sha2::{Digest as _, Sha256};
 
 /// An hour, and how long the card is good for.
@@ -36,7 +44,9 @@ impl Caller {
         Self { key: SigningKey::from_bytes(&random()), origin: origin.to_owned() }
     }
 
-    fn id(&self) -> NodeId {
+    /// Its node id.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
         NodeId::from_bytes(self.key.verifying_key().to_bytes())
     }
 
@@ -87,6 +97,51 @@ impl Caller {
         let card = STANDARD.encode(statement::encode(&payload, &self.id(), &signature));
         self.post("/api/v3/nodes/register", format!("{{\"card\":\"{card}\"}}").as_bytes())
     }
+}
+
+impl Caller {
+    /// The request that sends a valid offer of a link for a day to whom `card` is of.
+    ///
+    /// # Errors
+    /// When the card is not the peer's, or has no method.
+    pub fn offer(&self, peer: NodeId, card: &[u8], directory: NodeId) -> Result<Vec<u8>> {
+        let identity = Identity::from_seed(&Secret::new(self.key.to_bytes()));
+        let (allowed, schedule, life) = (MethodSet::ALL, Schedule::Hourly, 24 * HOUR);
+        let terms = IssueTerms { peer, card, directory, allowed, schedule, life };
+        let mut random = ChaCha20Rng::from_seed(random());
+        let seed = Secret::new([0; 32]);
+        let issued = issue(&identity, &seed, &terms, None, now().0, now(), &mut random)
+            .map_err(|error| anyhow!("the offer: {error:?}"))?;
+        let body = format!("{{\"offer\":\"{}\"}}", STANDARD.encode(&issued.offer));
+        Ok(self.post("/api/v3/tokens/request-connection", body.as_bytes()))
+    }
+}
+
+/// Sends one request and reads the answer: status and body.
+///
+/// # Errors
+/// When there is no answer.
+pub fn call(address: SocketAddr, request: &[u8]) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(request)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
+    let status =
+        head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).context("a head begins with the status")?;
+    Ok((status.parse()?, body.to_owned()))
+}
+
+/// A node's signed card, as the directory at `address` has it.
+///
+/// # Errors
+/// When it has none.
+pub fn card_of(address: SocketAddr, node: &str) -> Result<Vec<u8>> {
+    let get = format!("GET /api/v3/nodes/{node} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let (status, body) = call(address, get.as_bytes())?;
+    ensure!(status == 200, "{status}: {body}");
+    let view: serde_json::Value = serde_json::from_str(&body)?;
+    Ok(STANDARD.decode(view["card"].as_str().context("a node has a card")?)?)
 }
 
 fn now() -> UnixMillis {

@@ -199,6 +199,7 @@ pub(super) fn report(message: &rpc::ReportRequest) -> Checked<Request> {
         rpc::NodeEvent::SessionForged => Event::SessionForged,
         rpc::NodeEvent::Flooded => Event::Flooded,
         rpc::NodeEvent::DirectoryLied => Event::DirectoryLied,
+        rpc::NodeEvent::OfferRefused => Event::OfferRefused,
         rpc::NodeEvent::Unspecified => return Err(wrong("event")),
     };
     if message.count == 0 {

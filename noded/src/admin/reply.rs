@@ -18,7 +18,7 @@ use crate::link::state::{Link, LinkState};
 use crate::link::{LinkError, words};
 use crate::node::Node;
 use crate::p2p::PingOutcome;
-use crate::store::{KnownPeer, StoreError};
+use crate::store::{KnownPeer, StoreError, Word};
 
 /// Header that carries the stable code (docs/errors.md).
 const CODE_HEADER: &str = "openred-code";
@@ -43,6 +43,7 @@ pub(super) fn link_status(link: &Link) -> admin::Link {
         detail: link.reason.text().to_owned(),
         renews_at: if matches!(link.state, LinkState::Pending | LinkState::Active) { renewal_at(link).0 } else { 0 },
         renews: link.renews.map(|renewed| renewed.to_string()).unwrap_or_default(),
+        waits_until: link.waits_until().map_or(0, |end| end.0),
     }
 }
 
@@ -85,6 +86,15 @@ pub(super) fn peer_status(
         session: node.network.has_session(&peer),
         last_seen: known.map_or(0, |known| known.seen_at.0),
         queued: queued.get(&peer.to_string()).copied().unwrap_or_default(),
+        decision: known.map_or("", |known| decision(known.word())).to_owned(),
+    }
+}
+
+const fn decision(word: Word) -> &'static str {
+    match word {
+        Word::None => "",
+        Word::Yes => "allowed",
+        Word::No => "denied",
     }
 }
 

@@ -352,6 +352,14 @@ pub(crate) enum Link {
         #[arg(value_name = "DID|LINK")]
         peer: String,
     },
+    /// List the offers that wait for your word
+    Offers,
+    /// Leave a waiting offer; its sender is told nothing, and may send another
+    Refuse {
+        /// The offering node, or the offer's link id
+        #[arg(value_name = "DID|LINK")]
+        offer: String,
+    },
     /// List links
     List {
         /// Expired and revoked ones as well
@@ -424,9 +432,22 @@ pub(crate) enum Peers {
         #[arg(value_name = "DID")]
         peer: String,
     },
+    /// Take a node's offers from now on, whatever the policy says
+    Allow {
+        /// The node, did:key:…
+        #[arg(value_name = "DID")]
+        peer: String,
+    },
+    /// Refuse a node's offers from now on, whatever the policy says; a link that
+    /// lives stays until it is revoked
+    Deny {
+        /// The node, did:key:…
+        #[arg(value_name = "DID")]
+        peer: String,
+    },
     /// Measure requests to a linked node
     Ping(Ping),
-    /// Forget a node without a link: its card, and the yes to its offers
+    /// Forget a node without a link: its card, and what you said of its offers
     Forget {
         /// The node, did:key:…
         #[arg(value_name = "DID")]

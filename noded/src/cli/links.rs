@@ -20,6 +20,14 @@ pub(crate) async fn link(invocation: &Invocation, command: arguments::Link) -> R
             invocation.output.document("openred.links/1", &links);
             return Ok(Exit::Ok);
         }
+        Word::Offers => {
+            let mut links = node.list_links(request(ListLinksRequest { all: false })).await?.into_inner();
+            links.links.retain(|link| link.waits_until > 0);
+            offers(&invocation.output, &links.links);
+            invocation.output.document("openred.links/1", &links);
+            return Ok(Exit::Ok);
+        }
+        Word::Refuse { offer } => node.refuse_offer(selector(offer)).await?,
         Word::Sync { peer } => {
             let synced = node.sync_links(request(PeerSelector { peer })).await?.into_inner();
             invocation.output.line(match synced.mended {
@@ -68,6 +76,22 @@ fn list(output: &Output, links: &[Link]) {
     }
 }
 
+fn offers(output: &Output, links: &[Link]) {
+    if links.is_empty() {
+        output.line("no offer waits");
+        return;
+    }
+    let now = now();
+    let mut rows = vec![["LINK", "FROM", "SINCE", "UNTIL"].map(String::from).to_vec()];
+    rows.extend(links.iter().map(|link| {
+        vec![short(&link.link_id), link.peer.clone(), moment(link.created_at, now), moment(link.waits_until, now)]
+    }));
+    for line in table(&rows) {
+        output.line(line);
+    }
+    output.line("take one with `openred link accept`, leave it with `openred link refuse`");
+}
+
 fn short(id: &str) -> String {
     id.chars().take(8).collect()
 }
@@ -83,6 +107,7 @@ fn show(output: &Output, link: &Link) {
         ("method", format!("{} (epoch {})", link.method, link.epoch)),
         ("age", if link.created_at == 0 { String::new() } else { moment(link.created_at, now) }),
         ("ends", moment(link.not_after, now)),
+        ("waits until", if link.waits_until == 0 { String::new() } else { moment(link.waits_until, now) }),
         ("renewal", if link.renews_at == 0 { String::new() } else { moment(link.renews_at, now) }),
         ("renews", link.renews.clone()),
         ("tokens", output.paint(tone(&link.r#match), &link.r#match)),

@@ -1,6 +1,6 @@
 //! `openred peers …`: thin over the node's admin service; the figures of `ping` are computed here.
 
-use openred_proto::admin::{ListPeersRequest, Peer, PeerSelector, PingReport, PingRequest};
+use openred_proto::admin::{DecidePeerRequest, ListPeersRequest, Peer, PeerSelector, PingReport, PingRequest};
 use serde_json::json;
 
 use super::arguments::{self, Ping};
@@ -20,6 +20,8 @@ pub(crate) async fn peers(invocation: &Invocation, command: arguments::Peers) ->
             return Ok(Exit::Ok);
         }
         Word::Show { peer } => node.show_peer(request(PeerSelector { peer })).await?,
+        Word::Allow { peer } => node.decide_peer(request(DecidePeerRequest { peer, allow: true })).await?,
+        Word::Deny { peer } => node.decide_peer(request(DecidePeerRequest { peer, allow: false })).await?,
         Word::Forget { peer } => node.forget_peer(request(PeerSelector { peer })).await?,
     };
     let peer = peer.into_inner();
@@ -52,6 +54,7 @@ fn show(output: &Output, peer: &Peer) {
         ("says it is", one_line(&peer.name)),
         ("sector", one_line(&peer.sector)),
         ("link", peer.link_state.clone()),
+        ("its offers", decision(peer)),
         ("session", if peer.session { String::from("open") } else { String::from("none") }),
         ("last seen", moment(peer.last_seen, now)),
         ("card", format!("number {}, ends {}", peer.card_sequence, moment(peer.card_expires_at, now))),
@@ -61,6 +64,15 @@ fn show(output: &Output, peer: &Peer) {
     rows.retain(|(_, value)| !value.is_empty());
     for (name, value) in rows {
         output.line(format!("{name:<12} {value}"));
+    }
+}
+
+/// What becomes of a peer's offers by the operator's word; nothing where the policy decides.
+fn decision(peer: &Peer) -> String {
+    let lives = matches!(peer.link_state.as_str(), "pending" | "active" | "renewing");
+    match peer.decision.as_str() {
+        "denied" if lives => String::from("denied; the link lives on until `openred link revoke`"),
+        said => said.to_owned(),
     }
 }
 

@@ -120,7 +120,13 @@ pub(super) mod node_ids {
 
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NodeId>, D::Error> {
         let texts = Vec::<String>::deserialize(deserializer)?;
-        texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+        let parse = |(place, text): (usize, &String)| {
+            let wrong = |_| {
+                serde::de::Error::custom(format!("number {} of the list is no did:key of a node: {text:?}", place + 1))
+            };
+            text.parse().map_err(wrong)
+        };
+        texts.iter().enumerate().map(parse).collect()
     }
 }
 

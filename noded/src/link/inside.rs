@@ -266,7 +266,7 @@ async fn ask_in_turn(courier: &dyn Courier, peer: NodeId, own: Bytes) -> Option<
 
 impl OfferError {
     /// Whether it says more of this node's moment than of the offer.
-    const fn is_passing(&self) -> bool {
+    pub(super) const fn is_passing(&self) -> bool {
         match self {
             Self::Keys(KeysError::Refused(refusal)) | Self::Link(LinkError::Keys(KeysError::Refused(refusal))) => {
                 matches!(

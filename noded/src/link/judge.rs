@@ -32,6 +32,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) allow: &'a [NodeId],
     /// The operator has said yes to this peer (by accepting or by requesting a link with it).
     pub(crate) approved: bool,
+    /// Or no; then whatever the policy says.
+    pub(crate) denied: bool,
     /// The peer's verified card names this node's sector.
     pub(crate) same_sector: bool,
 }
@@ -69,6 +71,9 @@ pub(crate) enum RefusedOffer {
     /// `links.incoming` does not admit the peer.
     #[error("the incoming policy does not admit this peer")]
     Policy,
+    /// The operator has said no to it.
+    #[error("the operator has denied this peer")]
+    Denied,
     /// This node's own offer of the same moment goes first.
     #[error("this node's own offer to that peer goes first")]
     OursGoesFirst,
@@ -99,6 +104,7 @@ pub(crate) fn judge<'a>(
 ) -> Verdict {
     if let Some(known) = links.clone().find(|link| link.token_id == *token_id) {
         return match known.state {
+            LinkState::Waiting if situation.denied => Verdict::Refuse(RefusedOffer::Denied),
             LinkState::Waiting if admits(situation, summary.peer) => accept(situation, links, summary),
             LinkState::Waiting => Verdict::StillWaiting,
             _ => seen_before(known),
@@ -106,6 +112,9 @@ pub(crate) fn judge<'a>(
     }
     if let Some(refused) = unfit(situation.me, links.clone(), summary, now) {
         return Verdict::Refuse(refused);
+    }
+    if situation.denied {
+        return Verdict::Refuse(RefusedOffer::Denied);
     }
     if admits(situation, summary.peer) {
         return accept(situation, links, summary);

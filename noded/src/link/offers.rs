@@ -15,8 +15,9 @@ use super::{LinkError, Links, Parting};
 use crate::clock;
 use crate::config::IncomingPolicy;
 use crate::keys::{KeysError, NewLink};
+use crate::reports::Seen;
 use crate::sensitive::Sensitive;
-use crate::store::StoreError;
+use crate::store::{StoreError, Word};
 
 /// First pause before an offer is sent again; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -185,12 +186,17 @@ impl Links {
         let token_id = Offer::token_id(&offer);
         let received = ReceivedOffer { offer: offer.into(), sender, directory, allowed: self.allowed_methods() };
         let considered = self.take_offer(received, token_id).await;
-        considered.inspect_err(|refused| match refused {
-            // PROTOCOL 3: an issuer that knows what this node allows, and offers less, is named.
-            OfferError::Keys(KeysError::Refused(Refusal::Downgrade)) => {
-                tracing::warn!(sender = %Sensitive(sender.short()), %refused, "downgrade refused: offer left");
+        considered.inspect_err(|refused| {
+            if !refused.is_passing() || matches!(refused, OfferError::Judged(_)) {
+                self.reports.note(Seen::OfferRefused);
             }
-            _ => tracing::warn!(sender = %Sensitive(sender.short()), %refused, "offer left"),
+            match refused {
+                // PROTOCOL 3: an issuer that knows what this node allows, and offers less, is named.
+                OfferError::Keys(KeysError::Refused(Refusal::Downgrade)) => {
+                    tracing::warn!(sender = %Sensitive(sender.short()), %refused, "downgrade refused: offer left");
+                }
+                _ => tracing::warn!(sender = %Sensitive(sender.short()), %refused, "offer left"),
+            }
         })
     }
 
@@ -204,6 +210,11 @@ impl Links {
         // Where it says what it renews is in clear; whether that is true, the key process finds out.
         if let Some(old) = Offer::decode(&received.offer).ok().and_then(|offer| offer.routing.psk) {
             return self.take_renewal(received, token_id, old).await;
+        }
+        // Whom the operator has denied costs the key process nothing. Who says that an offer is his is named wrong by nobody but a
+        // directory, which could as well have dropped it.
+        if self.store.word(received.sender).await? == Word::No {
+            return Err(RefusedOffer::Denied.into());
         }
         let summary = self.vault.inspect(&received, None).await?;
         let found = self.introduced(summary.peer, &token_id).await?;
@@ -219,11 +230,13 @@ impl Links {
         self.hear_successions().await;
         let turn = self.turn.lock().await;
         let now = clock::now();
+        let word = self.store.word(summary.peer).await?;
         let situation = Situation {
             me: self.me,
             policy: self.config.incoming,
             allow: &self.config.allow,
-            approved: self.store.is_approved(summary.peer).await.map_err(super::LinkError::Store)?,
+            approved: word == Word::Yes,
+            denied: word == Word::No,
             same_sector,
         };
         if self.current(&summary.peer) != summary.peer {
@@ -281,7 +294,7 @@ impl Links {
         // One that has named a successor may have taken it back.
         let needed = self.config.incoming == IncomingPolicy::Sector
             || self.current(&peer) != peer
-            || !self.store.is_approved(peer).await?;
+            || self.store.word(peer).await? != Word::Yes;
         if is_known || is_full || !needed {
             return Ok(None);
         }
@@ -330,7 +343,7 @@ impl Links {
         self.of_peer(peer).filter(standing)
     }
 
-    fn waiting_of(&self, peer: &NodeId) -> Option<Link> {
+    pub(super) fn waiting_of(&self, peer: &NodeId) -> Option<Link> {
         self.all().into_iter().rfind(|link| link.peer() == *peer && link.state == LinkState::Waiting)
     }
 

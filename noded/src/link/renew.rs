@@ -18,7 +18,7 @@ use crate::clock;
 use crate::config::IncomingPolicy;
 use crate::keys::NewLink;
 use crate::sensitive::Sensitive;
-use crate::store::StoreError;
+use crate::store::{StoreError, Word};
 
 /// Renewals that are prepared at once: each may wait for a directory.
 const AT_ONCE: usize = 8;
@@ -157,6 +157,9 @@ impl Links {
 
     /// Whether `links.incoming` would take an offer of this peer's without the operator, by what is known of it here.
     async fn policy_admits(&self, peer: &NodeId) -> bool {
+        if !matches!(self.store.word(*peer).await, Ok(Word::None | Word::Yes)) {
+            return false;
+        }
         match self.config.incoming {
             IncomingPolicy::Open => true,
             IncomingPolicy::AllowList => self.config.allow.contains(peer),

@@ -16,6 +16,9 @@ use openred_proto::vault::LinkSummary;
 /// How long an ended link is still shown before it is purged.
 pub(crate) const SHOWN_AFTER_END: std::time::Duration = std::time::Duration::from_secs(7 * 86400);
 
+/// How long an offer waits for the operator, unless it ends before: within the fortnight that the prekey is kept to which it is sealed.
+pub(crate) const WAITS: std::time::Duration = std::time::Duration::from_secs(7 * 86400);
+
 /// How many ended links of one peer are shown; older ones are purged before their time.
 pub(crate) const ENDED_PER_PEER: usize = 8;
 
@@ -104,10 +107,14 @@ pub(crate) enum EndReason {
     MethodRetired = 12,
     /// The peer has looked at the offer that was to renew a link, and left it.
     PeerRefused = 13,
+    /// It waited for the operator for as long as an offer may.
+    NotAccepted = 14,
+    /// The operator left it.
+    Refused = 15,
 }
 
 impl EndReason {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::None,
         Self::Life,
         Self::Operator,
@@ -122,6 +129,8 @@ impl EndReason {
         Self::PeerEnded,
         Self::MethodRetired,
         Self::PeerRefused,
+        Self::NotAccepted,
+        Self::Refused,
     ];
 
     /// For `link show`.
@@ -141,6 +150,8 @@ impl EndReason {
             Self::PeerEnded => "the peer has ended it, or does not know it any more",
             Self::MethodRetired => "its method is not allowed any more, and no renewal with another came about in time",
             Self::PeerRefused => "the peer did not take this renewal; the link is renewed afresh",
+            Self::NotAccepted => "nobody accepted it in time",
+            Self::Refused => "refused by the operator",
         }
     }
 }
@@ -375,15 +386,26 @@ impl Link {
         Ok(self.moved(state, now))
     }
 
+    /// Until when it waits for the operator, if it does.
+    pub(crate) fn waits_until(&self) -> Option<UnixMillis> {
+        let end = self.summary.not_after.plus(CLOCK_GRACE).min(self.changed_at.plus(WAITS));
+        (self.state == LinkState::Waiting).then_some(end)
+    }
+
     /// What the passing of time does to it; `None` when nothing.
     pub(crate) fn aged(&self, now: UnixMillis) -> Option<Aged> {
         if self.state.is_over() {
             return (now > self.changed_at.plus(SHOWN_AFTER_END) && self.vault_told).then_some(Aged::Purge);
         }
-        if !self.is_past_life(now) {
+        let has_waited = self.waits_until().is_some_and(|end| now > end);
+        if !self.is_past_life(now) && !has_waited {
             return None;
         }
-        let reason = if self.state == LinkState::Offered { EndReason::NoReceipt } else { EndReason::Life };
+        let reason = match self.state {
+            LinkState::Offered => EndReason::NoReceipt,
+            LinkState::Waiting => EndReason::NotAccepted,
+            _ => EndReason::Life,
+        };
         self.clone().expired(reason, now).ok().map(|link| Aged::Expired(Box::new(link)))
     }
 

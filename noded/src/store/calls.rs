@@ -10,7 +10,7 @@ use openred_proto::id::{LinkId, NodeId, UnixMillis};
 
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::{Carried, KnownPeer, Result, RowSeal, Store, StoreError, links, peers, rows, successions};
+use super::{Carried, KnownPeer, Result, RowSeal, Store, StoreError, Word, links, peers, rows, successions};
 use crate::link::methods::Methods;
 use crate::link::state::Link;
 
@@ -159,12 +159,23 @@ impl Store {
         self.call(disapprove).await
     }
 
-    /// Whether the operator said yes to a peer.
-    pub(crate) async fn is_approved(&self, node: NodeId) -> Result<bool> {
-        Ok(self.peer(node).await?.is_some_and(|peer| peer.approved_at.0 > 0))
+    /// The operator's no to a peer; with it end the offers that wait, `refused`, and what it was owed.
+    pub(crate) async fn deny(&self, node: NodeId, refused: Vec<Link>, now: UnixMillis) -> Result<()> {
+        let deny = move |connection: &Connection| {
+            successions::spoken(connection, &node)?;
+            successions::reoffered(connection, &node)?;
+            refused.iter().try_for_each(|link| links::put(connection, link))?;
+            peers::deny(connection, &node, now)
+        };
+        self.call(deny).await
     }
 
-    /// Drops a peer's card and approval; the sequence of its newest card stays.
+    /// The operator's word on a peer.
+    pub(crate) async fn word(&self, node: NodeId) -> Result<Word> {
+        Ok(self.peer(node).await?.map_or(Word::None, |peer| peer.word()))
+    }
+
+    /// Drops a peer's card and the operator's word on it; the sequence of its newest card stays.
     pub(crate) async fn forget_peer(&self, node: NodeId) -> Result<()> {
         let forget = move |connection: &Connection| {
             successions::forget(connection, &node)?;

@@ -1,4 +1,4 @@
-//! Peers: the newest card of each, the highest sequence ever seen, and whether the operator approved it.
+//! Peers: the newest card of each, the highest sequence ever seen, and the operator's word on it.
 
 use bytes::Bytes;
 use openred_proto::id::{NodeId, UnixMillis};
@@ -7,7 +7,17 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::links::{millis, node_id, number};
 use super::{Result, StoreError};
 
-const COLUMNS: &str = "node_id, card, sequence, fetched_at, seen_at, approved_at";
+const COLUMNS: &str = "node_id, card, sequence, fetched_at, seen_at, approved_at, denied_at";
+
+/// What the operator has said of a peer's offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// Nothing: they are up to the policy.
+    #[default]
+    None,
+    Yes,
+    No,
+}
 
 /// What the store knows of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +32,19 @@ pub(crate) struct KnownPeer {
     pub(crate) seen_at: UnixMillis,
     /// When the operator approved its offers; zero: not.
     pub(crate) approved_at: UnixMillis,
+    /// When the operator denied them; zero: not. At most one of the two is set.
+    pub(crate) denied_at: UnixMillis,
+}
+
+impl KnownPeer {
+    /// The operator's word on it.
+    pub(crate) const fn word(&self) -> Word {
+        match (self.denied_at.0, self.approved_at.0) {
+            (0, 0) => Word::None,
+            (0, _) => Word::Yes,
+            _ => Word::No,
+        }
+    }
 }
 
 pub(crate) fn get(connection: &Connection, node: &NodeId) -> Result<Option<KnownPeer>> {
@@ -58,7 +81,14 @@ pub(crate) fn keep_card(
 
 /// The operator's word for a peer; it also covers later offers.
 pub(crate) fn approve(connection: &Connection, node: &NodeId, now: UnixMillis) -> Result<()> {
+    touch(connection, node, "denied_at", UnixMillis(0))?;
     touch(connection, node, "approved_at", now)
+}
+
+/// The operator's word against a peer.
+pub(crate) fn deny(connection: &Connection, node: &NodeId, now: UnixMillis) -> Result<()> {
+    touch(connection, node, "approved_at", UnixMillis(0))?;
+    touch(connection, node, "denied_at", now)
 }
 
 /// Takes the operator's word back.
@@ -71,10 +101,12 @@ pub(crate) fn seen(connection: &Connection, node: &NodeId, now: UnixMillis) -> R
     touch(connection, node, "seen_at", now)
 }
 
-/// Drops card and approval. The sequence stays: an older card must not be believed later.
+/// Drops card and the operator's word. The sequence stays: an older card must not be believed later.
 pub(crate) fn forget(connection: &Connection, node: &NodeId) -> Result<()> {
     connection
-        .prepare_cached("UPDATE peer SET card = x'', fetched_at = 0, seen_at = 0, approved_at = 0 WHERE node_id = ?1")?
+        .prepare_cached(
+            "UPDATE peer SET card = x'', fetched_at = 0, seen_at = 0, approved_at = 0, denied_at = 0 WHERE node_id = ?1",
+        )?
         .execute([node.as_bytes()])?;
     Ok(())
 }
@@ -102,5 +134,6 @@ fn read(row: &Row<'_>) -> Result<KnownPeer> {
         fetched_at: time(3)?,
         seen_at: time(4)?,
         approved_at: time(5)?,
+        denied_at: time(6)?,
     })
 }

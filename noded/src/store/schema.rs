@@ -15,7 +15,7 @@ use super::{Result, StoreError};
 const APPLICATION_ID: i32 = 0x4f52_6564;
 
 /// Step n leads from version n to version n + 1.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     "
     -- Times are Unix milliseconds. Ids are raw bytes. Enumerations are the numbers in src/link/state.rs.
     CREATE TABLE link (
@@ -82,6 +82,10 @@ const STEPS: [&str; 3] = [
     "
     -- The link that a link renews; empty for one that renews none.
     ALTER TABLE link ADD COLUMN renews BLOB NOT NULL DEFAULT x'';
+    ",
+    "
+    -- When the operator denied the peer; zero: not.
+    ALTER TABLE peer ADD COLUMN denied_at INTEGER NOT NULL DEFAULT 0;
     ",
 ];
 
@@ -209,16 +213,16 @@ mod tests {
     fn an_upgrade_keeps_the_file_as_it_was_and_the_older_program_refuses_the_new_one_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
-        let kept = folder.path().join("node.sqlite.schema-3");
+        let kept = folder.path().join("node.sqlite.schema-4");
         // Half a copy of an upgrade that was killed.
-        std::fs::write(folder.path().join("node.sqlite.schema-3.new"), "half").unwrap();
+        std::fs::write(folder.path().join("node.sqlite.schema-4.new"), "half").unwrap();
         assert!(!kept.exists(), "a new file is none that has to be kept");
-        take_steps(&connection, folder.path(), &[STEPS[0], STEPS[1], STEPS[2], NEXT]).unwrap();
-        assert_eq!(mark(&kept), (3, vec![0x2a]));
-        assert_eq!(mark(&folder.path().join(super::super::FILE)), (4, vec![0x2a]));
-        assert!(!folder.path().join("node.sqlite.schema-3.new").exists());
+        take_steps(&connection, folder.path(), &[&STEPS[..], &[NEXT]].concat()).unwrap();
+        assert_eq!(mark(&kept), (4, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (5, vec![0x2a]));
+        assert!(!folder.path().join("node.sqlite.schema-4.new").exists());
         let older = migrate(&connection, folder.path()).unwrap_err();
-        assert_eq!(older, StoreError::NewerSchema { found: 4, known: 3 });
+        assert_eq!(older, StoreError::NewerSchema { found: 5, known: 4 });
         assert!(older.to_string().contains("newer version of openred"));
         // Put back, the copy is what the older program had.
         drop(connection);
@@ -230,8 +234,8 @@ mod tests {
     fn a_shape_that_no_step_leads_to_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
-        check_shape(&connection, 3).unwrap();
-        for version in [0, 1, 2] {
+        check_shape(&connection, 4).unwrap();
+        for version in [0, 1, 2, 3] {
             assert_eq!(check_shape(&connection, version), Err(StoreError::Shape), "as version {version}");
         }
         for (there, back) in [
@@ -242,19 +246,19 @@ mod tests {
             ("ALTER TABLE meta ADD COLUMN more", "ALTER TABLE meta DROP COLUMN more"),
         ] {
             connection.execute_batch(there).unwrap();
-            assert_eq!(check_shape(&connection, 3), Err(StoreError::Shape), "{there}");
+            assert_eq!(check_shape(&connection, 4), Err(StoreError::Shape), "{there}");
             connection.execute_batch(back).unwrap();
         }
-        check_shape(&connection, 3).unwrap();
+        check_shape(&connection, 4).unwrap();
         connection.execute_batch("DROP TABLE carried").unwrap();
-        assert_eq!(check_shape(&connection, 3), Err(StoreError::Shape));
+        assert_eq!(check_shape(&connection, 4), Err(StoreError::Shape));
         // Comments are no difference; what poses as one is.
         let text = "CREATE TABLE carried (peer BLOB PRIMARY KEY,{} earlier BLOB NOT NULL, withdrawn INTEGER NOT NULL) WITHOUT ROWID";
         connection.execute_batch(&text.replace("{}", " -- another comment\n")).unwrap();
-        check_shape(&connection, 3).unwrap();
+        check_shape(&connection, 4).unwrap();
         connection.execute_batch("DROP TABLE carried").unwrap();
         connection.execute_batch(&text.replace("{}", " \"--\n\" TEXT,")).unwrap();
-        assert_eq!(check_shape(&connection, 3), Err(StoreError::Shape));
+        assert_eq!(check_shape(&connection, 4), Err(StoreError::Shape));
     }
 
     #[test]
@@ -272,17 +276,28 @@ mod tests {
     }
 
     #[test]
+    fn peers_of_an_older_file_are_denied_by_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::open(folder.path().join(super::super::FILE)).unwrap();
+        take_steps(&connection, folder.path(), &STEPS[..3]).unwrap();
+        connection.execute("INSERT INTO peer VALUES (zeroblob(32), x'01', 9, 1, 0, 5)", []).unwrap();
+        migrate(&connection, folder.path()).unwrap();
+        let peers = super::super::peers::all(&connection).unwrap();
+        assert_eq!((peers.len(), peers[0].sequence, peers[0].word()), (1, 9, super::super::Word::Yes));
+    }
+
+    #[test]
     fn a_step_that_fails_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
         take_steps(
             &connection,
             folder.path(),
-            &[STEPS[0], STEPS[1], STEPS[2], "CREATE TABLE later (x); CREATE TABLE link (x);"],
+            &[&STEPS[..], &["CREATE TABLE later (x); CREATE TABLE link (x);"]].concat(),
         )
         .unwrap_err();
-        assert_eq!(mark(&folder.path().join(super::super::FILE)), (3, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (4, vec![0x2a]));
         migrate(&connection, folder.path()).unwrap();
-        take_steps(&connection, folder.path(), &[STEPS[0], STEPS[1], STEPS[2], NEXT]).unwrap();
+        take_steps(&connection, folder.path(), &[&STEPS[..], &[NEXT]].concat()).unwrap();
     }
 }

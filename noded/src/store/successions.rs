@@ -8,7 +8,7 @@ use openred_proto::id::{NodeId, UnixMillis};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::links::{millis, node_id, number};
-use super::{Result, StoreError};
+use super::{Result, StoreError, Word};
 use crate::link::state::{EndReason, LinkState};
 
 /// What came of a lineage.
@@ -71,7 +71,7 @@ pub(crate) fn follow(
         // Once, with the word itself: what the operator takes back later stays taken back.
         let is_new = |old: &&NodeId| followed.changes.iter().any(|(said, heard)| said == *old && !heard.taken_back);
         for earlier in followed.earlier.iter().filter(is_new) {
-            if is_approved(connection, earlier)? && carry(connection, earlier, node, now)? {
+            if word(connection, earlier)? == Word::Yes && carry(connection, earlier, node, now)? {
                 break;
             }
         }
@@ -82,7 +82,7 @@ pub(crate) fn follow(
 
 /// Whether there is anything about this node here: a link, or a word of the operator.
 fn is_known(connection: &Connection, node: &NodeId) -> Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM peer WHERE node_id = ?1 AND (approved_at > 0 OR length(card) > 0))
+    let sql = "SELECT EXISTS (SELECT 1 FROM peer WHERE node_id = ?1 AND (approved_at > 0 OR denied_at > 0 OR length(card) > 0))
         OR EXISTS (SELECT 1 FROM link WHERE peer = ?1)";
     Ok(connection.prepare_cached(sql)?.query_row([node.as_bytes()], |row| row.get(0))?)
 }
@@ -119,13 +119,13 @@ fn put(connection: &Connection, old: &NodeId, heard: &Heard) -> Result<()> {
     Ok(())
 }
 
-fn is_approved(connection: &Connection, node: &NodeId) -> Result<bool> {
-    Ok(super::peers::get(connection, node)?.is_some_and(|peer| peer.approved_at.0 > 0))
+fn word(connection: &Connection, node: &NodeId) -> Result<Word> {
+    Ok(super::peers::get(connection, node)?.map_or(Word::None, |peer| peer.word()))
 }
 
-/// Gives `node` the yes that `earlier` has, by the operator's word or by the configuration; whether it had none before.
+/// Gives `node` the yes that `earlier` has, by the operator's word or by the configuration; whether nothing was said of it before.
 pub(crate) fn carry(connection: &Connection, earlier: &NodeId, node: &NodeId, now: UnixMillis) -> Result<bool> {
-    if is_approved(connection, node)? {
+    if word(connection, node)? != Word::None {
         return Ok(false);
     }
     super::peers::approve(connection, node, now)?;

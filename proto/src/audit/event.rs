@@ -105,6 +105,8 @@ events! {
     Flooded = 81, "node.flooded";
     /// Reported by `noded`: a directory said what its own signatures or receipts contradict.
     DirectoryLied = 82, "node.directory_lied";
+    /// Reported by `noded`: offers of links were left, by the policy for incoming ones or by what stands with their peer.
+    OfferRefused = 84, "node.offer_refused";
     /// Reported by the front: it turned away so many calls that are not in the contract, and connections that speak another
     /// protocol; none of them reached the vault.
     CallRefused = 83, "front.call_refused";
@@ -134,7 +136,10 @@ impl Event {
     /// Whether `noded`, or the front before it, may report it.
     #[must_use]
     pub const fn is_of_node(self) -> bool {
-        matches!(self, Event::SessionForged | Event::Flooded | Event::DirectoryLied | Event::CallRefused)
+        matches!(
+            self,
+            Event::SessionForged | Event::Flooded | Event::DirectoryLied | Event::OfferRefused | Event::CallRefused
+        )
     }
 
     /// Whether the supervisor may report it.

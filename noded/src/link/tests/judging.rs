@@ -14,7 +14,14 @@ const ME: u8 = 5;
 pub(super) const LATER: UnixMillis = UnixMillis(NOW.0 + 60_000);
 
 fn situation(policy: IncomingPolicy) -> Situation<'static> {
-    Situation { me: NodeId::from_bytes([ME; 32]), policy, allow: &[], approved: false, same_sector: false }
+    Situation {
+        me: NodeId::from_bytes([ME; 32]),
+        policy,
+        allow: &[],
+        approved: false,
+        denied: false,
+        same_sector: false,
+    }
 }
 
 /// An offer of `peer`, made a minute after everything else in these tests.
@@ -35,6 +42,24 @@ fn policies() {
     assert_eq!(verdict(Situation { allow: &allow, ..situation(IncomingPolicy::Ask) }, &[], 9), Verdict::Wait(None));
     assert_eq!(verdict(situation(IncomingPolicy::Sector), &[], 9), refused);
     assert_eq!(verdict(Situation { same_sector: true, ..situation(IncomingPolicy::Sector) }, &[], 9), accept);
+}
+
+#[test]
+fn whom_the_operator_denied_no_policy_admits() {
+    let refused = Verdict::Refuse(RefusedOffer::Denied);
+    for policy in [IncomingPolicy::Open, IncomingPolicy::AllowList, IncomingPolicy::Sector, IncomingPolicy::Ask] {
+        let allow = [NodeId::from_bytes([9; 32])];
+        let denied = Situation { denied: true, same_sector: true, allow: &allow, ..situation(policy) };
+        assert_eq!(verdict(denied, &[], 9), refused);
+        // Neither does an offer that waits from before become a link, nor its repetition.
+        let link = waiting(1, 9);
+        let again = judge(denied, std::iter::once(&link), &link.summary, &link.token_id, LATER);
+        assert_eq!(again, refused);
+        // What was accepted before stands, and its issuer gets his receipt again.
+        let live = accepted(1, 9);
+        let again = judge(denied, std::iter::once(&live), &live.summary, &live.token_id, LATER);
+        assert_eq!(again, Verdict::Repeat(live.id()));
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use openred_proto::limits::CLOCK_GRACE;
 use openred_proto::method::Method;
 use openred_proto::vault::LinkSummary;
 
-use crate::link::state::{Aged, EndReason, Link, LinkState, SHOWN_AFTER_END, TokenMatch};
+use crate::link::state::{Aged, EndReason, Link, LinkState, SHOWN_AFTER_END, TokenMatch, WAITS};
 
 pub(super) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
@@ -71,6 +71,20 @@ fn nothing_leads_out_of_the_end() {
     assert!(waiting(1, 2).with_receipt(vec![9], NOW).is_err(), "not this node's offer");
     assert!(waiting(1, 2).with_handshake(true, 1, [0; 16], NOW).is_err(), "not accepted");
     assert!(waiting(1, 2).ended(EndReason::Operator, NOW).unwrap().vault_told, "the key process knows nothing of it");
+}
+
+#[test]
+fn an_offer_waits_a_week_or_until_its_own_end() {
+    let day = waiting(1, 2);
+    assert_eq!(day.waits_until(), Some(day.summary.not_after.plus(CLOCK_GRACE)));
+    let mut month = waiting(1, 2);
+    month.summary.not_after = NOW.plus(HOUR * 24 * 30);
+    let end = NOW.plus(WAITS);
+    assert_eq!((month.waits_until(), month.aged(end)), (Some(end), None));
+    let Some(Aged::Expired(left)) = month.aged(end.plus(Duration::from_millis(1))) else { panic!("it waits on") };
+    assert_eq!((left.state, left.reason, left.waits_until()), (LinkState::Expired, EndReason::NotAccepted, None));
+    assert!(left.vault_told, "the key process knows nothing of it");
+    assert_eq!((accepted(1, 2).waits_until(), offered(1, 2).waits_until()), (None, None));
 }
 
 #[test]

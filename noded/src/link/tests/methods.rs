@@ -100,7 +100,7 @@ fn whom_the_policy_admits_is_offered_anew_without_the_operators_word() {
         let (alice, bob) = super::nodes::pair(Open).await;
         alice.links.request(bob.id, None).await.unwrap();
         deliver_offer(&alice, &bob).await;
-        assert!(!bob.store.is_approved(alice.id).await.unwrap());
+        assert_eq!(bob.store.word(alice.id).await.unwrap(), crate::store::Word::None);
         assert!(offers_anew(&alice, &bob).await);
     });
     run(async {

@@ -59,7 +59,7 @@ impl TestVault {
         }
     }
 
-    fn card(&self) -> Bytes {
+    pub(super) fn card(&self) -> Bytes {
         let fields = CardFields { name: "test".to_owned(), ..CardFields::default() };
         match self.ask(Request::SignCard { fields, suites: MethodSet::ALL, life: Duration::from_secs(86_400) }) {
             Ok(Reply::Card { statement, .. }) => statement.into(),
@@ -292,6 +292,7 @@ impl TestNode {
             vault: Arc::clone(&vault) as _,
             carrier: Arc::clone(&outbox) as _,
             health: Arc::new(Health::default()),
+            reports: Arc::default(),
         };
         let links = Links::load(parts).await.unwrap();
         let told = Arc::new(Told::default());
@@ -320,8 +321,13 @@ impl TestNode {
         &*self.vault
     }
 
+    /// Its signed card, as a directory would have it.
+    pub(super) fn card(&self) -> Bytes {
+        self.vault.card()
+    }
+
     pub(super) fn knows(&self, other: &TestNode) {
-        self.outbox.cards.lock().unwrap().push((other.id, other.vault.card()));
+        self.outbox.cards.lock().unwrap().push((other.id, other.card()));
     }
 }
 

@@ -6,9 +6,11 @@ use openred_proto::id::{LinkId, NodeId};
 
 use super::life::DIRECTORY;
 use super::nodes::{TestNode, pair};
+use super::renewing::linked;
 use crate::clock;
 use crate::config::IncomingPolicy::{Ask, Open};
 use crate::link::LinkError;
+use crate::link::decisions::Rank;
 use crate::link::state::{EndReason, LinkState};
 use crate::p2p::ports::{Links as _, SessionOpened};
 
@@ -120,6 +122,60 @@ fn under_ask_the_operator_decides_and_the_yes_lasts() {
         alice.links.request(bob.id, None).await.unwrap();
         deliver_offer(&alice, &bob).await;
         assert_eq!(states(&bob).last(), Some(&LinkState::Waiting), "a revocation takes the yes back");
+    });
+}
+
+#[test]
+fn the_operators_no_lasts_over_restarts_until_a_yes_and_touches_no_live_link() {
+    run(async {
+        let (alice, bob) = pair(Open).await;
+        bob.links.decide_peer(alice.id, false).await.unwrap();
+        alice.links.request(bob.id, None).await.unwrap();
+        deliver_offer(&alice, &bob).await;
+        let bob = bob.restarted().await;
+        bob.links.handle_offer(alice.outbox.offer(), alice.id, DIRECTORY).await;
+        assert!(bob.links.all().is_empty() && bob.outbox.receipts.lock().unwrap().is_empty());
+        assert_eq!(bob.links.rank(alice.id, &alice.outbox.offer()).await, Rank::Stranger);
+        bob.links.decide_peer(alice.id, true).await.unwrap();
+        assert_eq!(bob.links.rank(alice.id, &alice.outbox.offer()).await, Rank::Known);
+        bob.links.handle_offer(alice.outbox.offer(), alice.id, DIRECTORY).await;
+        deliver_receipt(&bob, &alice).await;
+        bob.links.decide_peer(alice.id, false).await.unwrap();
+        assert_eq!((states(&alice), states(&bob)), (vec![LinkState::Pending], vec![LinkState::Pending]));
+        let (yes, no) = (bob.links.decide_peer(bob.id, true).await, bob.links.decide_peer(bob.id, false).await);
+        assert_eq!((yes.err(), no.err()), (Some(LinkError::WithItself), Some(LinkError::WithItself)));
+    });
+}
+
+#[test]
+fn an_offer_that_waits_is_refused_alone_and_one_that_does_not_is_not() {
+    run(async {
+        let (alice, bob) = pair(Ask).await;
+        alice.links.request(bob.id, None).await.unwrap();
+        deliver_offer(&alice, &bob).await;
+        let refused = bob.links.refuse_offer(&alice.id.to_string()).await.unwrap();
+        assert_eq!((refused.state, refused.reason), (LinkState::Revoked, EndReason::Refused));
+        deliver_offer(&alice, &bob).await;
+        assert_eq!(states(&bob), [LinkState::Revoked], "the same bytes do not wait again");
+        assert_eq!(bob.links.refuse_offer(&alice.id.to_string()).await.err(), Some(LinkError::NotFound));
+        // A linked peer's fresh offer waits beside its link, and is left without harm to that.
+        let (carol, dave) = linked(Ask).await;
+        let link = dave.links.for_peer(&carol.id).unwrap().link;
+        dave.store.disapprove(carol.id).await.unwrap();
+        carol.links.revoke(link).await.unwrap();
+        carol.links.request(dave.id, None).await.unwrap();
+        deliver_offer(&carol, &dave).await;
+        assert_eq!(states(&dave), [LinkState::Active, LinkState::Waiting]);
+        let wrong = dave.links.refuse_offer(&link.to_string()).await.err().unwrap();
+        assert!(matches!(wrong, LinkError::WrongState(_)), "{wrong}");
+        dave.links.refuse_offer(&carol.id.to_string()).await.unwrap();
+        assert_eq!(states(&dave), [LinkState::Active, LinkState::Revoked]);
+        // Denied, what waits ends with it.
+        carol.links.revoke(carol.links.of_peer(&dave.id).unwrap().id()).await.unwrap();
+        carol.links.request(dave.id, None).await.unwrap();
+        deliver_offer(&carol, &dave).await;
+        dave.links.decide_peer(carol.id, false).await.unwrap();
+        assert_eq!(states(&dave), [LinkState::Active, LinkState::Revoked, LinkState::Revoked]);
     });
 }
 

@@ -22,12 +22,12 @@ pub(crate) fn all(front: &mut Front, report: &mut Report) -> Result<()> {
     for (name, call, code) in [
         ("say that a segment is filed", "AuditFiled", Code::Unimplemented),
         ("note what the supervisor notes", "Note", Code::Unimplemented),
-        // Number 4 is none of the three events that are `noded`'s to see.
+        // Number 99 is none of the events that are `noded`'s to see.
         ("report what only others see", "Report", Code::InvalidArgument),
         ("ask where the trail stands", "AuditStatus", Code::Unimplemented),
         ("ask how a peer is named", "AuditSubject", Code::Unimplemented),
     ] {
-        let came = front.call_named(&format!("/openred.cryptod.v1.Cryptod/{call}"), &[0x08, 0x04, 0x10, 0x01]);
+        let came = front.call_named(&format!("/openred.cryptod.v1.Cryptod/{call}"), &[0x08, 99, 0x10, 0x01]);
         report.turned_away((AREA, name), code, came)?;
     }
     // The vault's own frames, past the contract: the front passes none on, and hangs up.
