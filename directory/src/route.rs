@@ -2,7 +2,8 @@
 //! is bounded and gone after ten minutes. Sans-IO: time is an argument; a waiting stream is woken through a [`Notify`].
 //!
 //! Items carry ids that only grow, over restarts too (`max(last + 1, milliseconds)`). A reader names the last id it has:
-//! receipts up to it are done with and dropped, offers stay until their receipt comes, or their ten minutes are over.
+//! receipts up to it are done with and dropped, offers stay until their receipt comes, or their ten minutes are over, or
+//! the mailbox is full and their recipient has been shown them: strangers then fill no mailbox that is read.
 //!
 //! A stream lives long and names its last id only when it comes again. So receipts that it was shown count against nobody
 //! any more; they are kept, in case the stream broke under them, until their room is needed.
@@ -138,11 +139,12 @@ impl Mailboxes {
         let crowded = self.items >= self.bounds.items;
         match kind {
             Kind::Receipt => self.items -= mailbox.make_room(&from, answers_offer, crowded)?,
-            Kind::Offer if !mailbox.takes_offer(&from, self.bounds.offers_per_node) => {
-                return Err(Refused::MailboxFull);
+            Kind::Offer => {
+                self.items -= mailbox.make_room_for_offer(&from, self.bounds.offers_per_node)?;
+                if crowded && self.items >= self.bounds.items {
+                    return Err(Refused::DirectoryFull);
+                }
             }
-            Kind::Offer if crowded => return Err(Refused::DirectoryFull),
-            Kind::Offer => {}
         }
         self.last_id = (self.last_id + 1).max(now.0);
         let id = self.last_id;
@@ -202,9 +204,19 @@ impl Mailboxes {
 }
 
 impl Mailbox {
-    fn takes_offer(&self, from: &NodeId, most: usize) -> bool {
-        let offers = || self.items.iter().filter(|item| item.kind == Kind::Offer);
-        offers().count() < most && offers().filter(|item| item.from == *from).count() < OFFERS_PER_ISSUER
+    /// Drops the oldest offer that the reader was shown, if a new one needs its room; how many. Its issuer sends it again until it has a
+    /// receipt; an issuer's own share holds for shown ones, too.
+    fn make_room_for_offer(&mut self, from: &NodeId, most: usize) -> Result<usize, Refused> {
+        let offers = || self.items.iter().enumerate().filter(|(_, item)| item.kind == Kind::Offer);
+        if offers().filter(|(_, item)| item.from == *from).count() >= OFFERS_PER_ISSUER {
+            return Err(Refused::MailboxFull);
+        }
+        if offers().count() < most {
+            return Ok(0);
+        }
+        let (place, _) = offers().find(|(_, item)| item.id <= self.shown).ok_or(Refused::MailboxFull)?;
+        self.items.remove(place);
+        Ok(1)
     }
 
     /// Drops the receipt whose room a new one needs, if it needs one; how many. First the oldest that the reader was shown;
@@ -374,6 +386,28 @@ mod tests {
         assert_eq!(offer(&mut boxes, NOW, 7, 2, 1), Err(Refused::DirectoryFull));
         boxes.sweep(NOW.plus(Duration::from_secs(601)));
         assert!(boxes.is_empty() && boxes.boxes.is_empty());
+    }
+
+    #[test]
+    fn offers_that_a_reader_was_shown_keep_no_other_out() {
+        let mut boxes = boxes();
+        let reader = boxes.read(node(1), 0);
+        for from in 2..8 {
+            offer(&mut boxes, NOW, 1, from, from).unwrap();
+        }
+        assert_eq!(offer(&mut boxes, NOW, 1, 8, 8), Err(Refused::MailboxFull), "nobody was shown them");
+        boxes.poll(NOW, &reader, 0).unwrap();
+        for from in 8..100 {
+            offer(&mut boxes, NOW, 1, from, from).unwrap();
+            assert_eq!(boxes.poll(NOW, &reader, 0).unwrap().last().unwrap().token_id[0], from);
+        }
+        assert_eq!(boxes.len(), 6);
+        // One issuer's share is as it was.
+        for token in 100..103 {
+            offer(&mut boxes, NOW, 1, 99, token).unwrap();
+            boxes.poll(NOW, &reader, 0).unwrap();
+        }
+        assert_eq!(offer(&mut boxes, NOW, 1, 99, 103), Err(Refused::MailboxFull));
     }
 
     #[test]

@@ -1,50 +1,72 @@
 //! What arrives through directories, on its way to the links: receipts at once, offers beside them.
 //!
-//! An offer of a stranger makes this node ask its directories about him, one after the other, ten seconds each where they hang.
-//! So offers wait in a place of their own, bounded in all and for each sender, and a few are taken at a time, one of a sender:
-//! nobody's offers hold up receipts, and one sender's not another's. What finds no room is left: who offers a link sends the offer again until it
-//! has a receipt.
+//! An offer of a stranger makes this node ask its directories about him, one after the other, ten seconds each where they hang, and
+//! costs the key process work of which it does so much a second and no more. So offers wait in places of their own: renewals, offers of
+//! those who are known here, and strangers' ([`Rank`]), each kind with its room, its hands and its part of the key process's time. However many
+//! strangers come, they take nothing of the other two. In each place room is bounded in all and for each sender, and a few offers are taken at a
+//! time, one of a sender: nobody's offers hold up receipts, and one sender's not another's. What finds no room is left: who
+//! offers a link sends the offer again until it has a receipt.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use openred_proto::id::NodeId;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::directory::{Delivered, ItemKind};
 use crate::link::Links;
+use crate::link::decisions::Rank;
 use crate::sensitive::Sensitive;
 
-/// Offers that are looked into at once: as many questions to directories as a node may have open for strangers.
+/// Offers of one kind that are looked into at once: as many questions to directories as a node may have open for strangers.
 pub(crate) const AT_ONCE: usize = 8;
-/// Offers that wait, in all: under a megabyte, and more than a directory keeps for one node.
+/// Offers of one kind that wait: under a megabyte, and more than a directory keeps for one node.
 const WAITING: usize = 256;
 /// And of one sender, who has one offer out at a time and another when it took that back.
 const OF_ONE: usize = 4;
+/// Offers that may be looked into at once after a quiet time, as seconds of their rate.
+const BURST_SECONDS: u32 = 4;
+
+impl Rank {
+    /// Offers of this kind that are looked into in a second. The key process does fifty things a second for offers, two for each that
+    /// is taken: what is left of them is for what this node offers itself, and for offers inside sessions.
+    const fn per_second(self) -> u32 {
+        match self {
+            Self::Renewal => 10,
+            Self::Known | Self::Stranger => 5,
+        }
+    }
+}
 
 /// Hands on what arrives, until nothing can any more.
 pub(crate) async fn take(links: Arc<Links>, mut inbox: mpsc::Receiver<Delivered>) {
-    let offers = Arc::new(Offers::default());
+    let places = Rank::ALL.map(|rank| Arc::new(Offers::new(rank.per_second())));
     // They end with this future.
     let mut workers = JoinSet::new();
-    for _ in 0..AT_ONCE {
-        let (offers, links) = (Arc::clone(&offers), Arc::clone(&links));
-        workers.spawn(async move {
-            loop {
-                let item = offers.next().await;
-                let sender = item.sender;
-                links.handle_offer(item.payload, sender, item.directory).await;
-                offers.done(sender);
-            }
-        });
+    for offers in &places {
+        for _ in 0..AT_ONCE {
+            let (offers, links) = (Arc::clone(offers), Arc::clone(&links));
+            workers.spawn(async move {
+                loop {
+                    let item = offers.next().await;
+                    let sender = item.sender;
+                    offers.turn().await;
+                    links.handle_offer(item.payload, sender, item.directory).await;
+                    offers.done(sender);
+                }
+            });
+        }
     }
     while let Some(item) = inbox.recv().await {
         match item.kind {
             ItemKind::Offer => {
                 let sender = item.sender;
-                if !offers.put(item) {
-                    tracing::debug!(sender = %Sensitive(sender.short()), "no room for an offer: its sender sends it again");
+                let rank = links.rank(sender, &item.payload).await;
+                if !places[rank as usize].put(item) {
+                    tracing::debug!(sender = %Sensitive(sender.short()), ?rank, "no room for an offer: its sender sends it again");
                 }
             }
             ItemKind::Receipt => links.handle_receipt(item.payload, item.sender).await,
@@ -52,11 +74,35 @@ pub(crate) async fn take(links: Arc<Links>, mut inbox: mpsc::Receiver<Delivered>
     }
 }
 
-/// Offers that wait for somebody to look into them.
-#[derive(Default)]
+/// Offers of one kind that wait for somebody to look into them.
 struct Offers {
     waiting: Mutex<Waiting>,
     ready: Notify,
+    pace: Mutex<Pace>,
+}
+
+/// How many may still be looked into now.
+struct Pace {
+    per_second: u32,
+    left: f64,
+    at: Instant,
+}
+
+impl Pace {
+    fn most(&self) -> f64 {
+        f64::from(self.per_second * BURST_SECONDS)
+    }
+
+    /// Takes one, or says how long until there is one.
+    fn take(&mut self, now: Instant) -> Option<Duration> {
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * f64::from(self.per_second);
+        (self.left, self.at) = ((self.left + gained).min(self.most()), now);
+        if self.left < 1.0 {
+            return Some(Duration::from_secs_f64((1.0 - self.left) / f64::from(self.per_second)));
+        }
+        self.left -= 1.0;
+        None
+    }
 }
 
 #[derive(Default)]
@@ -70,6 +116,23 @@ struct Waiting {
 }
 
 impl Offers {
+    fn new(per_second: u32) -> Self {
+        let mut pace = Pace { per_second, left: 0.0, at: Instant::now() };
+        pace.left = pace.most();
+        Self { waiting: Mutex::default(), ready: Notify::new(), pace: Mutex::new(pace) }
+    }
+
+    /// Waits until one more may be looked into.
+    async fn turn(&self) {
+        loop {
+            let wait = self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+            match wait {
+                None => return,
+                Some(wait) => tokio::time::sleep(wait).await,
+            }
+        }
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,7 +245,7 @@ mod tests {
 
     #[test]
     fn senders_take_turns_one_at_a_time_and_each_in_its_order() {
-        let offers = Offers::default();
+        let offers = Offers::new(1);
         for (sender, number) in [(1, 0), (1, 1), (1, 2), (2, 0), (3, 0)] {
             assert!(offers.put(offer(sender, number)));
         }
@@ -200,7 +263,7 @@ mod tests {
 
     #[test]
     fn room_is_bounded_for_one_and_for_all_and_goes_to_those_who_have_least() {
-        let offers = Offers::default();
+        let offers = Offers::new(1);
         let four = u16::try_from(OF_ONE).unwrap();
         assert!((0..four).all(|number| offers.put(offer(0, number))) && !offers.put(offer(0, four)));
         let others = u16::try_from(WAITING - OF_ONE).unwrap();
@@ -213,9 +276,25 @@ mod tests {
         assert_eq!(offers.waiting().count, WAITING);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn as_many_a_second_as_the_kind_may_after_a_burst() {
+        let (offers, begun) = (Offers::new(5), Instant::now());
+        for _ in 0..5 * BURST_SECONDS {
+            offers.turn().await;
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        for _ in 0..50 {
+            offers.turn().await;
+        }
+        assert!(begun.elapsed() >= Duration::from_secs(10), "{:?}", begun.elapsed());
+        // Together no more than the key process does for offers, with room for this node's own: each may cost two operations.
+        let all: u32 = Rank::ALL.into_iter().map(Rank::per_second).sum();
+        assert!(2 * all < 50);
+    }
+
     #[tokio::test]
     async fn whoever_takes_wakes_the_next() {
-        let offers = Arc::new(Offers::default());
+        let offers = Arc::new(Offers::new(1));
         for sender in 0..3 {
             offers.put(offer(sender, 0));
         }
