@@ -13,7 +13,7 @@ use openred_proto::concat::concat;
 use openred_proto::error::WireError;
 use openred_proto::id::{LinkId, NodeId, PrekeyId, UnixMillis};
 use openred_proto::label::derive;
-use openred_proto::limits::LINK_LIFE_MAX;
+use openred_proto::limits::{LINK_LIFE_MAX, LINK_LIFE_MIN};
 use openred_proto::method::{MethodSet, Schedule};
 use openred_proto::secret::Secret;
 use rand_core::CryptoRng;
@@ -61,7 +61,7 @@ pub struct Issued {
 ///
 /// # Errors
 /// A card that does not verify or is another node's; [`Error::LocalNoCommonMethod`]; [`Error::MisuseNotAllowed`] for a link
-/// with oneself or a life of zero or over the longest.
+/// with oneself or a life under the shortest or over the longest.
 pub fn issue(
     identity: &Identity,
     seed: &Secret<32>,
@@ -71,7 +71,7 @@ pub fn issue(
     now: UnixMillis,
     random: &mut impl CryptoRng,
 ) -> Result<Issued> {
-    if terms.peer == identity.node_id() || terms.life.is_zero() || terms.life > LINK_LIFE_MAX {
+    if terms.peer == identity.node_id() || !(LINK_LIFE_MIN..=LINK_LIFE_MAX).contains(&terms.life) {
         return Err(Error::MisuseNotAllowed);
     }
     let card = Card::verify(terms.card, now)?;
