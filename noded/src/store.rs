@@ -25,7 +25,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, ffi};
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use copy::{COPY, Sound, bound_to, check};
+pub(crate) use copy::{COPY, Sound, bound_to, check, decided_methods};
 pub(crate) use peers::{KnownPeer, Word};
 pub(crate) use seal::RowSeal;
 pub(crate) use successions::Carried;

@@ -1,12 +1,17 @@
-//! `check` and `config show`: the configuration read, judged and shown without starting anything.
+//! `check` and `config show`: the configuration read, judged and shown without starting anything. What commands have decided beside it
+//! says the node, or while it does not run its database.
 
 use std::path::{Path, PathBuf};
 
+use openred_proto::admin::ListMethodsRequest;
 use openred_proto::config::{ConfigError, Source};
+use openred_proto::method::{Method, Schedule};
 use serde_json::{Map, Value, json};
 
+use super::client::{block_on, node, request};
 use super::{Exit, Failure, Invocation};
-use crate::config::{Resolved, resolve};
+use crate::config::{LinkConfig, Resolved, resolve};
+use crate::store;
 
 /// The configuration in force: defaults, file, environment, `--set`.
 pub(crate) fn resolved(invocation: &Invocation) -> Result<Resolved, Failure> {
@@ -65,18 +70,71 @@ fn report(invocation: &Invocation, file: &Path, problem: &Value) {
 pub(crate) fn show(invocation: &Invocation, origin: bool) -> Result<Exit, Failure> {
     let resolved = resolved(invocation)?;
     let settings = resolved.settings();
+    let decided = Decided::of(invocation).unwrap_or_else(|failure| {
+        invocation.output.line(format!("# what commands have decided is not known: {}", failure.what));
+        Decided::default()
+    });
+    let in_force = decided.narrow(&resolved.config.links);
     let mut body = Map::new();
     for (key, value, from) in &settings {
-        body.insert((*key).to_owned(), json!({ "value": value, "origin": from }));
+        let Some((_, by_command)) = in_force.iter().find(|(decided, value_then)| decided == key && value_then != value)
+        else {
+            body.insert((*key).to_owned(), json!({ "value": value, "origin": from }));
+            invocation.output.line(match origin {
+                true => format!("{:<12} {key} = {value}", from.to_string()),
+                false => format!("{key} = {value}"),
+            });
+            continue;
+        };
+        let configured = json!({ "value": value, "origin": from });
+        body.insert((*key).to_owned(), json!({ "value": by_command, "origin": "command", "configured": configured }));
         invocation.output.line(match origin {
-            true => format!("{:<12} {key} = {value}", from.to_string()),
-            false => format!("{key} = {value}"),
+            true => format!("{:<12} {key} = {by_command}  # {from}: {value}", "command"),
+            false => format!("{key} = {by_command}"),
         });
     }
     invocation
         .output
         .document("openred.config/1", &json!({ "file": invocation.config.display().to_string(), "settings": body }));
     Ok(Exit::Ok)
+}
+
+/// What `openred method` has decided.
+#[derive(Default)]
+struct Decided {
+    disabled: Vec<Method>,
+    schedule: Option<Schedule>,
+}
+
+impl Decided {
+    /// From the node, or where none runs from its database.
+    fn of(invocation: &Invocation) -> Result<Self, Failure> {
+        let asked = block_on(async {
+            let mut node = node(invocation).await?;
+            Ok(node.list_methods(request(ListMethodsRequest {})).await?.into_inner())
+        });
+        if let Ok(methods) = asked {
+            let disabled = methods.methods.iter().filter(|method| method.disabled);
+            let differs = methods.schedule != methods.configured_schedule;
+            return Ok(Self {
+                disabled: disabled.filter_map(|method| method.name.parse().ok()).collect(),
+                schedule: methods.schedule.parse().ok().filter(|_| differs),
+            });
+        }
+        let kept = store::decided_methods(&invocation.home.state().join(store::FILE));
+        let kept = kept.map_err(|error| Failure::new(Exit::Failed, "store.failed", error.to_string(), ""))?;
+        let disabled = Method::ALL.into_iter().filter(|method| kept.is_disabled(*method)).collect();
+        Ok(Self { disabled, schedule: kept.decided_schedule() })
+    }
+
+    /// The settings that it is about, as they are in force. What would leave no method counts for nothing.
+    fn narrow(&self, links: &LinkConfig) -> Vec<(&'static str, toml::Value)> {
+        let left: Vec<&'static str> =
+            links.methods.iter().filter(|method| !self.disabled.contains(method)).map(|method| method.name()).collect();
+        let methods = (!left.is_empty()).then(|| ("links.methods", toml::Value::from(left)));
+        let schedule = self.schedule.map(|schedule| ("links.schedule", toml::Value::from(schedule.name())));
+        methods.into_iter().chain(schedule).collect()
+    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,11 @@ impl Methods {
         self.schedule.unwrap_or(configured)
     }
 
+    /// The schedule that the operator has chosen, if he has.
+    pub(crate) const fn decided_schedule(&self) -> Option<Schedule> {
+        self.schedule
+    }
+
     /// With one method allowed again, or disabled.
     ///
     /// # Errors

@@ -7,9 +7,11 @@ use std::path::Path;
 use openred_proto::id::NodeId;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
+use rusqlite::types::FromSql;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
 use super::{Result, StoreError, schema};
+use crate::link::methods::Methods;
 
 /// Name of the copy in the state directory; the operator's command takes it from there and removes it.
 pub(crate) const COPY: &str = "backup.sqlite";
@@ -55,6 +57,17 @@ fn pages(connection: &Connection, place: &Path) -> Result<()> {
 /// Whose state the database of a node that does not run is; none where nobody has run on it. It is the caged process's file:
 /// nothing in it is run, and nothing is written.
 pub(crate) fn bound_to(file: &Path) -> Result<Option<NodeId>> {
+    let bound: Option<[u8; 32]> = noted(file, "node")?;
+    Ok(bound.map(NodeId::from_bytes))
+}
+
+/// What the operator has decided about methods, from the database of a node that does not run; as of [`bound_to`].
+pub(crate) fn decided_methods(file: &Path) -> Result<Methods> {
+    let kept: Option<Vec<u8>> = noted(file, "methods")?;
+    kept.map_or(Ok(Methods::default()), |bytes| Methods::decode(&bytes).ok_or(StoreError::Damaged("meta")))
+}
+
+fn noted<T: FromSql>(file: &Path, name: &str) -> Result<Option<T>> {
     if file.symlink_metadata().is_err() {
         return Ok(None);
     }
@@ -64,8 +77,8 @@ pub(crate) fn bound_to(file: &Path) -> Result<Option<NodeId>> {
     if schema::version(&connection)? == 0 {
         return Ok(None);
     }
-    let bound = connection.query_row("SELECT value FROM meta WHERE name = 'node'", [], |row| row.get(0));
-    Ok(bound.optional()?.map(NodeId::from_bytes))
+    let noted = connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0));
+    Ok(noted.optional()?)
 }
 
 /// The settings for a file that may come from anywhere.
