@@ -227,9 +227,19 @@ impl Directories {
         }
         let kept = self.store.peer(peer).await.ok()??;
         let card = Card::verify(&kept.card, clock::now()).ok()?;
-        // Which directory a stored card came from is not kept, and matters for new links alone.
-        let directory = self.clients.first().map_or(self.me, |client| client.address().id);
-        Some(self.remember(card, kept.card.into(), directory, kept.fetched_at, Vec::new()))
+        Some(self.remember(card, kept.card.into(), self.some_directory(), kept.fetched_at, Vec::new()))
+    }
+
+    /// Where a peer was last, by a card that has ended since. Whether it still is there its handshake says; who waits for a directory
+    /// to say it waits for as long as that is away.
+    async fn last_endpoints(&self, peer: NodeId) -> Option<Vec<String>> {
+        let kept = self.store.peer(peer).await.ok()??;
+        Some(Card::verify(&kept.card, kept.fetched_at).ok()?.fields.endpoints)
+    }
+
+    /// Which directory a card came from is not kept with it, and matters for new links alone.
+    fn some_directory(&self) -> NodeId {
+        self.clients.first().map_or(self.me, |client| client.address().id)
     }
 
     fn cached(&self, peer: &NodeId) -> Option<CachedCard> {
@@ -295,14 +305,36 @@ impl Directories {
     async fn look_up_at(&self, client: &Client, peer: NodeId, keep: Keep) -> Result<CachedCard, DirectoryError> {
         let bytes = client.node(peer).await?;
         // By our own clock and its grace: a directory must not say which cards have ended.
-        let now = clock::now();
-        let card = Card::verify(&bytes, now)?;
+        let card = Card::verify(&bytes, clock::now())?;
         let earlier = self.follow(&card).await?;
         // A directory may answer with the card of whoever goes on for the one that was asked for.
         if card.node_id != peer && !earlier.contains(&peer) {
             return Err(WireError::WrongSigner { what: "card" }.into());
         }
-        let peer = card.node_id;
+        self.take_in(card, bytes, client.address().id, earlier, keep).await
+    }
+
+    /// Takes the card that a peer hands over itself, inside a session.
+    async fn take_from_peer(&self, peer: NodeId, bytes: Bytes) -> Result<(), DirectoryError> {
+        let card = Card::verify(&bytes, clock::now())?;
+        if card.node_id != peer {
+            return Err(WireError::WrongSigner { what: "card" }.into());
+        }
+        let earlier = self.follow(&card).await?;
+        let directory = self.cached(&peer).map_or_else(|| self.some_directory(), |cached| cached.directory);
+        self.take_in(card, bytes, directory, earlier, Keep::Card).await.map(drop)
+    }
+
+    /// Holds a verified card against what is known of its node, and keeps it.
+    async fn take_in(
+        &self,
+        card: Card,
+        bytes: Bytes,
+        directory: NodeId,
+        earlier: Vec<NodeId>,
+        keep: Keep,
+    ) -> Result<CachedCard, DirectoryError> {
+        let (peer, now) = (card.node_id, clock::now());
         let known = self.store.peer(peer).await?;
         if let Some(known) = known.filter(|known| known.sequence > 0) {
             // A forgotten peer's card is gone, its sequence is not: then an equal sequence is taken as the same card.
@@ -314,16 +346,15 @@ impl Directories {
             }
         }
         if keep == Keep::Nothing {
-            let (directory, fetched_at) = (client.address().id, clock::now());
-            return Ok(CachedCard { card: Arc::new(card), bytes, directory, fetched_at, earlier });
+            return Ok(CachedCard { card: Arc::new(card), bytes, directory, fetched_at: now, earlier });
         }
         // Another look-up may have ended meanwhile: what the store kept is what counts.
-        let (sequence, kept) = self.store.keep_card(peer, bytes.clone(), card.sequence, clock::now()).await?;
+        let (sequence, kept) = self.store.keep_card(peer, bytes.clone(), card.sequence, now).await?;
         if sequence == card.sequence && kept != bytes {
             return Err(DirectoryError::Equivocation);
         }
         let card = if sequence == card.sequence { card } else { Card::verify(&kept, now)? };
-        Ok(self.remember(card, kept, client.address().id, clock::now(), earlier))
+        Ok(self.remember(card, kept, directory, now, earlier))
     }
 
     /// Whom a verified card's node goes on for, by their own word and what was heard of them before.
@@ -389,6 +420,18 @@ impl Carrier for DirectoryPorts {
         self.0.look_up(peer, Keep::Nothing).await.map(FoundCard::from)
     }
 
+    async fn own_card(&self) -> Option<Bytes> {
+        self.0.own_card().await.ok().map(|card| card.statement)
+    }
+
+    fn holds_card(&self, peer: &NodeId, sequence: u64) -> bool {
+        self.0.cached(peer).is_some_and(|cached| cached.card.sequence >= sequence)
+    }
+
+    async fn take_card(&self, peer: NodeId, card: Bytes) -> Result<(), DirectoryError> {
+        self.0.take_from_peer(peer, card).await
+    }
+
     async fn send_offer(&self, directory: NodeId, offer: Bytes) -> Result<(), DirectoryError> {
         let client = self.0.client(&directory)?;
         let sent = client.send_offer(offer).await;
@@ -431,7 +474,10 @@ impl crate::p2p::ports::Endpoints for DirectoryPorts {
             }
             known => self.0.look_up(*peer, Keep::Card).await.ok().or(known),
         };
-        let endpoints = found.map(|found| found.card.fields.endpoints.clone()).unwrap_or_default();
+        let endpoints = match found {
+            Some(found) => found.card.fields.endpoints.clone(),
+            None => self.0.last_endpoints(*peer).await.unwrap_or_default(),
+        };
         endpoints.into_iter().filter(|endpoint| is_reachable(endpoint, self.0.listens_locally)).collect()
     }
 

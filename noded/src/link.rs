@@ -13,6 +13,7 @@
 //!
 //! Keys that select REQUESTs come from the key process and stay in memory; tokens are only ever seen sealed.
 
+mod cards;
 pub(crate) mod decisions;
 pub(crate) mod inside;
 pub(crate) mod judge;
@@ -137,7 +138,7 @@ pub(crate) struct Links {
     due: Notify,
     /// Woken when there may be an offer to send.
     offer_due: Notify,
-    /// Woken when lists are to be compared with a peer.
+    /// Woken when lists are to be compared with a peer, or cards exchanged.
     sync_wanted: Notify,
     /// What handshakes left on links and is not stored yet; changed under the turn.
     unstored: Mutex<usage::Unstored>,
@@ -373,6 +374,7 @@ impl crate::p2p::ports::Links for Links {
     async fn session_opened(&self, opened: SessionOpened) {
         self.used(&opened).await;
         self.carrier.card_hint(opened.peer, opened.peer_card_sequence);
+        self.exchange_if_due(opened.peer, opened.peer_card_sequence);
         self.send_now(&opened.peer);
         if opened.initiator {
             self.sync_if_due(opened.peer);

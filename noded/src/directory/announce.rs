@@ -77,7 +77,7 @@ impl Directories {
     }
 
     /// This node's card, signed anew at a third of its life.
-    async fn own_card(&self) -> Result<SignedCard, DirectoryError> {
+    pub(super) async fn own_card(&self) -> Result<SignedCard, DirectoryError> {
         let mut own = self.own.lock().await;
         let now = clock::now();
         if let Some((card, signed_at)) = own.as_ref()

@@ -1,5 +1,5 @@
-//! What two nodes say to each other about links inside a session: offers and their receipts, and the lists of `sync`. The session proves who asks; what is asked is
-//! judged as if a directory had brought it.
+//! What two nodes say to each other about links inside a session: offers and their receipts, the lists of `sync`, and their cards (`cards`). The session
+//! proves who asks; what is asked is judged as if a directory had brought it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::limits::{LINKS, OFFER_BYTES};
 use openred_proto::vault::Refusal;
 
+use super::cards::CARD;
 use super::judge::RefusedOffer;
 use super::offers::{OfferError, Sending};
 use super::ports::{Answered, Courier};
@@ -35,12 +36,12 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// Times that lists are compared when the peer says that it was asked a moment ago.
 const ATTEMPTS: usize = 3;
 /// Peers with which lists are compared at once.
-const AT_ONCE: usize = 8;
+pub(super) const AT_ONCE: usize = 8;
 
 /// A peer is answered this often on each path: what it asks for costs the key process more than it costs the peer.
 const PAUSE: Duration = Duration::from_millis(500);
 
-const OK: u16 = 200;
+pub(super) const OK: u16 = 200;
 /// It waits for the operator.
 const ACCEPTED: u16 = 202;
 const BAD_REQUEST: u16 = 400;
@@ -49,7 +50,7 @@ const NOT_FOUND: u16 = 404;
 const CONFLICT: u16 = 409;
 const TOO_MANY: u16 = 429;
 /// Not looked at: to be asked again.
-const UNAVAILABLE: u16 = 503;
+pub(super) const UNAVAILABLE: u16 = 503;
 
 /// When each peer was answered last, by path.
 #[derive(Debug, Default)]
@@ -74,12 +75,14 @@ impl Asked {
 pub(super) struct Steps {
     in_step: BTreeSet<NodeId>,
     due: BTreeSet<NodeId>,
+    /// Whose cards are to be asked for.
+    pub(super) cards_due: BTreeSet<NodeId>,
 }
 
 impl Links {
     /// Answers a linked peer's request about links.
     pub(super) async fn answer_peer(&self, peer: NodeId, path: &str, body: Bytes) -> (u16, Bytes) {
-        if path != OFFER && path != SYNC {
+        if ![OFFER, SYNC, CARD].contains(&path) {
             return (NOT_FOUND, Bytes::new());
         }
         if !self.asked.lock().unwrap_or_else(PoisonError::into_inner).admit(peer, path, clock::now()) {
@@ -87,6 +90,7 @@ impl Links {
         }
         match path {
             OFFER => self.answer_offer(peer, body).await,
+            CARD => self.answer_card(peer, body).await,
             _ => self.answer_sync(peer, &body).await,
         }
     }
@@ -105,7 +109,7 @@ impl Links {
         let peer = self.current(&peer);
         let courier = self.courier.get().ok_or(LinkError::Unreachable)?;
         let own = sync::list(self.all().iter(), &peer).encode();
-        let answer = ask_in_turn(&**courier, peer, own.into()).await;
+        let answer = ask_in_turn(&**courier, peer, SYNC, own.into()).await;
         let theirs = answer.and_then(|answer| LinkSync::decode(&answer.body).ok()).ok_or(LinkError::Unreachable)?;
         let mended = self.repair(&peer, &theirs).await;
         self.steps().in_step.insert(peer);
@@ -139,7 +143,7 @@ impl Links {
     /// Tells a peer, over a session that is open, that these links with it are over. Nothing rests on its hearing it.
     pub(super) async fn say_farewell(&self, peer: &NodeId, ended: &[Link]) {
         let Some(courier) = self.courier.get().filter(|courier| courier.has_session(peer)) else { return };
-        let asking = ask_in_turn(&**courier, *peer, sync::list(ended.iter(), peer).encode().into());
+        let asking = ask_in_turn(&**courier, *peer, SYNC, sync::list(ended.iter(), peer).encode().into());
         if !matches!(tokio::time::timeout(FAREWELL, asking).await, Ok(Some(_))) {
             tracing::debug!("the peer did not hear that its link was revoked");
         }
@@ -169,7 +173,7 @@ impl Links {
             .await;
     }
 
-    fn steps(&self) -> MutexGuard<'_, Steps> {
+    pub(super) fn steps(&self) -> MutexGuard<'_, Steps> {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -251,10 +255,15 @@ impl Links {
     }
 }
 
-/// Compares lists; again after a while when the peer was asked the same a moment ago. None when it did not come about.
-async fn ask_in_turn(courier: &dyn Courier, peer: NodeId, own: Bytes) -> Option<Answered> {
+/// Asks a peer; again after a while when it was asked the same a moment ago. None when it did not come about.
+pub(super) async fn ask_in_turn(
+    courier: &dyn Courier,
+    peer: NodeId,
+    path: &'static str,
+    own: Bytes,
+) -> Option<Answered> {
     for _ in 0..ATTEMPTS {
-        let answer = courier.ask(peer, SYNC, own.clone()).await?;
+        let answer = courier.ask(peer, path, own.clone()).await?;
         match answer.status {
             OK => return Some(answer),
             TOO_MANY => tokio::time::sleep(PAUSE).await,

@@ -86,11 +86,17 @@ pub(crate) struct FoundCard {
 pub(crate) trait Carrier: Send + Sync {
     /// The peer's newest card.
     async fn card(&self, peer: NodeId) -> Result<FoundCard, DirectoryError>;
-    /// The card of a peer that was kept, if it still holds and a directory gave it no longer ago than `within`: good enough to renew a
+    /// The card of a peer that was kept, if it still holds and was given no longer ago than `within`: good enough to renew a
     /// link by.
     async fn kept_card(&self, peer: NodeId, within: Duration) -> Option<FoundCard>;
     /// The same of somebody who is nobody here yet: nothing of it is kept.
     async fn introduction(&self, peer: NodeId) -> Result<FoundCard, DirectoryError>;
+    /// This node's own card, signed anew where that is due.
+    async fn own_card(&self) -> Option<Bytes>;
+    /// Whether the peer's card of this sequence, or a later one, is at hand.
+    fn holds_card(&self, peer: &NodeId, sequence: u64) -> bool;
+    /// A peer hands its card over itself: verified, held against what is known, and kept.
+    async fn take_card(&self, peer: NodeId, card: Bytes) -> Result<(), DirectoryError>;
     /// Hands an offer to a directory; its signed word that it took it has been checked when this returns.
     async fn send_offer(&self, directory: NodeId, offer: Bytes) -> Result<(), DirectoryError>;
     /// Hands the acceptor's receipt to a directory.

@@ -113,8 +113,8 @@ impl Links {
         Ok(())
     }
 
-    /// The peer's card: at the first attempt as it was kept, if it is fresh, so that no directory is waited for; then as a directory has
-    /// it now, else as it was kept. Without a directory a link is renewed for as long as its peer's kept card holds, about a day.
+    /// The peer's card: at the first attempt as it was kept, if it is fresh, so that nobody is waited for; then from the peer itself where a
+    /// session is open; then as a directory has it now; and where none answers from the peer, for which a session is opened, else as it was kept.
     async fn card_for_renewal(&self, old: &Link) -> Result<FoundCard, LinkError> {
         let is_first = self.table().get(&old.id()).is_some_and(|held| held.renewing == Sending::default());
         if is_first
@@ -123,9 +123,21 @@ impl Links {
         {
             return Ok(found);
         }
+        let has_session = self.courier.get().is_some_and(|courier| courier.has_session(&old.peer()));
+        if has_session
+            && self.exchange_cards(old.peer()).await
+            && let Some(found) = self.carrier.kept_card(old.peer(), FRESH).await
+        {
+            return Ok(found);
+        }
         let found = match self.carrier.card(old.peer()).await {
             Ok(found) => found,
-            Err(error) => self.carrier.kept_card(old.peer(), Duration::MAX).await.ok_or(error)?,
+            Err(error) => {
+                if !has_session {
+                    self.exchange_cards(old.peer()).await;
+                }
+                self.carrier.kept_card(old.peer(), Duration::MAX).await.ok_or(error)?
+            }
         };
         if found.node == old.peer() { Ok(found) } else { Err(LinkError::Succeeded) }
     }

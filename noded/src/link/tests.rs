@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod arriving;
+mod faults;
 mod judging;
 mod life;
 mod methods;
@@ -10,3 +11,4 @@ mod nodes;
 mod renewing;
 mod services;
 mod syncing;
+mod years;

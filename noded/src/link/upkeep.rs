@@ -63,7 +63,7 @@ impl Links {
                     () = self.sync_wanted.notified() => {}
                     () = tokio::time::sleep(TICK) => {}
                 }
-                self.sync_due().await;
+                tokio::join!(self.sync_due(), self.exchange_due());
             }
         };
         tokio::join!(tending, sending, reoffering, renewing, comparing, self.store_uses());

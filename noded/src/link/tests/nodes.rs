@@ -1,7 +1,7 @@
 //! Two nodes' link services with real vaults and stores; a directory that is a queue, and may lose, repeat and falsify.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,8 +30,24 @@ use crate::link::{Links, Parts};
 use crate::p2p::ports::LinkHandle;
 use crate::store::{Store, StoreThread};
 
-/// A real vault without the two processes around it.
-pub(super) struct TestVault(Mutex<(Vault, ChaCha20Rng)>);
+/// A real vault without the two processes around it. It may be killed.
+pub(super) struct TestVault {
+    inner: Mutex<(Vault, ChaCha20Rng)>,
+    /// Operations since it was last looked.
+    asked: AtomicUsize,
+    dying: Mutex<Option<Kill>>,
+}
+
+/// When a vault dies, and for how long. Its replies leave it after its state is durable, so that there are two ways to be killed in the middle
+/// of an operation: nothing of it has happened, or all of it, and nobody hears of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kill {
+    /// In this operation from now on, counted from zero.
+    pub(super) at: usize,
+    pub(super) is_durable: bool,
+    /// Operations that find nobody there afterwards.
+    pub(super) away: usize,
+}
 
 impl TestVault {
     fn new(seed: u8) -> Arc<Self> {
@@ -39,11 +55,29 @@ impl TestVault {
         let keyring = Keyring::from_secrets(&mut [seed; 64]);
         let trail = Trail::fresh(keyring.identity(), clock::now()).unwrap();
         let vault = Vault::open(keyring, State::new(), trail, &Rates::default(), clock::now(), &mut random).unwrap();
-        Arc::new(Self(Mutex::new((vault, random))))
+        Arc::new(Self { inner: Mutex::new((vault, random)), asked: AtomicUsize::new(0), dying: Mutex::default() })
     }
 
+    /// The operation's answer, unless the vault dies over it.
     fn ask(&self, body: Request) -> Result<Reply, KeysError> {
-        let (vault, random) = &mut *self.0.lock().unwrap();
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let mut dying = self.dying.lock().unwrap();
+        match &mut *dying {
+            Some(Kill { at: at @ 1.., .. }) => *at -= 1,
+            Some(kill) => {
+                if std::mem::take(&mut kill.is_durable) {
+                    self.answer(body).ok();
+                }
+                *dying = kill.away.checked_sub(1).map(|away| Kill { away, ..*kill });
+                return Err(KeysError::Away);
+            }
+            None => {}
+        }
+        self.answer(body)
+    }
+
+    fn answer(&self, body: Request) -> Result<Reply, KeysError> {
+        let (vault, random) = &mut *self.inner.lock().unwrap();
         let outcome = vault.handle(clock::now(), random, Role::Node, Frame { id: 1, body });
         vault.commit(random).unwrap();
         match outcome.reply.body {
@@ -52,8 +86,15 @@ impl TestVault {
         }
     }
 
+    /// What the vault does by its timer: keys rotate.
+    fn turn(&self) {
+        let (vault, random) = &mut *self.inner.lock().unwrap();
+        vault.handle_timeout(clock::now(), random).unwrap();
+        vault.commit(random).unwrap();
+    }
+
     fn node(&self) -> NodeId {
-        match self.ask(Request::Describe) {
+        match self.answer(Request::Describe) {
             Ok(Reply::Described { node, .. }) => node,
             other => panic!("{other:?}"),
         }
@@ -61,7 +102,7 @@ impl TestVault {
 
     pub(super) fn card(&self) -> Bytes {
         let fields = CardFields { name: "test".to_owned(), ..CardFields::default() };
-        match self.ask(Request::SignCard { fields, suites: MethodSet::ALL, life: Duration::from_secs(86_400) }) {
+        match self.answer(Request::SignCard { fields, suites: MethodSet::ALL, life: Duration::from_secs(86_400) }) {
             Ok(Reply::Card { statement, .. }) => statement.into(),
             other => panic!("{other:?}"),
         }
@@ -148,6 +189,10 @@ pub(super) struct Outbox {
     looked_up: AtomicUsize,
     /// Whether cards that the directory gave are kept.
     pub(super) keeps_cards: AtomicBool,
+    /// Whether the directory answers nobody.
+    pub(super) is_down: AtomicBool,
+    /// What signs this node's own card; without, it has none to hand over.
+    pub(super) own: OnceLock<Arc<TestVault>>,
 }
 
 impl Outbox {
@@ -163,6 +208,13 @@ impl Outbox {
     /// Questions about peers so far.
     pub(super) fn looked_up(&self) -> usize {
         self.looked_up.load(Ordering::Relaxed)
+    }
+
+    /// Keeps a card in the place of an older one.
+    fn keep(&self, peer: NodeId, card: Bytes) {
+        let mut cards = self.cards.lock().unwrap();
+        cards.retain(|(node, _)| *node != peer);
+        cards.push((peer, card));
     }
 
     fn found(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {
@@ -181,7 +233,7 @@ impl Outbox {
 impl Carrier for Outbox {
     async fn card(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {
         self.looked_up.fetch_add(1, Ordering::Relaxed);
-        self.found(peer)
+        if self.is_down.load(Ordering::Relaxed) { Err(DirectoryError::Unreachable) } else { self.found(peer) }
     }
 
     async fn kept_card(&self, peer: NodeId, _: Duration) -> Option<FoundCard> {
@@ -197,7 +249,29 @@ impl Carrier for Outbox {
         self.found(peer)
     }
 
+    async fn own_card(&self) -> Option<Bytes> {
+        self.own.get().map(|vault| vault.card())
+    }
+
+    fn holds_card(&self, peer: &NodeId, sequence: u64) -> bool {
+        let cards = self.cards.lock().unwrap();
+        let held =
+            cards.iter().find(|(node, _)| node == peer).and_then(|(_, card)| Card::verify(card, clock::now()).ok());
+        held.is_some_and(|held| held.sequence >= sequence)
+    }
+
+    async fn take_card(&self, peer: NodeId, card: Bytes) -> Result<(), DirectoryError> {
+        if Card::verify(&card, clock::now())?.node_id != peer {
+            return Err(DirectoryError::Rollback);
+        }
+        self.keep(peer, card);
+        Ok(())
+    }
+
     async fn send_offer(&self, _: NodeId, offer: Bytes) -> Result<(), DirectoryError> {
+        if self.is_down.load(Ordering::Relaxed) {
+            return Err(DirectoryError::Unreachable);
+        }
         self.offers.lock().unwrap().push(offer);
         Ok(())
     }
@@ -316,6 +390,26 @@ impl TestNode {
         wire
     }
 
+    /// Kills the key process.
+    pub(super) fn kill(&self, kill: Kill) {
+        *self.vault.dying.lock().unwrap() = Some(kill);
+    }
+
+    /// Operations of the key process since this was asked last.
+    pub(super) fn operations(&self) -> usize {
+        self.vault.asked.swap(0, Ordering::Relaxed)
+    }
+
+    /// The key process's timer goes off.
+    pub(super) fn turn_keys(&self) {
+        self.vault.turn();
+    }
+
+    /// From now on this node hands its own card to peers.
+    pub(super) fn hands_over_cards(&self) {
+        let _ = self.outbox.own.set(Arc::clone(&self.vault));
+    }
+
     /// The key process does something of which the node's process never hears.
     pub(super) fn vault(&self) -> &dyn LinkVault {
         &*self.vault
@@ -327,7 +421,7 @@ impl TestNode {
     }
 
     pub(super) fn knows(&self, other: &TestNode) {
-        self.outbox.cards.lock().unwrap().push((other.id, other.card()));
+        self.outbox.keep(other.id, other.card());
     }
 }
 

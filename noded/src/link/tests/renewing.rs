@@ -177,7 +177,7 @@ pub(super) async fn linked(policy: crate::config::IncomingPolicy) -> (TestNode, 
 }
 
 /// A session over the newest link of the two, as both sides record it.
-async fn use_newest(alice: &TestNode, bob: &TestNode) {
+pub(super) async fn use_newest(alice: &TestNode, bob: &TestNode) {
     let link = alice.links.for_peer(&bob.id).unwrap().link;
     for (node, peer, initiator) in [(alice, bob, true), (bob, alice, false)] {
         let opened = SessionOpened {
@@ -202,8 +202,34 @@ async fn renew(node: &TestNode) {
     node.links.renew_due(due()).await;
 }
 
-fn reasons(node: &TestNode) -> Vec<EndReason> {
+pub(super) fn reasons(node: &TestNode) -> Vec<EndReason> {
     node.links.all().into_iter().map(|link| link.reason).collect()
+}
+
+/// What a peer left that a directory brought, and of which it could say nothing there, it says in the next session: the offer comes there again
+/// at once, and is answered.
+#[test]
+fn a_refusal_that_nobody_heard_is_told_in_the_next_session() {
+    run(async {
+        let (alice, bob) = linked(Open).await;
+        renew(&alice).await;
+        // Bob's side of the link is over, of which alice has not heard either.
+        let over = bob.links.all().remove(0).ended(EndReason::Operator, clock::now()).unwrap();
+        bob.store.put_links(vec![over]).await.unwrap();
+        let bob = bob.restarted().await;
+        for _ in 0..3 {
+            deliver_offer(&alice, &bob).await;
+        }
+        assert!(bob.outbox.receipts.lock().unwrap().len() == 1, "of the first link alone: the network sees nothing");
+        assert_eq!(states(&alice), [LinkState::Renewing, LinkState::Offered]);
+        alice.reaches(&bob);
+        // A session that either side opens; the offer's pause does not matter.
+        use_newest(&alice, &bob).await;
+        alice.links.send_offers(clock::now()).await;
+        assert_eq!(reasons(&alice)[1], EndReason::PeerRefused);
+        alice.links.tend(clock::now()).await;
+        assert_eq!(states(&alice)[0], LinkState::Active, "free to be renewed afresh");
+    });
 }
 
 #[test]
