@@ -15,6 +15,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use openred_tests::harness::{Node, is_root, signal_pid, wait_for};
 use openred_tests::world::{World, link, registered, status};
+use serde_json::Value;
 
 /// Names the folder, in which `bob` is the small file system, to a child of this test: this test program again.
 const CHILD: &str = "OPENRED_TEST_SMALL_DISK";
@@ -136,6 +137,102 @@ fn a_full_disk_loses_nothing_that_was_acknowledged_and_is_survived() {
     })
     .unwrap();
     assert_eq!(numbers(&bob), acknowledged, "all of it is durable");
+}
+
+/// The newest link of two nodes, as `node` has it; ended ones count.
+fn newest(node: &Node, peer: &Node) -> Value {
+    let list = node.cli(&["link", "list", "--all"]).unwrap().json().unwrap();
+    let links = list["links"].as_array().unwrap();
+    links.iter().rfind(|link| link["peer"] == peer.id.as_str()).unwrap().clone()
+}
+
+/// Writes messages that become smaller until not even the least fits any more: what the database has in reserve is used up then. Those that were taken.
+fn stuff(from: &Node, to: &Node) -> BTreeSet<String> {
+    let mut taken = BTreeSet::new();
+    for size in [TEXT, TEXT / 10, TEXT / 100, 1] {
+        let is_refused = (0..MOST).any(|number| {
+            let text = format!("{size} {number} {}", "x".repeat(size));
+            let sent = from.cli(&["send", &to.id, &text]).unwrap();
+            if sent.code == 0 {
+                taken.insert(text);
+            }
+            sent.code != 0
+        });
+        assert!(is_refused, "{size}: the disk is full");
+    }
+    taken
+}
+
+fn texts(node: &Node) -> BTreeSet<String> {
+    let answer = node.cli(&["inbox", "--all", "--peek"]).unwrap().json().unwrap();
+    let messages = answer["messages"].as_array().unwrap();
+    let texts: BTreeSet<String> = messages.iter().map(|message| message["text"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(texts.len(), messages.len(), "each is there once");
+    texts
+}
+
+/// Bob can store neither what he accepts nor what he issues.
+#[test]
+fn a_full_disk_in_the_middle_of_a_renewal_costs_no_link() {
+    if !is_root() {
+        // See the head of this file.
+        return;
+    }
+    let Some(folder) = std::env::var_os(CHILD) else {
+        return on_a_small_disk("a_full_disk_in_the_middle_of_a_renewal_costs_no_link");
+    };
+    let world = World::start().unwrap();
+    let (alice, carol) = (world.node("alice").unwrap(), world.node("carol").unwrap());
+    let mut bob = world.init_in(Path::new(&folder), "bob", "[links]\nincoming = \"open\"\n").unwrap();
+    bob.up().unwrap();
+    registered(&bob).unwrap();
+    let answers = |one: &Node, other: &Node| {
+        wait_for("a reply", || {
+            one.cli(&["peers", "ping", &other.id, "--count", "1", "--fresh"])?.ok()?;
+            Ok(Some(()))
+        })
+        .unwrap();
+    };
+    for (issuer, acceptor) in [(&alice, &bob), (&bob, &carol)] {
+        issuer.cli(&["link", "request", &acceptor.id, "--life", "10s"]).unwrap().ok().unwrap();
+        answers(issuer, acceptor);
+    }
+    let filler = bob.home.join("filler");
+    fill(&filler);
+    let taken = stuff(&bob, &alice);
+    let offered = wait_for("a renewal that bob does not take", || {
+        let newest = newest(&alice, &bob);
+        Ok((newest["state"] == "offered").then_some(newest))
+    })
+    .unwrap();
+    let own = newest(&bob, &carol);
+    let log = bob.home.with_extension("log");
+    wait_for("a renewal that bob does not issue", || {
+        let lines = fs::read_to_string(&log)?;
+        Ok(lines.lines().any(|line| line.contains("link not renewed yet") && line.contains("no space")).then_some(()))
+    })
+    .unwrap();
+    let over = own["not_after"].as_u64().unwrap().max(offered["not_after"].as_u64().unwrap());
+    wait_for("the end of those links", || {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        Ok((since.as_millis() > u128::from(over)).then_some(()))
+    })
+    .unwrap();
+    // What nothing has replaced serves on.
+    answers(&alice, &bob);
+    answers(&bob, &carol);
+    fs::remove_file(&filler).unwrap();
+    for (issuer, acceptor) in [(&alice, &bob), (&bob, &carol)] {
+        wait_for("a renewed link that both use", || {
+            let (one, other) = (newest(issuer, acceptor), newest(acceptor, issuer));
+            let is_new = one["link_id"] != own["link_id"] && one["link_id"] == other["link_id"];
+            Ok((is_new && one["state"] == "active" && other["state"] == "active").then_some(()))
+        })
+        .unwrap();
+        answers(issuer, acceptor);
+        answers(acceptor, issuer);
+    }
+    wait_for("the messages that were taken", || Ok((texts(&alice) == taken).then_some(()))).unwrap();
 }
 
 #[test]

@@ -133,6 +133,45 @@ fn killed_on_either_side_while_a_renewal_is_under_way() {
     answers(&alice, &bob);
 }
 
+/// Milliseconds since 1970.
+fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}
+
+/// The key process of one side stands still when a renewal is due, so that the renewal's operations wait for it, and is killed over them. What is
+/// killed between any two operations is tried one by one in `noded/src/link/tests/faults.rs`.
+#[test]
+fn a_key_process_that_is_killed_over_a_renewal_costs_no_link_and_no_message() {
+    let world = World::start().unwrap();
+    let (alice, bob) = short_lived(&world);
+    let (mut before, mut sent) = (vec![id(&newest(&alice, &bob).unwrap())], Vec::new());
+    for (turn, side) in [&alice, &bob, &alice, &bob].into_iter().enumerate() {
+        let due = wait_for("a link that is to be renewed", || {
+            let due = newest(&alice, &bob)?["renews_at"].as_u64();
+            Ok(due.filter(|due| *due > now() + 1000))
+        })
+        .unwrap();
+        let vault = side.child_pid("vault").unwrap();
+        signal_pid(vault, Signal::SIGSTOP).unwrap();
+        // Links are looked at once a second.
+        wait_for("the moment of the renewal", || Ok((now() > due + 2000).then_some(()))).unwrap();
+        sent.push(format!("message {turn}"));
+        bob.cli(&["send", &alice.id, sent.last().unwrap()]).unwrap().ok().unwrap();
+        signal_pid(vault, Signal::SIGKILL).unwrap();
+        before.push(id(&renewed(&alice, &bob, &before)));
+        answers(&alice, &bob);
+        answers(&bob, &alice);
+        assert_ne!(side.child_pid("vault").unwrap(), vault);
+    }
+    wait_for("every message once", || {
+        let mut arrived = inbox(&alice)?;
+        arrived.sort();
+        Ok((arrived == sent).then_some(()))
+    })
+    .unwrap();
+}
+
 #[test]
 fn a_revocation_ends_both_sides_and_both_links() {
     let world = World::start().unwrap();
@@ -176,7 +215,19 @@ fn a_method_that_is_retired_is_renewed_away_at_once_and_stays_so() {
     assert_ne!(after["method"], method.as_str());
     assert_eq!(alice.cli(&["method", "disable", "nonsense"]).unwrap().code, 2);
     alice.cli(&["method", "schedule", "seeded"]).unwrap().ok().unwrap();
+    // Each value in force, and that it was a command: of the running node, and of the stopped one.
+    let shown = || {
+        let shown = alice.cli(&["config", "show", "--origin"]).unwrap().json().unwrap();
+        [shown["settings"]["links.methods"].clone(), shown["settings"]["links.schedule"].clone()]
+    };
+    let running = shown();
+    assert_eq!((&running[0]["origin"], &running[1]["origin"]), (&"command".into(), &"command".into()), "{running:?}");
+    assert_eq!((&running[1]["value"], &running[1]["configured"]["value"]), (&"seeded".into(), &"hourly".into()));
+    let names = running[0]["value"].as_array().unwrap();
+    assert!(names.len() == 3 && !names.contains(&method.as_str().into()), "{names:?}");
     alice.down().unwrap();
+    let shown = alice.cli(&["config", "show", "--origin"]).unwrap().json().unwrap();
+    assert_eq!([&shown["settings"]["links.methods"], &shown["settings"]["links.schedule"]], [&running[0], &running[1]]);
     alice.up().unwrap();
     let listed = alice.cli(&["method", "list"]).unwrap().json().unwrap();
     assert_eq!((&of(&listed, &method)["disabled"], listed["schedule"].as_str().unwrap()), (&true.into(), "seeded"));
