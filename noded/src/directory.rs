@@ -428,6 +428,10 @@ impl Carrier for DirectoryPorts {
         self.0.cached(peer).is_some_and(|cached| cached.card.sequence >= sequence)
     }
 
+    fn forget(&self, peer: &NodeId) {
+        self.0.forget(peer);
+    }
+
     async fn take_card(&self, peer: NodeId, card: Bytes) -> Result<(), DirectoryError> {
         self.0.take_from_peer(peer, card).await
     }

@@ -32,7 +32,7 @@ mod usage;
 pub(crate) mod words;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
@@ -130,6 +130,8 @@ pub(crate) struct Links {
     steps: Mutex<inside::Steps>,
     /// Whether the key process was asked for links that nothing is left of here.
     swept: AtomicBool,
+    /// When nodes that are nobody any more were dropped last; milliseconds.
+    purged_at: AtomicU64,
     /// Held for the length of one change, so that what was judged still stands when it is stored.
     turn: tokio::sync::Mutex<()>,
     /// Woken by every change, for those who wait for one.
@@ -188,6 +190,7 @@ impl Links {
             asked: Mutex::default(),
             steps: Mutex::default(),
             swept: AtomicBool::new(false),
+            purged_at: AtomicU64::new(0),
             turn: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
             due: Notify::new(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
-use openred_proto::limits::LINKS_PAGE;
+use openred_proto::limits::{CARD_LIFE, CLOCK_GRACE, LINKS_PAGE};
 use openred_proto::vault::Refusal;
 
 use super::Links;
@@ -22,6 +22,11 @@ use crate::sensitive::Sensitive;
 const AT_ONCE: usize = 8;
 /// How often links are looked at when nothing happens.
 pub(super) const TICK: Duration = Duration::from_secs(1);
+/// How long a node without a link or a word of the operator is remembered after its last card or session: longer than any card of it holds.
+const PEER_KEPT: Duration = Duration::from_secs(30 * 86_400);
+const _: () = assert!(PEER_KEPT.as_secs() > CARD_LIFE.as_secs() + 2 * CLOCK_GRACE.as_secs());
+/// How often that is looked at.
+const PEERS_PAUSE: Duration = Duration::from_secs(3600);
 
 impl Links {
     /// Looks after the links; never returns. What waits for a directory goes beside what must not wait for one.
@@ -77,7 +82,23 @@ impl Links {
         self.fetch_keys().await;
         self.tell_vault().await;
         self.sweep_vault().await;
+        self.forget_strangers(now).await;
         self.assess(now);
+    }
+
+    /// Drops nodes that are nobody any more.
+    async fn forget_strangers(&self, now: UnixMillis) {
+        let last = UnixMillis(self.purged_at.load(Ordering::Relaxed));
+        if last <= now && now < last.plus(PEERS_PAUSE) {
+            return;
+        }
+        match self.store.purge_peers(now.minus(PEER_KEPT)).await {
+            Ok(purged) => {
+                purged.iter().for_each(|peer| self.carrier.forget(peer));
+                self.purged_at.store(now.0, Ordering::Relaxed);
+            }
+            Err(error) => self.store_failed(error),
+        }
     }
 
     /// Request keys of live links that have none yet: after a start, or while the key process was away.

@@ -119,6 +119,11 @@ impl Store {
         self.call(move |connection| links::purge(connection, &link)).await
     }
 
+    /// Drops nodes that were known once, and not since `before`.
+    pub(crate) async fn purge_peers(&self, before: UnixMillis) -> Result<Vec<NodeId>> {
+        self.call(move |connection| peers::purge(connection, before)).await
+    }
+
     /// What is known of a peer.
     pub(crate) async fn peer(&self, node: NodeId) -> Result<Option<KnownPeer>> {
         self.call(move |connection| peers::get(connection, &node)).await

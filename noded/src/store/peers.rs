@@ -101,12 +101,23 @@ pub(crate) fn seen(connection: &Connection, node: &NodeId, now: UnixMillis) -> R
     touch(connection, node, "seen_at", now)
 }
 
+/// Nodes of which nothing is left but that they were known once: no link, no word of the operator, no succession, and neither card nor
+/// session since `before`. They are dropped; all of their cards of before have ended by then, so no sequence is needed to tell an older one.
+pub(crate) fn purge(connection: &Connection, before: UnixMillis) -> Result<Vec<NodeId>> {
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM peer WHERE approved_at = 0 AND denied_at = 0 AND max(fetched_at, seen_at) < ?1
+         AND node_id NOT IN (SELECT peer FROM link) AND node_id NOT IN (SELECT peer FROM carried)
+         AND node_id NOT IN (SELECT peer FROM reoffer)
+         AND node_id NOT IN (SELECT old FROM succession UNION SELECT new FROM succession) RETURNING node_id",
+    )?;
+    let rows = statement.query_map([millis(before)], |row| Ok(node_id(row, 0)))?;
+    rows.map(|row| row?.ok_or(StoreError::Damaged("peer"))).collect()
+}
+
 /// Drops card and the operator's word. The sequence stays: an older card must not be believed later.
 pub(crate) fn forget(connection: &Connection, node: &NodeId) -> Result<()> {
     connection
-        .prepare_cached(
-            "UPDATE peer SET card = x'', fetched_at = 0, seen_at = 0, approved_at = 0, denied_at = 0 WHERE node_id = ?1",
-        )?
+        .prepare_cached("UPDATE peer SET card = x'', seen_at = 0, approved_at = 0, denied_at = 0 WHERE node_id = ?1")?
         .execute([node.as_bytes()])?;
     Ok(())
 }

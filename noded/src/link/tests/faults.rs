@@ -11,6 +11,7 @@ use crate::clock;
 use crate::clock::stepped::Clock;
 use crate::config::IncomingPolicy::Open;
 use crate::link::state::{Link, LinkState};
+use crate::p2p::ports::Links as _;
 
 /// Whose key process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

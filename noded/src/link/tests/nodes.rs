@@ -260,6 +260,10 @@ impl Carrier for Outbox {
         held.is_some_and(|held| held.sequence >= sequence)
     }
 
+    fn forget(&self, peer: &NodeId) {
+        self.cards.lock().unwrap().retain(|(node, _)| node != peer);
+    }
+
     async fn take_card(&self, peer: NodeId, card: Bytes) -> Result<(), DirectoryError> {
         if Card::verify(&card, clock::now())?.node_id != peer {
             return Err(DirectoryError::Rollback);

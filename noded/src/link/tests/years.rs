@@ -14,6 +14,7 @@ use crate::clock;
 use crate::clock::stepped::Clock;
 use crate::config::IncomingPolicy::Open;
 use crate::link::state::LinkState;
+use crate::p2p::ports::Links as _;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -105,6 +106,23 @@ fn many_short_lives_and_offers_leave_no_more_rows_than_are_shown() {
         settle(&alice, &bob).await;
         for node in [&alice, &bob] {
             assert_eq!((rows(node).await["link"], node.vault().held(None).await.unwrap().len()), (0, 0));
+        }
+        // And at last that there was somebody; but not on whom the operator has a word, or a card was asked for of late.
+        alice.store.keep_card(bob.id, bob.card(), 7, clock::now()).await.unwrap();
+        bob.links.decide_peer(alice.id, false).await.unwrap();
+        clock.pass(DAY * 29);
+        settle(&alice, &bob).await;
+        assert_eq!((rows(&alice).await["peer"], rows(&bob).await["peer"]), (1, 1));
+        alice.store.forget_peer(bob.id).await.unwrap();
+        clock.pass(DAY * 2);
+        settle(&alice, &bob).await;
+        assert_eq!((rows(&alice).await["peer"], rows(&bob).await["peer"]), (0, 1));
+        bob.store.forget_peer(alice.id).await.unwrap();
+        clock.pass(HOUR * 2);
+        settle(&alice, &bob).await;
+        for node in [&alice, &bob] {
+            let left: i64 = rows(node).await.into_iter().filter(|(name, _)| name != "meta").map(|(_, rows)| rows).sum();
+            assert_eq!(left, 0, "{:?}", rows(node).await);
         }
     });
 }
