@@ -3,11 +3,12 @@
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use http::StatusCode;
 use openred_proto::id::NodeId;
 use openred_proto::limits::{CARD_BYTES, LINKS};
 
 use super::Links;
-use super::inside::{AT_ONCE, BODY_BYTES, OK, UNAVAILABLE, ask_in_turn};
+use super::inside::{AT_ONCE, BODY_BYTES, ask_in_turn};
 use crate::sensitive::Sensitive;
 
 /// Takes the asking node's signed card, or nothing; answered with this node's.
@@ -15,11 +16,11 @@ pub(crate) const CARD: &str = "/link/card";
 const _: () = assert!(CARD_BYTES <= BODY_BYTES);
 
 impl Links {
-    pub(super) async fn answer_card(&self, peer: NodeId, card: Bytes) -> (u16, Bytes) {
+    pub(super) async fn answer_card(&self, peer: NodeId, card: Bytes) -> (StatusCode, Bytes) {
         if !card.is_empty() {
             self.take_card(peer, card).await;
         }
-        self.carrier.own_card().await.map_or((UNAVAILABLE, Bytes::new()), |own| (OK, own))
+        self.carrier.own_card().await.map_or((StatusCode::SERVICE_UNAVAILABLE, Bytes::new()), |own| (StatusCode::OK, own))
     }
 
     /// Whether the peer's card is at hand now, this one or a newer one.

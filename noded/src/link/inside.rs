@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
+use http::StatusCode;
 use openred_proto::checked::link_sync::{LinkSync, SYNC_BYTES};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::limits::{LINKS, OFFER_BYTES};
@@ -41,17 +42,6 @@ pub(super) const AT_ONCE: usize = 8;
 /// A peer is answered this often on each path: what it asks for costs the key process more than it costs the peer.
 const PAUSE: Duration = Duration::from_millis(500);
 
-pub(super) const OK: u16 = 200;
-/// It waits for the operator.
-const ACCEPTED: u16 = 202;
-const BAD_REQUEST: u16 = 400;
-const NOT_FOUND: u16 = 404;
-/// Looked at, and left: asking again changes nothing.
-const CONFLICT: u16 = 409;
-const TOO_MANY: u16 = 429;
-/// Not looked at: to be asked again.
-pub(super) const UNAVAILABLE: u16 = 503;
-
 /// When each peer was answered last, by path.
 #[derive(Debug, Default)]
 pub(super) struct Asked(BTreeMap<(NodeId, String), UnixMillis>);
@@ -82,11 +72,16 @@ pub(super) struct Steps {
 impl Links {
     /// Answers a linked peer's request about links.
     pub(super) async fn answer_peer(&self, peer: NodeId, path: &str, body: Bytes) -> (u16, Bytes) {
+        let (status, body) = self.answered(peer, path, body).await;
+        (status.as_u16(), body)
+    }
+
+    async fn answered(&self, peer: NodeId, path: &str, body: Bytes) -> (StatusCode, Bytes) {
         if ![OFFER, SYNC, CARD].contains(&path) {
-            return (NOT_FOUND, Bytes::new());
+            return (StatusCode::NOT_FOUND, Bytes::new());
         }
         if !self.asked.lock().unwrap_or_else(PoisonError::into_inner).admit(peer, path, clock::now()) {
-            return (TOO_MANY, Bytes::new());
+            return (StatusCode::TOO_MANY_REQUESTS, Bytes::new());
         }
         match path {
             OFFER => self.answer_offer(peer, body).await,
@@ -95,10 +90,10 @@ impl Links {
         }
     }
 
-    async fn answer_sync(&self, peer: NodeId, body: &[u8]) -> (u16, Bytes) {
-        let Ok(theirs) = LinkSync::decode(body) else { return (BAD_REQUEST, Bytes::new()) };
+    async fn answer_sync(&self, peer: NodeId, body: &[u8]) -> (StatusCode, Bytes) {
+        let Ok(theirs) = LinkSync::decode(body) else { return (StatusCode::BAD_REQUEST, Bytes::new()) };
         self.repair(&peer, &theirs).await;
-        (OK, sync::list(self.all().iter(), &peer).encode().into())
+        (StatusCode::OK, sync::list(self.all().iter(), &peer).encode().into())
     }
 
     /// Compares lists with a peer, and mends what differs on both sides. How much was mended here.
@@ -177,16 +172,19 @@ impl Links {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer_offer(&self, peer: NodeId, mut body: Bytes) -> (u16, Bytes) {
+    async fn answer_offer(&self, peer: NodeId, mut body: Bytes) -> (StatusCode, Bytes) {
         if body.len() < 32 {
-            return (BAD_REQUEST, Bytes::new());
+            return (StatusCode::BAD_REQUEST, Bytes::new());
         }
         let offer = body.split_off(32);
-        let Ok(directory) = <[u8; 32]>::try_from(&body[..]) else { return (BAD_REQUEST, Bytes::new()) };
+        let Ok(directory) = <[u8; 32]>::try_from(&body[..]) else { return (StatusCode::BAD_REQUEST, Bytes::new()) };
         match self.consider(offer, peer, NodeId::from_bytes(directory)).await {
-            Ok(Some(accepted)) => (OK, accepted.receipt.into()),
-            Ok(None) => (ACCEPTED, Bytes::new()),
-            Err(error) => (if error.is_passing() { UNAVAILABLE } else { CONFLICT }, Bytes::new()),
+            Ok(Some(accepted)) => (StatusCode::OK, accepted.receipt.into()),
+            // It waits for the operator.
+            Ok(None) => (StatusCode::ACCEPTED, Bytes::new()),
+            // Not looked at, and to be asked again; or looked at, and left: asking again changes nothing.
+            Err(error) if error.is_passing() => (StatusCode::SERVICE_UNAVAILABLE, Bytes::new()),
+            Err(_) => (StatusCode::CONFLICT, Bytes::new()),
         }
     }
 
@@ -202,7 +200,7 @@ impl Links {
         body.put_slice(link.directory.as_bytes());
         body.put_slice(&link.offer);
         match courier.ask(peer, OFFER, body.freeze()).await {
-            Some(answer) if answer.status == OK => {
+            Some(answer) if answer.status == StatusCode::OK => {
                 self.handle_receipt(answer.body, peer).await;
                 true
             }
@@ -210,7 +208,7 @@ impl Links {
                 tracing::debug!(link = %link.id(), status = answer.status, "offer not taken inside the session");
                 // A peer that answers at all has looked, or will when it is asked again. A first offer may find another policy later;
                 // a renewal that was left stands in the way of the next one.
-                if answer.status == CONFLICT && link.renews.is_some() {
+                if answer.status == StatusCode::CONFLICT && link.renews.is_some() {
                     self.withdraw(link.id()).await;
                 }
                 true
@@ -264,11 +262,13 @@ pub(super) async fn ask_in_turn(
 ) -> Option<Answered> {
     for _ in 0..ATTEMPTS {
         let answer = courier.ask(peer, path, own.clone()).await?;
-        match answer.status {
-            OK => return Some(answer),
-            TOO_MANY => tokio::time::sleep(PAUSE).await,
-            _ => return None,
+        if answer.status == StatusCode::OK {
+            return Some(answer);
         }
+        if answer.status != StatusCode::TOO_MANY_REQUESTS {
+            return None;
+        }
+        tokio::time::sleep(PAUSE).await;
     }
     None
 }
