@@ -2,14 +2,18 @@
 //! older identity takes its word back. A rotation that is killed leaves a whole node of one identity.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use age::secrecy::ExposeSecret;
-use openred_tests::harness::{Answer, Node, binaries, wait_for};
+use age::secrecy::{ExposeSecret, SecretString};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use openred_cryptod::unseal::Keystore;
+use openred_cryptod::unseal::envelope::{Seal, WorkFactor};
+use openred_tests::harness::{Answer, Node, binaries, run, wait_for};
 use openred_tests::world::{World, inbox, link, link_with, registered};
 use serde_json::Value;
 
@@ -266,6 +270,125 @@ fn each_of_two_keystores_is_opened_with_its_own_secret_and_named_when_it_is_not(
     assert_eq!(done["node_id"], node.id.as_str());
     // Sealed as the older one was.
     with(&node, &["key", "backup", &format!("{home}.again")]).ok().unwrap();
+}
+
+/// Runs a command of the node through a shell that opens descriptors for it.
+fn with_descriptors(node: &Node, arguments: &str, descriptors: &str) -> Answer {
+    let openred = binaries().unwrap().join("openred");
+    let line = format!("exec {} --json --home {} {arguments} {descriptors}", openred.display(), node.home.display());
+    run(Path::new("/bin/sh"), &["-c", &line]).unwrap()
+}
+
+/// Runs a command of the node at a terminal of its own, answers each prompt with the next text, and gives back what was asked.
+fn at_terminal(node: &Node, arguments: &[&str], answers: &[&str]) -> (Answer, Vec<String>) {
+    let pty = nix::pty::openpty(None, None).unwrap();
+    for end in [&pty.master, &pty.slave] {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+    }
+    let child = Command::new("setsid")
+        .args(["--ctty", "--wait"])
+        .arg(binaries().unwrap().join("openred"))
+        .args(["--json", "--home"])
+        .arg(&node.home)
+        .args(arguments)
+        .stdin(Stdio::from(pty.slave))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut terminal = File::from(pty.master);
+    let (mut shown, mut asked) = (String::new(), Vec::new());
+    for answer in answers {
+        let mut byte = [0];
+        // Closed when the command has ended without a question.
+        while !shown.ends_with(": ") && terminal.read(&mut byte).is_ok_and(|count| count == 1) {
+            shown.push(char::from(byte[0]));
+        }
+        asked.push(std::mem::take(&mut shown).trim().to_owned());
+        writeln!(terminal, "{answer}").unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let code = output.status.code().unwrap();
+    (Answer { code, stdout: text(output.stdout), stderr: text(output.stderr) }, asked)
+}
+
+/// Two keystores with two passphrases: the one that is here, and the older one that it goes on for.
+fn of_two_passphrases(folder: &Path, uid_base: u32) -> (Node, String) {
+    let node = alone(folder, uid_base);
+    let said = with(&node, &["key", "rotate", "identity"]).json().unwrap();
+    let place = node.home.join("keystore.age");
+    let sealed = std::fs::read(&place).unwrap();
+    let (keystore, ..) = Keystore::open(&sealed, b"passphrase of node").unwrap();
+    let seal = Seal::Passphrase(SecretString::from("a newer passphrase".to_owned()), WorkFactor::STANDARD);
+    std::fs::write(&place, keystore.seal(&seal).unwrap().0).unwrap();
+    (node, format!("{}/keystore.age", said["replaced"].as_str().unwrap()))
+}
+
+#[test]
+fn two_passphrases_come_on_two_descriptors_and_a_wrong_or_missing_one_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, older) = of_two_passphrases(folder.path(), 61_620);
+    let top = folder.path().canonicalize().unwrap();
+    let file = |name: &str, content: &str| {
+        std::fs::write(top.join(name), content).unwrap();
+        top.join(name).display().to_string()
+    };
+    let (old, new) = (file("old", "passphrase of node\n"), file("new", "a newer passphrase\n"));
+    let (empty, long) = (file("empty", ""), file("long", &"x".repeat(2000)));
+    let before = std::fs::read(node.home.join("keystore.age")).unwrap();
+    let take_back = |options: &str, descriptors: &str| {
+        with_descriptors(&node, &format!("key take-back {older} {options}"), descriptors)
+    };
+    let both = "--passphrase-fd 3 --older-passphrase-fd 4";
+    let here = node.home.join("keystore.age").display().to_string();
+    for (options, descriptors, expected, about) in [
+        (both, format!("3<{old} 4<{old}"), (8, "keystore.locked"), here.as_str()),
+        (both, format!("3<{new} 4<{new}"), (8, "keystore.older-locked"), older.as_str()),
+        (both, format!("3<{old} 4<{new}"), (8, "keystore.locked"), here.as_str()),
+        (both, format!("3<{new}"), (2, "usage"), "descriptor 4 is not open"),
+        (both, format!("4<{old}"), (2, "usage"), "descriptor 3 is not open"),
+        (both, format!("3<{new} 4<{empty}"), (2, "usage"), "descriptor 4: empty"),
+        (both, format!("3<{new} 4<{long}"), (2, "usage"), "descriptor 4: longer"),
+        (both, format!("3<{new} 4</"), (1, "local"), "descriptor 4: "),
+        // Nobody is there to be asked: the older one stays closed.
+        ("--passphrase-fd 3", format!("3<{new}"), (8, "keystore.older-locked"), older.as_str()),
+        ("--older-passphrase-fd 4", format!("4<{old}"), (2, "usage"), "no passphrase was given"),
+        // A passphrase is no identity.
+        ("--passphrase-fd 3 --older-identity-fd 4", format!("3<{new} 4<{empty}"), (2, "usage"), "descriptor 4: empty"),
+    ] {
+        let answer = take_back(options, &descriptors);
+        assert_eq!(refusal(&answer), (expected.0, expected.1.into()), "{options} {descriptors}: {answer:?}");
+        assert!(answer.stderr.contains(about), "{options} {descriptors}: {answer:?}");
+        assert_eq!(std::fs::read(node.home.join("keystore.age")).unwrap(), before, "nothing is changed");
+    }
+    // One descriptor for both, from which only one can read; and two words for one secret.
+    let answer = with_descriptors(
+        &node,
+        &format!("key take-back {older} --passphrase-fd 3 --older-passphrase-fd 3"),
+        "3<<END\na newer passphrase\nEND\n",
+    );
+    assert_ne!(answer.code, 0, "{answer:?}");
+    assert_eq!(take_back("--older-passphrase-fd 4 --older-identity-fd 5", "").code, 2);
+    assert_eq!(take_back("--older-passphrase-fd -1", "").code, 2);
+    let done = take_back(both, &format!("3<{new} 4<{old}")).json().unwrap();
+    assert_eq!(done["node_id"], node.id.as_str());
+    with(&node, &["key", "backup", &format!("{}.again", node.home.display())]).ok().unwrap();
+}
+
+#[test]
+fn two_passphrases_are_asked_for_at_a_terminal_each_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, older) = of_two_passphrases(folder.path(), 61_630);
+    let take_back = ["key", "take-back", &older];
+    let (answer, asked) = at_terminal(&node, &take_back, &["a newer passphrase", "a wrong one"]);
+    assert_eq!(refusal(&answer), (8, "keystore.older-locked".into()), "{answer:?}");
+    assert!(asked[0].ends_with("Passphrase:") && asked[1].ends_with(&format!("Passphrase of {older}:")), "{asked:?}");
+    let (answer, _) = at_terminal(&node, &take_back, &["a wrong one"]);
+    assert_eq!(refusal(&answer), (8, "keystore.locked".into()), "the older one is not asked for in vain: {answer:?}");
+    let (answer, asked) = at_terminal(&node, &take_back, &["a newer passphrase", "passphrase of node"]);
+    assert_eq!((answer.code, asked.len()), (0, 2), "{answer:?}");
+    with(&node, &["key", "backup", &format!("{}.again", node.home.display())]).ok().unwrap();
 }
 
 #[test]

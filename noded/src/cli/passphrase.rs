@@ -67,7 +67,12 @@ impl Passphrase {
         }
         let Some(number) = passphrase.passphrase_fd.or(source.identity_fd) else { return Ok(None) };
         let name = format!("descriptor {number}");
-        let file = File::open(format!("/proc/self/fd/{number}")).map_err(|error| Failure::local(&name, &error))?;
+        let file = File::open(format!("/proc/self/fd/{number}")).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Failure::usage(format!("{name} is not open"), format!("open it for this command: `{number}< FILE`"))
+            }
+            _ => Failure::local(&name, &error),
+        })?;
         Ok(Some(Self::Kept(read_bounded(file, &name)?)))
     }
 

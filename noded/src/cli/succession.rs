@@ -29,8 +29,9 @@ pub(super) fn take_back(
     secret: &SecretSource,
     older_secret: &SecretSource,
 ) -> Result<Exit, Failure> {
-    let work = backup::work(invocation, secret)?;
+    // Both are read before anything is opened here: a descriptor that was not given is nobody's then, and not one of this command's own.
     let given = Passphrase::given(older_secret)?;
+    let work = backup::work(invocation, secret)?;
     let changed = match work.take_back(older, given.as_ref()) {
         // Only now is it known that the older one has another.
         Err(failure) if failure.code == OLDER_LOCKED && given.is_none() => match Passphrase::asked(older)? {
