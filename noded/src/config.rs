@@ -34,6 +34,11 @@ pub const DIRECTORIES: usize = 4;
 pub const ALLOWED_PEERS: usize = 1024;
 /// Port that nodes listen on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7690;
+/// Opening a keystore is a fifth of a second of scrypt, or, at the most work that is accepted, one: a machine that is a hundred times
+/// slower is waited for.
+const PATIENCE_SECONDS: u32 = 300;
+/// A day: nobody waits longer.
+const PATIENCE_SECONDS_MAX: u32 = 86_400;
 /// First of the four uids that the node's processes take when started as root (SANDBOX).
 pub const DEFAULT_UID_BASE: u32 = 61_000;
 
@@ -118,6 +123,8 @@ pub struct DirectoryConfig {
 pub struct KeysConfig {
     /// Cards and HTTP requests that it signs in a second, and ten times as many at once.
     pub signatures_per_second: u32,
+    /// Longest that opening or making a keystore may take, and longest without a byte of a backup, in seconds.
+    pub patience_seconds: u32,
 }
 
 /// `[storage]`: what the node may keep.
@@ -225,7 +232,7 @@ impl Default for DirectoryConfig {
 
 impl Default for KeysConfig {
     fn default() -> Self {
-        Self { signatures_per_second: SIGNATURES_PER_SECOND }
+        Self { signatures_per_second: SIGNATURES_PER_SECOND, patience_seconds: PATIENCE_SECONDS }
     }
 }
 
@@ -269,6 +276,14 @@ impl LinkConfig {
     }
 }
 
+impl KeysConfig {
+    /// How long one that opens a keystore is waited for.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(u64::from(self.patience_seconds))
+    }
+}
+
 impl DirectoryConfig {
     /// Life of the registered card.
     #[must_use]
@@ -293,7 +308,7 @@ impl NodeConfig {
     /// # Errors
     /// The first rule broken, by key.
     pub fn check(&self) -> Result<(), BadValue> {
-        let rules: [(&'static str, bool, &'static str); 18] = [
+        let rules: [(&'static str, bool, &'static str); 19] = [
             ("name", self.name.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("sector", self.sector.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("endpoints", self.endpoints.len() <= CARD_ENDPOINTS, "more than 8"),
@@ -315,6 +330,11 @@ impl NodeConfig {
                 "keys.signatures_per_second",
                 (1..=SIGNATURES_PER_SECOND_MAX).contains(&self.keys.signatures_per_second),
                 "not between 1 and 100,000",
+            ),
+            (
+                "keys.patience_seconds",
+                (1..=PATIENCE_SECONDS_MAX).contains(&self.keys.patience_seconds),
+                "not between 1 and 86400 (a day)",
             ),
             (
                 "directory.ca_file",
@@ -399,6 +419,8 @@ mod tests {
         assert_eq!(broken(|c| c.links.life_seconds = 2_592_001), Err("links.life_seconds"));
         assert_eq!(broken(|c| c.keys.signatures_per_second = 0), Err("keys.signatures_per_second"));
         assert_eq!(broken(|c| c.keys.signatures_per_second = 100_001), Err("keys.signatures_per_second"));
+        assert_eq!(broken(|c| c.keys.patience_seconds = 0), Err("keys.patience_seconds"));
+        assert_eq!(broken(|c| c.keys.patience_seconds = 86_401), Err("keys.patience_seconds"));
         assert_eq!(broken(|c| c.directory.card_hours = 193), Err("directory.card_hours"));
         assert_eq!(broken(|c| c.links.incoming = IncomingPolicy::Sector), Err("sector"));
         assert_eq!(broken(|c| c.links.allow = vec![NodeId::from_bytes([1; 32])]), Err("links.allow"));

@@ -116,10 +116,17 @@ impl From<StartFailure> for Failure {
             StartFailure::Child(fault) if fault.exit() == Some(Ended::Code(Exit::BadConfiguration as i32)) => {
                 Failure::new(Exit::BadConfiguration, "config.refused", fault.to_string(), "")
             }
+            StartFailure::Child(fault) if fault.is_late() => {
+                Failure::new(Exit::TimeOut, "unseal.late", fault.to_string(), SLOW)
+            }
             StartFailure::Child(fault) => Failure::new(Exit::Failed, "start", fault.to_string(), ""),
         }
     }
 }
+
+/// The way out where the unsealer had to be killed.
+const SLOW: &str = "if this machine is only that slow, or the pipe that is read, raise `keys.patience_seconds`; \
+                    else see what keeps it (its disk, a stopped process), and try again";
 
 /// The unsealer's refusal by name; what it is and the way out are in its own line.
 fn refused_keystore(refused: Refused, fault: &Fault) -> Failure {
@@ -381,7 +388,10 @@ fn not_begun(context: &Context, name: Role, failure: &StartFailure) -> bool {
         context.starter.board.report(Event::LayerOff);
     }
     row_of(name).iter().for_each(|role| context.starter.board.away(*role));
-    let help = "it is tried again; the detail names the way out";
+    let help = match failure {
+        StartFailure::Child(fault) if fault.is_late() => SLOW,
+        _ => "it is tried again; the detail names the way out",
+    };
     context.starter.board.alarm(&format!("process.{name}.start"), failure.to_string(), help, now());
     let exit = match failure {
         StartFailure::Child(fault) => fault.exit(),

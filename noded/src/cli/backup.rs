@@ -14,22 +14,17 @@ use super::output::{bytes, moment, now};
 use super::{Exit, Failure, Invocation, Passphrase, configuration};
 use crate::archive::Manifest;
 use crate::archive::blobs::{FOLDER, Totals};
-use crate::config::NodeConfig;
 use crate::supervisor::{Backup, Verified, finish_pending, remove_copy};
 
 /// A database of some gigabytes on a slow disk.
 const COPY: Duration = Duration::from_secs(1800);
 
-/// The work on this home. A home that has no configuration (yet) has the default's uids.
+/// The work on this home.
 pub(super) fn work<'a>(invocation: &'a Invocation, secret: &SecretSource) -> Result<Backup<'a>, Failure> {
     let finished = finish_pending(&invocation.home)?;
-    let uid_base = match configuration::resolved(invocation) {
-        Ok(resolved) => resolved.config.uid_base,
-        Err(failure) if failure.code == "config.missing" => NodeConfig::default().uid_base,
-        Err(failure) => return Err(failure),
-    };
+    let config = configuration::resolved_if_any(invocation)?;
     let secret = Passphrase::by_hand(secret)?;
-    Backup::new(&invocation.home, &invocation.config, uid_base, secret, finished)
+    Backup::new(&invocation.home, (&invocation.config, &config), secret, finished)
 }
 
 pub(super) fn key(

@@ -10,15 +10,27 @@ use serde_json::{Map, Value, json};
 
 use super::client::{block_on, node, request};
 use super::{Exit, Failure, Invocation};
-use crate::config::{LinkConfig, Resolved, resolve};
+use crate::config::{LinkConfig, NodeConfig, Resolved, resolve};
 use crate::store;
 
 /// The configuration in force: defaults, file, environment, `--set`.
 pub(crate) fn resolved(invocation: &Invocation) -> Result<Resolved, Failure> {
     let source = Source::read(&invocation.config)?;
-    let environment =
-        std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
-    Ok(resolve(source.file(), source.text(), environment, &invocation.overrides)?)
+    Ok(resolve(source.file(), source.text(), environment(), &invocation.overrides)?)
+}
+
+/// The same for work on a home that may have no configuration yet, or none any more.
+pub(crate) fn resolved_if_any(invocation: &Invocation) -> Result<NodeConfig, Failure> {
+    match resolved(invocation) {
+        Err(failure) if failure.code == "config.missing" => {
+            Ok(resolve(&invocation.config, "", environment(), &invocation.overrides)?.config)
+        }
+        resolved => resolved.map(|resolved| resolved.config),
+    }
+}
+
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)))
 }
 
 /// Checks files alone: neither the environment nor the home counts.

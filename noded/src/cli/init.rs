@@ -42,7 +42,7 @@ pub(crate) fn init(invocation: &Invocation, options: Init) -> Result<Exit, Failu
     };
     make_home(home.path())?;
     let fresh = write_new(&invocation.config, &text)?;
-    let about = supervisor::create(home, config.uid_base, order).inspect_err(|_| {
+    let about = supervisor::create(home, &config, order).inspect_err(|_| {
         if fresh {
             let _ = std::fs::remove_file(&invocation.config);
             // Only an empty folder goes.

@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 22] = [
+pub(super) const SETTINGS: [Setting; 23] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -45,6 +45,10 @@ pub(super) const SETTINGS: [Setting; 22] = [
     setting(
         "keys.signatures_per_second",
         "Cards and directory requests that the key process signs in a second, ten times as many at once; 1 to 100000.",
+    ),
+    setting(
+        "keys.patience_seconds",
+        "Longest that opening a keystore may take, and longest without a byte of a backup; 1 to 86400. For slow machines.",
     ),
     setting("storage.database_megabytes", "Most megabytes of the database. 0: as the disk has."),
     setting("storage.blobs_megabytes", "Most megabytes of one module's blobs. 0: as the disk has."),

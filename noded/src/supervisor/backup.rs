@@ -15,7 +15,7 @@ use openred_proto::id::UnixMillis;
 use openred_proto::unseal::{About, Order, Refused};
 
 use super::create::small_with;
-use super::errand::{Errand, pipe};
+use super::errand::{Errand, Moved, pipe};
 use super::keystore::{Fresh, open, put};
 use super::places::{lock, make_private, remove};
 use super::restore::{Finished, Layout, finish};
@@ -26,6 +26,7 @@ use crate::archive::{
     self, ArchiveError, CONFIG, Content, DATABASE, Extracted, KEYSTORE, LOG, Manifest, Source, VAULT_STATE,
 };
 use crate::cli::{Exit, Failure, Passphrase};
+use crate::config::NodeConfig;
 use crate::home::Home;
 use crate::store::{Sound, check};
 
@@ -99,12 +100,11 @@ pub(super) fn resolved(place: &Path) -> Result<PathBuf, Failure> {
 impl<'a> Backup<'a> {
     pub(crate) fn new(
         home: &'a Home,
-        config: &'a Path,
-        uid_base: u32,
+        (place, config): (&'a Path, &NodeConfig),
         secret: Passphrase,
         finished: Option<Finished>,
     ) -> Result<Self, Failure> {
-        Ok(Self { home, config, workshop: Workshop::open(home, uid_base)?, secret, finished })
+        Ok(Self { home, config: place, workshop: Workshop::open(home, config)?, secret, finished })
     }
 
     pub(super) fn order(&self, recipients: &[String]) -> Result<Order, Failure> {
@@ -256,14 +256,17 @@ impl<'a> Backup<'a> {
     ) -> Result<Option<Totals>, Failure> {
         let ((plain, plain_end), (sealed, output)) = (pipe("the archive")?, pipe("the backup")?);
         let mut target = file.try_clone().map_err(failed(place))?;
+        let moved = Moved::default();
+        let plain_end = moved.counting(File::from(plain_end));
         std::thread::scope(|threads| {
-            let writer = threads.spawn(move || archive::write(source, manifest, File::from(plain_end)));
+            let writer = threads.spawn(move || archive::write(source, manifest, plain_end));
             let copier = threads.spawn(move || io::copy(&mut File::from(sealed), &mut target));
             let errand = Errand { mode: "encrypt", input: plain, output, second: None };
-            let sealed = self.workshop.run(errand, || self.order(to));
+            let sealed = self.workshop.stream(errand, || self.order(to), &moved);
             let written = writer.join().unwrap_or(Err(ArchiveError::Shape("its writer ended early")));
             let copied = copier.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
-            // In the order of causes: a full disk breaks the pipes of the others.
+            // In the order of causes: a helper that had to be killed breaks the others' pipes, and so does a full disk.
+            let sealed = late_first(sealed)?;
             copied.map_err(failed(place))?;
             let blobs = written.map_err(|error| self.unread(&error))?;
             sealed.map(|_| blobs).map_err(Failure::from)
@@ -294,14 +297,17 @@ impl<'a> Backup<'a> {
     }
 
     fn extracted(&self, from: &Path, folder: &Path, keep: bool) -> Result<Extracted, Failure> {
-        let input = File::open(from).map_err(failed(from))?;
+        let input = self.workshop.opened(from)?;
         let (plain, output) = pipe("the archive")?;
         let place = folder.to_owned();
         let kept = keep.then(|| folder.join(BLOBS));
-        let reader = std::thread::spawn(move || archive::extract(File::from(plain), &place, kept.as_deref()));
+        let moved = Moved::default();
+        let plain = moved.counting(File::from(plain));
+        let reader = std::thread::spawn(move || archive::extract(plain, &place, kept.as_deref()));
         let errand = Errand { mode: "decrypt", input: input.into(), output, second: None };
-        let opened = self.workshop.run(errand, || self.order(&[]));
+        let opened = self.workshop.stream(errand, || self.order(&[]), &moved);
         let read = joined(reader);
+        let opened = late_first(opened)?;
         // A backup that does not open says so; one that opens and is none is named by what is wrong with it: its reader left then, and
         // the unsealer could not write on.
         match (opened, read) {
@@ -384,6 +390,14 @@ impl<'a> Backup<'a> {
             sync_directory(&folder).and_then(|()| sync_directory(self.home.path())).map_err(failed(&folder))?;
         }
         Ok(Some(folder))
+    }
+}
+
+/// What came of an errand, unless it had to be killed: then what others say of it is a consequence.
+fn late_first<T>(outcome: Result<T, StartFailure>) -> Result<Result<T, StartFailure>, Failure> {
+    match outcome {
+        Err(StartFailure::Child(fault)) if fault.is_late() => Err(StartFailure::Child(fault).into()),
+        outcome => Ok(outcome),
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::board::{Board, Cage, owned};
 use super::callers::Callers;
+use super::errand::Moved;
 use super::log::Log;
 
 /// What bounds the C library's resolver, which `noded` asks for its directories' names before it is confined: a resolver that is
@@ -50,11 +51,14 @@ pub(crate) enum Fault {
     #[error("{role} ended at start: {exit}")]
     Ended { role: Role, exit: Exit },
     /// It said something out of turn, or nothing in time.
-    #[error("{role}: no answer at the barrier within {} s", STAGE.as_secs())]
-    Silent { role: Role },
+    #[error("{role}: no answer at the barrier within {} s", .limit.as_secs())]
+    Silent { role: Role, limit: Duration },
     /// It did its work for longer than any may take, and was killed.
     #[error("{role}: no end within {} s; it was killed", .limit.as_secs())]
     Late { role: Role, limit: Duration },
+    /// It moved nothing of a stream for longer than any may, and was killed.
+    #[error("{role}: nothing moved for {} s; it was killed", .limit.as_secs())]
+    Stalled { role: Role, limit: Duration },
     /// A layer is not as the manifest wants it.
     #[error("{role}: layer {}: expected {}, seen {}; {}", .layer.name, .layer.expected, .layer.seen, .layer.name.way_out())]
     Layer { role: Role, layer: Box<Layer> },
@@ -86,6 +90,11 @@ impl Fault {
             Fault::Ended { exit, .. } => Some(*exit),
             _ => None,
         }
+    }
+
+    /// Whether it did not end by itself.
+    pub(crate) fn is_late(&self) -> bool {
+        matches!(self, Fault::Late { .. } | Fault::Stalled { .. })
     }
 }
 
@@ -208,8 +217,12 @@ impl Caged {
 
     /// Its next word; a fault that names how it ended when there is none.
     async fn next(&mut self) -> Result<Stage, Fault> {
+        self.next_within(STAGE).await
+    }
+
+    async fn next_within(&mut self, limit: Duration) -> Result<Stage, Fault> {
         let role = self.role;
-        let word = timeout(STAGE, async {
+        let word = timeout(limit, async {
             loop {
                 let mut ready = self.host.readable().await.ok()?;
                 match self.host.get_ref().try_next() {
@@ -224,7 +237,7 @@ impl Caged {
             Ok(None) => Err(self.silence().await),
             Err(_) => {
                 self.kill().await;
-                Err(Fault::Silent { role })
+                Err(Fault::Silent { role, limit })
             }
         }
     }
@@ -246,14 +259,19 @@ impl Caged {
             }
             _ => {
                 self.kill().await;
-                Fault::Silent { role: self.role }
+                Fault::Silent { role: self.role, limit: STAGE }
             }
         }
     }
 
     /// Waits until it says that it serves.
     pub(crate) async fn ready(&mut self) -> Result<(), Fault> {
-        match self.next().await? {
+        self.ready_after(Duration::ZERO).await
+    }
+
+    /// The same for one that waits for somebody else, for at most `wait`, before it can.
+    pub(crate) async fn ready_after(&mut self, wait: Duration) -> Result<(), Fault> {
+        match self.next_within(STAGE + wait).await? {
             Stage::Ready => Ok(()),
             other => Err(self.out_of_turn(other).await),
         }
@@ -279,6 +297,22 @@ impl Caged {
                 self.kill().await;
                 Err(Fault::Late { role: self.role, limit })
             }
+        }
+    }
+
+    /// The same for as long as bytes of its stream move; it is killed when none did for `pause`, or at most for twice that.
+    pub(crate) async fn finished_moving(&mut self, pause: Duration, moved: &Moved) -> Result<Exit, Fault> {
+        let mut seen = moved.bytes();
+        loop {
+            if let Ok(ended) = timeout(pause, self.finished()).await {
+                return ended;
+            }
+            let now = moved.bytes();
+            if now == seen {
+                self.kill().await;
+                return Err(Fault::Stalled { role: self.role, limit: pause });
+            }
+            seen = now;
         }
     }
 
@@ -350,6 +384,24 @@ mod tests {
             let fault = child.finished_within(Duration::from_millis(20)).await.unwrap_err();
             assert!(matches!(fault, Fault::Late { .. }) && fault.to_string().contains("it was killed"), "{fault}");
             assert!(!std::path::Path::new(&place).exists(), "killed and reaped");
+        }
+        let (mut child, moved) = (uncaged("/bin/sleep", "100000"), Moved::default());
+        let place = format!("/proc/{}", child.pid());
+        let fault = child.finished_moving(Duration::from_millis(20), &moved).await.unwrap_err();
+        assert!(matches!(fault, Fault::Stalled { .. }) && fault.is_late(), "{fault}");
+        assert!(!std::path::Path::new(&place).exists(), "killed and reaped");
+        // As long as bytes move it is waited for, however many pauses that takes.
+        let mut child = uncaged("/bin/sleep", "0.3");
+        let mut stream = moved.counting(io::repeat(0));
+        let moving = async {
+            loop {
+                io::Read::read_exact(&mut stream, &mut [0]).unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            ended = child.finished_moving(Duration::from_millis(20), &moved) => assert!(ended.is_ok(), "{ended:?}"),
+            () = moving => {}
         }
         let mut child = uncaged("/bin/sh", "--version");
         assert!(child.finished_within(STAGE).await.is_ok(), "one that ends is heard to its end");

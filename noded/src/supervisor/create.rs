@@ -12,19 +12,20 @@ use super::errand::{Errand, pipe, setup};
 use super::keystore::put;
 use super::workshop::Workshop;
 use crate::cli::{Exit, Failure};
+use crate::config::NodeConfig;
 use crate::home::Home;
 
 /// Makes the keystore of `home`, whose folder exists. Refuses to replace one.
 pub(crate) fn create(
     home: &Home,
-    uid_base: u32,
+    config: &NodeConfig,
     order: impl FnOnce() -> Result<Order, Failure>,
 ) -> Result<About, Failure> {
     let place = home.keystore();
     if place.symlink_metadata().is_ok() {
         return Err(exists(&place));
     }
-    let workshop = Workshop::open(home, uid_base)?;
+    let workshop = Workshop::open(home, config)?;
     let (about, sealed) = small_with(&workshop, "create", workshop.nothing()?, None, order)?;
     put(&place, &sealed, false, |_| ()).map_err(|failure| match failure.code.as_str() {
         "file.exists" => exists(&place),

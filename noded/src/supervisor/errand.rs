@@ -6,6 +6,8 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -38,6 +40,61 @@ pub(crate) fn pipe(what: &'static str) -> Result<(OwnedFd, OwnedFd), StartFailur
     nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| setup(what)(errno.into()))
 }
 
+/// How long the unsealer may work once it goes past its barrier. It is killed then, and that is its fault.
+pub(crate) enum Limit<'a> {
+    /// All in all.
+    Whole(Duration),
+    /// Without a byte of a stream that moves.
+    Pause(Duration, &'a Moved),
+}
+
+/// How many bytes of a stream went by; clones count together.
+#[derive(Clone, Default)]
+pub(crate) struct Moved(Arc<AtomicU64>);
+
+impl Moved {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// `inner`, whose bytes are counted.
+    pub(crate) fn counting<T>(&self, inner: T) -> Counting<T> {
+        Counting { inner, moved: self.clone() }
+    }
+}
+
+/// A stream whose bytes are counted.
+pub(crate) struct Counting<T> {
+    inner: T,
+    moved: Moved,
+}
+
+impl<T> Counting<T> {
+    fn noted(&self, count: io::Result<usize>) -> io::Result<usize> {
+        let count = count?;
+        self.moved.0.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+impl<T: Read> Read for Counting<T> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(into);
+        self.noted(count)
+    }
+}
+
+impl<T: Write> Write for Counting<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes);
+        self.noted(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 /// Runs it. `order` is asked only when the unsealer's cage was seen: before, no secret is read. What it says of a keystore
 /// comes back; nothing after a stream.
 pub(crate) async fn run(
@@ -45,17 +102,7 @@ pub(crate) async fn run(
     identity: Option<Identity>,
     errand: Errand,
     order: impl FnOnce() -> Result<Order, Failure>,
-) -> Result<Option<About>, StartFailure> {
-    run_within(starter, identity, errand, order, None).await
-}
-
-/// The same, for an errand whose work is bounded: one that takes longer than `limit` is ended, and that is its fault.
-pub(crate) async fn run_within(
-    starter: &Starter,
-    identity: Option<Identity>,
-    errand: Errand,
-    order: impl FnOnce() -> Result<Order, Failure>,
-    limit: Option<Duration>,
+    limit: Limit<'_>,
 ) -> Result<Option<About>, StartFailure> {
     let ((order_read, order_write), (word_read, word_write)) = (pipe("the order's pipe")?, pipe("the word's pipe")?);
     let mut descriptors = vec![errand.input, order_read, errand.output, word_write];
@@ -75,8 +122,8 @@ pub(crate) async fn run_within(
     File::from(order_write).write_all(&bytes).map_err(setup("the order"))?;
     drop(bytes);
     let ended = match limit {
-        Some(limit) => child.finished_within(limit).await,
-        None => child.finished().await,
+        Limit::Whole(limit) => child.finished_within(limit).await,
+        Limit::Pause(pause, moved) => child.finished_moving(pause, moved).await,
     };
     // It has ended, so this is the end of what it said.
     let mut said = Vec::new();

@@ -29,6 +29,7 @@ use super::keystore::{Fresh, put};
 use super::workshop::Workshop;
 use super::{Context, StartFailure, now};
 use crate::cli::{Exit, Failure, Passphrase};
+use crate::config::NodeConfig;
 use crate::home::Home;
 
 /// Bytes copied or cleared at once.
@@ -75,13 +76,13 @@ impl Archive {
     /// Runs the caged unsealer once. Called on a thread of its own, which outlives it.
     pub(super) fn seal(&self, input: OwnedFd, output: OwnedFd) -> Result<(), StartFailure> {
         let what = "the runtime for filing a segment";
-        let workshop = Workshop::beside(self.starter.beside().map_err(setup(what))?, self.identity);
+        let workshop = Workshop::beside(self.starter.beside().map_err(setup(what))?, self.identity, SEALING);
         let order = || {
             let recipients = vec![self.auditor.clone()];
             Ok(Order { recipients, ..Order::with_secret(Zeroizing::default(), UnixMillis(now())) })
         };
         let errand = Errand { mode: "encrypt", input, output, second: None };
-        workshop.map_err(setup(what))?.run_within(errand, order, Some(SEALING)).map(|_| ())
+        workshop.map_err(setup(what))?.run(errand, order).map(|_| ())
     }
 }
 
@@ -321,9 +322,14 @@ fn joined<T>(thread: ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<T> {
 }
 
 /// Reads a filed segment that is sealed, with its auditor's identity. Blocks; it is called on a thread without a runtime.
-pub(crate) fn open_filed(home: &Home, uid_base: u32, secret: &Passphrase, place: &Path) -> Result<Vec<u8>, Failure> {
-    let workshop = Workshop::open(home, uid_base)?;
-    let input = File::open(place).map_err(|error| Failure::local(place.display(), &error))?;
+pub(crate) fn open_filed(
+    home: &Home,
+    config: &NodeConfig,
+    secret: &Passphrase,
+    place: &Path,
+) -> Result<Vec<u8>, Failure> {
+    let workshop = Workshop::open(home, config)?;
+    let input = workshop.opened(place)?;
     let (read, output) = pipe("the opened segment")?;
     let (opened, bytes) = std::thread::scope(|threads| {
         let reader = threads.spawn(move || {

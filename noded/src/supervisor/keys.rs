@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::child::{Caged, Fault, Plan, start};
-use super::errand::{self, Errand};
+use super::errand::{self, Errand, Limit};
 use super::gate::{Answer, Ask, Gate, not_locked};
 use super::operator::Operator;
 use super::places::{pending_listener, publish, remove};
@@ -102,7 +102,8 @@ fn vault_arguments(context: &Context, anew: bool) -> Vec<OsString> {
 
 async fn serving(context: &Context, plan: Plan) -> Result<Caged, Fault> {
     let mut child = start(&context.starter, plan).await?;
-    child.ready().await?;
+    // Both wait for the keystore to be opened.
+    child.ready_after(context.settings.patience()).await?;
     Ok(child)
 }
 
@@ -111,7 +112,8 @@ async fn unseal(context: &Context, secrets: OwnedFd) -> Result<(), StartFailure>
     let keystore = keystore::open(&context.home.keystore()).map_err(StartFailure::Named)?;
     let errand = Errand { mode: "open", input: keystore.into(), output: secrets, second: None };
     let order = || Ok(Order::with_secret(context.secret.bytes()?, UnixMillis(now())));
-    let about = errand::run(&context.starter, context.identities.unseal, errand, order).await?;
+    let limit = Limit::Whole(context.settings.patience());
+    let about = errand::run(&context.starter, context.identities.unseal, errand, order, limit).await?;
     context.starter.board.keystore(about);
     Ok(())
 }

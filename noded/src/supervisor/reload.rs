@@ -2,6 +2,7 @@
 //! what does not is named in the log, and the last one that worked stays.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -39,6 +40,11 @@ impl Settings {
     /// The vault's quota of signatures.
     pub(super) fn signatures_per_second(&self) -> u32 {
         self.held().current.keys.signatures_per_second
+    }
+
+    /// How long one that opens the keystore is waited for.
+    pub(super) fn patience(&self) -> Duration {
+        self.held().current.keys.patience()
     }
 
     /// Whom closed segments of the audit trail are sealed to, if to anybody.

@@ -1,8 +1,11 @@
 //! The unsealer for commands that work without a running node, and for a thread of a running one's supervisor: its cage, its
 //! log, and a runtime for as long as it takes.
 
+use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use openred_policy::Identity;
@@ -12,12 +15,12 @@ use tokio::runtime::Runtime;
 
 use super::board::Board;
 use super::child::Starter;
-use super::errand::{self, Errand};
+use super::errand::{self, Errand, Limit, Moved};
 use super::log::{Log, Writer};
 use super::places::Identities;
 use super::{StartFailure, now, null, programs, settle};
-use crate::cli::Failure;
-use crate::config::LogFormat;
+use crate::cli::{Exit, Failure};
+use crate::config::{LogFormat, NodeConfig};
 use crate::home::Home;
 
 /// Runs errands one after the other.
@@ -26,24 +29,27 @@ pub(crate) struct Workshop {
     identity: Option<Identity>,
     runtime: Runtime,
     writer: Option<Writer>,
+    /// How long the unsealer is waited for.
+    patience: Duration,
 }
 
 impl Workshop {
     /// For the node in `home`; as root the unsealer has the node's fourth uid.
-    pub(crate) fn open(home: &Home, uid_base: u32) -> Result<Self, Failure> {
+    pub(crate) fn open(home: &Home, config: &NodeConfig) -> Result<Self, Failure> {
         settle()?;
         let (log, writer) = Log::start(LogFormat::Human);
         let board = Arc::new(Board::new(Baseline::of_this_process()?, home.path().display().to_string(), now()));
         let starter = Starter { programs: programs()?, null: null()?, board, log, callers: Default::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::local("starting the runtime", &error))?;
-        Ok(Self { starter, identity: Identities::new(uid_base).unseal, runtime, writer: Some(writer) })
+        let (identity, patience) = (Identities::new(config.uid_base).unseal, config.keys.patience());
+        Ok(Self { starter, identity, runtime, writer: Some(writer), patience })
     }
 
     /// For a thread of a running supervisor, whose log and board it shares.
-    pub(super) fn beside(starter: Starter, identity: Option<Identity>) -> io::Result<Self> {
+    pub(super) fn beside(starter: Starter, identity: Option<Identity>, patience: Duration) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { starter, identity, runtime, writer: None })
+        Ok(Self { starter, identity, runtime, writer: None, patience })
     }
 
     /// Runs the unsealer to its end.
@@ -52,17 +58,42 @@ impl Workshop {
         errand: Errand,
         order: impl FnOnce() -> Result<Order, Failure>,
     ) -> Result<Option<About>, StartFailure> {
-        self.run_within(errand, order, None)
+        self.limited(errand, order, Limit::Whole(self.patience))
     }
 
-    /// The same; once it goes past its barrier it has `limit` for its work, and is ended then.
-    pub(super) fn run_within(
+    /// The same for a stream of any length: as long as `moved` grows it is waited for.
+    pub(super) fn stream(
         &self,
         errand: Errand,
         order: impl FnOnce() -> Result<Order, Failure>,
-        limit: Option<Duration>,
+        moved: &Moved,
     ) -> Result<Option<About>, StartFailure> {
-        self.runtime.block_on(errand::run_within(&self.starter, self.identity, errand, order, limit))
+        self.limited(errand, order, Limit::Pause(self.patience, moved))
+    }
+
+    fn limited(
+        &self,
+        errand: Errand,
+        order: impl FnOnce() -> Result<Order, Failure>,
+        limit: Limit<'_>,
+    ) -> Result<Option<About>, StartFailure> {
+        self.runtime.block_on(errand::run(&self.starter, self.identity, errand, order, limit))
+    }
+
+    /// Opens a file to read it. A pipe that nobody opens to write is waited for no longer than the unsealer.
+    pub(super) fn opened(&self, place: &Path) -> Result<File, Failure> {
+        let (opened, name) = (sync_channel(1), place.to_owned());
+        std::thread::spawn(move || opened.0.send(File::open(name)));
+        match opened.1.recv_timeout(self.patience) {
+            Ok(file) => file.map_err(|error| Failure::local(place.display(), &error)),
+            // The thread ends with the process.
+            Err(_) => {
+                let seconds = self.patience.as_secs();
+                let what = format!("{}: nobody wrote into this pipe within {seconds} s", place.display());
+                let way_out = "start what writes into it first, or raise `keys.patience_seconds`";
+                Err(Failure::new(Exit::TimeOut, "backup.late", what, way_out))
+            }
+        }
     }
 
     /// `/dev/null`, for an errand without input.

@@ -44,7 +44,7 @@ pub(super) struct Reader {
     home: Home,
     /// Named ones instead of the home's.
     files: Vec<PathBuf>,
-    uid_base: u32,
+    config: NodeConfig,
     secret: Option<Passphrase>,
 }
 
@@ -54,12 +54,9 @@ impl Reader {
         let given = identity_file.is_some() || identity_fd.is_some();
         let source = SecretSource { identity_file, identity_fd, ..SecretSource::default() };
         let secret = if given { Some(Passphrase::by_hand(&source)?) } else { None };
-        // Only the uid that a helper takes as root; files may be read where no node lives.
-        let uid_base = match configuration::resolved(invocation) {
-            Ok(resolved) => resolved.config.uid_base,
-            Err(_) => NodeConfig::default().uid_base,
-        };
-        Ok(Self { home: invocation.home.clone(), files, uid_base, secret })
+        // Only for a helper's uid as root, and how long it is waited for; files may be read where no node lives.
+        let config = configuration::resolved_if_any(invocation).unwrap_or_default();
+        Ok(Self { home: invocation.home.clone(), files, config, secret })
     }
 
     /// Whether it reads the whole of a home, to which a living vault's word can be held.
@@ -128,14 +125,17 @@ impl Reader {
         Ok(Segment { path, number, header, bytes: Some(bytes), is_name_only: false })
     }
 
-    /// On a thread of its own: this one has a runtime already.
     fn opened(&self, secret: &Passphrase, path: &Path) -> Result<Vec<u8>, Failure> {
-        std::thread::scope(|threads| {
-            let thread = threads.spawn(|| open_filed(&self.home, self.uid_base, secret, path));
-            let early = |_| Err(Failure::local(path.display(), &std::io::Error::other("a thread ended early")));
-            thread.join().unwrap_or_else(early)
-        })
+        beside(path, || open_filed(&self.home, &self.config, secret, path))
     }
+}
+
+/// On a thread of its own: this one has a runtime already.
+fn beside<T: Send>(path: &Path, work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    std::thread::scope(|threads| {
+        let early = |_| Err(Failure::local(path.display(), &std::io::Error::other("a thread ended early")));
+        threads.spawn(work).join().unwrap_or_else(early)
+    })
 }
 
 fn is_encrypted(path: &Path) -> bool {
@@ -229,7 +229,7 @@ mod tests {
         fs::write(filed.join("0000000002.segment.age"), &sealed).unwrap();
         sealed[0] ^= 1;
         fs::write(filed.join("0000000003.segment.age"), &sealed).unwrap();
-        let reader = Reader { home, files: Vec::new(), uid_base: 0, secret: None };
+        let reader = Reader { home, files: Vec::new(), config: NodeConfig::default(), secret: None };
         let segments = reader.read().unwrap();
         assert_eq!((segments.not_opened(), segments.encrypted), (vec![2], 1));
         let mut verifier = Verifier::new(NodeId::from_bytes([1; 32]), Vec::new());
