@@ -62,6 +62,7 @@ pub(crate) use places::make_private;
 use places::{Identities, Places};
 use reload::Settings;
 pub(crate) use restore::finish_pending;
+use restore::unfinished;
 use secret::Held;
 pub(crate) use succession::{Changed, OLDER_LOCKED};
 
@@ -186,9 +187,11 @@ pub(crate) fn up(
     let identities = Identities::new(config.uid_base);
     let places = places::prepare(home, &config, &identities)?;
     let board = Arc::new(Board::new(Baseline::of_this_process()?, home.path().display().to_string(), now()));
+    let left = board.watch_unfinished(unfinished(home));
     owed::kept(home).into_iter().for_each(|(event, count)| board.report_again(event, count));
     let (log, writer) = Log::start(config.log.format);
     trace(&config, &log);
+    left.into_iter().for_each(|left| tracing::warn!("{}: {}", left.detail, left.help));
     let settings = Settings::new(config, Box::new(reread));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::local("starting the runtime", &error))?;

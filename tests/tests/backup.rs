@@ -195,6 +195,65 @@ fn moments(home: &Path) -> [Moment; 7] {
     ]
 }
 
+/// Gives the node's command and kills it once that moment is seen.
+fn killed_when(node: &Node, arguments: &[&str], reached: impl Fn() -> bool) {
+    let mut restoring = Command::new(binaries().unwrap().join("openred"))
+        .args(["--json", "--home"])
+        .arg(&node.home)
+        .args(arguments)
+        .args(["--passphrase-file", &passphrase(node)])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !reached() && restoring.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_micros(50));
+    }
+    let _ = restoring.kill();
+    restoring.wait().unwrap();
+}
+
+#[test]
+fn a_key_restore_that_is_killed_leaves_a_whole_node_and_is_done_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().canonicalize().unwrap();
+    let mut node = node(&place, 4);
+    node.up().unwrap();
+    node.down().unwrap();
+    let key = place.join("key").display().to_string();
+    with(&node, &["key", "backup", &key]).ok().unwrap();
+    let home = node.home.clone();
+    let state = || fs::read(home.join("vault/state")).unwrap();
+    let moments = [
+        ("begun", home.join("changing"), true),
+        ("noted", home.join("changing/note.json"), true),
+        ("ready", home.join("restored"), true),
+        ("without a key", home.join("keystore.age"), false),
+    ];
+    for (moment, place, is_there) in moments {
+        let (before, aside) = (state(), replaced(&home).len());
+        killed_when(&node, &["key", "restore", &key, "--force"], || place.exists() == is_there);
+        let was_ready = home.join("restored").exists();
+        if was_ready {
+            // One that got past its moment is carried to its end by the same command, which then has nothing to move aside.
+            with(&node, &["key", "restore", &key]).ok().unwrap();
+            assert_ne!(state(), before, "killed when {moment}: the state is that of the restored key");
+            assert_eq!(replaced(&home).len(), aside + 1, "killed when {moment}");
+        }
+        node.up().unwrap_or_else(|error| panic!("killed when {moment}: {error:#}"));
+        assert_eq!(node.cli(&["key", "show"]).unwrap().json().unwrap()["key"]["node_id"], node.id.as_str());
+        node.cli(&["audit", "verify"]).unwrap().ok().unwrap();
+        node.down().unwrap();
+        assert!(!home.join("changing").exists() && !home.join("restored").exists(), "killed when {moment}");
+    }
+}
+
+fn replaced(home: &Path) -> Vec<PathBuf> {
+    let names = fs::read_dir(home).unwrap().map(|entry| entry.unwrap().path());
+    names.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("replaced-")).collect()
+}
+
 #[test]
 fn a_restore_that_is_killed_leaves_the_old_or_the_new_node_whole_and_is_done_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -205,12 +264,8 @@ fn a_restore_that_is_killed_leaves_the_old_or_the_new_node_whole_and_is_done_aga
     let backup = place.join("backup").display().to_string();
     with(&node, &["backup", "create", &backup]).ok().unwrap();
     let home = node.home.clone();
-    let replaced = || {
-        let names = fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().path());
-        names.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("replaced-")).collect::<Vec<_>>()
-    };
     let grow_old = || {
-        replaced().iter().for_each(|path| fs::remove_dir_all(path).unwrap());
+        replaced(&home).iter().for_each(|path| fs::remove_dir_all(path).unwrap());
         for place in ["state/later", "vault/later", "audit/later"] {
             fs::write(home.join(place), "").unwrap();
         }
@@ -220,22 +275,15 @@ fn a_restore_that_is_killed_leaves_the_old_or_the_new_node_whole_and_is_done_aga
     for (round, (moment, reached)) in moments(&home).into_iter().enumerate() {
         grow_old();
         assert!(is_old(&home));
-        let mut restoring = Command::new(binaries().unwrap().join("openred"))
-            .args(["--json", "--home"])
-            .arg(&home)
-            .args(["backup", "restore", &backup, "--force", "--passphrase-file", &passphrase(&node)])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        while !reached() && restoring.try_wait().unwrap().is_none() {
-            std::thread::sleep(std::time::Duration::from_micros(50));
-        }
-        let _ = restoring.kill();
-        restoring.wait().unwrap();
+        killed_when(&node, &["backup", "restore", &backup, "--force"], reached);
+        let is_left = home.join("restoring").exists();
         if round % 2 == 0 {
             node.up().unwrap_or_else(|error| panic!("killed when {moment}: {error:#}"));
+            let status = node.cli(&["status"]).unwrap().json().unwrap();
+            let named = status["supervisor"]["conditions"].as_array().unwrap().iter();
+            let named = named.filter(|condition| condition["code"] == "restore.unfinished").count();
+            assert_eq!(named, usize::from(is_left), "killed when {moment}: {status}");
+            assert_eq!(home.join("restoring").exists(), is_left, "what it left is not for a start to remove");
             assert_eq!(node.cli(&["key", "show"]).unwrap().json().unwrap()["key"]["node_id"], node.id.as_str());
             node.down().unwrap();
             let _ = is_old(&home);
@@ -245,7 +293,7 @@ fn a_restore_that_is_killed_leaves_the_old_or_the_new_node_whole_and_is_done_aga
         assert!(!is_old(&home), "killed when {moment}");
         assert!(!home.join("restoring").exists() && !home.join("restored").exists());
         // What was replaced is whole as well, once or twice.
-        for aside in replaced() {
+        for aside in replaced(&home) {
             assert!(aside.join("keystore.age").exists() && aside.join("vault").exists(), "killed when {moment}");
             let _ = is_old(&aside);
         }

@@ -211,6 +211,55 @@ fn a_full_segment_is_sealed_to_its_auditor_and_a_stock_age_opens_it() {
     node.down().unwrap();
 }
 
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = entries.collect();
+    names.sort();
+    names
+}
+
+fn is_zeros(place: &Path) -> bool {
+    fs::read(place).unwrap().iter().all(|byte| *byte == 0)
+}
+
+#[test]
+fn a_segment_that_waits_is_sealed_to_its_auditor_before_another_identity_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path().canonicalize().unwrap();
+    let mut node = filled(&top, 2);
+    let (auditor, key) = identity(&top, "auditor");
+    set_auditor(&node, &auditor);
+    let [first, second] = places(&node);
+    let (closed, open) = (fs::read(&first).unwrap(), fs::read(&second).unwrap());
+    let secret = format!("{}.passphrase", node.home.display());
+    let rotate = ["key", "rotate", "identity", "--passphrase-file", &secret];
+    // One that cannot be filed is not left behind: nothing is changed.
+    let obstacle = filed(&node).join("0000000001.segment");
+    fs::write(&obstacle, "another").unwrap();
+    assert_eq!(refusal(&node.cli(&rotate).unwrap()), (6, "audit.number-taken".into()));
+    assert!(fs::read(&first).unwrap() == closed && !node.home.join("changing").exists());
+    fs::remove_file(&obstacle).unwrap();
+
+    let said = node.cli(&rotate).unwrap().json().unwrap();
+    let aside = PathBuf::from(said["replaced"].as_str().unwrap()).join("audit");
+    assert_eq!(names(&aside.join("filed")), ["0000000001.segment.age", "0000000001.sha256"]);
+    assert!(is_zeros(&aside.join("a.segment")) && is_zeros(&first), "in clear nowhere");
+    assert!(fs::read(aside.join("b.segment")).unwrap() == open, "the one that was written is kept as it was");
+    let sealed = aside.join("filed/0000000001.segment.age");
+    let opened = Command::new("age").args(["--decrypt", "--identity", &key]).arg(&sealed).output().unwrap();
+    assert!(opened.status.success() && opened.stdout == closed);
+    let (sealed, written) = (sealed.display().to_string(), aside.join("b.segment").display().to_string());
+    let (code, report) = verify(&node, &[&sealed, &written, "--identity-file", &key]);
+    assert_eq!((code, &report["segments"], &report["fault_count"]), (0, &2.into(), &0.into()), "{report}");
+
+    said["node_id"].as_str().unwrap().clone_into(&mut node.id);
+    assert!(names(&filed(&node)).is_empty(), "no segment of the older identity");
+    node.up_without_answers().unwrap();
+    let (code, report) = verify(&node, &[]);
+    assert_eq!((code, &report["fault_count"]), (0, &0.into()), "{report}");
+    node.down().unwrap();
+}
+
 #[test]
 fn without_an_auditor_it_is_filed_as_it_is_and_not_taken_for_another_of_its_number() {
     let folder = tempfile::tempdir().unwrap();

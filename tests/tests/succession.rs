@@ -444,6 +444,8 @@ fn a_rotation_that_is_killed_leaves_a_whole_node_of_one_identity() {
         let verified: Value = serde_json::from_str(&node.cli(&["audit", "verify"]).unwrap().stdout).unwrap();
         assert_eq!(verified["faults"].as_array().unwrap().len(), 0, "killed after {share} %: {verified}");
         node.down().unwrap();
+        let filed = std::fs::read_dir(node.home.join("audit/filed")).unwrap().count();
+        assert_eq!(filed, 0, "killed after {share} %: the older identity's are aside");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

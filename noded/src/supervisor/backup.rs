@@ -9,16 +9,17 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use nix::fcntl::OFlag;
-use openred_policy::socket::{open_no_symlinks, sealed_file, sync_directory};
+use openred_policy::socket::{open_no_symlinks, sealed_file};
 use openred_proto::config::CONFIG_BYTES;
 use openred_proto::id::UnixMillis;
 use openred_proto::unseal::{About, Order, Refused};
+use sha2::{Digest, Sha256};
 
 use super::create::small_with;
 use super::errand::{Errand, Moved, pipe};
 use super::keystore::{Fresh, open, put};
 use super::places::{lock, make_private, remove};
-use super::restore::{Finished, Layout, finish};
+use super::restore::{Change, Finished, Layout, finish};
 use super::workshop::Workshop;
 use super::{StartFailure, now};
 use crate::archive::blobs::{self, Blobs, Totals};
@@ -45,8 +46,10 @@ pub(crate) struct Backup<'a> {
     config: &'a Path,
     pub(super) workshop: Workshop,
     pub(super) secret: Passphrase,
-    /// A restore that was cut short, and is done now.
-    finished: Option<Finished>,
+    /// What was cut short, and is done now.
+    pub(super) finished: Option<Finished>,
+    /// Whom closed segments of the audit trail are sealed to.
+    pub(super) auditor: Option<String>,
 }
 
 /// A backup that was read to its end and opened.
@@ -104,7 +107,8 @@ impl<'a> Backup<'a> {
         secret: Passphrase,
         finished: Option<Finished>,
     ) -> Result<Self, Failure> {
-        Ok(Self { home, config: place, workshop: Workshop::open(home, config)?, secret, finished })
+        let auditor = Some(config.audit.auditor.clone()).filter(|auditor| !auditor.is_empty());
+        Ok(Self { home, config: place, workshop: Workshop::open(home, config)?, secret, finished, auditor })
     }
 
     pub(super) fn order(&self, recipients: &[String]) -> Result<Order, Failure> {
@@ -133,19 +137,32 @@ impl<'a> Backup<'a> {
             .and_then(|()| make_private(&self.home.run()))
             .map_err(failed(self.home.path()))?;
         let _lock = lock(self.home)?;
-        self.vacant(force, &[self.home.keystore()])?;
+        // This very one may have been cut short, and be whole since this command began.
+        let is_done = match &self.finished {
+            Some(Finished { change: change @ Change::Key(_), .. }) => *change == of_file(&read_keystore(&from)?),
+            _ => false,
+        };
+        if !is_done {
+            self.vacant(force, &[self.home.keystore()])?;
+        }
         let (about, sealed) = self.key_part(&from, recipients).map_err(|failure| refused(&from, failure))?;
+        if is_done {
+            return Ok(about);
+        }
+        let read = read_keystore(&from)?;
         // What was sealed before opens no more; a state of another key is named before anything is changed.
         let state = self.home.vault_state();
         let renewed = match state.symlink_metadata() {
-            Ok(_) => Some(self.renewed(&read_small(&from, KEYSTORE_BYTES)?, &read_state(&state)?)?.1),
+            Ok(_) => Some(self.renewed(&read, &read_state(&state)?)?.1),
             Err(_) => None,
         };
-        self.aside(&[self.home.keystore()])?;
+        let layout = Layout::of_key(self.home)?;
         if let Some(renewed) = renewed {
-            put(&state, &renewed, true, |_| ())?;
+            layout.put_state(&renewed)?;
         }
-        put(&self.home.keystore(), &sealed, false, |_| ())?;
+        layout.put(&self.home.keystore(), &sealed)?;
+        layout.commit(of_file(&read), |_| ())?;
+        finish(self.home, |_| ())?;
         Ok(about)
     }
 
@@ -200,7 +217,7 @@ impl<'a> Backup<'a> {
         let (about, key) = self.key_part(&self.home.keystore(), recipients)?;
         let state = stable_state(&self.home.vault_state())?;
         // Under the keystore as it is here: its copy may be for somebody else.
-        self.renewed(&read_small(&self.home.keystore(), KEYSTORE_BYTES)?, &state)?;
+        self.renewed(&read_keystore(&self.home.keystore())?, &state)?;
         let contents = self.contents(key, state, database)?;
         let running = database.is_some();
         // The home's own path is the operator's; what lies below is `noded`'s, and no link in it is followed.
@@ -226,7 +243,7 @@ impl<'a> Backup<'a> {
         state: Vec<u8>,
         copy: Option<&Path>,
     ) -> Result<Vec<(&'static str, Content)>, Failure> {
-        let config = read_small(self.config, CONFIG_BYTES as u64)?;
+        let config = read_config(self.config)?;
         let mut contents = vec![
             (CONFIG, Content::Bytes(config)),
             (KEYSTORE, Content::Bytes(key)),
@@ -341,11 +358,12 @@ impl<'a> Backup<'a> {
         if self.finished.is_none() {
             self.vacant(force, &present)?;
         }
-        let layout = Layout::begin(home)?;
+        let layout = Layout::of_node(home)?;
         let (verified, small, state) = self.opened(from, &layout.reading(), true)?;
+        let change = Change::Node(verified.manifest.clone());
         match &self.finished {
             // This very one was cut short, and is whole since this command began.
-            Some(finished) if finished.manifest == verified.manifest => return Ok((verified, finished.aside.clone())),
+            Some(finished) if finished.change == change => return Ok((verified, finished.aside.clone())),
             Some(_) => self.vacant(force, &present)?,
             None => {}
         }
@@ -360,7 +378,7 @@ impl<'a> Backup<'a> {
         let empty = Vec::new();
         layout.put(&home.config(), small.get(CONFIG).unwrap_or(&empty))?;
         layout.put(&home.keystore(), small.get(KEYSTORE).unwrap_or(&empty))?;
-        layout.commit(&verified.manifest, |_| ())?;
+        layout.commit(change, |_| ())?;
         let aside = finish(home, |_| ())?.and_then(|finished| finished.aside);
         Ok((verified, aside))
     }
@@ -374,22 +392,6 @@ impl<'a> Backup<'a> {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Moves what is there into a folder of its own, in the given order; where that is, if there was anything.
-    fn aside(&self, places: &[PathBuf]) -> Result<Option<PathBuf>, Failure> {
-        let there: Vec<&PathBuf> = places.iter().filter(|place| place.symlink_metadata().is_ok()).collect();
-        if there.is_empty() {
-            return Ok(None);
-        }
-        let folder = self.home.path().join(format!("replaced-{}", now()));
-        fs::create_dir(&folder).and_then(|()| make_private(&folder)).map_err(failed(&folder))?;
-        for place in there {
-            let name = place.file_name().unwrap_or_default();
-            fs::rename(place, folder.join(name)).map_err(failed(place))?;
-            sync_directory(&folder).and_then(|()| sync_directory(self.home.path())).map_err(failed(&folder))?;
-        }
-        Ok(Some(folder))
     }
 }
 
@@ -432,13 +434,26 @@ impl Drop for Scratch {
     }
 }
 
-fn read_small(place: &Path, most: u64) -> Result<Vec<u8>, Failure> {
+fn read_config(place: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    File::open(place).and_then(|file| file.take(most + 1).read_to_end(&mut bytes)).map_err(failed(place))?;
-    if bytes.len() as u64 > most {
+    let read = File::open(place).and_then(|file| file.take(CONFIG_BYTES as u64 + 1).read_to_end(&mut bytes));
+    read.map_err(failed(place))?;
+    if bytes.len() > CONFIG_BYTES {
         return Err(Failure::new(Exit::Failed, "backup.unread", format!("{}: too long", place.display()), ""));
     }
     Ok(bytes)
+}
+
+/// A keystore that [`open`] takes.
+fn read_keystore(place: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    open(place)?.take(KEYSTORE_BYTES).read_to_end(&mut bytes).map_err(failed(place))?;
+    Ok(bytes)
+}
+
+/// What the restore of this key's file is known by.
+fn of_file(bytes: &[u8]) -> Change {
+    Change::Key(hex::encode(Sha256::digest(bytes)))
 }
 
 pub(super) fn read_state(place: &Path) -> Result<Vec<u8>, Failure> {

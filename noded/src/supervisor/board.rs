@@ -2,6 +2,7 @@
 //!
 //! Written by the lives of the processes, read by the control socket. It decides nothing.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use openred_policy::observe::{Baseline, Expected, Namespaces, Observation, compare, namespaces, observe};
@@ -63,6 +64,8 @@ struct Inner {
     reports: Vec<(Event, u32)>,
     stopping: bool,
     ready_at: u64,
+    /// Where a restore leaves what it did not get to put in place.
+    unfinished: PathBuf,
 }
 
 /// The supervisor's knowledge.
@@ -99,6 +102,7 @@ impl Board {
             reports: Vec::new(),
             stopping: false,
             ready_at: 0,
+            unfinished: PathBuf::new(),
         };
         Self { baseline, home, started_at: now, inner: Mutex::new(inner) }
     }
@@ -250,6 +254,27 @@ impl Board {
         self.inner().alarms.retain(|alarm| alarm.code != code);
     }
 
+    /// Names from now on what lies in this place, for as long as it does; what it is now, if it is there.
+    pub(crate) fn watch_unfinished(&self, place: PathBuf) -> Option<admin::Condition> {
+        let mut inner = self.inner();
+        inner.unfinished = place;
+        self.unfinished(&inner)
+    }
+
+    fn unfinished(&self, inner: &Inner) -> Option<admin::Condition> {
+        inner.unfinished.symlink_metadata().is_ok().then(|| admin::Condition {
+            code: String::from("restore.unfinished"),
+            severity: String::from("warning"),
+            detail: format!(
+                "{}: left by a restore that was cut off before it changed anything; this node is the one from before",
+                inner.unfinished.display()
+            ),
+            depends_on: Vec::new(),
+            since: self.started_at,
+            help: String::from("restore the backup again, or delete this folder if the backup is still there"),
+        })
+    }
+
     pub(crate) fn stopping(&self) {
         self.inner().stopping = true;
     }
@@ -284,6 +309,7 @@ impl Board {
             since: entry.since,
             help: String::from("`openred key unlock` opens them again"),
         }));
+        conditions.extend(self.unfinished(&inner));
         admin::SupervisorStatus {
             state: state.to_owned(),
             processes: inner.entries.iter().map(process).collect(),

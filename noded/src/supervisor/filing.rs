@@ -73,6 +73,12 @@ impl Archive {
         Ok(Some(Self { auditor, starter: context.starter.beside()?, identity: context.identities.unseal }))
     }
 
+    /// For a command's own work on a node that does not run.
+    pub(super) fn beside(workshop: &Workshop, auditor: &str) -> io::Result<Self> {
+        let (starter, identity) = workshop.starter()?;
+        Ok(Self { auditor: auditor.to_owned(), starter, identity })
+    }
+
     /// Runs the caged unsealer once. Called on a thread of its own, which outlives it.
     pub(super) fn seal(&self, input: OwnedFd, output: OwnedFd) -> Result<(), StartFailure> {
         let what = "the runtime for filing a segment";
@@ -259,6 +265,13 @@ fn mark(segment: u64, hash: &Hash) -> [u8; SLOT_BYTES] {
     slot[8..16].copy_from_slice(&segment.to_le_bytes());
     slot[16..48].copy_from_slice(hash);
     slot
+}
+
+/// Of which segment a place says that it is being cleared.
+pub(super) fn marked(slot: &[u8; SLOT_BYTES]) -> Option<u64> {
+    let (segment, hash) = (slot[8..16].try_into().ok()?, slot[16..48].try_into().ok()?);
+    let segment = u64::from_le_bytes(segment);
+    (*slot == mark(segment, &hash)).then_some(segment)
 }
 
 /// Clears a place whose segment is durable elsewhere. The mark is durable before anything else goes, and goes last: what a kill leaves

@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use openred_policy::Identity;
 use openred_policy::socket::open_no_symlinks;
 
-use super::restore::{finish, is_pending};
+use super::restore::{clear, finish, is_pending};
 use crate::cli::{Exit, Failure};
 use crate::config::NodeConfig;
 use crate::home::Home;
@@ -101,10 +101,12 @@ fn taken(config: &NodeConfig, error: &io::Error) -> Failure {
     }
 }
 
-/// Takes the home for this process: no node runs in it while the lock is held. A restore that was cut short is carried to its end.
+/// Takes the home for this process: no node runs in it while the lock is held. An exchange that was cut short is
+/// carried to its end, and what is left of one that did not come to its moment is removed where nothing can be lost with it.
 pub(crate) fn lock(home: &Home) -> Result<Flock<File>, Failure> {
     let lock = lock_alone(home)?;
     finish(home, |_| ())?;
+    clear(home)?;
     Ok(lock)
 }
 

@@ -1,8 +1,10 @@
-//! Puts a restored node into its home so that at every moment the old one or the new one is whole.
+//! Exchanges a node's parts in its home so that at every moment the old ones or the new ones are whole: all of them for a restored
+//! node, some for a restored key or another identity.
 //!
-//! The new one is laid out in a folder beside it and made durable. That folder's rename is the moment of the change: before it
+//! The new ones are laid out in a folder beside the home's and made durable. That folder's rename is the moment of the change: before it
 //! the home is untouched; after it whoever takes the home next, this command or a later one, carries the exchange to its end. What was there is
-//! moved aside, never deleted. In: files that were verified. Out: a home.
+//! moved aside, never deleted, but for the vault's state of a node that goes on: the new one is the same with its short-lived keys
+//! drawn anew, and those of before are not to be kept. In: files that were verified. Out: a home.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
@@ -19,8 +21,10 @@ use crate::archive::Manifest;
 use crate::cli::{Exit, Failure};
 use crate::home::Home;
 
-/// The layout's name while it is made. Nobody but a restore looks at it.
-const LAYING: &str = "restoring";
+/// The layout's name while it is read from a backup.
+const RESTORING: &str = "restoring";
+/// The layout's name while it is made of what is here: a key or another identity for it.
+const CHANGING: &str = "changing";
 /// Its name once it is whole.
 const READY: &str = "restored";
 /// In it: where files are read to,
@@ -29,6 +33,10 @@ const READ: &str = "read";
 const NEW: &str = "new";
 /// and what it is.
 const NOTE: &str = "note.json";
+/// The vault's state of a node that goes on, which takes the place of the one that is there.
+const STATE: &str = "vault-state";
+/// What of `audit/` goes on under another identity beside the two segments: what the trail is owed, and the operator's word.
+const WORDS: [fn(&Home) -> PathBuf; 2] = [Home::audit_owed, Home::audit_anew];
 /// Longest note: a backup's manifest and a name.
 const NOTE_BYTES: u64 = 64 * 1024;
 /// How folders are called in which a replaced node lies.
@@ -51,11 +59,28 @@ pub(crate) enum Step {
     Done,
 }
 
-/// What is put in place.
+/// What is put in place, and by what it is known again: a command that was cut short is given once more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+pub(crate) enum Change {
+    /// The node of the backup with this manifest.
+    #[serde(rename = "manifest")]
+    Node(Manifest),
+    /// The key of the file with this SHA-256.
+    #[serde(rename = "key")]
+    Key(String),
+    /// The keystore of this identity, which goes on for the one that was there.
+    #[serde(rename = "successor")]
+    Successor(String),
+    /// The keystore of this identity, which has taken its word for another back.
+    #[serde(rename = "taken_back")]
+    TakenBack(String),
+}
+
+/// What is noted of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
-    manifest: Manifest,
+    #[serde(flatten)]
+    change: Change,
     /// Name of the folder for what was there.
     replaced: String,
 }
@@ -63,34 +88,66 @@ struct Note {
 /// An exchange that is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finished {
-    /// Of the backup.
-    pub(crate) manifest: Manifest,
-    /// Where the node lies that was there, if any was.
+    pub(crate) change: Change,
+    /// Where that lies which was there, if anything was.
     pub(crate) aside: Option<PathBuf>,
 }
 
-/// What a node in its home consists of, in the order in which it is exchanged.
-fn parts(home: &Home) -> [PathBuf; 5] {
-    [home.vault(), home.state(), home.audit(), home.config(), home.keystore()]
+/// A part of a node in its home.
+struct Part {
+    /// Its name in a layout, and among what was moved aside.
+    name: &'static str,
+    place: PathBuf,
+    /// What was there is moved aside; otherwise it is replaced.
+    is_kept: bool,
 }
 
-/// A new node beside the home that it is for. Dropped before it is ready it leaves nothing.
+/// What a node in its home consists of, in the order in which it is exchanged. Those that a layout does not hold stay.
+fn parts(home: &Home) -> [Part; 6] {
+    let kept = |name, place| Part { name, place, is_kept: true };
+    [
+        kept("vault", home.vault()),
+        kept("state", home.state()),
+        kept("audit", home.audit()),
+        kept("openred.toml", home.config()),
+        kept("keystore.age", home.keystore()),
+        Part { name: STATE, place: home.vault_state(), is_kept: false },
+    ]
+}
+
+/// New parts beside the home that they are for. Dropped before it is ready it leaves nothing.
 pub(crate) struct Layout<'a> {
     home: &'a Home,
     folder: PathBuf,
 }
 
 impl<'a> Layout<'a> {
-    /// Begins one, in the place of what a killed restore has left.
-    pub(crate) fn begin(home: &'a Home) -> Result<Self, Failure> {
-        let folder = home.path().join(LAYING);
+    /// Begins one for a whole node, which is read from a backup.
+    pub(crate) fn of_node(home: &'a Home) -> Result<Self, Failure> {
+        Self::begin(home, RESTORING, &[READ, "new/vault", "new/state", "new/audit"])
+    }
+
+    /// Begins one for another key of the node that is here.
+    pub(crate) fn of_key(home: &'a Home) -> Result<Self, Failure> {
+        Self::begin(home, CHANGING, &[])
+    }
+
+    /// In the place of what a killed one has left.
+    fn begin(home: &'a Home, name: &str, folders: &[&str]) -> Result<Self, Failure> {
+        let folder = home.path().join(name);
         remove_tree(&folder)?;
         let layout = Self { home, folder };
-        for folder in ["", READ, NEW, "new/vault", "new/state", "new/audit"] {
-            let folder = layout.folder.join(folder);
+        layout.folders(&["", NEW])?;
+        layout.folders(folders)?;
+        Ok(layout)
+    }
+
+    fn folders(&self, names: &[&str]) -> Result<(), Failure> {
+        for name in names {
+            let folder = self.folder.join(name);
             make_private(&folder).map_err(failed(&folder))?;
         }
-        Ok(layout)
+        Ok(())
     }
 
     /// Where a backup's files are read to.
@@ -116,10 +173,28 @@ impl<'a> Layout<'a> {
         put(&self.at(place), content, true, |_| ())
     }
 
+    /// Writes the state of a vault that goes on, for the place of the one that is there.
+    pub(crate) fn put_state(&self, content: &[u8]) -> Result<(), Failure> {
+        put(&self.folder.join(NEW).join(STATE), content, true, |_| ())
+    }
+
+    /// The trail for another identity: its vault knows the earlier one's segments as they stand, and begins its own over them. So they go
+    /// on as copies, and all that was there, the filed ones above all, is moved aside with the identity that signed it.
+    pub(crate) fn copy_trail(&self) -> Result<(), Failure> {
+        self.folders(&["new/audit", "new/audit/filed"])?;
+        for place in self.home.audit_segments().into_iter().chain(WORDS.map(|word| word(self.home))) {
+            match fs::copy(&place, self.at(&place)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(&place)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// From here on it is the node of this home.
-    pub(crate) fn commit(self, manifest: &Manifest, mut after: impl FnMut(Step)) -> Result<(), Failure> {
-        can_be_moved(self.home)?;
-        let note = Note { manifest: manifest.clone(), replaced: format!("{REPLACED}{}", super::now()) };
+    pub(crate) fn commit(self, change: Change, mut after: impl FnMut(Step)) -> Result<(), Failure> {
+        self.can_be_moved()?;
+        let note = Note { change, replaced: format!("{REPLACED}{}", super::now()) };
         let text = serde_json::to_vec(&note).map_err(|error| failed(&self.folder)(error.into()))?;
         put(&self.folder.join(NOTE), &text, true, |_| ())?;
         remove_tree(&self.reading())?;
@@ -139,25 +214,28 @@ impl<'a> Layout<'a> {
         after(Step::Ready);
         Ok(())
     }
-}
 
-/// Whether each part that is there lies on the home's file system, and can so be moved within it.
-fn can_be_moved(home: &Home) -> Result<(), Failure> {
-    let device = |place: &Path| fs::symlink_metadata(place).map(|seen| seen.dev());
-    let home_is_on = device(home.path()).map_err(failed(home.path()))?;
-    for part in parts(home) {
-        match device(&part) {
-            Ok(is_on) if is_on != home_is_on => {
-                let what =
-                    format!("{} lies on another file system than the home, and cannot be moved aside", part.display());
-                let out = "restore into a home that is all on one file system, or unmount this part and move it there";
-                return Err(Failure::new(Exit::Failed, "restore.elsewhere", what, out));
+    /// Whether each part that is there and has a successor lies on the home's file system, and can so be moved within it.
+    fn can_be_moved(&self) -> Result<(), Failure> {
+        let device = |place: &Path| fs::symlink_metadata(place).map(|seen| seen.dev());
+        let home_is_on = device(self.home.path()).map_err(failed(self.home.path()))?;
+        let exchanged = |part: &Part| self.folder.join(NEW).join(part.name).symlink_metadata().is_ok();
+        for Part { place, .. } in parts(self.home).into_iter().filter(exchanged) {
+            match device(&place) {
+                Ok(is_on) if is_on != home_is_on => {
+                    let what = format!(
+                        "{} lies on another file system than the home, and cannot be exchanged in one step",
+                        place.display()
+                    );
+                    let out = "put all of the home on one file system: unmount this part and move it there";
+                    return Err(Failure::new(Exit::Failed, "restore.elsewhere", what, out));
+                }
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(&place)(error)),
+                _ => {}
             }
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(&part)(error)),
-            _ => {}
         }
+        Ok(())
     }
-    Ok(())
 }
 
 impl Drop for Layout<'_> {
@@ -165,6 +243,17 @@ impl Drop for Layout<'_> {
         // Once it is ready it has another name.
         let _ = remove_tree(&self.folder);
     }
+}
+
+/// Where that lies which a restore has left that was killed before its moment. The home is untouched by it, and it may be all that is left
+/// of a backup that came through a pipe: its operator removes it, or the next restore.
+pub(crate) fn unfinished(home: &Home) -> PathBuf {
+    home.path().join(RESTORING)
+}
+
+/// Removes what a change of key has left that was killed before its moment, for who holds the lock: it was made of what is still there.
+pub(crate) fn clear(home: &Home) -> Result<(), Failure> {
+    remove_tree(&home.path().join(CHANGING))
 }
 
 /// Whether a new node waits to be put in place.
@@ -195,19 +284,19 @@ pub(crate) fn finish(home: &Home, mut after: impl FnMut(Step)) -> Result<Option<
     };
     let aside = home.path().join(&note.replaced);
     for (number, part) in parts(home).iter().enumerate() {
-        let name = part.file_name().unwrap_or_default();
+        let Part { name, place, is_kept } = part;
         let (fresh, older) = (ready.join(NEW).join(name), aside.join(name));
         if fresh.symlink_metadata().is_err() {
             continue;
         }
-        if part.symlink_metadata().is_ok() {
+        if *is_kept && place.symlink_metadata().is_ok() {
             make_private(&aside).map_err(failed(&aside))?;
-            fs::rename(part, &older).map_err(failed(part))?;
+            fs::rename(place, &older).map_err(failed(place))?;
             sync_directory(&aside).and_then(|()| sync_directory(home.path())).map_err(failed(&aside))?;
             after(Step::Aside(number));
         }
-        fs::rename(&fresh, part).map_err(failed(part))?;
-        sync_directory(home.path()).map_err(failed(part))?;
+        fs::rename(&fresh, place).map_err(failed(place))?;
+        sync_directory(place.parent().unwrap_or(home.path())).map_err(failed(place))?;
         after(Step::Placed(number));
     }
     after(Step::Whole);
@@ -219,7 +308,7 @@ pub(crate) fn finish(home: &Home, mut after: impl FnMut(Step)) -> Result<Option<
     let _ = fs::remove_dir(&aside);
     after(Step::Done);
     let aside = aside.symlink_metadata().is_ok().then_some(aside);
-    Ok(Some(Finished { manifest: note.manifest, aside }))
+    Ok(Some(Finished { change: note.change, aside }))
 }
 
 fn read_note(ready: &Path) -> Result<Option<Note>, Failure> {
@@ -232,8 +321,11 @@ fn read_note(ready: &Path) -> Result<Option<Note>, Failure> {
     let note = serde_json::from_slice::<Note>(&text).ok();
     let note = note.filter(|note| note.replaced.starts_with(REPLACED) && !note.replaced.contains('/'));
     let damaged = || {
-        let what = format!("{}: a restored node waits here, and what is noted of it cannot be read", ready.display());
-        Failure::new(Exit::Failed, "restore.damaged", what, "move this folder away and restore the backup again")
+        let what = format!(
+            "{}: what was to be put in place waits here, and what is noted of it cannot be read",
+            ready.display()
+        );
+        Failure::new(Exit::Failed, "restore.damaged", what, "move this folder away and give the command again")
     };
     note.map(Some).ok_or_else(damaged)
 }

@@ -1,25 +1,28 @@
 //! A new identity for a node that does not run, and its taking back: the caged unsealer signs and seals, here the outcome is put
-//! in place. What it replaces is kept aside: the keystore under a second name, the trail as a copy.
+//! in place. What it replaces is moved aside: the keystore, and the trail with its filed segments.
 //!
-//! The keystore's rename is the moment of the change: before it the home is the earlier identity's, untouched but for the copies
-//! beside it; after it the other one's, which starts with whatever of the rest is done.
+//! Keystore, state and trail are exchanged in one step (`restore`): before it the home is the earlier identity's, but for a closed segment
+//! that is filed by then; after it the other one's, whoever has to carry it to its end.
 
-use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use openred_policy::socket::sync_directory;
-use openred_proto::audit::{Content, SLOT_BYTES};
-use openred_proto::id::NodeId;
+use nix::fcntl::OFlag;
+use openred_policy::socket::open_no_symlinks;
+use openred_proto::audit::{Content, Event, SEGMENT_BYTES, SLOT_BYTES};
+use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::LINEAGE;
 use openred_proto::unseal::{About, Order, Refused};
 
 use super::StartFailure;
 use super::backup::{Backup, failed, read_state, resolved};
 use super::create::small_with;
-use super::keystore::{open, put};
+use super::filing::{Archive, Seal, file_away, marked};
+use super::keystore::open;
 use super::places::{lock, make_private};
+use super::restore::{Change, Finished, Layout, finish};
 use crate::cli::{Exit, Failure, Passphrase};
 use crate::store::bound_to;
 
@@ -65,16 +68,23 @@ impl Backup<'_> {
     /// `key rotate identity`.
     pub(crate) fn succeed(&self) -> Result<Changed, Failure> {
         let _lock = lock(self.home)?;
+        if let Some(Finished { change: Change::Successor(_), aside: Some(aside) }) = &self.finished {
+            return self.done(aside, &self.secret);
+        }
         let keystore = open(&self.home.keystore())?;
         let order = || self.order(&[]);
         let (about, sealed) = small_with(&self.workshop, "succeed", keystore.into(), None, order)?;
-        self.change(about, &sealed, Some(&self.secret))
+        let change = Change::Successor(about.node.to_string());
+        self.change(change, about, &sealed, Some(&self.secret))
     }
 
     /// `key take-back OLDER`: the identity of the keystore in `older`, which `secret` opens if the one of the keystore here does
     /// not, goes on itself; the one here is whom it named.
     pub(crate) fn take_back(&self, older: &Path, secret: Option<&Passphrase>) -> Result<Changed, Failure> {
         let _lock = lock(self.home)?;
+        if let Some(Finished { change: Change::TakenBack(_), aside: Some(aside) }) = &self.finished {
+            return self.done(aside, secret.unwrap_or(&self.secret));
+        }
         let (here, older) = (self.home.keystore(), resolved(older)?);
         let (first, second) = (open(&older)?, open(&here)?);
         let order = || {
@@ -84,22 +94,39 @@ impl Backup<'_> {
         let done = small_with(&self.workshop, "take-back", first.into(), Some(second.into()), order);
         let (about, sealed) = done.map_err(|failure| which(failure, &here, &older))?;
         // It is sealed as the older one was, and opens with the same.
-        self.change(about, &sealed, Some(secret.unwrap_or(&self.secret)))
+        self.change(taken_back(&about), about, &sealed, Some(secret.unwrap_or(&self.secret)))
     }
 
     /// `key take-back --of`: the identity here goes on itself; somebody else named `successor`.
     pub(crate) fn take_back_of(&self, successor: NodeId) -> Result<Changed, Failure> {
         let _lock = lock(self.home)?;
+        if let Some(Finished { change: Change::TakenBack(_), aside: Some(aside) }) = &self.finished {
+            return self.done(aside, &self.secret);
+        }
         let here = self.home.keystore();
         let (first, second) = (open(&here)?, open(&here)?);
         let order = || Ok(Order { named: Some(successor), ..self.order(&[])? });
         let done = small_with(&self.workshop, "take-back", first.into(), Some(second.into()), order);
         let (about, sealed) = done.map_err(|failure| which(failure, &here, &here))?;
-        self.change(about, &sealed, None)
+        self.change(taken_back(&about), about, &sealed, None)
+    }
+
+    /// What this command is to do was cut short before, and is whole since it began: done twice it would be another change.
+    fn done(&self, aside: &Path, opens: &Passphrase) -> Result<Changed, Failure> {
+        let here = open(&self.home.keystore())?;
+        let order = || Ok(Order::with_secret(opens.bytes()?, UnixMillis(super::now())));
+        let (about, _) = small_with(&self.workshop, "rewrap", here.into(), None, order)?;
+        Ok(Changed { about, aside: aside.to_owned() })
     }
 
     /// `opens`: what opens the new keystore, where its identity is not the one that was here; state and trail are that one's.
-    fn change(&self, about: About, sealed: &[u8], opens: Option<&Passphrase>) -> Result<Changed, Failure> {
+    fn change(
+        &self,
+        change: Change,
+        about: About,
+        sealed: &[u8],
+        opens: Option<&Passphrase>,
+    ) -> Result<Changed, Failure> {
         self.reaches_back(&about)?;
         let home = self.home;
         let state = match (home.vault_state().symlink_metadata(), opens) {
@@ -107,26 +134,36 @@ impl Backup<'_> {
             (Ok(_), Some(secret)) => Some(self.renewed_with(secret, sealed, &read_state(&home.vault_state())?)?.1),
             _ => None,
         };
-        let aside = home.path().join(format!("replaced-{}", super::now()));
-        fs::create_dir(&aside).and_then(|()| make_private(&aside)).map_err(failed(&aside))?;
-        let kept = aside.join("keystore.age");
-        fs::hard_link(home.keystore(), &kept).map_err(failed(&kept))?;
-        let state = state.filter(|state| !state.is_empty());
-        if state.is_some() {
-            self.copy_trail(&aside.join("audit"))?;
+        let layout = Layout::of_key(home)?;
+        layout.put(&home.keystore(), sealed)?;
+        if let Some(state) = state.filter(|state| !state.is_empty()) {
+            self.file_closed()?;
+            layout.put_state(&state)?;
+            layout.copy_trail()?;
         }
-        sync_directory(&aside).and_then(|()| sync_directory(home.path())).map_err(failed(&aside))?;
-        // From here on it is the other identity's. Its vault knows the earlier one's trail, and begins its own over it.
-        put(&home.keystore(), sealed, true, |_| ())?;
-        if let Some(state) = &state {
-            put(&home.vault_state(), state, true, |_| ())?;
-            let (filed, target) = (home.audit_filed(), aside.join("audit/filed"));
-            if filed.symlink_metadata().is_ok() {
-                fs::rename(&filed, &target).map_err(failed(&filed))?;
-                sync_directory(&aside.join("audit")).map_err(failed(&target))?;
-            }
+        layout.commit(change, |_| ())?;
+        let aside = finish(home, |_| ())?.and_then(|finished| finished.aside);
+        // The keystore that was here lies there.
+        aside.map(|aside| Changed { about, aside }).ok_or_else(|| failed(home.path())(ErrorKind::NotFound.into()))
+    }
+
+    /// Files each closed segment as a running node would have: the one that is filed with this identity's trail is not left in clear, nor
+    /// in a place that the other identity's trail begins over.
+    fn file_closed(&self) -> Result<(), Failure> {
+        for path in self.home.audit_segments() {
+            let file = match open_no_symlinks(&path, OFlag::O_RDWR | OFlag::O_NONBLOCK, 0) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                opened => opened.map_err(failed(&path))?,
+            };
+            let Some(segment) = closed(&file).map_err(failed(&path))? else { continue };
+            let filed = self.home.audit_filed();
+            make_private(&filed).map_err(failed(&filed))?;
+            let archive = self.auditor.as_ref().map(|auditor| Archive::beside(&self.workshop, auditor)).transpose();
+            let archive = archive.map_err(failed(&path))?;
+            let seal = archive.as_ref().map(|archive| move |input, output| archive.seal(input, output));
+            file_away(&path, &file, segment, &filed, seal.as_ref().map(|seal| seal as Seal<'_>))?;
         }
-        Ok(Changed { about, aside })
+        Ok(())
     }
 
     /// Database and trail belong to the identity that ran last. One that the new lineage does not reach back to could not take
@@ -171,18 +208,26 @@ impl Backup<'_> {
         }
         Ok(nodes)
     }
+}
 
-    /// The segments as they stand: the trail belongs to the identity that signed it, and what is here is written over.
-    fn copy_trail(&self, aside: &Path) -> Result<(), Failure> {
-        fs::create_dir(aside).and_then(|()| make_private(aside)).map_err(failed(aside))?;
-        for segment in self.home.audit_segments() {
-            let target = aside.join(segment.file_name().unwrap_or_default());
-            match fs::copy(&segment, &target) {
-                Ok(_) => File::open(&target).and_then(|copy| copy.sync_all()).map_err(failed(&target))?,
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(failed(&segment)(error)),
-            }
-        }
-        sync_directory(aside).map_err(failed(aside))
+fn taken_back(about: &About) -> Change {
+    Change::TakenBack(about.node.to_string())
+}
+
+/// The number of the segment in a place if it is closed: nothing is written into it any more. One whose clearing was cut off is closed
+/// too, and its place says of which it is.
+fn closed(file: &File) -> io::Result<Option<u64>> {
+    let mut bytes = vec![0; SEGMENT_BYTES];
+    match file.read_exact_at(&mut bytes, 0) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
     }
+    let slots = bytes.as_chunks::<SLOT_BYTES>().0;
+    let Some(first) = slots.first() else { return Ok(None) };
+    if let Some(segment) = marked(first) {
+        return Ok(Some(segment));
+    }
+    let Content::Header(header, _) = Content::of(first) else { return Ok(None) };
+    let closes = |slot: &[u8; SLOT_BYTES]| matches!(Content::of(slot), Content::Record(record, _) if record.event == Event::SegmentClosed);
+    Ok(slots.iter().any(closes).then_some(header.segment))
 }

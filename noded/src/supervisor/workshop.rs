@@ -52,6 +52,11 @@ impl Workshop {
         Ok(Self { starter, identity, runtime, writer: None, patience })
     }
 
+    /// The same for somebody who runs it beside this.
+    pub(super) fn starter(&self) -> io::Result<(Starter, Option<Identity>)> {
+        Ok((self.starter.beside()?, self.identity))
+    }
+
     /// Runs the unsealer to its end.
     pub(crate) fn run(
         &self,
