@@ -55,7 +55,7 @@ pub(crate) use backup::{Backup, Verified, remove_copy};
 use board::Board;
 use child::{Fault, Starter};
 pub(crate) use create::create;
-pub(crate) use filing::{is_sealed, open_filed};
+pub(crate) use filing::{Hash, digest, is_sealed, open_filed};
 use gate::{Answer, Gate};
 use log::Log;
 pub(crate) use places::make_private;

@@ -57,7 +57,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn help_of_every_command_is_golden_and_fits_80_columns() {
     let (_guard, folder) = folder();
-    let commands: [&[&str]; 40] = [
+    let commands: [&[&str]; 41] = [
         &[],
         &["init"],
         &["up"],
@@ -93,6 +93,7 @@ fn help_of_every_command_is_golden_and_fits_80_columns() {
         &["audit", "tail"],
         &["audit", "verify"],
         &["audit", "export"],
+        &["audit", "digest"],
         &["check"],
         &["config"],
         &["config", "show"],

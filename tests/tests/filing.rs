@@ -201,12 +201,43 @@ fn a_full_segment_is_sealed_to_its_auditor_and_a_stock_age_opens_it() {
     // As after a kill between the file and its place: the same file, and nothing is missing.
     daemon.stop().unwrap();
     let kept = fs::read(&sealed).unwrap();
-    for (place, content) in [first, second, node.home.join("vault/state")].iter().zip(&before) {
-        fs::write(place, content).unwrap();
-    }
-    node.up_without_answers().unwrap();
+    let go_back = || {
+        for (place, content) in [&first, &second, &node.home.join("vault/state")].iter().zip(&before) {
+            fs::write(place, content).unwrap();
+        }
+    };
+    go_back();
+    let daemon = Daemon::start(&binaries().unwrap().join("openred"), &up, &top.join("again.log")).unwrap();
     told(&node);
     assert!(fs::read(&sealed).unwrap() == kept);
+    daemon.stop().unwrap();
+    // Sealed by a version that wrote no hash beside it: it cannot be told to be the one until its auditor has said what is in it.
+    go_back();
+    let beside = filed(&node).join("0000000001.sha256");
+    let hash = fs::read(&beside).unwrap();
+    fs::remove_file(&beside).unwrap();
+    let daemon = Daemon::start(&binaries().unwrap().join("openred"), &up, &top.join("older.log")).unwrap();
+    let alarm = wait_for("the alarm", || {
+        let conditions = supervisor(&node)["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(conditions.into_iter().find(|condition| condition["code"] == "audit.filing"))
+    });
+    assert!(alarm.unwrap()["help"].as_str().unwrap().contains("openred audit digest 1"));
+    let digest = |key: &[&str]| node.cli(&[&["audit", "digest", "1"], key].concat()).unwrap();
+    assert_eq!(refusal(&digest(&[])), (2, "usage".into()));
+    assert_eq!(refusal(&digest(&["--identity-file", &other])), (8, "audit.locked".into()));
+    assert!(!beside.exists() && fs::read(&first).unwrap() == before[0]);
+    let said = digest(&["--identity-file", &key]).json().unwrap();
+    assert!(hash.starts_with(said["sha256"].as_str().unwrap().as_bytes()) && fs::read(&beside).unwrap() == hash);
+    told(&node);
+    assert!(fs::read(&sealed).unwrap() == kept);
+    digest(&["--identity-file", &key]).ok().unwrap();
+    // Another one's hash beside it is not written over.
+    fs::write(&beside, "another").unwrap();
+    assert_eq!(refusal(&digest(&["--identity-file", &key])), (6, "audit.number-taken".into()));
+    assert_eq!(fs::read(&beside).unwrap(), b"another");
+    fs::write(&beside, &hash).unwrap();
+    daemon.stop().unwrap();
+    node.up_without_answers().unwrap();
     assert_eq!(verify(&node, &["--identity-file", &key]).0, 0);
     node.down().unwrap();
 }

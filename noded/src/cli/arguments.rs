@@ -131,6 +131,15 @@ pub(crate) enum Audit {
         #[command(flatten)]
         auditor: AuditorSource,
     },
+    /// Write the hash of a filed, sealed segment beside it, where an older
+    /// version left none
+    Digest {
+        /// Number of the segment
+        #[arg(value_name = "SEGMENT")]
+        segment: u64,
+        #[command(flatten)]
+        auditor: AuditorSource,
+    },
     /// Give up a trail that is lost: the next start begins anew and says so
     Restart,
 }

@@ -48,6 +48,7 @@ pub(crate) async fn audit(invocation: &Invocation, command: Audit) -> Result<Exi
         Audit::Export { files, since, checkpoint, auditor } => {
             export(invocation, &Reader::new(invocation, files, &auditor)?, since, checkpoint)
         }
+        Audit::Digest { segment, auditor } => digest(invocation, segment, &auditor),
         Audit::Restart => restart(invocation),
     }
 }
@@ -269,6 +270,16 @@ fn export(invocation: &Invocation, reader: &Reader, since: u64, checkpoint: bool
             "try again in a minute",
         )),
     }
+}
+
+fn digest(invocation: &Invocation, segment: u64, auditor: &AuditorSource) -> Result<Exit, Failure> {
+    let (path, hash) = Reader::new(invocation, Vec::new(), auditor)?.digest(segment)?;
+    let (path, hash) = (path.display().to_string(), hex::encode(hash));
+    invocation.output.line(format!("segment {segment} is {hash}"));
+    invocation.output.line(format!("written to {path}"));
+    let body = json!({ "segment": segment, "sha256": hash, "path": path });
+    invocation.output.document("openred.audit.digest/1", &body);
+    Ok(Exit::Ok)
 }
 
 /// Moves the segments into a folder of their own, filed ones with the others: a trail that is begun anew over a lost state counts from

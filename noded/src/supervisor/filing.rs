@@ -104,7 +104,7 @@ fn hash_of(filed: &Path, segment: u64, hash: &Hash) -> (PathBuf, String) {
 }
 
 /// SHA-256 of a segment's bytes.
-type Hash = [u8; 32];
+pub(crate) type Hash = [u8; 32];
 
 /// What a closed segment's place holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -188,13 +188,26 @@ fn lies_at(target: &Path, (path, segment): (&Path, u64), place: Place) -> Result
     if same {
         return Ok(true);
     }
+    Err(StartFailure::Named(taken(target, path, segment)))
+}
+
+fn taken(target: &Path, path: &Path, segment: u64) -> Failure {
     let (shown, other) = (path.display(), target.display());
     let what = format!(
         "{shown}: the closed segment {segment} is kept there: {other} has its number and is not shown to be the same"
     );
     let way_out = "treat it as a break-in until explained, unless an older state was put back; keep both: with that file moved out of \
                    `audit/filed` the segment is filed beside what remains";
-    Err(StartFailure::Named(Failure::new(Exit::Conflict, TAKEN, what, way_out)))
+    let (beside, _) = hash_of(target.parent().unwrap_or(target), segment, &[0; 32]);
+    if target.extension().is_some_and(|extension| extension == "age") && beside.symlink_metadata().is_err() {
+        // Versions before there were hashes left such files.
+        let way_out = format!(
+            "`openred audit digest {segment}` with the auditor's identity writes the hash beside it by which it is known; if it is \
+             another: {way_out}"
+        );
+        return Failure::new(Exit::Conflict, TAKEN, what, way_out);
+    }
+    Failure::new(Exit::Conflict, TAKEN, what, way_out)
 }
 
 fn is_same(target: &Path, segment: u64, hash: &Hash) -> io::Result<bool> {
@@ -203,13 +216,18 @@ fn is_same(target: &Path, segment: u64, hash: &Hash) -> io::Result<bool> {
         return Ok(hashed(&kept)?.is_some_and(|kept| kept == *hash));
     }
     let (beside, line) = hash_of(target.parent().unwrap_or(target), segment, hash);
-    let mut said = Vec::new();
-    match open_regular(&beside) {
-        Ok(file) => file.take(line.len() as u64 + 1).read_to_end(&mut said)?,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    Ok(said == line.as_bytes() && is_sealed(&kept)?)
+    match said(&beside, line.len()) {
+        Ok(said) => Ok(said == line.as_bytes() && is_sealed(&kept)?),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the file beside a sealed segment says, no further than shows that it is another.
+fn said(beside: &Path, length: usize) -> io::Result<Vec<u8>> {
+    let mut said = Vec::with_capacity(length + 1);
+    open_regular(beside)?.take(length as u64 + 1).read_to_end(&mut said)?;
+    Ok(said)
 }
 
 /// No link at its end, and no pipe that would have to be waited for.
@@ -332,6 +350,38 @@ fn read_only(path: &Path, held: &File) -> io::Result<File> {
 
 fn joined<T>(thread: ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<T> {
     thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread ended early")))
+}
+
+/// Writes beside a sealed segment the hash of what is in it, where none is: its auditor's identity opens it. Whether it is the one that
+/// waits under its number is then seen by that hash, as ever.
+pub(crate) fn digest(
+    home: &Home,
+    config: &NodeConfig,
+    secret: &Passphrase,
+    segment: u64,
+) -> Result<(PathBuf, Hash), Failure> {
+    let (filed, [_, sealed]) = (home.audit_filed(), names(&home.audit_filed(), segment));
+    let bytes = open_filed(home, config, secret, &sealed)?;
+    let shown = sealed.display();
+    let header = bytes.first_chunk::<SLOT_BYTES>().map(Content::of);
+    if bytes.len() != SEGMENT_BYTES || !matches!(header, Some(Content::Header(header, _)) if header.segment == segment)
+    {
+        let what = format!("{shown}: what is sealed in it is not segment {segment}");
+        return Err(Failure::new(Exit::Conflict, TAKEN, what, "move it out of `audit/filed`, and keep it"));
+    }
+    let hash: Hash = Sha256::digest(&bytes).into();
+    let (beside, line) = hash_of(&filed, segment, &hash);
+    match said(&beside, line.len()) {
+        Ok(said) if said == line.as_bytes() => {}
+        Ok(_) => {
+            let what = format!("{}: it says another hash than that of what is sealed beside it", beside.display());
+            let way_out = "treat it as a break-in until explained: one of the two was changed; keep both";
+            return Err(Failure::new(Exit::Conflict, TAKEN, what, way_out));
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => put(&beside, line.as_bytes(), false, |_| ())?,
+        Err(error) => return Err(Failure::local(beside.display(), &error)),
+    }
+    Ok((beside, hash))
 }
 
 /// Reads a filed segment that is sealed, with its auditor's identity. Blocks; it is called on a thread without a runtime.

@@ -13,7 +13,7 @@ use super::super::arguments::{AuditorSource, SecretSource};
 use super::super::{Exit, Failure, Invocation, Passphrase, configuration};
 use crate::config::NodeConfig;
 use crate::home::Home;
-use crate::supervisor::{is_sealed, open_filed};
+use crate::supervisor::{Hash, digest, is_sealed, open_filed};
 
 /// Extension of segments that only their auditor reads.
 const ENCRYPTED: &str = "age";
@@ -127,6 +127,14 @@ impl Reader {
 
     fn opened(&self, secret: &Passphrase, path: &Path) -> Result<Vec<u8>, Failure> {
         beside(path, || open_filed(&self.home, &self.config, secret, path))
+    }
+
+    /// Writes the hash of a sealed segment of the home beside it.
+    pub(super) fn digest(&self, segment: u64) -> Result<(PathBuf, Hash), Failure> {
+        let secret = self.secret.as_ref().ok_or_else(|| {
+            Failure::usage("no identity is named", "name the auditor's with --identity-file or --identity-fd")
+        })?;
+        beside(&self.home.audit_filed(), || digest(&self.home, &self.config, secret, segment))
     }
 }
 
