@@ -310,12 +310,26 @@ impl Node {
     /// # Errors
     /// When `openred init` fails.
     pub fn init(folder: &Path, name: &str, directory: &str, uid_base: u32, extra: &str) -> Result<Self> {
+        Self::init_at(folder, name, directory, uid_base, extra, free_port()?)
+    }
+
+    /// The same, at an address that the caller chose.
+    ///
+    /// # Errors
+    /// When `openred init` fails.
+    pub fn init_at(
+        folder: &Path,
+        name: &str,
+        directory: &str,
+        uid_base: u32,
+        extra: &str,
+        listen: SocketAddr,
+    ) -> Result<Self> {
         let program = binaries()?.join("openred");
         let home = folder.join(name);
         let passphrase = folder.join(format!("{name}.passphrase"));
         fs::write(&passphrase, format!("passphrase of {name}\n"))?;
         fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600))?;
-        let listen = free_port()?;
         let (home_text, passphrase) = (home.to_string_lossy().into_owned(), passphrase.to_string_lossy().into_owned());
         let listen_text = listen.to_string();
         let mut arguments = vec!["--json", "--home", &home_text, "init", "--passphrase-file", &passphrase];
