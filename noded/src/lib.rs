@@ -20,6 +20,8 @@ pub(crate) mod link;
 pub(crate) mod module;
 pub(crate) mod node;
 pub mod p2p;
+#[cfg(test)]
+mod rendered;
 pub mod reports;
 pub mod sensitive;
 pub(crate) mod session;

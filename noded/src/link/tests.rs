@@ -11,4 +11,5 @@ mod nodes;
 mod renewing;
 mod services;
 mod syncing;
+mod tables;
 mod years;
