@@ -4,6 +4,7 @@
 //! answer stays away. What the network delivers and when is drawn from a seed, so that every failure can be run again.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod adversary;
 mod exchange;
 mod flips;
 mod hostile;
