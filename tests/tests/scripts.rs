@@ -137,6 +137,13 @@ fn a_threat_without_a_test_or_a_reason_is_an_offence() {
         checked("documents", &documents)
     };
     assert_eq!(said(SECURITY), "");
+    let promised = [
+        ("docs/isolation.md", LEDGER),
+        ("SECURITY.md", SECURITY),
+        ("docs/threat-model.md", THREATS),
+        ("docs/protocol.md", "| It holds. | tests/a.rs::two, tests/a.rs::three |\n"),
+    ];
+    assert!(checked("documents", &promised).contains("docs/protocol.md: the test tests/a.rs::three does not exist"));
     let refused = [
         ("`tests/a.rs::two`", "`tests/a.rs::three`", "the test tests/a.rs::three does not exist"),
         ("`tests/a.rs::two`", "by hand", "M-01 names no test and no reason"),
