@@ -14,6 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::tap::Tap;
+
 /// How long anything local may take before it counts as failed; generous, because a loaded machine is no defect.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two looks at a condition.
@@ -341,6 +343,18 @@ impl Node {
         let text = format!("{uid}{}\n{extra}\n", fs::read_to_string(&config)?);
         fs::write(&config, text)?;
         Ok(Self { program, home, listen, id, daemon: None })
+    }
+
+    /// Puts a recording proxy in front of its peer-to-peer port, which its card then names. To be called before its first start.
+    ///
+    /// # Errors
+    /// When the proxy or the configuration cannot be had.
+    pub fn tapped(&self) -> Result<Tap> {
+        let tap = Tap::start(self.listen)?;
+        let config = self.home.join("openred.toml");
+        let text = fs::read_to_string(&config)?;
+        fs::write(&config, format!("endpoints = [\"http://{}\"]\n{text}", tap.address()))?;
+        Ok(tap)
     }
 
     /// Takes the node's programs from another folder, from the next start on.

@@ -22,7 +22,10 @@ fn every_group_measures_what_it_owes() {
         .unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     let owed: [(&str, &[&str]); 6] = [
-        ("handshake", &["connect_first_reply", "handshake_rate_8", "connect_first_reply_8"]),
+        (
+            "handshake",
+            &["connect_first_reply", "handshake_rate_8", "connect_first_reply_8", "connect_first_reply_flooded"],
+        ),
         ("session", &["request_256", "request_rate_64", "bulk"]),
         ("file", &["file_share", "file"]),
         (

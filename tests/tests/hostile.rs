@@ -12,8 +12,9 @@ use openred_proto::checked::session::StreamKind;
 use openred_proto::id::HandshakeId;
 use openred_proto::limits::{HANDSHAKE_BYTES, NOISE_BYTES};
 use openred_tests::caller::Caller;
+use openred_tests::flood::flood;
 use openred_tests::harness::{Node, wait_for};
-use openred_tests::world::{World, registered, status};
+use openred_tests::world::{World, link, registered, status};
 
 /// Longer than any server here waits for a head (a minute) or a body: who waits this long in vain has found one that never
 /// hangs up.
@@ -76,6 +77,19 @@ fn post(path: &str, body: &[u8]) -> Vec<u8> {
     [&head(path, body.len()), body].concat()
 }
 
+/// Operations that the vault served, as `status` says it once nothing has come in for a while: the node asks its vault every five seconds.
+fn operations(node: &Node) -> u64 {
+    let read = || status(node).unwrap()["node"]["cryptod_operations"].as_u64().unwrap();
+    let mut last = read();
+    loop {
+        std::thread::sleep(Duration::from_secs(6));
+        match read() {
+            same if same == last => return same,
+            other => last = other,
+        }
+    }
+}
+
 fn alive(node: &Node, front: u32, vault: u32, noded: u32) {
     assert_eq!(node.child_pid("front").unwrap(), front, "the front lives");
     assert_eq!(node.child_pid("vault").unwrap(), vault, "the vault lives");
@@ -92,9 +106,8 @@ fn talkative(world: &World) -> Node {
 
 /// Bodies of the right shape, each with the reason that the log gives for its refusal.
 fn well_formed() -> Vec<(&'static str, Vec<u8>, &'static str)> {
-    let request = |noise: usize| {
-        HandshakeRequest { tag: [7; 16], mac1: [8; 16], cookie: None, noise: vec![9; noise] }.encode()
-    };
+    let request =
+        |noise: usize| HandshakeRequest { tag: [7; 16], mac1: [8; 16], cookie: None, noise: vec![9; noise] }.encode();
     let finalize = HandshakeFinalize { handshake: HandshakeId::from_bytes([5; 16]), noise: vec![9; 100] }.encode();
     let session = [&[6; 16][..], &[StreamKind::Request as u8], &1_u64.to_be_bytes(), &[0xaa; 400]].concat();
     vec![
@@ -110,8 +123,7 @@ fn junk_on_the_peer_to_peer_port_is_refused_alike_and_never_reaches_the_vault() 
     let world = World::start().unwrap();
     let node = talkative(&world);
     let pids = ["front", "vault", "noded"].map(|name| node.child_pid(name).unwrap());
-    let operations = || status(&node).unwrap()["node"]["cryptod_operations"].as_u64().unwrap();
-    let before = operations();
+    let before = operations(&node);
     let log = || fs::read_to_string(node.home.with_extension("log")).unwrap();
     let mut shapes = Vec::new();
     let mut refused = |what: &str, bytes: &[u8]| {
@@ -151,7 +163,7 @@ fn junk_on_the_peer_to_peer_port_is_refused_alike_and_never_reaches_the_vault() 
     for path in ["/", "/p2p", "/p2p/handshake/", "/p2p/sessions"] {
         assert_eq!(exchange(node.listen, &post(path, b"x"), false).code(), Some(404), "{path}");
     }
-    assert_eq!(operations(), before, "no junk reached the vault");
+    assert_eq!(operations(&node), before, "no junk reached the vault");
     alive(&node, pids[0], pids[1], pids[2]);
 }
 
@@ -259,4 +271,36 @@ fn find_sockets(folder: &std::path::Path, sockets: &mut Vec<std::path::PathBuf>)
             sockets.push(entry.path());
         }
     }
+}
+
+/// PROTOCOL 8.
+#[test]
+fn a_hundred_thousand_bad_requests_cost_no_key_operation_while_an_honest_peer_makes_fifty_handshakes() {
+    const BAD: usize = 100_000;
+    let world = World::start().unwrap();
+    let alice = world.node("alice").unwrap();
+    let mut bob = world.init("bob", "[links]\nincoming = \"open\"\n").unwrap();
+    let tap = bob.tapped().unwrap();
+    bob.up().unwrap();
+    registered(&bob).unwrap();
+    link(&alice, &bob).unwrap();
+    let honest = |count: &str| {
+        let answer = alice.cli(&["peers", "ping", &bob.id, "--fresh", "--count", count]).unwrap().json().unwrap();
+        assert_eq!((answer["sent"].to_string().as_str(), &answer["failed"]), (count, &0.into()), "{answer}");
+    };
+    // The first session has compared the tokens and the lists of links.
+    honest("2");
+    let before = operations(&bob);
+    let answers = std::thread::scope(|scope| {
+        let flooding = scope.spawn(|| flood(bob.listen, BAD, &tap).unwrap());
+        honest("50");
+        assert!(!flooding.is_finished(), "the fifty were made during the flood");
+        flooding.join().unwrap()
+    });
+    assert_eq!(operations(&bob) - before, 2 * 50, "REQUEST and FINALIZE of the fifty, and nothing of the flood");
+    assert_eq!(answers.refused + answers.repeated, BAD);
+    assert!(
+        answers.repeated > 0 && answers.repeated <= BAD / 3,
+        "only replays are answered, and from memory: {answers:?}"
+    );
 }

@@ -2,7 +2,6 @@
 //! found by its node id through the living vault.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -63,10 +62,7 @@ fn what_noded_saw_of_others_is_recorded_and_a_peers_records_are_found() {
     let world = World::start().unwrap();
     let alice = world.node("alice").unwrap();
     let mut bob = world.init("bob", "[links]\nincoming = \"open\"\n").unwrap();
-    let tap = Tap::start(bob.listen).unwrap();
-    let config = bob.home.join("openred.toml");
-    let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, format!("endpoints = [\"http://{}\"]\n{text}", tap.address())).unwrap();
+    let tap = bob.tapped().unwrap();
     bob.up().unwrap();
     registered(&bob).unwrap();
     link(&alice, &bob).unwrap();

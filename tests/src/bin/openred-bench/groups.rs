@@ -6,12 +6,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use openred_tests::flood::flood;
 use openred_tests::harness::{Directory, Node, binaries, free_port, is_root, run, wait_for};
+use openred_tests::world::{link, registered};
 use serde_json::Value;
 
 use super::figures::{Better, Figure, Figures};
 use super::vault;
+
+/// What the stage's nodes have in their configuration: method beta (AES-256-GCM, SHA-256).
+const EXTRA: &str = "[diagnostics]\nthroughput = true\n[links]\nincoming = \"open\"\nmethods = [\"beta\"]\n";
 
 /// How much each group does.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +25,8 @@ pub(crate) struct Size {
     fresh: &'static str,
     /// Fresh sessions at eight dialers.
     dialed: &'static str,
+    /// Bad REQUESTs during fifty handshakes.
+    bad_requests: usize,
     /// Requests on an open session, one in flight.
     requests: &'static str,
     /// Requests at 64 in flight.
@@ -41,6 +48,7 @@ impl Size {
     pub(crate) const FULL: Size = Size {
         fresh: "500",
         dialed: "1000",
+        bad_requests: 100_000,
         requests: "5000",
         flight: "20000",
         bulk_bytes: 1 << 30,
@@ -53,6 +61,7 @@ impl Size {
     pub(crate) const SMOKE: Size = Size {
         fresh: "5",
         dialed: "16",
+        bad_requests: 60_000,
         requests: "50",
         flight: "128",
         bulk_bytes: 8 << 20,
@@ -67,6 +76,8 @@ impl Size {
 pub(crate) struct Stage {
     folder: PathBuf,
     directory: Directory,
+    /// The directory, as nodes configure it.
+    at: String,
     alice: Node,
     bob: Node,
     ready_ms: Vec<f64>,
@@ -83,10 +94,9 @@ impl Stage {
         let mut directory = Directory::init(&folder.join("directory"), listen, &origin)?;
         directory.up()?;
         let at = format!("{}@{origin}", directory.id);
-        let extra = "[diagnostics]\nthroughput = true\n[links]\nincoming = \"open\"\nmethods = [\"beta\"]\n";
-        let alice = Node::init(&folder, "alice", &at, 61_000, extra)?;
-        let bob = Node::init(&folder, "bob", &at, 61_010, extra)?;
-        let mut stage = Self { folder, directory, alice, bob, ready_ms: Vec::new(), size };
+        let alice = Node::init(&folder, "alice", &at, 61_000, EXTRA)?;
+        let bob = Node::init(&folder, "bob", &at, 61_010, EXTRA)?;
+        let mut stage = Self { folder, directory, at, alice, bob, ready_ms: Vec::new(), size };
         stage.bob.up()?;
         for _ in 0..2 * size.runs {
             stage.alice.down()?;
@@ -159,7 +169,28 @@ fn handshake(stage: &Stage) -> Result<Figures> {
     let dialing = ["--fresh", "--count", stage.size.dialed, "--concurrency", "8"];
     figures.add_runs("handshake_rate_8", "/s", Better::Higher, rates(stage, &dialing)?);
     figures.add("connect_first_reply_8", latency(&stage.ping(&dialing)?)?);
+    figures.add("connect_first_reply_flooded", flooded(stage)?);
     Ok(figures)
+}
+
+/// Fifty fresh sessions of an honest peer, one after the other, with a node that is sent bad REQUESTs as fast as one core sends them.
+fn flooded(stage: &Stage) -> Result<Figure> {
+    let mut victim = Node::init(&stage.folder, "victim", &stage.at, 61_020, EXTRA)?;
+    let tap = victim.tapped()?;
+    victim.up()?;
+    registered(&victim)?;
+    link(&stage.alice, &victim)?;
+    let figure = std::thread::scope(|scope| {
+        let flooding = scope.spawn(|| flood(victim.listen, stage.size.bad_requests, &tap));
+        let answer = stage.alice.cli(&["peers", "ping", &victim.id, "--fresh", "--count", "50"])?.json()?;
+        ensure!(answer["failed"] == 0, "handshakes failed during the flood: {answer}");
+        ensure!(!flooding.is_finished(), "the flood was over before the fifty handshakes");
+        let sent = flooding.join().map_err(|_| anyhow!("the flood's thread panicked"))??;
+        ensure!(sent.refused + sent.repeated == stage.size.bad_requests, "another number of answers: {sent:?}");
+        latency(&answer)
+    })?;
+    victim.down()?;
+    Ok(figure)
 }
 
 fn session(stage: &Stage) -> Result<Figures> {
