@@ -8,12 +8,14 @@ const CONTRACTS: [&str; 3] =
     ["openred/cryptod/v1/cryptod.proto", "openred/admin/v1/admin.proto", "openred/wire/v1/wire.proto"];
 
 /// Messages that the operator's command line prints as JSON; their field names are part of its versioned schemas.
-const PRINTED: [&str; 18] = [
+const PRINTED: [&str; 20] = [
     "Condition",
     "NodeStatus",
     "DirectoryStatus",
     "Links",
     "SyncedLinks",
+    "SessionProofs",
+    "SessionProof",
     "Methods",
     "Method",
     "Link",

@@ -8,6 +8,7 @@
 //! Towards the network every refusal looks the same; [`Refusal`] is for the local log and audit trail.
 
 mod certificates;
+mod concluded;
 mod half_open;
 mod initiator;
 mod kem;

@@ -8,6 +8,7 @@ use openred_proto::audit::Checkpoint;
 use openred_proto::checked::card::Card;
 use openred_proto::checked::check_window;
 use openred_proto::checked::receipt::Receipt;
+use openred_proto::checked::session_proof::SessionWord;
 use openred_proto::checked::statement;
 use openred_proto::checked::static_certificate::StaticCertificate;
 use openred_proto::checked::succession::Succession;
@@ -108,6 +109,12 @@ impl Identity {
     #[must_use]
     pub fn sign_link(&self, link: &LinkStatement<'_>) -> [u8; 64] {
         self.sign(Label::Link, &link.payload())
+    }
+
+    /// Signs that a handshake ended, for `audited` mode.
+    #[must_use]
+    pub fn sign_session(&self, word: &SessionWord) -> Vec<u8> {
+        self.statement(Label::Session, &word.encode())
     }
 
     /// Signs this identity's word for its successor, or the taking back of it.

@@ -299,6 +299,7 @@ impl Unlocked {
             }
             Request::CompleteHandshake { handshake, noise } => self.complete_handshake(now, handshake, &noise),
             Request::AbandonHandshake { handshake } => self.abandon_handshake(now, handshake),
+            Request::SignSession { handshake } => self.sign_session(now, handshake),
             Request::ValidateMatch { row, hash, proof } => self.validate_match(now, &row, &hash, &proof),
             Request::StoreKey { purpose } => self.store_key(&purpose),
             Request::Rotate { what } => self.rotate(now, random, what),

@@ -24,7 +24,7 @@ use tower::ServiceExt;
 use crate::corpus::numbered;
 use crate::records::NOW;
 
-const CALLS: [&str; 19] = [
+const CALLS: [&str; 20] = [
     "Describe",
     "SignCard",
     "SignHttp",
@@ -44,6 +44,7 @@ const CALLS: [&str; 19] = [
     "InspectRenewal",
     "AcceptRenewal",
     "ListLinks",
+    "SignSession",
 ];
 
 const NODE: NodeId = NodeId::from_bytes([1; 32]);
@@ -132,7 +133,7 @@ fn answer(which: u8) -> Reply {
         peer_directory_head: bytes(32),
     };
     let handshake = HandshakeId::from_bytes([9; 16]);
-    match which % 14 {
+    match which % 15 {
         0 => Reply::Card { statement: bytes(300), sequence: 1, expires_at: NOW },
         1 => Reply::Signature(bytes(usize::from(which))),
         2 => Reply::LinkIssued { summary: summary(), row: bytes(97), offer: bytes(3400), keys: keys() },
@@ -146,6 +147,7 @@ fn answer(which: u8) -> Reply {
         10 => Reply::MatchValidated { matched: true },
         11 => Reply::StoreKey(Secret::new([1; 32])),
         12 => Reply::Links(vec![link; 3]),
+        13 => Reply::SessionSigned { peer: NODE, statement: bytes(138) },
         _ => Reply::Refused(Refusal::Quota),
     }
 }
@@ -192,9 +194,9 @@ pub(crate) fn corpus() -> Vec<(String, Vec<u8>)> {
     let goes_on = |head| rpc::ContinueHandshakeRequest { handshake: of(16), noise: of(600), directory_head: of(head) };
     let matched = rpc::ValidateMatchRequest { row: of(97), hash: of(32), proof: of(32) };
     let calls = [
-        (13, Vec::new()),
+        (14, Vec::new()),
         (0, card.encode_to_vec()),
-        (64 - 64 % 14 + 1, signed.encode_to_vec()),
+        (64 - 64 % 15 + 1, signed.encode_to_vec()),
         (2, issue.encode_to_vec()),
         (3, offer.clone()),
         (4, offer),
@@ -211,6 +213,7 @@ pub(crate) fn corpus() -> Vec<(String, Vec<u8>)> {
         (3, renewal.clone()),
         (4, renewal),
         (12, rpc::ListLinksRequest { after: of(16) }.encode_to_vec()),
+        (13, rpc::HandshakeName { handshake: of(16) }.encode_to_vec()),
     ];
     let mut inputs: Vec<Vec<u8>> =
         (0_u8..).zip(&calls).map(|(call, (reply, bytes))| [&[call, 0, *reply], &bytes[..]].concat()).collect();

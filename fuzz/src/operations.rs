@@ -62,7 +62,7 @@ pub(crate) fn list(bytes: &[u8]) {
     world.parties.iter_mut().for_each(Party::commit);
 }
 
-const KINDS: u8 = 28;
+const KINDS: u8 = 29;
 const RAW: u8 = 22;
 
 struct Step {
@@ -183,6 +183,7 @@ impl World {
                 purpose: ["messaging", "files", "", "../x", "A"][usize::from(a % 5)].repeat(1 + usize::from(b / 64)),
             },
             24..=27 => self.renewal(what, step, row(a), offer()),
+            28 => Request::SignSession { handshake },
             15 if a & 1 == 0 => Request::Lock,
             _ => Request::Rotate { what: if b & 1 == 0 { ShortKey::Prekey } else { ShortKey::Statics } },
         }
@@ -308,7 +309,7 @@ pub(crate) mod corpus {
         inputs.push(reply(Reply::Done));
         inputs.push(reply(Reply::Signature(vec![3; 64])));
         inputs.push([&[0][..], &encode_frame(&Frame { id: 1, body: Request::Describe }).unwrap()].concat());
-        inputs.extend((24..28).map(|what| framed(0, world.request(what, &step))));
+        inputs.extend((24..29).map(|what| framed(0, world.request(what, &step))));
         inputs.push(reply(Reply::Links(vec![LinkId::from_bytes([5; 16]); 3])));
         numbered(inputs)
     }

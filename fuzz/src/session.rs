@@ -29,7 +29,7 @@ pub(crate) fn corpus() -> Vec<(String, Vec<u8>)> {
         idempotency_key: vec![1; 16],
     };
     let response = ResponseHead { status: 206, content_type: "text/plain".into(), length: Some(0) };
-    let accept = Accept { refusal: 0, match_proof: vec![2; 32] };
+    let accept = Accept { refusal: 0, match_proof: vec![2; 32], audited: true };
     let after = |which: u8, bytes: &[u8]| [&[which], bytes].concat();
     // A stream: what is changed (none, then a place), sizes of the pieces, and the body.
     let stream = |script: &[u8], body: usize| [&[4], script, &vec![0x61; body][..]].concat();

@@ -20,7 +20,8 @@ use openred_proto::admin::node_server::{Node as Contract, NodeServer};
 use openred_proto::admin::{
     AcceptLinkRequest, CopyDatabaseRequest, DatabaseCopy, DecideMethodRequest, DecidePeerRequest, Link, LinkSelector,
     Links, ListLinksRequest, ListMethodsRequest, ListPeersRequest, Methods, ModuleRequestFrame, ModuleResponseFrame,
-    NodeStatus, Peer, PeerSelector, Peers, PingReport, PingRequest, RequestLinkRequest, StatusRequest, SyncedLinks,
+    NodeStatus, Peer, PeerSelector, Peers, PingReport, PingRequest, RequestLinkRequest, SessionProof, SessionProofs,
+    StatusRequest, SyncedLinks,
 };
 use openred_proto::checked::session::RequestHead;
 use openred_proto::id::NodeId;
@@ -142,6 +143,12 @@ impl Service {
         document.conversations.into_iter().map(|conversation| (conversation.peer, conversation.waiting)).collect()
     }
 
+    /// What both sides of sessions with `peer` signed, newest first.
+    async fn proofs(&self, peer: NodeId) -> Result<Vec<SessionProof>, Status> {
+        let kept = self.node.store.proofs(peer).await.map_err(|error| refuse(&error.into()))?;
+        Ok(kept.iter().filter_map(reply::session_proof).collect())
+    }
+
     async fn peer(&self, peer: NodeId) -> Result<Peer, Status> {
         let known = self.node.store.peer(peer).await.map_err(|error| refuse(&error.into()))?;
         if known.is_none() && self.node.links.of_peer(&peer).is_none() {
@@ -216,7 +223,15 @@ impl Contract for Service {
 
     async fn show_link(&self, request: Request<LinkSelector>) -> Outcome<Link> {
         let link = self.node.links.select(&request.into_inner().link).map_err(|error| refuse(&error))?;
-        Ok(Response::new(link_status(&link)))
+        let proofs = self.proofs(link.peer()).await?;
+        let signed_sessions = u32::try_from(proofs.len()).unwrap_or(u32::MAX);
+        let signed_at = proofs.first().map_or(0, |newest| newest.signed_at);
+        Ok(Response::new(Link { signed_sessions, signed_at, ..link_status(&link) }))
+    }
+
+    async fn list_proofs(&self, request: Request<PeerSelector>) -> Outcome<SessionProofs> {
+        let peer = parse_peer(&request.into_inner().peer)?;
+        Ok(Response::new(SessionProofs { proofs: self.proofs(peer).await? }))
     }
 
     async fn revoke_link(&self, request: Request<LinkSelector>) -> Outcome<Link> {

@@ -21,6 +21,7 @@ mod module;
 mod output;
 mod passphrase;
 mod peers;
+mod proofs;
 mod status;
 mod succession;
 

@@ -91,6 +91,20 @@ pub struct LinkConfig {
     pub schedule: Schedule,
     /// Life of a link that this node issues, in seconds; it is renewed at two thirds of it.
     pub life_seconds: u32,
+    /// Whether both sides sign that a session was opened: lasting proof of contact.
+    pub audited: AuditedPolicy,
+}
+
+/// Whether sessions are signed by both sides (`audited` mode). Without it a session proves nothing to anybody afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuditedPolicy {
+    /// Never; a peer that demands it gets no session.
+    Off,
+    /// With peers that demand it.
+    Allow,
+    /// Always; a peer that does not agree gets no session.
+    Require,
 }
 
 /// What happens to an offer that nobody has approved yet.
@@ -220,6 +234,7 @@ impl Default for LinkConfig {
             methods: Method::ALL.to_vec(),
             schedule: Schedule::Hourly,
             life_seconds: seconds(LINK_LIFE),
+            audited: AuditedPolicy::Off,
         }
     }
 }

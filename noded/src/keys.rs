@@ -166,6 +166,8 @@ pub trait HandshakeKeys: Send + Sync {
     async fn complete_handshake(&self, handshake: HandshakeId, noise: Bytes) -> Result<SessionGrant, KeysError>;
     /// Forgets a half-open handshake.
     async fn abandon_handshake(&self, handshake: HandshakeId) -> Result<(), KeysError>;
+    /// Signs that a handshake ended, a moment after it did: this node's statement.
+    async fn sign_session(&self, handshake: HandshakeId) -> Result<Bytes, KeysError>;
     /// Checks the peer's match proof.
     async fn validate_match(&self, row: Bytes, hash: [u8; 32], proof: [u8; 32]) -> Result<bool, KeysError>;
 }
@@ -421,6 +423,11 @@ impl HandshakeKeys for CryptodClient {
     async fn abandon_handshake(&self, handshake: HandshakeId) -> Result<(), KeysError> {
         let request = wire::HandshakeName { handshake: handshake_bytes(&handshake) };
         answer(self.next().abandon_handshake(request).await).map(|_| ())
+    }
+
+    async fn sign_session(&self, handshake: HandshakeId) -> Result<Bytes, KeysError> {
+        let request = wire::HandshakeName { handshake: handshake_bytes(&handshake) };
+        Ok(answer(self.next().sign_session(request).await)?.statement)
     }
 
     async fn validate_match(&self, row: Bytes, hash: [u8; 32], proof: [u8; 32]) -> Result<bool, KeysError> {

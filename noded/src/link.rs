@@ -47,7 +47,7 @@ use crate::config::LinkConfig;
 use crate::directory::DirectoryError;
 use crate::health::Health;
 use crate::keys::KeysError;
-use crate::p2p::ports::{LinkHandle, SessionOpened};
+use crate::p2p::ports::{LinkHandle, SessionOpened, SignedSession};
 use crate::reports::Reports;
 use crate::store::{Store, StoreError};
 use methods::{BadDecision, Methods};
@@ -391,6 +391,11 @@ impl crate::p2p::ports::Links for Links {
 
     async fn answer(&self, peer: NodeId, path: &str, body: Bytes) -> (u16, Bytes) {
         self.answer_peer(peer, path, body).await
+    }
+
+    async fn session_signed(&self, signed: SignedSession) -> bool {
+        let kept = self.store.put_proof(signed).await;
+        kept.inspect_err(|error| self.store_failed(*error)).is_ok()
     }
 
     async fn match_checked(&self, link: LinkId, matched: bool, at: UnixMillis) {

@@ -151,7 +151,11 @@ impl Node {
             endpoints: Arc::new(carrier),
             reports: Arc::clone(&reports),
         };
-        let settings = NetworkSettings { throughput: config.diagnostics.throughput, ..NetworkSettings::default() };
+        let settings = NetworkSettings {
+            audited: config.links.audited,
+            throughput: config.diagnostics.throughput,
+            ..NetworkSettings::default()
+        };
         let network = PeerNetwork::new(settings, me, Arc::new(keys.clone()), ports);
         // Set once, here; nothing calls a peer before the modules are started.
         let _ = calls.network.set(Arc::downgrade(&network));

@@ -22,6 +22,7 @@ use crate::handshake::responder::Responder;
 use crate::keys::HandshakeKeys;
 
 mod answer;
+mod audited;
 mod carrier;
 mod connections;
 mod error;

@@ -11,6 +11,7 @@ mod calls;
 mod copy;
 mod links;
 mod peers;
+mod proofs;
 mod rows;
 mod schema;
 mod seal;

@@ -7,6 +7,7 @@ pub mod link_sync;
 pub mod offer;
 pub mod receipt;
 pub mod session;
+pub mod session_proof;
 pub mod statement;
 pub mod static_certificate;
 pub mod succession;

@@ -192,6 +192,11 @@ pub enum Request {
         /// Where the last page ended; zeros for the first.
         after: LinkId,
     },
+    /// Sign that a handshake ended: one that this vault ended itself, once, within 10 s (`audited` mode). Node.
+    SignSession {
+        /// From `HandshakeStarted` or `HandshakeAnswered`.
+        handshake: HandshakeId,
+    },
 }
 
 /// Keys that live for days and are drawn anew on a schedule, or when the operator says so.
@@ -404,6 +409,13 @@ pub enum Reply {
     Refused(Refusal),
     /// To `ListLinks`: in rising order, at most [`LINKS_PAGE`](crate::limits::LINKS_PAGE); fewer on the last page.
     Links(Vec<LinkId>),
+    /// To `SignSession`.
+    SessionSigned {
+        /// Whom the handshake was with.
+        peer: NodeId,
+        /// Encoded `SignedStatement`.
+        statement: Vec<u8>,
+    },
 }
 
 /// Why the vault refused. Towards the network all of these look the same; this goes to the local log.

@@ -111,9 +111,11 @@ fn generated_types_read_and_write_the_same_bytes() {
     let head = ResponseHead { status: 200, length: None, ..ResponseHead::default() };
     same::<wire::ResponseHead>(&head.encode());
     assert_eq!(ResponseHead::decode(&head.encode()).unwrap(), head);
-    let accept = Accept { refusal: 0, match_proof: vec![1; 32] };
-    same::<wire::Accept>(&accept.encode());
-    assert_eq!(Accept::decode(&accept.encode()).unwrap(), accept);
+    for audited in [false, true] {
+        let accept = Accept { refusal: 0, match_proof: vec![1; 32], audited };
+        assert_eq!(same::<wire::Accept>(&accept.encode()).audited, u64::from(audited));
+        assert_eq!(Accept::decode(&accept.encode()).unwrap(), accept);
+    }
 }
 
 #[test]
@@ -356,4 +358,28 @@ fn http_signatures_take_exactly_one_shape() {
         assert!(parse(&header.replace(from, to)).is_err(), "{from} -> {to}");
     }
     assert!(parse(&format!("{header} ")).is_err());
+}
+
+/// `proto/vectors/session-proof`: words of two sides, right ones and wrong ones.
+#[test]
+fn session_proof_vectors() {
+    use openred_proto::checked::session_proof::SessionProof;
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/session-proof/proofs.json");
+    let file: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let (mut right, mut wrong) = (0, 0);
+    for case in file["cases"].as_array().unwrap() {
+        let bytes = |name: &str| hex::decode(case[name].as_str().unwrap()).unwrap();
+        let verified = SessionProof::verify(&bytes("one"), &bytes("other"));
+        if case["accept"].as_bool().unwrap() {
+            let proof = verified.unwrap();
+            assert_eq!(proof.initiator.as_bytes()[..], bytes("initiator"));
+            assert_eq!(proof.responder.as_bytes()[..], bytes("responder"));
+            assert_eq!(proof.hash[..], bytes("hash"));
+            right += 1;
+        } else {
+            assert!(verified.is_err(), "{case}");
+            wrong += 1;
+        }
+    }
+    assert!(right > 0 && wrong > right, "more rejects than accepts");
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use openred_tests::harness::{Answer, Node, binaries, run, signal_pid, wait_for};
+use openred_tests::world::{World, link, registered};
 use serde_json::Value;
 
 /// A base of uids that no other test of this suite uses.
@@ -219,4 +220,54 @@ fn iso_a_vaults_death_by_its_filter_is_recorded_by_the_next_vault() {
     }
     assert_eq!(of_the_filter(&node), 1, "once");
     whole(&node);
+}
+
+/// `audited` mode between real nodes: what both signed is shown, and anybody can verify it without a node.
+#[test]
+fn sessions_are_signed_by_both_sides_where_one_demands_it_and_anybody_can_verify_that() {
+    let world = World::start().unwrap();
+    let started = |name: &str, audited: &str| {
+        let extra = format!("[links]\nincoming = \"open\"\naudited = \"{audited}\"\n");
+        let mut node = world.init(name, &extra).unwrap();
+        node.up().unwrap();
+        registered(&node).unwrap();
+        node
+    };
+    let (mut alice, mut bob) = (started("alice", "require"), started("bob", "allow"));
+    link(&alice, &bob).unwrap();
+    let shown = alice.cli(&["link", "show", &bob.id]).unwrap().json().unwrap();
+    assert!(shown["signed_sessions"].as_u64().unwrap() > 0 && shown["signed_at"].as_u64().unwrap() > 0, "{shown}");
+    for node in [&alice, &bob] {
+        assert!(events(node).contains(&"session.signed".to_owned()), "{}", node.id);
+    }
+    let printed = bob.cli(&["link", "proof", &alice.id]).unwrap().ok().unwrap().stdout;
+    let proofs: Value = serde_json::from_str(printed.trim()).unwrap();
+    let ids: std::collections::BTreeSet<_> =
+        [&proofs["proofs"][0]["initiator"], &proofs["proofs"][0]["responder"]].map(|id| id.as_str().unwrap()).into();
+    assert_eq!(ids, [alice.id.as_str(), bob.id.as_str()].into());
+    alice.down().unwrap();
+    bob.down().unwrap();
+
+    let verify = |text: &str| {
+        let file = world.path().join("proofs.json");
+        fs::write(&file, text).unwrap();
+        alice.cli(&["link", "proof", "--verify", &file.to_string_lossy()]).unwrap()
+    };
+    let good = verify(&printed).ok().unwrap().json().unwrap();
+    assert_eq!(good["proofs"][0]["hash"], proofs["proofs"][0]["hash"]);
+    // Another's name beside the signatures, one side's words twice, another handshake's hash.
+    let entry = &proofs["proofs"][0];
+    let text = |name: &str| entry[name].as_str().unwrap();
+    for (name, other) in [
+        ("initiator", "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp"),
+        ("responder_statement", text("initiator_statement")),
+        ("hash", &"00".repeat(32)),
+        ("initiator_statement", &text("initiator_statement").replacen('0', "1", 1)),
+    ] {
+        let mut changed = proofs.clone();
+        changed["proofs"][0][name] = other.into();
+        let refused = verify(&changed.to_string());
+        assert!(refused.code == 1 && refused.stderr.contains("proof.bad"), "{name}: {refused:?}");
+    }
+    assert!(verify("{\"proofs\": []}").stderr.contains("proof.malformed"));
 }

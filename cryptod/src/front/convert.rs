@@ -185,6 +185,10 @@ pub(super) fn abandon_handshake(message: rpc::HandshakeName) -> Checked<Request>
     Ok(Request::AbandonHandshake { handshake: HandshakeId::from_bytes(array("handshake", &message.handshake)?) })
 }
 
+pub(super) fn sign_session(message: rpc::HandshakeName) -> Checked<Request> {
+    Ok(Request::SignSession { handshake: HandshakeId::from_bytes(array("handshake", &message.handshake)?) })
+}
+
 pub(super) fn validate_match(message: rpc::ValidateMatchRequest) -> Checked<Request> {
     Ok(Request::ValidateMatch {
         row: row(&message.row)?,
@@ -352,6 +356,13 @@ pub(super) fn finished_handshake(reply: Reply) -> Checked<rpc::FinishedHandshake
 pub(super) fn completed_handshake(reply: Reply) -> Checked<rpc::SessionGrant> {
     match reply {
         Reply::HandshakeCompleted { grant } => Ok(session(grant)),
+        other => Err(refused(&other)),
+    }
+}
+
+pub(super) fn signed_session(reply: Reply) -> Checked<rpc::SignedSession> {
+    match reply {
+        Reply::SessionSigned { statement, .. } => Ok(rpc::SignedSession { statement: statement.into() }),
         other => Err(refused(&other)),
     }
 }

@@ -165,6 +165,10 @@ impl Cryptod for Service {
         self.call(call, convert::abandon_handshake, convert::done).await
     }
 
+    async fn sign_session(&self, call: tonic::Request<rpc::HandshakeName>) -> Answer<rpc::SignedSession> {
+        self.call(call, convert::sign_session, convert::signed_session).await
+    }
+
     async fn validate_match(&self, call: tonic::Request<rpc::ValidateMatchRequest>) -> Answer<rpc::MatchResult> {
         self.call(call, convert::validate_match, convert::match_result).await
     }

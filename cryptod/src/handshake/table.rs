@@ -3,10 +3,12 @@
 //! A machine is taken out before its message is looked at, so a second try on a failed or finished handshake finds nothing.
 //! Made durable by the caller before the bytes leave: the timestamp sent (begin) and the timestamp accepted (answer).
 
+use openred_proto::checked::session::Side;
 use openred_proto::id::{HandshakeId, LinkId, UnixMillis};
 use rand_core::CryptoRng;
 
 use super::certificates::Certificates;
+use super::concluded::{Concluded, Conclusions};
 use super::half_open::HalfOpen;
 use super::initiator::ExpectVerify;
 use super::responder::ExpectFinalize;
@@ -17,6 +19,7 @@ pub(crate) struct Handshakes {
     started: HalfOpen<ExpectVerify>,
     answered: HalfOpen<ExpectFinalize>,
     certificates: Certificates,
+    concluded: Conclusions,
 }
 
 /// A REQUEST as it came in.
@@ -42,7 +45,12 @@ pub(crate) struct Answered {
 
 impl Handshakes {
     pub(crate) const fn new() -> Self {
-        Self { started: HalfOpen::new(), answered: HalfOpen::new(), certificates: Certificates::new() }
+        Self {
+            started: HalfOpen::new(),
+            answered: HalfOpen::new(),
+            certificates: Certificates::new(),
+            concluded: Conclusions::new(),
+        }
     }
 
     /// Initiator: begins over `link` with a `timestamp` of `max(now, last sent + 1)`; returns REQUEST's Noise message.
@@ -98,7 +106,9 @@ impl Handshakes {
         verify: &[u8],
         directory_head: &[u8],
     ) -> Result<(Vec<u8>, Established), Refusal> {
-        self.started.take(now, id)?.verify(now, verify, directory_head, &mut self.certificates)
+        let finished = self.started.take(now, id)?.verify(now, verify, directory_head, &mut self.certificates)?;
+        self.conclude(now, id, Side::Initiator, &finished.1);
+        Ok(finished)
     }
 
     /// Responder: reads FINALIZE.
@@ -111,7 +121,22 @@ impl Handshakes {
         id: HandshakeId,
         finalize: &[u8],
     ) -> Result<Established, Refusal> {
-        self.answered.take(now, id)?.finalize(now, finalize, &mut self.certificates)
+        let established = self.answered.take(now, id)?.finalize(now, finalize, &mut self.certificates)?;
+        self.conclude(now, id, Side::Responder, &established);
+        Ok(established)
+    }
+
+    fn conclude(&mut self, now: UnixMillis, id: HandshakeId, role: Side, established: &Established) {
+        let Established { link_id: link, peer, hash, .. } = *established;
+        self.concluded.push(Concluded { id, link, since: now, peer, role, hash });
+    }
+
+    /// What may be signed of a handshake that ended; once.
+    ///
+    /// # Errors
+    /// [`Refusal::NotWaiting`].
+    pub(crate) fn take_concluded(&mut self, now: UnixMillis, id: HandshakeId) -> Result<Concluded, Refusal> {
+        self.concluded.take(now, id)
     }
 
     /// Forgets one handshake, in either role.
@@ -128,12 +153,14 @@ impl Handshakes {
     pub(crate) fn forget(&mut self, link: LinkId) {
         self.started.forget(link);
         self.answered.forget(link);
+        self.concluded.forget(link);
     }
 
     /// Drops what is over its time; called on the vault's timer.
     pub(crate) fn expire(&mut self, now: UnixMillis) {
         self.started.expire(now);
         self.answered.expire(now);
+        self.concluded.expire(now);
     }
 
     /// How many wait, in both roles.

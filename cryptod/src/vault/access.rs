@@ -7,7 +7,7 @@ use openred_proto::vault::{Request, Role};
 pub(crate) enum Class {
     /// Says who the node is. Everybody.
     Describe,
-    /// Signs a card or an HTTP request. Node.
+    /// Signs a card, an HTTP request, or that a session was opened. Node.
     Sign,
     /// Issues, opens or takes an offer: HPKE and signatures. Node.
     Offer,
@@ -30,7 +30,7 @@ impl Class {
     pub(crate) const fn of(request: &Request) -> Self {
         match request {
             Request::Describe => Class::Describe,
-            Request::SignCard { .. } | Request::SignHttp(_) => Class::Sign,
+            Request::SignCard { .. } | Request::SignHttp(_) | Request::SignSession { .. } => Class::Sign,
             Request::IssueLink { .. }
             | Request::InspectOffer(_)
             | Request::AcceptOffer(_)

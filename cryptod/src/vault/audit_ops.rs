@@ -48,6 +48,7 @@ impl Unlocked {
             Request::FinishHandshake { .. } => Event::HandshakeFinished,
             Request::CompleteHandshake { .. } => Event::HandshakeCompleted,
             Request::AbandonHandshake { .. } => Event::HandshakeAbandoned,
+            Request::SignSession { .. } => Event::SessionSigned,
             Request::ValidateMatch { .. } => Event::MatchChecked,
             Request::StoreKey { .. } => Event::StoreKeyGiven,
             Request::Report { event, count: several } | Request::Note { event, count: several } => {
@@ -87,6 +88,7 @@ impl Unlocked {
             }
             Reply::LinkIssued { summary, .. } | Reply::LinkAccepted { summary, .. } => Some(summary.peer),
             Reply::HandshakeFinished { grant, .. } | Reply::HandshakeCompleted { grant } => Some(grant.peer),
+            Reply::SessionSigned { peer, .. } => Some(*peer),
             _ => about.peer,
         };
         let subject = peer.map(|peer| subject(&self.keyring.audit, &peer));

@@ -1,6 +1,7 @@
 //! Operations of the handshake: what the machines in `handshake` need from keys and state, and what the state remembers of
 //! them (PROTOCOL 5): the REQUEST timestamps sent and accepted, both durable before a byte leaves.
 
+use openred_proto::checked::session_proof::SessionWord;
 use openred_proto::id::{HandshakeId, NodeId, UnixMillis};
 use openred_proto::method::Method;
 use openred_proto::vault::{Capacity, Reply, SessionGrant};
@@ -95,6 +96,12 @@ impl Unlocked {
     ) -> Result<Reply> {
         let established = self.handshakes.complete(now, handshake, noise)?;
         Ok(Reply::HandshakeCompleted { grant: self.grant(now, established)? })
+    }
+
+    pub(super) fn sign_session(&mut self, now: UnixMillis, handshake: HandshakeId) -> Result<Reply> {
+        let concluded = self.handshakes.take_concluded(now, handshake)?;
+        let word = SessionWord { role: concluded.role, hash: concluded.hash };
+        Ok(Reply::SessionSigned { peer: concluded.peer, statement: self.keyring.identity.sign_session(&word) })
     }
 
     pub(super) fn abandon_handshake(&mut self, now: UnixMillis, handshake: HandshakeId) -> Result<Reply> {

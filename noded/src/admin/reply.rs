@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use openred_proto::admin;
 use openred_proto::checked::card::Card;
+use openred_proto::checked::session_proof::SessionProof;
 use openred_proto::id::NodeId;
 use openred_proto::method::Method;
 use openred_proto::vault::Refusal;
@@ -18,6 +19,7 @@ use crate::link::state::{Link, LinkState};
 use crate::link::{LinkError, words};
 use crate::node::Node;
 use crate::p2p::PingOutcome;
+use crate::p2p::ports::SignedSession;
 use crate::store::{KnownPeer, StoreError, Word};
 
 /// Header that carries the stable code (docs/errors.md).
@@ -44,7 +46,23 @@ pub(super) fn link_status(link: &Link) -> admin::Link {
         renews_at: if matches!(link.state, LinkState::Pending | LinkState::Active) { renewal_at(link).0 } else { 0 },
         renews: link.renews.map(|renewed| renewed.to_string()).unwrap_or_default(),
         waits_until: link.waits_until().map_or(0, |end| end.0),
+        signed_sessions: 0,
+        signed_at: 0,
     }
+}
+
+/// Who began is read from the signatures; what does not verify was not kept, and is left out.
+pub(super) fn session_proof(signed: &SignedSession) -> Option<admin::SessionProof> {
+    let proof = SessionProof::verify(&signed.initiator, &signed.responder).ok()?;
+    Some(admin::SessionProof {
+        initiator: proof.initiator.to_string(),
+        responder: proof.responder.to_string(),
+        hash: hex::encode(proof.hash),
+        signed_at: signed.at.0,
+        initiator_statement: hex::encode(&signed.initiator),
+        responder_statement: hex::encode(&signed.responder),
+        link_id: signed.link.to_string(),
+    })
 }
 
 pub(super) fn methods_status(node: &Node) -> admin::Methods {

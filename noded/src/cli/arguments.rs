@@ -381,6 +381,15 @@ pub(crate) enum Link {
         #[arg(value_name = "LINK|DID")]
         link: String,
     },
+    /// Show what both sides of sessions signed, or verify it
+    Proof {
+        /// The peer, did:key:…
+        #[arg(value_name = "DID", required_unless_present = "verify")]
+        peer: Option<String>,
+        /// Verify what `openred --json link proof DID` printed; needs no node
+        #[arg(long, value_name = "FILE", conflicts_with = "peer")]
+        verify: Option<PathBuf>,
+    },
     /// Compare links with a peer, and mend what a crash left apart
     Sync {
         /// The peer, did:key:…

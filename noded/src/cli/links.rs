@@ -7,10 +7,15 @@ use openred_proto::admin::{AcceptLinkRequest, Link, LinkSelector, ListLinksReque
 use super::arguments;
 use super::client::{ANSWER, node, request};
 use super::output::{Output, Tone, moment, now, table};
-use super::{Exit, Failure, Invocation, one_line};
+use super::{Exit, Failure, Invocation, one_line, proofs};
 
 pub(crate) async fn link(invocation: &Invocation, command: arguments::Link) -> Result<Exit, Failure> {
     use arguments::Link as Word;
+    let command = match command {
+        Word::Proof { verify: Some(file), .. } => return proofs::verify(invocation, &file),
+        Word::Proof { peer, .. } => return proofs::show(invocation, peer.unwrap_or_default()).await,
+        other => other,
+    };
     let mut node = node(invocation).await?;
     let selector = |link| request(LinkSelector { link });
     let link = match command {
@@ -47,6 +52,8 @@ pub(crate) async fn link(invocation: &Invocation, command: arguments::Link) -> R
         }
         Word::Accept { peer } => node.accept_link(request(AcceptLinkRequest { peer })).await?,
         Word::Show { link } => node.show_link(selector(link)).await?,
+        // Answered above: it may need no node.
+        Word::Proof { .. } => return Ok(Exit::Ok),
         Word::Revoke { link } => node.revoke_link(selector(link)).await?,
     };
     let link = link.into_inner();
@@ -92,6 +99,15 @@ fn offers(output: &Output, links: &[Link]) {
     output.line("take one with `openred link accept`, leave it with `openred link refuse`");
 }
 
+/// How many sessions with the peer both sides signed.
+fn signed(link: &Link, now: u64) -> String {
+    match link.signed_sessions {
+        0 => String::new(),
+        1 => format!("one session, by both sides; {}", moment(link.signed_at, now)),
+        many => format!("{many} sessions, by both sides; the last {}", moment(link.signed_at, now)),
+    }
+}
+
 fn short(id: &str) -> String {
     id.chars().take(8).collect()
 }
@@ -112,6 +128,7 @@ fn show(output: &Output, link: &Link) {
         ("renews", link.renews.clone()),
         ("tokens", output.paint(tone(&link.r#match), &link.r#match)),
         ("handshake", moment(link.last_handshake_at, now)),
+        ("signed", signed(link, now)),
         ("mutual link", link.mutual_link.clone()),
         ("in words", link.mutual_words.clone()),
         ("note", one_line(&link.detail)),

@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 23] = [
+pub(super) const SETTINGS: [Setting; 24] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -39,6 +39,10 @@ pub(super) const SETTINGS: [Setting; 23] = [
     setting(
         "links.life_seconds",
         "Life of a link that this node issues; 10 to 2592000. It is renewed at two thirds of it.",
+    ),
+    setting(
+        "links.audited",
+        "Signatures of both sides on each session, lasting proof of contact: \"off\", \"allow\" (peers that demand it) or \"require\".",
     ),
     setting("directory.ca_file", "PEM file of the authorities to trust for https. Empty: the public web's."),
     setting("directory.card_hours", "Life of the registered card; 1 to 192. It is renewed at a third of it."),

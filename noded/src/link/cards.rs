@@ -20,7 +20,10 @@ impl Links {
         if !card.is_empty() {
             self.take_card(peer, card).await;
         }
-        self.carrier.own_card().await.map_or((StatusCode::SERVICE_UNAVAILABLE, Bytes::new()), |own| (StatusCode::OK, own))
+        self.carrier
+            .own_card()
+            .await
+            .map_or((StatusCode::SERVICE_UNAVAILABLE, Bytes::new()), |own| (StatusCode::OK, own))
     }
 
     /// Whether the peer's card is at hand now, this one or a newer one.

@@ -169,9 +169,11 @@ impl PeerNetwork {
         let HandshakeFinalize { handshake, noise } = finalize;
         let grant = self.keys.complete_handshake(handshake, noise.into()).await?;
         let now = Instant::now();
-        let (session, accept) = Session::as_responder(&grant, now)?;
+        let demanded = self.demands_signatures();
+        let (session, accept) = Session::as_demanding_responder(&grant, demanded, now)?;
         let link = handle.link;
         let pooled = Pooled::new(session, handle, None);
+        pooled.set_handshake(handshake, demanded);
         if !self.adopt_session(&pooled, now) {
             return Err(HandshakeRefusal::LinkEnded.into());
         }

@@ -24,6 +24,12 @@ pub enum NetworkError {
     /// It refused the request in a session, and again in a new one.
     #[error("the peer refused the session; its own log says why")]
     PeerRefusedSession,
+    /// It demands that sessions are signed.
+    #[error("the peer demands signed sessions, lasting proof of contact; set `links.audited = \"allow\"` if you agree")]
+    AuditedNotAllowed,
+    /// It signed something else, or its signature cannot be kept.
+    #[error("the session was not signed by both sides; the log says why")]
+    NotSigned,
     /// What it sent is not what the protocol says.
     #[error("the peer broke the protocol: {0}")]
     PeerBrokeProtocol(#[from] WireError),

@@ -11,7 +11,7 @@ use http::StatusCode;
 use http_body_util::{BodyExt as _, Limited};
 use openred_module::Body;
 use openred_proto::checked::handshake::{HandshakeFinalize, HandshakeRequest, HandshakeVerify, RequestAnswer};
-use openred_proto::checked::session::RequestHead;
+use openred_proto::checked::session::{Accept, RequestHead};
 use openred_proto::error::WireError;
 use openred_proto::id::{HandshakeId, NodeId};
 use openred_proto::limits::HANDSHAKE_BYTES;
@@ -170,7 +170,10 @@ impl PeerNetwork {
         }
         let finalize = HandshakeFinalize { handshake: verify.handshake, noise: noise.to_vec() };
         let record = self.post_handshake(reach, connections, finalize.encode().into()).await?;
-        self.adopt(&grant, &record, handle, reach, counter)
+        let (session, accept) = Session::as_initiator(&grant, &record, Instant::now())?;
+        let pooled = Pooled::new(session, handle, Some(reach.clone()));
+        self.sign_opened(&pooled, connections, half_open.handshake, accept.audited).await?;
+        self.adopt(&grant, pooled, accept, counter)
     }
 
     /// Posts REQUEST, with the cookie that the peer asked for lately; when it asks now, once again with that one.
@@ -198,23 +201,18 @@ impl PeerNetwork {
         Err(NetworkError::PeerRefusedHandshake)
     }
 
-    /// ACCEPT is here: the session is open.
+    /// ACCEPT is here, and signed is what is to be: the session is open.
     fn adopt(
         self: &Arc<Self>,
         grant: &SessionGrant,
-        record: &Bytes,
-        handle: Arc<LinkHandle>,
-        reach: &Reach,
+        pooled: Arc<Pooled>,
+        accept: Accept,
         counter: u64,
     ) -> Result<Arc<Pooled>, NetworkError> {
-        let now = Instant::now();
-        let (session, accept) = Session::as_initiator(grant, record, now)?;
-        let link = handle.link;
-        let pooled = Pooled::new(session, handle, Some(reach.clone()));
-        if !self.adopt_session(&pooled, now) {
+        if !self.adopt_session(&pooled, Instant::now()) {
             return Err(NetworkError::NotLinked);
         }
-        self.attempts().accepted(link, counter);
+        self.attempts().accepted(grant.link, counter);
         let opened = opened(grant, true, counter);
         let (network, session) = (Arc::clone(self), Arc::clone(&pooled));
         tokio::spawn(async move {

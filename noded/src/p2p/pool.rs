@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use openred_proto::checked::session::Side;
-use openred_proto::id::{LinkId, NodeId};
+use openred_proto::id::{HandshakeId, LinkId, NodeId};
 use tokio::sync::{Notify, watch};
 
 use super::connections::Reach;
@@ -36,6 +36,10 @@ pub(super) struct Pooled {
     confirmed: AtomicBool,
     /// No longer for new requests of ours.
     retired: AtomicBool,
+    /// Responder: what may still be signed of its handshake.
+    handshake: Mutex<Option<HandshakeId>>,
+    /// Responder: nothing is taken on it before both have signed.
+    owes_signature: AtomicBool,
 }
 
 impl Pooled {
@@ -50,7 +54,30 @@ impl Pooled {
             matched: AtomicU8::new(0),
             confirmed,
             retired: AtomicBool::new(false),
+            handshake: Mutex::default(),
+            owes_signature: AtomicBool::new(false),
         })
+    }
+
+    /// Responder: the handshake that it came of, and whether the peer has to sign it before all else.
+    pub(super) fn set_handshake(&self, handshake: HandshakeId, owes_signature: bool) {
+        *self.handshake.lock().expect("nothing panics while it holds the handshake") = Some(handshake);
+        self.owes_signature.store(owes_signature, Ordering::Relaxed);
+    }
+
+    /// The right to sign, once.
+    pub(super) fn take_handshake(&self) -> Option<HandshakeId> {
+        self.handshake.lock().expect("nothing panics while it holds the handshake").take()
+    }
+
+    /// Both have signed.
+    pub(super) fn set_signed(&self) {
+        self.owes_signature.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether anything but a signature is refused on it.
+    pub(super) fn owes_signature(&self) -> bool {
+        self.owes_signature.load(Ordering::Relaxed)
     }
 
     /// Where the peer was reached last.

@@ -57,6 +57,23 @@ pub struct SessionOpened {
     pub at: UnixMillis,
 }
 
+/// What both sides of a session signed (`audited` mode).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedSession {
+    /// The link it ran over.
+    pub link: LinkId,
+    /// The peer.
+    pub peer: NodeId,
+    /// The final handshake hash that both signed.
+    pub hash: [u8; 32],
+    /// The initiator's statement.
+    pub initiator: Bytes,
+    /// The responder's.
+    pub responder: Bytes,
+    /// When.
+    pub at: UnixMillis,
+}
+
 /// The link store. Which REQUEST belongs to which link is decided by the network layer's own tag table, which learns of
 /// links by `PeerNetwork::link_added` and `link_removed`.
 #[async_trait]
@@ -72,6 +89,9 @@ pub trait Links: Send + Sync {
         let _ = (peer, path, body);
         (404, Bytes::new())
     }
+
+    /// Keeps what both sides signed; durable when it returns true. Otherwise the session is not opened.
+    async fn session_signed(&self, signed: SignedSession) -> bool;
 
     /// Records the result of the cross-validation of the two tokens on an open session (PROTOCOL 4.5).
     async fn match_checked(&self, link: LinkId, matched: bool, at: UnixMillis);

@@ -14,10 +14,11 @@ use openred_module::Body;
 use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::error::WireError;
 
+use super::audited::NotSigned;
 use super::carrier::{Held, Inflow, InflowError, Opened, SealedBody};
 use super::pool::Pooled;
 use super::settings::DISPATCH_MAX;
-use super::{PeerNetwork, internal, refused};
+use super::{PeerNetwork, audited, internal, refused};
 use crate::session::SessionError;
 use crate::session::message::{HEADER_LENGTH, RequestHeader};
 use crate::session::state::{IncomingRequest, OutgoingResponse};
@@ -35,6 +36,10 @@ enum Unanswered {
     Malformed(#[from] WireError),
     #[error(transparent)]
     Session(#[from] SessionError),
+    #[error(transparent)]
+    NotSigned(#[from] NotSigned),
+    #[error("the session is not signed yet (`links.audited`)")]
+    OwesSignature,
     #[error("internal defect: no right to answer")]
     Bug,
 }
@@ -74,9 +79,6 @@ impl PeerNetwork {
         let inflow: Inflow<HttpBody, IncomingRequest> = Inflow::new(body, request, current, limit, held);
         let mut opened = inflow.open().await?;
         pooled.touch(now);
-        if pooled.confirm() {
-            self.pool.changed.notify_waiters();
-        }
         let answer = opened.answer.take().ok_or(Unanswered::Bug)?;
         let head = RequestHead::decode(&opened.head)?;
         Ok(Received { pooled, head, body: Opened::into_body(opened), answer })
@@ -84,25 +86,38 @@ impl PeerNetwork {
 
     async fn respond(self: &Arc<Self>, received: Received) -> Result<Response, Unanswered> {
         let Received { pooled, head, body, answer } = received;
+        let (head, body) = if head.module == internal::MODULE && head.path == audited::PATH {
+            // Not yet for requests of ours: the peer takes the session into use once it has our answer.
+            self.sign_answered(&pooled, body).await?
+        } else if pooled.owes_signature() {
+            return Err(Unanswered::OwesSignature);
+        } else {
+            if pooled.confirm() {
+                self.pool.changed.notify_waiters();
+            }
+            self.dispatch(&pooled, head, body).await
+        };
+        let length = head.length.or(body.known_length());
+        let message = answer.start(&ResponseHead { length, ..head }, length)?;
+        let sealed = HttpBody::new(SealedBody::new(message, body, length));
+        Response::builder().status(StatusCode::OK).body(sealed).map_err(|_| Unanswered::Bug)
+    }
+
+    /// The module's answer, or that it took too long.
+    async fn dispatch(self: &Arc<Self>, pooled: &Arc<Pooled>, head: RequestHead, body: Body) -> (ResponseHead, Body) {
         let limit = match head.deadline_millis {
             0 => DISPATCH_MAX,
             millis => Duration::from_millis(millis).min(DISPATCH_MAX),
         };
         let dispatching = async {
             if head.module == internal::MODULE {
-                internal::dispatch(self, &pooled, head, body).await
+                internal::dispatch(self, pooled, head, body).await
             } else {
                 self.ports.dispatch.dispatch(pooled.session.peer, head, body).await
             }
         };
-        let (head, body) = match tokio::time::timeout(limit, dispatching).await {
-            Ok(answered) => answered,
-            Err(_) => (internal::status(StatusCode::GATEWAY_TIMEOUT), Body::empty()),
-        };
-        let length = head.length.or(body.known_length());
-        let message = answer.start(&ResponseHead { length, ..head }, length)?;
-        let sealed = HttpBody::new(SealedBody::new(message, body, length));
-        Response::builder().status(StatusCode::OK).body(sealed).map_err(|_| Unanswered::Bug)
+        let answered = tokio::time::timeout(limit, dispatching).await;
+        answered.unwrap_or_else(|_| (internal::status(StatusCode::GATEWAY_TIMEOUT), Body::empty()))
     }
 }
 

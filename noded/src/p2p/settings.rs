@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::AuditedPolicy;
 pub use crate::handshake::cookie::LoadBounds;
 
 /// What an operator or a test may set; the defaults are those of the shipped configuration.
@@ -30,6 +31,8 @@ pub struct NetworkSettings {
     pub refusals: (u32, u32),
     /// When a sender of REQUESTs is asked to show where it is.
     pub load: LoadBounds,
+    /// Whether both sides sign that a session was opened.
+    pub audited: AuditedPolicy,
     /// Whether the built-in module answers `GET /source` (for measurements).
     pub throughput: bool,
 }
@@ -48,6 +51,7 @@ impl Default for NetworkSettings {
             drain: Duration::from_secs(5),
             refusals: (256, 64),
             load: LoadBounds::default(),
+            audited: AuditedPolicy::Off,
             throughput: false,
         }
     }

@@ -2,6 +2,7 @@
 //! unlucky bytes meet on it.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod audited;
 mod harness;
 mod hostile;
 mod load;

@@ -55,8 +55,17 @@ pub(crate) struct Session {
 impl Session {
     /// The responder's half, and its ACCEPT record: the one message that is ever sealed as number 0.
     pub(crate) fn as_responder(grant: &SessionGrant, now: Instant) -> Result<(Self, Bytes), SessionError> {
+        Self::as_demanding_responder(grant, false, now)
+    }
+
+    /// The same; takes nothing before both have signed, if it is `audited`.
+    pub(crate) fn as_demanding_responder(
+        grant: &SessionGrant,
+        audited: bool,
+        now: Instant,
+    ) -> Result<(Self, Bytes), SessionError> {
         let session = Self::new(grant, Side::Responder, now);
-        let accept = Accept { refusal: 0, match_proof: grant.match_proof.to_vec() };
+        let accept = Accept { refusal: 0, match_proof: grant.match_proof.to_vec(), audited };
         let mut record = BytesMut::from(&accept.encode()[..]);
         let cipher = session.send.stream(ACCEPT);
         ChunkSealer::new(cipher, Arc::clone(&session.budget)).seal_last(&mut record)?;

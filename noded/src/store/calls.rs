@@ -10,9 +10,10 @@ use openred_proto::id::{LinkId, NodeId, UnixMillis};
 
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::{Carried, KnownPeer, Result, RowSeal, Store, StoreError, Word, links, peers, rows, successions};
+use super::{Carried, KnownPeer, Result, RowSeal, Store, StoreError, Word, links, peers, proofs, rows, successions};
 use crate::link::methods::Methods;
 use crate::link::state::Link;
+use crate::p2p::ports::SignedSession;
 
 impl Store {
     /// Says whose state this is, and takes over that of an identity that `node` goes on for. A state that is another node's
@@ -112,6 +113,16 @@ impl Store {
             Ok(())
         })
         .await
+    }
+
+    /// Keeps what both sides of a session signed.
+    pub(crate) async fn put_proof(&self, signed: SignedSession) -> Result<()> {
+        self.call(move |connection| proofs::put(connection, &signed)).await
+    }
+
+    /// What both sides of sessions with `peer` signed, newest first.
+    pub(crate) async fn proofs(&self, peer: NodeId) -> Result<Vec<SignedSession>> {
+        self.call(move |connection| proofs::of_peer(connection, &peer)).await
     }
 
     /// Drops a link for good.

@@ -15,7 +15,7 @@ use super::{Result, StoreError};
 const APPLICATION_ID: i32 = 0x4f52_6564;
 
 /// Step n leads from version n to version n + 1.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     "
     -- Times are Unix milliseconds. Ids are raw bytes. Enumerations are the numbers in src/link/state.rs.
     CREATE TABLE link (
@@ -86,6 +86,18 @@ const STEPS: [&str; 4] = [
     "
     -- When the operator denied the peer; zero: not.
     ALTER TABLE peer ADD COLUMN denied_at INTEGER NOT NULL DEFAULT 0;
+    ",
+    "
+    -- What both sides of a session signed; kept when its link is gone.
+    CREATE TABLE session_proof (
+        hash BLOB PRIMARY KEY,
+        peer BLOB NOT NULL,
+        link_id BLOB NOT NULL,
+        initiator BLOB NOT NULL,       -- signed statements
+        responder BLOB NOT NULL,
+        signed_at INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX session_proof_by_peer ON session_proof (peer, signed_at);
     ",
 ];
 
@@ -213,16 +225,16 @@ mod tests {
     fn an_upgrade_keeps_the_file_as_it_was_and_the_older_program_refuses_the_new_one_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
-        let kept = folder.path().join("node.sqlite.schema-4");
+        let kept = folder.path().join("node.sqlite.schema-5");
         // Half a copy of an upgrade that was killed.
-        std::fs::write(folder.path().join("node.sqlite.schema-4.new"), "half").unwrap();
+        std::fs::write(folder.path().join("node.sqlite.schema-5.new"), "half").unwrap();
         assert!(!kept.exists(), "a new file is none that has to be kept");
         take_steps(&connection, folder.path(), &[&STEPS[..], &[NEXT]].concat()).unwrap();
-        assert_eq!(mark(&kept), (4, vec![0x2a]));
-        assert_eq!(mark(&folder.path().join(super::super::FILE)), (5, vec![0x2a]));
-        assert!(!folder.path().join("node.sqlite.schema-4.new").exists());
+        assert_eq!(mark(&kept), (5, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (6, vec![0x2a]));
+        assert!(!folder.path().join("node.sqlite.schema-5.new").exists());
         let older = migrate(&connection, folder.path()).unwrap_err();
-        assert_eq!(older, StoreError::NewerSchema { found: 5, known: 4 });
+        assert_eq!(older, StoreError::NewerSchema { found: 6, known: 5 });
         assert!(older.to_string().contains("newer version of openred"));
         // Put back, the copy is what the older program had.
         drop(connection);
@@ -234,8 +246,8 @@ mod tests {
     fn a_shape_that_no_step_leads_to_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
-        check_shape(&connection, 4).unwrap();
-        for version in [0, 1, 2, 3] {
+        check_shape(&connection, 5).unwrap();
+        for version in [0, 1, 2, 3, 4] {
             assert_eq!(check_shape(&connection, version), Err(StoreError::Shape), "as version {version}");
         }
         for (there, back) in [
@@ -246,19 +258,19 @@ mod tests {
             ("ALTER TABLE meta ADD COLUMN more", "ALTER TABLE meta DROP COLUMN more"),
         ] {
             connection.execute_batch(there).unwrap();
-            assert_eq!(check_shape(&connection, 4), Err(StoreError::Shape), "{there}");
+            assert_eq!(check_shape(&connection, 5), Err(StoreError::Shape), "{there}");
             connection.execute_batch(back).unwrap();
         }
-        check_shape(&connection, 4).unwrap();
+        check_shape(&connection, 5).unwrap();
         connection.execute_batch("DROP TABLE carried").unwrap();
-        assert_eq!(check_shape(&connection, 4), Err(StoreError::Shape));
+        assert_eq!(check_shape(&connection, 5), Err(StoreError::Shape));
         // Comments are no difference; what poses as one is.
         let text = "CREATE TABLE carried (peer BLOB PRIMARY KEY,{} earlier BLOB NOT NULL, withdrawn INTEGER NOT NULL) WITHOUT ROWID";
         connection.execute_batch(&text.replace("{}", " -- another comment\n")).unwrap();
-        check_shape(&connection, 4).unwrap();
+        check_shape(&connection, 5).unwrap();
         connection.execute_batch("DROP TABLE carried").unwrap();
         connection.execute_batch(&text.replace("{}", " \"--\n\" TEXT,")).unwrap();
-        assert_eq!(check_shape(&connection, 4), Err(StoreError::Shape));
+        assert_eq!(check_shape(&connection, 5), Err(StoreError::Shape));
     }
 
     #[test]
@@ -296,7 +308,7 @@ mod tests {
             &[&STEPS[..], &["CREATE TABLE later (x); CREATE TABLE link (x);"]].concat(),
         )
         .unwrap_err();
-        assert_eq!(mark(&folder.path().join(super::super::FILE)), (4, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (5, vec![0x2a]));
         migrate(&connection, folder.path()).unwrap();
         take_steps(&connection, folder.path(), &[&STEPS[..], &[NEXT]].concat()).unwrap();
     }

@@ -95,6 +95,8 @@ events! {
     HandshakeCompleted = 51, "handshake.completed";
     /// A half-open handshake was given up.
     HandshakeAbandoned = 52, "handshake.abandoned";
+    /// This node's lasting word that it ended a handshake with a peer (`audited` mode).
+    SessionSigned = 53, "session.signed";
     /// A caller sent what is no request, or asked out of its role; its connection ended.
     Misbehaved = 64, "caller.misbehaved";
     /// Who the node is was asked for.

@@ -198,13 +198,15 @@ pub struct Accept {
     pub refusal: u64,
     /// The responder's match proof over the final handshake hash (PROTOCOL 4.5).
     pub match_proof: Vec<u8>,
+    /// The responder takes nothing on this session before the two have signed (`audited` mode, PROTOCOL 5).
+    pub audited: bool,
 }
 
 impl Accept {
     /// Plaintext bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        Writer::new().number(1, self.refusal).bytes(2, &self.match_proof).finish()
+        Writer::new().number(1, self.refusal).bytes(2, &self.match_proof).flag(3, self.audited).finish()
     }
 
     /// Reads a decrypted record.
@@ -215,7 +217,8 @@ impl Accept {
         let mut reader = Reader::new("ACCEPT", bytes);
         let refusal = reader.number(1)?;
         let match_proof = reader.bytes(2, 32)?.to_vec();
+        let audited = reader.flag(3)?;
         reader.finish()?;
-        Ok(Self { refusal, match_proof })
+        Ok(Self { refusal, match_proof, audited })
     }
 }

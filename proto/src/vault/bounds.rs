@@ -4,6 +4,7 @@
 //! No wildcard arm: a new operation has to be given its size here.
 
 use super::{Reply, Request};
+use crate::checked::session_proof::SESSION_WORD_BYTES;
 use crate::checked::static_certificate::CERTIFICATE_BYTES;
 use crate::limits::{
     CARD_BYTES, CARD_ENDPOINTS, ENDPOINT_BYTES, FRAME_BYTES, LINEAGE, LINK_ROW_BYTES, LINKS_PAGE, NAME_BYTES,
@@ -56,7 +57,7 @@ impl Bounded for Request {
             Request::IssueLink { .. } => 2 * HASH + CARD + 2 + DURATION,
             Request::InspectOffer(_) | Request::AcceptOffer(_) => OFFER + 2 * HASH + 1,
             Request::LinkKeys { .. } | Request::StartHandshake { .. } => ROW,
-            Request::RevokeLink { .. } | Request::AbandonHandshake { .. } => ID,
+            Request::RevokeLink { .. } | Request::AbandonHandshake { .. } | Request::SignSession { .. } => ID,
             Request::AnswerHandshake { .. } => ROW + NOISE + DIRECTORY_HEAD,
             Request::FinishHandshake { .. } => ID + NOISE + DIRECTORY_HEAD,
             Request::CompleteHandshake { .. } => ID + NOISE,
@@ -83,6 +84,7 @@ impl Bounded for Reply {
             Reply::HandshakeStarted { .. } | Reply::HandshakeAnswered { .. } => ID + NOISE,
             Reply::HandshakeFinished { .. } => NOISE + GRANT,
             Reply::HandshakeCompleted { .. } => GRANT,
+            Reply::SessionSigned { .. } => HASH + LENGTH + SESSION_WORD_BYTES,
             Reply::StoreKey(_) | Reply::AuditSubject(_) => HASH,
             Reply::AuditStatus(_) => HASH + 6 * NUMBER,
             Reply::Links(_) => LENGTH + LINKS_PAGE * ID,
@@ -245,6 +247,7 @@ mod tests {
             Reply::AuditSubject([1; 32]),
             Reply::Refused(Refusal::PeerStatement(StatementFault::NotYetValid)),
             Reply::Links(vec![LINK; LINKS_PAGE + more]),
+            Reply::SessionSigned { peer: NODE, statement: vec![1; SESSION_WORD_BYTES + more] },
         ]
     }
 
@@ -301,6 +304,7 @@ mod tests {
             Reply::AuditSubject(_) => (15, false),
             Reply::Refused(_) => (16, false),
             Reply::Links(_) => (17, true),
+            Reply::SessionSigned { .. } => (18, true),
         }
     }
 

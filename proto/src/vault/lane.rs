@@ -37,6 +37,7 @@ impl Request {
             | Request::RevokeLink { .. }
             | Request::ListLinks { .. }
             | Request::AbandonHandshake { .. }
+            | Request::SignSession { .. }
             | Request::ValidateMatch { .. }
             | Request::StoreKey { .. }
             | Request::Report { .. }

@@ -43,6 +43,7 @@ fn every_request(node: NodeId) -> Vec<Request> {
         Request::FinishHandshake { handshake, noise: noise.clone(), directory_head: Vec::new() },
         Request::CompleteHandshake { handshake, noise },
         Request::AbandonHandshake { handshake },
+        Request::SignSession { handshake },
         Request::ValidateMatch { row, hash: [0; 32], proof: [0; 32] },
         Request::StoreKey { purpose: "messaging".into() },
         Request::Rotate { what: ShortKey::Prekey },
@@ -241,7 +242,7 @@ fn every_operation_has_a_request_in_the_table() {
     assert_eq!(known.collect::<std::collections::BTreeSet<_>>(), listed.collect());
     let classes: std::collections::BTreeSet<_> = every_request(DIRECTORY).iter().map(Class::of).collect();
     assert_eq!(classes.len(), Class::ALL.len());
-    assert_eq!(every_request(DIRECTORY).len(), 26);
+    assert_eq!(every_request(DIRECTORY).len(), 27);
 }
 
 #[test]

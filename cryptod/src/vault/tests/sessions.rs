@@ -161,6 +161,69 @@ fn half_open_handshakes_are_bounded_and_end_by_themselves() {
     start(&mut alice, &issued.row);
 }
 
+fn signed(node: &mut Node, handshake: HandshakeId) -> (NodeId, Vec<u8>) {
+    match node.ask(Request::SignSession { handshake }) {
+        Reply::SessionSigned { peer, statement } => (peer, statement),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A whole handshake; gives both sides' names of it, and the hash.
+fn ended(alice: &mut Node, own: &[u8], bob: &mut Node, theirs: &[u8]) -> (HandshakeId, HandshakeId, [u8; 32]) {
+    let (started, request) = start(alice, own);
+    let (answered, verify) = answer(bob, theirs, &request);
+    for (node, handshake) in [(&mut *alice, started), (&mut *bob, answered)] {
+        let early = node.refusal(Request::SignSession { handshake });
+        assert_eq!(early, Refusal::HandshakeGone, "nothing is signed before the handshake has ended");
+    }
+    let finish = Request::FinishHandshake { handshake: started, noise: verify, directory_head: Vec::new() };
+    let Reply::HandshakeFinished { noise, grant } = alice.ask(finish) else { panic!("not finished") };
+    let complete = Request::CompleteHandshake { handshake: answered, noise };
+    assert!(matches!(bob.ask(complete), Reply::HandshakeCompleted { .. }));
+    (started, answered, grant.hash)
+}
+
+#[test]
+fn both_sides_sign_their_role_and_the_final_hash_once_and_each_leaves_one_record() {
+    use openred_proto::checked::session_proof::SessionProof;
+    let (mut alice, mut bob, issued, accepted) = linked();
+    let (started, answered, hash) = ended(&mut alice, &issued.row, &mut bob, &accepted.row);
+    let records = |node: &Node| node.vault.unlocked.as_ref().unwrap().trail.status().sequence;
+    let before = (records(&alice), records(&bob));
+    let (with_bob, one) = signed(&mut alice, started);
+    let (with_alice, other) = signed(&mut bob, answered);
+    assert_eq!((with_bob, with_alice), (bob.id(), alice.id()));
+    assert_eq!((records(&alice), records(&bob)), (before.0 + 1, before.1 + 1), "one record each");
+    let proof = SessionProof { initiator: alice.id(), responder: bob.id(), hash };
+    assert_eq!(SessionProof::verify(&one, &other), Ok(proof));
+    assert_eq!(SessionProof::verify(&other, &one), Ok(proof), "in any order");
+    assert_eq!(alice.refusal(Request::SignSession { handshake: started }), Refusal::HandshakeGone, "twice");
+    assert_eq!(alice.refusal(Request::SignSession { handshake: answered }), Refusal::HandshakeGone, "another's");
+    // Words of two sessions prove nothing together.
+    let (started, _, _) = ended(&mut alice, &issued.row, &mut bob, &accepted.row);
+    let (_, later) = signed(&mut alice, started);
+    assert!(SessionProof::verify(&later, &other).is_err());
+    assert!(SessionProof::verify(&one, &one).is_err());
+}
+
+#[test]
+fn what_is_old_failed_or_over_a_revoked_link_is_not_signed() {
+    let (mut alice, mut bob, issued, accepted) = linked();
+    let (started, answered, _) = ended(&mut alice, &issued.row, &mut bob, &accepted.row);
+    alice.now = alice.now.plus(HALF_OPEN_LIFE);
+    assert_eq!(alice.refusal(Request::SignSession { handshake: started }), Refusal::HandshakeGone, "late");
+    bob.ask(Request::RevokeLink { link: accepted.summary.link });
+    assert_eq!(bob.refusal(Request::SignSession { handshake: answered }), Refusal::HandshakeGone, "revoked");
+    let (mut alice, mut bob, issued, accepted) = linked();
+    let (started, request) = start(&mut alice, &issued.row);
+    let (answered, mut verify) = answer(&mut bob, &accepted.row, &request);
+    verify[700] ^= 1;
+    alice.refusal(Request::FinishHandshake { handshake: started, noise: verify, directory_head: Vec::new() });
+    bob.refusal(Request::CompleteHandshake { handshake: answered, noise: vec![1; 300] });
+    assert_eq!(alice.refusal(Request::SignSession { handshake: started }), Refusal::HandshakeGone, "failed");
+    assert_eq!(bob.refusal(Request::SignSession { handshake: answered }), Refusal::HandshakeGone, "failed");
+}
+
 /// Another node than any that a seed gives.
 fn numbered(number: usize) -> Node {
     let mut secrets = [0xee; 64];

@@ -125,7 +125,7 @@ fn what_becomes_of_a_first_offer() {
     let rows = standing().into_iter().map(|(name, links)| {
         let judged = |me: u8, policy, made: UnixMillis| {
             let me = NodeId::from_bytes([me; 32]);
-            let situation = Situation { me, policy, allow: &[], approved: false, same_sector: false };
+            let situation = Situation { me, policy, allow: &[], approved: false, denied: false, same_sector: false };
             said(&judge(situation, links.iter(), &summary(99, PEER, false, made), &[99; 32], LATER))
         };
         let (lower, higher) = (PEER - 1, PEER + 1);

@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 
 use crate::handshake::request;
 use crate::keys::{HalfOpen, HandshakeKeys, KeysError};
-use crate::p2p::ports::{Dispatch, Endpoints, LinkHandle, Links, Ports, SessionOpened};
+use crate::p2p::ports::{Dispatch, Endpoints, LinkHandle, Links, Ports, SessionOpened, SignedSession};
 use crate::p2p::{NetworkSettings, PeerNetwork, unix_now};
 
 const DIRECTORY: NodeId = NodeId::from_bytes([0xd1; 32]);
@@ -116,6 +116,13 @@ impl HandshakeKeys for VaultKeys {
         self.ask(Request::AbandonHandshake { handshake }).map(|_| ())
     }
 
+    async fn sign_session(&self, handshake: HandshakeId) -> Result<Bytes, KeysError> {
+        match self.ask(Request::SignSession { handshake })? {
+            Reply::SessionSigned { statement, .. } => Ok(statement.into()),
+            other => panic!("{other:?}"),
+        }
+    }
+
     async fn validate_match(&self, row: Bytes, hash: [u8; 32], proof: [u8; 32]) -> Result<bool, KeysError> {
         match self.ask(Request::ValidateMatch { row: row.to_vec(), hash, proof })? {
             Reply::MatchValidated { matched } => Ok(matched),
@@ -130,6 +137,9 @@ pub(super) struct TestLinks {
     handle: Mutex<Option<Arc<LinkHandle>>>,
     pub(super) opened: Mutex<Vec<SessionOpened>>,
     pub(super) matched: Mutex<Vec<bool>>,
+    pub(super) signed: Mutex<Vec<SignedSession>>,
+    /// Nothing more can be kept.
+    pub(super) full: AtomicBool,
     recorded: Notify,
 }
 
@@ -163,6 +173,14 @@ impl Links for TestLinks {
 
     async fn session_opened(&self, opened: SessionOpened) {
         self.opened.lock().unwrap().push(opened);
+    }
+
+    async fn session_signed(&self, signed: SignedSession) -> bool {
+        let keeps = !self.full.load(Ordering::Relaxed);
+        if keeps {
+            self.signed.lock().unwrap().push(signed);
+        }
+        keeps
     }
 
     async fn match_checked(&self, _: LinkId, matched: bool, _: UnixMillis) {
@@ -324,7 +342,12 @@ fn serve(
 
 /// Two linked nodes that know each other's endpoint.
 pub(super) fn pair_with(settings: NetworkSettings, method: Method) -> (TestNode, TestNode) {
-    let (alice, bob) = (TestNode::start(1, settings.clone()), TestNode::start(2, settings));
+    pair_of(settings.clone(), settings, method)
+}
+
+/// The same, with settings of their own.
+pub(super) fn pair_of(alices: NetworkSettings, bobs: NetworkSettings, method: Method) -> (TestNode, TestNode) {
+    let (alice, bob) = (TestNode::start(1, alices), TestNode::start(2, bobs));
     let allowed = [method].into_iter().collect::<MethodSet>();
     let fields = CardFields { endpoints: vec![format!("http://{}", bob.address)], ..CardFields::default() };
     let card = match bob.keys.ask(Request::SignCard { fields, suites: MethodSet::ALL, life: DAY }) {

@@ -41,7 +41,10 @@ async fn junk_requests_never_reach_the_key_process_and_an_honest_peer_gets_throu
 }
 
 /// A handshake by hand, up to the FINALIZE that is not sent yet, and what the initiator holds then.
-async fn up_to_finalize(alice: &TestNode, bob: &TestNode) -> (HandshakeFinalize, openred_proto::vault::SessionGrant) {
+pub(super) async fn up_to_finalize(
+    alice: &TestNode,
+    bob: &TestNode,
+) -> (HandshakeFinalize, openred_proto::vault::SessionGrant) {
     let handle = alice.links.handle();
     let half_open = alice.keys.start_handshake(handle.row.clone()).await.unwrap();
     let request = request::build(&handle.keys.outgoing, &alice.id, &bob.id, 1, &half_open.noise).encode();
