@@ -261,7 +261,7 @@ fn newer_schema_foreign_file_and_second_process_are_refused_by_name() {
     thread.join();
     let file = directory.path().join(FILE);
     Connection::open(&file).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    assert_eq!(Store::open(directory.path(), 0).err(), Some(StoreError::NewerSchema { found: 99, known: 4 }));
+    assert_eq!(Store::open(directory.path(), 0).err(), Some(StoreError::NewerSchema { found: 99, known: 5 }));
     Connection::open(&file).unwrap().pragma_update(None, "application_id", 1).unwrap();
     assert_eq!(Store::open(directory.path(), 0).err(), Some(StoreError::Foreign));
     std::fs::write(&file, [7; 9000]).unwrap();

@@ -399,6 +399,11 @@ impl TestNode {
         *self.vault.dying.lock().unwrap() = Some(kill);
     }
 
+    /// It is killed no more.
+    pub(super) fn revive(&self) {
+        *self.vault.dying.lock().unwrap() = None;
+    }
+
     /// Operations of the key process since this was asked last.
     pub(super) fn operations(&self) -> usize {
         self.vault.asked.swap(0, Ordering::Relaxed)
