@@ -17,8 +17,8 @@ use std::time::Duration;
 use openred_proto::checked::card::check_endpoint;
 use openred_proto::id::NodeId;
 use openred_proto::limits::{
-    CARD_ENDPOINTS, CARD_LIFE, LINK_LIFE, LINK_LIFE_MAX, LINK_LIFE_MIN, NAME_BYTES, SIGNATURES_PER_SECOND,
-    SIGNATURES_PER_SECOND_MAX,
+    CARD_ENDPOINTS, CARD_LIFE, LINK_LIFE, LINK_LIFE_MAX, LINK_LIFE_MIN, LINKS, NAME_BYTES, SESSION_BYTES, SESSION_LIFE,
+    SESSION_REQUESTS, SIGNATURES_PER_SECOND, SIGNATURES_PER_SECOND_MAX,
 };
 use openred_proto::method::{Method, MethodSet, Schedule};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,15 @@ pub use text::DirectoryAddress;
 pub const DIRECTORIES: usize = 4;
 /// Peers in `links.allow`; longer lists belong to the `sector` or `ask` policy.
 pub const ALLOWED_PEERS: usize = 1024;
+/// The protocol's limit of a session's bytes in megabytes of 2^20.
+const SESSION_MEGABYTES: u32 = (SESSION_BYTES >> 20) as u32;
+/// Shortest life and idle time of a session: an eighth of a life is for the handshake of the next one, which takes milliseconds, or a
+/// second on a slow machine.
+const SESSION_SECONDS_MIN: u32 = 10;
+/// Fewest requests of a session: an eighth of them begin while the next one is made.
+const SESSION_REQUESTS_MIN: u64 = 1024;
+/// Fewest megabytes of a session: an eighth of them is 32 chunks.
+const SESSION_MEGABYTES_MIN: u32 = 16;
 /// Port that nodes listen on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7690;
 /// Opening a keystore is a fifth of a second of scrypt, or, at the most work that is accepted, one: a machine that is a hundred times
@@ -62,6 +71,8 @@ pub struct NodeConfig {
     pub uid_base: u32,
     /// How links are made.
     pub links: LinkConfig,
+    /// Sessions with peers.
+    pub sessions: SessionConfig,
     /// How directories are spoken to.
     pub directory: DirectoryConfig,
     /// What the key process does for the node.
@@ -105,6 +116,24 @@ pub enum AuditedPolicy {
     Allow,
     /// Always; a peer that does not agree gets no session.
     Require,
+}
+
+/// `[sessions]`: how many are held, and when the next one takes over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionConfig {
+    /// Sessions held with all peers.
+    pub held: u32,
+    /// Of those, with one peer.
+    pub per_peer: u32,
+    /// A session that is not used for so many seconds is dropped.
+    pub idle_seconds: u32,
+    /// A session ends after so many seconds.
+    pub life_seconds: u32,
+    /// A session ends after so many requests of one side.
+    pub requests: u64,
+    /// A session ends after so many megabytes, both ways.
+    pub megabytes: u32,
 }
 
 /// What happens to an offer that nobody has approved yet.
@@ -216,6 +245,7 @@ impl Default for NodeConfig {
             directories: Vec::new(),
             uid_base: DEFAULT_UID_BASE,
             links: LinkConfig::default(),
+            sessions: SessionConfig::default(),
             directory: DirectoryConfig::default(),
             keys: KeysConfig::default(),
             storage: StorageConfig::default(),
@@ -235,6 +265,19 @@ impl Default for LinkConfig {
             schedule: Schedule::Hourly,
             life_seconds: seconds(LINK_LIFE),
             audited: AuditedPolicy::Off,
+        }
+    }
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            held: 100,
+            per_peer: 32,
+            idle_seconds: 300,
+            life_seconds: seconds(SESSION_LIFE),
+            requests: SESSION_REQUESTS,
+            megabytes: SESSION_MEGABYTES,
         }
     }
 }
@@ -323,6 +366,7 @@ impl NodeConfig {
     /// # Errors
     /// The first rule broken, by key.
     pub fn check(&self) -> Result<(), BadValue> {
+        self.sessions.check()?;
         let rules: [(&'static str, bool, &'static str); 19] = [
             ("name", self.name.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("sector", self.sector.len() <= NAME_BYTES, "longer than 63 bytes"),
@@ -393,6 +437,37 @@ fn has_twice<T: PartialEq>(list: &[T]) -> bool {
     list.iter().enumerate().any(|(place, item)| list[..place].contains(item))
 }
 
+impl SessionConfig {
+    fn check(&self) -> Result<(), BadValue> {
+        let count = |count: u32| (1..=LINKS as u32).contains(&count);
+        let time = |seconds: u32, most: Duration| (SESSION_SECONDS_MIN..=self::seconds(most)).contains(&seconds);
+        let rules: [(&'static str, bool, &'static str); 6] = [
+            ("sessions.held", count(self.held), "not between 1 and 4096"),
+            (
+                "sessions.per_peer",
+                self.per_peer >= 2 && count(self.per_peer),
+                "not between 2 and 4096: one takes over from another",
+            ),
+            ("sessions.idle_seconds", time(self.idle_seconds, SESSION_LIFE), "not between 10 and 3600"),
+            ("sessions.life_seconds", time(self.life_seconds, SESSION_LIFE), "not between 10 and 3600, the protocol's"),
+            (
+                "sessions.requests",
+                (SESSION_REQUESTS_MIN..=SESSION_REQUESTS).contains(&self.requests),
+                "not between 1024 and 4294967296, the protocol's",
+            ),
+            (
+                "sessions.megabytes",
+                (SESSION_MEGABYTES_MIN..=SESSION_MEGABYTES).contains(&self.megabytes),
+                "not between 16 and 65536, the protocol's",
+            ),
+        ];
+        match rules.into_iter().find(|(_, holds, _)| !holds) {
+            Some((key, _, why)) => Err(BadValue { key, why }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Whether a peer of this version would dial it (docs/decisions/0006).
 fn is_dialable(endpoint: &str) -> bool {
     Url::parse(endpoint).is_ok_and(|url| url.scheme() == "http" && !matches!(url.host(), None | Some(Host::Domain(_))))
@@ -432,6 +507,13 @@ mod tests {
         assert_eq!(broken(|c| c.links.methods.clear()), Err("links.methods"));
         assert_eq!(broken(|c| c.links.life_seconds = 9), Err("links.life_seconds"));
         assert_eq!(broken(|c| c.links.life_seconds = 2_592_001), Err("links.life_seconds"));
+        assert_eq!(broken(|c| c.sessions.held = 0), Err("sessions.held"));
+        assert_eq!(broken(|c| c.sessions.per_peer = 1), Err("sessions.per_peer"));
+        assert_eq!(broken(|c| c.sessions.idle_seconds = 9), Err("sessions.idle_seconds"));
+        assert_eq!(broken(|c| c.sessions.life_seconds = 3601), Err("sessions.life_seconds"));
+        assert_eq!(broken(|c| c.sessions.requests = 1023), Err("sessions.requests"));
+        assert_eq!(broken(|c| c.sessions.requests = (1 << 32) + 1), Err("sessions.requests"));
+        assert_eq!(broken(|c| c.sessions.megabytes = 65_537), Err("sessions.megabytes"));
         assert_eq!(broken(|c| c.keys.signatures_per_second = 0), Err("keys.signatures_per_second"));
         assert_eq!(broken(|c| c.keys.signatures_per_second = 100_001), Err("keys.signatures_per_second"));
         assert_eq!(broken(|c| c.keys.patience_seconds = 0), Err("keys.patience_seconds"));

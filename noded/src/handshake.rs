@@ -40,4 +40,7 @@ pub(crate) enum HandshakeRefusal {
     /// This node opens a session to the same peer right now and has the lower id.
     #[error("simultaneous open: this node keeps the initiator's role")]
     SimultaneousOpen,
+    /// As many sessions as this node holds are in use.
+    #[error("too many sessions are in use")]
+    PoolFull,
 }

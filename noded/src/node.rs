@@ -28,7 +28,7 @@ use crate::link::{self, Links};
 use crate::module::ports::PeerCaller;
 use crate::module::{self, Disk, Modules};
 use crate::p2p::ports::{LinkHandle, Ports};
-use crate::p2p::{self, NetworkSettings, PeerNetwork, PingPlan};
+use crate::p2p::{self, NetworkSettings, PeerNetwork, PingPlan, SessionLimits};
 use crate::reports::Reports;
 use crate::store::{Store, StoreError};
 
@@ -151,11 +151,7 @@ impl Node {
             endpoints: Arc::new(carrier),
             reports: Arc::clone(&reports),
         };
-        let settings = NetworkSettings {
-            audited: config.links.audited,
-            throughput: config.diagnostics.throughput,
-            ..NetworkSettings::default()
-        };
+        let settings = network_settings(&config);
         let network = PeerNetwork::new(settings, me, Arc::new(keys.clone()), ports);
         // Set once, here; nothing calls a peer before the modules are started.
         let _ = calls.network.set(Arc::downgrade(&network));
@@ -254,6 +250,23 @@ async fn load_modules(parts: &module::Parts, keys: &CryptodClient) -> Result<Arc
         modules.push((instance, key));
     }
     Ok(Modules::new(parts, modules))
+}
+
+fn network_settings(config: &NodeConfig) -> NetworkSettings {
+    let sessions = &config.sessions;
+    NetworkSettings {
+        sessions: sessions.held as usize,
+        sessions_per_peer: sessions.per_peer as usize,
+        session_idle: Duration::from_secs(u64::from(sessions.idle_seconds)),
+        limits: SessionLimits {
+            life: Duration::from_secs(u64::from(sessions.life_seconds)),
+            requests: sessions.requests,
+            bytes: u64::from(sessions.megabytes) << 20,
+        },
+        audited: config.links.audited,
+        throughput: config.diagnostics.throughput,
+        ..NetworkSettings::default()
+    }
 }
 
 /// What the card says: as configured, else the listener's own address unless that is a wildcard.

@@ -33,6 +33,7 @@ mod ping;
 mod pool;
 pub mod ports;
 mod receive;
+mod renew;
 mod send;
 mod server;
 mod settings;
@@ -46,7 +47,7 @@ pub(crate) use internal::MODULE;
 pub use ping::{PingOutcome, PingPlan};
 pub use settings::{LoadBounds, NetworkSettings};
 
-pub use crate::session::SessionError;
+pub use crate::session::{SessionError, SessionLimits};
 
 use connections::Connections;
 use guard::Guard;
@@ -130,7 +131,7 @@ impl PeerNetwork {
     pub fn new(settings: NetworkSettings, me: NodeId, keys: Arc<dyn HandshakeKeys>, ports: Ports) -> Arc<Self> {
         Arc::new(Self {
             me,
-            pool: Pool::new(settings.sessions, settings.session_idle),
+            pool: Pool::new(&settings),
             connections: Connections::new(settings.connect_timeout, settings.chunk_timeout),
             guard: Guard::new(settings.connections, settings.connections_per_address, settings.refusals),
             responder: Mutex::new(Responder::new(me, settings.load)),
@@ -174,13 +175,12 @@ impl PeerNetwork {
 
     /// Takes an open session into use unless its link ended while the handshake ran. The responder's lock is held meanwhile:
     /// [`PeerNetwork::link_removed`] comes either before, and the link is not expected, or after, and finds the session.
-    fn adopt_session(&self, pooled: &Arc<pool::Pooled>, now: Instant) -> bool {
+    fn adopt_session(&self, pooled: &Arc<pool::Pooled>, now: Instant) -> Result<(), NotAdopted> {
         let responder = self.responder();
         if !responder.tags.expects(&pooled.session.link) {
-            return false;
+            return Err(NotAdopted::LinkEnded);
         }
-        self.pool.insert(pooled, now);
-        true
+        self.pool.insert(pooled, now).map_err(|_| NotAdopted::PoolFull)
     }
 
     fn responder(&self) -> MutexGuard<'_, Responder> {
@@ -220,6 +220,13 @@ fn status(pooled: &pool::Pooled, now: Instant) -> SessionStatus {
         mutual_link: session.mutual_link,
         matched: pooled.matched(),
     }
+}
+
+/// Why an open session is not taken into use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NotAdopted {
+    LinkEnded,
+    PoolFull,
 }
 
 /// Marks a refusal for the connection's own accounting; never sent.

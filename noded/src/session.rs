@@ -6,12 +6,14 @@
 pub(crate) mod chunks;
 pub(crate) mod error;
 pub(crate) mod keys;
+pub(crate) mod limits;
 pub(crate) mod message;
 pub(crate) mod numbers;
 pub(crate) mod state;
 pub(crate) mod window;
 
 pub use error::SessionError;
+pub use limits::SessionLimits;
 pub(crate) use state::Session;
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 24] = [
+pub(super) const SETTINGS: [Setting; 30] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -44,6 +44,15 @@ pub(super) const SETTINGS: [Setting; 24] = [
         "links.audited",
         "Signatures of both sides on each session, lasting proof of contact: \"off\", \"allow\" (peers that demand it) or \"require\".",
     ),
+    setting(
+        "sessions.held",
+        "Sessions held with all peers; 1 to 4096. Of those that nobody uses the longest unused one goes.",
+    ),
+    setting("sessions.per_peer", "Of those, with one peer; 2 to 4096."),
+    setting("sessions.idle_seconds", "A session that is not used for so long is dropped; 10 to 3600."),
+    setting("sessions.life_seconds", "A session ends after so long; 10 to 3600. The next one is opened before."),
+    setting("sessions.requests", "A session ends after so many requests of one side; 1024 to 4294967296."),
+    setting("sessions.megabytes", "A session ends after so many megabytes, both ways; 16 to 65536."),
     setting("directory.ca_file", "PEM file of the authorities to trust for https. Empty: the public web's."),
     setting("directory.card_hours", "Life of the registered card; 1 to 192. It is renewed at a third of it."),
     setting(

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::open::opened;
 use super::pool::Pooled;
 use super::ports::LinkHandle;
-use super::{PeerNetwork, refused};
+use super::{NotAdopted, PeerNetwork, refused};
 use crate::handshake::HandshakeRefusal;
 use crate::handshake::cookie::{Fresh, Source};
 use crate::handshake::half_open::Finalize;
@@ -70,6 +70,15 @@ pub(super) async fn handle(State(network): State<Arc<PeerNetwork>>, request: Req
     }
 }
 
+impl From<NotAdopted> for HandshakeRefusal {
+    fn from(why: NotAdopted) -> Self {
+        match why {
+            NotAdopted::LinkEnded => Self::LinkEnded,
+            NotAdopted::PoolFull => Self::PoolFull,
+        }
+    }
+}
+
 impl PeerNetwork {
     async fn answer(self: &Arc<Self>, body: Body, source: Source) -> Result<Bytes, Unanswered> {
         let reading = Limited::new(body, HANDSHAKE_BYTES).collect();
@@ -98,6 +107,10 @@ impl PeerNetwork {
         if self.keeps_role(&answering.handle.peer) {
             self.responder().refused(&answering, false);
             return Err(HandshakeRefusal::SimultaneousOpen.into());
+        }
+        if !self.pool.has_room(&answering.handle.peer) {
+            self.responder().refused(&answering, false);
+            return Err(HandshakeRefusal::PoolFull.into());
         }
         // On a task of its own: a connection that breaks off does not leave the handshake half counted.
         let (network, noise) = (Arc::clone(self), Bytes::copy_from_slice(&request.noise));
@@ -172,11 +185,9 @@ impl PeerNetwork {
         let demanded = self.demands_signatures();
         let (session, accept) = Session::as_demanding_responder(&grant, demanded, now)?;
         let link = handle.link;
-        let pooled = Pooled::new(session, handle, None);
+        let pooled = Pooled::new(session.with_limits(self.settings.limits), handle, None);
         pooled.set_handshake(handshake, demanded);
-        if !self.adopt_session(&pooled, now) {
-            return Err(HandshakeRefusal::LinkEnded.into());
-        }
+        self.adopt_session(&pooled, now).map_err(HandshakeRefusal::from)?;
         self.responder().completed(&handshake, &link, counter, &accept);
         let (network, opened) = (Arc::clone(self), opened(&grant, false, counter));
         tokio::spawn(async move { network.ports.links.session_opened(opened).await });

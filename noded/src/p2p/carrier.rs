@@ -11,6 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use openred_module::{Body, BodyError};
 
+use super::pool::InUse;
 use crate::reports::{Reports, Seen};
 use crate::session::SessionError;
 use crate::session::chunks::{ChunkOpener, MessageSealer};
@@ -27,28 +28,36 @@ pub(super) struct SealedBody {
     owed: Option<u64>,
     /// Bytes on the wire, when known.
     length: Option<u64>,
+    /// The session stays in the pool until this has gone.
+    #[expect(dead_code, reason = "held for its Drop")]
+    using: Option<InUse>,
 }
 
 impl SealedBody {
     /// `length` is the body's length, if the head promises one.
     pub(super) fn new(message: MessageSealer, body: Body, length: Option<u64>) -> Self {
         let sealed = length.map(|length| message.sealed_length(length));
-        Self { message: Some(message), body, current: Bytes::new(), owed: length, length: sealed }
+        Self { message: Some(message), body, current: Bytes::new(), owed: length, length: sealed, using: None }
+    }
+
+    /// The same, with its session held until it has gone.
+    pub(super) fn using(self, using: InUse) -> Self {
+        Self { using: Some(using), ..self }
     }
 
     /// A message without a body of its own (handshakes use the same connections).
     pub(super) fn plain(bytes: Bytes) -> Self {
         let length = Some(bytes.len() as u64);
-        Self { message: None, body: Body::whole(bytes), current: Bytes::new(), owed: None, length }
+        Self { message: None, body: Body::whole(bytes), current: Bytes::new(), owed: None, length, using: None }
     }
 
-    fn poll_sealed(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    fn poll_sealed(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Bytes, OutflowError>>> {
         let Some(message) = &mut self.message else {
-            return Pin::new(&mut self.body).poll_next(task);
+            return Pin::new(&mut self.body).poll_next(task).map_err(OutflowError::from);
         };
         loop {
             while !self.current.is_empty() {
-                if let Some(sealed) = message.push(&mut self.current).map_err(|_| BodyError::Failed)? {
+                if let Some(sealed) = message.push(&mut self.current)? {
                     return Poll::Ready(Some(Ok(sealed)));
                 }
             }
@@ -61,12 +70,12 @@ impl SealedBody {
                     }
                 }
                 None if self.owed.is_some_and(|owed| owed > 0) => {
-                    return Poll::Ready(Some(Err(BodyError::Truncated)));
+                    return Poll::Ready(Some(Err(BodyError::Truncated.into())));
                 }
                 None => {
-                    let message = self.message.take().ok_or(BodyError::Failed)?;
+                    let message = self.message.take().ok_or(SessionError::Bug)?;
                     self.body = Body::empty();
-                    return Poll::Ready(Some(message.finish().map_err(|_| BodyError::Failed)));
+                    return Poll::Ready(Some(message.finish().map_err(OutflowError::from)));
                 }
             }
         }
@@ -75,9 +84,12 @@ impl SealedBody {
 
 impl HttpBody for SealedBody {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = OutflowError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, OutflowError>>> {
         let polled = ready!(self.poll_sealed(task));
         if let (Some(Ok(bytes)), Some(length)) = (&polled, &mut self.length) {
             *length = length.saturating_sub(bytes.len() as u64);
@@ -92,6 +104,17 @@ impl HttpBody for SealedBody {
     fn size_hint(&self) -> SizeHint {
         self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
+}
+
+/// Why an outgoing stream stopped before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum OutflowError {
+    /// Its source did.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// Nothing more may be sealed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
 }
 
 /// Why an incoming stream stopped.
@@ -160,6 +183,8 @@ pub(super) struct Inflow<B, O> {
 pub(super) struct Held {
     #[expect(dead_code, reason = "held for its Drop")]
     pub(super) number: Option<ReleasedWithResponse>,
+    #[expect(dead_code, reason = "held for its Drop")]
+    pub(super) using: Option<InUse>,
     pub(super) lease: Option<super::connections::Lease>,
     /// Who hears of what does not authenticate.
     pub(super) reports: Arc<Reports>,

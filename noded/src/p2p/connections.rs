@@ -17,10 +17,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use super::carrier::SealedBody;
+use super::carrier::{OutflowError, SealedBody};
 use super::error::NetworkError;
 use super::settings::{CLIENT_CONNECTIONS, CLIENT_KEEP_ALIVE, IDLE_CONNECTIONS};
-use super::stall::StallGuard;
+use super::stall::{StallGuard, causes, is_stall};
 
 /// Where a peer can be reached: a checked endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +113,7 @@ impl Connections {
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if reused => request = unsent,
                     Some(_) => return Err(NetworkError::PeerOffline(ErrorKind::ConnectionReset)),
-                    None => return Err(NetworkError::Interrupted),
+                    None => return Err(lost(error.error())),
                 },
             }
         }
@@ -173,6 +173,18 @@ impl Connections {
 
     fn idle(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<Idle>>> {
         self.idle.lock().expect("nothing panics while it holds the idle connections")
+    }
+}
+
+/// Why a request that had left, or a part of it, has no answer.
+fn lost(error: &hyper::Error) -> NetworkError {
+    if is_stall(error) {
+        return NetworkError::Stalled;
+    }
+    match causes(error).find_map(|cause| cause.downcast_ref::<OutflowError>()) {
+        Some(OutflowError::Session(error)) => (*error).into(),
+        Some(OutflowError::Body(error)) => NetworkError::RequestBody(*error),
+        None => NetworkError::Interrupted,
     }
 }
 

@@ -3,6 +3,7 @@
 use openred_module::{BodyError, PeerError};
 use openred_proto::error::WireError;
 
+use super::NotAdopted;
 use crate::keys::KeysError;
 use crate::session::SessionError;
 
@@ -42,8 +43,14 @@ pub enum NetworkError {
     /// No answer before the deadline: it may have been carried out.
     #[error("the peer did not answer in time; the request may have been carried out")]
     TimedOut,
-    /// Too many requests or connections to peers are open.
-    #[error("too many requests to that peer are open")]
+    /// The session in use is at its limit (time, requests or bytes), and the next one could not be opened.
+    #[error("the session with that peer has reached its limit and the next one could not be opened; the log says why")]
+    SessionLimit,
+    /// It does not read what it is sent.
+    #[error("the peer stopped reading the request, or reads too slowly; it may have been carried out")]
+    Stalled,
+    /// Too many requests, sessions or connections to peers are open.
+    #[error("too many requests or sessions are open")]
     Busy,
     /// The key process could not be asked or refused.
     #[error("{0}")]
@@ -65,10 +72,20 @@ pub enum NetworkError {
 impl From<SessionError> for NetworkError {
     fn from(error: SessionError) -> Self {
         match error {
-            SessionError::SpanFull | SessionError::LimitReached => Self::Busy,
+            SessionError::SpanFull => Self::Busy,
+            SessionError::LimitReached => Self::SessionLimit,
             SessionError::MisuseTooLong => Self::MisuseTooLarge,
             SessionError::Bug => Self::Bug,
             peer => Self::PeerAnswer(peer),
+        }
+    }
+}
+
+impl From<NotAdopted> for NetworkError {
+    fn from(why: NotAdopted) -> Self {
+        match why {
+            NotAdopted::LinkEnded => Self::NotLinked,
+            NotAdopted::PoolFull => Self::Busy,
         }
     }
 }
@@ -78,7 +95,7 @@ impl From<NetworkError> for PeerError {
     fn from(error: NetworkError) -> Self {
         match error {
             NetworkError::NotLinked => Self::NotLinked,
-            NetworkError::TimedOut => Self::TimedOut,
+            NetworkError::TimedOut | NetworkError::Stalled => Self::TimedOut,
             NetworkError::Busy => Self::Busy,
             NetworkError::Interrupted | NetworkError::PeerAnswer(_) | NetworkError::RequestBody(_) => Self::Interrupted,
             _ => Self::Unreachable,

@@ -20,7 +20,7 @@ use openred_proto::vault::SessionGrant;
 use super::carrier::SealedBody;
 use super::connections::{Connections, Reach};
 use super::error::NetworkError;
-use super::pool::{Find, Opening, Pooled};
+use super::pool::Pooled;
 use super::ports::{LinkHandle, SessionOpened};
 use super::settings::HANDSHAKE_ATTEMPTS;
 use super::{HANDSHAKE_PATH, PeerNetwork, Turn, internal, unix_now};
@@ -36,46 +36,6 @@ const COOKIE_TRIES: usize = 2;
 const CROSSED_WAIT: Duration = Duration::from_millis(250);
 
 impl PeerNetwork {
-    /// A session with `peer`: an open one, or the one that a handshake now gives to all who wait.
-    pub(super) async fn session(self: &Arc<Self>, peer: NodeId) -> Result<Arc<Pooled>, NetworkError> {
-        loop {
-            let now = Instant::now();
-            let mut ending = match self.pool.find_or_open(peer, now) {
-                Find::Session(found) => {
-                    if found.session.is_renewal_due(now)
-                        && let Some(opening) = self.pool.renew(peer)
-                    {
-                        self.start_opening(peer, opening);
-                    }
-                    return Ok(found);
-                }
-                Find::Wait(ending) => ending,
-                Find::Start(opening, ending) => {
-                    self.start_opening(peer, opening);
-                    ending
-                }
-            };
-            let ended = ending.wait_for(Option::is_some).await.map_err(|_| NetworkError::Bug)?;
-            ended.unwrap_or(Err(NetworkError::Bug))?;
-        }
-    }
-
-    /// Opens another session with `peer` beside those that are open, over the newest link; those that run go on.
-    pub fn reopen(self: &Arc<Self>, peer: NodeId) {
-        if let Some(opening) = self.pool.renew(peer) {
-            self.start_opening(peer, opening);
-        }
-    }
-
-    /// Runs a handshake on a task of its own: a caller that goes away does not end it for the others.
-    fn start_opening(self: &Arc<Self>, peer: NodeId, opening: Opening) {
-        let network = Arc::clone(self);
-        tokio::spawn(async move {
-            let result = network.open(peer, &network.connections, Some(opening.sent())).await;
-            opening.end(result.map(drop));
-        });
-    }
-
     /// Opens a new session over `connections`; tries each endpoint, and a refused REQUEST again with a fresh one.
     pub(super) async fn open(
         self: &Arc<Self>,
@@ -85,6 +45,7 @@ impl PeerNetwork {
     ) -> Result<Arc<Pooled>, NetworkError> {
         let turn = self.turn(peer);
         let _running = turn.running.acquire().await.map_err(|_| NetworkError::Stopping)?;
+        let begun = Instant::now();
         self.ports.links.for_peer(&peer).ok_or(NetworkError::NotLinked)?;
         let mut last = NetworkError::NoEndpoint;
         for reach in self.reaches(&peer).await {
@@ -101,7 +62,7 @@ impl PeerNetwork {
                 };
                 if attempt == 0
                     && sent.is_some()
-                    && let Some(theirs) = self.wait_for_crossed(peer).await
+                    && let Some(theirs) = self.wait_for_crossed(peer, begun).await
                 {
                     return Ok(theirs);
                 }
@@ -115,15 +76,17 @@ impl PeerNetwork {
     }
 
     /// After a refusal: the peer may have opened a session to us at the same time, and its lower id kept the role.
-    async fn wait_for_crossed(&self, peer: NodeId) -> Option<Arc<Pooled>> {
+    /// One that was there before is no answer: this one is to take over from it.
+    async fn wait_for_crossed(&self, peer: NodeId, begun: Instant) -> Option<Arc<Pooled>> {
         if self.me < peer {
             return None;
         }
         let mut waiting = pin!(async {
             loop {
                 let changed = self.pool.changed.notified();
-                if let Some(found) = self.pool.find(&peer, Instant::now()) {
-                    return found;
+                let found = self.pool.find(&peer, Instant::now());
+                if let Some(theirs) = found.filter(|found| found.session.opened_at() >= begun) {
+                    return theirs;
                 }
                 changed.await;
             }
@@ -144,6 +107,9 @@ impl PeerNetwork {
         connections: &Arc<Connections>,
         sent: Option<&AtomicBool>,
     ) -> Result<Arc<Pooled>, NetworkError> {
+        if !self.pool.has_room(&handle.peer) {
+            return Err(NetworkError::Busy);
+        }
         connections.probe(reach).await?;
         let making = turn.making.lock().await;
         let half_open = self.keys.start_handshake(handle.row.clone()).await?;
@@ -171,7 +137,7 @@ impl PeerNetwork {
         let finalize = HandshakeFinalize { handshake: verify.handshake, noise: noise.to_vec() };
         let record = self.post_handshake(reach, connections, finalize.encode().into()).await?;
         let (session, accept) = Session::as_initiator(&grant, &record, Instant::now())?;
-        let pooled = Pooled::new(session, handle, Some(reach.clone()));
+        let pooled = Pooled::new(session.with_limits(self.settings.limits), handle, Some(reach.clone()));
         self.sign_opened(&pooled, connections, half_open.handshake, accept.audited).await?;
         self.adopt(&grant, pooled, accept, counter)
     }
@@ -209,9 +175,7 @@ impl PeerNetwork {
         accept: Accept,
         counter: u64,
     ) -> Result<Arc<Pooled>, NetworkError> {
-        if !self.adopt_session(&pooled, Instant::now()) {
-            return Err(NetworkError::NotLinked);
-        }
+        self.adopt_session(&pooled, Instant::now())?;
         self.attempts().accepted(grant.link, counter);
         let opened = opened(grant, true, counter);
         let (network, session) = (Arc::clone(self), Arc::clone(&pooled));

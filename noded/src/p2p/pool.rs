@@ -1,8 +1,9 @@
-//! Open sessions: found by the tag of an incoming request and by peer for our own; bounded, the least recently used first
-//! to go. Handshakes under way are here, too, so that many callers wait for one.
+//! Open sessions: found by the tag of an incoming request and by peer for our own; bounded, of those that nobody uses the least
+//! recently used first to go. Handshakes under way are here, too, so that many callers wait for one, and how long none is
+//! begun in the background because the last one failed.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use super::connections::Reach;
 use super::error::NetworkError;
 use super::ports::LinkHandle;
-use super::settings::SESSIONS_PER_PEER;
+use super::settings::{NetworkSettings, RENEWAL_PAUSE, RENEWAL_PAUSE_MAX, SUPERSEDED_IDLE};
 use crate::session::Session;
 use crate::session::keys::SessionTag;
 
@@ -40,6 +41,19 @@ pub(super) struct Pooled {
     handshake: Mutex<Option<HandshakeId>>,
     /// Responder: nothing is taken on it before both have signed.
     owes_signature: AtomicBool,
+    /// Requests under way, ours and the peer's, to the end of their answers.
+    in_use: AtomicUsize,
+}
+
+/// A session in use: it stays in the pool, and counts as used until this is dropped.
+#[derive(Debug)]
+pub(super) struct InUse(Arc<Pooled>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.touch(Instant::now());
+        self.0.in_use.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pooled {
@@ -56,6 +70,7 @@ impl Pooled {
             retired: AtomicBool::new(false),
             handshake: Mutex::default(),
             owes_signature: AtomicBool::new(false),
+            in_use: AtomicUsize::new(0),
         })
     }
 
@@ -80,6 +95,18 @@ impl Pooled {
         self.owes_signature.load(Ordering::Relaxed)
     }
 
+    /// Takes it into use.
+    pub(super) fn hold(self: &Arc<Self>, now: Instant) -> InUse {
+        self.touch(now);
+        self.in_use.fetch_add(1, Ordering::Relaxed);
+        InUse(Arc::clone(self))
+    }
+
+    /// Requests under way.
+    pub(super) fn in_use(&self) -> usize {
+        self.in_use.load(Ordering::Relaxed)
+    }
+
     /// Where the peer was reached last.
     pub(super) fn reach(&self) -> Option<Reach> {
         self.reach.lock().expect("nothing panics while it holds the reach").clone()
@@ -90,10 +117,9 @@ impl Pooled {
         *self.reach.lock().expect("nothing panics while it holds the reach") = reach;
     }
 
-    /// It is used now.
-    pub(super) fn touch(&self, now: Instant) {
+    fn touch(&self, now: Instant) {
         let millis = u64::try_from(now.saturating_duration_since(self.born).as_millis()).unwrap_or(u64::MAX);
-        self.last_used.store(millis, Ordering::Relaxed);
+        self.last_used.fetch_max(millis, Ordering::Relaxed);
     }
 
     /// The peer used it, so both sides hold it.
@@ -117,8 +143,13 @@ impl Pooled {
         self.born + Duration::from_millis(self.last_used.load(Ordering::Relaxed))
     }
 
-    fn serves(&self, now: Instant) -> bool {
-        self.confirmed.load(Ordering::Relaxed) && !self.retired.load(Ordering::Relaxed) && self.session.is_live(now)
+    fn is_idle_for(&self, time: Duration, now: Instant) -> bool {
+        self.in_use() == 0 && now.saturating_duration_since(self.used_at()) >= time
+    }
+
+    /// Both sides hold it and nothing speaks against it but its limits.
+    fn is_open(&self) -> bool {
+        self.confirmed.load(Ordering::Relaxed) && !self.retired.load(Ordering::Relaxed)
     }
 }
 
@@ -140,6 +171,7 @@ pub(super) struct Opening {
     peer: NodeId,
     ending: watch::Sender<Ending>,
     sent: Arc<AtomicBool>,
+    renewal: bool,
 }
 
 impl Opening {
@@ -148,9 +180,21 @@ impl Opening {
         &self.sent
     }
 
-    /// Tells all who wait how it ended.
-    pub(super) fn end(self, result: Result<(), NetworkError>) {
-        self.pool.inner().opening.remove(&self.peer);
+    /// Whether it is run in the background, beside a session that still serves.
+    pub(super) const fn is_renewal(&self) -> bool {
+        self.renewal
+    }
+
+    /// Tells all who wait how it ended. After a renewal that failed none is begun for a while.
+    pub(super) fn end(self, result: Result<(), NetworkError>, now: Instant) {
+        let mut inner = self.pool.inner();
+        inner.opening.remove(&self.peer);
+        if result.is_ok() {
+            inner.pauses.remove(&self.peer);
+        } else if self.is_renewal() && inner.by_peer.contains_key(&self.peer) {
+            inner.pauses.entry(self.peer).or_default().lengthen(now);
+        }
+        drop(inner);
         self.ending.send_replace(Some(result));
     }
 }
@@ -161,10 +205,35 @@ impl Drop for Opening {
     }
 }
 
+/// How long no renewal is begun after some that failed: doubled each time.
+#[derive(Debug, Default)]
+struct Pause {
+    failures: u32,
+    until: Option<Instant>,
+}
+
+impl Pause {
+    fn lengthen(&mut self, now: Instant) {
+        let pause = RENEWAL_PAUSE.saturating_mul(1 << self.failures.min(16)).min(RENEWAL_PAUSE_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.until = Some(now + pause);
+    }
+
+    fn holds(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+}
+
+/// Every place is taken by a session in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many sessions are in use")]
+pub(super) struct PoolFull;
+
 /// The pool.
 #[derive(Debug)]
 pub(super) struct Pool {
     capacity: usize,
+    per_peer: usize,
     idle: Duration,
     inner: Mutex<Inner>,
     /// A session became usable.
@@ -176,11 +245,19 @@ struct Inner {
     by_tag: HashMap<SessionTag, Arc<Pooled>>,
     by_peer: HashMap<NodeId, Vec<Arc<Pooled>>>,
     opening: HashMap<NodeId, (watch::Receiver<Ending>, Arc<AtomicBool>)>,
+    /// Of peers with a session only.
+    pauses: HashMap<NodeId, Pause>,
 }
 
 impl Pool {
-    pub(super) fn new(capacity: usize, idle: Duration) -> Arc<Self> {
-        Arc::new(Self { capacity, idle, inner: Mutex::default(), changed: Notify::new() })
+    pub(super) fn new(settings: &NetworkSettings) -> Arc<Self> {
+        Arc::new(Self {
+            capacity: settings.sessions,
+            per_peer: settings.sessions_per_peer,
+            idle: settings.session_idle,
+            inner: Mutex::default(),
+            changed: Notify::new(),
+        })
     }
 
     /// The session of an incoming request.
@@ -190,35 +267,62 @@ impl Pool {
 
     /// The newest usable session with `peer`.
     pub(super) fn find(&self, peer: &NodeId, now: Instant) -> Option<Arc<Pooled>> {
-        self.inner().find(peer, now)
+        self.inner().find(peer, self.idle, now)
     }
 
     /// A session, or the handshake that will give one.
     pub(super) fn find_or_open(self: &Arc<Self>, peer: NodeId, now: Instant) -> Find {
         let mut inner = self.inner();
-        if let Some(found) = inner.find(&peer, now) {
+        if let Some(found) = inner.find(&peer, self.idle, now) {
             return Find::Session(found);
         }
         match inner.opening.get(&peer) {
             Some((ending, _)) => Find::Wait(ending.clone()),
             None => {
-                let (opening, ending) = self.begin(&mut inner, peer);
+                let (opening, ending) = self.begin(&mut inner, peer, false);
                 Find::Start(opening, ending)
             }
         }
     }
 
-    /// The right to renew, unless a handshake with `peer` is under way.
+    /// The right to open another session with `peer`, unless a handshake with it is under way.
     pub(super) fn renew(self: &Arc<Self>, peer: NodeId) -> Option<Opening> {
         let mut inner = self.inner();
-        if inner.opening.contains_key(&peer) { None } else { Some(self.begin(&mut inner, peer).0) }
+        if inner.opening.contains_key(&peer) {
+            return None;
+        }
+        let renewal = inner.by_peer.contains_key(&peer);
+        Some(self.begin(&mut inner, peer, renewal).0)
     }
 
-    fn begin(self: &Arc<Self>, inner: &mut Inner, peer: NodeId) -> (Opening, watch::Receiver<Ending>) {
+    /// The right to open the session that takes over from `pooled`, once that is due: unless another has taken over, a
+    /// handshake is under way, or the last one failed a moment ago.
+    pub(super) fn renew_due(self: &Arc<Self>, pooled: &Arc<Pooled>, now: Instant) -> Option<Opening> {
+        if !pooled.session.is_renewal_due(now) {
+            return None;
+        }
+        let peer = pooled.session.peer;
+        let mut inner = self.inner();
+        let newest = inner.by_peer.get(&peer)?.iter().rev().find(|other| other.is_open() && other.session.is_live(now));
+        let is_newest = newest.is_some_and(|newest| Arc::ptr_eq(newest, pooled));
+        let waits = inner.opening.contains_key(&peer) || inner.pauses.get(&peer).is_some_and(|pause| pause.holds(now));
+        if !is_newest || waits {
+            return None;
+        }
+        Some(self.begin(&mut inner, peer, true).0)
+    }
+
+    /// Whether a session with `peer` is there that has come to its limits.
+    pub(super) fn is_at_limit(&self, peer: &NodeId, now: Instant) -> bool {
+        let inner = self.inner();
+        inner.by_peer.get(peer).is_some_and(|list| list.iter().any(|held| held.is_open() && !held.session.is_live(now)))
+    }
+
+    fn begin(self: &Arc<Self>, inner: &mut Inner, peer: NodeId, renewal: bool) -> (Opening, watch::Receiver<Ending>) {
         let (sender, receiver) = watch::channel(None);
         let sent = Arc::new(AtomicBool::new(false));
         inner.opening.insert(peer, (receiver.clone(), Arc::clone(&sent)));
-        (Opening { pool: Arc::clone(self), peer, ending: sender, sent }, receiver)
+        (Opening { pool: Arc::clone(self), peer, ending: sender, sent, renewal }, receiver)
     }
 
     /// Whether a REQUEST of ours to `peer` is on its way.
@@ -226,22 +330,40 @@ impl Pool {
         self.inner().opening.get(peer).is_some_and(|(_, sent)| sent.load(Ordering::Relaxed))
     }
 
+    /// Whether a session with `peer` would be taken in now: nothing is asked of the key process for one that would not.
+    pub(super) fn has_room(&self, peer: &NodeId) -> bool {
+        self.place(&self.inner(), peer).is_ok()
+    }
+
     /// Takes a session in; makes room.
-    pub(super) fn insert(&self, pooled: &Arc<Pooled>, now: Instant) {
+    pub(super) fn insert(&self, pooled: &Arc<Pooled>, now: Instant) -> Result<(), PoolFull> {
         let mut inner = self.inner();
-        let of_peer = inner.by_peer.get(&pooled.session.peer).map_or(0, Vec::len);
-        if of_peer >= SESSIONS_PER_PEER {
-            let oldest = inner.by_peer.get(&pooled.session.peer).and_then(|list| least_recent(list.iter()));
-            inner.remove_all(oldest.into_iter());
-        } else if inner.by_tag.len() >= self.capacity {
-            let oldest = least_recent(inner.by_tag.values());
-            inner.remove_all(oldest.into_iter());
-        }
+        let leaves = self.place(&inner, &pooled.session.peer)?;
+        inner.remove_all(leaves.into_iter());
         pooled.touch(now);
         inner.by_tag.insert(*pooled.session.incoming_tag(), Arc::clone(pooled));
         inner.by_peer.entry(pooled.session.peer).or_default().push(Arc::clone(pooled));
         drop(inner);
         self.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Who leaves for another session with `peer`, if anybody must: never one in use. Where all are, the session that takes over from
+    /// another of the same peer still finds a place, so that no peer of a full pool loses its session at its limit; twice the
+    /// capacity is the end.
+    fn place(&self, inner: &Inner, peer: &NodeId) -> Result<Option<Arc<Pooled>>, PoolFull> {
+        let of_peer = inner.by_peer.get(peer).map_or(&[][..], Vec::as_slice);
+        if of_peer.len() >= self.per_peer {
+            return least_recent(of_peer.iter()).ok_or(PoolFull).map(Some);
+        }
+        if inner.by_tag.len() < self.capacity {
+            return Ok(None);
+        }
+        match least_recent(inner.by_tag.values()) {
+            Some(idle) => Ok(Some(idle)),
+            None if !of_peer.is_empty() && inner.by_tag.len() < 2 * self.capacity => Ok(None),
+            None => Err(PoolFull),
+        }
     }
 
     /// Ends a session: nothing new begins on it, streams that run may end.
@@ -261,14 +383,21 @@ impl Pool {
         inner.remove_all(gone.into_iter());
     }
 
-    /// Drops what is idle or past its life.
+    /// Drops what is past its life, or idle. A peer may count its idle time from a little later: its requests find the session for a
+    /// while after ours do not any more. One that another has taken over from goes sooner.
     pub(super) fn sweep(&self, now: Instant) {
         let mut inner = self.inner();
-        let is_over = |pooled: &Pooled| {
-            let idle = now.saturating_duration_since(pooled.used_at()) >= self.idle;
-            (idle && pooled.session.open_requests() == 0) || !pooled.session.is_receiving(now)
-        };
-        let over: Vec<_> = inner.by_tag.values().filter(|pooled| is_over(pooled)).cloned().collect();
+        let mut over = Vec::new();
+        for list in inner.by_peer.values() {
+            let newest = list.iter().rposition(|pooled| pooled.is_open() && pooled.session.is_live(now));
+            for (index, pooled) in list.iter().enumerate() {
+                let is_superseded = newest.is_some_and(|newest| index < newest);
+                let idle = if is_superseded { SUPERSEDED_IDLE.min(self.idle) } else { self.idle + SUPERSEDED_IDLE };
+                if pooled.is_idle_for(idle, now) || !pooled.session.is_receiving(now) {
+                    over.push(Arc::clone(pooled));
+                }
+            }
+        }
         inner.remove_all(over.into_iter());
     }
 
@@ -283,8 +412,10 @@ impl Pool {
 }
 
 impl Inner {
-    fn find(&self, peer: &NodeId, now: Instant) -> Option<Arc<Pooled>> {
-        self.by_peer.get(peer)?.iter().rev().find(|pooled| pooled.serves(now)).cloned()
+    fn find(&self, peer: &NodeId, idle: Duration, now: Instant) -> Option<Arc<Pooled>> {
+        let serves =
+            |pooled: &&Arc<Pooled>| pooled.is_open() && pooled.session.is_live(now) && !pooled.is_idle_for(idle, now);
+        self.by_peer.get(peer)?.iter().rev().find(serves).cloned()
     }
 
     fn remove_all(&mut self, gone: impl Iterator<Item = Arc<Pooled>>) {
@@ -294,12 +425,14 @@ impl Inner {
                 list.retain(|other| !Arc::ptr_eq(other, &pooled));
                 if list.is_empty() {
                     self.by_peer.remove(&pooled.session.peer);
+                    self.pauses.remove(&pooled.session.peer);
                 }
             }
         }
     }
 }
 
+/// Of those that nobody uses.
 fn least_recent<'a>(sessions: impl Iterator<Item = &'a Arc<Pooled>>) -> Option<Arc<Pooled>> {
-    sessions.min_by_key(|pooled| pooled.used_at()).cloned()
+    sessions.filter(|pooled| pooled.in_use() == 0).min_by_key(|pooled| pooled.used_at()).cloned()
 }

@@ -16,7 +16,7 @@ use openred_proto::error::WireError;
 
 use super::audited::NotSigned;
 use super::carrier::{Held, Inflow, InflowError, Opened, SealedBody};
-use super::pool::Pooled;
+use super::pool::{InUse, Pooled};
 use super::settings::DISPATCH_MAX;
 use super::{PeerNetwork, audited, internal, refused};
 use crate::session::SessionError;
@@ -47,6 +47,8 @@ enum Unanswered {
 /// A request whose first chunk authenticated.
 struct Received {
     pooled: Arc<Pooled>,
+    /// Until the answer has gone.
+    using: InUse,
     head: RequestHead,
     body: Body,
     answer: OutgoingResponse,
@@ -68,7 +70,7 @@ pub(super) async fn handle(State(network): State<Arc<PeerNetwork>>, body: HttpBo
 }
 
 impl PeerNetwork {
-    async fn receive(&self, mut body: HttpBody) -> Result<Received, Unanswered> {
+    async fn receive(self: &Arc<Self>, mut body: HttpBody) -> Result<Received, Unanswered> {
         let limit = self.settings.chunk_timeout;
         let (header, current) =
             tokio::time::timeout(limit, read_header(&mut body)).await.map_err(|_| Unanswered::Cut)??;
@@ -78,14 +80,16 @@ impl PeerNetwork {
         let held = Held { reports: Arc::clone(&self.ports.reports), ..Held::default() };
         let inflow: Inflow<HttpBody, IncomingRequest> = Inflow::new(body, request, current, limit, held);
         let mut opened = inflow.open().await?;
-        pooled.touch(now);
+        // Not before: anybody can send bytes under a session's tag.
+        let using = pooled.hold(now);
+        self.renew_if_due(&pooled, now);
         let answer = opened.answer.take().ok_or(Unanswered::Bug)?;
         let head = RequestHead::decode(&opened.head)?;
-        Ok(Received { pooled, head, body: Opened::into_body(opened), answer })
+        Ok(Received { pooled, using, head, body: Opened::into_body(opened), answer })
     }
 
     async fn respond(self: &Arc<Self>, received: Received) -> Result<Response, Unanswered> {
-        let Received { pooled, head, body, answer } = received;
+        let Received { pooled, using, head, body, answer } = received;
         let (head, body) = if head.module == internal::MODULE && head.path == audited::PATH {
             // Not yet for requests of ours: the peer takes the session into use once it has our answer.
             self.sign_answered(&pooled, body).await?
@@ -99,7 +103,7 @@ impl PeerNetwork {
         };
         let length = head.length.or(body.known_length());
         let message = answer.start(&ResponseHead { length, ..head }, length)?;
-        let sealed = HttpBody::new(SealedBody::new(message, body, length));
+        let sealed = HttpBody::new(SealedBody::new(message, body, length).using(using));
         Response::builder().status(StatusCode::OK).body(sealed).map_err(|_| Unanswered::Bug)
     }
 

@@ -19,7 +19,7 @@ use crate::session::SessionError;
 use crate::session::state::AwaitedResponse;
 
 /// Sessions that one request tries: the pooled one, and a new one when the peer does not know that (any more), or when
-/// its numbers are used up.
+/// its span of open numbers is full.
 const SESSION_ATTEMPTS: usize = 3;
 
 impl PeerNetwork {
@@ -38,17 +38,17 @@ impl PeerNetwork {
             0 => self.settings.request_timeout,
             millis => Duration::from_millis(millis).min(DISPATCH_MAX),
         };
-        head.deadline_millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         head.length = head.length.or(body.known_length());
-        let sending = self.send(peer, head, body);
+        let sending = self.send(peer, head, body, Instant::now() + wait);
         tokio::time::timeout(wait, sending).await.unwrap_or(Err(NetworkError::TimedOut))
     }
 
     async fn send(
         self: &Arc<Self>,
         peer: NodeId,
-        head: RequestHead,
+        mut head: RequestHead,
         body: Body,
+        until: Instant,
     ) -> Result<(ResponseHead, Body), NetworkError> {
         // GET changes nothing, and a key lets the peer recognise a request that it carried out already.
         let repeatable = (head.method == "GET" || !head.idempotency_key.is_empty())
@@ -60,29 +60,35 @@ impl PeerNetwork {
             (None, body)
         };
         let mut body = Some(body);
-        let mut last = NetworkError::Busy;
-        for _ in 0..SESSION_ATTEMPTS {
+        let mut attempts = 0;
+        loop {
             let pooled = self.session(peer).await?;
             if body.is_none() {
                 body = copy.clone().map(Body::whole);
             }
-            last = match self.request_on(&pooled, &self.connections, head.clone(), &mut body).await {
+            // What the peer has left: a handshake or a first attempt took its part.
+            let left = until.saturating_duration_since(Instant::now()).as_millis();
+            head.deadline_millis = u64::try_from(left).unwrap_or(u64::MAX).max(1);
+            let last = match self.request_on(&pooled, &self.connections, head.clone(), &mut body).await {
                 Ok(answered) => return Ok(answered),
                 Err(error) => error,
             };
             match last {
-                // Nothing was sent: the oldest request holds the span, or the session is at its end. Another one is opened.
-                NetworkError::Busy if body.is_some() => Pool::retire(&pooled),
+                // Nothing was sent: other requests took the session's last numbers meanwhile. The next session is opened and
+                // waited for; each round has one of its own, so the deadline alone bounds them.
+                NetworkError::SessionLimit if body.is_some() => continue,
+                // Nothing was sent: the oldest request holds the span. Another session is opened.
+                NetworkError::Busy if body.is_some() && pooled.session.is_span_full() => Pool::retire(&pooled),
                 // The peer restarted: it answers an unknown tag as it answers everything that it refuses.
                 NetworkError::PeerRefusedSession => self.pool.remove(&pooled),
                 NetworkError::Interrupted => {}
                 _ => return Err(last),
             }
-            if body.is_none() && copy.is_none() {
+            attempts += 1;
+            if attempts >= SESSION_ATTEMPTS || body.is_none() && copy.is_none() {
                 return Err(last);
             }
         }
-        Err(last)
     }
 
     /// Sends one request on one session. `body` is taken once the request has a number; what remains was not sent.
@@ -96,7 +102,7 @@ impl PeerNetwork {
         let reach = self.reach(pooled, connections).await?;
         let now = Instant::now();
         let ticket = pooled.session.begin_request(now)?;
-        pooled.touch(now);
+        let using = pooled.hold(now);
         let length = head.length;
         let (message, awaited) = ticket.start(&head, length)?;
         let body = body.take().unwrap_or_else(Body::empty);
@@ -118,7 +124,12 @@ impl PeerNetwork {
             _ => return Err(WireError::Unsupported { what: "session answer" }.into()),
         }
         let AwaitedResponse { opener, number } = awaited;
-        let held = Held { number: Some(number), lease: Some(lease), reports: Arc::clone(&self.ports.reports) };
+        let held = Held {
+            number: Some(number),
+            using: Some(using),
+            lease: Some(lease),
+            reports: Arc::clone(&self.ports.reports),
+        };
         let limit = self.settings.chunk_timeout;
         let opened = Inflow::new(response.into_body(), opener, bytes::Bytes::new(), limit, held).open().await;
         let opened = opened.map_err(|error| match error {

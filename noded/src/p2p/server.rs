@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
 use super::settings::{FIRST_REQUEST, HEAD_BUFFER, HEAD_FIELDS, SERVER_KEEP_ALIVE};
-use super::stall::StallGuard;
+use super::stall::{StallGuard, is_stall};
 use super::{HANDSHAKE_PATH, PeerNetwork, Refused, SESSION_PATH, answer, guard, receive};
 use crate::handshake::cookie::Source;
 use crate::reports::Seen;
@@ -101,8 +101,10 @@ impl PeerNetwork {
         };
         let (network, router, stop) = (Arc::clone(self), router.clone(), stop.clone());
         connections.spawn(async move {
-            if let Err(error) = network.serve_connection(router, stop, stream, address).await {
-                tracing::debug!(%error, "a connection of a peer ended");
+            match network.serve_connection(router, stop, stream, address).await {
+                Ok(()) => {}
+                Err(error) if is_stall(&error) => tracing::debug!("a peer does not read its answer: it was cut"),
+                Err(error) => tracing::debug!(%error, "a connection of a peer ended"),
             }
             drop(admission);
         });

@@ -4,14 +4,19 @@ use std::time::Duration;
 
 use crate::config::AuditedPolicy;
 pub use crate::handshake::cookie::LoadBounds;
+use crate::session::SessionLimits;
 
 /// What an operator or a test may set; the defaults are those of the shipped configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkSettings {
-    /// Sessions held; the least recently used one makes room.
+    /// Sessions held; of those that nobody uses the least recently used one makes room.
     pub sessions: usize,
+    /// Of those, with one peer: one in use, one that takes over, and what measurements open beside them.
+    pub sessions_per_peer: usize,
     /// A session that is not used for this long is dropped.
     pub session_idle: Duration,
+    /// When a session ends and a new handshake is made.
+    pub limits: SessionLimits,
     /// Connections of peers that are served at once.
     pub connections: usize,
     /// Of those, from one address.
@@ -41,7 +46,9 @@ impl Default for NetworkSettings {
     fn default() -> Self {
         Self {
             sessions: 100,
+            sessions_per_peer: 32,
             session_idle: Duration::from_secs(300),
+            limits: SessionLimits::default(),
             connections: 1024,
             connections_per_address: 256,
             connect_timeout: Duration::from_secs(5),
@@ -57,8 +64,12 @@ impl Default for NetworkSettings {
     }
 }
 
-/// Sessions with one peer: one in use, one being renewed, and what measurements open beside them.
-pub(super) const SESSIONS_PER_PEER: usize = 32;
+/// A session that another took over from is kept for this long after its last use: the peer's requests may be on their way.
+pub(super) const SUPERSEDED_IDLE: Duration = Duration::from_secs(60);
+/// After a background handshake that failed none is begun for this long, then twice as long, and so on.
+pub(super) const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
+/// See [`RENEWAL_PAUSE`]: an eighth of an hour, in which a session of an hour is to be renewed, has room for several.
+pub(super) const RENEWAL_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Handshakes that this node runs at once with one peer; the peer holds no more of a link half-open (PROTOCOL 5).
 pub(super) const HANDSHAKES_PER_PEER: usize = openred_proto::limits::HALF_OPEN_PER_LINK;
 /// Fresh REQUESTs before a handshake is given up: those that overtake each other on parallel connections are refused as

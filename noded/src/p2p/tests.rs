@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod audited;
+mod flow;
 mod harness;
 mod hostile;
 mod load;
 mod lost;
+mod pace;
+mod pool;
 mod proxy;
 mod refusals;
+mod renewal;
 mod requests;

@@ -33,7 +33,7 @@ impl Budget {
     }
 
     #[cfg(test)]
-    pub(super) fn set(&self, spent: u64) {
+    pub(crate) fn set(&self, spent: u64) {
         self.0.store(spent, Ordering::Relaxed);
     }
 }

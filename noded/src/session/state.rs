@@ -5,27 +5,23 @@
 //! [`IncomingRequest`]; the right to answer appears in it with the first authentic chunk, once.
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use openred_proto::checked::session::{Accept, RequestHead, ResponseHead, Side, StreamKind, StreamName};
 use openred_proto::error::WireError;
 use openred_proto::id::{LinkId, NodeId};
-use openred_proto::limits::{CHUNK_BYTES, HEAD_BYTES, SESSION_BYTES, SESSION_LIFE, SESSION_REQUESTS};
+use openred_proto::limits::{CHUNK_BYTES, HEAD_BYTES, SESSION_REQUESTS};
 use openred_proto::method::Method;
 use openred_proto::vault::SessionGrant;
 
 use super::SessionError;
 use super::chunks::{Budget, ChunkOpener, ChunkSealer, MessageSealer};
 use super::keys::{DirectionKeys, SessionTag};
+use super::limits::{SessionLimits, Used};
 use super::message::RequestHeader;
 use super::numbers::Numbers;
 use super::window::Window;
-
-/// A receiver still takes requests this long after the end of life: the two ends did not start their clocks together.
-const RECEIVER_GRACE: Duration = Duration::from_secs(60);
-/// Renewal is due when this many eighths of a limit are used up, so that the next session is there in time.
-const RENEW_EIGHTHS: u32 = 7;
 
 /// An open session with a peer.
 #[derive(Debug)]
@@ -45,6 +41,7 @@ pub(crate) struct Session {
     /// This node's match proof.
     pub(crate) match_proof: [u8; 32],
     opened_at: Instant,
+    limits: SessionLimits,
     send: DirectionKeys,
     receive: DirectionKeys,
     numbers: Mutex<Numbers>,
@@ -101,12 +98,19 @@ impl Session {
             mutual_link: grant.mutual_link,
             match_proof: grant.match_proof,
             opened_at: now,
+            limits: SessionLimits::default(),
             send: DirectionKeys::new(&grant.send, grant.method),
             receive: DirectionKeys::new(&grant.receive, grant.method),
             numbers: Mutex::default(),
             window: Mutex::default(),
             budget: Arc::default(),
         }
+    }
+
+    /// The same session under lower limits; higher ones are the protocol's.
+    #[must_use]
+    pub(crate) fn with_limits(self, limits: SessionLimits) -> Self {
+        Self { limits: limits.capped(), ..self }
     }
 
     /// The tag that the peer's requests carry.
@@ -125,30 +129,35 @@ impl Session {
     }
 
     /// Requests of this node that wait for their answer.
+    #[cfg(test)]
     pub(crate) fn open_requests(&self) -> usize {
         self.numbers().open()
     }
 
-    /// Whether new requests may begin.
-    pub(crate) fn is_live(&self, now: Instant) -> bool {
-        let (requests, bytes) = self.used();
-        now.saturating_duration_since(self.opened_at) < SESSION_LIFE
-            && requests < SESSION_REQUESTS
-            && bytes < SESSION_BYTES
+    /// Whether the oldest unanswered request holds up every new one.
+    pub(crate) fn is_span_full(&self) -> bool {
+        self.numbers().is_full()
     }
 
-    /// Whether requests of the peer may still begin: it may have opened the session a little later than this node.
+    /// Whether new requests may begin.
+    pub(crate) fn is_live(&self, now: Instant) -> bool {
+        self.limits.is_live(&self.usage(now))
+    }
+
+    /// Whether requests of the peer may still begin.
     pub(crate) fn is_receiving(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.opened_at) < SESSION_LIFE + RECEIVER_GRACE
+        self.limits.is_receiving(now.saturating_duration_since(self.opened_at))
     }
 
     /// Whether the next session should be opened in the background.
     pub(crate) fn is_renewal_due(&self, now: Instant) -> bool {
-        let (requests, bytes) = self.used();
-        let eighths = u64::from(RENEW_EIGHTHS);
-        now.saturating_duration_since(self.opened_at) >= SESSION_LIFE / 8 * RENEW_EIGHTHS
-            || requests >= SESSION_REQUESTS / 8 * eighths
-            || bytes >= SESSION_BYTES / 8 * eighths
+        self.limits.is_renewal_due(self.side, &self.usage(now))
+    }
+
+    fn usage(&self, now: Instant) -> Used {
+        let (begun, bytes) = self.used();
+        let taken = self.window().greatest();
+        Used { age: now.saturating_duration_since(self.opened_at), begun, taken, bytes }
     }
 
     /// Takes the next number.
@@ -156,7 +165,7 @@ impl Session {
         if !self.is_live(now) {
             return Err(SessionError::LimitReached);
         }
-        let number = self.numbers().take()?;
+        let number = self.numbers().take(self.limits.requests)?;
         Ok(OutgoingRequest(OpenNumber { session: Arc::clone(self), number }))
     }
 
@@ -178,12 +187,18 @@ impl Session {
         self.numbers.lock().expect("nothing panics while it holds the numbers")
     }
 
-    fn mark(&self, number: u64) -> Result<(), SessionError> {
-        self.window.lock().expect("nothing panics while it holds the window").mark(number)
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().expect("nothing panics while it holds the window")
+    }
+
+    /// As after so many requests of this side: the next one gets the number behind `last`.
+    #[cfg(test)]
+    pub(crate) fn skip_to(&self, last: u64) {
+        self.numbers().skip_to(last);
     }
 
     #[cfg(test)]
-    pub(super) fn budget(&self) -> &Budget {
+    pub(crate) fn budget(&self) -> &Budget {
         &self.budget
     }
 }
@@ -276,7 +291,7 @@ impl IncomingRequest {
         if self.marked {
             return Ok(());
         }
-        self.session.mark(self.number)?;
+        self.session.window().mark(self.number)?;
         self.marked = true;
         self.answer = Some(OutgoingResponse { session: Arc::clone(&self.session), number: self.number });
         Ok(())

@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use openred_proto::checked::session::{RequestHead, ResponseHead};
+use openred_proto::checked::session::{RequestHead, ResponseHead, Side, StreamKind, StreamName};
 use openred_proto::id::{LinkId, NodeId};
-use openred_proto::limits::{CHUNK_BYTES, SESSION_BYTES, SESSION_LIFE, TAG_BYTES};
+use openred_proto::limits::{
+    CHUNK_BYTES, HEAD_BYTES, RECEIVER_WINDOW, SESSION_BYTES, SESSION_LIFE, SESSION_REQUESTS, TAG_BYTES,
+};
 use openred_proto::method::Method;
 use openred_proto::secret::Secret;
 use openred_proto::vault::SessionGrant;
 use proptest::prelude::*;
 
 use super::chunks::MessageSealer;
-use super::keys::ledger;
+use super::keys::{DirectionKeys, ledger};
 use super::message::{HEADER_LENGTH, RequestHeader, split_head};
 use super::state::{IncomingRequest, OutgoingResponse};
 use super::{Session, SessionError};
@@ -246,6 +248,69 @@ fn a_session_ends_at_its_limits() {
     let (message, _awaited) = initiator.begin_request(now).unwrap().start(&head("/"), None).unwrap();
     assert!(message.finish().is_ok(), "what has begun under the limit may pass it by a chunk");
     assert_eq!(initiator.begin_request(now).unwrap_err(), SessionError::LimitReached);
+}
+
+#[test]
+fn numbers_end_at_two_to_the_thirty_second_on_both_sides() {
+    let now = Instant::now();
+    let (initiator, responder) = pair(Method::Alpha, 12, now);
+    initiator.skip_to(SESSION_REQUESTS - 1);
+    let (wire, _awaited) = request(&initiator, b"last", now);
+    assert_eq!(wire[17..HEADER_LENGTH], SESSION_REQUESTS.to_be_bytes());
+    assert_eq!(initiator.begin_request(now).unwrap_err(), SessionError::LimitReached);
+    // A number beyond is refused before its bytes are looked at, and marks nothing: what is genuine still comes in.
+    for number in [SESSION_REQUESTS + 1, u64::from(u32::MAX) * 2, u64::MAX] {
+        let header = RequestHeader { tag: *responder.incoming_tag(), number };
+        assert_eq!(responder.receive_request(header, now).unwrap_err(), SessionError::LimitReached);
+    }
+    assert!(receive(&responder, &wire, now).is_ok());
+    assert_eq!(receive(&responder, &wire, now).unwrap_err(), SessionError::PeerReplayed);
+}
+
+#[test]
+fn oversized_frames_and_heads_are_refused() {
+    let (now, method) = (Instant::now(), Method::Beta);
+    // The peer itself breaks the rules, with the right keys.
+    let keys = DirectionKeys::new(&Secret::new([14; 32]), method);
+    let header = RequestHeader { tag: *keys.tag(), number: 1 }.encode();
+    let name = StreamName { kind: StreamKind::Request, opener: Side::Initiator, number: 1 };
+    let received = |plain: &[u8], last: bool, behind: &[u8]| {
+        let (_, responder) = pair(method, 14, now);
+        let mut chunk = BytesMut::from(plain);
+        keys.stream(name).seal(0, last, &mut chunk).unwrap();
+        receive(&responder, &[&header[..], &chunk, behind].concat(), now).map(drop)
+    };
+    for (length, last) in
+        [(CHUNK_BYTES, true), (CHUNK_BYTES + 1, true), (CHUNK_BYTES + 1, false), (CHUNK_BYTES * 2, false)]
+    {
+        assert_eq!(received(&vec![0; length], last, b""), Err(SessionError::PeerForged), "{length} {last}");
+    }
+    let head = head("/x").encode();
+    let with_length = |length: usize| [&(length as u16).to_be_bytes()[..], &head].concat();
+    assert_eq!(received(&with_length(head.len()), true, b""), Ok(()));
+    assert_eq!(received(&with_length(head.len()), true, b"x"), Err(SessionError::PeerTruncated), "behind the end");
+    for length in [HEAD_BYTES + 1, head.len() + 1, usize::from(u16::MAX)] {
+        let refused = received(&with_length(length), true, b"");
+        assert!(matches!(refused, Err(SessionError::PeerMalformed(_))), "{length}: {refused:?}");
+    }
+}
+
+/// Stale and future numbers: what left the window is refused although it is genuine; a number far ahead is taken, and takes its
+/// place as the newest.
+#[test]
+fn stale_frames_are_refused_and_future_ones_taken_once() {
+    let now = Instant::now();
+    let (initiator, responder) = pair(Method::Beta, 13, now);
+    let (stale, _one) = request(&initiator, b"stale", now);
+    let (kept, _two) = request(&initiator, b"kept", now);
+    initiator.skip_to(RECEIVER_WINDOW);
+    let (future, _three) = request(&initiator, b"future", now);
+    assert!(receive(&responder, &future, now).is_ok());
+    assert_eq!(receive(&responder, &stale, now).unwrap_err(), SessionError::PeerReplayed, "1 has left the window");
+    assert!(receive(&responder, &kept, now).is_ok(), "2 is its last");
+    for replayed in [&future, &kept] {
+        assert_eq!(receive(&responder, replayed, now).unwrap_err(), SessionError::PeerReplayed);
+    }
 }
 
 /// PROTOCOL 8: over a randomised run of all kinds, openers, methods, retries and aborted streams, no key and nonce comes

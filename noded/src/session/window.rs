@@ -30,6 +30,11 @@ impl Window {
         Ok(())
     }
 
+    /// The greatest number taken.
+    pub(crate) const fn greatest(&self) -> u64 {
+        self.greatest
+    }
+
     /// Clears what leaves the window when `number` becomes the greatest.
     fn advance_to(&mut self, number: u64) {
         if number <= self.greatest {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
 use openred_cryptod::audit::Trail;
 use openred_cryptod::keyring::Keyring;
 use openred_cryptod::state::State;
@@ -39,6 +40,9 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub(super) struct VaultKeys {
     inner: Mutex<(Vault, ChaCha20Rng)>,
     pub(super) away: AtomicBool,
+    /// Handshakes that were begun, and whether more may be: those that may not wait.
+    pub(super) begun: AtomicU64,
+    pub(super) gate: watch::Sender<bool>,
 }
 
 impl VaultKeys {
@@ -50,7 +54,8 @@ impl VaultKeys {
         let rates = Rates { handshake: much, row: much, describe: much, ..Rates::default() };
         let trail = Trail::fresh(keyring.identity(), unix_now()).unwrap();
         let vault = Vault::open(keyring, State::new(), trail, &rates, unix_now(), &mut random).unwrap();
-        Arc::new(Self { inner: Mutex::new((vault, random)), away: AtomicBool::new(false) })
+        let (inner, gate) = (Mutex::new((vault, random)), watch::Sender::new(true));
+        Arc::new(Self { inner, away: AtomicBool::new(false), begun: AtomicU64::new(0), gate })
     }
 
     pub(super) fn ask(&self, body: Request) -> Result<Reply, KeysError> {
@@ -78,6 +83,8 @@ impl VaultKeys {
 #[async_trait]
 impl HandshakeKeys for VaultKeys {
     async fn start_handshake(&self, row: Bytes) -> Result<HalfOpen, KeysError> {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.gate.subscribe().wait_for(|open| *open).await.unwrap();
         match self.ask(Request::StartHandshake { row: row.to_vec() })? {
             Reply::HandshakeStarted { handshake, noise } => Ok(HalfOpen { handshake, noise: noise.into() }),
             other => panic!("{other:?}"),
@@ -210,6 +217,21 @@ pub(super) struct TestModule {
     pub(super) release: Arc<Notify>,
     /// A request to `/held` or `/drain` is there.
     pub(super) holding: Notify,
+    /// Answers `/hook`.
+    pub(super) hook: Mutex<Option<Hook>>,
+}
+
+/// What a test does with a request.
+pub(super) type Hook = Arc<dyn Fn(RequestHead, Body) -> BoxFuture<'static, (ResponseHead, Body)> + Send + Sync>;
+
+impl TestModule {
+    /// Answers `/hook` from now on.
+    pub(super) fn answer_by<W>(&self, hook: impl Fn(RequestHead, Body) -> W + Send + Sync + 'static)
+    where
+        W: Future<Output = (ResponseHead, Body)> + Send + 'static,
+    {
+        *self.hook.lock().unwrap() = Some(Arc::new(move |head: RequestHead, body: Body| hook(head, body).boxed()));
+    }
 }
 
 #[async_trait]
@@ -247,6 +269,10 @@ impl Dispatch for TestModule {
                     sender.abort(openred_module::BodyError::Failed).await;
                 });
                 (answer(200), body)
+            }
+            "/hook" => {
+                let hook = self.hook.lock().unwrap().clone().unwrap();
+                hook(head, body).await
             }
             _ => (answer(404), Body::empty()),
         }

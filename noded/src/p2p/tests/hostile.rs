@@ -84,11 +84,11 @@ async fn a_link_that_ends_during_a_handshake_opens_no_session() {
     let now = std::time::Instant::now();
     let (session, _) = crate::session::Session::as_responder(&grant, now).unwrap();
     let pooled = crate::p2p::pool::Pooled::new(session, alice.links.handle(), None);
-    assert!(alice.network.adopt_session(&pooled, now));
+    alice.network.adopt_session(&pooled, now).unwrap();
     assert_eq!(alice.network.sessions().len(), 1);
     alice.network.link_removed(&handle.link);
     assert_eq!(alice.network.sessions().len(), 0);
-    assert!(!alice.network.adopt_session(&pooled, now));
+    assert_eq!(alice.network.adopt_session(&pooled, now), Err(crate::p2p::NotAdopted::LinkEnded));
     assert_eq!(alice.network.sessions().len(), 0);
 }
 
