@@ -27,6 +27,7 @@ pub(crate) fn corpus() -> Vec<(String, Vec<u8>)> {
         length: Some(4096),
         deadline_millis: 5000,
         idempotency_key: vec![1; 16],
+        from: 0,
     };
     let response = ResponseHead { status: 206, content_type: "text/plain".into(), length: Some(0) };
     let accept = Accept { refusal: 0, match_proof: vec![2; 32], audited: true };

@@ -34,6 +34,7 @@ mod pool;
 pub mod ports;
 mod receive;
 mod renew;
+mod resume;
 mod send;
 mod server;
 mod settings;

@@ -170,7 +170,10 @@ impl Run {
     }
 
     async fn ask(&self, path: String) -> Result<Response, FilesError> {
-        let mut request = PeerRequest::get(path);
+        self.send(PeerRequest::get(path)).await
+    }
+
+    async fn send(&self, mut request: PeerRequest) -> Result<Response, FilesError> {
         request.deadline = Some(self.context.now() + HEAD_TIMEOUT);
         let response = self.context.peer_request(self.peer, request).await?;
         match response.status {
@@ -270,7 +273,8 @@ impl Run {
     /// Fetches one piece to its place. Bytes go to the disk before they are verified, and count only after.
     async fn try_piece(&self, plan: &Plan, index: usize) -> Result<u64, FilesError> {
         let (from, length) = plan.layout.piece(index);
-        let response = self.ask(format!("/range/{}/{from}/{length}", self.id)).await?;
+        let range = PeerRequest::get(format!("/range/{}/{from}/{length}", self.id));
+        let response = self.send(range.resumable(self.context.unique_id())).await?;
         let mut body = response.body;
         let mut hasher = plan.layout.hasher(index);
         let mut waiting = BytesMut::with_capacity(WRITE);

@@ -4,9 +4,9 @@
 //! constant memory. A writer that goes away without saying that it is done is a truncation, and the reader sees an error.
 
 use std::pin::Pin;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
@@ -122,6 +122,39 @@ impl Body {
         }))
     }
 
+    /// The same body without its first `count` bytes; a shorter one is [`BodyError::Truncated`].
+    pub fn after(mut self, count: u64) -> Self {
+        if count == 0 {
+            return self;
+        }
+        if let Inner::Whole(bytes) = &mut self.0
+            && let Ok(count) = usize::try_from(count)
+            && count <= bytes.len()
+        {
+            return Self::whole(bytes.split_off(count));
+        }
+        let mut left = count;
+        let mut over = false;
+        Self::stream(futures_util::stream::poll_fn(move |task| {
+            loop {
+                if over {
+                    return Poll::Ready(None);
+                }
+                let Some(item) = ready!(self.poll_next_unpin(task)) else {
+                    over = true;
+                    return Poll::Ready((left > 0).then_some(Err(BodyError::Truncated)));
+                };
+                let mut bytes = item.inspect_err(|_| over = true)?;
+                let skipped = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                left -= skipped as u64;
+                bytes.advance(skipped);
+                if !bytes.is_empty() {
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+            }
+        }))
+    }
+
     /// The whole body in memory, refused once it passes `limit` bytes.
     ///
     /// # Errors
@@ -233,6 +266,21 @@ mod tests {
         let parts = || futures_util::stream::iter(["123", "45"].map(|part| Ok(Bytes::from_static(part.as_bytes()))));
         assert_eq!(Body::stream(parts()).collect(4).await, Err(BodyError::TooLong { limit: 4 }));
         assert_eq!(Body::stream(parts()).collect(5).await.unwrap(), "12345");
+    }
+
+    #[tokio::test]
+    async fn a_body_goes_on_after_any_byte_and_a_shorter_one_is_an_error() {
+        let parts = || Body::stream(futures_util::stream::iter(["123", "", "45"].map(|part| Ok(Bytes::from(part)))));
+        for count in 0..=5 {
+            for body in [parts(), Body::whole("12345")] {
+                assert_eq!(body.after(count).collect(5).await.unwrap(), "12345"[count as usize..]);
+            }
+        }
+        for body in [parts(), Body::whole("12345"), Body::whole("12345").after(5).after(0).after(1)] {
+            assert_eq!(body.after(6).collect(5).await, Err(BodyError::Truncated));
+        }
+        let failing = Body::stream(futures_util::stream::iter([Ok(Bytes::from("1")), Err(BodyError::TimedOut)]));
+        assert_eq!(failing.after(1).collect(5).await, Err(BodyError::TimedOut));
     }
 
     #[tokio::test]

@@ -197,6 +197,14 @@ impl PeerRequest {
         }
     }
 
+    /// The same reading call, whose answer is the same each time under this key (content that is named by its hash, say): a body
+    /// that breaks off goes on where it stopped, in a new request with this key, and the module notices nothing. It must tell its length.
+    #[must_use]
+    pub fn resumable(mut self, key: IdempotencyKey) -> Self {
+        self.idempotency_key = Some(key);
+        self
+    }
+
     /// A changing call with a body.
     pub fn post(path: impl Into<String>, content_type: &str, body: Body) -> Self {
         let length = body.known_length();

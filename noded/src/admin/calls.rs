@@ -54,6 +54,7 @@ pub(super) async fn take_request(mut frames: Streaming<ModuleRequestFrame>) -> R
         length: None,
         deadline_millis: 0,
         idempotency_key: head.idempotency_key.to_vec(),
+        from: 0,
     };
     Ok((head, body))
 }

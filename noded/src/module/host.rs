@@ -143,6 +143,7 @@ impl Host for ModuleHost {
             length: request.length,
             deadline_millis: request.deadline.map_or(0, |at| at.saturating_sub(clock::now().0).max(1)),
             idempotency_key: request.idempotency_key.map_or_else(Vec::new, |key| key.to_vec()),
+            from: 0,
         };
         let (head, body) = self.peers.call(peer, head, request.body).await?;
         Ok(Response {

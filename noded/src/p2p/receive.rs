@@ -18,7 +18,7 @@ use super::audited::NotSigned;
 use super::carrier::{Held, Inflow, InflowError, Opened, SealedBody};
 use super::pool::{InUse, Pooled};
 use super::settings::DISPATCH_MAX;
-use super::{PeerNetwork, audited, internal, refused};
+use super::{PeerNetwork, audited, internal, refused, resume};
 use crate::session::SessionError;
 use crate::session::message::{HEADER_LENGTH, RequestHeader};
 use crate::session::state::{IncomingRequest, OutgoingResponse};
@@ -113,6 +113,7 @@ impl PeerNetwork {
             0 => DISPATCH_MAX,
             millis => Duration::from_millis(millis).min(DISPATCH_MAX),
         };
+        let from = head.from;
         let dispatching = async {
             if head.module == internal::MODULE {
                 internal::dispatch(self, pooled, head, body).await
@@ -121,7 +122,9 @@ impl PeerNetwork {
             }
         };
         let answered = tokio::time::timeout(limit, dispatching).await;
-        answered.unwrap_or_else(|_| (internal::status(StatusCode::GATEWAY_TIMEOUT), Body::empty()))
+        let (head, body) =
+            answered.unwrap_or_else(|_| (internal::status(StatusCode::GATEWAY_TIMEOUT), Body::empty()));
+        resume::skip(from, head, body)
     }
 }
 

@@ -14,6 +14,7 @@ use super::carrier::{Held, Inflow, InflowError, SealedBody};
 use super::connections::{Connections, Reach};
 use super::error::NetworkError;
 use super::pool::{Pool, Pooled};
+use super::resume;
 use super::settings::{DISPATCH_MAX, REPEATABLE_BYTES};
 use crate::session::SessionError;
 use crate::session::state::AwaitedResponse;
@@ -39,11 +40,17 @@ impl PeerNetwork {
             millis => Duration::from_millis(millis).min(DISPATCH_MAX),
         };
         head.length = head.length.or(body.known_length());
+        let asked = resume::is_resumable(&head).then(|| head.clone());
         let sending = self.send(peer, head, body, Instant::now() + wait);
-        tokio::time::timeout(wait, sending).await.unwrap_or(Err(NetworkError::TimedOut))
+        let (answer, body) = tokio::time::timeout(wait, sending).await.unwrap_or(Err(NetworkError::TimedOut))?;
+        let body = match asked {
+            Some(asked) => self.resumed(peer, asked, &answer, body),
+            None => body,
+        };
+        Ok((answer, body))
     }
 
-    async fn send(
+    pub(super) async fn send(
         self: &Arc<Self>,
         peer: NodeId,
         mut head: RequestHead,

@@ -14,3 +14,4 @@ mod proxy;
 mod refusals;
 mod renewal;
 mod requests;
+mod resume;

@@ -82,6 +82,8 @@ pub struct RequestHead {
     pub deadline_millis: u64,
     /// The same key on every retry of one request; empty when it may be repeated freely.
     pub idempotency_key: Vec<u8>,
+    /// The answer's body is wanted from this byte on: a retry of a request whose answer broke off there.
+    pub from: u64,
 }
 
 /// Head of a response.
@@ -118,6 +120,7 @@ impl RequestHead {
             .number(5, encode_length(self.length))
             .number(6, self.deadline_millis)
             .bytes(7, &self.idempotency_key)
+            .number(8, self.from)
             .finish()
     }
 
@@ -139,6 +142,7 @@ impl RequestHead {
             length: decode_length(reader.number(5)?),
             deadline_millis: reader.number(6)?,
             idempotency_key: reader.bytes(7, IDEMPOTENCY_BYTES)?.to_vec(),
+            from: reader.number(8)?,
         };
         reader.finish()?;
         Ok(head)
