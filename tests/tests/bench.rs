@@ -26,7 +26,14 @@ fn every_group_measures_what_it_owes() {
             "handshake",
             &["connect_first_reply", "handshake_rate_8", "connect_first_reply_8", "connect_first_reply_flooded"],
         ),
-        ("session", &["request_256", "request_rate_64", "bulk"]),
+        (
+            "session",
+            if is_root() {
+                &["request_256", "request_rate_64", "bulk", "pss_session_answered", "pss_connection"]
+            } else {
+                &["request_256", "request_rate_64", "bulk"]
+            },
+        ),
         ("file", &["file_share", "file"]),
         (
             "vault",

@@ -122,8 +122,7 @@ impl PeerNetwork {
             }
         };
         let answered = tokio::time::timeout(limit, dispatching).await;
-        let (head, body) =
-            answered.unwrap_or_else(|_| (internal::status(StatusCode::GATEWAY_TIMEOUT), Body::empty()));
+        let (head, body) = answered.unwrap_or_else(|_| (internal::status(StatusCode::GATEWAY_TIMEOUT), Body::empty()));
         resume::skip(from, head, body)
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -16,7 +17,8 @@ use super::figures::{Better, Figure, Figures};
 use super::vault;
 
 /// What the stage's nodes have in their configuration: method beta (AES-256-GCM, SHA-256).
-const EXTRA: &str = "[diagnostics]\nthroughput = true\n[links]\nincoming = \"open\"\nmethods = [\"beta\"]\n";
+const EXTRA: &str = "[diagnostics]\nthroughput = true\n[links]\nincoming = \"open\"\nmethods = [\"beta\"]\n\
+                     [sessions]\nheld = 2000\nper_peer = 2000\nidle_seconds = 3600\n";
 
 /// How much each group does.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +35,8 @@ pub(crate) struct Size {
     flight: &'static str,
     /// Bytes of one bulk response and of the file.
     bulk_bytes: u64,
+    /// Sessions held, and connections.
+    held: (u64, usize),
     /// Blocks of system calls with and without a filter, and cages set up.
     blocks: &'static str,
     /// System calls of a block.
@@ -52,6 +56,7 @@ impl Size {
         requests: "5000",
         flight: "20000",
         bulk_bytes: 1 << 30,
+        held: (1000, 200),
         blocks: "20",
         calls: "50000",
         vault: vault::Size { single: 2000, rate: 16_000, runs: 3 },
@@ -65,6 +70,7 @@ impl Size {
         requests: "50",
         flight: "128",
         bulk_bytes: 8 << 20,
+        held: (150, 100),
         blocks: "1",
         calls: "1000",
         vault: vault::Size { single: 64, rate: 256, runs: 1 },
@@ -139,7 +145,11 @@ impl Stage {
 pub(crate) fn measure(group: &str, stage: &mut Stage) -> Result<Figures> {
     match group {
         "handshake" => handshake(stage),
-        "session" => session(stage),
+        "session" => {
+            let mut figures = session(stage)?;
+            held(stage, &mut figures)?;
+            Ok(figures)
+        }
         "file" => file(stage),
         "memory" => memory(stage),
         "cage" => cage(stage),
@@ -208,6 +218,49 @@ fn session(stage: &Stage) -> Result<Figures> {
     }
     figures.add_runs("bulk", "MiB/s", Better::Higher, rates);
     Ok(figures)
+}
+
+/// What a session costs that nobody uses, and a connection: the difference of `noded`'s proportional set size over many of them. As
+/// root, who may read it. The sessions are opened one after the other, each with one request, over a connection of its own that
+/// ends; at bob's, who answered, each has its replay window.
+fn held(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let (sessions, connections) = stage.size.held;
+    for node in [&mut stage.alice, &mut stage.bob] {
+        node.down()?;
+        node.up()?;
+    }
+    wait_for("the first reply", || {
+        Ok((stage.alice.cli(&["peers", "ping", &stage.bob.id, "--count", "1"])?.code == 0).then_some(()))
+    })?;
+    let nodes = [("opened", stage.alice.child_pid("noded")?), ("answered", stage.bob.child_pid("noded")?)];
+    // What is made once, and not for each, is there before.
+    stage.ping(&["--fresh", "--count", "50"])?;
+    let before = nodes.map(|(_, pid)| pss_kib(pid));
+    stage.ping(&["--fresh", "--count", &sessions.to_string()])?;
+    for ((name, pid), before) in nodes.into_iter().zip(before) {
+        let kib = (pss_kib(pid)? - before?) / sessions as f64;
+        figures.add(&format!("pss_session_{name}"), Figure { median: kib, p99: kib, unit: "KiB", n: sessions });
+    }
+    let pid = nodes[1].1;
+    let before = pss_kib(pid)?;
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        let mut stream = TcpStream::connect(stage.bob.listen)?;
+        // Refused: anybody may hold a connection.
+        stream.write_all(
+            b"POST /p2p/session HTTP/1.1\r\nhost: bench\r\ncontent-length: 25\r\n\r\n0123456789012345678901234",
+        )?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer)?;
+        ensure!(answer == *b"HTTP/1.1 403", "another answer than a refusal");
+        open.push(stream);
+    }
+    let kib = (pss_kib(pid)? - before) / connections as f64;
+    figures.add("pss_connection", Figure { median: kib, p99: kib, unit: "KiB", n: connections as u64 });
+    Ok(())
 }
 
 /// A file from alice's store on disk to bob's, verified and durable: what the peer program measures, too. Putting it
