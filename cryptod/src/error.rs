@@ -27,6 +27,9 @@ pub enum Error {
     /// An offer with a method that the operator does not allow.
     #[error("the offer's method is not allowed here (downgrade)")]
     PeerDowngrade,
+    /// Direct contact with a peer with which a live link is held.
+    #[error("there is a live link with this peer: direct contact is refused (downgrade)")]
+    PeerDirectDowngrade,
     /// Seen before, or older than what is remembered.
     #[error("replayed or outdated")]
     PeerReplay,
@@ -102,6 +105,7 @@ impl From<Error> for Refusal {
             Error::PeerUnknownPrekey => Refusal::UnknownPrekey,
             Error::PeerOfferSealed => Refusal::OfferSealed,
             Error::PeerDowngrade => Refusal::Downgrade,
+            Error::PeerDirectDowngrade => Refusal::DirectDowngrade,
             Error::PeerReplay => Refusal::Replay,
             Error::PeerHandshake => Refusal::HandshakeFailed,
             Error::AllZero => Refusal::PeerStatement(StatementFault::Malformed),

@@ -1,8 +1,8 @@
-//! The three-phase handshake of two linked nodes: REQUEST, VERIFY, FINALIZE (PROTOCOL 5).
+//! The three-phase handshake of two nodes, over a link or without one: REQUEST, VERIFY, FINALIZE (PROTOCOL 5).
 //!
 //! Sans-IO: time and randomness are arguments, messages are bytes, and nothing here knows of sockets, frames or state files.
 //! `initiator` and `responder` are the two machines, one struct a state, moved by value; `table` is what the vault talks to and
-//! keeps them in, within the bounds of `half_open`; `noise`, `resolver` and `kem` are what they are made of. Link keys and this node's credentials come
+//! keeps them in, within the bounds of `half_open`; `mode` is what a handshake rests on; `noise`, `resolver` and `kem` are what they are made of. Link keys and this node's credentials come
 //! from the vault; what leaves is [`Established`]: one secret a direction and what both sides can compare.
 //!
 //! Towards the network every refusal looks the same; [`Refusal`] is for the local log and audit trail.
@@ -12,6 +12,7 @@ mod concluded;
 mod half_open;
 mod initiator;
 mod kem;
+mod mode;
 mod noise;
 #[cfg(test)]
 mod pair;
@@ -21,6 +22,7 @@ mod table;
 #[cfg(test)]
 mod vectors;
 
+pub(crate) use mode::{Direct, Linked, Mode};
 pub(crate) use table::{Answered, Handshakes, Incoming};
 
 use hkdf::Hkdf;
@@ -37,11 +39,6 @@ use zeroize::Zeroizing;
 
 use noise::{Noise, NoiseRefused, Side};
 
-/// Prologue word for a handshake over a link; direct contact will have its own.
-const MODE: &[u8] = b"linked";
-/// Feature bits of this version: none. They are in the prologue so that nobody between can take one away.
-const FEATURES: u64 = 0;
-
 /// Why a handshake was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -57,8 +54,8 @@ pub(crate) enum Refusal {
     /// A REQUEST with this timestamp, or a later one, was accepted before.
     #[error("the REQUEST is older than one that was accepted")]
     Replayed,
-    /// Certified, but not the other party of the link.
-    #[error("the peer is not the other party of the link")]
+    /// Certified, but not the other party of the link, or not whom this node meant to reach.
+    #[error("the peer is not the other party of the link, or not the one that was meant")]
     WrongPeer,
     /// The certificate is for another suite than the link's.
     #[error("the certificate is for another suite")]
@@ -80,35 +77,6 @@ impl From<NoiseRefused> for Refusal {
     }
 }
 
-/// The link a handshake runs over, as one side sees it.
-pub(crate) struct Linked {
-    pub(crate) link_id: LinkId,
-    pub(crate) method: Method,
-    pub(crate) epoch: u64,
-    pub(crate) initiator: NodeId,
-    pub(crate) responder: NodeId,
-    /// The link's pre-shared key of the direction initiator → responder.
-    pub(crate) psk: Secret<32>,
-    /// The link's base: not used here, handed back with [`Established`] for the match proof (PROTOCOL 4.5).
-    pub(crate) base: Secret<32>,
-}
-
-impl Linked {
-    /// What both sides must agree on before a byte is exchanged (PROTOCOL 5).
-    fn prologue(&self) -> Vec<u8> {
-        concat(&[
-            derive::PROLOGUE,
-            MODE,
-            self.method.noise_name().as_bytes(),
-            &FEATURES.to_be_bytes(),
-            &self.epoch.to_be_bytes(),
-            self.link_id.as_bytes(),
-            self.initiator.as_bytes(),
-            self.responder.as_bytes(),
-        ])
-    }
-}
-
 /// What this node says of itself inside a handshake.
 pub(crate) struct Credentials<'a> {
     /// X25519 static secret of the link's suite.
@@ -122,11 +90,11 @@ pub(crate) struct Credentials<'a> {
 /// A finished handshake: all that leaves it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Established {
-    pub(crate) link_id: LinkId,
+    /// The link and its base, as given in [`Linked`]; none in direct contact.
+    pub(crate) link: Option<(LinkId, Secret<32>)>,
     pub(crate) method: Method,
+    /// Who the other side proved to be.
     pub(crate) peer: NodeId,
-    /// As given in [`Linked`].
-    pub(crate) base: Secret<32>,
     /// Session secret of what this node sends.
     pub(crate) send: Secret<32>,
     /// Session secret of what this node receives.
@@ -140,18 +108,24 @@ pub(crate) struct Established {
     pub(crate) peer_directory_head: Vec<u8>,
 }
 
-/// What a machine remembers of its link until the handshake is done.
+/// What a machine remembers of what it rests on until the handshake is done.
 struct Waiting {
-    link_id: LinkId,
+    link: Option<(LinkId, Secret<32>)>,
     method: Method,
-    peer: NodeId,
-    base: Secret<32>,
+    /// Whom the other side must prove to be; none: whoever it is.
+    peer: Option<NodeId>,
 }
 
 impl Waiting {
-    /// The peer's certificate, which verified, is the link's other party's, for this suite, and for the key that Noise proved.
+    fn new(mode: Mode, side: Side) -> Self {
+        let method = mode.method();
+        let (peer, link) = mode.into_parts(side);
+        Self { link, method, peer }
+    }
+
+    /// The peer's certificate, which verified, is that of whom it must be, for this suite, and for the key that Noise proved.
     fn check_peer(&self, noise: &Noise, certificate: &StaticCertificate) -> Result<(), Refusal> {
-        if certificate.node_id != self.peer {
+        if self.peer.is_some_and(|peer| peer != certificate.node_id) {
             return Err(Refusal::WrongPeer);
         }
         if certificate.method != self.method {
@@ -163,7 +137,8 @@ impl Waiting {
         Ok(())
     }
 
-    fn establish(self, side: Side, said: SenderPayload, noise: Noise) -> Result<Established, Refusal> {
+    /// `peer`: as [`Waiting::check_peer`] has found it.
+    fn establish(self, side: Side, peer: NodeId, said: SenderPayload, noise: Noise) -> Result<Established, Refusal> {
         let split = noise.split()?;
         let from_initiator = session_secret(&split.from_initiator, b"initiator", &split.hash);
         let from_responder = session_secret(&split.from_responder, b"responder", &split.hash);
@@ -174,10 +149,9 @@ impl Waiting {
         let mut hash = [0; 32];
         hash.copy_from_slice(split.hash.get(..32).ok_or(Refusal::NotAuthentic)?);
         Ok(Established {
-            link_id: self.link_id,
+            link: self.link,
             method: self.method,
-            peer: self.peer,
-            base: self.base,
+            peer,
             send,
             receive,
             hash,

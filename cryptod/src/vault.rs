@@ -23,6 +23,7 @@ use crate::statics::Statics;
 mod access;
 mod audit_ops;
 mod channel;
+mod direct_ops;
 mod handshake_ops;
 mod link_ops;
 mod node_ops;
@@ -300,6 +301,10 @@ impl Unlocked {
             Request::CompleteHandshake { handshake, noise } => self.complete_handshake(now, handshake, &noise),
             Request::AbandonHandshake { handshake } => self.abandon_handshake(now, handshake),
             Request::SignSession { handshake } => self.sign_session(now, handshake),
+            Request::StartDirect { method, peer } => self.start_direct(now, random, method, peer),
+            Request::AnswerDirect { method, noise, directory_head } => {
+                self.answer_direct(now, random, method, &noise, &directory_head)
+            }
             Request::ValidateMatch { row, hash, proof } => self.validate_match(now, &row, &hash, &proof),
             Request::StoreKey { purpose } => self.store_key(&purpose),
             Request::Rotate { what } => self.rotate(now, random, what),

@@ -24,7 +24,7 @@ use tower::ServiceExt;
 use crate::corpus::numbered;
 use crate::records::NOW;
 
-const CALLS: [&str; 20] = [
+const CALLS: [&str; 22] = [
     "Describe",
     "SignCard",
     "SignHttp",
@@ -45,6 +45,8 @@ const CALLS: [&str; 20] = [
     "AcceptRenewal",
     "ListLinks",
     "SignSession",
+    "StartDirect",
+    "AnswerDirect",
 ];
 
 const NODE: NodeId = NodeId::from_bytes([1; 32]);
@@ -121,7 +123,7 @@ fn answer(which: u8) -> Reply {
     let (method, issuer, epoch) = (Method::Beta, which & 1 == 0, 7);
     let summary = || LinkSummary { link, peer: NODE, issuer, method, epoch, not_before: NOW, not_after: NOW };
     let grant = || SessionGrant {
-        link,
+        link: Some(link),
         peer: NODE,
         method: Method::Alpha,
         send: Secret::new([4; 32]),
@@ -214,6 +216,8 @@ pub(crate) fn corpus() -> Vec<(String, Vec<u8>)> {
         (4, renewal),
         (12, rpc::ListLinksRequest { after: of(16) }.encode_to_vec()),
         (13, rpc::HandshakeName { handshake: of(16) }.encode_to_vec()),
+        (7, rpc::StartDirectRequest { method: 2, peer: of(32) }.encode_to_vec()),
+        (7, rpc::AnswerDirectRequest { method: 3, noise: of(1300), directory_head: of(32) }.encode_to_vec()),
     ];
     let mut inputs: Vec<Vec<u8>> =
         (0_u8..).zip(&calls).map(|(call, (reply, bytes))| [&[call, 0, *reply], &bytes[..]].concat()).collect();

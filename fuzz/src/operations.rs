@@ -7,7 +7,7 @@
 use openred_proto::checked::card::CardFields;
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{HandshakeId, LinkId, NodeId, UnixMillis};
-use openred_proto::method::{MethodSet, Schedule};
+use openred_proto::method::{Method, MethodSet, Schedule};
 use openred_proto::vault::{
     Frame, ReceivedOffer, ReceivedRenewal, Reply, Request, Role, ShortKey, decode_frame, encode_frame, split_frame,
 };
@@ -62,7 +62,7 @@ pub(crate) fn list(bytes: &[u8]) {
     world.parties.iter_mut().for_each(Party::commit);
 }
 
-const KINDS: u8 = 29;
+const KINDS: u8 = 31;
 const RAW: u8 = 22;
 
 struct Step {
@@ -184,6 +184,15 @@ impl World {
             },
             24..=27 => self.renewal(what, step, row(a), offer()),
             28 => Request::SignSession { handshake },
+            29 => Request::StartDirect {
+                method: Method::ALL[usize::from(b % 4)],
+                peer: if b & 0x40 == 0 { other } else { own },
+            },
+            30 => Request::AnswerDirect {
+                method: Method::ALL[usize::from(b % 4)],
+                noise: noise(a),
+                directory_head: Vec::new(),
+            },
             15 if a & 1 == 0 => Request::Lock,
             _ => Request::Rotate { what: if b & 1 == 0 { ShortKey::Prekey } else { ShortKey::Statics } },
         }
@@ -309,7 +318,7 @@ pub(crate) mod corpus {
         inputs.push(reply(Reply::Done));
         inputs.push(reply(Reply::Signature(vec![3; 64])));
         inputs.push([&[0][..], &encode_frame(&Frame { id: 1, body: Request::Describe }).unwrap()].concat());
-        inputs.extend((24..29).map(|what| framed(0, world.request(what, &step))));
+        inputs.extend((24..KINDS).map(|what| framed(0, world.request(what, &step))));
         inputs.push(reply(Reply::Links(vec![LinkId::from_bytes([5; 16]); 3])));
         numbered(inputs)
     }
@@ -318,6 +327,8 @@ pub(crate) mod corpus {
     pub(crate) fn lists() -> Vec<(String, Vec<u8>)> {
         let link: &[[u8; 4]] = &[[1, 1, 4, 8], [3, 0, 0, 2], [4, 1, 0, 15], [5, 1, 0, 15]];
         let shake: &[[u8; 4]] = &[[8, 0, 1, 0], [9, 1, 0, 0], [10, 0, 1, 0], [11, 1, 0, 0], [13, 0, 1, 0]];
+        // Without a link.
+        let direct: &[[u8; 4]] = &[[28, 0, 0, 1], [29, 1, 0, 1], [10, 0, 1, 0], [11, 1, 0, 0]];
         // Alice renews by her row, Bob takes it by his.
         let renew: &[[u8; 4]] = &[[24, 0, 1, 2], [25, 1, 0, 7], [26, 1, 0, 7]];
         let lists: [Vec<[u8; 4]>; 10] = [
@@ -334,6 +345,7 @@ pub(crate) mod corpus {
         ];
         let mut inputs: Vec<Vec<u8>> = lists.iter().map(|list| list.concat()).collect();
         inputs.push([&[22, 0, 3, 0, 1, 0, 0][..], &[0, 0, 0, 0]].concat());
+        inputs.push(direct.concat());
         numbered(inputs)
     }
 
@@ -354,6 +366,21 @@ pub(crate) mod corpus {
         }
 
         #[test]
+        fn the_last_list_opens_one_without_a_link() {
+            use super::super::*;
+            let lists = super::lists();
+            let (_, bytes) = lists.last().unwrap();
+            let mut world = World { parties: [Party::new(1), Party::new(2)], made: Made::default() };
+            for operation in bytes.chunks(4) {
+                let who = usize::from(operation[1] % 2);
+                let step = Step { who, operator: false, alter: false, a: operation[2], b: operation[3] };
+                world.step(operation[0], &step);
+            }
+            assert_eq!(world.made.grants.len(), 2, "both sides opened the session");
+            assert!(world.made.grants.iter().all(|grant| grant.link.is_none()));
+        }
+
+        #[test]
         fn the_ninth_list_opens_one_over_a_renewed_link() {
             use super::super::*;
             let lists = super::lists();
@@ -366,7 +393,7 @@ pub(crate) mod corpus {
             }
             let links: std::collections::BTreeSet<_> = world.made.links.iter().collect();
             assert_eq!((links.len(), world.made.grants.len()), (2, 2));
-            assert_eq!(Some(&world.made.grants[0].link), world.made.links.last());
+            assert_eq!(world.made.grants[0].link.as_ref(), world.made.links.last());
         }
     }
 }

@@ -17,7 +17,7 @@ fn grant(initiator: bool) -> SessionGrant {
     let (one, other) = (Secret::new([1; 32]), Secret::new([2; 32]));
     let (send, receive) = if initiator { (one, other) } else { (other, one) };
     SessionGrant {
-        link: LinkId::from_bytes([1; 16]),
+        link: Some(LinkId::from_bytes([1; 16])),
         peer: NodeId::from_bytes([if initiator { 2 } else { 1 }; 32]),
         method: Method::Alpha,
         send,

@@ -532,7 +532,7 @@ fn link_keys(reply: &wire::LinkKeys) -> Result<LinkKeys, KeysError> {
 
 fn grant(reply: wire::SessionGrant) -> Result<SessionGrant, KeysError> {
     Ok(SessionGrant {
-        link: LinkId::from_bytes(array("link id", &reply.link_id)?),
+        link: if reply.link_id.is_empty() { None } else { Some(LinkId::from_bytes(array("link id", &reply.link_id)?)) },
         peer: NodeId::from_bytes(array("peer", &reply.peer)?),
         method: Method::from_number(u64::from(reply.method))?,
         send: Secret::new(array("send secret", &reply.send)?),

@@ -178,7 +178,7 @@ impl PeerNetwork {
     /// [`PeerNetwork::link_removed`] comes either before, and the link is not expected, or after, and finds the session.
     fn adopt_session(&self, pooled: &Arc<pool::Pooled>, now: Instant) -> Result<(), NotAdopted> {
         let responder = self.responder();
-        if !responder.tags.expects(&pooled.session.link) {
+        if !responder.tags.expects(&pooled.handle.link) {
             return Err(NotAdopted::LinkEnded);
         }
         self.pool.insert(pooled, now).map_err(|_| NotAdopted::PoolFull)
@@ -212,7 +212,7 @@ fn status(pooled: &pool::Pooled, now: Instant) -> SessionStatus {
     let (requests, bytes) = session.used();
     SessionStatus {
         peer: session.peer,
-        link: session.link,
+        link: pooled.handle.link,
         method: session.method,
         initiator: session.side == Side::Initiator,
         age_seconds: now.saturating_duration_since(session.opened_at()).as_secs(),

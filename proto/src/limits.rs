@@ -71,6 +71,10 @@ pub const HALF_OPEN_PER_ROLE: usize = HALF_OPEN / 4 * 3;
 pub const HALF_OPEN_PER_LINK: usize = 4;
 /// See [`HALF_OPEN`].
 pub const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
+/// Of [`HALF_OPEN`], those of direct contact, whose parties nobody knows yet: begun and answered together (PROTOCOL 5).
+pub const HALF_OPEN_DIRECT: usize = 64;
+/// Of [`HALF_OPEN_DIRECT`], what one role may hold: strangers who come do not keep this node from going itself.
+pub const HALF_OPEN_DIRECT_PER_ROLE: usize = HALF_OPEN_DIRECT / 4 * 3;
 /// Longest Noise message of a handshake: ML-KEM key or ciphertext, certificate, head and tags, with room.
 pub const NOISE_BYTES: usize = 2048;
 /// Shortest Noise message of REQUEST: an ephemeral key (32) and the AEAD tag of a payload (16); psk0 has set a key by then.

@@ -60,6 +60,17 @@ impl Method {
         }
     }
 
+    /// The Noise name of direct contact, without a link (PROTOCOL 5).
+    #[must_use]
+    pub const fn direct_noise_name(self) -> &'static str {
+        match self {
+            Method::Alpha => "Noise_XXpsk3_25519_ChaChaPoly_BLAKE2s",
+            Method::Beta => "Noise_XXpsk3_25519_AESGCM_SHA256",
+            Method::Gamma => "Noise_XXpsk3_25519_ChaChaPoly_SHA512",
+            Method::Delta => "Noise_XXpsk3_25519_AESGCM_BLAKE2b",
+        }
+    }
+
     /// Number on the wire.
     #[must_use]
     pub const fn number(self) -> u64 {

@@ -9,7 +9,7 @@ pub const REFUSAL_HEADER: &str = "openred-refusal";
 /// What a record of the audit trail holds for a match proof that is wrong: answered, not refused.
 pub const NO_MATCH: u8 = 1;
 
-const CODES: [(Refusal, &str, u8); 27] = [
+const CODES: [(Refusal, &str, u8); 28] = [
     (Refusal::Malformed, "malformed", 2),
     (Refusal::NotAllowed, "not-allowed", 3),
     (Refusal::Quota, "quota", 4),
@@ -37,6 +37,7 @@ const CODES: [(Refusal, &str, u8); 27] = [
     (Refusal::AuditFull, "audit-full", 26),
     (Refusal::Capacity(Capacity::Prekeys), "capacity-prekeys", 27),
     (Refusal::Downgrade, "downgrade", 28),
+    (Refusal::DirectDowngrade, "direct-downgrade", 29),
 ];
 
 impl Refusal {

@@ -197,6 +197,22 @@ pub enum Request {
         /// From `HandshakeStarted` or `HandshakeAnswered`.
         handshake: HandshakeId,
     },
+    /// Initiator, phase one, without a link. Refused while a live one with the peer is held. Node.
+    StartDirect {
+        /// The suite.
+        method: Method,
+        /// Whom this node means to reach: nobody else gets FINALIZE.
+        peer: NodeId,
+    },
+    /// Responder, phase one to two, without a link; who it is shows in phase three. Node.
+    AnswerDirect {
+        /// The suite that the initiator chose.
+        method: Method,
+        /// Noise message 1.
+        noise: Vec<u8>,
+        /// Latest directory head seen; 32 bytes or empty.
+        directory_head: Vec<u8>,
+    },
 }
 
 /// Keys that live for days and are drawn anew on a schedule, or when the operator says so.
@@ -270,8 +286,8 @@ pub struct LinkKeys {
 /// What an open handshake yields to `noded`: secrets of this one session, and what the two sides proved.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionGrant {
-    /// The link it runs over.
-    pub link: LinkId,
+    /// The link it runs over; none in direct contact.
+    pub link: Option<LinkId>,
     /// The proven peer.
     pub peer: NodeId,
     /// The link's method (it decides the session's AEAD).
@@ -284,7 +300,7 @@ pub struct SessionGrant {
     pub hash: [u8; 32],
     /// Equal on both sides; shown as words and hex.
     pub mutual_link: [u8; 16],
-    /// This node's match proof over the hash.
+    /// This node's match proof over the hash; zeros without a link.
     pub match_proof: [u8; 32],
     /// Sequence of the peer's latest card, as it says.
     pub peer_card_sequence: u64,
@@ -368,14 +384,14 @@ pub enum Reply {
     LinkKeys(LinkKeys),
     /// To `RevokeLink`, `AbandonHandshake`, `Report`, `Note`, `AuditFiled`, `Lock`, `Rotate`.
     Done,
-    /// To `StartHandshake`.
+    /// To `StartHandshake` and `StartDirect`.
     HandshakeStarted {
         /// Names the machine in the vault.
         handshake: HandshakeId,
         /// Noise message 1.
         noise: Vec<u8>,
     },
-    /// To `AnswerHandshake`.
+    /// To `AnswerHandshake` and `AnswerDirect`.
     HandshakeAnswered {
         /// Names the machine in the vault, and goes to the peer.
         handshake: HandshakeId,
@@ -483,6 +499,11 @@ pub enum Refusal {
     /// The offer's method is not among those that the operator allows.
     #[error("the offer's method is not allowed here (downgrade)")]
     Downgrade,
+    /// Direct contact with a peer with which there is a live link: that one proves more.
+    #[error(
+        "there is a live link with this peer: direct contact is refused (downgrade); `openred link revoke` ends it"
+    )]
+    DirectDowngrade,
 }
 
 /// Which fixed table is full.

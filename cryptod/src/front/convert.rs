@@ -10,7 +10,7 @@ use openred_proto::id::{HandshakeId, LinkId, NodeId};
 use openred_proto::limits::{
     CARD_BYTES, CARD_ENDPOINTS, ENDPOINT_BYTES, NAME_BYTES, NOISE_BYTES, OFFER_BYTES, TARGET_URI_BYTES,
 };
-use openred_proto::method::{MethodSet, Schedule};
+use openred_proto::method::{Method, MethodSet, Schedule};
 use openred_proto::refusal::REFUSAL_HEADER;
 use openred_proto::secret::Secret;
 use openred_proto::vault::{
@@ -67,6 +67,10 @@ fn head(bytes: &[u8]) -> Checked<Vec<u8>> {
 
 fn methods(field: &'static str, bits: u32) -> Checked<MethodSet> {
     MethodSet::from_bits(bits.into()).map_err(|_| wrong(field))
+}
+
+fn method(number: u32) -> Checked<Method> {
+    Method::from_number(number.into()).map_err(|_| wrong("method"))
 }
 
 pub(super) fn row(bytes: &[u8]) -> Checked<Vec<u8>> {
@@ -181,6 +185,21 @@ pub(super) fn complete_handshake(message: rpc::ContinueHandshakeRequest) -> Chec
     })
 }
 
+pub(super) fn start_direct(message: &rpc::StartDirectRequest) -> Checked<Request> {
+    Ok(Request::StartDirect {
+        method: method(message.method)?,
+        peer: NodeId::from_bytes(array("peer", &message.peer)?),
+    })
+}
+
+pub(super) fn answer_direct(message: &rpc::AnswerDirectRequest) -> Checked<Request> {
+    Ok(Request::AnswerDirect {
+        method: method(message.method)?,
+        noise: foreign("noise", &message.noise, NOISE_BYTES)?,
+        directory_head: head(&message.directory_head)?,
+    })
+}
+
 pub(super) fn abandon_handshake(message: rpc::HandshakeName) -> Checked<Request> {
     Ok(Request::AbandonHandshake { handshake: HandshakeId::from_bytes(array("handshake", &message.handshake)?) })
 }
@@ -232,6 +251,7 @@ fn refused(reply: &Reply) -> Status {
         | Refusal::Replay
         | Refusal::NoCommonMethod
         | Refusal::Downgrade
+        | Refusal::DirectDowngrade
         | Refusal::RowSealed
         | Refusal::LinkExpired
         | Refusal::HandshakeFailed => Code::FailedPrecondition,
@@ -423,7 +443,7 @@ fn keys(keys: LinkKeys) -> rpc::LinkKeys {
 
 fn session(grant: SessionGrant) -> rpc::SessionGrant {
     rpc::SessionGrant {
-        link_id: copy(grant.link.as_bytes()),
+        link_id: grant.link.map(|link| copy(link.as_bytes())).unwrap_or_default(),
         peer: copy(grant.peer.as_bytes()),
         method: u32::from(grant.method as u8),
         send: wiped(grant.send),
@@ -469,7 +489,6 @@ mod tests {
 
     #[test]
     fn secrets_are_moved_into_messages_and_wiped_with_them() {
-        use openred_proto::method::Method;
         use openred_proto::vault::RequestKeys;
         use zeroize::ZeroizeOnDrop;
         const fn wipes_itself<T: ZeroizeOnDrop>() {}
@@ -484,7 +503,7 @@ mod tests {
             assert!(is_wiped(field));
         }
         let message = session(SessionGrant {
-            link: LinkId::from_bytes([1; 16]),
+            link: Some(LinkId::from_bytes([1; 16])),
             peer: NodeId::from_bytes([2; 32]),
             method: Method::Alpha,
             send: secret([3; 32]),

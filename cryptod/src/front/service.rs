@@ -147,6 +147,14 @@ impl Cryptod for Service {
         self.call(call, convert::answer_handshake, convert::started_handshake).await
     }
 
+    async fn start_direct(&self, call: tonic::Request<rpc::StartDirectRequest>) -> Answer<rpc::StartedHandshake> {
+        self.call(call, |start| convert::start_direct(&start), convert::started_handshake).await
+    }
+
+    async fn answer_direct(&self, call: tonic::Request<rpc::AnswerDirectRequest>) -> Answer<rpc::StartedHandshake> {
+        self.call(call, |answer| convert::answer_direct(&answer), convert::started_handshake).await
+    }
+
     async fn finish_handshake(
         &self,
         call: tonic::Request<rpc::ContinueHandshakeRequest>,

@@ -1,21 +1,42 @@
-//! Handshakes that wait for their next message: at most four a link and 1,024 in all, ten seconds each (PROTOCOL 5).
+//! Handshakes that wait for their next message: at most four a link, 64 without one, and 1,024 in all, ten seconds each (PROTOCOL 5).
 //!
 //! One table for those this node began and one for those it answered; both bounds are over the two together, so each table is
-//! told what the other holds. Of the 1,024 a role has at most three quarters, so that neither can starve the other; of a link's
-//! four it may have all, because only the link's two parties can take them. A machine leaves the table when its next message comes, whatever that message is: a failed handshake leaves nothing to try again on.
+//! told what the other holds. Of the 1,024 a role has at most three quarters, so that neither can starve the other, and of the 64
+//! as well; of a link's four it may have all, because only the link's two parties can take them. A machine leaves the table when its next message comes, whatever that message is: a failed handshake leaves nothing to try again on.
 
 use std::collections::BTreeMap;
 
 use openred_proto::id::{HandshakeId, LinkId, UnixMillis};
-use openred_proto::limits::{HALF_OPEN, HALF_OPEN_LIFE, HALF_OPEN_PER_LINK, HALF_OPEN_PER_ROLE};
+use openred_proto::limits::{
+    HALF_OPEN, HALF_OPEN_DIRECT, HALF_OPEN_DIRECT_PER_ROLE, HALF_OPEN_LIFE, HALF_OPEN_PER_LINK, HALF_OPEN_PER_ROLE,
+};
 
 use super::Refusal;
+
+/// Under which bound a handshake waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// That of its link.
+    Link(LinkId),
+    /// That of all which rest on no link.
+    Direct,
+}
+
+impl Place {
+    /// How many may wait there in both roles together, and in one.
+    const fn most(self) -> (usize, usize) {
+        match self {
+            Self::Link(_) => (HALF_OPEN_PER_LINK, HALF_OPEN_PER_LINK),
+            Self::Direct => (HALF_OPEN_DIRECT, HALF_OPEN_DIRECT_PER_ROLE),
+        }
+    }
+}
 
 /// What the other role holds already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Elsewhere {
-    /// Over the same link.
-    pub(crate) of_link: usize,
+    /// In the same place.
+    pub(crate) there: usize,
     /// In all.
     pub(crate) in_all: usize,
 }
@@ -26,7 +47,7 @@ pub(crate) struct HalfOpen<M> {
 }
 
 struct Waiting<M> {
-    link: LinkId,
+    place: Place,
     since: UnixMillis,
     machine: M,
 }
@@ -44,20 +65,21 @@ impl<M> HalfOpen<M> {
     }
 
     /// What this role holds at `now`, for the other one's [`HalfOpen::admit`].
-    pub(crate) fn held(&mut self, now: UnixMillis, link: LinkId) -> Elsewhere {
+    pub(crate) fn held(&mut self, now: UnixMillis, place: Place) -> Elsewhere {
         self.expire(now);
-        let of_link = self.waiting.values().filter(|waiting| waiting.link == link).count();
-        Elsewhere { of_link, in_all: self.waiting.len() }
+        let there = self.waiting.values().filter(|waiting| waiting.place == place).count();
+        Elsewhere { there, in_all: self.waiting.len() }
     }
 
-    /// Whether `link` may have one more, asked before any work is done for it.
+    /// Whether `place` may have one more, asked before any work is done for it.
     ///
     /// # Errors
     /// [`Refusal::TooMany`].
-    pub(crate) fn admit(&mut self, now: UnixMillis, link: LinkId, other: Elsewhere) -> Result<(), Refusal> {
-        let held = self.held(now, link);
-        let link_is_full = held.of_link + other.of_link >= HALF_OPEN_PER_LINK;
-        if link_is_full || held.in_all + other.in_all >= HALF_OPEN || held.in_all >= HALF_OPEN_PER_ROLE {
+    pub(crate) fn admit(&mut self, now: UnixMillis, place: Place, other: Elsewhere) -> Result<(), Refusal> {
+        let held = self.held(now, place);
+        let (most, per_role) = place.most();
+        let is_full = held.there + other.there >= most || held.there >= per_role;
+        if is_full || held.in_all + other.in_all >= HALF_OPEN || held.in_all >= HALF_OPEN_PER_ROLE {
             return Err(Refusal::TooMany);
         }
         Ok(())
@@ -67,11 +89,11 @@ impl<M> HalfOpen<M> {
     ///
     /// # Errors
     /// [`Refusal::TooMany`] for an id that is taken; ids are drawn, so that is a guess or a fault.
-    pub(crate) fn insert(&mut self, now: UnixMillis, link: LinkId, id: HandshakeId, machine: M) -> Result<(), Refusal> {
+    pub(crate) fn insert(&mut self, now: UnixMillis, place: Place, id: HandshakeId, machine: M) -> Result<(), Refusal> {
         if self.waiting.contains_key(&id) {
             return Err(Refusal::TooMany);
         }
-        self.waiting.insert(id, Waiting { link, since: now, machine });
+        self.waiting.insert(id, Waiting { place, since: now, machine });
         Ok(())
     }
 
@@ -91,7 +113,12 @@ impl<M> HalfOpen<M> {
 
     /// Drops every handshake of a link that was revoked or replaced.
     pub(crate) fn forget(&mut self, link: LinkId) {
-        self.waiting.retain(|_, waiting| waiting.link != link);
+        self.waiting.retain(|_, waiting| waiting.place != Place::Link(link));
+    }
+
+    /// Where a handshake waits.
+    pub(crate) fn place(&self, id: &HandshakeId) -> Option<Place> {
+        self.waiting.get(id).map(|waiting| waiting.place)
     }
 
     /// How many wait.
@@ -111,17 +138,21 @@ mod tests {
         HandshakeId::from_bytes(bytes)
     }
 
-    fn link(number: usize) -> LinkId {
+    fn link_id(number: usize) -> LinkId {
         LinkId::from_bytes(*id(number).as_bytes())
     }
 
+    fn link(number: usize) -> Place {
+        Place::Link(link_id(number))
+    }
+
     const NOW: UnixMillis = UnixMillis(1_000_000);
-    const NOTHING: Elsewhere = Elsewhere { of_link: 0, in_all: 0 };
+    const NOTHING: Elsewhere = Elsewhere { there: 0, in_all: 0 };
 
     impl<M> HalfOpen<M> {
-        fn add(&mut self, now: UnixMillis, link: LinkId, id: HandshakeId, machine: M) -> Result<(), Refusal> {
-            self.admit(now, link, NOTHING)?;
-            self.insert(now, link, id, machine)
+        fn add(&mut self, now: UnixMillis, place: Place, id: HandshakeId, machine: M) -> Result<(), Refusal> {
+            self.admit(now, place, NOTHING)?;
+            self.insert(now, place, id, machine)
         }
     }
 
@@ -143,7 +174,7 @@ mod tests {
     fn four_a_link_over_both_roles() {
         let mut table = HalfOpen::new();
         table.add(NOW, link(1), id(1), ()).unwrap();
-        let other = |of_link| Elsewhere { of_link, in_all: of_link };
+        let other = |there| Elsewhere { there, in_all: there };
         assert_eq!(table.admit(NOW, link(1), other(HALF_OPEN_PER_LINK - 2)), Ok(()));
         assert_eq!(table.admit(NOW, link(1), other(HALF_OPEN_PER_LINK - 1)), Err(Refusal::TooMany));
         assert_eq!(table.admit(NOW, link(2), other(HALF_OPEN_PER_LINK - 1)), Ok(()));
@@ -187,8 +218,26 @@ mod tests {
         let mut table = HalfOpen::new();
         table.add(NOW, link(1), id(1), ()).unwrap();
         table.add(NOW, link(2), id(2), ()).unwrap();
-        table.forget(link(1));
+        table.forget(link_id(1));
         assert_eq!(table.take(NOW, id(1)), Err(Refusal::NotWaiting));
         assert_eq!(table.take(NOW, id(2)), Ok(()));
+    }
+
+    #[test]
+    fn direct_contact_has_places_of_its_own_and_neither_role_takes_them_all() {
+        let (mut begun, mut answered) = (HalfOpen::new(), HalfOpen::new());
+        for number in 0..HALF_OPEN_DIRECT_PER_ROLE {
+            answered.admit(NOW, Place::Direct, begun.held(NOW, Place::Direct)).unwrap();
+            answered.insert(NOW, Place::Direct, id(number), ()).unwrap();
+        }
+        assert_eq!(answered.admit(NOW, Place::Direct, NOTHING), Err(Refusal::TooMany), "a role's share");
+        for number in HALF_OPEN_DIRECT_PER_ROLE..HALF_OPEN_DIRECT {
+            begun.admit(NOW, Place::Direct, answered.held(NOW, Place::Direct)).unwrap();
+            begun.insert(NOW, Place::Direct, id(number), ()).unwrap();
+        }
+        assert_eq!(begun.admit(NOW, Place::Direct, answered.held(NOW, Place::Direct)), Err(Refusal::TooMany));
+        begun.admit(NOW, link(1), answered.held(NOW, link(1))).unwrap();
+        assert_eq!((begun.place(&id(63)), begun.place(&id(0))), (Some(Place::Direct), None));
+        begun.admit(NOW.plus(HALF_OPEN_LIFE), Place::Direct, NOTHING).unwrap();
     }
 }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::certificates::Certificates;
 use super::kem::EphemeralKem;
 use super::noise::{Noise, Side, Start};
-use super::{Credentials, Established, Linked, Refusal, Waiting};
+use super::{Credentials, Established, Mode, Refusal, Waiting};
 
 /// REQUEST is sent; the next message can only be VERIFY.
 pub(super) struct ExpectVerify {
@@ -24,7 +24,7 @@ pub(super) struct ExpectVerify {
 }
 
 impl ExpectVerify {
-    /// Begins over `link`; returns the machine and REQUEST's Noise message. `timestamp` is `max(now, last sent + 1)`, made
+    /// Begins in `mode`; returns the machine and REQUEST's Noise message. `timestamp` is `max(now, last sent + 1)`, made
     /// durable by the caller before the message leaves.
     ///
     /// # Errors
@@ -32,21 +32,21 @@ impl ExpectVerify {
     pub(super) fn request(
         random: &mut impl CryptoRng,
         timestamp: UnixMillis,
-        link: Linked,
+        mode: Mode,
         own: &Credentials<'_>,
     ) -> Result<(Self, Vec<u8>), Refusal> {
         let mut noise = Noise::start(Start {
             side: Side::Initiator,
-            name: link.method.noise_name(),
-            prologue: &link.prologue(),
+            name: mode.noise_name(),
+            prologue: &mode.prologue(),
             static_secret: own.static_secret,
             ephemeral: draw(random),
-            psk0: Some(&link.psk),
+            psk0: mode.psk0(),
         })?;
         let kem = EphemeralKem::generate(random);
         let payload = RequestPayload { timestamp, kem_key: kem.public().to_vec() };
         let message = noise.write(&payload.encode())?;
-        let link = Waiting { link_id: link.link_id, method: link.method, peer: link.responder, base: link.base };
+        let link = Waiting::new(mode, Side::Initiator);
         let certificate = own.certificate.to_vec();
         Ok((Self { noise, kem, link, certificate, card_sequence: own.card_sequence }, message))
     }
@@ -64,7 +64,8 @@ impl ExpectVerify {
         certificates: &mut Certificates,
     ) -> Result<(Vec<u8>, Established), Refusal> {
         let said = SenderPayload::decode_verify(&self.noise.read(message)?)?;
-        self.link.check_peer(&self.noise, &certificates.verify(&said.certificate, now)?)?;
+        let certificate = certificates.verify(&said.certificate, now)?;
+        self.link.check_peer(&self.noise, &certificate)?;
         let ciphertext: &[u8; MLKEM_CIPHERTEXT_BYTES] =
             said.kem_ciphertext.as_slice().try_into().map_err(|_| Refusal::NotAuthentic)?;
         self.noise.set_psk3(&self.kem.psk3(ciphertext))?;
@@ -75,7 +76,7 @@ impl ExpectVerify {
             directory_head: directory_head.to_vec(),
         };
         let finalize = self.noise.write(&payload.encode())?;
-        Ok((finalize, self.link.establish(Side::Initiator, said, self.noise)?))
+        Ok((finalize, self.link.establish(Side::Initiator, certificate.node_id, said, self.noise)?))
     }
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod adversary;
+mod direct;
 mod exchange;
 mod flips;
 mod hostile;
@@ -88,19 +89,20 @@ impl Engine {
     pub(super) fn begin(&mut self, now: UnixMillis, link: &Link) -> Result<(HandshakeId, Vec<u8>), Refusal> {
         let timestamp = now.max(UnixMillis(self.last_sent.0 + 1));
         self.last_sent = timestamp;
-        let linked = link.seen(self.id(), link.other(self.id()));
+        let mode = link.seen(self.id(), link.other(self.id()), Side::Initiator);
         let (secret, certificate) = &self.statics[&link.method];
         let own = Credentials { static_secret: secret, certificate, card_sequence: 11 };
-        self.handshakes.begin(now, &mut self.random, timestamp, linked, &own)
+        self.handshakes.begin(now, &mut self.random, timestamp, mode, &own)
     }
 
     pub(super) fn answer(&mut self, now: UnixMillis, link: &Link, message: &[u8]) -> Result<Answered, Refusal> {
-        let accepted = self.accepted.get(&link.id).copied().unwrap_or(UnixMillis(0));
-        let linked = link.seen(link.other(self.id()), self.id());
+        // Without a link nothing is remembered.
+        let accepted = self.accepted.get(&link.id).copied().filter(|_| !link.direct).unwrap_or(UnixMillis(0));
+        let mode = link.seen(link.other(self.id()), self.id(), Side::Responder);
         let (secret, certificate) = &self.statics[&link.method];
         let own = Credentials { static_secret: secret, certificate, card_sequence: 22 };
         let request = Incoming { message, accepted, directory_head: &[5; 32] };
-        let answered = self.handshakes.answer(now, &mut self.random, linked, &own, &request)?;
+        let answered = self.handshakes.answer(now, &mut self.random, mode, &own, &request)?;
         self.accepted.insert(link.id, answered.accepted);
         Ok(answered)
     }
@@ -110,9 +112,10 @@ pub(super) fn public(secret: &[u8; 32]) -> [u8; 32] {
     x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(*secret)).to_bytes()
 }
 
-/// A link as both sides hold it.
+/// A link as both sides hold it, or none: then the initiator knows whom it means, and nothing else is used.
 #[derive(Clone)]
 pub(super) struct Link {
+    pub(super) direct: bool,
     pub(super) id: LinkId,
     pub(super) method: Method,
     pub(super) epoch: u64,
@@ -123,7 +126,12 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn between(one: &Engine, other: &Engine, method: Method, seed: u8) -> Self {
         let id = LinkId::from_bytes([seed; 16]);
-        Self { id, method, epoch: 494_123, parties: [one.id(), other.id()], base: [seed; 32] }
+        Self { direct: false, id, method, epoch: 494_123, parties: [one.id(), other.id()], base: [seed; 32] }
+    }
+
+    /// No link: direct contact of the two.
+    pub(super) fn none(one: &Engine, other: &Engine, method: Method) -> Self {
+        Self { direct: true, ..Self::between(one, other, method, 0) }
     }
 
     fn other(&self, own: NodeId) -> NodeId {
@@ -131,9 +139,13 @@ impl Link {
     }
 
     /// With a directional key as the vault derives one: another for each order of the two ids.
-    pub(super) fn seen(&self, initiator: NodeId, responder: NodeId) -> Linked {
+    fn seen(&self, initiator: NodeId, responder: NodeId, side: Side) -> Mode {
+        if self.direct {
+            let peer = (side == Side::Initiator).then_some(responder);
+            return Mode::Direct(Direct { method: self.method, peer });
+        }
         let psk = Sha256::digest(concat(&[&self.base, initiator.as_bytes(), responder.as_bytes()]));
-        Linked {
+        Mode::Linked(Linked {
             link_id: self.id,
             method: self.method,
             epoch: self.epoch,
@@ -141,7 +153,7 @@ impl Link {
             responder,
             psk: Secret::new(psk.into()),
             base: Secret::new(self.base),
-        }
+        })
     }
 }
 
@@ -181,8 +193,17 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) fn new(method: Method, network: Network, seed: u64) -> Self {
+        Self::of(|one, other| Link::between(one, other, method, 3), network, seed)
+    }
+
+    /// Two engines without a link.
+    pub(super) fn direct(method: Method, network: Network, seed: u64) -> Self {
+        Self::of(|one, other| Link::none(one, other, method), network, seed)
+    }
+
+    fn of(link: impl Fn(&Engine, &Engine) -> Link, network: Network, seed: u64) -> Self {
         let (initiator, responder) = (Engine::new(1), Engine::new(2));
-        let link = Link::between(&initiator, &responder, method, 3);
+        let link = link(&initiator, &responder);
         Self {
             initiator,
             responder,

@@ -9,7 +9,7 @@ use super::certificates::Certificates;
 use super::initiator::draw;
 use super::noise::{Noise, Side, Start};
 use super::table::Incoming;
-use super::{Credentials, Established, Linked, Refusal, Waiting, kem};
+use super::{Credentials, Established, Mode, Refusal, Waiting, kem};
 
 /// VERIFY is sent; the next message can only be FINALIZE.
 pub(super) struct ExpectFinalize {
@@ -27,23 +27,23 @@ pub(super) struct Answer {
 }
 
 impl ExpectFinalize {
-    /// Reads REQUEST over `link` and answers.
+    /// Reads REQUEST in `mode` and answers.
     ///
     /// # Errors
     /// Any [`Refusal`] of the message; nothing is kept of it.
     pub(super) fn answer(
         random: &mut impl CryptoRng,
-        link: Linked,
+        mode: Mode,
         own: &Credentials<'_>,
         request: &Incoming<'_>,
     ) -> Result<Answer, Refusal> {
         let mut noise = Noise::start(Start {
             side: Side::Responder,
-            name: link.method.noise_name(),
-            prologue: &link.prologue(),
+            name: mode.noise_name(),
+            prologue: &mode.prologue(),
             static_secret: own.static_secret,
             ephemeral: draw(random),
-            psk0: Some(&link.psk),
+            psk0: mode.psk0(),
         })?;
         let said = RequestPayload::decode(&noise.read(request.message)?)?;
         if said.timestamp <= request.accepted {
@@ -59,7 +59,7 @@ impl ExpectFinalize {
         };
         let message = noise.write(&verify.encode())?;
         noise.set_psk3(&psk3)?;
-        let link = Waiting { link_id: link.link_id, method: link.method, peer: link.initiator, base: link.base };
+        let link = Waiting::new(mode, Side::Responder);
         Ok(Answer { machine: Self { noise, link }, message, timestamp: said.timestamp })
     }
 
@@ -74,7 +74,8 @@ impl ExpectFinalize {
         certificates: &mut Certificates,
     ) -> Result<Established, Refusal> {
         let said = SenderPayload::decode_finalize(&self.noise.read(message)?)?;
-        self.link.check_peer(&self.noise, &certificates.verify(&said.certificate, now)?)?;
-        self.link.establish(Side::Responder, said, self.noise)
+        let certificate = certificates.verify(&said.certificate, now)?;
+        self.link.check_peer(&self.noise, &certificate)?;
+        self.link.establish(Side::Responder, certificate.node_id, said, self.noise)
     }
 }

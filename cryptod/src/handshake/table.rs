@@ -9,10 +9,10 @@ use rand_core::CryptoRng;
 
 use super::certificates::Certificates;
 use super::concluded::{Concluded, Conclusions};
-use super::half_open::HalfOpen;
+use super::half_open::{HalfOpen, Place};
 use super::initiator::ExpectVerify;
 use super::responder::ExpectFinalize;
-use super::{Credentials, Established, Linked, Refusal};
+use super::{Credentials, Established, Mode, Refusal};
 
 /// Every handshake that waits for its next message.
 pub(crate) struct Handshakes {
@@ -26,7 +26,7 @@ pub(crate) struct Handshakes {
 pub(crate) struct Incoming<'a> {
     /// Its Noise message.
     pub(crate) message: &'a [u8],
-    /// The greatest timestamp that this link accepted before.
+    /// The greatest timestamp that this link accepted before; zero without a link.
     pub(crate) accepted: UnixMillis,
     /// Latest directory head that this node saw: 32 bytes, or empty.
     pub(crate) directory_head: &'a [u8],
@@ -53,7 +53,7 @@ impl Handshakes {
         }
     }
 
-    /// Initiator: begins over `link` with a `timestamp` of `max(now, last sent + 1)`; returns REQUEST's Noise message.
+    /// Initiator: begins in `mode` with a `timestamp` of `max(now, last sent + 1)`; returns REQUEST's Noise message.
     ///
     /// # Errors
     /// [`Refusal::TooMany`].
@@ -62,19 +62,19 @@ impl Handshakes {
         now: UnixMillis,
         random: &mut impl CryptoRng,
         timestamp: UnixMillis,
-        link: Linked,
+        mode: Mode,
         own: &Credentials<'_>,
     ) -> Result<(HandshakeId, Vec<u8>), Refusal> {
-        let link_id = link.link_id;
-        let answered = self.answered.held(now, link_id);
-        self.started.admit(now, link_id, answered)?;
+        let place = mode.place();
+        let answered = self.answered.held(now, place);
+        self.started.admit(now, place, answered)?;
         let id = draw_id(random);
-        let (machine, message) = ExpectVerify::request(random, timestamp, link, own)?;
-        self.started.insert(now, link_id, id, machine)?;
+        let (machine, message) = ExpectVerify::request(random, timestamp, mode, own)?;
+        self.started.insert(now, place, id, machine)?;
         Ok((id, message))
     }
 
-    /// Responder: reads REQUEST over `link` and answers with VERIFY.
+    /// Responder: reads REQUEST in `mode` and answers with VERIFY.
     ///
     /// # Errors
     /// Any [`Refusal`]; nothing is kept.
@@ -82,16 +82,16 @@ impl Handshakes {
         &mut self,
         now: UnixMillis,
         random: &mut impl CryptoRng,
-        link: Linked,
+        mode: Mode,
         own: &Credentials<'_>,
         request: &Incoming<'_>,
     ) -> Result<Answered, Refusal> {
-        let link_id = link.link_id;
-        let started = self.started.held(now, link_id);
-        self.answered.admit(now, link_id, started)?;
+        let place = mode.place();
+        let started = self.started.held(now, place);
+        self.answered.admit(now, place, started)?;
         let id = draw_id(random);
-        let answer = ExpectFinalize::answer(random, link, own, request)?;
-        self.answered.insert(now, link_id, id, answer.machine)?;
+        let answer = ExpectFinalize::answer(random, mode, own, request)?;
+        self.answered.insert(now, place, id, answer.machine)?;
         Ok(Answered { id, message: answer.message, accepted: answer.timestamp })
     }
 
@@ -127,7 +127,9 @@ impl Handshakes {
     }
 
     fn conclude(&mut self, now: UnixMillis, id: HandshakeId, role: Side, established: &Established) {
-        let Established { link_id: link, peer, hash, .. } = *established;
+        // Direct contact is never signed: only a link's sessions are.
+        let Some((link, _)) = established.link else { return };
+        let Established { peer, hash, .. } = *established;
         self.concluded.push(Concluded { id, link, since: now, peer, role, hash });
     }
 
@@ -147,6 +149,11 @@ impl Handshakes {
         let started = self.started.take(now, id).map(drop);
         let answered = self.answered.take(now, id).map(drop);
         started.or(answered)
+    }
+
+    /// Whether a handshake that waits is without a link.
+    pub(crate) fn is_direct(&self, id: &HandshakeId) -> bool {
+        self.started.place(id).or_else(|| self.answered.place(id)) == Some(Place::Direct)
     }
 
     /// Forgets every handshake of a link that was revoked or replaced.

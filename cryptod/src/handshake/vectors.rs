@@ -30,7 +30,15 @@ fn prologue() {
             psk: Secret::new([1; 32]),
             base: Secret::new([2; 32]),
         };
-        linked.prologue() == hex_bytes(&case["prologue"])
+        Mode::Linked(linked).prologue() == hex_bytes(&case["prologue"])
+    });
+}
+
+#[test]
+fn prologue_of_direct_contact() {
+    judge("handshake/direct-prologue.json", |case| {
+        let direct = Direct { method: case["method"].as_str().unwrap().parse().unwrap(), peer: None };
+        Mode::Direct(direct).prologue() == hex_bytes(&case["prologue"])
     });
 }
 

@@ -13,6 +13,8 @@ pub(crate) enum Class {
     Offer,
     /// One phase of a handshake. Node.
     Handshake,
+    /// The beginning of one without a link, on either side: whom strangers may ask for has a rate of its own. Node.
+    Direct,
     /// Opens or ends a row, or derives a store key: symmetric work. Node.
     Row,
     /// Says what belongs in the audit trail. Node.
@@ -23,8 +25,16 @@ pub(crate) enum Class {
 
 impl Class {
     /// Every class, in the order of the quotas.
-    pub(crate) const ALL: [Class; 7] =
-        [Class::Describe, Class::Sign, Class::Offer, Class::Handshake, Class::Row, Class::Report, Class::Control];
+    pub(crate) const ALL: [Class; 8] = [
+        Class::Describe,
+        Class::Sign,
+        Class::Offer,
+        Class::Handshake,
+        Class::Direct,
+        Class::Row,
+        Class::Report,
+        Class::Control,
+    ];
 
     /// The class of a request. No wildcard arm: a new operation has to be placed here.
     pub(crate) const fn of(request: &Request) -> Self {
@@ -42,6 +52,7 @@ impl Class {
             | Request::FinishHandshake { .. }
             | Request::CompleteHandshake { .. }
             | Request::AbandonHandshake { .. } => Class::Handshake,
+            Request::StartDirect { .. } | Request::AnswerDirect { .. } => Class::Direct,
             Request::LinkKeys { .. }
             | Request::RevokeLink { .. }
             | Request::ListLinks { .. }
@@ -61,7 +72,9 @@ impl Class {
     pub(crate) const fn is_for(self, role: Role) -> bool {
         match self {
             Class::Describe => true,
-            Class::Sign | Class::Offer | Class::Handshake | Class::Row | Class::Report => matches!(role, Role::Node),
+            Class::Sign | Class::Offer | Class::Handshake | Class::Direct | Class::Row | Class::Report => {
+                matches!(role, Role::Node)
+            }
             Class::Control => matches!(role, Role::Operator),
         }
     }

@@ -45,8 +45,14 @@ impl Unlocked {
             }
             Request::StartHandshake { .. } => Event::HandshakeBegun,
             Request::AnswerHandshake { .. } => Event::HandshakeAnswered,
+            Request::FinishHandshake { handshake, .. } if self.handshakes.is_direct(handshake) => Event::DirectFinished,
             Request::FinishHandshake { .. } => Event::HandshakeFinished,
+            Request::CompleteHandshake { handshake, .. } if self.handshakes.is_direct(handshake) => {
+                Event::DirectCompleted
+            }
             Request::CompleteHandshake { .. } => Event::HandshakeCompleted,
+            Request::StartDirect { .. } => Event::DirectBegun,
+            Request::AnswerDirect { .. } => Event::DirectAnswered,
             Request::AbandonHandshake { .. } => Event::HandshakeAbandoned,
             Request::SignSession { .. } => Event::SessionSigned,
             Request::ValidateMatch { .. } => Event::MatchChecked,

@@ -10,7 +10,7 @@ use rand_core::CryptoRng;
 use super::Unlocked;
 use super::link_ops::OpenLink;
 use crate::error::{Error, Result};
-use crate::handshake::{Answered, Credentials, Established, Incoming, Linked, Refusal};
+use crate::handshake::{Answered, Credentials, Established, Incoming, Linked, Mode, Refusal};
 use crate::link::derive::{DirectionKeys, match_proof};
 
 /// Bytes of a directory head, where there is one.
@@ -109,18 +109,28 @@ impl Unlocked {
         Ok(Reply::Done)
     }
 
-    /// What `noded` gets of a finished handshake; none when the link ended in the meantime.
+    /// What `noded` gets of a finished handshake; none when the link ended in the meantime, or there is one where none may be.
     fn grant(&mut self, now: UnixMillis, established: Established) -> Result<SessionGrant> {
-        // Nothing here has to survive a crash: the timestamps, which do, were durable before.
-        self.state.note_link(&established.link_id, now, |record| {
-            record.proven = true;
-            record.operations = record.operations.saturating_add(1);
-        })?;
+        let (link, match_proof) = match &established.link {
+            Some((link, base)) => {
+                // Nothing here has to survive a crash: the timestamps, which do, were durable before.
+                self.state.note_link(link, now, |record| {
+                    record.proven = true;
+                    record.operations = record.operations.saturating_add(1);
+                })?;
+                (Some(*link), match_proof(base, &self.keyring.identity.node_id(), &established.hash))
+            }
+            None => {
+                // The responder learns only now who it is; at the initiator a link may have come about meanwhile.
+                self.check_not_linked(now, &established.peer)?;
+                (None, [0; 32])
+            }
+        };
         Ok(SessionGrant {
-            link: established.link_id,
+            link,
             peer: established.peer,
             method: established.method,
-            match_proof: match_proof(&established.base, &self.keyring.identity.node_id(), &established.hash),
+            match_proof,
             send: established.send,
             receive: established.receive,
             hash: established.hash,
@@ -131,14 +141,14 @@ impl Unlocked {
     }
 }
 
-fn linked(link: OpenLink, initiator: NodeId, responder: NodeId) -> Result<Linked> {
+fn linked(link: OpenLink, initiator: NodeId, responder: NodeId) -> Result<Mode> {
     let terms = link.terms();
     let psk = DirectionKeys::derive(&link.base, &terms, &initiator, &responder)?.psk;
     let (link_id, method, epoch) = (terms.link, terms.method, terms.epoch);
-    Ok(Linked { link_id, method, epoch, initiator, responder, psk, base: link.base })
+    Ok(Mode::Linked(Linked { link_id, method, epoch, initiator, responder, psk, base: link.base }))
 }
 
-fn credentials<'a>(
+pub(super) fn credentials<'a>(
     statics: &'a crate::statics::Statics,
     state: &'a crate::state::State,
     method: Method,
@@ -151,6 +161,6 @@ fn credentials<'a>(
     })
 }
 
-const fn check_head(head: &[u8]) -> Result<()> {
+pub(super) const fn check_head(head: &[u8]) -> Result<()> {
     if matches!(head.len(), 0 | HEAD_BYTES) { Ok(()) } else { Err(Error::MisuseNotAllowed) }
 }

@@ -36,6 +36,8 @@ pub struct Rates {
     pub offer: Rate,
     /// Phases of handshakes: two a side and session, for as many peers as there are links.
     pub handshake: Rate,
+    /// Beginnings of direct contact: an operator's word on one side, anybody's with a cookie on the other.
+    pub direct: Rate,
     /// Rows: all links' keys once at start, then one a session.
     pub row: Rate,
     /// Reports for the audit trail; those over the trail's own share are only counted.
@@ -51,6 +53,7 @@ impl Default for Rates {
             sign: Rate::of_signatures(SIGNATURES_PER_SECOND),
             offer: Rate { burst: 200, per_second: 50 },
             handshake: Rate { burst: 8192, per_second: 4096 },
+            direct: Rate { burst: 64, per_second: 8 },
             row: Rate { burst: 8192, per_second: 4096 },
             report: Rate { burst: 200, per_second: 50 },
             control: Rate { burst: 100, per_second: 20 },
@@ -72,6 +75,7 @@ impl Rates {
             Class::Sign => self.sign,
             Class::Offer => self.offer,
             Class::Handshake => self.handshake,
+            Class::Direct => self.direct,
             Class::Row => self.row,
             Class::Report => self.report,
             Class::Control => self.control,

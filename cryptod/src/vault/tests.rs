@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod direct;
 mod links;
 mod renewals;
 mod sessions;

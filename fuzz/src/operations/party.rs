@@ -19,7 +19,7 @@ use crate::records::NOW;
 /// What a session's two sides compare.
 #[derive(Clone)]
 pub(super) struct Grant {
-    pub(super) link: LinkId,
+    pub(super) link: Option<LinkId>,
     pub(super) send: [u8; 32],
     pub(super) receive: [u8; 32],
     pub(super) hash: [u8; 32],

@@ -189,7 +189,7 @@ impl PeerNetwork {
         pooled.set_handshake(handshake, demanded);
         self.adopt_session(&pooled, now).map_err(HandshakeRefusal::from)?;
         self.responder().completed(&handshake, &link, counter, &accept);
-        let (network, opened) = (Arc::clone(self), opened(&grant, false, counter));
+        let (network, opened) = (Arc::clone(self), opened(&grant, link, false, counter));
         tokio::spawn(async move { network.ports.links.session_opened(opened).await });
         Ok(accept)
     }

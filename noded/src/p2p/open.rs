@@ -13,7 +13,7 @@ use openred_module::Body;
 use openred_proto::checked::handshake::{HandshakeFinalize, HandshakeRequest, HandshakeVerify, RequestAnswer};
 use openred_proto::checked::session::{Accept, RequestHead};
 use openred_proto::error::WireError;
-use openred_proto::id::{HandshakeId, NodeId};
+use openred_proto::id::{HandshakeId, LinkId, NodeId};
 use openred_proto::limits::HANDSHAKE_BYTES;
 use openred_proto::vault::SessionGrant;
 
@@ -131,7 +131,7 @@ impl PeerNetwork {
         };
         let head = Bytes::from(self.ports.endpoints.directory_head());
         let (noise, grant) = self.keys.finish_handshake(half_open.handshake, verify.noise.into(), head).await?;
-        if grant.peer != handle.peer || grant.link != handle.link {
+        if grant.peer != handle.peer || grant.link != Some(handle.link) {
             return Err(NetworkError::Bug);
         }
         let finalize = HandshakeFinalize { handshake: verify.handshake, noise: noise.to_vec() };
@@ -176,8 +176,9 @@ impl PeerNetwork {
         counter: u64,
     ) -> Result<Arc<Pooled>, NetworkError> {
         self.adopt_session(&pooled, Instant::now())?;
-        self.attempts().accepted(grant.link, counter);
-        let opened = opened(grant, true, counter);
+        let link = pooled.handle.link;
+        self.attempts().accepted(link, counter);
+        let opened = opened(grant, link, true, counter);
         let (network, session) = (Arc::clone(self), Arc::clone(&pooled));
         tokio::spawn(async move {
             network.ports.links.session_opened(opened).await;
@@ -189,7 +190,7 @@ impl PeerNetwork {
     /// PROTOCOL 4.5, the initiator's half: checks the responder's proof and sends its own. Once a link and process: what the
     /// two compare, their tokens, stays as it is, and each session proves anew that both hold theirs.
     async fn cross_validate(self: &Arc<Self>, pooled: &Arc<Pooled>, proof: &[u8]) {
-        let link = pooled.session.link;
+        let link = pooled.handle.link;
         if self.validated().contains(&link) {
             return pooled.set_matched(true);
         }
@@ -233,9 +234,9 @@ impl PeerNetwork {
         };
         pooled.set_matched(matched);
         if !matched {
-            tracing::error!(link = %pooled.session.link, "the link tokens of the two sides do not match");
+            tracing::error!(link = %pooled.handle.link, "the link tokens of the two sides do not match");
         }
-        self.ports.links.match_checked(pooled.session.link, matched, unix_now()).await;
+        self.ports.links.match_checked(pooled.handle.link, matched, unix_now()).await;
         Some(matched)
     }
 
@@ -307,9 +308,9 @@ impl PeerNetwork {
 }
 
 /// What the link store is told of a session.
-pub(super) fn opened(grant: &SessionGrant, initiator: bool, counter: u64) -> SessionOpened {
+pub(super) fn opened(grant: &SessionGrant, link: LinkId, initiator: bool, counter: u64) -> SessionOpened {
     SessionOpened {
-        link: grant.link,
+        link,
         peer: grant.peer,
         initiator,
         counter,

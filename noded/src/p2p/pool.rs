@@ -379,7 +379,7 @@ impl Pool {
     /// Ends the sessions of a link that is gone.
     pub(super) fn remove_link(&self, link: &LinkId) {
         let mut inner = self.inner();
-        let gone: Vec<_> = inner.by_tag.values().filter(|pooled| pooled.session.link == *link).cloned().collect();
+        let gone: Vec<_> = inner.by_tag.values().filter(|pooled| pooled.handle.link == *link).cloned().collect();
         inner.remove_all(gone.into_iter());
     }
 

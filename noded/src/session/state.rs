@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use openred_proto::checked::session::{Accept, RequestHead, ResponseHead, Side, StreamKind, StreamName};
 use openred_proto::error::WireError;
-use openred_proto::id::{LinkId, NodeId};
+use openred_proto::id::NodeId;
 use openred_proto::limits::{CHUNK_BYTES, HEAD_BYTES, SESSION_REQUESTS};
 use openred_proto::method::Method;
 use openred_proto::vault::SessionGrant;
@@ -26,8 +26,6 @@ use super::window::Window;
 /// An open session with a peer.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// The link it runs over.
-    pub(crate) link: LinkId,
     /// The proven peer.
     pub(crate) peer: NodeId,
     /// The role of this node in the handshake.
@@ -38,7 +36,7 @@ pub(crate) struct Session {
     pub(crate) hash: [u8; 32],
     /// Equal on both sides.
     pub(crate) mutual_link: [u8; 16],
-    /// This node's match proof.
+    /// This node's match proof; zeros without a link.
     pub(crate) match_proof: [u8; 32],
     opened_at: Instant,
     limits: SessionLimits,
@@ -62,7 +60,9 @@ impl Session {
         now: Instant,
     ) -> Result<(Self, Bytes), SessionError> {
         let session = Self::new(grant, Side::Responder, now);
-        let accept = Accept { refusal: 0, match_proof: grant.match_proof.to_vec(), audited };
+        // Without a link there is nothing to match.
+        let match_proof = grant.link.map(|_| grant.match_proof.to_vec()).unwrap_or_default();
+        let accept = Accept { refusal: 0, match_proof, audited };
         let mut record = BytesMut::from(&accept.encode()[..]);
         let cipher = session.send.stream(ACCEPT);
         ChunkSealer::new(cipher, Arc::clone(&session.budget)).seal_last(&mut record)?;
@@ -90,7 +90,6 @@ impl Session {
 
     fn new(grant: &SessionGrant, side: Side, now: Instant) -> Self {
         Self {
-            link: grant.link,
             peer: grant.peer,
             side,
             method: grant.method,

@@ -26,7 +26,7 @@ fn grant(method: Method, seed: u8, initiator: bool) -> SessionGrant {
     let (to_responder, to_initiator) = (Secret::new([seed; 32]), Secret::new([seed ^ 0x80; 32]));
     let (send, receive) = if initiator { (to_responder, to_initiator) } else { (to_initiator, to_responder) };
     SessionGrant {
-        link: LinkId::from_bytes([1; 16]),
+        link: Some(LinkId::from_bytes([1; 16])),
         peer: NodeId::from_bytes([if initiator { 2 } else { 1 }; 32]),
         method,
         send,

@@ -97,6 +97,14 @@ events! {
     HandshakeAbandoned = 52, "handshake.abandoned";
     /// This node's lasting word that it ended a handshake with a peer (`audited` mode).
     SessionSigned = 53, "session.signed";
+    /// Direct contact was begun, without a link.
+    DirectBegun = 56, "direct.begun";
+    /// Direct contact was answered.
+    DirectAnswered = 57, "direct.answered";
+    /// FINALIZE of a direct contact was made, its secrets handed out: the initiator's side.
+    DirectFinished = 58, "direct.finished";
+    /// FINALIZE of a direct contact was taken, its secrets handed out: the responder's side.
+    DirectCompleted = 59, "direct.completed";
     /// A caller sent what is no request, or asked out of its role; its connection ended.
     Misbehaved = 64, "caller.misbehaved";
     /// Who the node is was asked for.

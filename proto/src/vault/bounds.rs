@@ -35,8 +35,8 @@ const OFFER: usize = LENGTH + OFFER_BYTES;
 const SUMMARY: usize = ID + HASH + 2 + 3 * NUMBER;
 /// Tag and mac1 keys of two directions.
 const KEYS: usize = 4 * HASH;
-/// Link, peer, method, two secrets, hash, the mutual value, the proof, a sequence and a head.
-const GRANT: usize = ID + HASH + 1 + 2 * HASH + HASH + ID + HASH + NUMBER + DIRECTORY_HEAD;
+/// A link or none, peer, method, two secrets, hash, the mutual value, the proof, a sequence and a head.
+const GRANT: usize = 1 + ID + HASH + 1 + 2 * HASH + HASH + ID + HASH + NUMBER + DIRECTORY_HEAD;
 
 /// A frame's body that knows how long it may be.
 pub trait Bounded {
@@ -66,6 +66,8 @@ impl Bounded for Request {
             Request::RenewLink { .. } => ROW + HASH + CARD + 2 + DURATION,
             Request::InspectRenewal(_) | Request::AcceptRenewal(_) => OFFER + 2 * HASH + 1 + ROW,
             Request::ListLinks { .. } => ID,
+            Request::StartDirect { .. } => 1 + HASH,
+            Request::AnswerDirect { .. } => 1 + NOISE + DIRECTORY_HEAD,
         }
     }
 }
@@ -170,6 +172,7 @@ mod tests {
             Request::LinkKeys { row: vec![9; LINK_ROW_BYTES + more] },
             Request::StartHandshake { row: vec![9; LINK_ROW_BYTES + more] },
             Request::AnswerHandshake { row: row.clone(), noise: noise.clone(), directory_head: directory_head.clone() },
+            Request::AnswerDirect { method: LAST_METHOD, noise: noise.clone(), directory_head: directory_head.clone() },
             Request::FinishHandshake { handshake, noise: noise.clone(), directory_head },
             Request::CompleteHandshake { handshake, noise },
             Request::ValidateMatch { row: vec![9; LINK_ROW_BYTES + more], hash: [1; 32], proof: [2; 32] },
@@ -258,7 +261,7 @@ mod tests {
 
     fn grant(directory_head: usize) -> SessionGrant {
         SessionGrant {
-            link: LINK,
+            link: Some(LINK),
             peer: NODE,
             method: LAST_METHOD,
             send: Secret::new([0xff; 32]),

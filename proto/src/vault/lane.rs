@@ -29,6 +29,8 @@ impl Request {
             | Request::AnswerHandshake { .. }
             | Request::FinishHandshake { .. }
             | Request::CompleteHandshake { .. }
+            | Request::StartDirect { .. }
+            | Request::AnswerDirect { .. }
             | Request::Rotate { .. } => Lane::Dear,
             Request::Describe
             | Request::SignCard { .. }

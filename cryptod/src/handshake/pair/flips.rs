@@ -16,8 +16,17 @@ struct Run {
 
 impl Run {
     fn new(method: Method) -> Self {
+        Self::of(method, |one, other| Link::between(one, other, method, 3))
+    }
+
+    /// Without a link.
+    fn direct(method: Method) -> Self {
+        Self::of(method, |one, other| Link::none(one, other, method))
+    }
+
+    fn of(method: Method, link: impl Fn(&Engine, &Engine) -> Link) -> Self {
         let (mut alice, mut bob) = (Engine::with(1, &[method]), Engine::with(2, &[method]));
-        let link = Link::between(&alice, &bob, method, 3);
+        let link = link(&alice, &bob);
         let fresh = [alice.random.clone(), bob.random.clone()];
         let (exchange, request) = alice.begin(NOON, &link).unwrap();
         let answered = bob.answer(NOON, &link, &request).unwrap();
@@ -63,8 +72,8 @@ impl Run {
 
 const PHASES: [&str; 3] = ["REQUEST", "VERIFY", "FINALIZE"];
 
-fn assert_flips(method: Method, bits: impl Fn(usize) -> Vec<usize>) {
-    let mut run = Run::new(method);
+fn assert_flips(mut run: Run, bits: impl Fn(usize) -> Vec<usize>) {
+    let method = run.link.method;
     for (phase, name) in PHASES.into_iter().enumerate() {
         let mut message = run.message(phase);
         assert_eq!(run.read(phase, &message), Ok(()), "unchanged, it is accepted");
@@ -81,19 +90,31 @@ fn assert_flips(method: Method, bits: impl Fn(usize) -> Vec<usize>) {
 
 #[test]
 fn every_bit_of_every_message() {
-    assert_flips(Method::Alpha, |_| (0..8).collect());
+    assert_flips(Run::new(Method::Alpha), |_| (0..8).collect());
 }
 
 #[test]
 fn every_byte_of_every_message_in_the_other_suites() {
     for method in [Method::Beta, Method::Gamma, Method::Delta] {
-        assert_flips(method, |byte| vec![byte % 8]);
+        assert_flips(Run::new(method), |byte| vec![byte % 8]);
+    }
+}
+
+#[test]
+fn every_byte_of_every_message_without_a_link() {
+    for method in Method::ALL {
+        assert_flips(Run::direct(method), |byte| vec![byte % 8]);
     }
 }
 
 #[test]
 fn every_length_but_the_right_one() {
-    let mut run = Run::new(Method::Delta);
+    for mut run in [Run::new(Method::Delta), Run::direct(Method::Delta)] {
+        assert_lengths(&mut run);
+    }
+}
+
+fn assert_lengths(run: &mut Run) {
     for (phase, name) in PHASES.into_iter().enumerate() {
         let message = run.message(phase);
         for short in (0..message.len()).step_by(7).chain(message.len() - 17..message.len()) {

@@ -2,6 +2,7 @@
 
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{HandshakeId, LinkId};
+use openred_proto::method::Method;
 use openred_proto::vault::{ShortKey, encode_frame};
 use proptest::prelude::*;
 
@@ -41,6 +42,8 @@ fn every_request(node: NodeId) -> Vec<Request> {
         Request::StartHandshake { row: row.clone() },
         Request::AnswerHandshake { row: row.clone(), noise: noise.clone(), directory_head: Vec::new() },
         Request::FinishHandshake { handshake, noise: noise.clone(), directory_head: Vec::new() },
+        Request::StartDirect { method: Method::Alpha, peer: NodeId::from_bytes([9; 32]) },
+        Request::AnswerDirect { method: Method::Delta, noise: noise.clone(), directory_head: Vec::new() },
         Request::CompleteHandshake { handshake, noise },
         Request::AbandonHandshake { handshake },
         Request::SignSession { handshake },
@@ -215,7 +218,7 @@ proptest! {
     }
 
     #[test]
-    fn any_change_to_a_good_frame_is_survived(which in 0_usize..15, place: usize, value: u8, cut: usize) {
+    fn any_change_to_a_good_frame_is_survived(which in 0_usize..17, place: usize, value: u8, cut: usize) {
         let mut node = Node::new(1);
         let id = node.id();
         let request = every_request(id).swap_remove(which);
@@ -242,7 +245,7 @@ fn every_operation_has_a_request_in_the_table() {
     assert_eq!(known.collect::<std::collections::BTreeSet<_>>(), listed.collect());
     let classes: std::collections::BTreeSet<_> = every_request(DIRECTORY).iter().map(Class::of).collect();
     assert_eq!(classes.len(), Class::ALL.len());
-    assert_eq!(every_request(DIRECTORY).len(), 27);
+    assert_eq!(every_request(DIRECTORY).len(), 29);
 }
 
 #[test]

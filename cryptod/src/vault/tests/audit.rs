@@ -8,7 +8,7 @@ use super::*;
 use crate::unseal::Keystore;
 
 /// The records of the node's file, which verify.
-fn trail(node: &Node) -> Vec<Record> {
+pub(super) fn trail(node: &Node) -> Vec<Record> {
     let mut verifier = Verifier::new(node.id(), Vec::new());
     let mut records = Vec::new();
     verifier.segment(&node.trail[0], &mut |record| records.push(*record));
