@@ -8,11 +8,12 @@ const CONTRACTS: [&str; 3] =
     ["openred/cryptod/v1/cryptod.proto", "openred/admin/v1/admin.proto", "openred/wire/v1/wire.proto"];
 
 /// Messages that the operator's command line prints as JSON; their field names are part of its versioned schemas.
-const PRINTED: [&str; 20] = [
+const PRINTED: [&str; 21] = [
     "Condition",
     "NodeStatus",
     "DirectoryStatus",
     "Links",
+    "Contact",
     "SyncedLinks",
     "SessionProofs",
     "SessionProof",

@@ -5,6 +5,7 @@
 
 use ed25519_dalek::{Signer, SigningKey};
 use openred_proto::checked::card::Card;
+use openred_proto::checked::direct::{DirectInbound, encode_hello};
 use openred_proto::checked::handshake::{
     HandshakeFinalize, HandshakeRequest, Inbound, RequestAnswer, RequestPayload, SenderPayload,
 };
@@ -123,6 +124,8 @@ pub(crate) fn handshake(bytes: &[u8]) {
         0 => Inbound::decode(bytes).map(|inbound| match inbound {
             Inbound::Request(request) => HandshakeRequest::encode(&request),
             Inbound::Finalize(finalize) => HandshakeFinalize::encode(&finalize),
+            Inbound::Direct(DirectInbound::Hello) => encode_hello(),
+            Inbound::Direct(DirectInbound::Request(request)) => request.encode(),
         }),
         1 => RequestAnswer::decode(bytes).map(|answer| match answer {
             RequestAnswer::Verify(verify) => verify.encode(),

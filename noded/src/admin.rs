@@ -4,6 +4,7 @@
 //! sessions is sent to the node's runtime. Authority is the listener: it lies in a directory that only the operator can enter.
 
 mod calls;
+mod contacts;
 mod reply;
 
 use std::collections::HashMap;
@@ -18,14 +19,13 @@ use futures_util::Stream;
 use openred_module::Body;
 use openred_proto::admin::node_server::{Node as Contract, NodeServer};
 use openred_proto::admin::{
-    AcceptLinkRequest, CopyDatabaseRequest, DatabaseCopy, DecideMethodRequest, DecidePeerRequest, Link, LinkSelector,
-    Links, ListLinksRequest, ListMethodsRequest, ListPeersRequest, Methods, ModuleRequestFrame, ModuleResponseFrame,
-    NodeStatus, Peer, PeerSelector, Peers, PingReport, PingRequest, RequestLinkRequest, SessionProof, SessionProofs,
-    StatusRequest, SyncedLinks,
+    AcceptLinkRequest, ConfirmContactRequest, Contact, ContactRequest, CopyDatabaseRequest, DatabaseCopy,
+    DecideMethodRequest, DecidePeerRequest, Link, LinkSelector, Links, ListLinksRequest, ListMethodsRequest,
+    ListPeersRequest, Methods, ModuleRequestFrame, ModuleResponseFrame, NodeStatus, Peer, PeerSelector, Peers,
+    PingReport, PingRequest, RequestLinkRequest, SessionProof, SessionProofs, StatusRequest, SyncedLinks,
 };
 use openred_proto::checked::session::RequestHead;
 use openred_proto::id::NodeId;
-use openred_proto::limits::{LINK_LIFE_MAX, LINK_LIFE_MIN};
 use openred_proto::method::{Method, Schedule};
 use serde::Deserialize;
 use tokio::runtime::Handle;
@@ -186,10 +186,7 @@ impl Contract for Service {
     async fn request_link(&self, request: Request<RequestLinkRequest>) -> Outcome<Link> {
         let request = request.into_inner();
         let peer = parse_peer(&request.peer)?;
-        let life = (request.life_seconds > 0).then(|| Duration::from_secs(request.life_seconds));
-        if life.is_some_and(|life| !(LINK_LIFE_MIN..=LINK_LIFE_MAX).contains(&life)) {
-            return Err(reply::invalid("link.life", "a link lives between 10 s and 30 days"));
-        }
+        let life = contacts::life(request.life_seconds)?;
         let wait = Duration::from_millis(request.wait_millis).min(LONGEST_WAIT);
         let node = Arc::clone(&self.node);
         let link = self.on_main(async move {
@@ -204,9 +201,13 @@ impl Contract for Service {
     }
 
     async fn accept_link(&self, request: Request<AcceptLinkRequest>) -> Outcome<Link> {
-        let text = request.into_inner().peer;
-        let node = Arc::clone(&self.node);
-        let asked = text.clone();
+        let AcceptLinkRequest { peer: text, words } = request.into_inner();
+        let (node, asked) = (Arc::clone(&self.node), text.clone());
+        let accepting = self.on_main(async move { contacts::accept(&node, &asked, &words).await });
+        if let Some(link) = accepting.await?? {
+            return Ok(Response::new(link));
+        }
+        let (node, asked) = (Arc::clone(&self.node), text.clone());
         match self.on_main(async move { node.links.approve(&asked).await }).await? {
             Ok(Some(link)) => Ok(Response::new(link_status(&link))),
             // Nothing waits; the operator's yes is kept for the peer's next offer.
@@ -218,7 +219,22 @@ impl Contract for Service {
     async fn list_links(&self, request: Request<ListLinksRequest>) -> Outcome<Links> {
         let all = request.into_inner().all;
         let links = self.node.links.all().into_iter().filter(|link| all || !link.state.is_over());
-        Ok(Response::new(Links { links: links.map(|link| link_status(&link)).collect() }))
+        let links = links.map(|link| link_status(&link)).collect();
+        Ok(Response::new(Links { links, contacts: contacts::all(&self.node) }))
+    }
+
+    async fn contact_peer(&self, request: Request<ContactRequest>) -> Outcome<Contact> {
+        let (node, request) = (Arc::clone(&self.node), request.into_inner());
+        self.on_main(contacts::contact(node, request)).await?.map(Response::new)
+    }
+
+    async fn confirm_contact(&self, request: Request<ConfirmContactRequest>) -> Outcome<Link> {
+        let (node, request) = (Arc::clone(&self.node), request.into_inner());
+        self.on_main(contacts::confirm(node, request)).await?.map(Response::new)
+    }
+
+    async fn drop_contact(&self, request: Request<PeerSelector>) -> Outcome<Contact> {
+        contacts::drop_contacts(&self.node, &request.into_inner().peer).map(Response::new)
     }
 
     async fn show_link(&self, request: Request<LinkSelector>) -> Outcome<Link> {
@@ -362,7 +378,7 @@ impl Contract for Service {
 
 impl crate::link::Links {
     /// Waits until a link has left `state`, at most `most`.
-    async fn wait_while(&self, link: openred_proto::id::LinkId, state: LinkState, most: Duration) {
+    pub(crate) async fn wait_while(&self, link: openred_proto::id::LinkId, state: LinkState, most: Duration) {
         let end = clock::now().plus(most);
         loop {
             let changed = self.changed.notified();

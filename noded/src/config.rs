@@ -93,6 +93,8 @@ pub struct NodeConfig {
 pub struct LinkConfig {
     /// What happens to an offer from a peer that the operator has not approved.
     pub incoming: IncomingPolicy,
+    /// What is done with strangers who come without a link and without a directory.
+    pub direct: DirectPolicy,
     /// Peers whose offers are accepted under `allow-list`.
     #[serde(with = "text::node_ids")]
     pub allow: Vec<NodeId>,
@@ -148,6 +150,18 @@ pub enum IncomingPolicy {
     Sector,
     /// Keep it until `openred link accept`.
     Ask,
+}
+
+/// What is done with strangers who come without a link (PROTOCOL 5, "Direct mode").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DirectPolicy {
+    /// They are refused as everything is that is refused.
+    Off,
+    /// They wait until the operator has compared the words: `openred link accept`.
+    Ask,
+    /// They get a link: trust on first use.
+    Open,
 }
 
 /// `[directory]`: the client's side.
@@ -260,6 +274,7 @@ impl Default for LinkConfig {
     fn default() -> Self {
         Self {
             incoming: IncomingPolicy::Ask,
+            direct: DirectPolicy::Off,
             allow: Vec::new(),
             methods: Method::ALL.to_vec(),
             schedule: Schedule::Hourly,

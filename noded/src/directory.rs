@@ -436,6 +436,14 @@ impl Carrier for DirectoryPorts {
         self.0.take_from_peer(peer, card).await
     }
 
+    async fn follow_card(&self, bytes: &Bytes) {
+        if let Ok(card) = Card::verify(bytes, clock::now())
+            && let Err(error) = self.0.follow(&card).await
+        {
+            tracing::debug!(%error, "whom a stranger goes on for was not stored");
+        }
+    }
+
     async fn send_offer(&self, directory: NodeId, offer: Bytes) -> Result<(), DirectoryError> {
         let client = self.0.client(&directory)?;
         let sent = client.send_offer(offer).await;

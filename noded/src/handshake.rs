@@ -6,6 +6,7 @@
 
 pub(crate) mod attempts;
 pub(crate) mod cookie;
+pub(crate) mod direct;
 pub(crate) mod half_open;
 pub(crate) mod request;
 pub(crate) mod responder;
@@ -37,6 +38,18 @@ pub(crate) enum HandshakeRefusal {
     /// The link was revoked, replaced or ran out while the handshake was under way.
     #[error("the link ended during the handshake")]
     LinkEnded,
+    /// Direct contact, and `links.direct` is off.
+    #[error("direct contact is off here (`links.direct`)")]
+    DirectOff,
+    /// Direct contact in a suite that the operator does not allow.
+    #[error("the suite of a direct contact is not allowed here")]
+    MethodNotAllowed,
+    /// Direct contact over a carrier without addresses: nothing could be asked of its sender before the key process is.
+    #[error("direct contact from no address")]
+    NoAddress,
+    /// Direct contact of a peer with which there is a live link.
+    #[error("direct contact of a peer with which there is a live link (downgrade)")]
+    DirectDowngrade,
     /// This node opens a session to the same peer right now and has the lower id.
     #[error("simultaneous open: this node keeps the initiator's role")]
     SimultaneousOpen,

@@ -106,7 +106,7 @@ impl Condition {
                 "directory.none",
                 Warning,
                 &[],
-                "Add one to `directories`; until then nobody can be found or linked.",
+                "Add one to `directories`; until then nobody can be found, and `openred link direct` alone makes links.",
             ),
             Self::NoEndpoint => entry(
                 "endpoint.none",

@@ -164,6 +164,10 @@ pub trait HandshakeKeys: Send + Sync {
     ) -> Result<(Bytes, SessionGrant), KeysError>;
     /// Responder, phase three.
     async fn complete_handshake(&self, handshake: HandshakeId, noise: Bytes) -> Result<SessionGrant, KeysError>;
+    /// Initiator, phase one, without a link: to `peer` and nobody else.
+    async fn start_direct(&self, method: Method, peer: NodeId) -> Result<HalfOpen, KeysError>;
+    /// Responder, phase one to two, without a link.
+    async fn answer_direct(&self, method: Method, noise: Bytes, directory_head: Bytes) -> Result<HalfOpen, KeysError>;
     /// Forgets a half-open handshake.
     async fn abandon_handshake(&self, handshake: HandshakeId) -> Result<(), KeysError>;
     /// Signs that a handshake ended, a moment after it did: this node's statement.
@@ -418,6 +422,16 @@ impl HandshakeKeys for CryptodClient {
         let directory_head = Bytes::new();
         let request = wire::ContinueHandshakeRequest { handshake: handshake_bytes(&handshake), noise, directory_head };
         grant(answer(self.next().complete_handshake(request).await)?)
+    }
+
+    async fn start_direct(&self, method: Method, peer: NodeId) -> Result<HalfOpen, KeysError> {
+        let request = wire::StartDirectRequest { method: u32::from(method as u8), peer: id_bytes(&peer) };
+        half_open(answer(self.next().start_direct(request).await)?)
+    }
+
+    async fn answer_direct(&self, method: Method, noise: Bytes, directory_head: Bytes) -> Result<HalfOpen, KeysError> {
+        let request = wire::AnswerDirectRequest { method: u32::from(method as u8), noise, directory_head };
+        half_open(answer(self.next().answer_direct(request).await)?)
     }
 
     async fn abandon_handshake(&self, handshake: HandshakeId) -> Result<(), KeysError> {

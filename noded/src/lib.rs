@@ -8,6 +8,7 @@ mod arrivals;
 pub mod cli;
 pub(crate) mod clock;
 pub mod config;
+pub(crate) mod contact;
 pub mod daemon;
 pub(crate) mod directory;
 #[doc(hidden)]

@@ -15,6 +15,7 @@
 
 mod cards;
 pub(crate) mod decisions;
+pub(crate) mod direct;
 pub(crate) mod inside;
 pub(crate) mod judge;
 pub(crate) mod methods;
@@ -67,6 +68,8 @@ pub(crate) enum LinkError {
     Ambiguous,
     #[error("the peer could not be reached")]
     Unreachable,
+    #[error("there is a link with this peer already; see `openred link show`")]
+    Linked,
     #[error(transparent)]
     Method(#[from] BadDecision),
     #[error(transparent)]
@@ -127,6 +130,7 @@ pub(crate) struct Links {
     table: Mutex<BTreeMap<LinkId, Held>>,
     successors: Mutex<succession::Successors>,
     asked: Mutex<inside::Asked>,
+    introductions: Mutex<direct::Introductions>,
     steps: Mutex<inside::Steps>,
     /// Whether the key process was asked for links that nothing is left of here.
     swept: AtomicBool,
@@ -166,7 +170,7 @@ impl Links {
     /// # Errors
     /// When the store cannot be read.
     pub(crate) async fn load(parts: Parts) -> Result<Arc<Self>, StoreError> {
-        let links = parts.store.links().await?;
+        let links = direct::without_strangers(&parts.store, parts.store.links().await?).await?;
         let decided = parts.store.decided_methods().await?;
         let methods = decided.clone().settled(parts.config.method_set(), crate::clock::now());
         if methods != decided {
@@ -188,6 +192,7 @@ impl Links {
             table: Mutex::new(links.into_iter().map(held).collect()),
             successors: Mutex::default(),
             asked: Mutex::default(),
+            introductions: Mutex::default(),
             steps: Mutex::default(),
             swept: AtomicBool::new(false),
             purged_at: AtomicU64::new(0),
@@ -396,6 +401,14 @@ impl crate::p2p::ports::Links for Links {
     async fn session_signed(&self, signed: SignedSession) -> bool {
         let kept = self.store.put_proof(signed).await;
         kept.inspect_err(|error| self.store_failed(*error)).is_ok()
+    }
+
+    fn allowed_methods(&self) -> MethodSet {
+        Links::allowed_methods(self)
+    }
+
+    async fn answer_contact(&self, peer: NodeId, mutual_link: [u8; 16], path: &str, body: Bytes) -> (u16, Bytes) {
+        self.answer_stranger(peer, mutual_link, path, body).await
     }
 
     async fn match_checked(&self, link: LinkId, matched: bool, at: UnixMillis) {

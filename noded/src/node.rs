@@ -265,6 +265,7 @@ fn network_settings(config: &NodeConfig) -> NetworkSettings {
         },
         audited: config.links.audited,
         throughput: config.diagnostics.throughput,
+        direct: config.links.direct,
         ..NetworkSettings::default()
     }
 }
@@ -377,6 +378,9 @@ impl LinkObserver for Observer {
     }
 
     fn peer_reachable(&self, peer: NodeId) {
+        if let Some(network) = self.network.upgrade() {
+            network.end_contacts(&peer);
+        }
         self.tell(Event::PeerReachable(peer));
     }
 

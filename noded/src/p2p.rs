@@ -18,6 +18,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::handshake::attempts::Attempts;
 use crate::handshake::cookie::CookieJar;
+use crate::handshake::direct::DirectTable;
 use crate::handshake::responder::Responder;
 use crate::keys::HandshakeKeys;
 
@@ -25,6 +26,7 @@ mod answer;
 mod audited;
 mod carrier;
 mod connections;
+pub(crate) mod direct;
 mod error;
 mod guard;
 mod internal;
@@ -51,6 +53,7 @@ pub use settings::{LoadBounds, NetworkSettings};
 pub use crate::session::{SessionError, SessionLimits};
 
 use connections::Connections;
+use direct::contacts::Contacts;
 use guard::Guard;
 use pool::Pool;
 use ports::{LinkHandle, Ports};
@@ -75,6 +78,9 @@ pub struct PeerNetwork {
     cookies: Mutex<CookieJar>,
     /// The key process has looked at a REQUEST or a FINALIZE: who sent the same bytes meanwhile waits for it.
     settled: Notify,
+    /// Half-open handshakes of strangers, and what came of them.
+    direct: Mutex<DirectTable>,
+    contacts: Contacts,
     turns: Mutex<HashMap<NodeId, Arc<Turn>>>,
     /// Links whose tokens this process has seen compared, by both sides, on a session that it opened. Tokens never change: once is
     /// enough. At most one entry a link that is expected.
@@ -139,6 +145,8 @@ impl PeerNetwork {
             attempts: Mutex::default(),
             cookies: Mutex::default(),
             settled: Notify::new(),
+            direct: Mutex::default(),
+            contacts: Contacts::default(),
             turns: Mutex::default(),
             validated: Mutex::default(),
             settings,
@@ -153,6 +161,11 @@ impl PeerNetwork {
         if !self.responder().tags.insert(link) {
             tracing::error!("more links than the key process holds: one is not expected");
         }
+    }
+
+    /// Ends contacts without a link with `peer`: there is one now, and it proves more.
+    pub(crate) fn end_contacts(&self, peer: &NodeId) {
+        self.contacts.remove_peer(peer);
     }
 
     /// Expects nothing over `link` any more and ends its sessions.
@@ -194,6 +207,10 @@ impl PeerNetwork {
 
     fn cookies(&self) -> MutexGuard<'_, CookieJar> {
         self.cookies.lock().expect("nothing panics while it holds the cookies")
+    }
+
+    fn direct(&self) -> MutexGuard<'_, DirectTable> {
+        self.direct.lock().expect("nothing panics while it holds the strangers")
     }
 
     fn attempts(&self) -> MutexGuard<'_, Attempts> {

@@ -57,7 +57,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn help_of_every_command_is_golden_and_fits_80_columns() {
     let (_guard, folder) = folder();
-    let commands: [&[&str]; 41] = [
+    let commands: [&[&str]; 42] = [
         &[],
         &["init"],
         &["up"],
@@ -75,6 +75,7 @@ fn help_of_every_command_is_golden_and_fits_80_columns() {
         &["backup", "restore"],
         &["link"],
         &["link", "request"],
+        &["link", "direct"],
         &["link", "accept"],
         &["link", "offers"],
         &["link", "refuse"],

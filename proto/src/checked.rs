@@ -2,6 +2,7 @@
 //! somebody signed is possible only by the function that verifies it.
 
 pub mod card;
+pub mod direct;
 pub mod handshake;
 pub mod link_sync;
 pub mod offer;

@@ -77,6 +77,8 @@ pub mod derive {
     pub const MAC1: &[u8] = b"openred/1/mac1";
     /// The key that seals a cookie to who sent a REQUEST (PROTOCOL 5).
     pub const COOKIE: &[u8] = b"openred/1/cookie";
+    /// The mac1 key of direct contact, from the responder's id alone (PROTOCOL 5).
+    pub const DIRECT_MAC1: &[u8] = b"openred/1/direct-mac1";
     /// The post-quantum pre-shared key of one handshake (psk3).
     pub const PSK3: &[u8] = b"openred/1/psk3";
     /// One direction's exported session secret.

@@ -4,6 +4,7 @@
 
 use ed25519_dalek::{Signer, SigningKey};
 use openred_proto::checked::card::{Card, CardFields, Prekey, Succession, prekey_id};
+use openred_proto::checked::direct::{DirectGreeting, DirectInbound, DirectRequest, encode_hello};
 use openred_proto::checked::handshake::{
     HandshakeCookie, HandshakeFinalize, HandshakeRequest, HandshakeVerify, Inbound, RequestAnswer, RequestPayload,
     SenderPayload,
@@ -97,6 +98,11 @@ fn generated_types_read_and_write_the_same_bytes() {
     let cookie = HandshakeCookie { nonce: [5; 24], sealed: [6; 32] };
     same::<wire::HandshakeCookie>(&cookie.encode());
     assert_eq!(RequestAnswer::decode(&cookie.encode()).unwrap(), RequestAnswer::Cookie(cookie));
+    let direct = DirectRequest { method: Method::Delta, mac1: [2; 16], cookie: None, noise: vec![4; 99] };
+    assert_eq!(same::<wire::HandshakeInbound>(&direct.encode()).request.unwrap().suite, vec![4]);
+    assert_eq!(direct.encode()[3..], direct.without_cookie(), "as it stands in the message");
+    let greeting = DirectGreeting { node: id(&key(3)), suites: MethodSet::ALL };
+    assert_eq!(same::<wire::DirectGreeting>(&greeting.encode()).suites, 15);
     let handshake = HandshakeId::from_bytes([8; 16]);
     let finalize = HandshakeFinalize { handshake, noise: vec![1; 64] };
     assert!(same::<wire::HandshakeInbound>(&finalize.encode()).finalize.is_some());
@@ -176,6 +182,29 @@ fn handshake_vectors() {
     for case in rejects {
         assert!(matches!(decode(&case), Err(WireError::Malformed { .. })), "{case}");
     }
+}
+
+/// `proto/vectors/handshake/direct-bodies.json`: what direct contact posts first, and what it is greeted with.
+#[test]
+fn direct_bodies_vectors() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/handshake/direct-bodies.json");
+    let file: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let (mut right, mut wrong) = (0, 0);
+    for case in file["cases"].as_array().unwrap() {
+        let bytes = hex::decode(case["bytes"].as_str().unwrap()).unwrap();
+        let again = match case["message"].as_str().unwrap() {
+            "GREETING" => DirectGreeting::decode(&bytes).map(|greeting| greeting.encode()),
+            message => Inbound::decode(&bytes).map(|inbound| match (message, inbound) {
+                ("HELLO", Inbound::Direct(DirectInbound::Hello)) => encode_hello(),
+                ("REQUEST", Inbound::Direct(DirectInbound::Request(request))) => request.encode(),
+                (_, other) => panic!("{other:?}"),
+            }),
+        };
+        let accept = case["accept"].as_bool().unwrap();
+        assert_eq!(again.ok(), accept.then_some(bytes), "{case}");
+        *(if accept { &mut right } else { &mut wrong }) += 1;
+    }
+    assert!(right > 0 && wrong > right, "more rejects than accepts");
 }
 
 /// `proto/vectors/link-sync`: lists of links. The generated type reads and writes the right ones alike.

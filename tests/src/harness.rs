@@ -335,7 +335,10 @@ impl Node {
         let (home_text, passphrase) = (home.to_string_lossy().into_owned(), passphrase.to_string_lossy().into_owned());
         let listen_text = listen.to_string();
         let mut arguments = vec!["--json", "--home", &home_text, "init", "--passphrase-file", &passphrase];
-        arguments.extend(["--name", name, "--listen", &listen_text, "--directory", directory]);
+        arguments.extend(["--name", name, "--listen", &listen_text]);
+        if !directory.is_empty() {
+            arguments.extend(["--directory", directory]);
+        }
         let made = run(&program, &arguments)?.json()?;
         let id = made["node_id"].as_str().context("openred init prints the node id")?.to_owned();
         let config = home.join("openred.toml");

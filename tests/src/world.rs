@@ -79,6 +79,18 @@ impl World {
         Node::init(folder, name, &self.directory_setting(), uid, extra)
     }
 
+    /// Makes and starts a node that has no directory.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn alone(&self, name: &str, extra: &str) -> Result<Node> {
+        let uid = NEXT_UID.fetch_add(UID_RANGE, Ordering::Relaxed);
+        let mut node = Node::init(self.path(), name, "", uid, extra)?;
+        // That it has no directory is a warning in its status.
+        node.up_without_answers()?;
+        Ok(node)
+    }
+
     /// Makes and starts a node that takes every offer.
     ///
     /// # Errors

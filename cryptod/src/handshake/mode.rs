@@ -3,6 +3,7 @@
 //! The machines are the same for both; what differs is said here: Noise pattern, prologue, psk0, whom the other side must prove to
 //! be, and under which bound it waits.
 
+use openred_proto::checked::direct;
 use openred_proto::concat::concat;
 use openred_proto::id::{LinkId, NodeId};
 use openred_proto::label::derive;
@@ -17,7 +18,7 @@ const LINKED: &[u8] = b"linked";
 /// Prologue word of direct contact.
 const DIRECT: &[u8] = b"direct";
 /// Feature bits of this version: none. They are in the prologue so that nobody between can take one away.
-const FEATURES: [u8; 8] = [0; 8];
+const FEATURES: [u8; 8] = direct::FEATURES;
 
 /// What a handshake rests on.
 pub(crate) enum Mode {

@@ -154,6 +154,7 @@ pub(super) fn refuse(error: &LinkError) -> Status {
         LinkError::Method(BadDecision::NotConfigured) => (Code::FailedPrecondition, "method.not-configured"),
         LinkError::Method(BadDecision::Last) => (Code::FailedPrecondition, "method.last"),
         LinkError::Unreachable => (Code::Unavailable, "peer.unreachable"),
+        LinkError::Linked => (Code::FailedPrecondition, "link.exists"),
         LinkError::WrongState(_) => (Code::FailedPrecondition, "link.state"),
         LinkError::Keys(error) => keys(error),
         LinkError::Store(error) => store(error),
@@ -162,7 +163,7 @@ pub(super) fn refuse(error: &LinkError) -> Status {
     status(kind, code, &error.to_string())
 }
 
-const fn keys(error: &KeysError) -> (Code, &'static str) {
+pub(super) const fn keys(error: &KeysError) -> (Code, &'static str) {
     match error {
         KeysError::Away => (Code::Unavailable, "cryptod.away"),
         KeysError::Slow => (Code::DeadlineExceeded, "cryptod.slow"),
@@ -197,7 +198,7 @@ const fn directory(error: &DirectoryError) -> (Code, &'static str) {
     }
 }
 
-fn status(kind: Code, code: &'static str, text: &str) -> Status {
+pub(super) fn status(kind: Code, code: &'static str, text: &str) -> Status {
     let mut status = Status::new(kind, text);
     status.metadata_mut().insert(CODE_HEADER, tonic::metadata::MetadataValue::from_static(code));
     status

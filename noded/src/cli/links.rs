@@ -1,8 +1,12 @@
 //! `openred link …`: thin over the node's admin service.
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use openred_proto::admin::{AcceptLinkRequest, Link, LinkSelector, ListLinksRequest, PeerSelector, RequestLinkRequest};
+use openred_proto::admin::{
+    AcceptLinkRequest, ConfirmContactRequest, Contact, ContactRequest, Link, LinkSelector, ListLinksRequest,
+    PeerSelector, RequestLinkRequest,
+};
 
 use super::arguments;
 use super::client::{ANSWER, node, request};
@@ -22,6 +26,7 @@ pub(crate) async fn link(invocation: &Invocation, command: arguments::Link) -> R
         Word::List { all } => {
             let links = node.list_links(request(ListLinksRequest { all })).await?.into_inner();
             list(&invocation.output, &links.links);
+            contacts(&invocation.output, &links.contacts);
             invocation.output.document("openred.links/1", &links);
             return Ok(Exit::Ok);
         }
@@ -50,7 +55,33 @@ pub(crate) async fn link(invocation: &Invocation, command: arguments::Link) -> R
             asked.set_timeout(ANSWER + Duration::from_secs(wait));
             node.request_link(asked).await?
         }
-        Word::Accept { peer } => node.accept_link(request(AcceptLinkRequest { peer })).await?,
+        Word::Direct { url, expect, words, yes, life, wait } => {
+            let asked = ContactRequest { url, expect: expect.unwrap_or_default() };
+            let contact = node.contact_peer(request(asked)).await?.into_inner();
+            let Some(words) = confirmed(invocation, &contact, words, yes)? else { return Ok(Exit::Ok) };
+            if words == Confirmed::No {
+                node.drop_contact(request(PeerSelector { peer: contact.peer })).await?;
+                return Err(Failure::new(
+                    Exit::Denied,
+                    "contact.not-confirmed",
+                    "the contact is ended; no link was made",
+                    "",
+                ));
+            }
+            let life_seconds = life.unwrap_or(0);
+            let asked = ConfirmContactRequest {
+                peer: contact.peer,
+                words: words.shown(),
+                life_seconds,
+                wait_millis: wait * 1000,
+            };
+            let mut asked = request(asked);
+            asked.set_timeout(ANSWER + Duration::from_secs(wait));
+            node.confirm_contact(asked).await?
+        }
+        Word::Accept { peer, words } => {
+            node.accept_link(request(AcceptLinkRequest { peer, words: words.unwrap_or_default() })).await?
+        }
         Word::Show { link } => node.show_link(selector(link)).await?,
         // Answered above: it may need no node.
         Word::Proof { .. } => return Ok(Exit::Ok),
@@ -60,6 +91,63 @@ pub(crate) async fn link(invocation: &Invocation, command: arguments::Link) -> R
     show(&invocation.output, &link);
     invocation.output.document("openred.link/1", &link);
     Ok(Exit::Ok)
+}
+
+/// What the operator says to the words of a contact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Confirmed {
+    /// They are not the same.
+    No,
+    /// They are, or he trusts whoever is there.
+    Yes,
+    /// He gives those of the other side.
+    Shown(String),
+}
+
+impl Confirmed {
+    fn shown(self) -> String {
+        if let Self::Shown(words) = self { words } else { String::new() }
+    }
+}
+
+/// Shows a contact and asks about it; none where there is nobody to ask: it is held open.
+fn confirmed(
+    invocation: &Invocation,
+    contact: &Contact,
+    words: Option<String>,
+    yes: bool,
+) -> Result<Option<Confirmed>, Failure> {
+    let output = &invocation.output;
+    output.line(format!("{:<12} {}", "peer", contact.peer));
+    output.line(format!("{:<12} {}", "words", contact.words));
+    output.document("openred.contact/1", contact);
+    if let Some(words) = words {
+        return Ok(Some(Confirmed::Shown(words)));
+    }
+    if yes {
+        return Ok(Some(Confirmed::Yes));
+    }
+    if output.is_json() || !std::io::stdin().is_terminal() {
+        output.line("compare the words with those that the other side shows (`openred link list` there), then:");
+        output.line(format!("openred link accept {}", contact.peer));
+        return Ok(None);
+    }
+    output.aside("Does the other side show the same words (`openred link list` there)? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(|error| Failure::local("the terminal", &error))?;
+    Ok(Some(if answer.trim().eq_ignore_ascii_case("y") { Confirmed::Yes } else { Confirmed::No }))
+}
+
+fn contacts(output: &Output, contacts: &[Contact]) {
+    for contact in contacts {
+        let who = if contact.initiator { "begun here" } else { "came" };
+        output.line("");
+        output.line(format!("direct contact, {who}: {}", contact.peer));
+        output.line(format!("  words: {}", contact.words));
+    }
+    if !contacts.is_empty() {
+        output.line("compare the words with the other side's, then `openred link accept DID`");
+    }
 }
 
 pub(super) fn tone(state: &str) -> Tone {

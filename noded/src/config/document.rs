@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 30] = [
+pub(super) const SETTINGS: [Setting; 31] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -33,6 +33,10 @@ pub(super) const SETTINGS: [Setting; 30] = [
     setting("directories", "Directories to register with, each \"did:key:…@https://host[:port]\"."),
     setting("uid_base", "As root: first of four consecutive uids for the node's processes. One range per node."),
     setting("links.incoming", "Offers from peers not yet approved: \"ask\", \"open\", \"allow-list\" or \"sector\"."),
+    setting(
+        "links.direct",
+        "Strangers who come without a link: \"off\", \"ask\" (compare words, then `link accept`) or \"open\" (trust on first use).",
+    ),
     setting("links.allow", "With \"allow-list\": the peers whose offers are accepted."),
     setting("links.methods", "Methods that this node issues and accepts."),
     setting("links.schedule", "Which rule picks a new link's method: \"hourly\", \"daily\" or \"seeded\"."),

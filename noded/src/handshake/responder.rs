@@ -155,6 +155,11 @@ impl Responder {
         self.half_open.failed(handshake);
     }
 
+    /// What strangers are asked to show is made with the same secrets.
+    pub(crate) const fn cookies(&mut self) -> &mut Cookies {
+        &mut self.cookies
+    }
+
     /// Whether what this node has to do for handshakes is at one of its bounds, or was a moment ago.
     fn is_loaded(&mut self, now: Instant) -> bool {
         let asked: usize = self.answering.values().sum();

@@ -1,7 +1,9 @@
-//! The vectors in `proto/vectors/handshake/` for what `noded` alone computes: a REQUEST's tag and mac1 (`request.json`), and a cookie's
+//! The vectors in `proto/vectors/handshake/` for what `noded` alone computes: a REQUEST's tag and mac1 (`request.json`), the mac1
+//! of direct contact (`direct-mac1.json`), and a cookie's
 //! way (`cookie.json`).
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use openred_proto::checked::direct::DirectRequest;
 use openred_proto::checked::handshake::{HandshakeRequest, Inbound, RequestAnswer};
 use openred_proto::id::NodeId;
 use openred_proto::secret::Secret;
@@ -9,7 +11,7 @@ use openred_proto::vault::RequestKeys;
 use serde_json::Value;
 
 use super::cookie::Cookie;
-use super::request;
+use super::{direct, request};
 
 fn bytes(value: &Value) -> Vec<u8> {
     hex::decode(value.as_str().unwrap()).unwrap()
@@ -39,6 +41,22 @@ fn tags_and_mac1s_are_those_of_the_vectors() {
         let looked = built.tag == stated.tag && request::verify_mac1(&keys, &stated);
         let accept = case["accept"].as_bool().unwrap();
         assert_eq!((built == stated, looked), (accept, accept), "{case}");
+        *(if accept { &mut right } else { &mut wrong }) += 1;
+    }
+    assert!(right > 0 && wrong > right, "more rejects than accepts");
+}
+
+#[test]
+fn mac1s_of_direct_contact_are_those_of_the_vectors() {
+    let file = include_str!("../../../proto/vectors/handshake/direct-mac1.json");
+    let file: Value = serde_json::from_str(file).unwrap();
+    let (mut right, mut wrong) = (0, 0);
+    for case in file["cases"].as_array().unwrap() {
+        let key = direct::mac1_key(&NodeId::from_bytes(array(&case["responder"])));
+        let built = direct::build(&key, case["method"].as_str().unwrap().parse().unwrap(), bytes(&case["noise"]));
+        let stated = DirectRequest { mac1: array(&case["mac1"]), ..built.clone() };
+        let accept = case["accept"].as_bool().unwrap();
+        assert_eq!((built == stated, direct::verify_mac1(&key, &stated)), (accept, accept), "{case}");
         *(if accept { &mut right } else { &mut wrong }) += 1;
     }
     assert!(right > 0 && wrong > right, "more rejects than accepts");

@@ -86,6 +86,9 @@ pub(crate) enum RefusedOffer {
     /// The link that it renews is young, and the peer has renewed young ones before.
     #[error("it comes long before its time, and so did others of this peer within the hour")]
     TooEarly,
+    /// It came in direct contact, and so did another of this stranger a moment ago.
+    #[error("another offer of this stranger was looked at a moment ago")]
+    TooSoon,
     /// It has named a successor.
     #[error("its issuer has named a successor, and is that one from then on")]
     Succeeded,

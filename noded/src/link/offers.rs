@@ -6,8 +6,9 @@ use bytes::Bytes;
 use openred_proto::checked::offer::Offer;
 use openred_proto::checked::receipt::{Receipt, ReceiptKind};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
-use openred_proto::vault::{ReceivedOffer, Refusal};
+use openred_proto::vault::{LinkSummary, ReceivedOffer, Refusal};
 
+use super::direct::NO_DIRECTORY;
 use super::judge::{RefusedOffer, Situation, Verdict, WAITING, judge, judge_renewal};
 use super::ports::FoundCard;
 use super::state::{EndReason, Link, LinkState};
@@ -99,19 +100,29 @@ impl Links {
             self.send_receipt(&accepted).await;
             return Ok(accepted);
         }
-        let issued = self
-            .vault
-            .issue(NewLink {
-                peer,
-                card: found.card,
-                directory: found.directory,
-                allowed: self.allowed_methods(),
-                schedule: self.schedule(),
-                life: life.unwrap_or_else(|| self.config.life()),
-            })
-            .await?;
+        self.issue(peer, found.card, found.directory, life, now).await
+    }
+
+    /// Issues and stores a first link. The turn is held by the caller.
+    pub(super) async fn issue(
+        &self,
+        peer: NodeId,
+        card: Bytes,
+        directory: NodeId,
+        life: Option<Duration>,
+        now: UnixMillis,
+    ) -> Result<Link, LinkError> {
+        let terms = NewLink {
+            peer,
+            card,
+            directory,
+            allowed: self.allowed_methods(),
+            schedule: self.schedule(),
+            life: life.unwrap_or_else(|| self.config.life()),
+        };
+        let issued = self.vault.issue(terms).await?;
         let token_id = Offer::token_id(&issued.offer);
-        let link = Link::issued(issued.summary, issued.row.into(), issued.offer.into(), token_id, found.directory, now);
+        let link = Link::issued(issued.summary, issued.row.into(), issued.offer.into(), token_id, directory, now);
         self.store.put_links(vec![link.clone()]).await?;
         self.show(link.clone(), Some(issued.keys));
         tracing::info!(link = %link.id(), peer = %Sensitive(peer.short()), "link offered");
@@ -228,29 +239,48 @@ impl Links {
         }
         // Whose standing it has decides under which peer's name the modules know it: before its link is there.
         self.hear_successions().await;
+        let admission = Admission { policy: self.config.incoming, same_sector, stranger: None };
+        self.admit(received, token_id, summary, admission).await
+    }
+
+    /// Judges a first offer that the key process has opened, and does as it is judged.
+    pub(super) async fn admit(
+        &self,
+        received: ReceivedOffer,
+        token_id: [u8; 32],
+        summary: LinkSummary,
+        admission: Admission,
+    ) -> Result<Option<Link>, OfferError> {
         let turn = self.turn.lock().await;
         let now = clock::now();
         let word = self.store.word(summary.peer).await?;
         let situation = Situation {
             me: self.me,
-            policy: self.config.incoming,
+            policy: admission.policy,
             allow: &self.config.allow,
             approved: word == Word::Yes,
             denied: word == Word::No,
-            same_sector,
+            same_sector: admission.same_sector,
         };
         if self.current(&summary.peer) != summary.peer {
             return Err(RefusedOffer::Succeeded.into());
         }
         let links = self.all();
         let answered = match judge(situation, links.iter(), &summary, &token_id, now) {
-            Verdict::Accept(ends) => self.accept(received, token_id, None, &ends, now).await.map(Some)?,
+            Verdict::Accept(ends) => {
+                if let Some(stranger) = admission.stranger {
+                    self.keep_stranger(summary.peer, stranger.card).await;
+                }
+                self.accept(received, token_id, None, &ends, now).await.map(Some)?
+            }
             Verdict::Wait(older) => {
                 if let Some(older) = older {
                     self.purge(older).await.map_err(super::LinkError::Store)?;
                 }
                 tracing::info!(link = %summary.link, peer = %Sensitive(summary.peer.short()), "an offer waits for `openred link accept`");
                 let waiting = Link::waiting(summary, received.offer, token_id, received.directory, now);
+                let mutual_link = admission.stranger.as_ref().map(|stranger| stranger.words);
+                let waiting = Link { mutual_link, ..waiting };
                 self.keep(vec![waiting]).await.map_err(super::LinkError::Store)?;
                 None
             }
@@ -337,7 +367,7 @@ impl Links {
     }
 
     /// A live link with the peer, or one that this node has offered.
-    fn standing(&self, peer: &NodeId, now: UnixMillis) -> Option<Link> {
+    pub(super) fn standing(&self, peer: &NodeId, now: UnixMillis) -> Option<Link> {
         let standing =
             |link: &Link| (link.state.is_live() || link.state == LinkState::Offered) && !link.is_past_life(now);
         self.of_peer(peer).filter(standing)
@@ -355,6 +385,9 @@ impl Links {
             directory: waiting.directory,
             allowed: self.allowed_methods(),
         };
+        if waiting.directory == NO_DIRECTORY {
+            self.keep_introduced(waiting.peer()).await;
+        }
         // The operator's yes goes for the newest offer; what stands with the peer is replaced by it.
         let others = self.all().into_iter().filter(|link| link.peer() == waiting.peer() && link.id() != waiting.id());
         let ends: Vec<_> =
@@ -405,11 +438,34 @@ impl Links {
 
     /// One attempt: an issuer that gets no receipt sends its offer again, and gets this one again.
     async fn send_receipt(&self, link: &Link) {
+        if link.directory == NO_DIRECTORY {
+            // The contact asks for it again, and the first handshake says the same.
+            return self.greet(link.peer());
+        }
         let receipt = Bytes::copy_from_slice(&link.receipt);
         if let Err(error) = self.carrier.acknowledge(link.directory, receipt).await {
             tracing::warn!(link = %link.id(), %error, "the receipt could not be sent; the peer will ask again");
         }
     }
+}
+
+/// By what a first offer is judged, beside itself.
+#[derive(Clone, Debug)]
+pub(super) struct Admission {
+    pub(super) policy: IncomingPolicy,
+    /// The peer's verified card names this node's sector.
+    pub(super) same_sector: bool,
+    /// What came with it in direct contact.
+    pub(super) stranger: Option<Stranger>,
+}
+
+/// What is known of one that brings its offer itself.
+#[derive(Clone, Debug)]
+pub(super) struct Stranger {
+    /// What two people compare.
+    pub(super) words: [u8; 16],
+    /// Its verified card.
+    pub(super) card: Bytes,
 }
 
 /// Why an offer was not taken, for the log.

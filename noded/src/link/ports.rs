@@ -97,6 +97,8 @@ pub(crate) trait Carrier: Send + Sync {
     fn holds_card(&self, peer: &NodeId, sequence: u64) -> bool;
     /// A peer hands its card over itself: verified, held against what is known, and kept.
     async fn take_card(&self, peer: NodeId, card: Bytes) -> Result<(), DirectoryError>;
+    /// Hears whom such a card's node goes on for; keeps nothing else of it.
+    async fn follow_card(&self, card: &Bytes);
     /// Nothing is known of this node any more.
     fn forget(&self, peer: &NodeId);
     /// Hands an offer to a directory; its signed word that it took it has been checked when this returns.

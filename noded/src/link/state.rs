@@ -111,10 +111,12 @@ pub(crate) enum EndReason {
     NotAccepted = 14,
     /// The operator left it.
     Refused = 15,
+    /// The peer has looked at the offer that was brought in direct contact, and left it.
+    PeerLeft = 16,
 }
 
 impl EndReason {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::None,
         Self::Life,
         Self::Operator,
@@ -131,6 +133,7 @@ impl EndReason {
         Self::PeerRefused,
         Self::NotAccepted,
         Self::Refused,
+        Self::PeerLeft,
     ];
 
     /// For `link show`.
@@ -152,6 +155,7 @@ impl EndReason {
             Self::PeerRefused => "the peer did not take this renewal; the link is renewed afresh",
             Self::NotAccepted => "nobody accepted it in time",
             Self::Refused => "refused by the operator",
+            Self::PeerLeft => "the peer did not take this offer; its own log says why",
         }
     }
 }

@@ -12,6 +12,7 @@ use openred_proto::limits::{CARD_LIFE, CLOCK_GRACE, LINKS_PAGE};
 use openred_proto::vault::Refusal;
 
 use super::Links;
+use super::direct::NO_DIRECTORY;
 use super::state::{Aged, ENDED_PER_PEER, EndReason, Link, LinkState, TokenMatch};
 use crate::clock;
 use crate::health::Condition;
@@ -54,6 +55,7 @@ impl Links {
             loop {
                 tokio::time::sleep(TICK).await;
                 self.reoffer(clock::now()).await;
+                self.greet_pending(clock::now());
             }
         };
         let renewing = async {
@@ -263,7 +265,8 @@ impl Links {
         if self.state_of_link(&link.id()) != Some(LinkState::Offered) {
             return;
         }
-        if !self.offer_inside(&link).await {
+        // What no directory is to carry, its contact brings.
+        if !self.offer_inside(&link).await && link.directory != NO_DIRECTORY {
             let sent = self.carrier.send_offer(link.directory, Bytes::copy_from_slice(&link.offer)).await;
             if let Err(error) = sent {
                 tracing::info!(link = %link.id(), %error, "offer not sent; it is tried again");

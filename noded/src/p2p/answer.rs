@@ -30,6 +30,8 @@ use crate::keys::KeysError;
 use crate::reports::Seen;
 use crate::session::{Session, SessionError};
 
+mod direct;
+
 /// Why a handshake message got no answer; for the local log.
 #[derive(Debug, thiserror::Error)]
 enum Unanswered {
@@ -56,7 +58,10 @@ pub(super) async fn handle(State(network): State<Arc<PeerNetwork>>, request: Req
         Err(reason) => {
             match &reason {
                 // The sender holds a link, or our own key process is in trouble: worth the operator's eye.
-                Unanswered::Keys(_) | Unanswered::Session(_) | Unanswered::Bug => {
+                Unanswered::Keys(_)
+                | Unanswered::Session(_)
+                | Unanswered::Refused(HandshakeRefusal::DirectDowngrade)
+                | Unanswered::Bug => {
                     tracing::warn!(%reason, "handshake refused");
                 }
                 Unanswered::Refused(HandshakeRefusal::TooManyHalfOpen) => {
@@ -86,6 +91,10 @@ impl PeerNetwork {
         let bytes = read.map_err(|_| Unanswered::Cut)?.map_err(|_| Unanswered::Cut)?.to_bytes();
         match Inbound::decode(&bytes)? {
             Inbound::Request(request) => self.answer_request(&request, source).await,
+            Inbound::Direct(inbound) => self.answer_direct(inbound, source).await,
+            Inbound::Finalize(finalize) if self.direct().take(&finalize.handshake) => {
+                self.complete_direct(finalize, source).await
+            }
             Inbound::Finalize(finalize) => self.answer_finalize(finalize).await,
         }
     }

@@ -22,6 +22,18 @@ pub enum NetworkError {
     /// It refused the handshake; it does not say why (its own log does).
     #[error("the peer refused the handshake; its own log says why")]
     PeerRefusedHandshake,
+    /// The node there is not the one that was to be reached.
+    #[error("the node there is not the one that is expected; nothing was said to it")]
+    PeerUnexpected,
+    /// This node was reached by itself.
+    #[error("a node cannot contact itself")]
+    WithItself,
+    /// No method is allowed on both sides.
+    #[error("no common method; allow one of the peer's in `links.methods`")]
+    NoCommonMethod,
+    /// There is a live link with the peer.
+    #[error("there is a live link with this peer, and direct contact would prove less; see `openred link show`")]
+    Linked,
     /// It refused the request in a session, and again in a new one.
     #[error("the peer refused the session; its own log says why")]
     PeerRefusedSession,

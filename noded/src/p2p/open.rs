@@ -15,6 +15,7 @@ use openred_proto::checked::session::{Accept, RequestHead};
 use openred_proto::error::WireError;
 use openred_proto::id::{HandshakeId, LinkId, NodeId};
 use openred_proto::limits::HANDSHAKE_BYTES;
+use openred_proto::secret::Secret;
 use openred_proto::vault::SessionGrant;
 
 use super::carrier::SealedBody;
@@ -25,11 +26,21 @@ use super::ports::{LinkHandle, SessionOpened};
 use super::settings::HANDSHAKE_ATTEMPTS;
 use super::{HANDSHAKE_PATH, PeerNetwork, Turn, internal, unix_now};
 use crate::handshake::cookie::Cookie;
-use crate::handshake::request;
+use crate::handshake::request::{self, Mark};
 use crate::session::Session;
 
 /// Times that one REQUEST is posted: without the cookie that the peer may want, and with it.
 const COOKIE_TRIES: usize = 2;
+
+/// A REQUEST of either mode, as its cookie sees it.
+pub(super) struct Sent<'a> {
+    /// Whom it is for.
+    pub(super) peer: NodeId,
+    pub(super) mac1_key: &'a Secret<32>,
+    pub(super) mac1: Mark,
+    /// The message without its cookie.
+    pub(super) covered: Vec<u8>,
+}
 
 /// How long the node with the higher id waits for the session of the other, whose REQUEST may have crossed its own.
 /// Once, after the first refusal: crossed messages meet within a round trip.
@@ -120,7 +131,14 @@ impl PeerNetwork {
         if let Some(sent) = sent {
             sent.store(true, Ordering::Relaxed);
         }
-        let verify = self.post_request(&handle, reach, connections, request).await;
+        let sent = Sent {
+            peer: handle.peer,
+            mac1_key: &handle.keys.outgoing.mac1,
+            mac1: request.mac1,
+            covered: request.without_cookie(),
+        };
+        let encode = |cookie| HandshakeRequest { cookie, ..request.clone() }.encode();
+        let verify = self.post_request(&sent, reach, connections, encode).await;
         drop(sending);
         let verify = match verify {
             Ok(verify) => verify,
@@ -143,25 +161,25 @@ impl PeerNetwork {
     }
 
     /// Posts REQUEST, with the cookie that the peer asked for lately; when it asks now, once again with that one.
-    async fn post_request(
+    pub(super) async fn post_request(
         &self,
-        handle: &LinkHandle,
+        sent: &Sent<'_>,
         reach: &Reach,
         connections: &Arc<Connections>,
-        mut request: HandshakeRequest,
+        encode: impl Fn(Option<Mark>) -> Vec<u8>,
     ) -> Result<HandshakeVerify, NetworkError> {
-        let (peer, address, covered) = (handle.peer, reach.address(), request.without_cookie());
-        request.cookie = self.cookies().proof(peer, address, &covered, Instant::now());
+        let address = reach.address();
+        let mut cookie = self.cookies().proof(sent.peer, address, &sent.covered, Instant::now());
         for _ in 0..COOKIE_TRIES {
-            let answer = self.post_handshake(reach, connections, request.encode().into()).await?;
+            let answer = self.post_handshake(reach, connections, encode(cookie).into()).await?;
             let asked = match RequestAnswer::decode(&answer)? {
                 RequestAnswer::Verify(verify) => return Ok(verify),
                 RequestAnswer::Cookie(asked) => asked,
             };
-            let cookie = Cookie::open(&asked, &handle.keys.outgoing.mac1, &request.mac1);
-            let cookie = cookie.ok_or(WireError::Malformed { what: "cookie", why: "it does not open" })?;
-            request.cookie = Some(cookie.proof(&covered));
-            self.cookies().keep(peer, address, cookie, Instant::now());
+            let given = Cookie::open(&asked, sent.mac1_key, &sent.mac1);
+            let given = given.ok_or(WireError::Malformed { what: "cookie", why: "it does not open" })?;
+            cookie = Some(given.proof(&sent.covered));
+            self.cookies().keep(sent.peer, address, given, Instant::now());
         }
         // It does not take what it has given just now: as good as a refusal.
         Err(NetworkError::PeerRefusedHandshake)
@@ -242,7 +260,7 @@ impl PeerNetwork {
 
     /// Posts a handshake message; repeats the same bytes once when the connection broke or half of the time is over, for the peer
     /// answers them alike.
-    async fn post_handshake(
+    pub(super) async fn post_handshake(
         &self,
         reach: &Reach,
         connections: &Arc<Connections>,

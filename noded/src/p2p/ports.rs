@@ -10,7 +10,7 @@ use bytes::Bytes;
 use openred_module::Body;
 use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
-use openred_proto::method::Method;
+use openred_proto::method::{Method, MethodSet};
 use openred_proto::vault::LinkKeys;
 
 use crate::reports::Reports;
@@ -92,6 +92,17 @@ pub trait Links: Send + Sync {
 
     /// Keeps what both sides signed; durable when it returns true. Otherwise the session is not opened.
     async fn session_signed(&self, signed: SignedSession) -> bool;
+
+    /// Methods that the operator allows: what this node names to a stranger.
+    fn allowed_methods(&self) -> MethodSet {
+        MethodSet::ALL
+    }
+
+    /// Answers what `peer` asks in direct contact, whose words are those of `mutual_link`: status and body.
+    async fn answer_contact(&self, peer: NodeId, mutual_link: [u8; 16], path: &str, body: Bytes) -> (u16, Bytes) {
+        let _ = (peer, mutual_link, path, body);
+        (404, Bytes::new())
+    }
 
     /// Records the result of the cross-validation of the two tokens on an open session (PROTOCOL 4.5).
     async fn match_checked(&self, link: LinkId, matched: bool, at: UnixMillis);

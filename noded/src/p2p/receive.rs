@@ -16,12 +16,13 @@ use openred_proto::error::WireError;
 
 use super::audited::NotSigned;
 use super::carrier::{Held, Inflow, InflowError, Opened, SealedBody};
+use super::direct::contacts::Contact;
 use super::pool::{InUse, Pooled};
 use super::settings::DISPATCH_MAX;
 use super::{PeerNetwork, audited, internal, refused, resume};
-use crate::session::SessionError;
 use crate::session::message::{HEADER_LENGTH, RequestHeader};
 use crate::session::state::{IncomingRequest, OutgoingResponse};
+use crate::session::{Session, SessionError};
 
 /// Why a request got no sealed answer; for the local log.
 #[derive(Debug, thiserror::Error)]
@@ -46,12 +47,29 @@ enum Unanswered {
 
 /// A request whose first chunk authenticated.
 struct Received {
-    pooled: Arc<Pooled>,
-    /// Until the answer has gone.
-    using: InUse,
+    holder: Holder,
+    /// Until the answer has gone. None in a contact, which ends by the clock alone.
+    using: Option<InUse>,
     head: RequestHead,
     body: Body,
     answer: OutgoingResponse,
+}
+
+/// Whose session a request is in.
+enum Holder {
+    /// A linked peer's.
+    Pooled(Arc<Pooled>),
+    /// A stranger's.
+    Contact(Arc<Contact>),
+}
+
+impl Holder {
+    fn session(&self) -> &Arc<Session> {
+        match self {
+            Self::Pooled(pooled) => &pooled.session,
+            Self::Contact(contact) => &contact.session,
+        }
+    }
 }
 
 /// The route.
@@ -74,57 +92,78 @@ impl PeerNetwork {
         let limit = self.settings.chunk_timeout;
         let (header, current) =
             tokio::time::timeout(limit, read_header(&mut body)).await.map_err(|_| Unanswered::Cut)??;
-        let pooled = self.pool.by_tag(&header.tag).ok_or(Unanswered::UnknownTag)?;
         let now = Instant::now();
-        let request = pooled.session.receive_request(header, now)?;
+        let pooled = self.pool.by_tag(&header.tag).map(Holder::Pooled);
+        let stranger = || self.contacts.by_tag(&header.tag, now).map(Holder::Contact);
+        let holder = pooled.or_else(stranger).ok_or(Unanswered::UnknownTag)?;
+        let request = holder.session().receive_request(header, now)?;
         let held = Held { reports: Arc::clone(&self.ports.reports), ..Held::default() };
         let inflow: Inflow<HttpBody, IncomingRequest> = Inflow::new(body, request, current, limit, held);
         let mut opened = inflow.open().await?;
         // Not before: anybody can send bytes under a session's tag.
-        let using = pooled.hold(now);
-        self.renew_if_due(&pooled, now);
+        let using = match &holder {
+            Holder::Pooled(pooled) => {
+                let using = pooled.hold(now);
+                self.renew_if_due(pooled, now);
+                Some(using)
+            }
+            Holder::Contact(_) => None,
+        };
         let answer = opened.answer.take().ok_or(Unanswered::Bug)?;
         let head = RequestHead::decode(&opened.head)?;
-        Ok(Received { pooled, using, head, body: Opened::into_body(opened), answer })
+        Ok(Received { holder, using, head, body: Opened::into_body(opened), answer })
     }
 
     async fn respond(self: &Arc<Self>, received: Received) -> Result<Response, Unanswered> {
-        let Received { pooled, using, head, body, answer } = received;
-        let (head, body) = if head.module == internal::MODULE && head.path == audited::PATH {
-            // Not yet for requests of ours: the peer takes the session into use once it has our answer.
-            self.sign_answered(&pooled, body).await?
-        } else if pooled.owes_signature() {
-            return Err(Unanswered::OwesSignature);
-        } else {
-            if pooled.confirm() {
-                self.pool.changed.notify_waiters();
+        let Received { holder, using, head, body, answer } = received;
+        let (head, body) = match &holder {
+            Holder::Contact(contact) => in_time(time_for(&head), self.answer_contact(contact, &head, body)).await,
+            Holder::Pooled(pooled) if head.module == internal::MODULE && head.path == audited::PATH => {
+                // Not yet for requests of ours: the peer takes the session into use once it has our answer.
+                self.sign_answered(pooled, body).await?
             }
-            self.dispatch(&pooled, head, body).await
+            Holder::Pooled(pooled) if pooled.owes_signature() => return Err(Unanswered::OwesSignature),
+            Holder::Pooled(pooled) => {
+                if pooled.confirm() {
+                    self.pool.changed.notify_waiters();
+                }
+                let (from, limit) = (head.from, time_for(&head));
+                let (head, body) = in_time(limit, self.dispatch(pooled, head, body)).await;
+                resume::skip(from, head, body)
+            }
         };
         let length = head.length.or(body.known_length());
         let message = answer.start(&ResponseHead { length, ..head }, length)?;
-        let sealed = HttpBody::new(SealedBody::new(message, body, length).using(using));
-        Response::builder().status(StatusCode::OK).body(sealed).map_err(|_| Unanswered::Bug)
+        let sealed = SealedBody::new(message, body, length);
+        let sealed = match using {
+            Some(using) => sealed.using(using),
+            None => sealed,
+        };
+        Response::builder().status(StatusCode::OK).body(HttpBody::new(sealed)).map_err(|_| Unanswered::Bug)
     }
 
-    /// The module's answer, or that it took too long.
+    /// The module's answer.
     async fn dispatch(self: &Arc<Self>, pooled: &Arc<Pooled>, head: RequestHead, body: Body) -> (ResponseHead, Body) {
-        let limit = match head.deadline_millis {
-            0 => DISPATCH_MAX,
-            millis => Duration::from_millis(millis).min(DISPATCH_MAX),
-        };
-        let from = head.from;
-        let dispatching = async {
-            if head.module == internal::MODULE {
-                internal::dispatch(self, pooled, head, body).await
-            } else {
-                self.ports.dispatch.dispatch(pooled.session.peer, head, body).await
-            }
-        };
-        let answered = tokio::time::timeout(limit, dispatching).await;
-        let (head, body) = answered.unwrap_or_else(|_| (internal::status(StatusCode::GATEWAY_TIMEOUT), Body::empty()));
-        resume::skip(from, head, body)
+        if head.module == internal::MODULE {
+            internal::dispatch(self, pooled, head, body).await
+        } else {
+            self.ports.dispatch.dispatch(pooled.session.peer, head, body).await
+        }
     }
+}
+
+/// How long the answer to a request may take.
+fn time_for(head: &RequestHead) -> Duration {
+    match head.deadline_millis {
+        0 => DISPATCH_MAX,
+        millis => Duration::from_millis(millis).min(DISPATCH_MAX),
+    }
+}
+
+/// The answer to a request, or that it took too long.
+async fn in_time(limit: Duration, answering: impl Future<Output = (ResponseHead, Body)>) -> (ResponseHead, Body) {
+    let answered = tokio::time::timeout(limit, answering).await;
+    answered.unwrap_or_else(|_| (internal::status(StatusCode::GATEWAY_TIMEOUT), Body::empty()))
 }
 
 /// Reads the header in clear; what came with it is the beginning of the chunks.

@@ -13,11 +13,11 @@ use super::PeerNetwork;
 use super::carrier::{Held, Inflow, InflowError, SealedBody};
 use super::connections::{Connections, Reach};
 use super::error::NetworkError;
-use super::pool::{Pool, Pooled};
+use super::pool::{InUse, Pool, Pooled};
 use super::resume;
 use super::settings::{DISPATCH_MAX, REPEATABLE_BYTES};
 use crate::session::SessionError;
-use crate::session::state::AwaitedResponse;
+use crate::session::state::{AwaitedResponse, OutgoingRequest};
 
 /// Sessions that one request tries: the pooled one, and a new one when the peer does not know that (any more), or when
 /// its span of open numbers is full.
@@ -109,18 +109,31 @@ impl PeerNetwork {
         let reach = self.reach(pooled, connections).await?;
         let now = Instant::now();
         let ticket = pooled.session.begin_request(now)?;
-        let using = pooled.hold(now);
-        let length = head.length;
-        let (message, awaited) = ticket.start(&head, length)?;
-        let body = body.take().unwrap_or_else(Body::empty);
-        let sealed = SealedBody::new(message, body, length);
-        let posted = connections.post(&reach, super::SESSION_PATH, sealed).await;
-        let (response, lease) = posted.inspect_err(|error| {
+        let using = Some(pooled.hold(now));
+        let answered = self.exchange(ticket, using, &reach, connections, head, body).await;
+        answered.inspect_err(|error| {
             if matches!(error, NetworkError::PeerOffline(_)) {
                 // It may have moved: the next request looks for it.
                 pooled.set_reach(None);
             }
-        })?;
+        })
+    }
+
+    /// One request and its answer on a session of any kind; `using` holds one of the pool until the answer has come whole.
+    pub(super) async fn exchange(
+        &self,
+        ticket: OutgoingRequest,
+        using: Option<InUse>,
+        reach: &Reach,
+        connections: &Arc<Connections>,
+        head: RequestHead,
+        body: &mut Option<Body>,
+    ) -> Result<(ResponseHead, Body), NetworkError> {
+        let length = head.length;
+        let (message, awaited) = ticket.start(&head, length)?;
+        let body = body.take().unwrap_or_else(Body::empty);
+        let sealed = SealedBody::new(message, body, length);
+        let (response, lease) = connections.post(reach, super::SESSION_PATH, sealed).await?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::FORBIDDEN => {
@@ -131,12 +144,7 @@ impl PeerNetwork {
             _ => return Err(WireError::Unsupported { what: "session answer" }.into()),
         }
         let AwaitedResponse { opener, number } = awaited;
-        let held = Held {
-            number: Some(number),
-            using: Some(using),
-            lease: Some(lease),
-            reports: Arc::clone(&self.ports.reports),
-        };
+        let held = Held { number: Some(number), using, lease: Some(lease), reports: Arc::clone(&self.ports.reports) };
         let limit = self.settings.chunk_timeout;
         let opened = Inflow::new(response.into_body(), opener, bytes::Bytes::new(), limit, held).open().await;
         let opened = opened.map_err(|error| match error {

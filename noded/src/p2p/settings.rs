@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::AuditedPolicy;
+use crate::config::{AuditedPolicy, DirectPolicy};
 pub use crate::handshake::cookie::LoadBounds;
 use crate::session::SessionLimits;
 
@@ -40,6 +40,8 @@ pub struct NetworkSettings {
     pub audited: AuditedPolicy,
     /// Whether the built-in module answers `GET /source` (for measurements).
     pub throughput: bool,
+    /// What is done with strangers who come without a link.
+    pub direct: DirectPolicy,
 }
 
 impl Default for NetworkSettings {
@@ -60,6 +62,7 @@ impl Default for NetworkSettings {
             load: LoadBounds::default(),
             audited: AuditedPolicy::Off,
             throughput: false,
+            direct: DirectPolicy::Off,
         }
     }
 }

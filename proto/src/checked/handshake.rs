@@ -8,10 +8,13 @@ use crate::limits::{
     NOISE_FINALIZE_MIN, NOISE_REQUEST_MIN, NOISE_VERIFY_MIN, TAG_BYTES,
 };
 
+use super::direct::{self, DirectInbound};
 use super::static_certificate::CERTIFICATE_BYTES;
 
-/// Linked mode, the only one of this version (direct contact is a later one).
+/// Over a link.
 pub const MODE_LINKED: u64 = 1;
+/// Without one.
+pub const MODE_DIRECT: u64 = 2;
 /// Longest directory head inside a payload: a 32-byte hash, or nothing.
 const HEAD_BYTES: usize = 32;
 
@@ -116,6 +119,8 @@ pub struct HandshakeFinalize {
 pub enum Inbound {
     /// Phase one.
     Request(HandshakeRequest),
+    /// Phase one of direct contact, or the question before it.
+    Direct(DirectInbound),
     /// Phase three.
     Finalize(HandshakeFinalize),
 }
@@ -137,29 +142,36 @@ impl Inbound {
                 let (handshake, noise) = decode_reply("FINALIZE", NOISE_FINALIZE_MIN, bytes)?;
                 Self::Finalize(HandshakeFinalize { handshake, noise })
             }
-            request => Self::Request(decode_request(request)?),
+            request => decode_request(request)?,
         };
         reader.finish()?;
         Ok(inbound)
     }
 }
 
-fn decode_request(bytes: &[u8]) -> Result<HandshakeRequest> {
+fn decode_request(bytes: &[u8]) -> Result<Inbound> {
     let mut reader = Reader::new("REQUEST", bytes);
-    if reader.number(1)? != MODE_LINKED {
-        return Err(WireError::Unsupported { what: "REQUEST mode" });
+    match reader.number(1)? {
+        MODE_LINKED => {}
+        MODE_DIRECT => return direct::decode(reader).map(Inbound::Direct),
+        _ => return Err(WireError::Unsupported { what: "REQUEST mode" }),
     }
     let request = HandshakeRequest {
         tag: reader.array(4)?,
         mac1: reader.array(5)?,
         cookie: cookie(&mut reader)?,
-        noise: noise(&mut reader, 7, NOISE_REQUEST_MIN)?,
+        noise: request_noise(&mut reader)?,
     };
     reader.finish()?;
-    Ok(request)
+    Ok(Inbound::Request(request))
 }
 
-fn cookie(reader: &mut Reader<'_>) -> Result<Option<[u8; COOKIE_BYTES]>> {
+/// REQUEST's Noise message, in either mode.
+pub(super) fn request_noise(reader: &mut Reader<'_>) -> Result<Vec<u8>> {
+    noise(reader, 7, NOISE_REQUEST_MIN)
+}
+
+pub(super) fn cookie(reader: &mut Reader<'_>) -> Result<Option<[u8; COOKIE_BYTES]>> {
     match reader.bytes(6, HANDSHAKE_BYTES)? {
         [] => Ok(None),
         bytes => bytes.try_into().map(Some).map_err(|_| reader.malformed("a cookie is not 16 bytes")),

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 
 use super::life::DIRECTORY;
 use crate::clock;
-use crate::config::{IncomingPolicy, LinkConfig};
+use crate::config::{DirectPolicy, IncomingPolicy, LinkConfig};
 use crate::directory::DirectoryError;
 use crate::health::Health;
 use crate::keys::{AcceptedLink, IssuedLink, KeysError, NewLink};
@@ -182,7 +182,7 @@ impl LinkVault for TestVault {
 pub(super) struct Outbox {
     pub(super) offers: Mutex<Vec<Bytes>>,
     pub(super) receipts: Mutex<Vec<Bytes>>,
-    cards: Mutex<Vec<(NodeId, Bytes)>>,
+    pub(super) cards: Mutex<Vec<(NodeId, Bytes)>>,
     /// While it is there, whoever asks about a stranger waits for a permit.
     pub(super) silent: Mutex<Option<Arc<Semaphore>>>,
     asked: AtomicUsize,
@@ -271,6 +271,8 @@ impl Carrier for Outbox {
         self.keep(peer, card);
         Ok(())
     }
+
+    async fn follow_card(&self, _: &Bytes) {}
 
     async fn send_offer(&self, _: NodeId, offer: Bytes) -> Result<(), DirectoryError> {
         if self.is_down.load(Ordering::Relaxed) {
@@ -362,9 +364,10 @@ impl TestNode {
     ) -> Self {
         let (store, thread) = Store::open(directory.path(), 0).unwrap();
         let id = vault.node();
+        let direct = if policy == IncomingPolicy::Open { DirectPolicy::Open } else { DirectPolicy::Ask };
         let parts = Parts {
             me: id,
-            config: LinkConfig { incoming: policy, ..LinkConfig::default() },
+            config: LinkConfig { incoming: policy, direct, ..LinkConfig::default() },
             sector: String::new(),
             store: store.clone(),
             vault: Arc::clone(&vault) as _,

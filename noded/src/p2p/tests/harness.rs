@@ -119,6 +119,21 @@ impl HandshakeKeys for VaultKeys {
         }
     }
 
+    async fn start_direct(&self, method: Method, peer: NodeId) -> Result<HalfOpen, KeysError> {
+        match self.ask(Request::StartDirect { method, peer })? {
+            Reply::HandshakeStarted { handshake, noise } => Ok(HalfOpen { handshake, noise: noise.into() }),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn answer_direct(&self, method: Method, noise: Bytes, head: Bytes) -> Result<HalfOpen, KeysError> {
+        let (noise, directory_head) = (noise.to_vec(), head.to_vec());
+        match self.ask(Request::AnswerDirect { method, noise, directory_head })? {
+            Reply::HandshakeAnswered { handshake, noise } => Ok(HalfOpen { handshake, noise: noise.into() }),
+            other => panic!("{other:?}"),
+        }
+    }
+
     async fn abandon_handshake(&self, handshake: HandshakeId) -> Result<(), KeysError> {
         self.ask(Request::AbandonHandshake { handshake }).map(|_| ())
     }
@@ -311,11 +326,16 @@ pub(super) struct TestNode {
 }
 
 impl TestNode {
-    fn start(seed: u8, settings: NetworkSettings) -> Self {
+    pub(super) fn start(seed: u8, settings: NetworkSettings) -> Self {
+        Self::posing(seed, settings, None)
+    }
+
+    /// A node that says it is another: its keys cannot.
+    pub(super) fn posing(seed: u8, settings: NetworkSettings, as_who: Option<NodeId>) -> Self {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let keys = VaultKeys::new(seed);
-        let id = keys.inner.lock().unwrap().0.node_id();
+        let id = as_who.unwrap_or_else(|| keys.inner.lock().unwrap().0.node_id());
         let (links, module, endpoints) = (Arc::default(), Arc::default(), Arc::default());
         let (network, stop, served) = serve(id, &keys, &links, &module, &endpoints, &listener, &settings);
         Self { id, keys, links, module, endpoints, address, network, listener, settings, stop, served }

@@ -26,7 +26,7 @@ fn session(of: u8, number: u8, now: Instant) -> Arc<Pooled> {
     let keys = || RequestKeys { tag: secret(1), mac1: secret(2) };
     let link = LinkId::from_bytes([of; 16]);
     let grant = SessionGrant {
-        link,
+        link: Some(link),
         peer: peer(of),
         method: Method::Alpha,
         send: secret(number),
