@@ -81,7 +81,7 @@ fn kill_noded(node: &Node) -> Result<()> {
 #[test]
 fn two_people_compare_words_and_a_link_comes_of_it() {
     let world = world();
-    let (alice, bob) = (world.alone("alice", "").unwrap(), world.alone("bob", ASK).unwrap());
+    let (alice, bob) = (world.alone("alice", ASK).unwrap(), world.alone("bob", ASK).unwrap());
     let ours = contact(&alice, &bob);
     assert_eq!((text(&ours, "peer"), &ours["initiator"]), (bob.id.as_str(), &true.into()));
     let theirs = contacts(&bob);

@@ -77,6 +77,12 @@ async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut pace: watch::Re
             Ok(0) | Err(_) => return,
             Ok(read) => read,
         };
+        // It may have been stopped while nothing came.
+        while passed >= spared && matches!(*pace.borrow_and_update(), Pace::Stopped) {
+            if pace.changed().await.is_err() {
+                return;
+            }
+        }
         if to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
