@@ -65,6 +65,10 @@ pub(crate) enum DirectoryError {
     BadAnswer(#[from] WireError),
     #[error("the directory gave an older card of this node than one seen before (rollback); nothing was believed")]
     Rollback,
+    #[error(
+        "the directory has only an older card of this node than the node itself has handed over; it is asked again"
+    )]
+    Behind,
     #[error("two different cards of this node carry one sequence (equivocation); nothing was believed")]
     Equivocation,
     #[error(
@@ -311,7 +315,32 @@ impl Directories {
         if card.node_id != peer && !earlier.contains(&peer) {
             return Err(WireError::WrongSigner { what: "card" }.into());
         }
-        self.take_in(card, bytes, client.address().id, earlier, keep).await
+        let (node, sequence) = (card.node_id, card.sequence);
+        match self.take_in(card, bytes, client.address().id, earlier.clone(), keep).await {
+            Err(DirectoryError::Rollback) => self.handed_over(node, sequence, client.address().id, earlier).await,
+            found => {
+                if found.is_ok() {
+                    self.store.list_card(node, sequence).await?;
+                }
+                found
+            }
+        }
+    }
+
+    /// The newer card in place of the one that a directory gave, where the peer itself handed it over: no directory has had it yet, and so
+    /// none hides it.
+    async fn handed_over(
+        &self,
+        peer: NodeId,
+        given: u64,
+        directory: NodeId,
+        earlier: Vec<NodeId>,
+    ) -> Result<CachedCard, DirectoryError> {
+        let known =
+            self.store.peer(peer).await?.filter(|known| given >= known.listed).ok_or(DirectoryError::Rollback)?;
+        // A forgotten peer's card is gone, and one that has ended says nothing: the directory will have the newer one soon.
+        let card = Card::verify(&known.card, clock::now()).map_err(|_| DirectoryError::Behind)?;
+        Ok(self.remember(card, known.card.into(), directory, known.fetched_at, earlier))
     }
 
     /// Takes the card that a peer hands over itself, inside a session.

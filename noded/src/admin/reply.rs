@@ -185,7 +185,7 @@ const fn store(error: &StoreError) -> (Code, &'static str) {
 const fn directory(error: &DirectoryError) -> (Code, &'static str) {
     match error {
         DirectoryError::None => (Code::FailedPrecondition, "directory.none"),
-        DirectoryError::UnknownNode => (Code::NotFound, "directory.unknown-node"),
+        DirectoryError::UnknownNode | DirectoryError::Behind => (Code::NotFound, "directory.unknown-node"),
         DirectoryError::Unreachable | DirectoryError::Unresolved => (Code::Unavailable, "directory.unreachable"),
         DirectoryError::Slow => (Code::DeadlineExceeded, "directory.slow"),
         DirectoryError::Refused(_) | DirectoryError::Unregistered => (Code::PermissionDenied, "directory.refused"),

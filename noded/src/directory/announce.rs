@@ -123,6 +123,7 @@ const fn standing_of(error: DirectoryError) -> Standing {
         DirectoryError::Refused(_)
         | DirectoryError::BadAnswer(_)
         | DirectoryError::Unregistered
+        | DirectoryError::Behind
         | DirectoryError::Succeeded => Standing::Refused(error),
         _ => Standing::Unreachable(error),
     }

@@ -147,6 +147,24 @@ async fn an_older_card_is_a_named_lie_until_the_truth_comes() {
 }
 
 #[tokio::test]
+async fn a_directory_that_is_behind_what_a_peer_handed_over_tells_no_lie() {
+    let stage = Stage::new(Script::default()).await;
+    let [older, newer] = &stage.cards;
+    stage.says(&[older]);
+    stage.directories.look_up(stage.peer, Keep::Card).await.unwrap();
+    stage.directories.take_from_peer(stage.peer, newer.clone()).await.unwrap();
+    let found = stage.directories.look_up(stage.peer, Keep::Card).await.unwrap();
+    assert_eq!(found.card.fields.endpoints, ["http://192.0.2.1:4001"], "the newer one, whoever gave it");
+    assert!(stage.conditions().is_empty() && stage.reports.waiting(Seen::DirectoryLied) == 0);
+    // Once it has had the newer one, the older one is a lie.
+    stage.says(&[newer]);
+    stage.directories.look_up(stage.peer, Keep::Card).await.unwrap();
+    stage.says(&[older]);
+    assert_eq!(stage.directories.look_up(stage.peer, Keep::Card).await.unwrap_err(), DirectoryError::Rollback);
+    assert_eq!(stage.conditions(), ["directory.dishonest"]);
+}
+
+#[tokio::test]
 async fn a_card_of_somebody_else_and_a_changed_one_are_lies_and_silence_is_none() {
     let stage = Stage::new(Script::default()).await;
     let mut changed = stage.cards[0].to_vec();

@@ -156,6 +156,11 @@ impl Store {
         self.call(move |connection| peers::keep_card(connection, &node, &card, sequence, now)).await
     }
 
+    /// Notes that a directory gave a card with this sequence.
+    pub(crate) async fn list_card(&self, node: NodeId, sequence: u64) -> Result<()> {
+        self.call(move |connection| peers::list(connection, &node, sequence)).await
+    }
+
     /// The operator's yes to a peer.
     pub(crate) async fn approve(&self, node: NodeId, now: UnixMillis) -> Result<()> {
         let approve = move |connection: &Connection| {

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::links::{millis, node_id, number};
 use super::{Result, StoreError};
 
-const COLUMNS: &str = "node_id, card, sequence, fetched_at, seen_at, approved_at, denied_at";
+const COLUMNS: &str = "node_id, card, sequence, fetched_at, seen_at, approved_at, denied_at, listed";
 
 /// What the operator has said of a peer's offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub(crate) struct KnownPeer {
     pub(crate) approved_at: UnixMillis,
     /// When the operator denied them; zero: not. At most one of the two is set.
     pub(crate) denied_at: UnixMillis,
+    /// Sequence of the newest card that a directory gave; `sequence` may be above it, from the peer itself.
+    pub(crate) listed: u64,
 }
 
 impl KnownPeer {
@@ -77,6 +79,14 @@ pub(crate) fn keep_card(
     let mut kept = connection.prepare_cached("SELECT sequence, card FROM peer WHERE node_id = ?1")?;
     let kept = kept.query_row([node.as_bytes()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
     Ok((kept.0.unsigned_abs(), kept.1.into()))
+}
+
+/// A directory gave a card of a known peer.
+pub(crate) fn list(connection: &Connection, node: &NodeId, sequence: u64) -> Result<()> {
+    connection
+        .prepare_cached("UPDATE peer SET listed = ?2 WHERE node_id = ?1 AND listed < ?2")?
+        .execute(params![node.as_bytes(), number(sequence)])?;
+    Ok(())
 }
 
 /// The operator's word for a peer; it also covers later offers.
@@ -146,5 +156,6 @@ fn read(row: &Row<'_>) -> Result<KnownPeer> {
         seen_at: time(4)?,
         approved_at: time(5)?,
         denied_at: time(6)?,
+        listed: row.get::<_, i64>(7)?.unsigned_abs(),
     })
 }

@@ -86,6 +86,9 @@ const STEPS: [&str; 5] = [
     "
     -- When the operator denied the peer; zero: not.
     ALTER TABLE peer ADD COLUMN denied_at INTEGER NOT NULL DEFAULT 0;
+    -- Of the newest card that a directory gave: one that gives an older one lies. Peers hand over newer ones themselves.
+    ALTER TABLE peer ADD COLUMN listed INTEGER NOT NULL DEFAULT 0;
+    UPDATE peer SET listed = sequence;
     ",
     "
     -- What both sides of a session signed; kept when its link is gone.
