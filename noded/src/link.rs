@@ -408,7 +408,8 @@ impl crate::p2p::ports::Links for Links {
     }
 
     async fn answer_contact(&self, peer: NodeId, mutual_link: [u8; 16], path: &str, body: Bytes) -> (u16, Bytes) {
-        self.answer_stranger(peer, mutual_link, path, body).await
+        let (status, body) = self.answer_stranger(peer, mutual_link, path, body).await;
+        (status.as_u16(), body)
     }
 
     async fn match_checked(&self, link: LinkId, matched: bool, at: UnixMillis) {

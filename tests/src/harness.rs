@@ -455,3 +455,23 @@ impl Node {
         self.daemon.take().map_or(Ok(()), |daemon| daemon.stop().map(|_| ()))
     }
 }
+
+/// What a command refused: its exit code, and the code of the error that it said last.
+///
+/// # Panics
+/// When it said none: a test that asks for a refusal has failed then.
+#[must_use]
+pub fn refusal(answer: &Answer) -> (i32, String) {
+    let line = answer.stderr.lines().rev().find(|line| line.contains("openred.error/1"));
+    let body: Option<serde_json::Value> = line.and_then(|line| serde_json::from_str(line).ok());
+    match body.as_ref().and_then(|body| body["code"].as_str()) {
+        Some(code) => (answer.code, code.to_owned()),
+        None => panic!("no refusal: {answer:?}"),
+    }
+}
+
+/// The file with a node's passphrase, as [`Node::init`] leaves it.
+#[must_use]
+pub fn passphrase(node: &Node) -> String {
+    format!("{}.passphrase", node.home.display())
+}

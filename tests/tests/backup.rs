@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use age::secrecy::{ExposeSecret, SecretString};
-use openred_tests::harness::{Answer, Node, binaries, run, wait_for};
+use openred_tests::harness::{Answer, Node, binaries, passphrase, refusal, run, wait_for};
 use openred_tests::world::{World, inbox, link, link_with, registered};
 use serde_json::Value;
 
@@ -19,16 +19,6 @@ const UID_BASE: u32 = 61_560;
 fn node(folder: &Path, step: u32) -> Node {
     let nowhere = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp@http://127.0.0.1:9";
     Node::init(&folder.canonicalize().unwrap(), "node", nowhere, UID_BASE + 10 * step, "").unwrap()
-}
-
-fn refusal(answer: &Answer) -> (i32, String) {
-    let line = answer.stderr.lines().rev().find(|line| line.contains("openred.error/1"));
-    let body: Value = serde_json::from_str(line.unwrap_or_else(|| panic!("{answer:?}"))).unwrap();
-    (answer.code, body["code"].as_str().unwrap().to_owned())
-}
-
-fn passphrase(node: &Node) -> String {
-    format!("{}.passphrase", node.home.display())
 }
 
 /// Runs a command with the node's passphrase.

@@ -14,7 +14,7 @@ use openred_cryptod::vault::serve::{Files, clock, generator};
 use openred_cryptod::vault::{Changes, start};
 use openred_proto::audit::{Event, SEGMENT_BYTES};
 use openred_proto::vault::{Frame, Reply, Request, Role};
-use openred_tests::harness::{Answer, Daemon, Node, binaries, wait_for};
+use openred_tests::harness::{Daemon, Node, binaries, refusal, wait_for};
 use serde_json::Value;
 
 /// A base of uids that no other test of this suite uses.
@@ -107,12 +107,6 @@ fn set_auditor(node: &Node, auditor: &str) {
 fn verify(node: &Node, more: &[&str]) -> (i32, Value) {
     let answer = node.cli(&[&["audit", "verify", "--node", &node.id], more].concat()).unwrap();
     (answer.code, serde_json::from_str(answer.stdout.trim()).unwrap_or_else(|_| panic!("{answer:?}")))
-}
-
-fn refusal(answer: &Answer) -> (i32, String) {
-    let line = answer.stderr.lines().rev().find(|line| line.contains("openred.error/1"));
-    let body: Value = serde_json::from_str(line.unwrap_or_else(|| panic!("{answer:?}"))).unwrap();
-    (answer.code, body["code"].as_str().unwrap().to_owned())
 }
 
 fn supervisor(node: &Node) -> Value {

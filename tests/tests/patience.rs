@@ -13,8 +13,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use openred_cryptod::unseal::Keystore;
 use openred_cryptod::unseal::envelope::{Seal, WorkFactor};
-use openred_tests::harness::{Answer, Daemon, Node, binaries, signal_pid, wait_for};
-use serde_json::Value;
+use openred_tests::harness::{Answer, Daemon, Node, binaries, passphrase, refusal, signal_pid, wait_for};
 
 /// A base of uids that no other test of this suite uses.
 const UID_BASE: u32 = 61_800;
@@ -36,16 +35,6 @@ fn made_dear(node: &Node) {
     let seal = Seal::Passphrase(SecretString::from(secret.to_owned()), WorkFactor::MOST);
     fs::write(&place, keystore.seal(&seal).unwrap().0).unwrap();
     fs::set_permissions(&place, Permissions::from_mode(0o600)).unwrap();
-}
-
-fn refusal(answer: &Answer) -> (i32, String) {
-    let line = answer.stderr.lines().rev().find(|line| line.contains("openred.error/1"));
-    let body: Value = serde_json::from_str(line.unwrap_or_else(|| panic!("{answer:?}"))).unwrap();
-    (answer.code, body["code"].as_str().unwrap().to_owned())
-}
-
-fn passphrase(node: &Node) -> String {
-    format!("{}.passphrase", node.home.display())
 }
 
 fn started(node: &Node, arguments: &[&str]) -> std::process::Child {

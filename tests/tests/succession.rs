@@ -13,19 +13,13 @@ use age::secrecy::{ExposeSecret, SecretString};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use openred_cryptod::unseal::Keystore;
 use openred_cryptod::unseal::envelope::{Seal, WorkFactor};
-use openred_tests::harness::{Answer, Node, binaries, run, wait_for};
+use openred_tests::harness::{Answer, Node, binaries, refusal, run, wait_for};
 use openred_tests::world::{World, inbox, link, link_with, registered};
 use serde_json::Value;
 
 fn with(node: &Node, arguments: &[&str]) -> Answer {
     let passphrase = format!("{}.passphrase", node.home.display());
     node.cli(&[arguments, &["--passphrase-file", &passphrase]].concat()).unwrap()
-}
-
-fn refusal(answer: &Answer) -> (i32, String) {
-    let line = answer.stderr.lines().rev().find(|line| line.contains("openred.error/1"));
-    let body: Value = serde_json::from_str(line.unwrap_or_else(|| panic!("{answer:?}"))).unwrap();
-    (answer.code, body["code"].as_str().unwrap().to_owned())
 }
 
 /// Stops the node, changes its identity and starts it again; what was replaced lies in the folder that is given back.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use http::StatusCode;
 use openred_proto::checked::card::Card;
 use openred_proto::checked::offer::Offer;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
@@ -39,18 +40,6 @@ pub(crate) const NO_DIRECTORY: NodeId = NodeId::from_bytes([0; 32]);
 /// The key process looks at a stranger's offers no more often than this: each costs it what a linked peer's costs, and a stranger
 /// needs one.
 const LOOK: Duration = Duration::from_secs(10);
-
-const OK: u16 = 200;
-/// It waits for the operator.
-const ACCEPTED: u16 = 202;
-const BAD_REQUEST: u16 = 400;
-const NOT_FOUND: u16 = 404;
-/// Looked at, and left.
-const CONFLICT: u16 = 409;
-/// Looked at another a moment ago: to be asked again.
-const TOO_MANY: u16 = 429;
-/// Not looked at: to be asked again.
-const UNAVAILABLE: u16 = 503;
 
 /// Cards of strangers whose offers wait: nothing of them is kept before the operator's word, nor over a restart, with which their
 /// offers end as well. One of each waiting offer at most.
@@ -100,41 +89,48 @@ impl Links {
         mutual_link: [u8; 16],
         path: &str,
         body: Bytes,
-    ) -> (u16, Bytes) {
+    ) -> (StatusCode, Bytes) {
         match path {
-            CARD => self.carrier.own_card().await.map_or((UNAVAILABLE, Bytes::new()), |card| (OK, card)),
+            CARD => self
+                .carrier
+                .own_card()
+                .await
+                .map_or((StatusCode::SERVICE_UNAVAILABLE, Bytes::new()), |card| (StatusCode::OK, card)),
             OFFER => self.answer_direct_offer(peer, mutual_link, body).await,
-            _ => (NOT_FOUND, Bytes::new()),
+            _ => (StatusCode::NOT_FOUND, Bytes::new()),
         }
     }
 
-    async fn answer_direct_offer(&self, peer: NodeId, mutual_link: [u8; 16], mut body: Bytes) -> (u16, Bytes) {
+    async fn answer_direct_offer(&self, peer: NodeId, mutual_link: [u8; 16], mut body: Bytes) -> (StatusCode, Bytes) {
         if body.len() < 2 {
-            return (BAD_REQUEST, Bytes::new());
+            return (StatusCode::BAD_REQUEST, Bytes::new());
         }
         let length = body.split_to(2);
         let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
         if length > body.len() {
-            return (BAD_REQUEST, Bytes::new());
+            return (StatusCode::BAD_REQUEST, Bytes::new());
         }
         let card = body.split_to(length);
         let is_its_own = Card::verify(&card, clock::now()).is_ok_and(|card| card.node_id == peer);
         if !is_its_own {
-            return (BAD_REQUEST, Bytes::new());
+            return (StatusCode::BAD_REQUEST, Bytes::new());
         }
         match self.consider_direct(peer, mutual_link, &card, body).await {
             Ok(Some(link)) => {
                 self.greet(peer);
-                (OK, link.receipt.into())
+                (StatusCode::OK, link.receipt.into())
             }
             Ok(None) => {
                 self.introduce(peer, card);
-                (ACCEPTED, Bytes::new())
+                (StatusCode::ACCEPTED, Bytes::new())
             }
-            Err(OfferError::Judged(RefusedOffer::TooSoon)) => (TOO_MANY, Bytes::new()),
+            Err(OfferError::Judged(RefusedOffer::TooSoon)) => (StatusCode::TOO_MANY_REQUESTS, Bytes::new()),
             Err(refused) => {
                 tracing::warn!(peer = %Sensitive(peer.short()), %refused, "offer in direct contact left");
-                (if refused.is_passing() { UNAVAILABLE } else { CONFLICT }, Bytes::new())
+                (
+                    if refused.is_passing() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::CONFLICT },
+                    Bytes::new(),
+                )
             }
         }
     }
@@ -300,12 +296,12 @@ impl Links {
 
     /// What came back.
     pub(crate) async fn direct_answer(&self, peer: NodeId, link: LinkId, status: u16, body: Bytes) -> Brought {
-        match status {
-            OK => {
+        match StatusCode::from_u16(status).unwrap_or(StatusCode::CONFLICT) {
+            StatusCode::OK => {
                 self.handle_receipt(body, peer).await;
                 if self.state_of_link(&link) == Some(LinkState::Offered) { Brought::Waits } else { Brought::Taken }
             }
-            ACCEPTED | TOO_MANY | UNAVAILABLE => Brought::Waits,
+            StatusCode::ACCEPTED | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Brought::Waits,
             _ => {
                 let _turn = self.turn.lock().await;
                 let offered = self.link(&link).filter(|link| link.state == LinkState::Offered);

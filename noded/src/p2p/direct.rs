@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use openred_module::Body;
 use openred_proto::checked::direct::{DirectGreeting, DirectRequest, encode_hello};
-use openred_proto::checked::handshake::{HandshakeFinalize, HandshakeVerify};
+use openred_proto::checked::handshake::HandshakeVerify;
 use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::NodeId;
 use openred_proto::method::Method;
@@ -87,20 +87,9 @@ impl PeerNetwork {
         let method = common.iter().next().ok_or(NetworkError::NoCommonMethod)?;
         // The key process fixes the peer here: whoever else answers fails there, and gets no FINALIZE.
         let half_open = self.keys.start_direct(method, greeting.node).await?;
-        let verify = match self.post_direct(reach, greeting.node, method, half_open.noise.to_vec()).await {
-            Ok(verify) => verify,
-            Err(error) => {
-                self.abandon(half_open.handshake);
-                return Err(error);
-            }
-        };
-        let head = Bytes::from(self.ports.endpoints.directory_head());
-        let (noise, grant) = self.keys.finish_handshake(half_open.handshake, verify.noise.into(), head).await?;
-        if grant.peer != greeting.node || grant.link.is_some() {
-            return Err(NetworkError::Bug);
-        }
-        let finalize = HandshakeFinalize { handshake: verify.handshake, noise: noise.to_vec() };
-        let record = self.post_handshake(reach, &self.connections, finalize.encode().into()).await?;
+        let verify = self.post_direct(reach, greeting.node, method, half_open.noise.to_vec()).await;
+        let meant = (greeting.node, None);
+        let (grant, record) = self.finalize(half_open.handshake, verify, meant, reach, &self.connections).await?;
         let now = Instant::now();
         let (session, _) = Session::as_initiator(&grant, &record, now)?;
         let session = session.with_limits(self.settings.limits);

@@ -140,20 +140,8 @@ impl PeerNetwork {
         let encode = |cookie| HandshakeRequest { cookie, ..request.clone() }.encode();
         let verify = self.post_request(&sent, reach, connections, encode).await;
         drop(sending);
-        let verify = match verify {
-            Ok(verify) => verify,
-            Err(error) => {
-                self.abandon(half_open.handshake);
-                return Err(error);
-            }
-        };
-        let head = Bytes::from(self.ports.endpoints.directory_head());
-        let (noise, grant) = self.keys.finish_handshake(half_open.handshake, verify.noise.into(), head).await?;
-        if grant.peer != handle.peer || grant.link != Some(handle.link) {
-            return Err(NetworkError::Bug);
-        }
-        let finalize = HandshakeFinalize { handshake: verify.handshake, noise: noise.to_vec() };
-        let record = self.post_handshake(reach, connections, finalize.encode().into()).await?;
+        let meant = (handle.peer, Some(handle.link));
+        let (grant, record) = self.finalize(half_open.handshake, verify, meant, reach, connections).await?;
         let (session, accept) = Session::as_initiator(&grant, &record, Instant::now())?;
         let pooled = Pooled::new(session.with_limits(self.settings.limits), handle, Some(reach.clone()));
         self.sign_opened(&pooled, connections, half_open.handshake, accept.audited).await?;
@@ -299,6 +287,26 @@ impl PeerNetwork {
         };
         let exchanged = tokio::time::timeout(self.settings.handshake_timeout / 2, exchange).await;
         exchanged.unwrap_or(Err(NetworkError::TimedOut))
+    }
+
+    /// From what came of REQUEST to ACCEPT's record, with or without a link; `meant` is whom and over which. A handshake without VERIFY is given up.
+    pub(super) async fn finalize(
+        &self,
+        begun: HandshakeId,
+        verify: Result<HandshakeVerify, NetworkError>,
+        meant: (NodeId, Option<LinkId>),
+        reach: &Reach,
+        connections: &Arc<Connections>,
+    ) -> Result<(SessionGrant, Bytes), NetworkError> {
+        let verify = verify.inspect_err(|_| self.abandon(begun))?;
+        let head = Bytes::from(self.ports.endpoints.directory_head());
+        let (noise, grant) = self.keys.finish_handshake(begun, verify.noise.into(), head).await?;
+        if (grant.peer, grant.link) != meant {
+            return Err(NetworkError::Bug);
+        }
+        let finalize = HandshakeFinalize { handshake: verify.handshake, noise: noise.to_vec() };
+        let record = self.post_handshake(reach, connections, finalize.encode().into()).await?;
+        Ok((grant, record))
     }
 
     /// Lets the key process forget a handshake that came to nothing; it would by itself after 10 s.
