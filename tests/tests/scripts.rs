@@ -1,10 +1,15 @@
-//! The project's scripts where they judge or install: what counts as a passed test program, and which Rust is taken.
+//! The project's scripts where they judge or install: what counts as a passed test program, how two lanes of them run and end, and
+//! which Rust is taken.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use anyhow::Context as _;
+use nix::sys::signal::Signal;
+use openred_tests::harness::{signal_pid, wait_for};
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts").join(name)
@@ -35,6 +40,88 @@ fn a_test_program_counts_only_by_what_it_says() {
     assert_eq!(totals("echo 'test result: ok. 0 passed; 0 failed; 0 ignored'"), "0 0", "there may be none");
     assert_eq!(totals("exit 0"), "0 1", "no word is no pass");
     assert_eq!(totals("exit 7"), "0 1");
+}
+
+/// The suite's two lanes, each with programs that do this.
+fn lanes(folder: &Path, [one, other]: [&[&str]; 2]) -> Command {
+    let list = |lane: &str, texts: &[&str]| {
+        let path = |number: usize| folder.join(format!("{lane}-{number}"));
+        texts.iter().enumerate().for_each(|(number, text)| program(&path(number), text));
+        let line = |number: usize| format!("{} {}\n", folder.display(), path(number).display());
+        let list = folder.join(format!("{lane}.list"));
+        fs::write(&list, (0..texts.len()).map(line).collect::<String>()).unwrap();
+        list
+    };
+    // Who was himself started in some background ignores SIGINT, and hands that on.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT").arg(script("test")).arg("--lanes").arg(folder.join("out"));
+    command.arg(list("one", one)).arg(list("other", other));
+    command
+}
+
+/// Exit code and output of two such lanes. They stand in a list that is not there, when `lost`.
+fn ran(one: &[&str], other: &[&str], lost: bool) -> (i32, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut lanes = lanes(folder.path(), [one, other]);
+    if lost {
+        fs::remove_file(folder.path().join("other.list")).unwrap();
+    }
+    let output = lanes.output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn two_lanes_run_at_once_and_what_fails_in_either_fails_all() {
+    // Each goes on when the other is there, which is never when they come one after the other.
+    let meets = |own: &str, other: &str| {
+        format!(
+            "touch {own}; for look in $(seq 600); do [ ! -e {other} ] || exec echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; \
+             sleep 0.1; done; exit 1"
+        )
+    };
+    let (one, other) = (meets("here", "there"), meets("there", "here"));
+    const BROKEN: &str =
+        "echo 'thread a panicked at a lamp'; echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored'; exit 101";
+    let (code, said) = ran(&[&one], &[&other], false);
+    assert!(code == 0 && said.ends_with("\n4 passed, 0 failed\n"), "{code}: {said}");
+    for (first, second) in [(&[&one, BROKEN][..], &[other.as_str()][..]), (&[&one], &[&other, BROKEN])] {
+        let (code, said) = ran(first, second, false);
+        assert!(code == 1 && said.ends_with("\n5 passed, 1 failed\n"), "{code}: {said}");
+        assert!(said.contains("panicked at a lamp"), "its own words are shown: {said}");
+    }
+    let (code, said) = ran(&["echo 'test result: ok. 2 passed; 0 failed; 0 ignored'"], &[], true);
+    assert!(code == 1 && said.ends_with("\n2 passed, 1 failed\n"), "a lane that never came to its end: {code}: {said}");
+    assert!(said.contains("the lane other ended before its time"), "{said}");
+}
+
+/// A line of a process's status; none when it has ended, whether or not anybody has taken note.
+fn status_line(pid: u32, name: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| Some(status.lines().find_map(|line| line.strip_prefix(name))?.trim().to_owned());
+    if field("State:")?.starts_with('Z') { None } else { field(name) }
+}
+
+#[test]
+fn what_ends_the_suite_ends_both_lanes() {
+    const WAITS: &str = "echo $$ >\"$0.pid\"; exec sleep 1000";
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut suite = lanes(folder.path(), [&[WAITS], &[WAITS]]).stdout(Stdio::null()).spawn().unwrap();
+        let pids = ["one-0.pid", "other-0.pid"].map(|name| {
+            let read = || Ok(Some(fs::read_to_string(folder.path().join(name))?.trim().parse::<u32>()?));
+            wait_for("a program at work", read).unwrap()
+        });
+        for pid in pids {
+            let ignored = status_line(pid, "SigIgn:").context("it runs").unwrap();
+            let ignored = u64::from_str_radix(&ignored, 16).unwrap();
+            assert_eq!(ignored >> (Signal::SIGINT as u32 - 1) & 1, 0, "it would not hear SIGINT");
+        }
+        signal_pid(suite.id(), signal).unwrap();
+        assert_eq!(suite.wait().unwrap().code(), Some(code));
+        for pid in pids {
+            wait_for("its end", || Ok(status_line(pid, "State:").is_none().then_some(()))).unwrap();
+        }
+    }
 }
 
 #[test]
