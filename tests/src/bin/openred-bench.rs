@@ -22,6 +22,9 @@ use anyhow::{Context, Result, bail};
 use bench::figures::{Figures, say};
 use bench::{groups, peers, vault};
 
+/// What can be measured.
+const GROUPS: [&str; 6] = ["handshake", "session", "file", "memory", "cage", "vault"];
+
 /// Parses arguments, runs the groups in one stage, prints tables and ratios.
 fn main() -> Result<()> {
     let (mut out, mut peer_output, mut names) = (PathBuf::from("target/bench"), None, Vec::new());
@@ -35,10 +38,12 @@ fn main() -> Result<()> {
             _ => names.push(argument),
         }
     }
+    // Asked before anything is started: a slip costs nothing.
+    if let Some(name) = names.iter().find(|name| !GROUPS.contains(&name.as_str())) {
+        bail!("no group {name}: {}", GROUPS.join(", "));
+    }
     if names.is_empty() {
-        bail!(
-            "usage: openred-bench [--smoke] [--out FOLDER] [--peers FILE] handshake|session|file|memory|cage|vault …"
-        );
+        bail!("usage: openred-bench [--smoke] [--out FOLDER] [--peers FILE] {} …", GROUPS.join("|"));
     }
     std::fs::create_dir_all(&out)?;
     let mut stage = None;
