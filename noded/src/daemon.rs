@@ -1,5 +1,6 @@
 //! The steps of `noded`'s life, in the order in which `bin/noded.rs` takes them: what is read outside the cage, what is
-//! opened inside it before the final filter, and service until SIGTERM.
+//! opened inside it before the final filter, and service until SIGTERM. Outside only the operator's own files are read: the first
+//! bytes from the network are a name server's answer, and it is met inside, without root and without a capability.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -82,11 +83,10 @@ fn local(what: &'static str) -> impl FnOnce(std::io::Error) -> DaemonError {
     move |source| DaemonError::Local { what, source }
 }
 
-/// What is read before the cage closes: configuration, names, authorities.
+/// What is read before the cage closes: configuration and authorities, both the operator's files.
 pub struct Outside {
     home: Home,
     config: NodeConfig,
-    names: ResolvedNames,
     tls: Arc<ClientConfig>,
 }
 
@@ -101,8 +101,7 @@ impl Outside {
         config.map_err(local("reading the configuration from its descriptor"))?;
         let config = resolve(Path::new("openred.toml"), &text, [], &[])?.config;
         let tls = Arc::new(tls_config(&config.directory.ca_file)?);
-        let names = resolve_names(&config.directories);
-        Ok(Self { home: Home::new(home), config, names, tls })
+        Ok(Self { home: Home::new(home), config, tls })
     }
 
     /// What the cage keeps of the file system.
@@ -148,9 +147,10 @@ pub(crate) fn tls_config(ca_file: &Path) -> Result<ClientConfig, DaemonError> {
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// What is opened inside the cage, before the final filter: threads, files, signals, the runtime.
+/// What is opened inside the cage, before the final filter: the directories' names, threads, files, signals, the runtime.
 pub struct Prepared {
     outside: Outside,
+    names: ResolvedNames,
     runtime: Runtime,
     terminate: Signal,
     interrupt: Signal,
@@ -168,6 +168,8 @@ impl Prepared {
     /// See [`DaemonError`].
     pub fn open(outside: Outside) -> Result<Self, DaemonError> {
         getrandom::fill(&mut [0; 32]).map_err(|_| DaemonError::NoRandomness)?;
+        // Before there is anything else in this process that its answers could reach.
+        let names = resolve_names(&outside.config.directories);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(local("the runtime"))?;
         let entered = runtime.enter();
@@ -183,7 +185,7 @@ impl Prepared {
             .map_err(|error| DaemonError::Store(StoreFault(error)))?;
         let (disk, disk_thread) =
             module::open_disk(&state, megabytes(storage.blobs_megabytes)).map_err(local("the folder of blobs"))?;
-        Ok(Self { outside, runtime, terminate, interrupt, store, store_thread, disk, disk_thread, keys })
+        Ok(Self { outside, names, runtime, terminate, interrupt, store, store_thread, disk, disk_thread, keys })
     }
 
     /// Serves until SIGTERM or SIGINT, then lets what runs come to its end. `ready` is called once peers and the operator
@@ -192,7 +194,7 @@ impl Prepared {
     /// # Errors
     /// When the node cannot be put together, or a listener cannot be used.
     pub fn serve(self, peers: TcpListener, admin: UnixListener, ready: impl FnOnce()) -> Result<(), DaemonError> {
-        let Self { outside, runtime, terminate, interrupt, store, store_thread, disk, disk_thread, keys } = self;
+        let Self { outside, names, runtime, terminate, interrupt, store, store_thread, disk, disk_thread, keys } = self;
         let listener = peers.local_addr().map_err(local("the peer-to-peer listener"))?;
         let stopping = Stopping { terminate, interrupt };
         let parts = move |listener: SocketAddr| Parts {
@@ -201,7 +203,7 @@ impl Prepared {
             keys,
             store,
             disk,
-            names: outside.names,
+            names,
             tls: outside.tls,
         };
         let served = runtime.block_on(live(parts(listener), peers, admin, stopping, ready));

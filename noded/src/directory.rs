@@ -527,7 +527,7 @@ impl crate::p2p::ports::Endpoints for DirectoryPorts {
     }
 }
 
-/// Names cannot be resolved inside the cage, and a name in a card would make this node ask for it: addresses only. And only
+/// Names cannot be resolved in service, and a name in a card would make this node ask for it: addresses only. And only
 /// such as another host can have: a card must not send this node's requests to its own machine's services (`local_too` when
 /// this node itself listens on loopback, where its peers must be as well) or to a cloud's metadata service.
 fn is_reachable(endpoint: &str, local_too: bool) -> bool {

@@ -8,7 +8,7 @@ use openred_policy::KeptPath;
 /// shorter name for the same place exists.
 pub(crate) const HOME_BYTES: usize = 80;
 
-/// What the resolver reads; those that exist stay visible to `noded`.
+/// What the resolver reads; those that exist stay visible to `noded`, which asks it inside its cage.
 const RESOLVER: [&str; 4] = ["/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/gai.conf"];
 
 /// A node's home directory.

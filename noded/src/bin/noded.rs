@@ -33,7 +33,7 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<()> {
     let (peers, operator) = (TcpListener::from(inherited.take(4)?), UnixListener::from(inherited.take(5)?));
     // The state directory was opened by the supervisor without following links; held so that it stays the one mounted here.
     let _state = inherited.take(6)?;
-    // Names and certificates lie outside the cage: read first, before any peer can be heard.
+    // Certificates lie outside the cage: read first, before anybody can be heard.
     let outside = Outside::read(home, inherited.take(7)?)?;
     outside.start_log();
     // Namespaces, the kept paths and uid, while the supervisor may still look; it notes them and lets this go on.
@@ -41,7 +41,7 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<()> {
     let separated = inherited.separate(&cage)?;
     barrier.namespaced()?;
     let restricted = separated.restrict()?;
-    // Files, threads, signals and the runtime: whatever starts now inherits the limits, and the filter covers all of it.
+    // Names, files, threads, signals and the runtime: whatever starts now inherits the limits, and the filter covers all of it.
     let prepared = Prepared::open(outside)?;
     let confined = restricted.seal()?;
     barrier.confined(confined.report())?;

@@ -1,5 +1,5 @@
-//! Host names of the directories, resolved once before the node is confined: inside the cage there is no resolver, and no
-//! peer's word ever makes this process look a name up.
+//! Host names of the directories, resolved once at the start: inside the cage (a name server's answer is the first thing that this
+//! process hears from outside), before the final filter, which has no datagrams. No peer's word ever makes it look a name up.
 
 use std::collections::HashMap;
 use std::future::{Ready, ready};
@@ -19,7 +19,7 @@ const ADDRESSES: usize = 8;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ResolvedNames(Arc<HashMap<String, Vec<SocketAddr>>>);
 
-/// Resolves the directories' host names; blocking, for the time before the runtime. A name that does not resolve is left out
+/// Resolves the directories' host names; blocking, for the time before the first peer is heard. A name that does not resolve is left out
 /// and reported when it is used.
 pub(crate) fn resolve_names(directories: &[DirectoryAddress]) -> ResolvedNames {
     let mut names = HashMap::new();

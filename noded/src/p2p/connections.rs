@@ -1,6 +1,6 @@
 //! Our own connections to peers: HTTP/1.1, kept alive, one request at a time each, pooled per address.
 //!
-//! Endpoints are IP literals: a confined process has no resolver. Plain HTTP only: the session layer needs nothing from
+//! Endpoints are IP literals: a process behind its filter has no resolver. Plain HTTP only: the session layer needs nothing from
 //! the carrier, and a TLS end point in front of a peer is the operator's choice on the peer's side.
 
 use std::collections::HashMap;

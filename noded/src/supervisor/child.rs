@@ -25,8 +25,8 @@ use super::callers::Callers;
 use super::errand::Moved;
 use super::log::Log;
 
-/// What bounds the C library's resolver, which `noded` asks for its directories' names before it is confined: a resolver that is
-/// away costs seconds, not the whole of the time that a start may take (resolv.conf(5)).
+/// What bounds the C library's resolver, which `noded` asks for its directories' names before it says that it is confined: a resolver
+/// that is away costs seconds, not the whole of the time that a start may take (resolv.conf(5)).
 const RESOLVER: &str = "timeout:2 attempts:1";
 /// scrypt reads its 64 MiB at random: in pages of 4 KiB nearly each read also misses the processor's table of pages. Another C
 /// library, or a kernel without large pages, does without.
