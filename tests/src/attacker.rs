@@ -4,15 +4,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::harness::{Node, binaries, run, wait_for};
+use crate::harness::{Node, binaries, lay_out, run, wait_for};
 
-/// The node's programs; the last of them is the attacker's here.
-const PROGRAMS: [&str; 5] = ["openred", "cryptod", "cryptod-vault", "cryptod-unseal", "noded"];
 /// What leads the attacker, and what it leaves, in the node's state directory.
 const FILES: [&str; 4] = ["attack.order", "attack.report", "attack.received", "attack.mute"];
 
@@ -48,17 +45,7 @@ impl<'a> Attacked<'a> {
     /// # Errors
     /// When that is not possible.
     pub fn new(node: &'a mut Node, folder: &Path) -> Result<Self> {
-        fs::create_dir(folder)?;
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
-        for name in PROGRAMS {
-            let source = if name == "noded" { program()? } else { binaries()?.join(name) };
-            let place = folder.join(name);
-            // By a process of its own: a child that another test forks meanwhile would inherit our writing descriptor, and a
-            // program open for writing cannot be started.
-            if fs::hard_link(&source, &place).is_err() {
-                ensure!(Command::new("cp").arg(&source).arg(&place).status()?.success(), "copying {name}");
-            }
-        }
+        lay_out(folder, "noded", &program()?)?;
         node.run_from(folder);
         Ok(Self { node, seen: 0 })
     }

@@ -42,6 +42,28 @@ pub fn binaries() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// A node's programs.
+const PROGRAMS: [&str; 5] = ["openred", "cryptod", "cryptod-vault", "cryptod-unseal", "noded"];
+
+/// Lays a node's programs out in a new folder, with another in the place of the one of this name.
+///
+/// # Errors
+/// When that is not possible.
+pub fn lay_out(folder: &Path, replaced: &str, other: &Path) -> Result<()> {
+    fs::create_dir(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+    for name in PROGRAMS {
+        let source = if name == replaced { other.to_owned() } else { binaries()?.join(name) };
+        let place = folder.join(name);
+        // By a process of its own: a child that another test forks meanwhile would inherit our writing descriptor, and a
+        // program open for writing cannot be started.
+        if fs::hard_link(&source, &place).is_err() {
+            ensure!(Command::new("cp").arg(&source).arg(&place).status()?.success(), "copying {name}");
+        }
+    }
+    Ok(())
+}
+
 /// Whether this process is root; the uid tests and the memory search run only in that half of the suite.
 #[must_use]
 pub fn is_root() -> bool {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use openred_policy::Role;
-use openred_policy::socket::stream_pair;
+use openred_policy::socket::{stream_pair, sync_directory};
 use openred_policy::spawn::Exit as Ended;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::unseal::Order;
@@ -54,15 +54,16 @@ pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
     let (secrets, secrets_end) = pipe.map_err(|errno| setup(Role::Unseal, "a pipe")(errno.into()))?;
     let pair = |what| stream_pair().map_err(setup(Role::Vault, what));
     let (front_side, vault_side) = pair("the front's pair")?;
+    // Held until both are judged: a vault whose front has failed meanwhile would be gone before it was looked at.
+    let front_stays = front_side.try_clone().map_err(setup(Role::Front, "the front's pair"))?;
     let (operator, operator_side) = pair("the operator's pair")?;
     let state = context.places.vault_state.try_clone().map_err(setup(Role::Vault, "the state file"))?;
     let segments = trail::open(&context.home).map_err(StartFailure::Named)?;
     let [first, second] = segments.descriptors().map_err(setup(Role::Vault, "the audit trail"))?;
-    let anew = context.home.audit_anew();
     let vault = Plan {
         role: Role::Vault,
         program: "cryptod-vault",
-        arguments: vault_arguments(context, anew.exists()),
+        arguments: vault_arguments(context, context.home.audit_anew().exists()),
         identity: context.identities.vault,
         kept: Vec::new(),
         descriptors: vec![vault_side, operator_side, state.into(), secrets, first, second],
@@ -78,13 +79,12 @@ pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
         kept: Vec::new(),
         descriptors: vec![listener.into(), front_side],
     };
-    let begun = tokio::join!(unseal(context, secrets_end), serving(context, vault), serving(context, front));
+    let begun = tokio::join!(unseal(context, secrets_end), vault_serving(context, vault), serving(context, front));
+    drop(front_stays);
     // In the order of causes: without secrets the vault gives up, without a vault the front does.
     let (unsealed, vault, front) = begun;
     unsealed?;
     let (vault, front) = (vault?, front?);
-    // Taken: the trail has begun anew, once.
-    remove(&anew).map_err(setup(Role::Vault, "the audit trail"))?;
     // Before anybody can reach it.
     context.starter.callers.front(front.admission()?).map_err(setup(Role::Front, "naming noded to it"))?;
     publish(&context.home, "cryptod", &context.home.cryptod_socket()).map_err(setup(Role::Front, "its socket"))?;
@@ -98,6 +98,15 @@ pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
 fn vault_arguments(context: &Context, anew: bool) -> Vec<OsString> {
     let signatures = format!("signatures={}", context.settings.signatures_per_second());
     [signatures].into_iter().chain(anew.then(|| "audit-anew".to_owned())).map(OsString::from).collect()
+}
+
+/// The vault says that it serves once its trail is durable: from then on the operator's word to begin it anew is used up, whatever
+/// becomes of the rest of this start. Left there, it would have the next start clear what this one recorded.
+async fn vault_serving(context: &Context, plan: Plan) -> Result<Caged, StartFailure> {
+    let vault = serving(context, plan).await?;
+    let (audit, anew) = (context.home.audit(), context.home.audit_anew());
+    let taken = if anew.exists() { remove(&anew).and_then(|()| sync_directory(&audit)) } else { Ok(()) };
+    taken.map(|()| vault).map_err(setup(Role::Vault, "the word to begin its audit trail anew"))
 }
 
 async fn serving(context: &Context, plan: Plan) -> Result<Caged, Fault> {

@@ -1,0 +1,61 @@
+//! A trail that is begun anew, on a real node: the operator's word for it is used once, whatever becomes of the start that takes it.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::path::Path;
+
+use openred_tests::harness::{Answer, Node, binaries, lay_out, passphrase, run};
+use serde_json::Value;
+
+/// A base of uids that no other test of this suite uses.
+const UID_BASE: u32 = 62_720;
+
+fn node(folder: &Path, step: u32) -> Node {
+    let nowhere = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp@http://127.0.0.1:9";
+    Node::init(&folder.canonicalize().unwrap(), "node", nowhere, UID_BASE + 10 * step, "").unwrap()
+}
+
+/// The sequences of the records that say that the trail was begun anew.
+fn begun(node: &Node) -> Vec<u64> {
+    let exported = node.cli(&["audit", "export"]).unwrap().ok().unwrap();
+    let records = exported.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let begun = records.filter(|record| record["event"] == "audit.begun_anew");
+    begun.map(|record| record["sequence"].as_u64().unwrap()).collect()
+}
+
+/// A start with the programs of this folder that must come to an end by itself.
+fn up(node: &Node, programs: &Path) -> Answer {
+    let home = node.home.display().to_string();
+    run(&programs.join("openred"), &["--json", "--home", &home, "up", "--passphrase-file", &passphrase(node)]).unwrap()
+}
+
+#[test]
+fn a_start_that_fails_behind_the_vault_uses_the_word_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path().canonicalize().unwrap();
+    let mut node = node(&top, 0);
+    node.up().unwrap();
+    node.down().unwrap();
+    node.cli(&["audit", "restart"]).unwrap().ok().unwrap();
+    let word = node.home.join("audit/begin-anew");
+    assert!(word.exists());
+
+    // In the front's place a program that ends at once.
+    let programs = top.join("programs");
+    lay_out(&programs, "cryptod", Path::new("/bin/true")).unwrap();
+    let first = up(&node, &programs);
+    assert!(first.code != 0 && first.stderr.contains("front"), "{first:?}");
+    let after = begun(&node);
+    assert!(after.len() == 1 && !word.exists(), "{after:?}");
+    let second = up(&node, &programs);
+    assert!(second.code != 0 && second.stderr.contains("front"), "{second:?}");
+    assert_eq!(begun(&node), after, "what the first start recorded is still there");
+
+    // The control: with the word there again it is another trail.
+    fs::write(&word, "").unwrap();
+    node.run_from(&binaries().unwrap());
+    node.up().unwrap();
+    let last = begun(&node);
+    assert!(last.len() == 1 && last[0] > after[0] && !word.exists(), "{last:?}");
+    node.down().unwrap();
+}
