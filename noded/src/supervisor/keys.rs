@@ -20,7 +20,7 @@ use tokio::time::{MissedTickBehavior, timeout};
 
 use super::child::{Caged, Fault, Plan, start};
 use super::errand::{self, Errand, Limit};
-use super::gate::{Answer, Ask, Gate, not_locked};
+use super::gate::{Ask, Gate, not_locked};
 use super::operator::Operator;
 use super::places::{pending_listener, publish, remove};
 use super::trail::{self, Watch};
@@ -143,7 +143,11 @@ impl Keys {
                 exit = vault.end() => break [(Role::Vault, exit), (Role::Front, front.stop(PATIENCE).await)],
                 exit = front.end() => break [(Role::Front, exit), (Role::Vault, farewell(&vault).await)],
                 ask = gate.next() => match ask {
-                    Ask::Lock(answer) => return lock(context, &front, &vault, &mut operator, answer).await,
+                    Ask::Lock(answer) => {
+                        lock(context, &front, &vault, &mut operator).await;
+                        trail.end(context);
+                        return End::Locked(answer);
+                    }
                     Ask::Unlock(_, answer) => drop(answer.send(Err(not_locked()))),
                     Ask::Rotate(what, answer) => drop(answer.send(rotate(&mut operator, what).await)),
                     Ask::Name(peer, answer) => drop(answer.send(name(&mut operator, peer).await)),
@@ -151,6 +155,7 @@ impl Keys {
                 () = wanted => {
                     retire(&front, &vault).await;
                     let _ = remove(&context.home.cryptod_socket());
+                    trail.end(context);
                     return End::Stopped;
                 }
                 _ = look.tick() => if !trail.look(context, &mut operator).await {
@@ -159,7 +164,7 @@ impl Keys {
             }
         };
         let _ = remove(&context.home.cryptod_socket());
-        trail.end();
+        trail.end(context);
         // Each ends when the other does, so which end was seen first says little: the graver one is the cause.
         let [first, second] = ends;
         let (role, exit) = if gravity(second.1) > gravity(first.1) { second } else { first };
@@ -182,7 +187,7 @@ async fn farewell(vault: &Caged) -> Ended {
 }
 
 /// Has the vault wipe its keys and end; one that does not answer is ended all the same.
-async fn lock(context: &Context, front: &Caged, vault: &Caged, operator: &mut Operator, answer: Answer) -> End {
+async fn lock(context: &Context, front: &Caged, vault: &Caged, operator: &mut Operator) {
     let _ = remove(&context.home.cryptod_socket());
     if let Err(error) = operator.ask(Request::Lock).await {
         tracing::warn!("the vault did not answer the lock ({error}) and is killed");
@@ -191,7 +196,6 @@ async fn lock(context: &Context, front: &Caged, vault: &Caged, operator: &mut Op
         vault.stop(PATIENCE).await;
     }
     front.stop(PATIENCE).await;
-    End::Locked(answer)
 }
 
 async fn rotate(operator: &mut Operator, what: ShortKey) -> Result<(), Failure> {

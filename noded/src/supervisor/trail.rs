@@ -126,22 +126,20 @@ pub(crate) struct Watch {
     filing: Option<JoinHandle<(u64, Result<(), StartFailure>)>>,
     /// The helper broke out of its filter: it is not started again for this vault.
     given_up: bool,
+    /// That the files were touched has been said.
+    is_told: bool,
 }
 
 impl Watch {
     pub(crate) fn new(segments: Segments) -> Self {
-        Self { segments, filing: None, given_up: false }
+        Self { segments, filing: None, given_up: false, is_told: false }
     }
 
     /// Looks once: at the files, at the vault's word, at a closed segment. False: the files were touched, and the keys have
     /// to be put away.
     pub(crate) async fn look(&mut self, context: &Context, operator: &mut Operator) -> bool {
-        if let Some(Touched { what }) = self.segments.touched() {
-            tracing::error!("the audit trail: {what}; the keys are put away");
-            let help = "treat it as a break-in until explained; the trail is put back as far as it can be, and \
-                        `openred audit verify` says whether it is whole";
-            context.starter.board.alarm("audit.touched", what, help, super::now());
-            let _ = operator.ask(Request::Note { event: Event::TrailTouched.number(), count: 1 }).await;
+        if self.is_touched(context) {
+            owed::tell(&context.starter.board, &context.home, operator).await;
             return false;
         }
         if self.filing.as_ref().is_some_and(JoinHandle::is_finished) {
@@ -151,6 +149,20 @@ impl Watch {
         // No answer is the vault's end, which is seen by who waits for it.
         if let Ok(Reply::AuditStatus(status)) = operator.ask(Request::AuditStatus).await {
             self.note(context, &status);
+        }
+        true
+    }
+
+    /// Whether the files were touched; the first time that is said and noted.
+    fn is_touched(&mut self, context: &Context) -> bool {
+        let Some(Touched { what }) = self.segments.touched() else { return false };
+        if !self.is_told {
+            self.is_told = true;
+            tracing::error!("the audit trail: {what}; the keys are put away");
+            let help = "treat it as a break-in until explained; the trail is put back as far as it can be, and \
+                        `openred audit verify` says whether it is whole";
+            context.starter.board.alarm("audit.touched", what, help, super::now());
+            context.starter.board.report(Event::TrailTouched);
         }
         true
     }
@@ -201,8 +213,16 @@ impl Watch {
         }
     }
 
-    /// The vault has ended: puts the files back as far as they can be.
-    pub(crate) fn end(&self) {
+    /// The vault has ended, however: puts the files back as far as they can be. What was touched since the last look is noted for the
+    /// next vault.
+    pub(crate) fn end(&mut self, context: &Context) {
+        let board = &context.starter.board;
+        if self.is_touched(context)
+            && !board.reports().is_empty()
+            && let Err(failure) = owed::keep(&context.home, &board.reports())
+        {
+            tracing::error!("what the audit trail is owed cannot be kept: {failure}");
+        }
         if let Err(failure) = self.segments.restore() {
             tracing::error!("the audit trail cannot be put back: {failure}");
         }

@@ -1,10 +1,11 @@
-//! A trail that is begun anew, on a real node: the operator's word for it is used once, whatever becomes of the start that takes it.
+//! The files of a real node's trail at its beginnings and ends: the operator's word to begin it anew is used once, whatever becomes of
+//! the start that takes it, and what was taken away is put back whichever way the vault ends.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
 use std::path::Path;
 
-use openred_tests::harness::{Answer, Node, binaries, lay_out, passphrase, run};
+use openred_tests::harness::{Answer, Node, binaries, lay_out, passphrase, run, wait_for};
 use serde_json::Value;
 
 /// A base of uids that no other test of this suite uses.
@@ -15,12 +16,15 @@ fn node(folder: &Path, step: u32) -> Node {
     Node::init(&folder.canonicalize().unwrap(), "node", nowhere, UID_BASE + 10 * step, "").unwrap()
 }
 
-/// The sequences of the records that say that the trail was begun anew.
-fn begun(node: &Node) -> Vec<u64> {
+/// The sequences of the records of this event.
+fn records(node: &Node, event: &str) -> Vec<u64> {
     let exported = node.cli(&["audit", "export"]).unwrap().ok().unwrap();
     let records = exported.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let begun = records.filter(|record| record["event"] == "audit.begun_anew");
-    begun.map(|record| record["sequence"].as_u64().unwrap()).collect()
+    records.filter(|record| record["event"] == event).map(|record| record["sequence"].as_u64().unwrap()).collect()
+}
+
+fn begun(node: &Node) -> Vec<u64> {
+    records(node, "audit.begun_anew")
 }
 
 /// A start with the programs of this folder that must come to an end by itself.
@@ -57,5 +61,33 @@ fn a_start_that_fails_behind_the_vault_uses_the_word_up() {
     node.up().unwrap();
     let last = begun(&node);
     assert!(last.len() == 1 && last[0] > after[0] && !word.exists(), "{last:?}");
+    node.down().unwrap();
+}
+
+/// What is there last: nobody looks at the files again before the vault ends.
+#[test]
+fn a_segment_that_is_taken_away_just_before_the_end_is_put_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 1);
+    let (first, secret) = (node.home.join("audit/a.segment"), passphrase(&node));
+    let verify = |node: &Node| node.cli(&["audit", "verify", "--node", &node.id]).unwrap();
+    let recorded = |node: &Node, times: usize| {
+        let seen = || Ok((records(node, "audit.file_changed").len() == times).then_some(()));
+        wait_for("the record", seen).unwrap();
+    };
+    node.up().unwrap();
+    fs::remove_file(&first).unwrap();
+    node.cli(&["key", "lock"]).unwrap().ok().unwrap();
+    assert!(first.exists());
+    assert_eq!(verify(&node).code, 0);
+    node.cli(&["key", "unlock", "--passphrase-file", &secret]).unwrap().ok().unwrap();
+    recorded(&node, 1);
+
+    fs::remove_file(&first).unwrap();
+    node.down().unwrap();
+    assert!(first.exists());
+    assert_eq!(verify(&node).code, 0);
+    node.up().unwrap();
+    recorded(&node, 2);
     node.down().unwrap();
 }
