@@ -285,6 +285,74 @@ fn a_segment_that_waits_is_sealed_to_its_auditor_before_another_identity_goes_on
     node.down().unwrap();
 }
 
+/// What lies aside after a command that was to file what waits, and could not: it went on and said so.
+fn is_left_in_clear(said: &Value, aside: &Path, closed: &[u8]) {
+    let left = aside.join("a.segment");
+    assert_eq!(said["left_in_clear"][0]["path"], left.display().to_string(), "{said}");
+    assert_eq!(said["left_in_clear"].as_array().unwrap().len(), 1, "{said}");
+    assert!(fs::read(&left).unwrap() == closed, "as it was");
+}
+
+/// And after one that could.
+fn is_sealed_aside(said: &Value, aside: &Path, (key, closed): (&str, &[u8])) {
+    assert_eq!(said["left_in_clear"], Value::Array(Vec::new()), "{said}");
+    assert_eq!(names(&aside.join("filed")), ["0000000001.segment.age", "0000000001.sha256"]);
+    assert!(is_zeros(&aside.join("a.segment")), "in clear nowhere");
+    let sealed = aside.join("filed/0000000001.segment.age");
+    let opened = Command::new("age").args(["--decrypt", "--identity", key]).arg(sealed).output().unwrap();
+    assert!(opened.status.success() && opened.stdout == closed);
+}
+
+#[test]
+fn a_segment_that_waits_is_sealed_before_the_trail_is_begun_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path().canonicalize().unwrap();
+    let mut node = filled(&top, 4);
+    let (auditor, key) = identity(&top, "auditor");
+    set_auditor(&node, &auditor);
+    let closed = fs::read(&places(&node)[0]).unwrap();
+    let aside = |said: &Value| PathBuf::from(said["aside"].as_str().unwrap());
+    // One that cannot be filed: the trail may be lost for that very reason.
+    fs::write(filed(&node).join("0000000001.segment"), "another").unwrap();
+    let said = node.cli(&["audit", "restart"]).unwrap().json().unwrap();
+    is_left_in_clear(&said, &aside(&said), &closed);
+
+    places(&node).iter().for_each(|place| {
+        let kept = aside(&said).join(place.file_name().unwrap());
+        fs::copy(kept, place).unwrap();
+    });
+    let said = node.cli(&["audit", "restart"]).unwrap().json().unwrap();
+    is_sealed_aside(&said, &aside(&said), (&key, &closed));
+    node.up_without_answers().unwrap();
+    node.down().unwrap();
+}
+
+#[test]
+fn a_segment_that_waits_is_sealed_before_a_restore_moves_it_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path().canonicalize().unwrap();
+    let mut node = filled(&top, 5);
+    let (auditor, key) = identity(&top, "auditor");
+    set_auditor(&node, &auditor);
+    let closed = fs::read(&places(&node)[0]).unwrap();
+    let (backup, secret) = (top.join("backup").display().to_string(), format!("{}.passphrase", node.home.display()));
+    node.cli(&["backup", "create", &backup, "--passphrase-file", &secret]).unwrap().ok().unwrap();
+    let restore = ["backup", "restore", &backup, "--force", "--passphrase-file", &secret];
+    let aside = |said: &Value| PathBuf::from(said["replaced"].as_str().unwrap()).join("audit");
+    fs::write(filed(&node).join("0000000001.segment"), "another").unwrap();
+    let said = node.cli(&restore).unwrap().json().unwrap();
+    is_left_in_clear(&said, &aside(&said), &closed);
+
+    places(&node).iter().for_each(|place| {
+        let kept = aside(&said).join(place.file_name().unwrap());
+        fs::copy(kept, place).unwrap();
+    });
+    let said = node.cli(&restore).unwrap().json().unwrap();
+    is_sealed_aside(&said, &aside(&said), (&key, &closed));
+    node.up_without_answers().unwrap();
+    node.down().unwrap();
+}
+
 #[test]
 fn without_an_auditor_it_is_filed_as_it_is_and_not_taken_for_another_of_its_number() {
     let folder = tempfile::tempdir().unwrap();

@@ -2,10 +2,11 @@
 //! the start that takes it, and what was taken away is put back whichever way the vault ends.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 
-use openred_tests::harness::{Answer, Node, binaries, lay_out, passphrase, run, wait_for};
+use nix::fcntl::{Flock, FlockArg};
+use openred_tests::harness::{Answer, Node, binaries, lay_out, passphrase, refusal, run, wait_for};
 use serde_json::Value;
 
 /// A base of uids that no other test of this suite uses.
@@ -61,6 +62,33 @@ fn a_start_that_fails_behind_the_vault_uses_the_word_up() {
     node.up().unwrap();
     let last = begun(&node);
     assert!(last.len() == 1 && last[0] > after[0] && !word.exists(), "{last:?}");
+    node.down().unwrap();
+}
+
+/// Another command at work on the home keeps it away, and a restore that was cut short is carried to its end before anything is put aside:
+/// its trail is the home's.
+#[test]
+fn a_restart_holds_the_home_and_ends_what_was_cut_short() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = node(folder.path(), 2);
+    node.up().unwrap();
+    node.down().unwrap();
+    let held = File::open(node.home.join("run/lock")).unwrap();
+    let held = Flock::lock(held, FlockArg::LockExclusiveNonblock).unwrap();
+    let refused = node.cli(&["audit", "restart"]).unwrap();
+    assert_eq!(refusal(&refused), (6, "home.locked".into()));
+    assert!(node.home.join("audit/a.segment").exists());
+    drop(held);
+
+    // As a kill just behind the moment of a restore leaves it: all of the other node waits, its trail's word among it.
+    let ready = node.home.join("restored");
+    fs::create_dir_all(ready.join("new/audit")).unwrap();
+    fs::write(ready.join("new/audit/begin-anew"), "").unwrap();
+    fs::write(ready.join("note.json"), r#"{"key":"00","replaced":"replaced-1"}"#).unwrap();
+    node.cli(&["audit", "restart"]).unwrap().ok().unwrap();
+    assert!(!ready.exists() && node.home.join("replaced-1/audit/a.segment").exists());
+    assert!(node.home.join("audit/begin-anew").exists());
+    node.up().unwrap();
     node.down().unwrap();
 }
 

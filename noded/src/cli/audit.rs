@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use nix::fcntl::{Flock, FlockArg};
+use openred_policy::socket::sync_directory;
 use openred_proto::admin::{PeerSelector, StatusRequest};
 use openred_proto::audit::verify::{Known, Report, Verifier};
 use openred_proto::audit::{Checkpoint, Record};
@@ -22,8 +22,9 @@ use serde_json::{Value, json};
 use super::arguments::{Audit, AuditorSource};
 use super::client::{request, supervisor};
 use super::output::{Output, Tone, moment, now};
-use super::{Exit, Failure, Invocation};
+use super::{Exit, Failure, Invocation, configuration};
 use crate::home::Home;
+use crate::supervisor::{Unfiled, file_waiting, lock, put};
 use segments::{Reader, Segments, runs};
 
 /// How often `tail --follow` looks: as often as the supervisor does.
@@ -283,7 +284,7 @@ fn digest(invocation: &Invocation, segment: u64, auditor: &AuditorSource) -> Res
 }
 
 /// Moves the segments into a folder of their own, filed ones with the others: a trail that is begun anew over a lost state counts from
-/// one again, and must not meet the same numbers.
+/// one again, and must not meet the same numbers. They are there for good before the word is that has the places cleared.
 fn put_aside(home: &Home) -> Result<PathBuf, Failure> {
     let aside = home.audit().join(format!("aside-{}", now()));
     crate::supervisor::make_private(&aside).map_err(|error| Failure::local(aside.display(), &error))?;
@@ -293,34 +294,46 @@ fn put_aside(home: &Home) -> Result<PathBuf, Failure> {
             _ => {}
         }
     }
+    let synced = sync_directory(&aside).and_then(|()| sync_directory(&home.audit()));
+    synced.map_err(|error| Failure::local(aside.display(), &error))?;
     Ok(aside)
 }
 
-/// Puts the trail aside and leaves the word for the next start.
+/// Names what could not be filed, and lies in `folder` as it was.
+pub(super) fn left_in_clear(output: &Output, unfiled: &[Unfiled], folder: &Path) -> Vec<Value> {
+    let mut left = Vec::new();
+    for Unfiled { place, why } in unfiled {
+        let place = folder.join(place.file_name().unwrap_or_default()).display().to_string();
+        output.line(output.paint(Tone::Warning, &format!("left in clear: {place}, {}", why.what)));
+        left.push(json!({ "path": place, "why": why.what, "code": why.code }));
+    }
+    left
+}
+
+/// Puts the trail aside and leaves the word for the next start. A segment that waits to be filed is filed first.
 fn restart(invocation: &Invocation) -> Result<Exit, Failure> {
     let home = &invocation.home;
-    if !home.audit().is_dir() {
+    let missing = || {
         let what = format!("{}: no audit trail is kept here", home.audit().display());
-        return Err(Failure::new(Exit::NotFound, "audit.missing", what, "the first `openred up` begins one"));
+        Failure::new(Exit::NotFound, "audit.missing", what, "the first `openred up` begins one")
+    };
+    if !home.path().is_dir() {
+        return Err(missing());
     }
-    let lock = home.lock();
-    if let Ok(file) = File::open(&lock)
-        && Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
-    {
-        let what = format!("the node in {} runs, and its trail with it", home.path().display());
-        return Err(Failure::new(
-            Exit::Conflict,
-            "home.locked",
-            what,
-            "stop it first; a trail is only given up when it is lost",
-        ));
+    // Held to the end; an exchange that was cut short is carried to its end first, and may bring another trail.
+    let _lock = lock(home)?;
+    if !home.audit().is_dir() {
+        return Err(missing());
     }
+    let config = configuration::resolved_if_any(invocation)?;
+    let unfiled = segments::beside(&home.audit(), || file_waiting(home, &config))?;
     let aside = put_aside(home)?;
-    let word = home.audit_anew();
-    fs::write(&word, b"").map_err(|error| Failure::local(word.display(), &error))?;
+    put(&home.audit_anew(), b"", true, |_| ())?;
     invocation.output.line(format!("what was there lies in {}", aside.display()));
+    let left = left_in_clear(&invocation.output, &unfiled, &aside);
     invocation.output.line("the next `openred up` begins the trail anew, and the trail says so for good");
-    invocation.output.document("openred.audit.restart/1", &json!({ "aside": aside.display().to_string() }));
+    let body = json!({ "aside": aside.display().to_string(), "left_in_clear": left });
+    invocation.output.document("openred.audit.restart/1", &body);
     Ok(Exit::Ok)
 }
 

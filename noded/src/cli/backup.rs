@@ -9,12 +9,13 @@ use openred_proto::unseal::About;
 use serde_json::{Value, json};
 
 use super::arguments::{self, Recipients, SecretSource};
+use super::audit::left_in_clear;
 use super::client::{block_on, node, request};
 use super::output::{bytes, moment, now};
 use super::{Exit, Failure, Invocation, Passphrase, configuration};
 use crate::archive::Manifest;
 use crate::archive::blobs::{FOLDER, Totals};
-use crate::supervisor::{Backup, Verified, finish_pending, remove_copy};
+use crate::supervisor::{Backup, Restored, Verified, finish_pending, remove_copy};
 
 /// A database of some gigabytes on a slow disk.
 const COPY: Duration = Duration::from_secs(1800);
@@ -78,16 +79,19 @@ pub(crate) fn backup(invocation: &Invocation, command: arguments::Backup) -> Res
         Word::Create { file, without_files, to, secret } => create(invocation, &file, !without_files, &to, &secret),
         Word::Verify { file, secret } => {
             let verified = work(invocation, &secret)?.verify(&file)?;
-            print(invocation, &file, (&verified.manifest, verified.blobs), Some(&verified), None)
+            print(invocation, &file, (&verified.manifest, verified.blobs), Some(&verified), (None, Vec::new()))
         }
         Word::Restore { file, force, secret } => {
-            let (verified, aside) = work(invocation, &secret)?.restore(&file, force)?;
+            let Restored { verified, aside, unfiled } = work(invocation, &secret)?.restore(&file, force)?;
             let home = invocation.home.path().display();
             invocation.output.line(format!("is back in {home}; links are requested anew"));
             if let Some(aside) = &aside {
                 invocation.output.line(format!("what was there is in {}", aside.display()));
             }
-            print(invocation, &file, (&verified.manifest, verified.blobs), Some(&verified), aside.as_deref())
+            let audit = aside.as_deref().unwrap_or(invocation.home.path()).join("audit");
+            let left = left_in_clear(&invocation.output, &unfiled, &audit);
+            let replaced = (aside.as_deref(), left);
+            print(invocation, &file, (&verified.manifest, verified.blobs), Some(&verified), replaced)
         }
     }
 }
@@ -117,7 +121,7 @@ fn create(
         true => Some(work.verify(file).inspect_err(|_| remove_copy(file))?),
         false => None,
     };
-    print(invocation, file, (&manifest, blobs), verified.as_ref(), None)
+    print(invocation, file, (&manifest, blobs), verified.as_ref(), (None, Vec::new()))
 }
 
 fn block_on_copy(invocation: &Invocation) -> Result<String, Failure> {
@@ -141,7 +145,7 @@ fn print(
     file: &Path,
     (manifest, blobs): (&Manifest, Option<Totals>),
     verified: Option<&Verified>,
-    aside: Option<&Path>,
+    (aside, left): (Option<&Path>, Vec<Value>),
 ) -> Result<Exit, Failure> {
     let output = &invocation.output;
     output.line(&manifest.node_id);
@@ -171,6 +175,7 @@ fn print(
         "links": verified.and_then(|verified| verified.database).map(|database| database.links),
         "format": verified.map(|verified| verified.about.version),
         "replaced": aside.map(|aside| aside.display().to_string()),
+        "left_in_clear": left,
     });
     output.document("openred.backup/1", &body);
     Ok(Exit::Ok)

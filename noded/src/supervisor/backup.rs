@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::create::small_with;
 use super::errand::{Errand, Moved, pipe};
+use super::filing::{Unfiled, file_closed};
 use super::keystore::{Fresh, open, put};
 use super::places::{lock, make_private, remove};
 use super::restore::{Change, Finished, Layout, finish};
@@ -59,6 +60,15 @@ pub(crate) struct Verified {
     pub(crate) database: Option<Sound>,
     /// Of the modules' files, where it has them.
     pub(crate) blobs: Option<Totals>,
+}
+
+/// A backup that is the node of its home now.
+pub(crate) struct Restored {
+    pub(crate) verified: Verified,
+    /// Where that lies which was there, if anything was.
+    pub(crate) aside: Option<PathBuf>,
+    /// What of its trail went there as it was.
+    pub(crate) unfiled: Vec<Unfiled>,
 }
 
 pub(super) fn failed(place: &Path) -> impl Fn(io::Error) -> Failure + '_ {
@@ -348,7 +358,7 @@ impl<'a> Backup<'a> {
     }
 
     /// `backup restore`: the whole node into this home. What is there is moved aside, and only with `force`.
-    pub(crate) fn restore(&self, from: &Path, force: bool) -> Result<(Verified, Option<PathBuf>), Failure> {
+    pub(crate) fn restore(&self, from: &Path, force: bool) -> Result<Restored, Failure> {
         let home = self.home;
         for folder in [home.path().to_owned(), home.run()] {
             make_private(&folder).map_err(failed(&folder))?;
@@ -363,7 +373,9 @@ impl<'a> Backup<'a> {
         let change = Change::Node(verified.manifest.clone());
         match &self.finished {
             // This very one was cut short, and is whole since this command began.
-            Some(finished) if finished.change == change => return Ok((verified, finished.aside.clone())),
+            Some(finished) if finished.change == change => {
+                return Ok(Restored { verified, aside: finished.aside.clone(), unfiled: Vec::new() });
+            }
             Some(_) => self.vacant(force, &present)?,
             None => {}
         }
@@ -378,9 +390,11 @@ impl<'a> Backup<'a> {
         let empty = Vec::new();
         layout.put(&home.config(), small.get(CONFIG).unwrap_or(&empty))?;
         layout.put(&home.keystore(), small.get(KEYSTORE).unwrap_or(&empty))?;
+        // The last thing before the moment, and no reason to stop: the node that was here may be the reason for the restore.
+        let unfiled = file_closed(home, &self.workshop, self.auditor.as_deref());
         layout.commit(change, |_| ())?;
         let aside = finish(home, |_| ())?.and_then(|finished| finished.aside);
-        Ok((verified, aside))
+        Ok(Restored { verified, aside, unfiled })
     }
 
     fn vacant(&self, force: bool, places: &[PathBuf]) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use openred_policy::Identity;
 use openred_policy::socket::{open_no_symlinks, sync_directory};
-use openred_proto::audit::{Content, SEGMENT_BYTES, SLOT_BYTES};
+use openred_proto::audit::{Content, Event, SEGMENT_BYTES, SLOT_BYTES};
 use openred_proto::id::UnixMillis;
 use openred_proto::unseal::{Order, Refused};
 use sha2::{Digest, Sha256};
@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 use super::child::Starter;
 use super::errand::{Errand, pipe, setup};
 use super::keystore::{Fresh, put};
+use super::places::make_private;
 use super::workshop::Workshop;
 use super::{Context, StartFailure, now};
 use crate::cli::{Exit, Failure, Passphrase};
@@ -286,7 +287,7 @@ fn mark(segment: u64, hash: &Hash) -> [u8; SLOT_BYTES] {
 }
 
 /// Of which segment a place says that it is being cleared.
-pub(super) fn marked(slot: &[u8; SLOT_BYTES]) -> Option<u64> {
+fn marked(slot: &[u8; SLOT_BYTES]) -> Option<u64> {
     let (segment, hash) = (slot[8..16].try_into().ok()?, slot[16..48].try_into().ok()?);
     let segment = u64::from_le_bytes(segment);
     (*slot == mark(segment, &hash)).then_some(segment)
@@ -350,6 +351,59 @@ fn read_only(path: &Path, held: &File) -> io::Result<File> {
 
 fn joined<T>(thread: ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<T> {
     thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread ended early")))
+}
+
+/// A closed segment that could not be filed.
+pub(crate) struct Unfiled {
+    /// Its place.
+    pub(crate) place: PathBuf,
+    pub(crate) why: Failure,
+}
+
+/// For who holds the home's lock: files each closed segment as a running node would have, before its trail is put somewhere else. There
+/// nobody would file it any more, and one that is to be sealed to an auditor would stay in clear.
+pub(super) fn file_closed(home: &Home, workshop: &Workshop, auditor: Option<&str>) -> Vec<Unfiled> {
+    let places = home.audit_segments().into_iter();
+    let tried = places.map(|place| (file_one(home, &place, workshop, auditor), place));
+    tried.filter_map(|(filed, place)| filed.err().map(|why| Unfiled { place, why })).collect()
+}
+
+/// The same for a command that has no workshop of its own. Blocks; it is called on a thread without a runtime.
+pub(crate) fn file_waiting(home: &Home, config: &NodeConfig) -> Result<Vec<Unfiled>, Failure> {
+    let auditor = Some(config.audit.auditor.as_str()).filter(|auditor| !auditor.is_empty());
+    Ok(file_closed(home, &Workshop::open(home, config)?, auditor))
+}
+
+fn file_one(home: &Home, place: &Path, workshop: &Workshop, auditor: Option<&str>) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::local(place.display(), &error);
+    let file = match open_no_symlinks(place, OFlag::O_RDWR | OFlag::O_NONBLOCK, 0) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(failed)?,
+    };
+    let Some(segment) = closed(&file).map_err(failed)? else { return Ok(()) };
+    let filed = home.audit_filed();
+    make_private(&filed).map_err(|error| Failure::local(filed.display(), &error))?;
+    let archive = auditor.map(|auditor| Archive::beside(workshop, auditor)).transpose().map_err(failed)?;
+    let seal = archive.as_ref().map(|archive| move |input, output| archive.seal(input, output));
+    Ok(file_away(place, &file, segment, &filed, seal.as_ref().map(|seal| seal as Seal<'_>))?)
+}
+
+/// The number of the segment in a place if it is closed: nothing is written into it any more. One whose clearing was cut off is closed
+/// too, and its place says of which it is.
+fn closed(file: &File) -> io::Result<Option<u64>> {
+    let mut bytes = vec![0; SEGMENT_BYTES];
+    match file.read_exact_at(&mut bytes, 0) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let slots = bytes.as_chunks::<SLOT_BYTES>().0;
+    let Some(first) = slots.first() else { return Ok(None) };
+    if let Some(segment) = marked(first) {
+        return Ok(Some(segment));
+    }
+    let Content::Header(header, _) = Content::of(first) else { return Ok(None) };
+    let closes = |slot: &[u8; SLOT_BYTES]| matches!(Content::of(slot), Content::Record(record, _) if record.event == Event::SegmentClosed);
+    Ok(slots.iter().any(closes).then_some(header.segment))
 }
 
 /// Writes beside a sealed segment the hash of what is in it, where none is: its auditor's identity opens it. Whether it is the one that

@@ -5,13 +5,11 @@
 //! that is filed by then; after it the other one's, whoever has to carry it to its end.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
-use openred_policy::socket::open_no_symlinks;
-use openred_proto::audit::{Content, Event, SEGMENT_BYTES, SLOT_BYTES};
+use openred_proto::audit::{Content, SLOT_BYTES};
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::LINEAGE;
 use openred_proto::unseal::{About, Order, Refused};
@@ -19,9 +17,9 @@ use openred_proto::unseal::{About, Order, Refused};
 use super::StartFailure;
 use super::backup::{Backup, failed, read_state, resolved};
 use super::create::small_with;
-use super::filing::{Archive, Seal, file_away, marked};
+use super::filing::file_closed;
 use super::keystore::open;
-use super::places::{lock, make_private};
+use super::places::lock;
 use super::restore::{Change, Finished, Layout, finish};
 use crate::cli::{Exit, Failure, Passphrase};
 use crate::store::bound_to;
@@ -137,7 +135,9 @@ impl Backup<'_> {
         let layout = Layout::of_key(home)?;
         layout.put(&home.keystore(), sealed)?;
         if let Some(state) = state.filter(|state| !state.is_empty()) {
-            self.file_closed()?;
+            // What cannot be filed is not left behind: nothing is changed then.
+            let unfiled = file_closed(home, &self.workshop, self.auditor.as_deref());
+            unfiled.into_iter().next().map_or(Ok(()), |unfiled| Err(unfiled.why))?;
             layout.put_state(&state)?;
             layout.copy_trail()?;
         }
@@ -145,25 +145,6 @@ impl Backup<'_> {
         let aside = finish(home, |_| ())?.and_then(|finished| finished.aside);
         // The keystore that was here lies there.
         aside.map(|aside| Changed { about, aside }).ok_or_else(|| failed(home.path())(ErrorKind::NotFound.into()))
-    }
-
-    /// Files each closed segment as a running node would have: the one that is filed with this identity's trail is not left in clear, nor
-    /// in a place that the other identity's trail begins over.
-    fn file_closed(&self) -> Result<(), Failure> {
-        for path in self.home.audit_segments() {
-            let file = match open_no_symlinks(&path, OFlag::O_RDWR | OFlag::O_NONBLOCK, 0) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                opened => opened.map_err(failed(&path))?,
-            };
-            let Some(segment) = closed(&file).map_err(failed(&path))? else { continue };
-            let filed = self.home.audit_filed();
-            make_private(&filed).map_err(failed(&filed))?;
-            let archive = self.auditor.as_ref().map(|auditor| Archive::beside(&self.workshop, auditor)).transpose();
-            let archive = archive.map_err(failed(&path))?;
-            let seal = archive.as_ref().map(|archive| move |input, output| archive.seal(input, output));
-            file_away(&path, &file, segment, &filed, seal.as_ref().map(|seal| seal as Seal<'_>))?;
-        }
-        Ok(())
     }
 
     /// Database and trail belong to the identity that ran last. One that the new lineage does not reach back to could not take
@@ -212,22 +193,4 @@ impl Backup<'_> {
 
 fn taken_back(about: &About) -> Change {
     Change::TakenBack(about.node.to_string())
-}
-
-/// The number of the segment in a place if it is closed: nothing is written into it any more. One whose clearing was cut off is closed
-/// too, and its place says of which it is.
-fn closed(file: &File) -> io::Result<Option<u64>> {
-    let mut bytes = vec![0; SEGMENT_BYTES];
-    match file.read_exact_at(&mut bytes, 0) {
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
-        read => read?,
-    }
-    let slots = bytes.as_chunks::<SLOT_BYTES>().0;
-    let Some(first) = slots.first() else { return Ok(None) };
-    if let Some(segment) = marked(first) {
-        return Ok(Some(segment));
-    }
-    let Content::Header(header, _) = Content::of(first) else { return Ok(None) };
-    let closes = |slot: &[u8; SLOT_BYTES]| matches!(Content::of(slot), Content::Record(record, _) if record.event == Event::SegmentClosed);
-    Ok(slots.iter().any(closes).then_some(header.segment))
 }

@@ -139,7 +139,7 @@ impl Reader {
 }
 
 /// On a thread of its own: this one has a runtime already.
-fn beside<T: Send>(path: &Path, work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+pub(super) fn beside<T: Send>(path: &Path, work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
     std::thread::scope(|threads| {
         let early = |_| Err(Failure::local(path.display(), &std::io::Error::other("a thread ended early")));
         threads.spawn(work).join().unwrap_or_else(early)
