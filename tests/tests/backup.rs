@@ -273,6 +273,11 @@ fn a_restore_that_is_killed_leaves_the_old_or_the_new_node_whole_and_is_done_aga
             let named = status["supervisor"]["conditions"].as_array().unwrap().iter();
             let named = named.filter(|condition| condition["code"] == "restore.unfinished").count();
             assert_eq!(named, usize::from(is_left), "killed when {moment}: {status}");
+            // It is no layer: named, and no reason for another exit code.
+            let report = node.cli(&["doctor"]).unwrap().json().unwrap();
+            let named = report["conditions"].as_array().unwrap().iter();
+            let named = named.filter(|condition| condition["code"] == "restore.unfinished").count();
+            assert_eq!((named, &report["ok"]), (usize::from(is_left), &true.into()), "killed when {moment}: {report}");
             assert_eq!(home.join("restoring").exists(), is_left, "what it left is not for a start to remove");
             assert_eq!(node.cli(&["key", "show"]).unwrap().json().unwrap()["key"]["node_id"], node.id.as_str());
             node.down().unwrap();

@@ -94,7 +94,8 @@ fn condition_lines(output: &Output, condition: &Condition, now: u64) {
     }
 }
 
-/// Every layer of every process as seen from outside; exit 3 when one is off.
+/// Every layer of every process as seen from outside; exit 3 when one is off. What else stands is named as in `status`, whose exit code
+/// it is.
 pub(crate) async fn doctor(invocation: &Invocation) -> Result<Exit, Failure> {
     let report = supervisor(invocation).await?.doctor(request(DoctorRequest {})).await?.into_inner();
     invocation.output.document("openred.doctor/1", &report);
@@ -133,4 +134,5 @@ fn diagnosis(output: &Output, report: &DoctorReport) {
         0 => String::from("a process is not running; `openred status` says which"),
         off => format!("{off} layers are off"),
     });
+    report.conditions.iter().for_each(|condition| condition_lines(output, condition, now()));
 }

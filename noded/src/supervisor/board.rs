@@ -275,21 +275,8 @@ impl Board {
         })
     }
 
-    pub(crate) fn stopping(&self) {
-        self.inner().stopping = true;
-    }
-
-    pub(crate) fn status(&self) -> admin::SupervisorStatus {
-        let inner = self.inner();
-        let all_ready = inner.entries.iter().all(|entry| entry.state == "ready");
-        let all_wanted = inner.entries.iter().all(|entry| matches!(entry.state, "ready" | LOCKED));
-        let state = match () {
-            () if inner.stopping => "stopping",
-            () if all_ready && inner.alarms.is_empty() => "ready",
-            () if inner.ready_at == 0 => "starting",
-            () if all_wanted && inner.alarms.is_empty() => LOCKED,
-            () => "degraded",
-        };
+    /// What stands now: alarms, processes that are away, locked keys, what a restore has left.
+    fn conditions(&self, inner: &Inner) -> Vec<admin::Condition> {
         let mut conditions = inner.alarms.clone();
         conditions.extend(inner.entries.iter().filter(|entry| entry.state == "restarting").map(|entry| {
             admin::Condition {
@@ -309,7 +296,26 @@ impl Board {
             since: entry.since,
             help: String::from("`openred key unlock` opens them again"),
         }));
-        conditions.extend(self.unfinished(&inner));
+        conditions.extend(self.unfinished(inner));
+        conditions
+    }
+
+    pub(crate) fn stopping(&self) {
+        self.inner().stopping = true;
+    }
+
+    pub(crate) fn status(&self) -> admin::SupervisorStatus {
+        let inner = self.inner();
+        let all_ready = inner.entries.iter().all(|entry| entry.state == "ready");
+        let all_wanted = inner.entries.iter().all(|entry| matches!(entry.state, "ready" | LOCKED));
+        let state = match () {
+            () if inner.stopping => "stopping",
+            () if all_ready && inner.alarms.is_empty() => "ready",
+            () if inner.ready_at == 0 => "starting",
+            () if all_wanted && inner.alarms.is_empty() => LOCKED,
+            () => "degraded",
+        };
+        let conditions = self.conditions(&inner);
         admin::SupervisorStatus {
             state: state.to_owned(),
             processes: inner.entries.iter().map(process).collect(),
@@ -366,7 +372,8 @@ impl Board {
             processes.push(admin::Process { network_interfaces: cage.interfaces.clone(), ..process(&ended) });
         }
         let ok = ok && layers.iter().all(|layer| layer.ok);
-        admin::DoctorReport { processes, layers, uid: Uid::of_this_process().name().to_owned(), ok }
+        let (uid, conditions) = (Uid::of_this_process().name().to_owned(), self.conditions(&inner));
+        admin::DoctorReport { processes, layers, uid, ok, conditions }
     }
 }
 

@@ -230,12 +230,16 @@ fn what_a_restore_left_is_named_and_stays_until_the_next_one() {
     let told = board.watch_unfinished(unfinished(&home)).unwrap();
     assert!(told.code == "restore.unfinished" && told.detail.contains("/restoring"), "{told:?}");
     assert_eq!(board.status().conditions[0].code, "restore.unfinished");
+    assert_eq!(board.doctor().conditions, board.status().conditions, "the same to who asks for the cages");
     // Neither a start nor a change of key takes it for its own.
     drop(super::super::places::lock(&home).unwrap());
     drop(changing(&home));
     assert!(unfinished(&home).join("new/keystore.age").exists() && holds(&home, "old"));
     fs::remove_dir_all(unfinished(&home)).unwrap();
-    assert!(board.status().conditions.is_empty(), "once it is gone nothing is said of it");
+    assert!(
+        board.status().conditions.is_empty() && board.doctor().conditions.is_empty(),
+        "once it is gone nothing is said of it"
+    );
 }
 
 #[test]
