@@ -189,6 +189,7 @@ pub(crate) fn up(
     let places = places::prepare(home, &config, &identities)?;
     let board = Arc::new(Board::new(Baseline::of_this_process()?, home.path().display().to_string(), now()));
     let left = board.watch_unfinished(unfinished(home));
+    board.watch_filed(home.audit_filed());
     owed::kept(home).into_iter().for_each(|(event, count)| board.report_again(event, count));
     let (log, writer) = Log::start(config.log.format);
     trace(&config, &log);

@@ -6,10 +6,10 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use age::secrecy::ExposeSecret;
 use openred_cryptod::unseal::Keystore;
+use openred_cryptod::vault::quota::{Rate, Rates};
 use openred_cryptod::vault::serve::{Files, clock, generator};
 use openred_cryptod::vault::{Changes, start};
 use openred_proto::audit::{Event, SEGMENT_BYTES};
@@ -19,9 +19,8 @@ use serde_json::Value;
 
 /// A base of uids that no other test of this suite uses.
 const UID_BASE: u32 = 61_700;
-/// Requests between two looks at how full the segment is: fewer than its quota gives back in the pause.
+/// Requests between two looks at how full the segment is.
 const A_ROUND: usize = 300;
-const PAUSE: Duration = Duration::from_millis(80);
 
 fn node(folder: &Path, step: u32) -> Node {
     let nowhere = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp@http://127.0.0.1:9";
@@ -49,14 +48,16 @@ fn write(files: &Files, changes: &Changes) {
     }
 }
 
-/// Has the vault of a stopped node use its keys until its first segment is closed, at no more than its quota.
+/// Has the vault of a stopped node use its keys until its first segment is closed, without the quota that keeps `noded` from that.
 fn fill(node: &Node) {
     let sealed = fs::read(node.home.join("keystore.age")).unwrap();
     let (keystore, ..) = Keystore::open(&sealed, b"passphrase of node").unwrap();
     let files = Files { state: open(&node.home.join("vault/state")), trail: places(node).map(|place| open(&place)) };
     let mut random = generator().unwrap();
     let (descent, mut secrets) = (keystore.descent(), keystore.into_secrets());
-    let mut vault = start::open(&mut secrets, &descent, &files, &start::Orders::default(), &mut random).unwrap();
+    let much = Rate { burst: u32::MAX, per_second: u32::MAX };
+    let orders = start::Orders { anew: false, rates: Rates { store: much, ..Rates::default() } };
+    let mut vault = start::open(&mut secrets, &descent, &files, &orders, &mut random).unwrap();
     loop {
         for id in 0..A_ROUND as u64 {
             let body = Request::StoreKey { purpose: "full".to_owned() };
@@ -75,7 +76,6 @@ fn fill(node: &Node) {
         if status.waiting == Some(1) {
             break;
         }
-        std::thread::sleep(PAUSE);
     }
     vault.close(clock(), Event::Stopped);
     write(&files, &vault.commit(&mut random).unwrap());

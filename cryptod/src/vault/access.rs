@@ -15,8 +15,11 @@ pub(crate) enum Class {
     Handshake,
     /// The beginning of one without a link, on either side: whom strangers may ask for has a rate of its own. Node.
     Direct,
-    /// Opens or ends a row, or derives a store key: symmetric work. Node.
+    /// Opens or ends a row: symmetric work. Node.
     Row,
+    /// Derives a store key: modules ask for theirs at their start. Symmetric work too, but each time a record in the trail, which nothing
+    /// else would bound: whoever asks without end fills the disk with it. Node.
+    Store,
     /// Says what belongs in the audit trail. Node.
     Report,
     /// Locks the vault, rotates keys, and asks and says what the audit trail needs. Operator.
@@ -25,13 +28,14 @@ pub(crate) enum Class {
 
 impl Class {
     /// Every class, in the order of the quotas.
-    pub(crate) const ALL: [Class; 8] = [
+    pub(crate) const ALL: [Class; 9] = [
         Class::Describe,
         Class::Sign,
         Class::Offer,
         Class::Handshake,
         Class::Direct,
         Class::Row,
+        Class::Store,
         Class::Report,
         Class::Control,
     ];
@@ -56,8 +60,8 @@ impl Class {
             Request::LinkKeys { .. }
             | Request::RevokeLink { .. }
             | Request::ListLinks { .. }
-            | Request::ValidateMatch { .. }
-            | Request::StoreKey { .. } => Class::Row,
+            | Request::ValidateMatch { .. } => Class::Row,
+            Request::StoreKey { .. } => Class::Store,
             Request::Report { .. } => Class::Report,
             Request::Note { .. }
             | Request::AuditStatus
@@ -72,9 +76,13 @@ impl Class {
     pub(crate) const fn is_for(self, role: Role) -> bool {
         match self {
             Class::Describe => true,
-            Class::Sign | Class::Offer | Class::Handshake | Class::Direct | Class::Row | Class::Report => {
-                matches!(role, Role::Node)
-            }
+            Class::Sign
+            | Class::Offer
+            | Class::Handshake
+            | Class::Direct
+            | Class::Row
+            | Class::Store
+            | Class::Report => matches!(role, Role::Node),
             Class::Control => matches!(role, Role::Operator),
         }
     }

@@ -40,6 +40,8 @@ pub struct Rates {
     pub direct: Rate,
     /// Rows: all links' keys once at start, then one a session.
     pub row: Rate,
+    /// Store keys: one a module and start of `noded`, which is started again after 250 ms at the soonest.
+    pub store: Rate,
     /// Reports for the audit trail; those over the trail's own share are only counted.
     pub report: Rate,
     /// The operator's: a look at the audit trail a second, and a command now and then.
@@ -55,6 +57,7 @@ impl Default for Rates {
             handshake: Rate { burst: 8192, per_second: 4096 },
             direct: Rate { burst: 64, per_second: 8 },
             row: Rate { burst: 8192, per_second: 4096 },
+            store: Rate { burst: 64, per_second: 1 },
             report: Rate { burst: 200, per_second: 50 },
             control: Rate { burst: 100, per_second: 20 },
         }
@@ -77,6 +80,7 @@ impl Rates {
             Class::Handshake => self.handshake,
             Class::Direct => self.direct,
             Class::Row => self.row,
+            Class::Store => self.store,
             Class::Report => self.report,
             Class::Control => self.control,
         }

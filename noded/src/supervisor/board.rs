@@ -2,6 +2,7 @@
 //!
 //! Written by the lives of the processes, read by the control socket. It decides nothing.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +13,11 @@ use openred_proto::audit::Event;
 use openred_proto::checked::succession::{Step, Succession};
 use openred_proto::unseal::About;
 use openred_proto::vault::AuditStatus;
+
+/// Filed segments of the trail from which on somebody should look: 1 GiB, for which a node at work takes years.
+const FILED_MANY: usize = 256;
+/// Names that are read to count them: beside a sealed one lies its hash, and little else belongs there.
+const FILED_READ: usize = 4 * FILED_MANY;
 
 /// Alarms that are kept; a node with more of them has been down for long.
 const ALARMS: usize = 16;
@@ -66,6 +72,8 @@ struct Inner {
     ready_at: u64,
     /// Where a restore leaves what it did not get to put in place.
     unfinished: PathBuf,
+    /// Where closed segments of the trail are filed.
+    filed: PathBuf,
 }
 
 /// The supervisor's knowledge.
@@ -103,6 +111,7 @@ impl Board {
             stopping: false,
             ready_at: 0,
             unfinished: PathBuf::new(),
+            filed: PathBuf::new(),
         };
         Self { baseline, home, started_at: now, inner: Mutex::new(inner) }
     }
@@ -261,6 +270,29 @@ impl Board {
         self.unfinished(&inner)
     }
 
+    /// Counts from now on what lies filed in this folder.
+    pub(crate) fn watch_filed(&self, folder: PathBuf) {
+        self.inner().filed = folder;
+    }
+
+    /// Each use of a key is recorded, and what is recorded is kept: a `noded` that is not its own master can fill the disk with it, slowly.
+    fn filed_many(&self, inner: &Inner) -> Option<admin::Condition> {
+        let is_segment = |name: &str| name.ends_with(".segment") || name.ends_with(".segment.age");
+        let entries = fs::read_dir(&inner.filed).ok()?.take(FILED_READ).flatten();
+        let count = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_segment)).count();
+        (count >= FILED_MANY).then(|| admin::Condition {
+            code: String::from("audit.filed-many"),
+            severity: String::from("warning"),
+            detail: format!("{}: {FILED_MANY} segments of the audit trail or more, 4 MiB each", inner.filed.display()),
+            depends_on: Vec::new(),
+            since: self.started_at,
+            help: String::from(
+                "see with `openred audit tail` what the keys are used for; move the oldest ones elsewhere, where `openred audit \
+                 verify FILE…` reads them",
+            ),
+        })
+    }
+
     fn unfinished(&self, inner: &Inner) -> Option<admin::Condition> {
         inner.unfinished.symlink_metadata().is_ok().then(|| admin::Condition {
             code: String::from("restore.unfinished"),
@@ -275,7 +307,7 @@ impl Board {
         })
     }
 
-    /// What stands now: alarms, processes that are away, locked keys, what a restore has left.
+    /// What stands now: alarms, processes that are away, locked keys, what a restore has left, a trail that has grown large.
     fn conditions(&self, inner: &Inner) -> Vec<admin::Condition> {
         let mut conditions = inner.alarms.clone();
         conditions.extend(inner.entries.iter().filter(|entry| entry.state == "restarting").map(|entry| {
@@ -297,6 +329,7 @@ impl Board {
             help: String::from("`openred key unlock` opens them again"),
         }));
         conditions.extend(self.unfinished(inner));
+        conditions.extend(self.filed_many(inner));
         conditions
     }
 
@@ -447,6 +480,30 @@ mod tests {
         assert_eq!((status.conditions[0].code.as_str(), status.conditions[0].since), ("keys.locked", 3));
         board.alarm("process.noded.start", String::from("x"), "y", 5);
         assert_eq!(board.status().state, "degraded", "an alarm is not hidden by it");
+    }
+
+    #[test]
+    fn a_trail_that_has_grown_large_is_named_and_no_alarm() {
+        let folder = tempfile::tempdir().unwrap();
+        let board = board();
+        PROCESSES.into_iter().for_each(|role| board.state(role, "ready", 2));
+        let filed = folder.path().join("filed");
+        board.watch_filed(filed.clone());
+        assert!(board.status().conditions.is_empty(), "before there is a trail");
+        fs::create_dir(&filed).unwrap();
+        let put = |name: String| fs::write(filed.join(name), "").unwrap();
+        (1..FILED_MANY).for_each(|number| put(format!("{number:010}.segment.age")));
+        (1..FILED_MANY).for_each(|number| put(format!("{number:010}.sha256")));
+        assert!(board.status().conditions.is_empty());
+        put(format!("{FILED_MANY:010}.segment"));
+        let status = board.status();
+        assert_eq!((status.conditions.len(), status.state.as_str()), (1, "ready"));
+        assert_eq!(
+            (status.conditions[0].code.as_str(), status.conditions[0].severity.as_str()),
+            ("audit.filed-many", "warning")
+        );
+        fs::remove_file(filed.join("0000000001.segment.age")).unwrap();
+        assert!(board.status().conditions.is_empty());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Role × operation, garbage, quotas, and that no operation takes bare bytes.
 
+use openred_proto::audit::SLOTS;
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{HandshakeId, LinkId};
 use openred_proto::method::Method;
@@ -7,6 +8,7 @@ use openred_proto::vault::{ShortKey, encode_frame};
 use proptest::prelude::*;
 
 use super::*;
+use crate::vault::quota::Rate;
 
 /// One request of every operation.
 fn every_request(node: NodeId) -> Vec<Request> {
@@ -189,7 +191,7 @@ fn what_no_peer_would_take_is_not_signed() {
 fn a_quota_refuses_and_refills() {
     let mut node = Node::new(1);
     let purpose = || Request::StoreKey { purpose: "files".into() };
-    let burst = Rates::default().row.burst;
+    let burst = Rates::default().store.burst;
     for _ in 0..burst {
         assert!(matches!(node.ask(purpose()), Reply::StoreKey(_)));
     }
@@ -197,6 +199,23 @@ fn a_quota_refuses_and_refills() {
     assert_eq!(node.operations(), u64::from(burst), "a refused request is no operation");
     node.now = node.now.plus(Duration::from_secs(1));
     assert!(matches!(node.ask(purpose()), Reply::StoreKey(_)));
+}
+
+/// What is recorded each time and costs the caller nothing is given seldom: a day of asking without end does not fill three segments.
+#[test]
+fn store_keys_cannot_fill_the_trail() {
+    let mut node = Node::new(1);
+    let purpose = || Request::StoreKey { purpose: "files".into() };
+    let Rate { burst, per_second } = Rates::default().store;
+    assert!(u64::from(burst) + 86_400 * u64::from(per_second) < 3 * SLOTS as u64);
+    (0..burst).for_each(|_| assert!(matches!(node.ask(purpose()), Reply::StoreKey(_))));
+    for _ in 0..3 {
+        node.now = node.now.plus(Duration::from_secs(1));
+        (0..per_second).for_each(|_| assert!(matches!(node.ask(purpose()), Reply::StoreKey(_))));
+        assert_eq!(node.refusal(purpose()), Refusal::Quota);
+    }
+    // What links need has its own.
+    assert!(matches!(node.ask(Request::ListLinks { after: LinkId::from_bytes([0; 16]) }), Reply::Links(_)));
 }
 
 proptest! {
