@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
+use crate::cli::one_line;
 use crate::config::LogFormat;
 
 /// Longest line that is passed on; the rest of a longer one is cut.
@@ -61,24 +63,21 @@ impl Log {
 
     /// One line of the process `name`.
     fn named(&self, name: &str, line: &[u8]) {
-        let mut whole = Vec::with_capacity(name.len() + line.len() + 16);
-        match (self.format, line.strip_prefix(b"{")) {
-            (LogFormat::Json, Some(fields)) => {
-                whole.extend_from_slice(format!("{{\"process\":\"{name}\",").as_bytes());
-                whole.extend_from_slice(fields);
+        let text = String::from_utf8_lossy(line);
+        let whole = match self.format {
+            LogFormat::Json => {
+                // What a child writes is its word, and whose word it is is ours: an object of its own is read and named, so that it can
+                // bring no second `process`; what is none is text.
+                let read = serde_json::from_str(&text);
+                let mut object: Map<String, Value> =
+                    read.unwrap_or_else(|_| Map::from_iter([(String::from("message"), Value::from(&*text))]));
+                object.insert(String::from("process"), Value::from(name));
+                Value::from(object).to_string()
             }
-            (LogFormat::Json, None) => {
-                let text = String::from_utf8_lossy(line);
-                whole.extend_from_slice(serde_json::json!({ "process": name, "message": text }).to_string().as_bytes());
-            }
-            (LogFormat::Human, _) => {
-                whole.extend_from_slice(format!("{name:<6} ").as_bytes());
-                // A child repeats what peers sent: nothing of it may act on the operator's terminal.
-                whole.extend(line.iter().map(|byte| if byte.is_ascii_control() { b' ' } else { *byte }));
-            }
-        }
-        whole.push(b'\n');
-        self.put(whole);
+            // A child repeats what peers sent: nothing of it may act on the operator's terminal.
+            LogFormat::Human => format!("{name:<6} {}", one_line(&text)),
+        };
+        self.put((whole + "\n").into_bytes());
     }
 
     /// Passes on what a child writes, until it ends.
@@ -197,9 +196,11 @@ mod tests {
 
     #[test]
     fn a_line_names_its_process_and_holds_no_control_characters() {
-        let (lines, queue) = sync_channel(4);
+        let (lines, queue) = sync_channel(8);
         let log = |format| Log { lines: lines.clone(), dropped: Arc::default(), format };
         log(LogFormat::Human).named("noded", b"a\x1b[2Jb");
+        // As UTF-8 and as the byte alone: control sequences of eight bits.
+        log(LogFormat::Human).named("noded", b"a\xc2\x9b2J\x9b2Jb");
         log(LogFormat::Json).named("noded", b"{\"level\":\"INFO\"}");
         log(LogFormat::Json).named("vault", b"panic \"x\"");
         let written: Vec<String> = queue.try_iter().map(|line| String::from_utf8_lossy(&line).into_owned()).collect();
@@ -207,10 +208,34 @@ mod tests {
             written,
             [
                 "noded  a [2Jb\n",
-                "{\"process\":\"noded\",\"level\":\"INFO\"}\n",
+                "noded  a 2J\u{fffd}2Jb\n",
+                "{\"level\":\"INFO\",\"process\":\"noded\"}\n",
                 "{\"message\":\"panic \\\"x\\\"\",\"process\":\"vault\"}\n",
             ]
         );
+    }
+
+    #[test]
+    fn no_process_speaks_in_anothers_name() {
+        let (lines, queue) = sync_channel(8);
+        let log = Log { lines, dropped: Arc::default(), format: LogFormat::Json };
+        let forged = [
+            r#"{"process":"vault","level":"ERROR"}"#,
+            r#"{"level":"ERROR","process":"vault","process":"up"}"#,
+            r#"{"level":"ERROR"},{"process":"vault"}"#,
+            r#"{"a":1}{"process":"vault"}"#,
+            r#"{"process":"vault""#,
+            r#"["process"]"#,
+        ];
+        forged.iter().for_each(|line| log.named("noded", line.as_bytes()));
+        let written: Vec<String> = queue.try_iter().map(|line| String::from_utf8_lossy(&line).into_owned()).collect();
+        assert_eq!(written.len(), forged.len());
+        for (line, forged) in written.iter().zip(forged) {
+            let read: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert_eq!(read["process"], "noded", "{line}");
+            assert_eq!(line.matches("\"process\":").count(), 1, "{line}");
+            assert!(read["level"] == "ERROR" || read["message"] == forged, "{line}");
+        }
     }
 
     #[test]
