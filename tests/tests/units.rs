@@ -102,6 +102,12 @@ fn a_node_runs_as_a_service() {
     machine.ok("rm /etc/credstore.encrypted/openred.passphrase").unwrap();
     assert_ne!(machine.run("systemctl start openred.service").unwrap().code, 0);
     assert!(machine.log().contains("no passphrase was given"), "{}", machine.log());
+    // Nor does systemd try it again and again: what is missing has to be brought first.
+    wait_for("the end of the unit", || {
+        Ok((machine.property("openred.service", "ActiveState")? == "failed").then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", machine.log()));
+    assert_eq!(machine.property("openred.service", "NRestarts").unwrap(), "0", "{}", machine.log());
     machine.ok("systemctl stop openred.service").unwrap();
 }
 

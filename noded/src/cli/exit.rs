@@ -34,7 +34,7 @@ pub(crate) enum Exit {
     Locked = 8,
     /// Some of it was done.
     Partial = 9,
-    /// The configuration is refused; systemd does not restart on it.
+    /// The configuration is refused. As on usage, denied, conflict and locked, systemd does not start the node again on it.
     BadConfiguration = 78,
 }
 
