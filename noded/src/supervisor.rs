@@ -25,6 +25,7 @@ mod owed;
 mod places;
 mod reload;
 mod restore;
+mod scratch;
 mod secret;
 mod succession;
 mod trail;

@@ -252,8 +252,16 @@ fn a_restore_that_is_killed_leaves_the_old_or_the_new_node_whole_and_is_done_aga
     node.up().unwrap();
     node.down().unwrap();
     let backup = place.join("backup").display().to_string();
+    // As a verification leaves it that was killed: the next one, which `create` makes, takes it away.
+    let mut gone = Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    let left = node.home.join(format!("openred-verifying-{}", gone.id()));
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("node.sqlite"), "in clear").unwrap();
     with(&node, &["backup", "create", &backup]).ok().unwrap();
     let home = node.home.clone();
+    let in_home = fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(in_home.filter(|name| name.starts_with("openred-verifying-")).count(), 0);
     let grow_old = || {
         replaced(&home).iter().for_each(|path| fs::remove_dir_all(path).unwrap());
         for place in ["state/later", "vault/later", "audit/later"] {

@@ -21,6 +21,7 @@ use super::filing::{Unfiled, file_closed};
 use super::keystore::{Fresh, open, put};
 use super::places::{lock, make_private, remove};
 use super::restore::{Change, Finished, Layout, finish};
+use super::scratch::Scratch;
 use super::workshop::Workshop;
 use super::{StartFailure, now};
 use crate::archive::blobs::{self, Blobs, Totals};
@@ -353,8 +354,8 @@ impl<'a> Backup<'a> {
 
     /// `backup verify`: reads everything, and leaves nothing.
     pub(crate) fn verify(&self, from: &Path) -> Result<Verified, Failure> {
-        let folder = Scratch::new(&std::env::temp_dir())?;
-        self.opened(from, &folder.0, false).map(|(verified, ..)| verified)
+        let folder = Scratch::new(self.home.path())?;
+        self.opened(from, folder.path(), false).map(|(verified, ..)| verified)
     }
 
     /// `backup restore`: the whole node into this home. What is there is moved aside, and only with `force`.
@@ -426,26 +427,6 @@ type Small = BTreeMap<&'static str, Vec<u8>>;
 
 fn joined<T, E: From<io::Error>>(thread: JoinHandle<Result<T, E>>) -> Result<T, E> {
     thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread ended early").into()))
-}
-
-/// A folder for a backup's files while they are looked at; gone when it is dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(below: &Path) -> Result<Self, Failure> {
-        let folder =
-            below.canonicalize().map_err(failed(below))?.join(format!("openred-backup-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        // Fails when it is there after all: then it is somebody else's.
-        fs::create_dir(&folder).and_then(|()| make_private(&folder)).map_err(failed(&folder))?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 fn read_config(place: &Path) -> Result<Vec<u8>, Failure> {
