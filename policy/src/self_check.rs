@@ -15,6 +15,9 @@ use crate::role::Role;
 use crate::spawn::Exit;
 use crate::{seccomp, sys};
 
+/// Files are their owner's alone, as `/proc/self/status` writes it.
+const UMASK: &str = "0077";
+
 /// What descriptors a process may have at its start.
 #[derive(Clone, Copy, Debug)]
 pub enum Descriptors<'a> {
@@ -29,10 +32,13 @@ pub(crate) fn status_field<'a>(status: &'a str, field: &str) -> Option<&'a str> 
     status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(str::trim)
 }
 
-fn own_status(layer: LayerName, field: &'static str) -> Result<i64> {
+fn own_text(layer: LayerName, field: &'static str) -> Result<String> {
     let status = fs::read_to_string("/proc/self/status").map_err(Error::io(layer, "read /proc/self/status"))?;
-    let value = status_field(&status, field).and_then(|value| value.parse().ok());
-    value.ok_or(Error::LocalProc { layer, field })
+    status_field(&status, field).map(str::to_owned).ok_or(Error::LocalProc { layer, field })
+}
+
+fn own_status(layer: LayerName, field: &'static str) -> Result<i64> {
+    own_text(layer, field)?.parse().map_err(|_| Error::LocalProc { layer, field })
 }
 
 pub(crate) fn untraced() -> Result<Layer> {
@@ -56,11 +62,14 @@ pub(crate) fn session(role: Role) -> Result<Layer> {
         Err(errno) => return Err(Error::kernel(LayerName::Session, "setsid")(errno)),
     };
     umask(Mode::from_bits_truncate(0o077));
+    // Read back: `umask` has no way to refuse.
+    let mask = own_text(LayerName::Session, "Umask")?;
     if !sys::one_malloc_arena() {
         return Err(Error::kernel(LayerName::Session, "mallopt")(Errno::EINVAL));
     }
     let expected = if role == Role::Directory { seen } else { "new" };
-    Ok(Layer::new(LayerName::Session, expected, seen).detail("umask 077, one malloc arena"))
+    let (expected, seen) = (format!("{expected}, umask {UMASK}"), format!("{seen}, umask {mask}"));
+    Ok(Layer::new(LayerName::Session, expected, seen).detail("one malloc arena"))
 }
 
 /// The descriptors that are open now, without the one that reads the list.

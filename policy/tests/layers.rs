@@ -83,6 +83,24 @@ fn iso_a_missing_filter_is_seen_from_outside() {
     }
 }
 
+/// All threads allocate from one heap: a further one would open a file under load, which no filter allows. The control is this program,
+/// whose threads have heaps of their own.
+#[test]
+fn threads_have_one_heap_and_the_umask_is_seen() {
+    for form in forms() {
+        let stage = Stage::new(*form);
+        for role in NETWORK_ROLES {
+            let outcome = stage.run(role.name(), "thread:execve");
+            assert_eq!(outcome.line["heaps"], 0, "{form:?} {role}");
+            let inside = outcome.layers("inside");
+            let session = inside.iter().find(|layer| layer.name == LayerName::Session).unwrap();
+            assert!(session.seen.ends_with(", umask 0077"), "{form:?} {role}: {session:?}");
+        }
+    }
+    let held = std::thread::spawn(|| std::hint::black_box(vec![1u8; 4096])).join().unwrap();
+    assert!(mappings(&std::fs::read_to_string("/proc/self/smaps").unwrap()).heaps > 0, "{}", held.len());
+}
+
 /// A thread that is older than the filter dies by it like any other, and the whole process with it.
 #[test]
 fn iso_threads_older_than_the_filter_carry_it() {

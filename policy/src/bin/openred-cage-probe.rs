@@ -33,6 +33,8 @@ use serde_json::json;
 
 /// The longest that a child may take for one stage on a loaded machine.
 const STAGE: Duration = Duration::from_secs(30);
+/// Bytes that a thread holds while it waits: below what the C library maps by itself.
+const HELD: usize = 4096;
 /// Added to an errno to make an exit code.
 const REFUSED: i32 = 100;
 
@@ -77,6 +79,8 @@ fn named_role(name: &str) -> Option<Role> {
 
 fn supervise(role: &str, act: &str, places: &Places, uid: &str) -> Result<serde_json::Value, Error> {
     let identity = uid.parse().ok().map(|uid| Identity { uid, gid: uid });
+    // Wider than any child's, so that a child that does not set its own is seen.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     if let Some((.., lack)) = shim_of(act).filter(early) {
         take_away(lack);
     }
@@ -120,6 +124,7 @@ fn supervise(role: &str, act: &str, places: &Places, uid: &str) -> Result<serde_
     line["hunted"] = seen.hunted.iter().map(|found| json!([found.as_ref().ok(), found.as_ref().err()])).collect();
     line["interfaces"] = json!(seen.interfaces);
     line["mappings"] = json!([seen.mappings.executable, seen.mappings.writable_and_executable, seen.mappings.sealed]);
+    line["heaps"] = json!(seen.mappings.heaps);
     Ok(line)
 }
 
@@ -242,10 +247,19 @@ impl Waiting {
     fn new(act: &str) -> Self {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let raw = probe::named(act);
-        let thread = std::thread::spawn(move || match (told.recv(), raw) {
-            (Ok(()), Some(raw)) => probe::attempt(raw).map(drop),
-            _ => Err(0),
+        let (say, said) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::spawn(move || {
+            // What a thread holds lies in its own heap, where it has one.
+            let held = std::hint::black_box(vec![1u8; HELD]);
+            let _ = say.send(());
+            let outcome = match (told.recv(), raw) {
+                (Ok(()), Some(raw)) => probe::attempt(raw).map(drop),
+                _ => Err(0),
+            };
+            drop(held);
+            outcome
         });
+        let _ = said.recv();
         Self { tell, thread }
     }
 

@@ -27,17 +27,27 @@ pub struct Mappings {
     pub writable_and_executable: usize,
     /// Bytes in mappings that are sealed (`mseal`).
     pub sealed: u64,
+    /// Heaps that glibc made for threads beside the one of the process (`arena.c`: a reservation of [`HEAP`] at a multiple of it, of which
+    /// the beginning may be used).
+    pub heaps: usize,
 }
+
+/// What glibc reserves for a further heap on a machine of 64 bits (HEAP_MAX_SIZE).
+const HEAP: u64 = 64 << 20;
 
 /// Reads a text of `smaps`.
 #[must_use]
 pub fn mappings(smaps: &str) -> Mappings {
     let (mut found, mut length) = (Mappings::default(), 0);
+    let mut begun = None;
     for line in smaps.lines() {
         let mut words = line.split(' ');
         if let (Some((from, to)), Some(rights)) = (words.next().and_then(|range| range.split_once('-')), words.next()) {
             let number = |text| u64::from_str_radix(text, 16).unwrap_or(0);
-            length = number(to) - number(from);
+            let (from, to) = (number(from), number(to));
+            length = to - from;
+            found.heaps += usize::from(rights == "---p" && begun.is_some_and(|(used, end)| used == from && to >= end));
+            begun = (rights == "rw-p" && from.is_multiple_of(HEAP)).then_some((to, from + HEAP));
             found.executable += usize::from(rights.contains('x'));
             found.writable_and_executable += usize::from(rights.contains('w') && rights.contains('x'));
         } else if line.strip_prefix("VmFlags:").is_some_and(|flags| flags.split(' ').any(|flag| flag == "sl")) {
