@@ -133,6 +133,8 @@ pub(crate) const WORKED: &str = "exit code 0";
 pub(crate) mod errno {
     pub(crate) const EPERM: i32 = 1;
     pub(crate) const ENOENT: i32 = 2;
+    /// What the probe makes of an answer that has no number.
+    pub(crate) const EIO: i32 = 5;
     pub(crate) const EACCES: i32 = 13;
     pub(crate) const EROFS: i32 = 30;
     pub(crate) const EAFNOSUPPORT: i32 = 97;
