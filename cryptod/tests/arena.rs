@@ -1,20 +1,27 @@
-//! What the vault's arena is laid out for is what a link and a half-open handshake really take: this program's allocator is the
-//! arena, so that each block is counted. One test, because the count is the process's.
+//! What the vault's arena is laid out for is what a link and a half-open handshake really take, and a full one is an answer: this program's
+//! allocator is the arena, so that each block is counted. One test, because the count is the process's.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use openred_cryptod::audit::Trail;
-use openred_cryptod::keyring::Keyring;
+use openred_cryptod::keyring::{Descent, Keyring};
 use openred_cryptod::state::State;
-use openred_cryptod::vault::Vault;
 use openred_cryptod::vault::quota::Rates;
+use openred_cryptod::vault::serve::{End, Files, MEMORY_KEPT, Server, generator};
+use openred_cryptod::vault::{Vault, start};
 use openred_policy::arena::{self, Arena};
 use openred_proto::checked::card::CardFields;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::{HALF_OPEN, HALF_OPEN_PER_LINK, LINKS};
 use openred_proto::method::{Method, MethodSet, Schedule};
-use openred_proto::vault::{Frame, ReceivedOffer, Reply, Request, Role};
+use openred_proto::vault::{
+    Capacity, Frame, ReceivedOffer, Refusal, Reply, Request, Role, decode_frame, encode_frame, split_frame,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
@@ -99,6 +106,51 @@ fn handshake(method: Method) -> usize {
     begun.max(answered)
 }
 
+/// Asks a vault in service, and waits for its answer.
+fn ask(stream: &mut UnixStream, body: Request) -> Reply {
+    stream.write_all(&encode_frame(&Frame { id: 1, body }).unwrap()).unwrap();
+    let (mut bytes, mut block) = (Vec::new(), [0; 4096]);
+    loop {
+        if let Ok((body, _)) = split_frame(&bytes) {
+            return decode_frame::<Reply>(body).unwrap().body;
+        }
+        let count = stream.read(&mut block).unwrap();
+        assert!(count > 0, "the vault ended");
+        bytes.extend_from_slice(&block[..count]);
+    }
+}
+
+/// With too little left for a turn `noded` is refused by name, the operator is not, and the vault goes on.
+fn a_full_arena_is_an_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |place: &Path| File::options().read(true).write(true).create_new(true).open(place).unwrap();
+    let [state, first, second] = ["state", "a", "b"].map(|name| open(&folder.path().join(name)));
+    let files = Files { state, trail: [first, second] };
+    let mut random = generator().unwrap();
+    let orders = start::Orders::default();
+    let vault = start::open(&mut [7; 64], &Descent::default(), &files, &orders, &mut random).unwrap();
+    let (mut front, vault_front) = UnixStream::pair().unwrap();
+    let (mut operator, vault_operator) = UnixStream::pair().unwrap();
+    let mut server = Server::new(vault, vault_front.into(), vault_operator.into(), files, random).unwrap();
+    let served = std::thread::spawn(move || server.serve());
+    assert!(matches!(ask(&mut front, Request::Describe), Reply::Described { .. }), "the control");
+    let mut ballast = Vec::new();
+    while arena::left() >= MEMORY_KEPT {
+        ballast.push(vec![1_u8; 64 << 10]);
+    }
+    let full = |reply: Reply| matches!(reply, Reply::Refused(Refusal::Capacity(Capacity::Memory)));
+    for _ in 0..3 {
+        assert!(full(ask(&mut front, Request::Describe)));
+    }
+    let card = Request::SignCard { fields: CardFields::default(), suites: MethodSet::ALL, life: DAY };
+    assert!(full(ask(&mut front, card)));
+    assert!(matches!(ask(&mut operator, Request::AuditStatus), Reply::AuditStatus(_)), "the operator is heard");
+    drop(ballast);
+    assert!(matches!(ask(&mut front, Request::Describe), Reply::Described { .. }), "it goes on");
+    drop(front);
+    assert_eq!(served.join().unwrap(), End::FrontGone);
+}
+
 #[test]
 fn links_and_handshakes_fit_what_the_arena_is_laid_out_for() {
     assert_eq!((arena::HANDSHAKES, arena::LINKS), (HALF_OPEN, LINKS));
@@ -119,4 +171,5 @@ fn links_and_handshakes_fit_what_the_arena_is_laid_out_for() {
         }
     });
     assert!((64..=arena::LINK_BYTES).contains(&bytes), "{bytes} bytes a link");
+    a_full_arena_is_an_answer();
 }

@@ -33,7 +33,7 @@ const DEAR_A_TURN: usize = 8;
 /// Turns after which the generator is seeded anew.
 const TURNS_A_SEED: u32 = 1024;
 /// Below this much free memory nothing is taken on: a turn's frames, replies and one offer's keys.
-const MEMORY_KEPT: usize = 64 * FRAME_BYTES + 512 * 1024;
+pub const MEMORY_KEPT: usize = 64 * FRAME_BYTES + 512 * 1024;
 
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
