@@ -90,11 +90,54 @@ pub struct Files {
     pub trail: [File; 2],
 }
 
+/// One of the vault's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Its state.
+    State,
+    /// A segment of the audit trail.
+    Trail(usize),
+}
+
+/// How what changed is made durable: in service by [`Files`]; a test counts on the way to them.
+pub trait Disk {
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// The system's.
+    fn write(&self, which: Which, bytes: &[u8], offset: u64) -> std::io::Result<()>;
+
+    /// Returns once what was written is durable.
+    ///
+    /// # Errors
+    /// The system's.
+    fn sync(&self, which: Which) -> std::io::Result<()>;
+}
+
+impl Files {
+    const fn of(&self, which: Which) -> &File {
+        match which {
+            Which::State => &self.state,
+            Which::Trail(file) => &self.trail[file],
+        }
+    }
+}
+
+impl Disk for Files {
+    fn write(&self, which: Which, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        self.of(which).write_all_at(bytes, offset)
+    }
+
+    fn sync(&self, which: Which) -> std::io::Result<()> {
+        self.of(which).sync_data()
+    }
+}
+
 /// The loop with its descriptors.
-pub struct Server {
+pub struct Server<D: Disk = Files> {
     vault: Vault,
     channels: [Channel; 2],
-    files: Files,
+    files: D,
     random: ChaCha20Rng,
     turns: u32,
     ticked: UnixMillis,
@@ -102,7 +145,7 @@ pub struct Server {
     lost: bool,
 }
 
-impl Server {
+impl<D: Disk> Server<D> {
     /// Takes the descriptors over: the front's and the operator's stream sockets and the files.
     ///
     /// # Errors
@@ -111,7 +154,7 @@ impl Server {
         vault: Vault,
         front: OwnedFd,
         operator: OwnedFd,
-        files: Files,
+        files: D,
         random: ChaCha20Rng,
     ) -> std::io::Result<Self> {
         let channels = [Channel::new(Role::Node, front)?, Channel::new(Role::Operator, operator)?];
@@ -274,13 +317,13 @@ impl Server {
         let changes = self.vault.commit(&mut self.random).map_err(std::io::Error::other)?;
         // The trail first: what the state says of it is then never ahead of it.
         for write in &changes.trail {
-            self.files.trail[write.file].write_all_at(&write.bytes, write.offset)?;
-            self.files.trail[write.file].sync_data()?;
+            self.files.write(Which::Trail(write.file), &write.bytes, write.offset)?;
+            self.files.sync(Which::Trail(write.file))?;
         }
         for write in &changes.state {
-            self.files.state.write_all_at(&write.bytes, write.offset)?;
+            self.files.write(Which::State, &write.bytes, write.offset)?;
         }
-        if changes.state.is_empty() { Ok(()) } else { self.files.state.sync_data() }
+        if changes.state.is_empty() { Ok(()) } else { self.files.sync(Which::State) }
     }
 
     fn renew_generator(&mut self) -> Result<(), End> {

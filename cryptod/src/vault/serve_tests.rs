@@ -1,10 +1,13 @@
 //! The loop on real descriptors, without a cage: framing, roles, group commit, and the ends it can come to.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::rc::Rc;
 
 use openred_proto::checked::card::CardFields;
 use openred_proto::id::NodeId;
@@ -19,8 +22,8 @@ use crate::vault::quota::Rates;
 use crate::vault::start;
 
 /// A vault's loop, and the other ends of its sockets.
-struct Bench {
-    server: Server,
+struct Bench<D: Disk = Files> {
+    server: Server<D>,
     front: UnixStream,
     operator: UnixStream,
     _folder: tempfile::TempDir,
@@ -36,6 +39,11 @@ fn open_state(path: &Path) -> File {
 }
 
 fn bench() -> Bench {
+    bench_with(|files, _| files)
+}
+
+/// The same over the disk that `disk` makes of its files and of the front's end.
+fn bench_with<D: Disk>(disk: impl FnOnce(Files, &UnixStream) -> D) -> Bench<D> {
     let folder = tempfile::tempdir().unwrap();
     let files = open_files(folder.path());
     let mut random = generator().unwrap();
@@ -44,11 +52,12 @@ fn bench() -> Bench {
             .unwrap();
     let (front, vault_front) = UnixStream::pair().unwrap();
     let (operator, vault_operator) = UnixStream::pair().unwrap();
+    let files = disk(files, &front);
     let server = Server::new(vault, vault_front.into(), vault_operator.into(), files, random).unwrap();
     Bench { server, front, operator, _folder: folder }
 }
 
-impl Bench {
+impl<D: Disk> Bench<D> {
     fn turn(&mut self) -> Result<(), End> {
         self.server.turn(Duration::ZERO)
     }
@@ -83,6 +92,65 @@ fn a_turn_answers_every_frame_that_is_ready_on_both_sides() {
     let ids: Vec<u64> = replies(&mut bench.front).iter().map(|frame| frame.id).collect();
     assert_eq!(ids, [1, 2, 3, 4, 5]);
     assert!(matches!(&replies(&mut bench.operator)[..], [Frame { id: 9, body: Reply::Described { .. } }]));
+}
+
+/// The files, with a list of what was done to them; nothing is on its way to the front while that goes on.
+struct Counted {
+    files: Files,
+    front: UnixStream,
+    done: Rc<RefCell<Vec<(Which, &'static str)>>>,
+}
+
+impl Counted {
+    fn note(&self, which: Which, what: &'static str) {
+        let mut answered = [PollFd::new(self.front.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll::wait(&mut answered, Some(Duration::ZERO)).unwrap(), 0, "an answer before {what} of {which:?}");
+        self.done.borrow_mut().push((which, what));
+    }
+}
+
+impl Disk for Counted {
+    fn write(&self, which: Which, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        self.note(which, "write");
+        self.files.write(which, bytes, offset)
+    }
+
+    fn sync(&self, which: Which) -> std::io::Result<()> {
+        self.files.sync(which)?;
+        self.note(which, "sync");
+        Ok(())
+    }
+}
+
+/// As many changes as one turn takes cost one write and one fdatasync a file, the trail first, and are answered after both.
+#[test]
+fn a_turns_changes_are_made_durable_in_one_go() {
+    const CARDS: u64 = 40;
+    let done = Rc::new(RefCell::new(Vec::new()));
+    let list = Rc::clone(&done);
+    let mut bench = bench_with(|files, front| Counted { files, front: front.try_clone().unwrap(), done: list });
+    done.borrow_mut().clear();
+    for id in 1..=CARDS {
+        let fields = CardFields::default();
+        send(&mut bench.front, id, Request::SignCard { fields, suites: MethodSet::ALL, life: life() });
+    }
+    bench.turn().unwrap();
+    let (trail, state) = (Which::Trail(0), Which::State);
+    assert_eq!(*done.borrow(), [(trail, "write"), (trail, "sync"), (state, "write"), (state, "sync")]);
+    let mut cards = Vec::new();
+    while cards.len() < CARDS as usize {
+        // What its socket did not hold.
+        let more = replies(&mut bench.front);
+        assert!(!more.is_empty() && more.iter().all(|frame| matches!(frame.body, Reply::Card { .. })), "{more:?}");
+        cards.extend(more.iter().map(|frame| frame.id));
+        bench.turn().unwrap();
+    }
+    assert_eq!(cards, (1..=CARDS).collect::<Vec<_>>());
+    // What changes nothing touches no file.
+    done.borrow_mut().clear();
+    send(&mut bench.front, 99, Request::Describe);
+    bench.turn().unwrap();
+    assert_eq!((ids(&mut bench.front), done.borrow().len()), (vec![99], 0));
 }
 
 /// Something dear that comes to nothing, and takes no time: a row that opens nowhere.
