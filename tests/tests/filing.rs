@@ -13,7 +13,7 @@ use openred_cryptod::vault::quota::{Rate, Rates};
 use openred_cryptod::vault::serve::{Files, clock, generator};
 use openred_cryptod::vault::{Changes, start};
 use openred_proto::audit::{Event, SEGMENT_BYTES};
-use openred_proto::vault::{Frame, Reply, Request, Role};
+use openred_proto::vault::{AuditStatus, Frame, Refusal, Reply, Request, Role};
 use openred_tests::harness::{Daemon, Node, binaries, refusal, wait_for};
 use serde_json::Value;
 
@@ -48,21 +48,21 @@ fn write(files: &Files, changes: &Changes) {
     }
 }
 
-/// Has the vault of a stopped node use its keys until its first segment is closed, without the quota that keeps `noded` from that.
-fn fill(node: &Node) {
+/// Has the vault of a stopped node use its keys until its trail stands as it is to, without the quotas that keep `noded` from that.
+fn fill(node: &Node, is_enough: impl Fn(&AuditStatus) -> bool) {
     let sealed = fs::read(node.home.join("keystore.age")).unwrap();
     let (keystore, ..) = Keystore::open(&sealed, b"passphrase of node").unwrap();
     let files = Files { state: open(&node.home.join("vault/state")), trail: places(node).map(|place| open(&place)) };
     let mut random = generator().unwrap();
     let (descent, mut secrets) = (keystore.descent(), keystore.into_secrets());
     let much = Rate { burst: u32::MAX, per_second: u32::MAX };
-    let orders = start::Orders { anew: false, rates: Rates { store: much, ..Rates::default() } };
+    let orders = start::Orders { anew: false, rates: Rates { store: much, control: much, ..Rates::default() } };
     let mut vault = start::open(&mut secrets, &descent, &files, &orders, &mut random).unwrap();
     loop {
         for id in 0..A_ROUND as u64 {
             let body = Request::StoreKey { purpose: "full".to_owned() };
-            let outcome = vault.handle(clock(), &mut random, Role::Node, Frame { id, body });
-            assert!(matches!(outcome.reply.body, Reply::StoreKey(_)), "{:?}", outcome.reply.body);
+            let reply = vault.handle(clock(), &mut random, Role::Node, Frame { id, body }).reply.body;
+            assert!(matches!(reply, Reply::StoreKey(_) | Reply::Refused(Refusal::AuditFull)), "{reply:?}");
             if vault.must_commit() {
                 write(&files, &vault.commit(&mut random).unwrap());
             }
@@ -73,7 +73,7 @@ fn fill(node: &Node) {
         let Reply::AuditStatus(status) = vault.handle(clock(), &mut random, Role::Operator, asked).reply.body else {
             panic!("the trail's status");
         };
-        if status.waiting == Some(1) {
+        if is_enough(&status) {
             break;
         }
     }
@@ -86,7 +86,7 @@ fn filled(folder: &Path, step: u32) -> Node {
     let mut node = node(folder, step);
     node.up().unwrap();
     node.down().unwrap();
-    fill(&node);
+    fill(&node, |status| status.waiting == Some(1));
     node
 }
 
@@ -376,4 +376,34 @@ fn without_an_auditor_it_is_filed_as_it_is_and_not_taken_for_another_of_its_numb
     let (code, report) = verify(&node, &[]);
     assert_eq!((code, &report["encrypted_segments"], &report["first"]), (0, &0.into(), &1.into()), "{report}");
     daemon.stop().unwrap();
+}
+
+#[test]
+fn with_both_segments_full_no_key_is_used_and_an_alarm_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = filled(folder.path(), 6);
+    fill(&node, |status| status.full);
+    // The closed one cannot be filed.
+    let obstacle = filed(&node).join("0000000001.segment.new");
+    fs::create_dir(&obstacle).unwrap();
+    node.up_without_answers().unwrap();
+    wait_for("both alarms", || {
+        let found = alarms(&node);
+        Ok(["audit.full", "audit.filing"].iter().all(|code| found.iter().any(|alarm| alarm == code)).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(supervisor(&node)["trail"]["waiting"], 1);
+    let before = places(&node).map(|place| fs::read(place).unwrap());
+    assert_eq!(refusal(&node.cli(&["key", "rotate", "prekey"]).unwrap()), (1, "cryptod.refused".into()));
+    assert!(places(&node).map(|place| fs::read(place).unwrap()) == before, "nothing was recorded");
+    fs::remove_dir(&obstacle).unwrap();
+    wait_for("the segment to be filed", || {
+        let found = alarms(&node);
+        Ok((!found.iter().any(|alarm| alarm.starts_with("audit."))).then_some(()))
+    })
+    .unwrap();
+    node.cli(&["key", "rotate", "prekey"]).unwrap().ok().unwrap();
+    let (code, report) = verify(&node, &[]);
+    assert_eq!((code, &report["first"], &report["fault_count"]), (0, &1.into(), &0.into()), "{report}");
+    node.down().unwrap();
 }
