@@ -133,8 +133,33 @@ fn a_checkpoint_kept_elsewhere_shows_a_cut_end_and_a_change_names_its_place() {
     node.down().unwrap();
 }
 
+/// What was cut hangs on no descriptor: no vault is there until the file is as it was.
+fn cut_while_it_is_written(node: &Node) {
+    let (pid, path) = (node.child_pid("vault").unwrap(), segment(node, "a"));
+    let file = File::options().write(true).open(&path).unwrap();
+    let whole_length = file.metadata().unwrap().len();
+    // Behind the last record: nothing that has to be brought back is lost.
+    file.set_len(whole_length - SLOT).unwrap();
+    let detail = wait_for("the refused start", || {
+        let status: Value = serde_json::from_str(node.cli(&["status"])?.stdout.trim())?;
+        let conditions = status["supervisor"]["conditions"].as_array().context("conditions")?.clone();
+        Ok(conditions.into_iter().find(|condition| condition["code"] == "process.vault.start"))
+    })
+    .unwrap();
+    assert!(detail["detail"].as_str().unwrap().contains("it was cut"), "{detail}");
+    assert!(!node.home.join("run/cryptod/cryptod.sock").exists(), "no key is used");
+    file.set_len(whole_length).unwrap();
+    ready(node, pid);
+    wait_for("the record", || {
+        Ok((events(node).iter().filter(|event| *event == "audit.file_changed").count() == 3).then_some(()))
+    })
+    .unwrap();
+    assert!(conditions(node).unwrap().contains(&"audit.touched".into()));
+    whole(node);
+}
+
 #[test]
-fn a_segment_deleted_or_replaced_while_it_is_written_is_put_back_and_said() {
+fn a_segment_deleted_replaced_or_cut_while_it_is_written_is_put_back_and_said() {
     let folder = tempfile::tempdir().unwrap();
     let mut node = node(folder.path(), 2);
     node.up().unwrap();
@@ -153,6 +178,7 @@ fn a_segment_deleted_or_replaced_while_it_is_written_is_put_back_and_said() {
         let touched = events(&node).iter().filter(|event| *event == "audit.file_changed").count();
         assert_eq!(touched, step + 1);
     }
+    cut_while_it_is_written(&node);
     assert_eq!(node.cli(&["status"]).unwrap().code, 3, "an alarm stays until somebody has looked");
     node.down().unwrap();
 }
