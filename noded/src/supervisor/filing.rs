@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use super::child::Starter;
 use super::errand::{Errand, pipe, setup};
-use super::keystore::{Fresh, put};
+use super::keystore::{Fresh, Step, put};
 use super::places::make_private;
 use super::workshop::Workshop;
 use super::{Context, StartFailure, now};
@@ -118,6 +118,23 @@ enum Place {
     Clear,
 }
 
+/// Where a filing has got to; the fault test kills the process after each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reached {
+    /// With the file of the hash.
+    Hash(Step),
+    /// With the segment's own file.
+    Copy(Step),
+    /// The place is marked as one that is cleared.
+    Marked,
+    /// Half of it is written over.
+    Half,
+    /// All of it is, on the disk, but for the mark.
+    Zeroed,
+    /// The mark too.
+    Clear,
+}
+
 /// Files the closed `segment`, which lies in `file` at `path`, and clears its place. Done in any of its steps before, it goes on
 /// from there; what lies filed under its number and is another segment, or may be, stops it.
 pub(super) fn file_away(
@@ -126,6 +143,18 @@ pub(super) fn file_away(
     segment: u64,
     filed: &Path,
     seal: Option<Seal<'_>>,
+) -> Result<(), StartFailure> {
+    file_in_steps(path, file, segment, filed, seal, &mut |_| ())
+}
+
+/// The same; `after` hears of each step.
+fn file_in_steps(
+    path: &Path,
+    file: &File,
+    segment: u64,
+    filed: &Path,
+    seal: Option<Seal<'_>>,
+    after: &mut dyn FnMut(Reached),
 ) -> Result<(), StartFailure> {
     let _alone = FILING.lock().unwrap_or_else(PoisonError::into_inner);
     let place = look(path, file, segment)?;
@@ -136,11 +165,11 @@ pub(super) fn file_away(
     }
     match (place, is_filed, seal) {
         (_, true, _) => {}
-        (Place::Whole(_), false, None) => copy(file, &targets[0])?,
+        (Place::Whole(_), false, None) => copied(file, &targets[0], |step| after(Reached::Copy(step)))?,
         (Place::Whole(hash), false, Some(seal)) => {
             let (beside, line) = hash_of(filed, segment, &hash);
-            put(&beside, line.as_bytes(), true, |_| ()).map_err(StartFailure::Named)?;
-            sealed(path, file, &targets[1], seal)?;
+            put(&beside, line.as_bytes(), true, |step| after(Reached::Hash(step))).map_err(StartFailure::Named)?;
+            sealed(path, file, &targets[1], seal, |step| after(Reached::Copy(step)))?;
         }
         (Place::Marked(_) | Place::Clear, false, _) => return Err(gone(path, segment)),
     }
@@ -151,7 +180,7 @@ pub(super) fn file_away(
     if look(path, file, segment)? != place {
         return Err(gone(path, segment));
     }
-    clear(file, segment, &hash).map_err(failed(path))
+    clear(file, segment, &hash, after).map_err(failed(path))
 }
 
 /// What the place holds of this segment; an error if it holds another.
@@ -295,23 +324,37 @@ fn marked(slot: &[u8; SLOT_BYTES]) -> Option<u64> {
 
 /// Clears a place whose segment is durable elsewhere. The mark is durable before anything else goes, and goes last: what a kill leaves
 /// half cleared is known by it, and compared all the same.
-fn clear(file: &File, segment: u64, hash: &Hash) -> io::Result<()> {
+fn clear(file: &File, segment: u64, hash: &Hash, after: &mut dyn FnMut(Reached)) -> io::Result<()> {
+    const BLOCKS: usize = SEGMENT_BYTES / BLOCK;
     file.write_all_at(&mark(segment, hash), 0)?;
     file.sync_all()?;
+    after(Reached::Marked);
     file.write_all_at(&[0; BLOCK - SLOT_BYTES], SLOT_BYTES as u64)?;
-    (1..SEGMENT_BYTES / BLOCK).try_for_each(|block| file.write_all_at(&[0; BLOCK], (block * BLOCK) as u64))?;
+    for block in 1..BLOCKS {
+        if block == BLOCKS / 2 {
+            after(Reached::Half);
+        }
+        file.write_all_at(&[0; BLOCK], (block * BLOCK) as u64)?;
+    }
     file.sync_all()?;
+    after(Reached::Zeroed);
     file.write_all_at(&[0; SLOT_BYTES], 0)?;
-    file.sync_all()
+    file.sync_all()?;
+    after(Reached::Clear);
+    Ok(())
 }
 
 /// A durable copy, whole or not there at all.
 pub(super) fn copy(from: &File, to: &Path) -> Result<(), StartFailure> {
+    copied(from, to, |_| ())
+}
+
+fn copied(from: &File, to: &Path, after: impl FnMut(Step)) -> Result<(), StartFailure> {
     let mut fresh = Fresh::begin(to).map_err(StartFailure::Named)?;
     let (mut block, mut offset) = (vec![0; BLOCK], 0);
     loop {
         match from.read_at(&mut block, offset) {
-            Ok(0) => return fresh.finish(false, |_| ()).map_err(StartFailure::Named),
+            Ok(0) => return fresh.finish(false, after).map_err(StartFailure::Named),
             Ok(count) => {
                 offset += count as u64;
                 fresh.file.write_all(&block[..count]).map_err(failed(to))?;
@@ -323,7 +366,7 @@ pub(super) fn copy(from: &File, to: &Path) -> Result<(), StartFailure> {
 }
 
 /// A durable sealed copy, whole or not there at all.
-fn sealed(path: &Path, file: &File, to: &Path, seal: Seal<'_>) -> Result<(), StartFailure> {
+fn sealed(path: &Path, file: &File, to: &Path, seal: Seal<'_>, after: impl FnMut(Step)) -> Result<(), StartFailure> {
     let fresh = Fresh::begin(to).map_err(StartFailure::Named)?;
     let input = read_only(path, file).map_err(failed(path))?;
     let (read, output) = pipe("the sealed segment")?;
@@ -339,7 +382,7 @@ fn sealed(path: &Path, file: &File, to: &Path, seal: Seal<'_>) -> Result<(), Sta
         let what = format!("{}: {written} bytes came from the helper, which is no sealed segment", to.display());
         return Err(StartFailure::Named(Failure::new(Exit::Failed, "audit.unsealed", what, "it is tried again")));
     }
-    fresh.finish(false, |_| ()).map_err(StartFailure::Named)
+    fresh.finish(false, after).map_err(StartFailure::Named)
 }
 
 /// The same file for a helper that has nothing to write into it.

@@ -6,6 +6,7 @@ use openred_cryptod::unseal::{encrypt, envelope::Seal as Lock};
 use openred_proto::audit::Header;
 use openred_proto::id::NodeId;
 
+use super::super::killed;
 use super::*;
 
 /// The age specification's own example; nobody here has to open anything.
@@ -125,6 +126,90 @@ fn a_sealed_segment_has_another_name_and_is_filed_from_every_step() {
         assert!(place.is_cleared() && fs::read(place.filed.join("0000000003.segment.age")).unwrap() == sealed);
     }
     assert_eq!((place.names().len(), runs.into_inner()), (2, 1));
+}
+
+/// With an auditor; without one it begins with the first copy.
+const STEPS: [Reached; 13] = [
+    Reached::Hash(Step::Created),
+    Reached::Hash(Step::Half),
+    Reached::Hash(Step::Written),
+    Reached::Hash(Step::Synced),
+    Reached::Hash(Step::Renamed),
+    Reached::Hash(Step::Durable),
+    Reached::Copy(Step::Synced),
+    Reached::Copy(Step::Renamed),
+    Reached::Copy(Step::Durable),
+    Reached::Marked,
+    Reached::Half,
+    Reached::Zeroed,
+    Reached::Clear,
+];
+
+/// The child: files the segment of this folder, and waits at the step that it was told to wait at.
+fn file_and_wait(folder: &Path, steps: &[Reached], seal: Option<Seal<'_>>) -> ! {
+    let path = folder.join("a.segment");
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let after = &mut |step| killed::wait_at(steps, &step);
+    file_in_steps(&path, &file, 3, &folder.join("filed"), seal, after).unwrap();
+    unreachable!("killed before");
+}
+
+fn killed_at_each_step(test: &str, steps: &[Reached], seal: Option<Seal<'_>>, names: &[&str]) {
+    if let Some(folder) = killed::child() {
+        file_and_wait(&folder, steps, seal);
+    }
+    for (number, step) in steps.iter().enumerate() {
+        let place = place();
+        killed::at(test, place.path.parent().unwrap(), number, step);
+        let target = place.filed.join(names[0]);
+        // Its place is touched only when it lies filed, whole.
+        let unfiled = matches!(step, Reached::Hash(_) | Reached::Copy(Step::Synced));
+        let uncleared = unfiled || matches!(step, Reached::Copy(_));
+        assert_eq!((!target.exists(), place.is_untouched()), (unfiled, uncleared), "{step:?}");
+        let kept = fs::read(&target).ok();
+        place.file(3, seal).unwrap_or_else(|failure| panic!("{step:?}: {failure}"));
+        let filed = fs::read(&target).unwrap();
+        assert!(place.is_cleared() && place.names() == names, "{step:?}: {:?}", place.names());
+        assert!(kept.is_none_or(|kept| kept == filed), "{step:?}: what lay filed is as it was");
+        match seal {
+            None => assert!(filed == place.content, "{step:?}"),
+            Some(_) => {
+                let said = fs::read_to_string(place.filed.join(names[1])).unwrap();
+                assert!(said.starts_with(&hex::encode(place.hash())), "{step:?}");
+                assert!(is_sealed(&File::open(&target).unwrap()).unwrap(), "{step:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn killed_at_each_step_a_segment_is_filed_all_the_same() {
+    let test = "supervisor::filing::tests::killed_at_each_step_a_segment_is_filed_all_the_same";
+    killed_at_each_step(test, &STEPS[6..], None, &["0000000003.segment"]);
+}
+
+#[test]
+fn killed_at_each_step_a_segment_is_sealed_all_the_same() {
+    let test = "supervisor::filing::tests::killed_at_each_step_a_segment_is_sealed_all_the_same";
+    let names = ["0000000003.segment.age", "0000000003.sha256"];
+    killed_at_each_step(test, &STEPS, Some(&honest), &names);
+}
+
+/// A liar that keeps to the form is found out by whoever opens what it wrote, and by nobody before: no key for that is here.
+#[test]
+fn what_has_the_form_of_a_sealed_segment_is_taken_for_one() {
+    let place = place();
+    let junk = |_: OwnedFd, output: OwnedFd| {
+        let bytes = [AGE, &vec![1; SEALED_LEAST as usize]].concat();
+        File::from(output).write_all(&bytes).map_err(|_| dead())
+    };
+    place.file(3, Some(&junk)).unwrap();
+    assert!(place.is_cleared());
+    let said = fs::read_to_string(place.filed.join("0000000003.sha256")).unwrap();
+    assert!(
+        said.starts_with(&hex::encode(place.hash())),
+        "the hash of what should be in it is not the helper's to say"
+    );
 }
 
 #[test]
