@@ -243,7 +243,7 @@ async fn run(context: &Context) -> Result<(), Failure> {
     };
     let mut wanted = stop.subscribe();
     let (keys, node) = tokio::select! {
-        started = started => started?,
+        started = started => started.inspect_err(|failure| note_layer(context, failure))?,
         // Told to stop while starting: the children die with their handles.
         () = signals.stop(context) => return Ok(()),
         _ = wanted.wait_for(|stop| *stop) => return Ok(()),
@@ -387,12 +387,25 @@ async fn row<L, S, B>(
     }
 }
 
+/// A child that is not caged as its manifest says is for the trail; this start, and perhaps this supervisor, has no vault that could
+/// record it.
+fn note_layer(context: &Context, failure: &StartFailure) {
+    if let StartFailure::Child(Fault::Layer { .. }) = failure {
+        context.starter.board.report(Event::LayerOff);
+        keep_owed(context);
+    }
+}
+
+fn keep_owed(context: &Context) {
+    if let Err(failure) = owed::keep(&context.home, &context.starter.board.reports()) {
+        tracing::error!("what the audit trail is owed cannot be kept: {failure}");
+    }
+}
+
 /// Notes a start that came to nothing; whether the filter ended it, after which nothing is started again.
 fn not_begun(context: &Context, name: Role, failure: &StartFailure) -> bool {
     tracing::error!("{failure}");
-    if let StartFailure::Child(Fault::Layer { .. }) = failure {
-        context.starter.board.report(Event::LayerOff);
-    }
+    note_layer(context, failure);
     row_of(name).iter().for_each(|role| context.starter.board.away(*role));
     let help = match failure {
         StartFailure::Child(fault) if fault.is_late() => SLOW,
@@ -445,6 +458,7 @@ where
                 return Some(life);
             }
             Err(failure) => {
+                note_layer(context, &failure);
                 close();
                 tracing::warn!("not unlocked: {failure}");
                 let _ = answer.send(Err(failure.into()));
@@ -476,10 +490,8 @@ fn mourn(context: &Context, row: Role, role: Role, exit: Ended) -> bool {
     context.starter.board.ended(role, &how, !filter, now());
     context.starter.board.report(if filter { Event::FilterBroken } else { Event::ProcessDied });
     // A vault that has died cannot record it, and what broke its filter must not get lost with the supervisor either.
-    if (filter || row != Role::Noded)
-        && let Err(failure) = owed::keep(&context.home, &context.starter.board.reports())
-    {
-        tracing::error!("what the audit trail is owed cannot be kept: {failure}");
+    if filter || row != Role::Noded {
+        keep_owed(context);
     }
     if filter {
         tracing::error!("{role} was killed by its filter and is not restarted");
