@@ -4,8 +4,8 @@
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use openred_tests::harness::{Node, signal_pid, wait_for};
-use openred_tests::world::{World, inbox};
+use openred_tests::harness::{Node, passphrase, signal_pid, wait_for};
+use openred_tests::world::{World, inbox, registered};
 use serde_json::Value;
 
 /// The shortest life that there is: renewed at two thirds of it.
@@ -137,6 +137,34 @@ fn killed_on_either_side_while_a_renewal_is_under_way() {
 fn now() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     u64::try_from(since.as_millis()).unwrap()
+}
+
+/// While one side's key process is away it answers 503 where a key is needed, serves what needs none, and is asked again.
+#[test]
+fn a_renewal_that_finds_the_keys_away_is_answered_503_and_asked_again() {
+    let world = World::start().unwrap();
+    let mut alice = world.init("alice", "[links]\nincoming = \"open\"\n[log]\nlevel = \"debug\"\n").unwrap();
+    alice.up().unwrap();
+    registered(&alice).unwrap();
+    let mut bob = world.node("bob").unwrap();
+    alice.cli(&["link", "request", &bob.id, "--life", LIFE]).unwrap().ok().unwrap();
+    answers(&alice, &bob);
+    let first = id(&newest(&alice, &bob).unwrap());
+    bob.cli(&["key", "lock"]).unwrap().ok().unwrap();
+    wait_for("the answer to the renewal's offer", || {
+        let log = alice.daemon()?.output();
+        let is_refused =
+            |line: &str| line.contains("offer not taken inside the session") && line.contains("status=503");
+        Ok(log.lines().any(is_refused).then_some(()))
+    })
+    .unwrap();
+    // The session goes on, and the offer stands.
+    alice.cli(&["peers", "ping", &bob.id, "--count", "1"]).unwrap().ok().unwrap();
+    assert_eq!(newest(&alice, &bob).unwrap()["state"], "offered");
+    bob.cli(&["key", "unlock", "--passphrase-file", &passphrase(&bob)]).unwrap().ok().unwrap();
+    renewed(&alice, &bob, &[first]);
+    alice.down().unwrap();
+    bob.down().unwrap();
 }
 
 /// The key process of one side stands still when a renewal is due, so that the renewal's operations wait for it, and is killed over them. What is
