@@ -153,6 +153,12 @@ impl Connections {
         Ok(sender)
     }
 
+    /// Connections that are open.
+    #[cfg(test)]
+    pub(super) fn open(&self) -> usize {
+        CLIENT_CONNECTIONS - self.open.available_permits()
+    }
+
     fn take_idle(&self, address: SocketAddr) -> Option<Idle> {
         let mut idle = self.idle();
         let list = idle.get_mut(&address)?;

@@ -23,7 +23,7 @@ use super::connections::{Connections, Reach};
 use super::error::NetworkError;
 use super::pool::Pooled;
 use super::ports::{LinkHandle, SessionOpened};
-use super::settings::HANDSHAKE_ATTEMPTS;
+use super::settings::{HANDSHAKE_ATTEMPTS, OPENING_WAITS};
 use super::{HANDSHAKE_PATH, PeerNetwork, Turn, internal, unix_now};
 use crate::handshake::cookie::Cookie;
 use crate::handshake::request::{self, Mark};
@@ -47,8 +47,20 @@ pub(super) struct Sent<'a> {
 const CROSSED_WAIT: Duration = Duration::from_millis(250);
 
 impl PeerNetwork {
-    /// Opens a new session over `connections`; tries each endpoint, and a refused REQUEST again with a fresh one.
+    /// Opens a new session over `connections`, in whatever it does within [`OPENING_WAITS`].
     pub(super) async fn open(
+        self: &Arc<Self>,
+        peer: NodeId,
+        connections: &Arc<Connections>,
+        sent: Option<&AtomicBool>,
+    ) -> Result<Arc<Pooled>, NetworkError> {
+        let limit = self.settings.request_timeout * OPENING_WAITS;
+        let opening = self.try_endpoints(peer, connections, sent);
+        tokio::time::timeout(limit, opening).await.unwrap_or(Err(NetworkError::TimedOut))
+    }
+
+    /// Tries each endpoint, and a refused REQUEST again with a fresh one.
+    async fn try_endpoints(
         self: &Arc<Self>,
         peer: NodeId,
         connections: &Arc<Connections>,
@@ -209,7 +221,10 @@ impl PeerNetwork {
             ..RequestHead::default()
         };
         let proof = Body::whole(pooled.session.match_proof.to_vec());
-        let answered = self.request_on(pooled, &self.connections, head, &mut Some(proof)).await;
+        let mut proof = Some(proof);
+        let sending = self.request_on(pooled, &self.connections, head, &mut proof);
+        // A peer that refuses a session has no answer to this on it, either.
+        let Some(answered) = pooled.while_held(sending).await else { return };
         match answered {
             Ok((head, _)) if matched == Some(true) && head.status == StatusCode::NO_CONTENT.as_u16() => {
                 // An end of the link comes before this, and then it is not expected, or after, and takes it out.

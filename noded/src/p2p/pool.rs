@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use openred_proto::checked::session::Side;
 use openred_proto::id::{HandshakeId, LinkId, NodeId};
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::connections::Reach;
 use super::error::NetworkError;
@@ -43,6 +44,8 @@ pub(super) struct Pooled {
     owes_signature: AtomicBool,
     /// Requests under way, ours and the peer's, to the end of their answers.
     in_use: AtomicUsize,
+    /// It has left the pool.
+    gone: CancellationToken,
 }
 
 /// A session in use: it stays in the pool, and counts as used until this is dropped.
@@ -71,6 +74,7 @@ impl Pooled {
             handshake: Mutex::default(),
             owes_signature: AtomicBool::new(false),
             in_use: AtomicUsize::new(0),
+            gone: CancellationToken::new(),
         })
     }
 
@@ -100,6 +104,11 @@ impl Pooled {
         self.touch(now);
         self.in_use.fetch_add(1, Ordering::Relaxed);
         InUse(Arc::clone(self))
+    }
+
+    /// What comes of `asking`, which is of use to nobody once this has left the pool.
+    pub(super) async fn while_held<A: Future>(&self, asking: A) -> Option<A::Output> {
+        self.gone.run_until_cancelled(asking).await
     }
 
     /// Requests under way.
@@ -420,6 +429,7 @@ impl Inner {
 
     fn remove_all(&mut self, gone: impl Iterator<Item = Arc<Pooled>>) {
         for pooled in gone {
+            pooled.gone.cancel();
             self.by_tag.remove(pooled.session.incoming_tag());
             if let Some(list) = self.by_peer.get_mut(&pooled.session.peer) {
                 list.retain(|other| !Arc::ptr_eq(other, &pooled));

@@ -80,8 +80,9 @@ impl PeerNetwork {
             length: Some(0),
             ..RequestHead::default()
         };
-        let said = self.request_on(pooled, &self.connections, head, &mut Some(Body::empty())).await;
-        if let Err(error) = said {
+        let mut body = Some(Body::empty());
+        let saying = self.request_on(pooled, &self.connections, head, &mut body);
+        if let Some(Err(error)) = pooled.while_held(saying).await {
             tracing::debug!(?error, "a new session could not be shown to the peer");
         }
     }

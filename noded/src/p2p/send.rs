@@ -35,10 +35,7 @@ impl PeerNetwork {
         mut head: RequestHead,
         body: Body,
     ) -> Result<(ResponseHead, Body), NetworkError> {
-        let wait = match head.deadline_millis {
-            0 => self.settings.request_timeout,
-            millis => Duration::from_millis(millis).min(DISPATCH_MAX),
-        };
+        let wait = self.patience(&head);
         head.length = head.length.or(body.known_length());
         let asked = resume::is_resumable(&head).then(|| head.clone());
         let sending = self.send(peer, head, body, Instant::now() + wait);
@@ -119,8 +116,31 @@ impl PeerNetwork {
         })
     }
 
-    /// One request and its answer on a session of any kind; `using` holds one of the pool until the answer has come whole.
+    /// How long a request may wait for the head of its answer.
+    fn patience(&self, head: &RequestHead) -> Duration {
+        match head.deadline_millis {
+            0 => self.settings.request_timeout,
+            millis => Duration::from_millis(millis).min(DISPATCH_MAX),
+        }
+    }
+
+    /// One request and its answer on a session of any kind; `using` holds one of the pool until the answer has come whole. A peer that
+    /// takes the request and says nothing holds number, session and connection for no longer than [`PeerNetwork::patience`].
     pub(super) async fn exchange(
+        &self,
+        ticket: OutgoingRequest,
+        using: Option<InUse>,
+        reach: &Reach,
+        connections: &Arc<Connections>,
+        head: RequestHead,
+        body: &mut Option<Body>,
+    ) -> Result<(ResponseHead, Body), NetworkError> {
+        let limit = self.patience(&head);
+        let asking = self.ask(ticket, using, reach, connections, head, body);
+        tokio::time::timeout(limit, asking).await.unwrap_or(Err(NetworkError::TimedOut))
+    }
+
+    async fn ask(
         &self,
         ticket: OutgoingRequest,
         using: Option<InUse>,

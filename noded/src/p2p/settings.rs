@@ -75,6 +75,9 @@ pub(super) const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const RENEWAL_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Handshakes that this node runs at once with one peer; the peer holds no more of a link half-open (PROTOCOL 5).
 pub(super) const HANDSHAKES_PER_PEER: usize = openred_proto::limits::HALF_OPEN_PER_LINK;
+/// Times the time of a request that opening a session may take, with all of a peer's endpoints and all attempts: whoever waits for it gives
+/// up sooner, and it must not wait for ever, since none other is begun meanwhile.
+pub(super) const OPENING_WAITS: u32 = 4;
 /// Fresh REQUESTs before a handshake is given up: those that overtake each other on parallel connections are refused as
 /// out of order, which says nothing about the next one.
 pub(super) const HANDSHAKE_ATTEMPTS: usize = 6;

@@ -9,6 +9,7 @@ mod harness;
 mod hostile;
 mod load;
 mod lost;
+mod mute;
 mod pace;
 mod pool;
 mod proxy;
