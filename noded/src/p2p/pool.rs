@@ -1,6 +1,6 @@
 //! Open sessions: found by the tag of an incoming request and by peer for our own; bounded, of those that nobody uses the least
-//! recently used first to go. Handshakes under way are here, too, so that many callers wait for one, and how long none is
-//! begun in the background because the last one failed.
+//! recently used first to go, and where all are in use one of whoever has most. Handshakes under way are here, too, so that many
+//! callers wait for one, and how long none is begun in the background because the last one failed.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -233,7 +233,7 @@ impl Pause {
     }
 }
 
-/// Every place is taken by a session in use.
+/// Every place is taken by a session in use, and nobody has more of them than the one who asks for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many sessions are in use")]
 pub(super) struct PoolFull;
@@ -357,9 +357,10 @@ impl Pool {
         Ok(())
     }
 
-    /// Who leaves for another session with `peer`, if anybody must: never one in use. Where all are, the session that takes over from
-    /// another of the same peer still finds a place, so that no peer of a full pool loses its session at its limit; twice the
-    /// capacity is the end.
+    /// Who leaves for another session with `peer`, if anybody must: one that nobody uses. Where all are in use, the session that takes
+    /// over from another of the same peer still finds a place, so that no peer of a full pool loses its session at its limit; twice the
+    /// capacity is the end. Beyond that, whoever has most gives one up, if he is ahead also then: a peer keeps a session in use by
+    /// sending a byte now and then, and a few that hold all they may would leave nothing to the rest.
     fn place(&self, inner: &Inner, peer: &NodeId) -> Result<Option<Arc<Pooled>>, PoolFull> {
         let of_peer = inner.by_peer.get(peer).map_or(&[][..], Vec::as_slice);
         if of_peer.len() >= self.per_peer {
@@ -371,7 +372,7 @@ impl Pool {
         match least_recent(inner.by_tag.values()) {
             Some(idle) => Ok(Some(idle)),
             None if !of_peer.is_empty() && inner.by_tag.len() < 2 * self.capacity => Ok(None),
-            None => Err(PoolFull),
+            None => inner.of_who_has_most(of_peer.len() + 1).ok_or(PoolFull).map(Some),
         }
     }
 
@@ -425,6 +426,12 @@ impl Inner {
         let serves =
             |pooled: &&Arc<Pooled>| pooled.is_open() && pooled.session.is_live(now) && !pooled.is_idle_for(idle, now);
         self.by_peer.get(peer)?.iter().rev().find(serves).cloned()
+    }
+
+    /// The one that was used longest ago, of the peer that has most, if these are more than `many`.
+    fn of_who_has_most(&self, many: usize) -> Option<Arc<Pooled>> {
+        let most = self.by_peer.values().max_by_key(|list| list.len()).filter(|list| list.len() > many)?;
+        most.iter().min_by_key(|pooled| pooled.used_at()).cloned()
     }
 
     fn remove_all(&mut self, gone: impl Iterator<Item = Arc<Pooled>>) {

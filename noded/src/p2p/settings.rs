@@ -9,7 +9,8 @@ use crate::session::SessionLimits;
 /// What an operator or a test may set; the defaults are those of the shipped configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkSettings {
-    /// Sessions held; of those that nobody uses the least recently used one makes room.
+    /// Sessions held; of those that nobody uses the least recently used one makes room, and
+    /// where all are in use, one of the peer that has most.
     pub sessions: usize,
     /// Of those, with one peer: one in use, one that takes over, and what measurements open beside them.
     pub sessions_per_peer: usize,

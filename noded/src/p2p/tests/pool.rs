@@ -1,4 +1,4 @@
-//! The pool by itself: who leaves when it is full, who never does, and what a sweep takes.
+//! The pool by itself: who leaves when it is full, who does not, and what a sweep takes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,7 +80,7 @@ fn of_those_that_nobody_uses_the_longest_unused_one_makes_room() {
 }
 
 #[test]
-fn one_in_use_never_leaves_and_a_pool_of_these_takes_only_who_takes_over() {
+fn where_all_have_one_in_use_only_who_takes_over_comes_in() {
     let now = Instant::now();
     let pool = pool(2, 8);
     let (one, other) = (session(1, 1, now), session(2, 2, now));
@@ -101,6 +101,31 @@ fn one_in_use_never_leaves_and_a_pool_of_these_takes_only_who_takes_over() {
     assert_eq!(pool.all().len(), 4);
     using.clear();
     pool.insert(&session(3, 3, now), now).expect("they are idle now");
+}
+
+/// Each holds what one peer may, and keeps it in use.
+#[test]
+fn a_few_peers_that_use_all_they_may_have_leave_room_for_the_rest() {
+    let begun = Instant::now();
+    let pool = pool(8, 4);
+    let mut using = Vec::new();
+    let mut come = |of, number| {
+        let pooled = session(of, number, begun);
+        pool.insert(&pooled, begun).map(|()| using.push(pooled.hold(begun))).map(|()| pooled)
+    };
+    for number in 1..=8 {
+        come(1 + number % 2, number).unwrap();
+    }
+    let honest: Vec<_> = (11..=14).map(|number| come(number, number).unwrap()).collect();
+    let of = |number| pool.all().iter().filter(|held| held.session.peer == peer(number)).count();
+    assert_eq!((of(1), of(2), pool.all().len()), (2, 2, 8), "each that came took the place of one of whoever had most");
+    // A peer with one session never makes way, so that none can be pushed out by another that has as much.
+    for number in [15, 16] {
+        come(number, number).unwrap();
+    }
+    assert_eq!((of(1), of(2)), (1, 1));
+    assert_eq!((come(17, 17).unwrap_err(), pool.has_room(&peer(17))), (PoolFull, false));
+    assert!(honest.iter().all(|held| holds(&pool, held)));
 }
 
 #[test]
