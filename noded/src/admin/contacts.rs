@@ -131,7 +131,7 @@ const fn network(error: NetworkError) -> (Code, &'static str) {
             (Code::PermissionDenied, "contact.refused")
         }
         NetworkError::TimedOut => (Code::DeadlineExceeded, "contact.slow"),
-        NetworkError::Busy => (Code::ResourceExhausted, "contact.busy"),
+        NetworkError::Busy | NetworkError::ContactsFull => (Code::ResourceExhausted, "contact.busy"),
         NetworkError::PeerOffline(_) | NetworkError::Interrupted => (Code::Unavailable, "peer.unreachable"),
         _ => (Code::FailedPrecondition, "contact.failed"),
     }

@@ -83,6 +83,9 @@ impl PeerNetwork {
         if address.pin.is_some_and(|pin| pin != greeting.node) {
             return Err(NetworkError::PeerUnexpected);
         }
+        if !self.contacts.has_room_to(&greeting.node, Instant::now()) {
+            return Err(NetworkError::ContactsFull);
+        }
         let common = self.ports.links.allowed_methods().intersection(greeting.suites);
         let method = common.iter().next().ok_or(NetworkError::NoCommonMethod)?;
         // The key process fixes the peer here: whoever else answers fails there, and gets no FINALIZE.
@@ -95,7 +98,7 @@ impl PeerNetwork {
         let session = session.with_limits(self.settings.limits);
         let contact = Contact::new(session, Came::To(reach.clone()), unix_now());
         if !self.contacts.insert(&contact, now) {
-            return Err(NetworkError::Busy);
+            return Err(NetworkError::ContactsFull);
         }
         Ok(contact)
     }
@@ -159,6 +162,9 @@ impl PeerNetwork {
         };
         let mutual_link = contact.session.mutual_link;
         let (status, body) = self.ports.links.answer_contact(contact.peer, mutual_link, &head.path, body).await;
+        if head.path == questions::OFFER && StatusCode::from_u16(status).is_ok_and(|status| status.is_success()) {
+            contact.set_has_offer();
+        }
         (ResponseHead { status, content_type: String::new(), length: None }, Body::whole(body))
     }
 

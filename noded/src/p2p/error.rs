@@ -64,6 +64,11 @@ pub enum NetworkError {
     /// Too many requests, sessions or connections to peers are open.
     #[error("too many requests or sessions are open")]
     Busy,
+    /// Too many contacts without a link that this node has begun are open.
+    #[error(
+        "too many direct contacts of this node are open: go on with one (`openred link list`, `openred link accept DID`) or wait ten minutes"
+    )]
+    ContactsFull,
     /// The key process could not be asked or refused.
     #[error("{0}")]
     Keys(#[from] KeysError),

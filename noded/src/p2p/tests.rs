@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod audited;
+mod contacts;
 mod direct;
 mod flow;
 mod harness;

@@ -2,7 +2,7 @@
 //! process ends them, and leaves nothing half made.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,12 @@ use crate::p2p::connections::Reach;
 use crate::session::Session;
 use crate::session::keys::SessionTag;
 
-/// Contacts that are open at once: as many as may be half-open.
+/// Contacts of strangers that are open at once: as many as may be half-open.
 pub(crate) const CONTACTS: usize = openred_proto::limits::HALF_OPEN_DIRECT;
 /// Of those, from one address.
 const PER_ADDRESS: usize = 8;
+/// Contacts that this node has begun and that are open at once, beside those: strangers leave the operator his own.
+pub(in crate::p2p) const OURS: usize = 16;
 /// Two people find each other on the telephone within this time: as long as a directory keeps an offer.
 pub(crate) const LIFE: Duration = openred_proto::limits::OFFER_IN_DIRECTORY;
 /// Questions that one contact may ask: its offer every two seconds for as long as it lives, and a few.
@@ -40,11 +42,14 @@ pub(crate) struct Contact {
     /// When it was opened, for people.
     pub(crate) at: UnixMillis,
     asked: AtomicU32,
+    /// The stranger has brought an offer, which was taken or waits.
+    has_offer: AtomicBool,
 }
 
 impl Contact {
     pub(in crate::p2p) fn new(session: Session, came: Came, at: UnixMillis) -> Arc<Self> {
-        Arc::new(Self { peer: session.peer, session: Arc::new(session), came, at, asked: AtomicU32::new(0) })
+        let (asked, has_offer) = (AtomicU32::new(0), AtomicBool::new(false));
+        Arc::new(Self { peer: session.peer, session: Arc::new(session), came, at, asked, has_offer })
     }
 
     /// Whether this node began it.
@@ -68,8 +73,22 @@ impl Contact {
         self.asked.fetch_add(1, Ordering::Relaxed) < QUESTIONS
     }
 
-    fn is_from(&self, address: IpAddr) -> bool {
-        matches!(self.came, Came::From(from) if from == address)
+    /// Its offer is here: it does not make way for others any more.
+    pub(in crate::p2p) fn set_has_offer(&self) {
+        self.has_offer.store(true, Ordering::Relaxed);
+    }
+
+    /// Where a stranger came from.
+    const fn from(&self) -> Option<IpAddr> {
+        match self.came {
+            Came::From(address) => Some(address),
+            Came::To(_) => None,
+        }
+    }
+
+    /// The same of one that may make way for another.
+    fn spare_from(&self) -> Option<IpAddr> {
+        self.from().filter(|_| !self.has_offer.load(Ordering::Relaxed))
     }
 }
 
@@ -81,15 +100,26 @@ impl Contacts {
     /// Whether one more may come from `address`.
     pub(crate) fn has_room(&self, address: IpAddr, now: Instant) -> bool {
         let open = self.open(now);
-        open.len() < CONTACTS && open.iter().filter(|contact| contact.is_from(address)).count() < PER_ADDRESS
+        let of_address = open.iter().filter(|contact| contact.from() == Some(address)).count();
+        of_address < PER_ADDRESS && (strangers(&open) < CONTACTS || spare(&open).is_some())
+    }
+
+    /// Whether this node may begin one with `peer`.
+    pub(in crate::p2p) fn has_room_to(&self, peer: &NodeId, now: Instant) -> bool {
+        self.open(now).iter().filter(|contact| contact.is_ours() && contact.peer != *peer).count() < OURS
     }
 
     /// Takes one in, in the place of an older one with the same peer the same way. False when there is no room.
     pub(crate) fn insert(&self, contact: &Arc<Contact>, now: Instant) -> bool {
         let mut open = self.open(now);
         open.retain(|older| older.peer != contact.peer || older.is_ours() != contact.is_ours());
-        if open.len() >= CONTACTS {
-            return false;
+        if contact.is_ours() {
+            if open.len() - strangers(&open) >= OURS {
+                return false;
+            }
+        } else if strangers(&open) >= CONTACTS {
+            let Some(leaves) = spare(&open) else { return false };
+            open.remove(leaves);
         }
         open.push(Arc::clone(contact));
         true
@@ -129,4 +159,17 @@ impl Contacts {
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Contact>>> {
         self.0.lock().expect("nothing panics while it holds the contacts")
     }
+}
+
+fn strangers(open: &[Arc<Contact>]) -> usize {
+    open.iter().filter(|contact| !contact.is_ours()).count()
+}
+
+/// Which stranger makes way for another: one that has brought no offer, the oldest of the address from which most of these have come. So
+/// whoever fills the places with names that he has just made up fills them over and over at his own cost.
+fn spare(open: &[Arc<Contact>]) -> Option<usize> {
+    let of = |address| open.iter().filter(|other| other.spare_from() == Some(address)).count();
+    // Of several that are alike the last one is taken: from the newest to the oldest.
+    let spare = open.iter().enumerate().rev().filter_map(|(place, contact)| Some((place, of(contact.spare_from()?))));
+    spare.max_by_key(|(_, many)| *many).map(|(place, _)| place)
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use openred_module::Body;
@@ -12,13 +13,14 @@ use openred_proto::id::NodeId;
 use openred_proto::method::{Method, MethodSet};
 use openred_proto::vault::Refusal;
 
+use super::contacts::{ours, stranger};
 use super::harness::{TestNode, head, pair_with, raw};
 use crate::config::DirectPolicy;
 use crate::handshake::direct as request;
 use crate::keys::KeysError;
 use crate::link::words;
 use crate::p2p::direct::Address;
-use crate::p2p::direct::contacts::{Came, Contact};
+use crate::p2p::direct::contacts::{CONTACTS, Came, Contact};
 use crate::p2p::{NetworkError, NetworkSettings};
 
 fn open() -> NetworkSettings {
@@ -79,6 +81,23 @@ async fn somebody_between_is_seen_in_the_words() {
     let far = bob.network.contact_with(&mallory.id, false).unwrap();
     assert!(!words::are(near.mutual_link(), &words::words(far.mutual_link())));
     assert!(bob.network.contact_with(&alice.id, false).is_none());
+}
+
+#[tokio::test]
+async fn strangers_who_fill_their_places_leave_the_operator_his_own_and_their_end_has_a_name() {
+    let (alice, bob, carol) = (node(1), node(2), node(3));
+    let now = std::time::Instant::now();
+    for number in 101..101 + CONTACTS as u8 {
+        assert!(alice.network.contacts.insert(&stranger(number, number, now), now));
+    }
+    contact(&alice, &bob).await.unwrap();
+    while alice.network.contacts.has_room_to(&carol.id, now) {
+        let number = alice.network.contacts().len() as u8;
+        assert!(alice.network.contacts.insert(&ours(number, now), now));
+    }
+    assert_eq!(contact(&alice, &carol).await.unwrap_err(), NetworkError::ContactsFull);
+    assert_eq!(carol.keys.operations(), 0, "it was asked who it is, and nothing else");
+    contact(&alice, &bob).await.expect("the one with bob is open");
 }
 
 #[tokio::test]
@@ -194,7 +213,7 @@ async fn a_contact_serves_no_module_and_nothing_but_its_two_questions() {
     ] {
         assert_eq!(ask(module, method, path, 0).await, 404, "{module} {path}");
     }
-    assert_eq!(bob.module.served.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(bob.module.served.load(Ordering::Relaxed), 0);
     assert_eq!(ask("openred", "POST", "/direct/offer", 100_000).await, 413, "a body is held to its bound");
     // What the responder might ask of the initiator is answered no better, and there is an end to questions.
     let theirs = bob.network.contact_with(&alice.id, false).unwrap();
@@ -209,11 +228,11 @@ async fn a_contact_serves_no_module_and_nothing_but_its_two_questions() {
 #[tokio::test]
 async fn a_key_process_that_is_away_is_named_here_and_hidden_there() {
     let (alice, bob) = (node(1), node(2));
-    bob.keys.away.store(true, std::sync::atomic::Ordering::Relaxed);
+    bob.keys.away.store(true, Ordering::Relaxed);
     assert_eq!(contact(&alice, &bob).await.unwrap_err(), NetworkError::PeerRefusedHandshake);
-    bob.keys.away.store(false, std::sync::atomic::Ordering::Relaxed);
-    alice.keys.away.store(true, std::sync::atomic::Ordering::Relaxed);
+    bob.keys.away.store(false, Ordering::Relaxed);
+    alice.keys.away.store(true, Ordering::Relaxed);
     assert_eq!(contact(&alice, &bob).await.unwrap_err(), NetworkError::Keys(KeysError::Away));
-    alice.keys.away.store(false, std::sync::atomic::Ordering::Relaxed);
+    alice.keys.away.store(false, Ordering::Relaxed);
     contact(&alice, &bob).await.unwrap();
 }

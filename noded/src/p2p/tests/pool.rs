@@ -20,14 +20,15 @@ fn peer(number: u8) -> NodeId {
     NodeId::from_bytes([number; 32])
 }
 
-/// A session with a peer that both sides hold, opened at `now`; `number` is its own.
-fn session(of: u8, number: u8, now: Instant) -> Arc<Pooled> {
-    let secret = |byte| Secret::new([byte; 32]);
-    let keys = || RequestKeys { tag: secret(1), mac1: secret(2) };
-    let link = LinkId::from_bytes([of; 16]);
-    let grant = SessionGrant {
-        link: Some(link),
-        peer: peer(of),
+fn secret(byte: u8) -> Secret<32> {
+    Secret::new([byte; 32])
+}
+
+/// What a handshake with `peer` gave; `number` is its own.
+pub(super) fn grant(peer: NodeId, link: Option<LinkId>, number: u8) -> SessionGrant {
+    SessionGrant {
+        link,
+        peer,
         method: Method::Alpha,
         send: secret(number),
         receive: secret(number ^ 0x80),
@@ -36,7 +37,14 @@ fn session(of: u8, number: u8, now: Instant) -> Arc<Pooled> {
         match_proof: [5; 32],
         peer_card_sequence: 0,
         peer_directory_head: Vec::new(),
-    };
+    }
+}
+
+/// A session with a peer that both sides hold, opened at `now`; `number` is its own.
+pub(super) fn session(of: u8, number: u8, now: Instant) -> Arc<Pooled> {
+    let keys = || RequestKeys { tag: secret(1), mac1: secret(2) };
+    let link = LinkId::from_bytes([of; 16]);
+    let grant = grant(peer(of), Some(link), number);
     let handle = LinkHandle {
         link,
         peer: peer(of),
