@@ -12,10 +12,11 @@ use http::StatusCode;
 use openred_module::{Body, BodyError};
 use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::NodeId;
+use openred_proto::limits::CHUNK_BYTES;
 
 use super::{PeerNetwork, internal};
 
-/// Pauses before each attempt to go on, while none of them brings a byte: a broken connection is mended at once, a peer's program
+/// Pauses before each attempt to go on, while these bring less than a chunk together: a broken connection is mended at once, a peer's program
 /// is started again within seconds.
 const PAUSES: [Duration; 5] = [
     Duration::ZERO,
@@ -51,8 +52,41 @@ struct Resumed {
     /// Bytes that came.
     at: u64,
     body: Body,
-    /// Attempts since the last byte.
+    breaks: Breaks,
+}
+
+/// How often an answer has broken off, and what came of going on. The peer decides where it breaks: one that gives a byte each time
+/// would have this node ask for ever, without a pause.
+#[derive(Debug)]
+pub(super) struct Breaks {
+    /// Attempts since the last whole chunk.
     attempts: usize,
+    /// Bytes that came since then.
+    bytes: u64,
+    /// Attempts that are left in all.
+    left: u64,
+}
+
+impl Breaks {
+    /// Of an answer so long: once for each of its chunks, and for a while where none comes.
+    pub(super) const fn of(length: u64) -> Self {
+        Self { attempts: 0, bytes: 0, left: length / CHUNK_BYTES as u64 + PAUSES.len() as u64 }
+    }
+
+    pub(super) const fn came(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if self.bytes >= CHUNK_BYTES as u64 {
+            (self.attempts, self.bytes) = (0, 0);
+        }
+    }
+
+    /// It broke off, or could not go on: how long to wait before the next attempt; none when it is given up.
+    pub(super) fn next_pause(&mut self) -> Option<Duration> {
+        let pause = PAUSES.get(self.attempts)?;
+        self.left = self.left.checked_sub(1)?;
+        self.attempts += 1;
+        Some(*pause)
+    }
 }
 
 impl PeerNetwork {
@@ -70,7 +104,7 @@ impl PeerNetwork {
         }
         let content_type = answer.content_type.clone();
         let network = Arc::clone(self);
-        let begun = Resumed { network, peer, asked, content_type, length, at: 0, body, attempts: 0 };
+        let begun = Resumed { network, peer, asked, content_type, length, at: 0, body, breaks: Breaks::of(length) };
         Body::stream(futures_util::stream::unfold(Some(begun), |resumed| async {
             let mut resumed = resumed?;
             match resumed.next().await? {
@@ -88,7 +122,7 @@ impl Resumed {
             let broken = match self.body.next().await {
                 Some(Ok(bytes)) => {
                     self.at += bytes.len() as u64;
-                    self.attempts = 0;
+                    self.breaks.came(bytes.len());
                     return Some(Ok(bytes));
                 }
                 // The length was promised, and the carrier checks that the stream ends with its last chunk.
@@ -104,9 +138,8 @@ impl Resumed {
 
     /// Whether the rest comes from somewhere; tried until it does, for a while.
     async fn mended(&mut self) -> bool {
-        while let Some(pause) = PAUSES.get(self.attempts) {
-            self.attempts += 1;
-            tokio::time::sleep(*pause).await;
+        while let Some(pause) = self.breaks.next_pause() {
+            tokio::time::sleep(pause).await;
             match self.go_on().await {
                 GoneOn::Body(body) => {
                     self.body = body;

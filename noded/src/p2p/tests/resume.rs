@@ -7,11 +7,13 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use openred_module::{Body, BodyError};
 use openred_proto::checked::session::{RequestHead, ResponseHead};
+use openred_proto::limits::CHUNK_BYTES;
 use openred_proto::method::Method;
 
 use super::harness::{TestNode, head, pair, pair_with};
 use super::pace::{Pace, Pacer};
-use crate::p2p::{NetworkSettings, resume};
+use crate::p2p::NetworkSettings;
+use crate::p2p::resume::{self, Breaks};
 
 const LENGTH: usize = 3_000_000;
 const KEY: [u8; 16] = [7; 16];
@@ -128,4 +130,32 @@ async fn a_part_of_an_answer_is_given_from_any_byte_and_from_none_beyond() {
     let (head, body) = whole();
     let (head, body) = resume::skip(3, ResponseHead { status: 404, ..head }, body);
     assert_eq!((head.status, &body.collect(9).await.unwrap()[..]), (404, &b"12345"[..]), "a refusal is given whole");
+}
+
+/// A peer that gives a byte each time and breaks off again.
+#[test]
+fn a_break_after_each_byte_ends_after_as_many_attempts_as_one_without_any() {
+    let length = 100 * CHUNK_BYTES as u64;
+    for bytes in [0, 1, CHUNK_BYTES / 8] {
+        let mut breaks = Breaks::of(length);
+        let attempts = std::iter::from_fn(|| {
+            breaks.came(bytes);
+            breaks.next_pause()
+        });
+        assert_eq!(attempts.take(1000).count(), 5, "{bytes}");
+    }
+    // A chunk each time, and then nothing: what it has comes whole, and no attempt of its own is begun for each byte.
+    let mut breaks = Breaks::of(length);
+    for _ in 0..100 {
+        breaks.came(CHUNK_BYTES);
+        assert_eq!(breaks.next_pause(), Some(Duration::ZERO));
+    }
+    assert_eq!(std::iter::from_fn(|| breaks.next_pause()).count(), 4, "with ever longer pauses");
+    // One that promises little has no more rounds than it has chunks, and five.
+    let mut breaks = Breaks::of(10);
+    let attempts = std::iter::from_fn(|| {
+        breaks.came(CHUNK_BYTES);
+        breaks.next_pause()
+    });
+    assert_eq!(attempts.take(1000).count(), 5);
 }
