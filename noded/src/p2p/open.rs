@@ -122,7 +122,23 @@ impl PeerNetwork {
         if has_come { tokio::time::timeout(self.settings.handshake_timeout, waiting).await.ok() } else { None }
     }
 
+    /// One handshake. While it runs, its REQUEST is in the way of the peer's; one that came to nothing is not.
     async fn try_open(
+        self: &Arc<Self>,
+        turn: &Turn,
+        handle: Arc<LinkHandle>,
+        reach: &Reach,
+        connections: &Arc<Connections>,
+        sent: Option<&AtomicBool>,
+    ) -> Result<Arc<Pooled>, NetworkError> {
+        let opened = self.open_over(turn, handle, reach, connections, sent).await;
+        if let (Err(_), Some(sent)) = (&opened, sent) {
+            sent.store(false, Ordering::Relaxed);
+        }
+        opened
+    }
+
+    async fn open_over(
         self: &Arc<Self>,
         turn: &Turn,
         handle: Arc<LinkHandle>,

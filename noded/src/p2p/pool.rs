@@ -184,7 +184,7 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// Set when the REQUEST is on its way; from then on the peer's own counts as simultaneous.
+    /// Set while a REQUEST is on its way, or what follows it: meanwhile the peer's own counts as simultaneous.
     pub(super) fn sent(&self) -> &AtomicBool {
         &self.sent
     }

@@ -2,6 +2,7 @@
 //! two handshakes that meet on their way.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -147,4 +148,36 @@ async fn a_finalize_that_crosses_the_lower_ids_request_gives_way_to_it() {
     };
     one_session(&low, &high, there).await;
     assert_eq!(to_low.sent(Kind::Request).len(), 1, "the higher id's handshake was under way");
+}
+
+/// The lower id has lost its REQUEST on the way and is about to try elsewhere: until it does, the other's is as good as any.
+#[tokio::test]
+async fn a_request_that_came_to_nothing_is_in_nobodys_way() {
+    let (low, high, _, _) = facing().await;
+    let meeting = Arc::new(Barrier::new(2));
+    let nowhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let lost = Proxy::start_meeting(nowhere.local_addr().unwrap(), Arc::clone(&meeting)).await;
+    tokio::spawn(async move {
+        loop {
+            drop(nowhere.accept().await);
+        }
+    });
+    let endpoints = [lost.address, high.address].map(|address| format!("http://{address}"));
+    *low.endpoints.0.lock().unwrap() = endpoints.to_vec();
+    lost.next(Kind::Request, Fate::Meet);
+    let (network, peer) = (Arc::clone(&low.network), high.id);
+    let asking = tokio::spawn(async move { network.request(peer, head("POST", "/mirror"), Body::empty()).await });
+    while lost.sent(Kind::Request).is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(low.network.pool.is_opening(&high.id), "its REQUEST is out");
+    // Its keys take their time over the next one.
+    low.keys.gate.send_replace(false);
+    meeting.wait().await;
+    while low.keys.begun.load(Ordering::Relaxed) < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(high.ask(&low, head("POST", "/mirror"), Body::empty()).await.unwrap().0.status, 200);
+    low.keys.gate.send_replace(true);
+    assert_eq!(asking.await.unwrap().unwrap().0.status, 200);
 }
