@@ -34,7 +34,6 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 
-use crate::clock;
 use crate::link::state::LinkState;
 use crate::node::Node;
 use crate::p2p::PingPlan;
@@ -379,15 +378,16 @@ impl Contract for Service {
 impl crate::link::Links {
     /// Waits until a link has left `state`, at most `most`.
     pub(crate) async fn wait_while(&self, link: openred_proto::id::LinkId, state: LinkState, most: Duration) {
-        let end = clock::now().plus(most);
-        loop {
-            let changed = self.changed.notified();
-            let now = clock::now();
-            if self.state_of_link(&link) != Some(state) || now >= end {
-                return;
+        let leaving = async {
+            loop {
+                let changed = self.changed.notified();
+                if self.state_of_link(&link) != Some(state) {
+                    return;
+                }
+                changed.await;
             }
-            // Time over is the answer, too: the caller is told the state as it stands.
-            let _ = tokio::time::timeout(Duration::from_millis(end.0 - now.0), changed).await;
-        }
+        };
+        // Time over is the answer, too: the caller is told the state as it stands.
+        let _ = tokio::time::timeout(most, leaving).await;
     }
 }

@@ -1,6 +1,8 @@
 //! Links by direct contact, between two services with real vaults: what one brings, what the other answers, and what is left when
 //! either ends in between. The contact itself is the test's: it carries bodies and statuses.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::nodes::{TestNode, pair};
@@ -157,5 +159,23 @@ fn what_is_not_a_first_offer_of_its_bearer_is_left() {
         assert_eq!(states(&bob), [LinkState::Pending]);
         let left = alice.links.all().into_iter().find(|link| link.id() == second.id()).unwrap();
         assert_eq!((left.state, left.reason), (LinkState::Revoked, EndReason::PeerLeft));
+    });
+}
+
+/// In virtual time: with the wall clock, the wait would last until that is there again.
+#[test]
+fn a_wait_is_as_long_as_it_was_to_be_whatever_the_clock_is_set_to() {
+    run(async {
+        let (alice, bob) = strangers(Ask).await;
+        let link = offered(&alice, &bob).await;
+        tokio::time::pause();
+        let begun = tokio::time::Instant::now();
+        let setting = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            clock::stepped::Clock::set(-3_600_000)
+        };
+        let waiting = alice.links.wait_while(link.id(), LinkState::Offered, Duration::from_secs(5));
+        let (_clock, ()) = tokio::join!(setting, waiting);
+        assert_eq!(begun.elapsed().as_secs(), 5);
     });
 }
