@@ -10,10 +10,13 @@ use crate::p2p::ports::SignedSession;
 /// Sessions of one peer that are kept, the newest: ten days of one an hour, 100 KiB.
 pub(crate) const KEPT_PROOFS: usize = 256;
 
-/// Keeps one; the oldest of the same peer makes room.
+/// Keeps one; the oldest of the same peer makes room. What comes is the newest by its time, too, wherever the clock has been set to: it
+/// would make room for itself otherwise, and its keeping have been reported.
 pub(crate) fn put(connection: &Connection, signed: &SignedSession) -> Result<()> {
-    let sql = "INSERT OR REPLACE INTO session_proof (hash, peer, link_id, initiator, responder, signed_at)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let sql = "INSERT INTO session_proof (hash, peer, link_id, initiator, responder, signed_at)
+               VALUES (?1, ?2, ?3, ?4, ?5,
+                       max(?6, (SELECT coalesce(max(signed_at), -1) + 1 FROM session_proof WHERE peer = ?2)))
+               ON CONFLICT (hash) DO NOTHING";
     connection.prepare_cached(sql)?.execute(params![
         signed.hash,
         signed.peer.as_bytes(),
@@ -90,5 +93,22 @@ mod tests {
             "another's are its own"
         );
         assert!(of_peer(&connection, &NodeId::from_bytes([3; 32])).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_comes_after_the_clock_was_set_back_is_the_newest_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&connection, folder.path()).unwrap();
+        for number in 0..KEPT_PROOFS as u64 {
+            put(&connection, &signed(1, number)).unwrap();
+        }
+        for late in [900, 901] {
+            let back = SignedSession { at: UnixMillis(5), ..signed(1, late) };
+            put(&connection, &back).unwrap();
+            let kept = of_peer(&connection, &back.peer).unwrap();
+            assert_eq!((kept.len(), kept[0].hash), (KEPT_PROOFS, back.hash));
+            assert_eq!(kept[0].at, UnixMillis(kept[1].at.0 + 1), "a moment after the newest before it");
+        }
     }
 }
