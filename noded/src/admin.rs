@@ -334,6 +334,9 @@ impl Contract for Service {
         let node = Arc::clone(&self.node);
         let decided = self.on_main(async move { node.links.decide_peer(peer, allow).await }).await?;
         decided.map_err(|error| refuse(&error))?;
+        if !allow {
+            self.node.network.end_contacts(&peer);
+        }
         Ok(Response::new(self.peer(self.node.links.current(&peer)).await?))
     }
 

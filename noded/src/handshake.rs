@@ -50,6 +50,9 @@ pub(crate) enum HandshakeRefusal {
     /// Direct contact of a peer with which there is a live link.
     #[error("direct contact of a peer with which there is a live link (downgrade)")]
     DirectDowngrade,
+    /// Direct contact of a peer to whom the operator has said no.
+    #[error("direct contact of a peer that is denied (`openred peers deny`)")]
+    DirectDenied,
     /// This node opens a session to the same peer right now and has the lower id.
     #[error("simultaneous open: this node keeps the initiator's role")]
     SimultaneousOpen,

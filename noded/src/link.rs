@@ -50,7 +50,7 @@ use crate::health::Health;
 use crate::keys::KeysError;
 use crate::p2p::ports::{LinkHandle, SessionOpened, SignedSession};
 use crate::reports::Reports;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Word};
 use methods::{BadDecision, Methods};
 use ports::{Carrier, Courier, LinkObserver, LinkVault};
 use state::{EndReason, Link, LinkState, WrongState};
@@ -405,6 +405,10 @@ impl crate::p2p::ports::Links for Links {
 
     fn allowed_methods(&self) -> MethodSet {
         Links::allowed_methods(self)
+    }
+
+    async fn is_denied(&self, peer: NodeId) -> bool {
+        self.store.word(self.current(&peer)).await.map_or(true, |word| word == Word::No)
     }
 
     async fn answer_contact(&self, peer: NodeId, mutual_link: [u8; 16], path: &str, body: Bytes) -> (u16, Bytes) {

@@ -42,7 +42,8 @@ impl Links {
         }
     }
 
-    /// The operator's yes to a peer's offers, one that waits included; or his no, by which one that waits ends. Links that live stay either way.
+    /// The operator's yes to a peer's offers, one that waits included; or his no, by which one that waits ends, and one that this node has
+    /// made it. Links that live stay either way, and what renews them.
     ///
     /// # Errors
     /// The node itself, or the key process or the store refuses.
@@ -56,10 +57,16 @@ impl Links {
         }
         let _turn = self.turn.lock().await;
         let now = clock::now();
-        let waiting = self.all().into_iter().filter(|link| link.peer() == peer && link.state == LinkState::Waiting);
-        let refused: Vec<Link> = waiting.filter_map(|link| link.ended(EndReason::Refused, now).ok()).collect();
-        self.store.deny(peer, refused.clone(), now).await?;
-        refused.into_iter().for_each(|link| self.show(link, None));
+        let of_peer = self.all().into_iter().filter(|link| link.peer() == peer);
+        let ended = of_peer.filter_map(|link| match link.state {
+            LinkState::Waiting => link.ended(EndReason::Refused, now).ok(),
+            // The peer's receipt, or its first handshake, would make a link of it.
+            LinkState::Offered if link.renews.is_none() => link.ended(EndReason::Operator, now).ok(),
+            _ => None,
+        });
+        let ended: Vec<Link> = ended.collect();
+        self.store.deny(peer, ended.clone(), now).await?;
+        ended.into_iter().for_each(|link| self.show(link, None));
         tracing::info!(peer = %Sensitive(peer.short()), "peer denied: its offers are refused");
         Ok(())
     }

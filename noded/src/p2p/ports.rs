@@ -98,6 +98,12 @@ pub trait Links: Send + Sync {
         MethodSet::ALL
     }
 
+    /// Whether the operator has said no to `peer`, or cannot be heard: then it is met no more than a stranger who is not wanted.
+    async fn is_denied(&self, peer: NodeId) -> bool {
+        let _ = peer;
+        false
+    }
+
     /// Answers what `peer` asks in direct contact, whose words are those of `mutual_link`: status and body.
     async fn answer_contact(&self, peer: NodeId, mutual_link: [u8; 16], path: &str, body: Bytes) -> (u16, Bytes) {
         let _ = (peer, mutual_link, path, body);

@@ -180,12 +180,12 @@ impl Store {
         self.call(disapprove).await
     }
 
-    /// The operator's no to a peer; with it end the offers that wait, `refused`, and what it was owed.
-    pub(crate) async fn deny(&self, node: NodeId, refused: Vec<Link>, now: UnixMillis) -> Result<()> {
+    /// The operator's no to a peer; with it end the offers of either side, `ended`, and what it was owed.
+    pub(crate) async fn deny(&self, node: NodeId, ended: Vec<Link>, now: UnixMillis) -> Result<()> {
         let deny = move |connection: &Connection| {
             successions::spoken(connection, &node)?;
             successions::reoffered(connection, &node)?;
-            refused.iter().try_for_each(|link| links::put(connection, link))?;
+            ended.iter().try_for_each(|link| links::put(connection, link))?;
             peers::deny(connection, &node, now)
         };
         self.call(deny).await

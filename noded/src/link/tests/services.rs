@@ -148,6 +148,22 @@ fn the_operators_no_lasts_over_restarts_until_a_yes_and_touches_no_live_link() {
 }
 
 #[test]
+fn the_operators_no_ends_what_this_node_has_offered_and_the_receipt_comes_too_late() {
+    run(async {
+        let (alice, bob) = pair(Open).await;
+        alice.links.request(bob.id, None).await.unwrap();
+        deliver_offer(&alice, &bob).await;
+        alice.links.decide_peer(bob.id, false).await.unwrap();
+        deliver_receipt(&bob, &alice).await;
+        let [ended] = &alice.links.all()[..] else { panic!("{:?}", states(&alice)) };
+        assert_eq!((ended.state, ended.reason), (LinkState::Revoked, EndReason::Operator));
+        assert!(alice.links.for_peer(&bob.id).is_none());
+        let alice = alice.restarted().await;
+        assert_eq!(states(&alice), [LinkState::Revoked]);
+    });
+}
+
+#[test]
 fn an_offer_that_waits_is_refused_alone_and_one_that_does_not_is_not() {
     run(async {
         let (alice, bob) = pair(Ask).await;

@@ -99,6 +99,9 @@ impl PeerNetwork {
         if self.ports.links.for_peer(&grant.peer).is_some() {
             return Err(HandshakeRefusal::DirectDowngrade.into());
         }
+        if self.ports.links.is_denied(grant.peer).await {
+            return Err(HandshakeRefusal::DirectDenied.into());
+        }
         let now = Instant::now();
         let (session, accept) = Session::as_responder(&grant, now)?;
         let session = session.with_limits(self.settings.limits);

@@ -131,6 +131,17 @@ async fn off_is_refused_as_everything_is() {
     contact(&bob, &alice).await.unwrap();
 }
 
+/// Who it is shows with FINALIZE: whoever is not wanted gets no contact, and no other refusal than anybody.
+#[tokio::test]
+async fn whom_the_operator_has_denied_gets_no_contact() {
+    let (alice, bob) = (node(1), node(2));
+    bob.links.denied.store(true, Ordering::Relaxed);
+    assert_eq!(contact(&alice, &bob).await.unwrap_err(), NetworkError::PeerRefusedHandshake);
+    assert!(alice.network.contacts().is_empty() && bob.network.contacts().is_empty());
+    bob.links.denied.store(false, Ordering::Relaxed);
+    contact(&alice, &bob).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_flood_without_cookies_never_reaches_the_key_process() {
     let (alice, bob) = (node(1), node(2));

@@ -162,6 +162,8 @@ pub(super) struct TestLinks {
     pub(super) signed: Mutex<Vec<SignedSession>>,
     /// Nothing more can be kept.
     pub(super) full: AtomicBool,
+    /// The operator has said no.
+    pub(super) denied: AtomicBool,
     recorded: Notify,
 }
 
@@ -203,6 +205,10 @@ impl Links for TestLinks {
             self.signed.lock().unwrap().push(signed);
         }
         keeps
+    }
+
+    async fn is_denied(&self, _: NodeId) -> bool {
+        self.denied.load(Ordering::Relaxed)
     }
 
     async fn match_checked(&self, _: LinkId, matched: bool, _: UnixMillis) {
