@@ -41,7 +41,7 @@ pub(crate) struct Used {
     pub(crate) age: Duration,
     /// Requests that this side began.
     pub(crate) begun: u64,
-    /// The greatest number of the peer's.
+    /// Requests of the peer that were taken.
     pub(crate) taken: u64,
     pub(crate) bytes: u64,
 }
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peers_numbers_make_the_next_one_due_and_end_nothing() {
+    fn the_peers_requests_make_the_next_one_due_and_end_nothing() {
         let used = Used { taken: 16, ..Used::default() };
         assert!(LIMITS.is_live(&used) && LIMITS.is_renewal_due(Side::Responder, &used));
         assert!(LIMITS.is_receiving(Duration::from_secs(219)) && !LIMITS.is_receiving(Duration::from_secs(220)));

@@ -155,7 +155,7 @@ impl Session {
 
     fn usage(&self, now: Instant) -> Used {
         let (begun, bytes) = self.used();
-        let taken = self.window().greatest();
+        let taken = self.window().taken();
         Used { age: now.saturating_duration_since(self.opened_at), begun, taken, bytes }
     }
 

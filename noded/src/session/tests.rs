@@ -265,6 +265,8 @@ fn numbers_end_at_two_to_the_thirty_second_on_both_sides() {
     }
     assert!(receive(&responder, &wire, now).is_ok());
     assert_eq!(receive(&responder, &wire, now).unwrap_err(), SessionError::PeerReplayed);
+    // Whoever counts so far is due for another session himself. This side has taken one request: it opens none for him.
+    assert!(initiator.is_renewal_due(now) && !responder.is_renewal_due(now));
 }
 
 #[test]

@@ -11,6 +11,7 @@ const WORDS: usize = (RECEIVER_WINDOW / WORD_BITS) as usize;
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     greatest: u64,
+    taken: u64,
     bits: Option<Box<[u64; WORDS]>>,
 }
 
@@ -27,12 +28,13 @@ impl Window {
             return Err(SessionError::PeerReplayed);
         }
         bits[word] |= bit;
+        self.taken += 1;
         Ok(())
     }
 
-    /// The greatest number taken.
-    pub(crate) const fn greatest(&self) -> u64 {
-        self.greatest
+    /// How many were taken. (What the greatest number is, the peer chooses.)
+    pub(crate) const fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Clears what leaves the window when `number` becomes the greatest.
@@ -82,6 +84,7 @@ mod tests {
         assert!(window.mark(5).is_err());
         window.mark(u64::MAX - RECEIVER_WINDOW + 1).unwrap();
         assert!(window.mark(u64::MAX - RECEIVER_WINDOW).is_err());
+        assert_eq!(window.taken(), 8, "each that was taken, whatever its number");
     }
 
     proptest! {
