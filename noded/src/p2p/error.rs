@@ -34,8 +34,8 @@ pub enum NetworkError {
     /// There is a live link with the peer.
     #[error("there is a live link with this peer, and direct contact would prove less; see `openred link show`")]
     Linked,
-    /// It refused the request in a session, and again in a new one.
-    #[error("the peer refused the session; its own log says why")]
+    /// It refused the request in a session, and again in a new one; or whoever carries the bytes says so, in whose power a refusal is.
+    #[error("the peer refused the session, and its own log says why; the request may have been carried out")]
     PeerRefusedSession,
     /// It demands that sessions are signed.
     #[error("the peer demands signed sessions, lasting proof of contact; set `links.audited = \"allow\"` if you agree")]
@@ -114,7 +114,10 @@ impl From<NetworkError> for PeerError {
             NetworkError::NotLinked => Self::NotLinked,
             NetworkError::TimedOut | NetworkError::Stalled => Self::TimedOut,
             NetworkError::Busy => Self::Busy,
-            NetworkError::Interrupted | NetworkError::PeerAnswer(_) | NetworkError::RequestBody(_) => Self::Interrupted,
+            NetworkError::Interrupted
+            | NetworkError::PeerRefusedSession
+            | NetworkError::PeerAnswer(_)
+            | NetworkError::RequestBody(_) => Self::Interrupted,
             _ => Self::Unreachable,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use openred_module::Body;
+use openred_module::{Body, PeerError};
 use openred_proto::checked::session::Side;
 use openred_proto::method::Method;
 use tokio::sync::Barrier;
@@ -180,4 +180,16 @@ async fn a_request_that_came_to_nothing_is_in_nobodys_way() {
     assert_eq!(high.ask(&low, head("POST", "/mirror"), Body::empty()).await.unwrap().0.status, 200);
     low.keys.gate.send_replace(true);
     assert_eq!(asking.await.unwrap().unwrap().0.status, 200);
+}
+
+/// A refusal is not sealed: whoever carries the bytes can put it in the place of the answer to a request that was carried out.
+#[tokio::test]
+async fn a_refusal_in_place_of_the_answer_leaves_open_whether_the_request_was_carried_out() {
+    let (alice, bob, proxy) = over_proxy().await;
+    connect(&alice, &bob).await;
+    proxy.next(Kind::Session, Fate::Refuse);
+    let refused = alice.ask(&bob, head("POST", "/mirror"), Body::empty()).await.unwrap_err();
+    assert_eq!(bob.module.served.load(Ordering::Relaxed), 2, "carried out, and not sent again without a key");
+    assert!(refused.to_string().ends_with("may have been carried out"), "{refused}");
+    assert_eq!(PeerError::from(refused), PeerError::Interrupted);
 }

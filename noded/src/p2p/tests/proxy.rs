@@ -10,6 +10,9 @@ use tokio::sync::Barrier;
 
 use crate::p2p::HANDSHAKE_PATH;
 
+/// What a node answers to all that it refuses.
+const REFUSAL: &[u8] = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
 /// What a message is, by its path and first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -29,6 +32,8 @@ pub(super) enum Fate {
     HoldMessage,
     /// It arrives; the answer never does, and nobody says so.
     HoldAnswer,
+    /// It arrives, and a refusal comes back in the place of its answer.
+    Refuse,
     /// It arrives twice at once; the answers are compared.
     Twice,
     /// It arrives once another message is waiting at [`Proxy::meeting`], too.
@@ -123,6 +128,7 @@ impl Proxy {
         match fate {
             Some(Fate::LoseAnswer) => {}
             Some(Fate::HoldAnswer) => until_gone(client).await,
+            Some(Fate::Refuse) => drop(client.write_all(REFUSAL).await),
             _ => drop(client.write_all(&answer).await),
         }
     }
