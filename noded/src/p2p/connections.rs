@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::carrier::{OutflowError, SealedBody};
 use super::error::NetworkError;
-use super::settings::{CLIENT_CONNECTIONS, CLIENT_KEEP_ALIVE, IDLE_CONNECTIONS};
+use super::settings::{CLIENT_CONNECTIONS, CLIENT_KEEP_ALIVE, COMES_TO_REST, IDLE_CONNECTIONS};
 use super::stall::{StallGuard, causes, is_stall};
 
 /// Where a peer can be reached: a checked endpoint.
@@ -122,7 +122,7 @@ impl Connections {
     /// An idle connection, and true; or a new one.
     async fn acquire(self: &Arc<Self>, reach: &Reach) -> Result<(Lease, bool), NetworkError> {
         while let Some(mut idle) = self.take_idle(reach.address) {
-            if idle.since.elapsed() < CLIENT_KEEP_ALIVE && idle.sender.ready().await.is_ok() {
+            if idle.since.elapsed() < CLIENT_KEEP_ALIVE && takes_requests(&mut idle.sender).await {
                 return Ok((self.lease(reach, idle.sender), true));
             }
         }
@@ -180,6 +180,12 @@ impl Connections {
     fn idle(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<Idle>>> {
         self.idle.lock().expect("nothing panics while it holds the idle connections")
     }
+}
+
+/// Whether a request can go out at once, or as good. A connection whose answer came early is given back while the body of its request
+/// still goes, and that ends when its source pleases: no other request waits for it.
+async fn takes_requests(sender: &mut SendRequest<SealedBody>) -> bool {
+    sender.is_ready() || tokio::time::timeout(COMES_TO_REST, sender.ready()).await.is_ok_and(|ready| ready.is_ok())
 }
 
 /// Why a request that had left, or a part of it, has no answer.

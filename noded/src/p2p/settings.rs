@@ -93,6 +93,9 @@ pub(super) const HEAD_BUFFER: usize = 64 * 1024;
 pub(super) const HEAD_FIELDS: usize = 32;
 /// Our own idle connections are let go before the peer closes them under a request.
 pub(super) const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(45);
+/// How long a connection whose answer was just read may take until the next request can go out: the reader is told of the end by another
+/// task, which has a few steps left.
+pub(super) const COMES_TO_REST: Duration = Duration::from_millis(10);
 /// Idle connections kept to one address.
 pub(super) const IDLE_CONNECTIONS: usize = 64;
 /// Open connections to peers in all: a quarter of what an ordinary limit of 1,024 descriptors leaves, twice.

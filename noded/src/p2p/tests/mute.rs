@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openred_module::Body;
 use openred_proto::method::Method;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use super::harness::{TestNode, head, pair_of};
+use super::pool::session;
 use super::proxy::{Fate, Kind, Proxy};
 use crate::config::AuditedPolicy;
+use crate::p2p::carrier::SealedBody;
+use crate::p2p::connections::{Connections, Reach};
 use crate::p2p::{NetworkError, NetworkSettings};
 
 /// Longer than any of these tests.
@@ -84,4 +89,34 @@ async fn a_handshake_that_does_not_go_on_makes_way_for_the_next() {
     }
     alice.keys.gate.send_replace(true);
     while ask(&alice, &bob).await != Ok(200) {}
+}
+
+/// A peer answers early, reads no further, and does not close. Without a bound the next request would wait for the source of the first.
+#[tokio::test]
+async fn a_connection_on_which_a_body_still_goes_is_waited_for_by_nobody() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let reach = Reach::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    let peer = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while kept.len() < 2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            if kept.is_empty() {
+                stream.read_u8().await.unwrap();
+                stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            }
+            kept.push(stream);
+        }
+        kept
+    });
+    let connections = Connections::new(LONG, LONG);
+    let session = session(1, 1, Instant::now());
+    let ticket = session.session.begin_request(Instant::now()).unwrap();
+    let (message, _awaited) = ticket.start(&head("POST", "/mirror"), None).unwrap();
+    let (source, body) = Body::channel();
+    let (response, lease) = connections.post(&reach, "/", SealedBody::new(message, body, None)).await.unwrap();
+    assert_eq!(response.status(), 403);
+    lease.give_back();
+    connections.probe(&reach).await.unwrap();
+    assert_eq!(peer.await.unwrap().len(), 2, "on a connection of its own");
+    drop(source);
 }
