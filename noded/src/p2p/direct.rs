@@ -64,15 +64,13 @@ impl PeerNetwork {
     /// [`NetworkError`]; whoever is there and is not the one that is expected has got nothing of this node's identity.
     pub(crate) async fn contact(self: &Arc<Self>, address: &Address) -> Result<Arc<Contact>, NetworkError> {
         let reach = &address.reach;
-        if let Some(open) = self.contacts.at(reach, Instant::now()) {
-            if address.pin.is_some_and(|pin| pin != open.peer) {
-                return Err(NetworkError::PeerUnexpected);
-            }
-            // The other side may have forgotten it.
-            let answered = self.ask_contact(&open, questions::CARD, Bytes::new()).await;
+        let open = self.contacts.at(reach, Instant::now());
+        if let Some(open) = open.as_ref().filter(|open| address.pin.is_none_or(|pin| pin == open.peer)) {
+            // The other side may have forgotten it, or another node may be there by now: then there is another answer to a greeting.
+            let answered = self.ask_contact(open, questions::CARD, Bytes::new()).await;
             match answered {
-                Err(NetworkError::PeerRefusedSession) => self.contacts.remove(&open),
-                answered => return answered.map(|_| open),
+                Ok(_) => return Ok(Arc::clone(open)),
+                Err(error) => tracing::debug!(%error, "an open contact does not answer: it is made anew"),
             }
         }
         let greeting = self.post_handshake(reach, &self.connections, encode_hello().into()).await?;
@@ -99,6 +97,10 @@ impl PeerNetwork {
         let contact = Contact::new(session, Came::To(reach.clone()), unix_now());
         if !self.contacts.insert(&contact, now) {
             return Err(NetworkError::ContactsFull);
+        }
+        // Whoever was there before is not any more.
+        if let Some(before) = open {
+            self.contacts.remove(&before);
         }
         Ok(contact)
     }

@@ -15,6 +15,7 @@ use openred_proto::vault::Refusal;
 
 use super::contacts::{ours, stranger};
 use super::harness::{TestNode, head, pair_with, raw};
+use super::proxy::{Fate, Kind, Proxy};
 use crate::config::DirectPolicy;
 use crate::handshake::direct as request;
 use crate::keys::KeysError;
@@ -98,6 +99,30 @@ async fn strangers_who_fill_their_places_leave_the_operator_his_own_and_their_en
     assert_eq!(contact(&alice, &carol).await.unwrap_err(), NetworkError::ContactsFull);
     assert_eq!(carol.keys.operations(), 0, "it was asked who it is, and nothing else");
     contact(&alice, &bob).await.expect("the one with bob is open");
+}
+
+/// The node there has another identity by now, or is another: the contact with who was there before is in nobody's way.
+#[tokio::test]
+async fn an_open_contact_that_does_not_answer_is_made_anew_with_whoever_is_there() {
+    let (alice, bob, carol) = (node(1), node(2), node(3));
+    for is_pinned in [false, true] {
+        let before = Proxy::start(bob.address).await;
+        let address = Address::parse(&format!("http://{}", before.address)).unwrap();
+        let with_bob = alice.network.contact(&address).await.unwrap();
+        assert!(Arc::ptr_eq(&with_bob, &alice.network.contact(&address).await.unwrap()), "the open one is given again");
+        before.next(Kind::Session, Fate::LoseMessage);
+        before.lead_to(carol.address);
+        let meant = address.expecting(is_pinned.then_some(carol.id)).unwrap();
+        assert_eq!(alice.network.contact(&meant).await.unwrap().peer, carol.id);
+        assert!(alice.network.contact_with(&bob.id, true).is_none());
+        let meant = meant.expecting(Some(bob.id));
+        assert!(is_pinned == meant.is_none());
+        if let Some(meant) = meant {
+            assert_eq!(alice.network.contact(&meant).await.unwrap_err(), NetworkError::PeerUnexpected);
+        }
+        assert_eq!(alice.network.contacts().len(), 1);
+        alice.network.end_contacts(&carol.id);
+    }
 }
 
 #[tokio::test]

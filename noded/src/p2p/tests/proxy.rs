@@ -43,7 +43,7 @@ pub(super) enum Fate {
 /// Passes on what it is not told to treat otherwise. Ends with its runtime.
 pub(super) struct Proxy {
     pub(super) address: SocketAddr,
-    target: SocketAddr,
+    target: Mutex<SocketAddr>,
     fates: Mutex<VecDeque<(Kind, Fate)>>,
     sent: Mutex<Vec<(Kind, Vec<u8>)>>,
     alike: Mutex<Vec<bool>>,
@@ -61,7 +61,7 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let proxy = Arc::new(Self {
             address,
-            target,
+            target: Mutex::new(target),
             fates: Mutex::default(),
             sent: Mutex::default(),
             alike: Mutex::default(),
@@ -81,6 +81,11 @@ impl Proxy {
     /// What becomes of the next message of a kind; of several, one after the other.
     pub(super) fn next(&self, kind: Kind, fate: Fate) {
         self.fates.lock().unwrap().push_back((kind, fate));
+    }
+
+    /// From now on another node is there.
+    pub(super) fn lead_to(&self, target: SocketAddr) {
+        *self.target.lock().unwrap() = target;
     }
 
     /// What was sent of one kind, in order.
@@ -134,7 +139,8 @@ impl Proxy {
     }
 
     async fn exchange(&self, message: &[u8]) -> Vec<u8> {
-        let mut server = TcpStream::connect(self.target).await.unwrap();
+        let target = *self.target.lock().unwrap();
+        let mut server = TcpStream::connect(target).await.unwrap();
         let mut answer = Vec::new();
         let _ = server.write_all(message).await;
         let _ = server.read_to_end(&mut answer).await;
