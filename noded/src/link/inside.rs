@@ -60,13 +60,28 @@ impl Asked {
     }
 }
 
-/// With whom lists have been compared since the start, and with whom they are to be.
+/// With whom lists have been compared since the start, and with whom they are to be. Of nodes that the store knows.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
     in_step: BTreeSet<NodeId>,
     due: BTreeSet<NodeId>,
     /// Whose cards are to be asked for.
     pub(super) cards_due: BTreeSet<NodeId>,
+}
+
+impl Steps {
+    /// The node is nobody any more.
+    pub(super) fn forget(&mut self, peer: &NodeId) {
+        for of in [&mut self.in_step, &mut self.due, &mut self.cards_due] {
+            of.remove(peer);
+        }
+    }
+
+    /// How many nodes are in it.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        [&self.in_step, &self.due, &self.cards_due].into_iter().map(BTreeSet::len).sum()
+    }
 }
 
 impl Links {

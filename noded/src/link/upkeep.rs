@@ -96,7 +96,10 @@ impl Links {
         }
         match self.store.purge_peers(now.minus(PEER_KEPT)).await {
             Ok(purged) => {
-                purged.iter().for_each(|peer| self.carrier.forget(peer));
+                for peer in &purged {
+                    self.carrier.forget(peer);
+                    self.steps().forget(peer);
+                }
                 self.purged_at.store(now.0, Ordering::Relaxed);
             }
             Err(error) => self.store_failed(error),

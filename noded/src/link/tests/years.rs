@@ -96,6 +96,8 @@ fn many_short_lives_and_offers_leave_no_more_rows_than_are_shown() {
         for _ in 0..40 {
             let link = alice.links.request(bob.id, Some(Duration::from_secs(10))).await.unwrap().id();
             settle(&alice, &bob).await;
+            alice.links.sync(bob.id).await.unwrap();
+            assert_eq!(alice.links.steps().len(), 1, "lists were compared with it");
             alice.links.revoke(link).await.unwrap();
             clock.pass(Duration::from_secs(60));
             settle(&alice, &bob).await;
@@ -123,6 +125,7 @@ fn many_short_lives_and_offers_leave_no_more_rows_than_are_shown() {
         for node in [&alice, &bob] {
             let left: i64 = rows(node).await.into_iter().filter(|(name, _)| name != "meta").map(|(_, rows)| rows).sum();
             assert_eq!(left, 0, "{:?}", rows(node).await);
+            assert_eq!(node.links.steps().len(), 0, "nor in memory");
         }
     });
 }
