@@ -158,7 +158,12 @@ impl PeerNetwork {
     /// Expects REQUESTs over `link` from now on, or takes over what changed in it. To be called for each live link at start,
     /// and for each that becomes usable: by the issuer when it has been offered, by the acceptor when it has been accepted.
     pub fn link_added(&self, link: Arc<LinkHandle>) {
-        if !self.responder().tags.insert(link) {
+        let id = link.link;
+        // Held until it is counted, too: an end of the link comes after both.
+        let mut responder = self.responder();
+        if responder.tags.insert(link) {
+            self.attempts().expect(id);
+        } else {
             tracing::error!("more links than the key process holds: one is not expected");
         }
     }

@@ -172,10 +172,15 @@ impl CookieJar {
         is_live(*since, now).then(|| cookie.proof(covered))
     }
 
+    /// Drops those that are not taken for certain any more.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        self.0.retain(|_, (_, since)| is_live(*since, now));
+    }
+
     /// Keeps what `peer` at `address` gave; old ones make room, and when there are none, all others.
     pub(crate) fn keep(&mut self, peer: NodeId, address: SocketAddr, cookie: Cookie, now: Instant) {
         if self.0.len() >= KEPT {
-            self.0.retain(|_, (_, since)| is_live(*since, now));
+            self.sweep(now);
         }
         if self.0.len() >= KEPT {
             self.0.clear();

@@ -58,7 +58,7 @@ impl DirectTable {
     /// Takes a place for a REQUEST of `address`, before the key process is asked; [`DirectTable::answered`] or
     /// [`DirectTable::refused`] is to follow.
     pub(crate) fn admit(&mut self, address: IpAddr, now: Instant) -> Result<(), HandshakeRefusal> {
-        self.waiting.retain(|_, (_, since)| now.saturating_duration_since(*since) < HALF_OPEN_LIFE);
+        self.sweep(now);
         let asking = self.asking.get(&address).copied().unwrap_or_default();
         let of_address = asking + self.waiting.values().filter(|(of, _)| *of == address).count();
         let in_all = self.asking.values().sum::<usize>() + self.waiting.len();
@@ -67,6 +67,17 @@ impl DirectTable {
         }
         *self.asking.entry(address).or_default() += 1;
         Ok(())
+    }
+
+    /// Drops those whose FINALIZE did not come in time.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        self.waiting.retain(|_, (_, since)| now.saturating_duration_since(*since) < HALF_OPEN_LIFE);
+    }
+
+    /// How many wait for their FINALIZE.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// VERIFY goes out.

@@ -61,6 +61,12 @@ impl HalfOpenTable {
         Ok(())
     }
 
+    /// How many there are, and how many answers are remembered, whether or not their time is over.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> (usize, usize) {
+        (self.entries.len(), self.finished.answers.len().max(self.finished.order.len()))
+    }
+
     /// How many there are.
     pub(super) fn len(&mut self, now: Instant) -> usize {
         self.expire(now);
@@ -114,7 +120,8 @@ impl HalfOpenTable {
         self.entries.retain(|_, entry| entry.handle.link != *link);
     }
 
-    fn expire(&mut self, now: Instant) {
+    /// Drops what is past its time, of both.
+    pub(super) fn expire(&mut self, now: Instant) {
         self.entries.retain(|_, entry| now.saturating_duration_since(entry.since) < HALF_OPEN_LIFE);
         self.finished.expire(now);
     }

@@ -155,6 +155,19 @@ impl Responder {
         self.half_open.failed(handshake);
     }
 
+    /// Lets go of what time has made useless: nothing else does on a node that is left alone.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        self.tags.sweep(now);
+        self.half_open.expire(now);
+    }
+
+    /// Half-open handshakes, and answers that are kept to be given again: VERIFYs, ACCEPTs.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> [usize; 3] {
+        let (half_open, accepts) = self.half_open.kept();
+        [half_open, self.tags.answers(), accepts]
+    }
+
     /// What strangers are asked to show is made with the same secrets.
     pub(crate) const fn cookies(&mut self) -> &mut Cookies {
         &mut self.cookies

@@ -34,7 +34,26 @@ struct Remembered {
 enum Outcome {
     Asked,
     Answered(Bytes),
-    Refused,
+    /// Refused, or answered so long ago that it is not answered again.
+    Spent,
+}
+
+impl Remembered {
+    fn is_recent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < REQUEST_REPEAT
+    }
+}
+
+impl Expected {
+    /// Lets go of answers that nobody gets any more. A VERIFY is a kilobyte and more: kept for as long as its REQUEST is remembered, a link
+    /// would in time hold tens of them.
+    fn drop_answers(&mut self, now: Instant) {
+        for known in self.remembered.iter_mut().filter(|known| !known.is_recent(now)) {
+            if matches!(known.outcome, Outcome::Answered(_)) {
+                known.outcome = Outcome::Spent;
+            }
+        }
+    }
 }
 
 /// What was seen before of a REQUEST.
@@ -129,10 +148,9 @@ impl TagTable {
     pub(super) fn seen(&self, link: &LinkId, mac1: &Mark, now: Instant) -> Seen {
         let Some(expected) = self.links.get(link) else { return Seen::Spent };
         let Some(known) = expected.remembered.iter().find(|known| known.mac1 == *mac1) else { return Seen::Fresh };
-        let recent = now.saturating_duration_since(known.at) < REQUEST_REPEAT;
         match &known.outcome {
-            Outcome::Asked if recent => Seen::Asked,
-            Outcome::Answered(verify) if recent => Seen::Answered(verify.clone()),
+            Outcome::Asked if known.is_recent(now) => Seen::Asked,
+            Outcome::Answered(verify) if known.is_recent(now) => Seen::Answered(verify.clone()),
             _ => Seen::Spent,
         }
     }
@@ -140,6 +158,7 @@ impl TagTable {
     /// Remembers the REQUEST with `mac1`, which the key process is asked about now.
     pub(super) fn remember(&mut self, link: &LinkId, mac1: &Mark, now: Instant) {
         let Some(expected) = self.links.get_mut(link) else { return };
+        expected.drop_answers(now);
         if expected.remembered.len() >= REQUESTS_REMEMBERED {
             expected.remembered.pop_front();
         }
@@ -153,7 +172,7 @@ impl TagTable {
 
     /// The key process refused the REQUEST with `mac1`.
     pub(super) fn refused(&mut self, link: &LinkId, mac1: &Mark) {
-        self.settle(link, mac1, Outcome::Refused);
+        self.settle(link, mac1, Outcome::Spent);
     }
 
     fn settle(&mut self, link: &LinkId, mac1: &Mark, outcome: Outcome) {
@@ -168,6 +187,18 @@ impl TagTable {
         if let Some(expected) = self.links.get_mut(link) {
             expected.remembered.retain(|known| known.mac1 != *mac1);
         }
+    }
+
+    /// Lets go of what time has made useless.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        self.links.values_mut().for_each(|expected| expected.drop_answers(now));
+    }
+
+    /// Answers that are kept to be given again.
+    #[cfg(test)]
+    pub(super) fn answers(&self) -> usize {
+        let remembered = self.links.values().flat_map(|expected| &expected.remembered);
+        remembered.filter(|known| matches!(known.outcome, Outcome::Answered(_))).count()
     }
 
     /// Links that are expected.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use openred_proto::checked::handshake::{HandshakeFinalize, HandshakeRequest};
 use openred_proto::id::{HandshakeId, LinkId, NodeId, UnixMillis};
-use openred_proto::limits::{HALF_OPEN_PER_LINK, REQUESTS_REMEMBERED, TAG_AHEAD, TAG_BEHIND};
+use openred_proto::limits::{HALF_OPEN_PER_LINK, REQUEST_REPEAT, REQUESTS_REMEMBERED, TAG_AHEAD, TAG_BEHIND};
 use openred_proto::method::Method;
 use openred_proto::secret::Secret;
 use openred_proto::vault::{LinkKeys, RequestKeys};
@@ -239,6 +239,7 @@ fn two_hundred_failed_attempts_then_success() {
     for lost_at_alice in [false, true] {
         let (mut responder, mut attempts) = (bob(&[(1, 0)]), Attempts::default());
         let link = LinkId::from_bytes([1; 16]);
+        attempts.expect(link);
         for attempt in 0..200_u64 {
             let counter = attempts.next(link, 0);
             let at = now + Duration::from_secs(attempt * 10);
@@ -260,12 +261,32 @@ fn two_hundred_failed_attempts_then_success() {
     }
 }
 
+/// A link over which session follows session: each answer is kept for as long as it is given again.
+#[test]
+fn answers_are_kept_no_longer_than_they_are_given() {
+    let begun = Instant::now();
+    let mut responder = bob(&[(1, 0)]);
+    let mut at = begun;
+    for number in 1..=100_u8 {
+        at = begun + Duration::from_secs(u64::from(number));
+        assert!(complete(&mut responder, &from_alice(1, u64::from(number), b"n"), number, at));
+        let [half_open, verifies, accepts] = responder.kept();
+        assert!(half_open == 0 && verifies <= 10 && accepts <= 10, "{number}: {:?}", responder.kept());
+    }
+    let first = look(&mut responder, &from_alice(1, 85, b"n"), at);
+    assert_eq!(first.unwrap_err(), HandshakeRefusal::Repeated, "that it came is remembered for longer");
+    assert!(matches!(look(&mut responder, &from_alice(1, 100, b"n"), at), Ok(Request::Repeat(_))));
+    responder.sweep(at + REQUEST_REPEAT);
+    assert_eq!(responder.kept(), [0, 0, 0]);
+}
+
 /// A session whose ACCEPT was lost: bob counts it, alice does not; they still meet, again and again.
 #[test]
 fn lost_accepts_do_not_part_the_counters() {
     let now = Instant::now();
     let (mut responder, mut attempts) = (bob(&[(1, 0)]), Attempts::default());
     let link = LinkId::from_bytes([1; 16]);
+    attempts.expect(link);
     for round in 0..100_u64 {
         let counter = attempts.next(link, 0);
         let at = now + Duration::from_secs(round * 10);

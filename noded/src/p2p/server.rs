@@ -26,7 +26,7 @@ use crate::handshake::cookie::Source;
 use crate::reports::Seen;
 use crate::sensitive::Sensitive;
 
-/// How often idle sessions and connections are looked for.
+/// How often what is past its time is looked for: sessions and connections that are idle, answers that nobody waits for.
 const SWEEP: Duration = Duration::from_secs(15);
 /// A listener that fails (no descriptors left) is asked again after this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -71,10 +71,7 @@ impl PeerNetwork {
                     }
                 },
                 Some(_) = connections.join_next() => {}
-                _ = sweep.tick() => {
-                    self.pool.sweep(Instant::now());
-                    self.connections.sweep();
-                }
+                _ = sweep.tick() => self.sweep(Instant::now()),
             }
         }
         drop(listener);
@@ -83,6 +80,16 @@ impl PeerNetwork {
             tracing::warn!("some requests of peers did not end in time and were cut");
         }
         Ok(())
+    }
+
+    /// Lets go of what is past its time: each of these is looked at again only when its like is added, which on a quiet node may be never.
+    pub(super) fn sweep(&self, now: Instant) {
+        self.pool.sweep(now);
+        self.connections.sweep();
+        self.responder().sweep(now);
+        self.direct().sweep(now);
+        self.contacts.sweep(now);
+        self.cookies().sweep(now);
     }
 
     /// Serves one connection on a task, or closes it when there are too many.

@@ -18,3 +18,4 @@ mod refusals;
 mod renewal;
 mod requests;
 mod resume;
+mod tables;

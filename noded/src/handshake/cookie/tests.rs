@@ -131,6 +131,10 @@ fn an_initiator_shows_a_cookie_for_two_minutes_and_keeps_a_bounded_number() {
         assert!(jar.0.len() <= KEPT);
         assert!(jar.proof(BOB, port(number), b"m", now).is_some(), "the newest is always kept");
     }
+    jar.sweep(now);
+    assert!(!jar.0.is_empty());
+    jar.sweep(now + COOKIE_LIFE);
+    assert!(jar.0.is_empty());
 }
 
 fn look(responder: &mut Responder, request: &HandshakeRequest, source: Source, now: Instant) -> Request {

@@ -150,6 +150,17 @@ impl Contacts {
         self.lock().retain(|contact| contact.peer != *peer);
     }
 
+    /// Drops those whose time is over: their keys go with them.
+    pub(in crate::p2p) fn sweep(&self, now: Instant) {
+        drop(self.open(now));
+    }
+
+    /// How many there are, whether or not their time is over.
+    #[cfg(test)]
+    pub(in crate::p2p) fn kept(&self) -> usize {
+        self.lock().len()
+    }
+
     fn open(&self, now: Instant) -> MutexGuard<'_, Vec<Arc<Contact>>> {
         let mut contacts = self.lock();
         contacts.retain(|contact| contact.is_open(now));
