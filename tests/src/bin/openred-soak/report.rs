@@ -76,12 +76,14 @@ impl Report<'_> {
         for (code, alarm) in &self.alarms {
             row(&format!("alarm: {code}"), format!("{} looks, {} unprovoked", alarm.seen, alarm.unprovoked));
         }
-        say("\n  memory (PSS, KiB)            lived    first     last     most   KiB/min");
+        say(
+            "\n  memory (PSS, KiB)            lived    first     last     most   KiB/min | no file behind it: last   KiB/min",
+        );
         for life in
             self.memory.iter().filter(|life| life.of == format!("n{SPARED}") || life.of == "directory" || life.grew)
         {
             say(&format!(
-                "  {:<10} {:<14} {:>6.0} s {:>8.0} {:>8.0} {:>8.0} {:>9.1}{}",
+                "  {:<10} {:<14} {:>6.0} s {:>8.0} {:>8.0} {:>8.0} {:>9.1} | {:>29.0} {:>9.1}{}",
                 life.of,
                 life.process,
                 life.seconds,
@@ -89,6 +91,8 @@ impl Report<'_> {
                 life.last_kib,
                 life.most_kib,
                 life.kib_per_minute,
+                life.own_last_kib,
+                life.own_kib_per_minute,
                 if life.grew { "  GREW" } else { "" }
             ));
         }

@@ -56,11 +56,25 @@ fn process(pid: i32) -> Option<Process> {
     Some(Process { pid, parent: words.next()?.parse().ok()?, name, is_dead })
 }
 
-/// Proportional set size in KiB: pages that others share count in part.
-fn pss(pid: i32) -> Option<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    line.split_whitespace().next()?.parse().ok()
+/// One look at a process, in KiB.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sample {
+    /// In seconds.
+    at: f64,
+    /// Proportional set size: pages that others share count in part.
+    pss: f64,
+    /// What of it no file lies behind: heap and stacks. The rest are pages of programs, which grow as code is used for the first time, and as
+    /// others that shared them end.
+    own: f64,
+}
+
+impl Sample {
+    fn of(pid: i32, at: f64) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let field =
+            |name: &str| text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok();
+        Some(Self { at, pss: field("Pss:")?, own: field("Pss_Anon:")? })
+    }
 }
 
 /// The home that a supervisor or directory was given.
@@ -81,6 +95,9 @@ pub(crate) struct Life {
     pub(crate) most_kib: f64,
     /// Of the line through what was seen after the beginning.
     pub(crate) kib_per_minute: f64,
+    /// What of it no file lies behind, and the line through that.
+    pub(crate) own_last_kib: f64,
+    pub(crate) own_kib_per_minute: f64,
     /// Whether it was long enough to be judged, and grew too much.
     pub(crate) judged: bool,
     pub(crate) grew: bool,
@@ -93,7 +110,7 @@ pub(crate) struct Alarm {
     pub(crate) unprovoked: usize,
 }
 
-type Samples = BTreeMap<(String, String, i32), Vec<(f64, f64)>>;
+type Samples = BTreeMap<(String, String, i32), Vec<Sample>>;
 
 /// Everything that was seen.
 #[derive(Debug, Default)]
@@ -171,9 +188,9 @@ impl Watch {
             let is_mine = all.iter().any(|other| other.pid == keeper && other.parent == own);
             if is_mine
                 && WATCHED.contains(&process.name.as_str())
-                && let (Some(home), Some(kib)) = (home(keeper), pss(process.pid))
+                && let (Some(home), Some(sample)) = (home(keeper), Sample::of(process.pid, at))
             {
-                samples.entry((home, process.name.clone(), process.pid)).or_default().push((at, kib));
+                samples.entry((home, process.name.clone(), process.pid)).or_default().push(sample);
             }
         }
         let mut before = held(&self.lone);
@@ -219,34 +236,37 @@ fn explains(fault: &Fault, code: &str) -> bool {
     }
 }
 
-fn life(of: &str, process: &str, samples: &[(f64, f64)]) -> Life {
-    let (begun, ended) = (samples.first().map_or(0.0, |first| first.0), samples.last().map_or(0.0, |last| last.0));
-    let warm: Vec<(f64, f64)> = samples.iter().copied().filter(|(at, _)| *at >= begun + WARM_UP).collect();
+fn life(of: &str, process: &str, samples: &[Sample]) -> Life {
+    let (begun, last) = (samples.first().map_or(0.0, |first| first.at), samples.last().copied().unwrap_or_default());
+    let ended = last.at;
+    let warm: Vec<Sample> = samples.iter().copied().filter(|sample| sample.at >= begun + WARM_UP).collect();
     let watched = if warm.len() > 2 { &warm[..] } else { samples };
-    let slope = slope(watched);
-    let rise = slope * (watched.last().map_or(0.0, |last| last.0) - watched.first().map_or(0.0, |first| first.0));
-    let first = watched.first().map_or(0.0, |first| first.1);
+    let of_all = slope(watched, |sample| sample.pss);
+    let rise = of_all * (ended - watched.first().map_or(0.0, |first| first.at));
+    let first = watched.first().map_or(0.0, |first| first.pss);
     let judged = ended - begun >= JUDGED;
     Life {
         of: of.to_owned(),
         process: process.to_owned(),
         seconds: ended - begun,
         first_kib: first,
-        last_kib: samples.last().map_or(0.0, |last| last.1),
-        most_kib: samples.iter().fold(0.0, |most, (_, kib)| most.max(*kib)),
-        kib_per_minute: slope * 60.0,
+        last_kib: last.pss,
+        most_kib: samples.iter().fold(0.0, |most, sample| most.max(sample.pss)),
+        kib_per_minute: of_all * 60.0,
+        own_last_kib: last.own,
+        own_kib_per_minute: slope(watched, |sample| sample.own) * 60.0,
         judged,
         grew: judged && rise > GROWTH.0 + GROWTH.1 * first,
     }
 }
 
 /// Least squares: how much a second.
-fn slope(samples: &[(f64, f64)]) -> f64 {
+fn slope(samples: &[Sample], of: fn(&Sample) -> f64) -> f64 {
     let count = samples.len().max(1) as f64;
-    let mean = |of: fn(&(f64, f64)) -> f64| samples.iter().map(of).sum::<f64>() / count;
-    let (middle, level) = (mean(|sample| sample.0), mean(|sample| sample.1));
-    let spread: f64 = samples.iter().map(|(at, _)| (at - middle).powi(2)).sum();
-    let together: f64 = samples.iter().map(|(at, kib)| (at - middle) * (kib - level)).sum();
+    let mean = |of: fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>() / count;
+    let (middle, level) = (mean(|sample| sample.at), mean(of));
+    let spread: f64 = samples.iter().map(|sample| (sample.at - middle).powi(2)).sum();
+    let together: f64 = samples.iter().map(|sample| (sample.at - middle) * (of(sample) - level)).sum();
     if spread > 0.0 { together / spread } else { 0.0 }
 }
 
@@ -255,8 +275,8 @@ mod tests {
     use super::*;
 
     fn watched(minutes: usize, kib: impl Fn(f64) -> f64) -> Life {
-        let samples: Vec<(f64, f64)> =
-            (0..minutes * 12).map(|number| number as f64 * 5.0).map(|at| (at, kib(at))).collect();
+        let sample = |at| Sample { at, pss: kib(at), own: kib(at) / 2.0 };
+        let samples: Vec<Sample> = (0..minutes * 12).map(|number| number as f64 * 5.0).map(sample).collect();
         life("n0", "noded", &samples)
     }
 
@@ -266,10 +286,17 @@ mod tests {
         assert!(swaying.judged && !swaying.grew, "{swaying:?}");
         let growing = watched(30, |at| 20_000.0 + 5.0 * at);
         assert!(growing.grew && (growing.kib_per_minute - 300.0).abs() < 1.0, "{growing:?}");
+        assert!((growing.own_kib_per_minute - 150.0).abs() < 1.0, "{growing:?}");
         let filling = watched(30, |at| 10_000.0 + 20_000.0 * (at / WARM_UP).min(1.0));
         assert!(!filling.grew, "caches fill at the beginning: {filling:?}");
         let brief = watched(2, |at| 20_000.0 + 500.0 * at);
         assert!(!brief.judged && !brief.grew, "{brief:?}");
+    }
+
+    #[test]
+    fn what_a_process_holds_by_itself_is_told_from_files() {
+        let here = Sample::of(i32::try_from(std::process::id()).unwrap_or_default(), 3.0).unwrap_or_default();
+        assert!(here.own > 0.0 && here.own < here.pss, "{here:?}");
     }
 
     #[test]
