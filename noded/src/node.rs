@@ -40,6 +40,9 @@ const ASKED: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_secs(5);
 /// How often it is looked at while it is awaited at start.
 const LOOK_AT_START: Duration = Duration::from_millis(5);
+/// How often memory that is free is given back: seldom enough that a rush does not ask for it again and again, often enough that nobody takes
+/// a node for larger than it is.
+const GIVE_BACK: Duration = Duration::from_secs(30);
 /// Pauses before each attempt at a link's first handshake; afterwards the first request makes it.
 const FIRST_HANDSHAKES: [Duration; 4] =
     [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)];
@@ -184,6 +187,12 @@ impl Node {
         tasks.spawn(Arc::clone(&self.links).run());
         tasks.spawn(Arc::clone(&self.modules).run_timers());
         tasks.spawn(Arc::clone(self).watch());
+        tasks.spawn(async {
+            loop {
+                tokio::time::sleep(GIVE_BACK).await;
+                openred_policy::give_back_memory();
+            }
+        });
         let keys = self.keys.clone();
         tasks.spawn(Arc::clone(&self.reports).run(move |seen, count| {
             let keys = keys.clone();

@@ -103,6 +103,15 @@ pub use role::{Role, Uid};
 pub use seccomp::{allowed_names, syscalls_allowed, syscalls_in_service};
 pub use self_check::Descriptors;
 
+/// Gives memory that is free, and that the allocator would keep, back to the kernel.
+///
+/// With one malloc heap for all threads (step 2) a single small block at its end keeps everything below it in this process, for as long as that block
+/// lives: after a rush a daemon would be as large as in its midst. To be called now and then, by whoever runs for long; it takes
+/// a few milliseconds when there is much. Needs `madvise` and `brk`, which each filter allows whose process may grow.
+pub fn give_back_memory() {
+    sys::trim_heap();
+}
+
 /// Ends the process at once with `code`: the arena, where there is one, is cleared; then `exit_group` and nothing else.
 ///
 /// A normal return from `main` unmaps the signal stack and runs exit handlers, which the vault's filter has no rule for.

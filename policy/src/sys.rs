@@ -55,18 +55,11 @@ pub(crate) fn openat2(dir: BorrowedFd<'_>, path: &CStr, flags: c_int, mode: u32,
 
 /// A pidfd for the process at the other end of an AF_UNIX socket (`SO_PEERPIDFD`).
 pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_PEERPIDFD);
     let mut fd: c_int = -1;
     let mut length = size_of::<c_int>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, the size of `fd`, which outlives the call.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERPIDFD,
-            (&raw mut fd).cast::<c_void>(),
-            &raw mut length,
-        )
-    };
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut fd).cast(), &raw mut length) };
     check(c_long::from(result))?;
     Ok(own(fd))
 }
@@ -149,6 +142,13 @@ pub(crate) fn one_malloc_arena() -> bool {
     return unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) } == 1;
     #[cfg(not(target_env = "gnu"))]
     true
+}
+
+/// glibc: gives free pages back to the kernel, wherever in the heap they lie; by itself it gives back those at its end alone.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes an integer; the allocator locks its heap and touches nothing that is in use.
+    let _ = unsafe { libc::malloc_trim(0) };
 }
 
 /// Ends the process with `exit_group`.

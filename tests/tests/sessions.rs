@@ -59,6 +59,35 @@ fn no_request_fails_at_the_least_limits_that_an_operator_may_set() {
     });
 }
 
+/// A line of a process's status, in KiB: anybody may read these of any process.
+fn memory(pid: u32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn memory_that_a_rush_of_requests_took_goes_back_when_it_is_over() {
+    /// What a rush may leave behind: caches that it filled, above all the database's.
+    const LEFT: u64 = 4 << 10;
+    let world = World::start().unwrap();
+    let (alice, bob) = world.linked().unwrap();
+    let pid = alice.child_pid("noded").unwrap();
+    let (quiet, whole) = (memory(pid, "RssAnon"), memory(pid, "VmRSS"));
+    let rush = ["peers", "ping", &bob.id, "--count", "600", "--concurrency", "200", "--size", "65000"];
+    let answer = alice.cli(&rush).unwrap().json().unwrap();
+    assert!(answer["sent"].as_u64() > answer["failed"].as_u64(), "{answer}");
+    let most = memory(pid, "VmHWM");
+    assert!(most > whole + 2 * LEFT, "{whole} KiB, at most {most}: that was no rush");
+    let gone = || {
+        let left = memory(pid, "RssAnon");
+        anyhow::ensure!(left < quiet + LEFT, "{quiet} KiB before, {left} KiB after");
+        Ok(Some(()))
+    };
+    wait_for("the memory of a rush to go back", gone).unwrap();
+    assert_eq!(alice.child_pid("noded").unwrap(), pid, "no filter ended it over that");
+}
+
 #[test]
 fn an_interrupted_command_ends_what_it_asked_for_and_the_next_one_goes_on() {
     let world = World::start().unwrap();
