@@ -423,23 +423,15 @@ impl State {
         renewed: Option<&LinkId>,
         now: UnixMillis,
     ) -> Result<()> {
-        let mut heard = self.peer(peer).map_or_else(Window::default, |record| record.heard);
-        if let Some(sequence) = sequence {
-            heard.take(sequence, now)?;
-        }
+        let mut record = self.peer(peer).cloned().unwrap_or_else(|| PeerRecord::new(*peer));
+        let id = link.link;
+        let dropped = record.take(link, sequence, renewed, now)?;
         // The link id is its issuer's choice: one that is taken would lead to another peer's record.
-        if self.by_link.contains_key(&link.link) {
+        if self.by_link.contains_key(&id) {
             return Err(Error::PeerReplay);
         }
         let index = self.index_for(peer, now)?;
-        let record = self.peers.entry(index).or_insert_with(|| PeerRecord::new(*peer));
-        record.heard = heard;
-        if sequence.is_some() && renewed.is_none() {
-            record.retire(|held| held.side == Side::Acceptor || held.proven);
-        }
-        record.keep_until = record.keep_until.max(link.not_after.plus(WINDOW_KEPT));
-        let (id, place) = (link.link, record.make_room(renewed, now));
-        let dropped = record.links[place].replace(link);
+        self.peers.insert(index, record);
         if let Some(dropped) = dropped {
             self.by_link.remove(&dropped.link);
         }
@@ -476,8 +468,33 @@ impl Default for State {
 }
 
 impl PeerRecord {
-    fn new(peer: NodeId) -> Self {
+    /// Of one of whom nothing is known yet.
+    #[must_use]
+    pub fn new(peer: NodeId) -> Self {
         Self { peer, heard: Window::default(), keep_until: UnixMillis(0), links: [None, None] }
+    }
+
+    /// Takes a link in, and marks the `sequence` of one that the peer offered; `renewed` is the link that it renews. Gives back the
+    /// one that made room. Nothing has changed after an error.
+    ///
+    /// # Errors
+    /// As [`Window::take`].
+    pub fn take(
+        &mut self,
+        link: LinkRecord,
+        sequence: Option<u64>,
+        renewed: Option<&LinkId>,
+        now: UnixMillis,
+    ) -> Result<Option<LinkRecord>> {
+        if let Some(sequence) = sequence {
+            self.heard.take(sequence, now)?;
+            if renewed.is_none() {
+                self.retire(|held| held.side == Side::Acceptor || held.proven);
+            }
+        }
+        self.keep_until = self.keep_until.max(link.not_after.plus(WINDOW_KEPT));
+        let place = self.make_room(renewed, now);
+        Ok(self.links[place].replace(link))
     }
 
     /// Ends links that an accepted offer replaces. This node's own offers that were never used stay: when two cross,

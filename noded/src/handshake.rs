@@ -17,6 +17,14 @@ mod tests;
 #[cfg(test)]
 mod vectors;
 
+use openred_proto::id::NodeId;
+
+/// Of two nodes that open a session to each other at the same time, the one with the lower id keeps the initiator's role: it
+/// refuses the other's REQUEST while its own is out (PROTOCOL 5).
+pub(crate) fn keeps_initiators_role(me: &NodeId, peer: &NodeId, is_opening: bool) -> bool {
+    is_opening && me < peer
+}
+
 /// Why a handshake message was refused. On the wire every refusal is the same; this goes to the local log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HandshakeRefusal {

@@ -14,6 +14,7 @@
 //! Keys that select REQUESTs come from the key process and stay in memory; tokens are only ever seen sealed.
 
 mod cards;
+mod changes;
 pub(crate) mod decisions;
 pub(crate) mod direct;
 pub(crate) mod inside;
@@ -53,7 +54,7 @@ use crate::reports::Reports;
 use crate::store::{Store, StoreError, Word};
 use methods::{BadDecision, Methods};
 use ports::{Carrier, Courier, LinkObserver, LinkVault};
-use state::{EndReason, Link, LinkState, WrongState};
+use state::{Link, LinkState, WrongState};
 
 /// Why something about a link could not be done; for the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -259,23 +260,13 @@ impl Links {
     /// Stores links as they now are, in one transaction, then lets everybody see them. With a link that ends here ends the offer that
     /// was to renew it: what opens that one is the link. The turn is held by the caller.
     async fn keep(&self, mut links: Vec<Link>) -> Result<(), StoreError> {
-        let orphans = self.orphans(&links, crate::clock::now());
+        let orphans = changes::orphans(self.all().iter(), &links, crate::clock::now());
         links.extend(orphans);
         self.store.put_links(links.clone()).await?;
         for link in links {
             self.show(link, None);
         }
         Ok(())
-    }
-
-    /// Offers that nobody has accepted and that were to renew one of `changed` which is over, as ended with it.
-    fn orphans(&self, changed: &[Link], now: UnixMillis) -> Vec<Link> {
-        let over: Vec<LinkId> = changed.iter().filter(|link| link.state.is_over()).map(Link::id).collect();
-        let table = self.table();
-        let offered = table.values().map(|held| &held.link).filter(|link| link.state == LinkState::Offered);
-        let orphans = offered.filter(|link| link.renews.is_some_and(|old| over.contains(&old)));
-        let orphans = orphans.filter(|link| changed.iter().all(|other| other.id() != link.id()));
-        orphans.filter_map(|link| link.clone().expired(EndReason::NoReceipt, now).ok()).collect()
     }
 
     /// Puts a stored link into the table and tells the observer what it means for it.
@@ -322,8 +313,8 @@ impl Links {
     fn for_peer_now(&self, peer: &NodeId) -> Option<Arc<LinkHandle>> {
         let now = crate::clock::now();
         let table = self.table();
-        let usable = table.values().filter(|held| held.link.peer() == *peer && held.link.is_usable(now));
-        usable.max_by_key(|held| held.link.created_at).and_then(Held::handle)
+        let preferred = changes::preferred(table.values().map(|held| &held.link), peer, now)?;
+        table.get(&preferred.id()).and_then(Held::handle)
     }
 
     /// Whether there is a link over which requests can go.

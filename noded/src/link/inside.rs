@@ -18,7 +18,7 @@ use super::offers::{OfferError, Sending};
 use super::ports::{Answered, Courier};
 use super::state::{EndReason, Link, LinkState};
 use super::sync::{self, Repair};
-use super::{LinkError, Links, MutexGuard, PoisonError};
+use super::{LinkError, Links, MutexGuard, PoisonError, changes};
 use crate::clock;
 use crate::keys::KeysError;
 
@@ -142,8 +142,7 @@ impl Links {
         let _turn = self.turn.lock().await;
         let now = clock::now();
         let Some(link) = self.link(&link) else { return };
-        let ended = if reason == EndReason::Renewed { link.expired(reason, now) } else { link.ended(reason, now) };
-        let Ok(ended) = ended else { return };
+        let Ok(ended) = changes::ended_for(link, reason, now) else { return };
         tracing::info!(link = %ended.id(), "link ended: {}", reason.text());
         if let Err(error) = self.keep(vec![ended]).await {
             self.store_failed(error);

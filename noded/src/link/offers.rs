@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openred_proto::checked::offer::Offer;
-use openred_proto::checked::receipt::{Receipt, ReceiptKind};
+use openred_proto::checked::receipt::Receipt;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::vault::{LinkSummary, ReceivedOffer, Refusal};
 
@@ -12,7 +12,7 @@ use super::direct::NO_DIRECTORY;
 use super::judge::{RefusedOffer, Situation, Verdict, WAITING, judge, judge_renewal};
 use super::ports::FoundCard;
 use super::state::{EndReason, Link, LinkState};
-use super::{LinkError, Links, Parting};
+use super::{LinkError, Links, Parting, changes};
 use crate::clock;
 use crate::config::IncomingPolicy;
 use crate::keys::{KeysError, NewLink};
@@ -158,14 +158,7 @@ impl Links {
     pub(crate) async fn revoke(&self, link: LinkId) -> Result<Link, LinkError> {
         let turn = self.turn.lock().await;
         let (now, link) = (clock::now(), self.link(&link).ok_or(LinkError::NotFound)?);
-        // An offer that waits was never accepted: to leave it says nothing of what stands with the peer.
-        let is_relation = link.state != LinkState::Waiting;
-        let ended = link.ended(EndReason::Operator, now)?;
-        let others = self
-            .all()
-            .into_iter()
-            .filter(|other| is_relation && other.peer() == ended.peer() && other.id() != ended.id());
-        let others = others.filter_map(|other| other.ended(EndReason::Operator, now).ok());
+        let (ended, others) = changes::revoked(self.all().iter(), link, now)?;
         let changed: Vec<Link> = std::iter::once(ended.clone()).chain(others).collect();
         self.store.disapprove(ended.peer()).await?;
         self.store.put_links(changed.clone()).await?;
@@ -212,11 +205,10 @@ impl Links {
     }
 
     async fn take_offer(&self, received: ReceivedOffer, token_id: [u8; 32]) -> Result<Option<Link>, OfferError> {
-        let repeated = self.table().values().find(|held| held.link.token_id == token_id).map(|held| held.link.clone());
-        // To nobody but its issuer: others who have the bytes learn nothing by them.
-        let is_answered = |link: &Link| link.state.is_live() && !link.summary.issuer && link.peer() == received.sender;
-        if let Some(link) = repeated.filter(is_answered) {
-            return Ok(Some(link));
+        let taken =
+            changes::taken_before(self.table().values().map(|held| &held.link), &token_id, &received.sender).cloned();
+        if taken.is_some() {
+            return Ok(taken);
         }
         // Where it says what it renews is in clear; whether that is true, the key process finds out.
         if let Some(old) = Offer::decode(&received.offer).ok().and_then(|offer| offer.routing.psk) {
@@ -340,11 +332,7 @@ impl Links {
             Err(refused) => return tracing::warn!(sender = %Sensitive(sender.short()), %refused, "receipt refused"),
         };
         let _turn = self.turn.lock().await;
-        let offered = self
-            .all()
-            .into_iter()
-            .find(|link| link.summary.issuer && link.token_id == receipt.token_id && link.peer() == sender);
-        let Some(link) = offered.filter(|_| receipt.kind == ReceiptKind::Accepted && receipt.issuer == self.me) else {
+        let Some(link) = changes::confirmed_by(self.all().iter(), &self.me, &receipt).cloned() else {
             return tracing::debug!(sender = %Sensitive(sender.short()), "receipt for no link of this node");
         };
         let (is_news, is_renewal) = (link.state == LinkState::Offered, link.renews.is_some());
@@ -389,9 +377,7 @@ impl Links {
             self.keep_introduced(waiting.peer()).await;
         }
         // The operator's yes goes for the newest offer; what stands with the peer is replaced by it.
-        let others = self.all().into_iter().filter(|link| link.peer() == waiting.peer() && link.id() != waiting.id());
-        let ends: Vec<_> =
-            others.filter(|link| !link.state.is_over()).map(|link| (link.id(), EndReason::Replaced)).collect();
+        let ends = changes::replaced_by(self.all().iter(), &waiting);
         self.accept(received, waiting.token_id, None, &ends, now).await
     }
 
@@ -418,14 +404,7 @@ impl Links {
         )
         .in_place_of(renews);
         let mut changed = vec![link.clone()];
-        changed.extend(renewed.and_then(|old| old.renewing(now).ok()));
-        for (id, reason) in ends {
-            let ended = self.link(id).map(|link| match reason {
-                EndReason::Renewed => link.expired(*reason, now),
-                _ => link.ended(*reason, now),
-            });
-            changed.extend(ended.and_then(Result::ok));
-        }
+        changed.extend(changes::accepted(self.all().iter(), &link, ends, now));
         self.store.put_links(changed.clone()).await?;
         let mut changed = changed.into_iter();
         if let Some(link) = changed.next() {

@@ -11,9 +11,9 @@ use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use super::methods::EPOCH;
 use super::offers::Sending;
 use super::ports::FoundCard;
-use super::renewal::{Turn, ended_by_renewal, renewal_at, turn};
+use super::renewal::{Turn, renewal_at, turn};
 use super::state::{EndReason, Link, LinkState};
-use super::{LinkError, Links};
+use super::{LinkError, Links, changes};
 use crate::clock;
 use crate::config::IncomingPolicy;
 use crate::keys::NewLink;
@@ -98,10 +98,7 @@ impl Links {
         let token_id = Offer::token_id(&issued.offer);
         let link = Link::issued(issued.summary, issued.row.into(), issued.offer.into(), token_id, found.directory, now)
             .in_place_of(Some(id));
-        let links = self.all();
-        let ends = ended_by_renewal(links.iter(), &old, link.id()).filter_map(|id| self.link(&id));
-        let mut changed: Vec<Link> = ends.filter_map(|link| link.expired(EndReason::Renewed, now).ok()).collect();
-        changed.push(old.renewing(now)?);
+        let changed = changes::renewed(self.all().iter(), &old, link.id(), now)?;
         self.store.put_links([&changed[..], std::slice::from_ref(&link)].concat()).await?;
         let new = link.id();
         tracing::info!(link = %link.id(), renews = %id, peer = %Sensitive(link.peer().short()), "link renewed: offered");
@@ -157,14 +154,7 @@ impl Links {
     }
 
     fn outlived(&self, now: UnixMillis) -> Vec<Link> {
-        let (links, allowed) = (self.all(), self.allowed_methods());
-        let turns = links.iter().filter_map(|link| turn(link, links.iter(), allowed, now));
-        turns
-            .filter_map(|turn| match turn {
-                Turn::Outlived(link) | Turn::Settled(link) => Some(*link),
-                Turn::Renew => None,
-            })
-            .collect()
+        changes::outlived(&self.all(), self.allowed_methods(), now)
     }
 
     /// Whether `links.incoming` would take an offer of this peer's without the operator, by what is known of it here.
@@ -187,18 +177,11 @@ impl Links {
     /// has said yes to it, is offered a link anew (PROTOCOL 4); after a method was retired here also where
     /// the policy admits it. The turn is held by the caller.
     pub(super) async fn lapse(&self, link: Link, now: UnixMillis) -> Result<(), StoreError> {
-        let others = self.all().into_iter().filter(|other| other.peer() == link.peer() && other.id() != link.id());
-        let (ended, others): (Vec<Link>, Vec<Link>) = others.partition(|other| other.state.is_over());
-        let (orphans, others): (Vec<Link>, Vec<Link>) =
-            others.into_iter().partition(|other| other.renews == Some(link.id()) && other.state == LinkState::Offered);
-        // An offer that nobody answered is made again for as long as the link is remembered that it was to follow.
-        let ran_out = |link: &Link| matches!(link.reason, EndReason::Life | EndReason::MethodRetired);
-        let is_last = others.is_empty() && (ran_out(&link) || ended.iter().any(ran_out));
+        let (is_last, orphans) = changes::lapsed(self.all().iter(), &link, now);
         let peer = link.peer();
         // This node's own decision ended a link that both used: whom the policy would take again is offered another.
         let was_live = self.state_of_link(&link.id()).is_some_and(LinkState::is_live);
         let admits = link.reason == EndReason::MethodRetired && was_live && self.policy_admits(&peer).await;
-        let orphans = orphans.into_iter().filter_map(|orphan| orphan.expired(EndReason::NoReceipt, now).ok());
         let lapsed: Vec<Link> = std::iter::once(link).chain(orphans).collect();
         if is_last {
             self.store.put_lapsed(lapsed.clone(), peer, admits, now).await?;

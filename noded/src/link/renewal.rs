@@ -64,11 +64,12 @@ pub(crate) fn turn<'a>(
 }
 
 /// What ends when `old` is renewed by `new`: all else that is about with the peer but offers that wait for the operator.
-pub(crate) fn ended_by_renewal<'a>(
-    links: impl Iterator<Item = &'a Link>,
-    old: &'a Link,
+pub(crate) fn ended_by_renewal<'a, I: Iterator<Item = &'a Link>>(
+    links: I,
+    old: &Link,
     new: LinkId,
-) -> impl Iterator<Item = LinkId> {
-    let others = links.filter(move |link| link.peer() == old.peer() && link.id() != old.id() && link.id() != new);
+) -> impl Iterator<Item = LinkId> + use<'a, I> {
+    let (peer, old) = (old.peer(), old.id());
+    let others = links.filter(move |link| link.peer() == peer && link.id() != old && link.id() != new);
     others.filter(|link| !link.state.is_over() && link.state != LinkState::Waiting).map(Link::id)
 }

@@ -11,9 +11,9 @@ use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::limits::{CARD_LIFE, CLOCK_GRACE, LINKS_PAGE};
 use openred_proto::vault::Refusal;
 
-use super::Links;
 use super::direct::NO_DIRECTORY;
 use super::state::{Aged, ENDED_PER_PEER, EndReason, Link, LinkState, TokenMatch};
+use super::{Links, changes};
 use crate::clock;
 use crate::health::Condition;
 use crate::keys::KeysError;
@@ -138,11 +138,7 @@ impl Links {
         let _turn = self.turn.lock().await;
         let now = clock::now();
         let Some(link) = self.link(&id) else { return };
-        // The key process holds two links of a peer. A third row, of a link that was renewed twice over, has nothing to open.
-        let is_renewed = self.all().iter().any(|other| other.renews == Some(id) && other.state.is_live());
-        let ended =
-            if is_renewed { link.expired(EndReason::Renewed, now) } else { link.ended(EndReason::RowRefused, now) };
-        let Ok(ended) = ended else { return };
+        let Ok(ended) = changes::row_refused(self.all().iter(), link, now) else { return };
         if let Err(error) = self.keep(vec![ended]).await {
             self.store_failed(error);
         }
