@@ -317,6 +317,13 @@ impl Links {
         table.get(&preferred.id()).and_then(Held::handle)
     }
 
+    fn fallback_now(&self, peer: &NodeId) -> Option<Arc<LinkHandle>> {
+        let now = crate::clock::now();
+        let table = self.table();
+        let fallback = changes::fallback(table.values().map(|held| &held.link), peer, now)?;
+        table.get(&fallback.id()).and_then(Held::handle)
+    }
+
     /// Whether there is a link over which requests can go.
     pub(crate) fn is_linked(&self, peer: &NodeId) -> bool {
         self.for_peer_now(&self.current(peer)).is_some()
@@ -368,6 +375,10 @@ fn copy_keys(keys: &LinkKeys) -> LinkKeys {
 impl crate::p2p::ports::Links for Links {
     fn for_peer(&self, peer: &NodeId) -> Option<Arc<LinkHandle>> {
         self.for_peer_now(peer)
+    }
+
+    fn fallback_for_peer(&self, peer: &NodeId) -> Option<Arc<LinkHandle>> {
+        self.fallback_now(peer)
     }
 
     async fn session_opened(&self, opened: SessionOpened) {

@@ -1,6 +1,7 @@
 //! What one event changes among the links of this node: which of them are stored together, and as what. `state` knows one link,
 //! `judge`, `renewal` and `sync` decide; here their decisions become rows. Sans-IO: links in, links as they are to be kept out.
-//! `offers`, `renew`, `inside` and `upkeep` carry them out against store and key process.
+//! `offers`, `renew`, `inside` and `upkeep` carry them out against store and key process, and the model in `tests/model` against
+//! every order of events.
 
 use openred_proto::checked::receipt::{Receipt, ReceiptKind};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
@@ -12,6 +13,17 @@ use super::state::{EndReason, Link, LinkState, WrongState};
 /// The link over which a handshake with the peer begins: the newest that is usable.
 pub(super) fn preferred<'a>(links: impl Iterator<Item = &'a Link>, peer: &NodeId, now: UnixMillis) -> Option<&'a Link> {
     links.filter(|link| link.peer() == *peer && link.is_usable(now)).max_by_key(|link| link.created_at)
+}
+
+/// The link over which a handshake begins when the peer refuses it over the newest: the next newest that is usable. Each side may have
+/// taken a renewal of which the other does not know, or has ended it; the link that both were made of still lives.
+pub(super) fn fallback<'a>(
+    links: impl Iterator<Item = &'a Link> + Clone,
+    peer: &NodeId,
+    now: UnixMillis,
+) -> Option<&'a Link> {
+    let newest = preferred(links.clone(), peer, now)?.id();
+    preferred(links.filter(|link| link.id() != newest), peer, now)
 }
 
 /// A link as ended for `reason`: one that was renewed has run its course.

@@ -22,10 +22,10 @@ use super::open::opened;
 use super::pool::Pooled;
 use super::ports::LinkHandle;
 use super::{NotAdopted, PeerNetwork, refused};
-use crate::handshake::HandshakeRefusal;
 use crate::handshake::cookie::{Fresh, Source};
 use crate::handshake::half_open::Finalize;
 use crate::handshake::responder::{Answering, Arrival, Request as Look};
+use crate::handshake::{HandshakeRefusal, keeps_initiators_role};
 use crate::keys::KeysError;
 use crate::reports::Seen;
 use crate::session::{Session, SessionError};
@@ -133,7 +133,7 @@ impl PeerNetwork {
 
     /// Simultaneous open: a REQUEST of ours to `peer` is on its way, and of the two the lower id keeps the initiator's role.
     fn keeps_role(&self, peer: &NodeId) -> bool {
-        self.me < *peer && self.pool.is_opening(peer)
+        keeps_initiators_role(&self.me, peer, self.pool.is_opening(peer))
     }
 
     async fn ask_for_verify(&self, answering: Answering, noise: Bytes) -> Result<Bytes, Unanswered> {

@@ -73,7 +73,9 @@ impl PeerNetwork {
         let mut last = NetworkError::NoEndpoint;
         for reach in self.reaches(&peer).await {
             for attempt in 0..HANDSHAKE_ATTEMPTS {
-                let handle = self.ports.links.for_peer(&peer).ok_or(NetworkError::NotLinked)?;
+                let newest = self.ports.links.for_peer(&peer).ok_or(NetworkError::NotLinked)?;
+                let is_late = attempt >= HANDSHAKE_ATTEMPTS / 2;
+                let handle = is_late.then(|| self.ports.links.fallback_for_peer(&peer)).flatten().unwrap_or(newest);
                 last = match self.try_open(&turn, handle, &reach, connections, sent).await {
                     Ok(opened) => return Ok(opened),
                     Err(refused @ NetworkError::PeerRefusedHandshake) => refused,

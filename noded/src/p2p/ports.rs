@@ -81,6 +81,9 @@ pub trait Links: Send + Sync {
     /// The link to open a session to `peer` with, if there is a live one.
     fn for_peer(&self, peer: &NodeId) -> Option<Arc<LinkHandle>>;
 
+    /// Another live link with `peer`, to try when it refuses handshakes over that one: the two sides may not agree on what renewed it.
+    fn fallback_for_peer(&self, peer: &NodeId) -> Option<Arc<LinkHandle>>;
+
     /// Records an opened session; durable when it returns. The window of tags tolerates the loss of the last few.
     async fn session_opened(&self, opened: SessionOpened);
 

@@ -157,6 +157,8 @@ impl HandshakeKeys for VaultKeys {
 #[derive(Default)]
 pub(super) struct TestLinks {
     handle: Mutex<Option<Arc<LinkHandle>>>,
+    /// One that was there before.
+    pub(super) older: Mutex<Option<Arc<LinkHandle>>>,
     pub(super) opened: Mutex<Vec<SessionOpened>>,
     pub(super) matched: Mutex<Vec<bool>>,
     pub(super) signed: Mutex<Vec<SignedSession>>,
@@ -193,6 +195,10 @@ impl TestLinks {
 impl Links for TestLinks {
     fn for_peer(&self, peer: &NodeId) -> Option<Arc<LinkHandle>> {
         self.handle.lock().unwrap().clone().filter(|handle| handle.peer == *peer)
+    }
+
+    fn fallback_for_peer(&self, peer: &NodeId) -> Option<Arc<LinkHandle>> {
+        self.older.lock().unwrap().clone().filter(|handle| handle.peer == *peer)
     }
 
     async fn session_opened(&self, opened: SessionOpened) {
@@ -392,6 +398,25 @@ fn serve(
     (network, stop, served)
 }
 
+/// Gives `one` a newer link with `other`, of which `other` has not heard.
+pub(super) fn renew_unheard(one: &TestNode, other: &TestNode, method: Method) {
+    *one.links.older.lock().unwrap() = Some(one.links.handle());
+    let issued = one.keys.ask(issue(other, method));
+    let Ok(Reply::LinkIssued { summary, row, keys, .. }) = issued else { panic!("{issued:?}") };
+    keep(one, summary.link, other.id, method, row, keys);
+}
+
+/// What issues a link with `peer`.
+fn issue(peer: &TestNode, method: Method) -> Request {
+    let allowed = [method].into_iter().collect::<MethodSet>();
+    let fields = CardFields { endpoints: vec![format!("http://{}", peer.address)], ..CardFields::default() };
+    let card = match peer.keys.ask(Request::SignCard { fields, suites: MethodSet::ALL, life: DAY }) {
+        Ok(Reply::Card { statement, .. }) => statement,
+        other => panic!("{other:?}"),
+    };
+    Request::IssueLink { peer: peer.id, card, directory: DIRECTORY, allowed, schedule: Schedule::Hourly, life: DAY }
+}
+
 /// Two linked nodes that know each other's endpoint.
 pub(super) fn pair_with(settings: NetworkSettings, method: Method) -> (TestNode, TestNode) {
     pair_of(settings.clone(), settings, method)
@@ -400,17 +425,11 @@ pub(super) fn pair_with(settings: NetworkSettings, method: Method) -> (TestNode,
 /// The same, with settings of their own.
 pub(super) fn pair_of(alices: NetworkSettings, bobs: NetworkSettings, method: Method) -> (TestNode, TestNode) {
     let (alice, bob) = (TestNode::start(1, alices), TestNode::start(2, bobs));
-    let allowed = [method].into_iter().collect::<MethodSet>();
-    let fields = CardFields { endpoints: vec![format!("http://{}", bob.address)], ..CardFields::default() };
-    let card = match bob.keys.ask(Request::SignCard { fields, suites: MethodSet::ALL, life: DAY }) {
-        Ok(Reply::Card { statement, .. }) => statement,
-        other => panic!("{other:?}"),
-    };
-    let (peer, directory, schedule) = (bob.id, DIRECTORY, Schedule::Hourly);
-    let issued = alice.keys.ask(Request::IssueLink { peer, card, directory, allowed, schedule, life: DAY });
+    let issued = alice.keys.ask(issue(&bob, method));
     let Ok(Reply::LinkIssued { summary, row, offer, keys }) = issued else { panic!("{issued:?}") };
     keep(&alice, summary.link, bob.id, method, row, keys);
-    let received = ReceivedOffer { offer, sender: alice.id, directory, allowed };
+    let allowed = [method].into_iter().collect::<MethodSet>();
+    let received = ReceivedOffer { offer, sender: alice.id, directory: DIRECTORY, allowed };
     let accepted = bob.keys.ask(Request::AcceptOffer(received));
     let Ok(Reply::LinkAccepted { summary, row, keys, .. }) = accepted else { panic!("{accepted:?}") };
     keep(&bob, summary.link, alice.id, method, row, keys);

@@ -8,9 +8,17 @@ use futures_util::StreamExt as _;
 use openred_module::{Body, BodyError};
 use openred_proto::method::Method;
 
-use super::harness::{head, pair, pair_with};
+use super::harness::{head, pair, pair_with, renew_unheard};
 use crate::keys::KeysError;
 use crate::p2p::{NetworkError, NetworkSettings, PingPlan};
+
+#[tokio::test]
+async fn a_peer_that_knows_nothing_of_the_newest_link_is_reached_over_the_one_before() {
+    let (alice, bob) = pair();
+    renew_unheard(&alice, &bob, Method::Beta);
+    let (answer, _) = alice.ask(&bob, head("POST", "/mirror"), Body::empty()).await.unwrap();
+    assert_eq!(answer.status, 200);
+}
 
 #[tokio::test]
 async fn requests_of_every_size_pass_both_ways_over_one_session_under_every_method() {
