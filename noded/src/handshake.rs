@@ -13,7 +13,7 @@ pub(crate) mod responder;
 pub(crate) mod tags;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 mod vectors;
 

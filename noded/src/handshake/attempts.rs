@@ -9,6 +9,7 @@ use openred_proto::limits::TAG_ATTEMPTS;
 /// Counters of the REQUESTs that this node sends, per link. One entry a link that is expected, from [`Attempts::expect`] to
 /// [`Attempts::forget`]: a handshake that is still under way when its link ends leaves none behind.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Attempts(HashMap<LinkId, Counter>);
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -38,6 +39,12 @@ impl Attempts {
         if let Some(counter) = self.0.get_mut(&link) {
             counter.accept(accepted);
         }
+    }
+
+    /// All that it will go by for a link.
+    #[cfg(test)]
+    pub(crate) fn sketch(&self, link: &LinkId) -> String {
+        format!("{:?}", self.0.get(link))
     }
 
     /// The link is gone.

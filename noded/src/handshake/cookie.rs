@@ -89,6 +89,15 @@ struct Rotating {
     since: Instant,
 }
 
+/// For searches over responders that are never under load: no secret is copied.
+#[cfg(test)]
+impl Clone for Cookies {
+    fn clone(&self) -> Self {
+        assert!(self.newest.is_none(), "secrets are not copied");
+        Self::default()
+    }
+}
+
 impl Cookies {
     /// Whether `request` from `source` may be looked at; if not, the answer that asks for a cookie. Only an answer draws `fresh`.
     pub(crate) fn check(

@@ -18,6 +18,7 @@ use crate::p2p::ports::LinkHandle;
 const FINISHED: usize = HALF_OPEN;
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Entry {
     handle: Arc<LinkHandle>,
     counter: u64,
@@ -39,6 +40,7 @@ pub(crate) enum Finalize {
 
 /// The table, and the answers that are remembered beside it. Only what is half-open counts against its bounds.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct HalfOpenTable {
     entries: HashMap<HandshakeId, Entry>,
     finished: Finished,
@@ -120,6 +122,20 @@ impl HalfOpenTable {
         self.entries.retain(|_, entry| entry.handle.link != *link);
     }
 
+    /// All that it will go by, in one order.
+    #[cfg(test)]
+    pub(super) fn sketch(&self, base: Instant) -> String {
+        let number = |id: &HandshakeId| u128::from_be_bytes(*id.as_bytes());
+        let entry = |(id, entry): (&HandshakeId, &Entry)| {
+            (number(id), entry.counter, entry.since - base, entry.completing.is_some())
+        };
+        let mut entries: Vec<_> = self.entries.iter().map(entry).collect();
+        entries.sort_unstable();
+        let since = |id: &HandshakeId| self.finished.answers.get(id).map(|answer| answer.since - base);
+        let finished: Vec<_> = self.finished.order.iter().map(|id| (number(id), since(id))).collect();
+        format!("{entries:?} {finished:?}")
+    }
+
     /// Drops what is past its time, of both.
     pub(super) fn expire(&mut self, now: Instant) {
         self.entries.retain(|_, entry| now.saturating_duration_since(entry.since) < HALF_OPEN_LIFE);
@@ -129,12 +145,14 @@ impl HalfOpenTable {
 
 /// ACCEPTs that were sent, in the order in which they were; the oldest makes room.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct Finished {
     answers: HashMap<HandshakeId, Answer>,
     order: VecDeque<HandshakeId>,
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Answer {
     /// When VERIFY was sent.
     since: Instant,

@@ -40,6 +40,7 @@ pub(crate) struct Arrival<F> {
 
 /// A REQUEST that the key process is looking at.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Answering {
     /// The link that its tag named.
     pub(crate) handle: Arc<LinkHandle>,
@@ -49,6 +50,7 @@ pub(crate) struct Answering {
 
 /// All of the responder's memory.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Responder {
     /// Which tags are expected.
     pub(crate) tags: TagTable,
@@ -180,6 +182,13 @@ impl Responder {
             self.loaded = Some(now + self.load.hold);
         }
         self.loaded.is_some_and(|until| now < until)
+    }
+
+    /// All that it will go by, in one order.
+    #[cfg(test)]
+    pub(crate) fn sketch(&self, base: Instant) -> String {
+        let answering: usize = self.answering.values().sum();
+        format!("{} | {} | {answering}", self.tags.sketch(base), self.half_open.sketch(base))
     }
 
     fn leave(&mut self, link: &LinkId) {

@@ -15,6 +15,7 @@ use crate::p2p::ports::LinkHandle;
 
 /// What is known of a link as the responder.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Expected {
     pub(super) handle: Arc<LinkHandle>,
     accepted: u64,
@@ -23,6 +24,7 @@ pub(super) struct Expected {
 
 /// One REQUEST that came: by its mac1, which covers all that cannot be changed without the link's keys.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Remembered {
     mac1: Mark,
     at: Instant,
@@ -31,6 +33,7 @@ struct Remembered {
 
 /// What became of a REQUEST.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 enum Outcome {
     Asked,
     Answered(Bytes),
@@ -75,6 +78,7 @@ const EXPECTED: usize = 2 * LINKS;
 
 /// Tags of all live links. Bounded: [`EXPECTED`] links of 48 tags and [`REQUESTS_REMEMBERED`] REQUESTs each.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct TagTable {
     me: NodeId,
     links: HashMap<LinkId, Expected>,
@@ -201,6 +205,14 @@ impl TagTable {
         remembered.filter(|known| matches!(known.outcome, Outcome::Answered(_))).count()
     }
 
+    /// All that it will go by, in one order.
+    #[cfg(test)]
+    pub(super) fn sketch(&self, base: Instant) -> String {
+        let mut links: Vec<String> = self.links.iter().map(|(link, expected)| expected.sketch(link, base)).collect();
+        links.sort();
+        links.join(" ")
+    }
+
     /// Links that are expected.
     #[cfg(test)]
     pub(super) fn links(&self) -> std::collections::HashSet<LinkId> {
@@ -217,6 +229,16 @@ impl TagTable {
     /// The tag of the peer's REQUEST number `counter`.
     fn tag(&self, handle: &LinkHandle, counter: u64) -> Mark {
         request::tag(&handle.keys.incoming, &handle.peer, &self.me, counter)
+    }
+}
+
+#[cfg(test)]
+impl Expected {
+    fn sketch(&self, link: &LinkId, base: Instant) -> String {
+        let known = |known: &Remembered| {
+            (u128::from_be_bytes(known.mac1), known.at - base, std::mem::discriminant(&known.outcome))
+        };
+        format!("{link} {} {:?}", self.accepted, self.remembered.iter().map(known).collect::<Vec<_>>())
     }
 }
 

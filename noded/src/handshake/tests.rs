@@ -13,24 +13,24 @@ use openred_proto::method::Method;
 use openred_proto::secret::Secret;
 use openred_proto::vault::{LinkKeys, RequestKeys};
 
-use super::HandshakeRefusal;
 use super::attempts::Attempts;
 use super::cookie::{LoadBounds, Source};
 use super::half_open::Finalize;
 use super::request;
 use super::responder::{Answering, Arrival, Request, Responder};
+use super::{HandshakeRefusal, keeps_initiators_role};
 use crate::p2p::ports::LinkHandle;
 
-pub(super) const ALICE: NodeId = NodeId::from_bytes([1; 32]);
-pub(super) const BOB: NodeId = NodeId::from_bytes([2; 32]);
+pub(crate) const ALICE: NodeId = NodeId::from_bytes([1; 32]);
+pub(crate) const BOB: NodeId = NodeId::from_bytes([2; 32]);
 const SOURCE: Source = Source::Network(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
-pub(super) fn request_keys(seed: u8) -> RequestKeys {
+pub(crate) fn request_keys(seed: u8) -> RequestKeys {
     RequestKeys { tag: Secret::new([seed; 32]), mac1: Secret::new([seed + 1; 32]) }
 }
 
 /// Bob's handle of a link with alice.
-pub(super) fn handle(link: u8, incoming_counter: u64) -> Arc<LinkHandle> {
+pub(crate) fn handle(link: u8, incoming_counter: u64) -> Arc<LinkHandle> {
     Arc::new(LinkHandle {
         link: LinkId::from_bytes([link; 16]),
         peer: ALICE,
@@ -44,11 +44,11 @@ pub(super) fn handle(link: u8, incoming_counter: u64) -> Arc<LinkHandle> {
 }
 
 /// What alice sends over that link.
-pub(super) fn from_alice(link: u8, counter: u64, noise: &[u8]) -> HandshakeRequest {
+pub(crate) fn from_alice(link: u8, counter: u64, noise: &[u8]) -> HandshakeRequest {
     request::build(&request_keys(link * 4), &ALICE, &BOB, counter, noise)
 }
 
-fn bob(links: &[(u8, u64)]) -> Responder {
+pub(crate) fn bob(links: &[(u8, u64)]) -> Responder {
     let mut responder = Responder::new(BOB, LoadBounds::default());
     for (link, counter) in links {
         assert!(responder.tags.insert(handle(*link, *counter)));
@@ -57,12 +57,16 @@ fn bob(links: &[(u8, u64)]) -> Responder {
 }
 
 /// From an address that nobody asks about: load is none of these tests' business.
-fn look(responder: &mut Responder, request: &HandshakeRequest, now: Instant) -> Result<Request, HandshakeRefusal> {
+pub(crate) fn look(
+    responder: &mut Responder,
+    request: &HandshakeRequest,
+    now: Instant,
+) -> Result<Request, HandshakeRefusal> {
     let fresh = || panic!("nobody is asked for a cookie");
     responder.handle_request(request, Arrival { source: SOURCE, now, fresh })
 }
 
-fn ask(responder: &mut Responder, request: &HandshakeRequest, now: Instant) -> Option<Answering> {
+pub(crate) fn ask(responder: &mut Responder, request: &HandshakeRequest, now: Instant) -> Option<Answering> {
     match look(responder, request, now) {
         Ok(Request::Ask(answering)) => Some(answering),
         _ => None,
@@ -70,7 +74,7 @@ fn ask(responder: &mut Responder, request: &HandshakeRequest, now: Instant) -> O
 }
 
 /// One whole handshake; true when it opened a session.
-fn complete(responder: &mut Responder, request: &HandshakeRequest, id: u8, now: Instant) -> bool {
+pub(crate) fn complete(responder: &mut Responder, request: &HandshakeRequest, id: u8, now: Instant) -> bool {
     let Some(answering) = ask(responder, request, now) else { return false };
     let handshake = HandshakeId::from_bytes([id; 16]);
     responder.answered(answering, handshake, &Bytes::from_static(b"verify"), now);
@@ -295,5 +299,14 @@ fn lost_accepts_do_not_part_the_counters() {
         if round % 17 == 16 {
             attempts.accepted(link, counter);
         }
+    }
+}
+
+#[test]
+fn of_two_that_cross_one_yields() {
+    for (me, peer, is_opening, keeps) in
+        [(ALICE, BOB, true, true), (ALICE, BOB, false, false), (BOB, ALICE, true, false), (BOB, ALICE, false, false)]
+    {
+        assert_eq!(keeps_initiators_role(&me, &peer, is_opening), keeps);
     }
 }

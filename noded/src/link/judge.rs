@@ -253,9 +253,12 @@ fn accept<'a>(situation: Situation<'_>, links: impl Iterator<Item = &'a Link>, s
     Verdict::Accept(ends)
 }
 
-/// When the peer joined a link, by the peer's clock: its receipt's time, or the time of its own offer.
+/// When the peer joined a link, by the peer's clock: its receipt's time, or the time of its own offer. A link that was used before its
+/// receipt came it joined before that first handshake: of that only this node's own clock is known, from which the peer's may differ.
 fn joined_at(link: &Link) -> UnixMillis {
-    if link.summary.issuer {
+    if link.lacks_receipt() {
+        link.changed_at.plus(CLOCK_GRACE)
+    } else if link.summary.issuer {
         Receipt::verify(&link.receipt, &link.peer()).map_or(link.summary.not_before, |receipt| receipt.at)
     } else {
         link.summary.not_before

@@ -296,6 +296,11 @@ impl Link {
         self.state.is_live() && !self.is_past_life(now)
     }
 
+    /// Whether this node has offered it, and has not got the receipt: the peer's handshake may come before that, or it was lost.
+    pub(crate) const fn lacks_receipt(&self) -> bool {
+        self.summary.issuer && self.receipt.is_empty()
+    }
+
     /// Whether its life is over by any clock that may be right (PROTOCOL 1): the peer's may be hours off.
     pub(crate) fn is_past_life(&self, now: UnixMillis) -> bool {
         now > self.summary.not_after.plus(CLOCK_GRACE)

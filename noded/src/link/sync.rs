@@ -57,7 +57,7 @@ pub(crate) fn repairs<'a>(
             Some(entry) if entry.state == SyncState::Over && link.state != LinkState::Waiting => {
                 Some(Repair::End(link.id(), why(links.clone(), link)))
             }
-            Some(entry) if link.state == LinkState::Offered && !entry.receipt.is_empty() => {
+            Some(entry) if link.lacks_receipt() && !entry.receipt.is_empty() => {
                 Some(Repair::Receipt(entry.receipt.clone()))
             }
             Some(_) => None,
@@ -76,8 +76,12 @@ fn why<'a>(links: impl Iterator<Item = &'a Link>, link: &Link) -> EndReason {
     if successor(links, &link.id()).is_some_and(is_settled) { EndReason::Renewed } else { EndReason::PeerEnded }
 }
 
-/// Whether an open session is a reason to compare lists: something waits for the peer's word, or stands between two links.
+/// Whether an open session is a reason to compare lists: something waits for the peer's word, or stands between two links, or is in
+/// use without its receipt, which tells when the peer joined.
 pub(crate) fn is_due<'a>(links: impl Iterator<Item = &'a Link>, peer: &NodeId, now: UnixMillis) -> bool {
     let mut own = links.filter(|link| link.peer() == *peer && now > link.changed_at.plus(SETTLING));
-    own.any(|link| matches!(link.state, LinkState::Offered | LinkState::Renewing))
+    own.any(|link| {
+        let lacks_receipt = link.state.is_live() && link.lacks_receipt();
+        matches!(link.state, LinkState::Offered | LinkState::Renewing) || lacks_receipt
+    })
 }

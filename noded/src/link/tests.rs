@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod arriving;
+mod crossed;
 mod direct;
 mod faults;
 mod judging;

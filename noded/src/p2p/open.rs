@@ -32,6 +32,9 @@ use crate::session::Session;
 /// Times that one REQUEST is posted: without the cookie that the peer may want, and with it.
 const COOKIE_TRIES: usize = 2;
 
+/// Attempts over the newest link: as many are left for the one before, and REQUESTs that overtake each other need more than one.
+const OVER_NEWEST: usize = HANDSHAKE_ATTEMPTS / 2;
+
 /// A REQUEST of either mode, as its cookie sees it.
 pub(super) struct Sent<'a> {
     /// Whom it is for.
@@ -73,9 +76,7 @@ impl PeerNetwork {
         let mut last = NetworkError::NoEndpoint;
         for reach in self.reaches(&peer).await {
             for attempt in 0..HANDSHAKE_ATTEMPTS {
-                let newest = self.ports.links.for_peer(&peer).ok_or(NetworkError::NotLinked)?;
-                let is_late = attempt >= HANDSHAKE_ATTEMPTS / 2;
-                let handle = is_late.then(|| self.ports.links.fallback_for_peer(&peer)).flatten().unwrap_or(newest);
+                let handle = self.link_for(&peer, attempt).ok_or(NetworkError::NotLinked)?;
                 last = match self.try_open(&turn, handle, &reach, connections, sent).await {
                     Ok(opened) => return Ok(opened),
                     Err(refused @ NetworkError::PeerRefusedHandshake) => refused,
@@ -98,6 +99,14 @@ impl PeerNetwork {
             self.ports.endpoints.failed(&peer);
         }
         Err(last)
+    }
+
+    /// The newest link with a peer; after [`OVER_NEWEST`] refusals the one before, if there is one: each may have taken a renewal of which
+    /// the other knows nothing.
+    fn link_for(&self, peer: &NodeId, attempt: usize) -> Option<Arc<LinkHandle>> {
+        let newest = self.ports.links.for_peer(peer)?;
+        let before = if attempt < OVER_NEWEST { None } else { self.ports.links.fallback_for_peer(peer) };
+        Some(before.unwrap_or(newest))
     }
 
     /// After a refusal: the peer may have opened a session to us at the same time, and its lower id kept the role.

@@ -7,7 +7,7 @@ use openred_proto::limits::CLOCK_GRACE;
 
 use super::life::{HOUR, NOW, accepted, offered, summary, waiting};
 use crate::config::IncomingPolicy;
-use crate::link::judge::{RefusedOffer, Situation, Verdict, WAITING, judge};
+use crate::link::judge::{RefusedOffer, Situation, Verdict, WAITING, judge, judge_renewal};
 use crate::link::state::{EndReason, Link};
 
 const ME: u8 = 5;
@@ -84,6 +84,23 @@ fn a_newer_offer_replaces_a_late_one_does_not() {
     assert_eq!(judged, Verdict::Refuse(RefusedOffer::Outdated));
     let ask = situation(IncomingPolicy::Ask);
     assert_eq!(verdict(ask, &[standing], 9), Verdict::Wait(None), "a linked peer's fresh offer is a new request");
+}
+
+/// An acceptor's handshake may come before its receipt: what it offered before it took part comes late all the same.
+#[test]
+fn what_a_peer_offered_before_it_used_a_link_is_late_also_without_its_receipt() {
+    let used = |link: Link| link.with_handshake(false, 1, [0; 16], NOW).unwrap();
+    let (open, standing) = (situation(IncomingPolicy::Open), used(offered(1, 9)));
+    let judged =
+        |made: UnixMillis| judge(open, std::iter::once(&standing), &summary(99, 9, false, made), &[99; 32], made);
+    assert_eq!(judged(LATER), Verdict::Refuse(RefusedOffer::Outdated));
+    let ends = Verdict::Accept(vec![(standing.id(), EndReason::Replaced)]);
+    assert_eq!(judged(NOW.plus(HOUR * 4)), ends, "by any clock it lost its state since");
+    let old = used(accepted(2, 9)).renewing(NOW).unwrap();
+    let links = [old.clone(), used(offered(3, 9)).in_place_of(Some(old.id()))];
+    let crossed = summary(99, 9, false, LATER);
+    let judged = judge_renewal(open.me, links.iter(), &old.id(), &crossed, &[99; 32], LATER);
+    assert_eq!(judged, Verdict::Refuse(RefusedOffer::Outdated));
 }
 
 #[test]

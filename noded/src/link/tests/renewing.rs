@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use openred_proto::id::UnixMillis;
+use openred_proto::id::{LinkId, UnixMillis};
 use openred_proto::method::{Method, MethodSet};
 use openred_proto::vault::LinkSummary;
 
@@ -178,7 +178,11 @@ pub(super) async fn linked(policy: crate::config::IncomingPolicy) -> (TestNode, 
 
 /// A session over the newest link of the two, as both sides record it.
 pub(super) async fn use_newest(alice: &TestNode, bob: &TestNode) {
-    let link = alice.links.for_peer(&bob.id).unwrap().link;
+    use_link(alice, bob, alice.links.for_peer(&bob.id).unwrap().link).await;
+}
+
+/// The same over any link of theirs.
+pub(super) async fn use_link(alice: &TestNode, bob: &TestNode, link: LinkId) {
     for (node, peer, initiator) in [(alice, bob, true), (bob, alice, false)] {
         let opened = SessionOpened {
             link,

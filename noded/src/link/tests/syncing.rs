@@ -82,6 +82,18 @@ fn lists_tell_receipts_of_what_lives_and_the_living_first() {
 }
 
 #[test]
+fn a_link_that_was_used_before_its_receipt_came_still_wants_it() {
+    let used = active(offered(1, 2));
+    let mut theirs = says(&used, SyncState::Live);
+    theirs.entries[0].receipt = vec![7];
+    assert_eq!(look(std::slice::from_ref(&used), &theirs), [Repair::Receipt(vec![7])]);
+    assert!(is_due([&used].into_iter(), &PEER, SETTLED) && !is_due([&used].into_iter(), &PEER, NOW));
+    let confirmed = active(offered(1, 2).with_receipt(vec![7], NOW).unwrap());
+    assert_eq!(look(std::slice::from_ref(&confirmed), &theirs), []);
+    assert!(!is_due([&confirmed].into_iter(), &PEER, SETTLED));
+}
+
+#[test]
 fn a_lost_receipt_comes_with_the_list() {
     run(async {
         let (alice, bob) = pair(Open).await;

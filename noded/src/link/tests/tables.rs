@@ -1,5 +1,7 @@
 //! The tables of `docs/states.md` on links, rendered by asking the rules.
 
+mod handshakes;
+
 use std::time::Duration;
 
 use openred_proto::checked::link_sync::{LinkSync, SyncEntry, SyncState};
@@ -30,9 +32,9 @@ fn in_every_state() -> Vec<(String, Link)> {
         let issued = match state {
             LinkState::Offered => Some(offered(1, PEER)),
             LinkState::Waiting => None,
-            LinkState::Pending => Some(offered(1, PEER).with_receipt(vec![1], NOW).unwrap()),
-            LinkState::Active => Some(used(offered(1, PEER))),
-            LinkState::Renewing => Some(used(offered(1, PEER)).renewing(NOW).unwrap()),
+            LinkState::Pending => Some(confirmed(1)),
+            LinkState::Active => Some(used(confirmed(1))),
+            LinkState::Renewing => Some(used(confirmed(1)).renewing(NOW).unwrap()),
             LinkState::Expired | LinkState::Revoked => Some(over(offered(1, PEER), state)),
         };
         let taken = match state {
@@ -46,7 +48,14 @@ fn in_every_state() -> Vec<(String, Link)> {
         links.extend(issued.map(|link| (format!("{}, issuer", state.name()), link)));
         links.extend(taken.map(|link| (format!("{}, acceptor", state.name()), link)));
     }
+    // A handshake came before the receipt.
+    links.push(("active, issuer, without a receipt".to_owned(), used(offered(1, PEER))));
     links
+}
+
+/// One that this node has offered, and whose receipt is here.
+fn confirmed(number: u8) -> Link {
+    offered(number, PEER).with_receipt(vec![1], NOW).unwrap()
 }
 
 fn used(link: Link) -> Link {
@@ -115,7 +124,7 @@ fn standing() -> Vec<(String, Vec<Link>)> {
     let mut cases = vec![("nothing".to_owned(), Vec::new())];
     cases.extend(in_every_state().into_iter().map(|(name, link)| (name, vec![link])));
     let renewal = offered(3, PEER).in_place_of(Some(used(offered(1, PEER)).id()));
-    let renewing = used(offered(1, PEER)).renewing(NOW).unwrap();
+    let renewing = used(confirmed(1)).renewing(NOW).unwrap();
     cases.push(("renewing, and this node's renewal offered".to_owned(), vec![renewing, renewal]));
     cases
 }
@@ -186,11 +195,7 @@ fn what_time_asks_of_a_renewal() {
         ("accepted, none in its place", used(accepted(1, PEER)), None),
         ("renewing, none in its place", used(offered(1, PEER)).renewing(NOW).unwrap(), None),
         ("renewing, the next is offered", used(offered(1, PEER)).renewing(NOW).unwrap(), Some(next(offered(2, PEER)))),
-        (
-            "renewing, the next has its receipt",
-            used(offered(1, PEER)).renewing(NOW).unwrap(),
-            Some(next(offered(2, PEER).with_receipt(vec![1], NOW).unwrap())),
-        ),
+        ("renewing, the next has its receipt", used(offered(1, PEER)).renewing(NOW).unwrap(), Some(next(confirmed(2)))),
         (
             "renewing, the next is accepted",
             used(accepted(1, PEER)).renewing(NOW).unwrap(),
