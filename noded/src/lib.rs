@@ -11,6 +11,8 @@ pub mod config;
 pub(crate) mod contact;
 pub mod daemon;
 pub(crate) mod directory;
+#[cfg(test)]
+mod explore;
 #[doc(hidden)]
 pub mod fuzzing;
 pub(crate) mod handshake;

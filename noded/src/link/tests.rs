@@ -9,6 +9,7 @@ mod faults;
 mod judging;
 mod life;
 mod methods;
+mod model;
 mod nodes;
 mod renewing;
 mod services;
