@@ -295,7 +295,7 @@ fn judge(crew: &Crew, report: &mut Report<'_>) {
         found.push(format!("{} pairs are not linked", report.pairs - report.pairs_linked));
     }
     for life in report.memory.iter().filter(|life| life.grew) {
-        found.push(format!("{} of {} grew by {:.0} KiB a minute", life.process, life.of, life.kib_per_minute));
+        found.push(format!("{} of {} grew by {:.0} KiB a minute", life.process, life.of, life.own_kib_per_minute));
     }
     if !report.whole {
         found.push(String::from("it was ended before its time"));

@@ -29,8 +29,9 @@ const WATCHED: [&str; 5] = ["openred", "noded", "cryptod", "cryptod-vault", "dir
 const WARM_UP: f64 = 60.0;
 /// Shorter lives say nothing on growth, in seconds.
 const JUDGED: f64 = 300.0;
-/// How much the fitted line of a life may rise, in KiB, and in parts of where it began: pages of SQLite's cache and the allocator's reserves.
-const GROWTH: (f64, f64) = (4096.0, 0.10);
+/// How much of its own memory a process may come to in the second half of its life, by the line through it, in KiB and in parts of what it had
+/// then: the allocator's reserves. What fills once, as SQLite's cache, has done so before; what still rises would do so for ever.
+const GROWTH: (f64, f64) = (1024.0, 0.02);
 
 /// One process of the namespace.
 #[derive(Debug)]
@@ -93,7 +94,7 @@ pub(crate) struct Life {
     pub(crate) first_kib: f64,
     pub(crate) last_kib: f64,
     pub(crate) most_kib: f64,
-    /// Of the line through what was seen after the beginning.
+    /// Of the line through what was seen in the second half.
     pub(crate) kib_per_minute: f64,
     /// What of it no file lies behind, and the line through that.
     pub(crate) own_last_kib: f64,
@@ -239,24 +240,25 @@ fn explains(fault: &Fault, code: &str) -> bool {
 fn life(of: &str, process: &str, samples: &[Sample]) -> Life {
     let (begun, last) = (samples.first().map_or(0.0, |first| first.at), samples.last().copied().unwrap_or_default());
     let ended = last.at;
-    let warm: Vec<Sample> = samples.iter().copied().filter(|sample| sample.at >= begun + WARM_UP).collect();
-    let watched = if warm.len() > 2 { &warm[..] } else { samples };
-    let of_all = slope(watched, |sample| sample.pss);
-    let rise = of_all * (ended - watched.first().map_or(0.0, |first| first.at));
-    let first = watched.first().map_or(0.0, |first| first.pss);
+    let from = begun + WARM_UP.max((ended - begun) / 2.0);
+    let half: Vec<Sample> = samples.iter().copied().filter(|sample| sample.at >= from).collect();
+    let watched = if half.len() > 2 { &half[..] } else { samples };
+    let first = watched.first().copied().unwrap_or_default();
+    let of_own = slope(watched, |sample| sample.own);
+    let rise = of_own * (ended - first.at);
     let judged = ended - begun >= JUDGED;
     Life {
         of: of.to_owned(),
         process: process.to_owned(),
         seconds: ended - begun,
-        first_kib: first,
+        first_kib: first.pss,
         last_kib: last.pss,
         most_kib: samples.iter().fold(0.0, |most, sample| most.max(sample.pss)),
-        kib_per_minute: of_all * 60.0,
+        kib_per_minute: slope(watched, |sample| sample.pss) * 60.0,
         own_last_kib: last.own,
-        own_kib_per_minute: slope(watched, |sample| sample.own) * 60.0,
+        own_kib_per_minute: of_own * 60.0,
         judged,
-        grew: judged && rise > GROWTH.0 + GROWTH.1 * first,
+        grew: judged && rise > GROWTH.0 + GROWTH.1 * first.own,
     }
 }
 
@@ -289,6 +291,19 @@ mod tests {
         assert!((growing.own_kib_per_minute - 150.0).abs() < 1.0, "{growing:?}");
         let filling = watched(30, |at| 10_000.0 + 20_000.0 * (at / WARM_UP).min(1.0));
         assert!(!filling.grew, "caches fill at the beginning: {filling:?}");
+        let settling = watched(60, |at| 5_000.0 + 10_000.0 * (at / 1500.0).min(1.0));
+        assert!(!settling.grew, "what fills slowly, and once: {settling:?}");
+        let leaking = watched(60, |at| 10_000.0 + 1.4 * at);
+        assert!(leaking.grew, "a small process that would have twice as much after two hours: {leaking:?}");
+        let files = life(
+            "n0",
+            "noded",
+            &(0..720)
+                .map(|number| f64::from(number) * 5.0)
+                .map(|at| Sample { at, pss: 9_000.0 + 5.0 * at, own: 4_000.0 })
+                .collect::<Vec<_>>(),
+        );
+        assert!(!files.grew, "pages of files come and go as the kernel pleases: {files:?}");
         let brief = watched(2, |at| 20_000.0 + 500.0 * at);
         assert!(!brief.judged && !brief.grew, "{brief:?}");
     }
