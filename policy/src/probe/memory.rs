@@ -47,7 +47,7 @@ pub fn mappings(smaps: &str) -> Mappings {
             let (from, to) = (number(from), number(to));
             length = to - from;
             found.heaps += usize::from(rights == "---p" && begun.is_some_and(|(used, end)| used == from && to >= end));
-            begun = (rights == "rw-p" && from.is_multiple_of(HEAP)).then_some((to, from + HEAP));
+            begun = (rights == "rw-p" && from.is_multiple_of(HEAP)).then(|| (to, from.saturating_add(HEAP)));
             found.executable += usize::from(rights.contains('x'));
             found.writable_and_executable += usize::from(rights.contains('w') && rights.contains('x'));
         } else if line.strip_prefix("VmFlags:").is_some_and(|flags| flags.split(' ').any(|flag| flag == "sl")) {
