@@ -362,7 +362,7 @@ impl Model {
 
     /// From here each side opens a session, if messages arrive: within as many attempts as there are counters to try.
     fn fair_run(&self, world: &World) -> Result<(), String> {
-        for who in 0..2 {
+        for (who, name) in NAMES.iter().enumerate() {
             let mut world = world.clone();
             for number in 0..world.made.len() {
                 self.answer(&mut world, number);
@@ -388,7 +388,7 @@ impl Model {
                 world.nodes.iter().all(|node| node.sessions.contains(&number))
             });
             if !opened {
-                return Err(format!("stuck: {} opens no session", NAMES[who]));
+                return Err(format!("stuck: {name} opens no session"));
             }
         }
         Ok(())
