@@ -18,6 +18,7 @@ use openred_policy::spawn::{Child, Exit, SpawnSpec, spawn};
 use openred_policy::{Identity, KeptPath, Layer, Role};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::board::{Board, Cage, owned};
@@ -31,6 +32,8 @@ const RESOLVER: &str = "timeout:2 attempts:1";
 /// scrypt reads its 64 MiB at random: in pages of 4 KiB nearly each read also misses the processor's table of pages. Another C
 /// library, or a kernel without large pages, does without.
 const LARGE_PAGES: &str = "glibc.malloc.hugetlb=1";
+/// Longest that the last line of one that has ended is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Longest a stage may take, on a loaded machine.
 const STAGE: Duration = Duration::from_secs(60);
 
@@ -103,6 +106,8 @@ pub(crate) struct Caged {
     pub(crate) role: Role,
     host: AsyncFd<Host>,
     child: AsyncFd<Child>,
+    /// Passes on what it prints, until nobody can print any more.
+    words: JoinHandle<()>,
     started: Instant,
 }
 
@@ -190,8 +195,9 @@ fn launch(starter: &Starter, plan: Plan) -> Result<Caged, Fault> {
         plan.descriptors.iter().try_fold(spec, |spec, descriptor| spec.descriptor(descriptor))
     };
     let child = build().and_then(spawn).map_err(local)?;
-    tokio::spawn(starter.log.clone().forward(role.name(), log));
-    let watched = watch(host).and_then(|host| Ok(Caged { role, host, child: watch(child)?, started: Instant::now() }));
+    let words = tokio::spawn(starter.log.clone().forward(role.name(), log));
+    let watched =
+        watch(host).and_then(|host| Ok(Caged { role, host, child: watch(child)?, words, started: Instant::now() }));
     watched.map_err(setup("watching the child"))
 }
 
@@ -243,11 +249,14 @@ impl Caged {
     }
 
     /// The barrier is closed: the process has ended or is about to.
-    async fn silence(&self) -> Fault {
+    async fn silence(&mut self) -> Fault {
         let exit = match timeout(STAGE, self.end()).await {
             Ok(exit) => exit,
             Err(_) => self.kill().await,
         };
+        // Why it ended is in what it printed: said before this start ends, and with it perhaps the supervisor. Not for long: one whom it
+        // left behind may hold the pipe.
+        let _ = timeout(LAST_WORDS, &mut self.words).await;
         Fault::Ended { role: self.role, exit }
     }
 
