@@ -14,7 +14,7 @@ use openred_cryptod::vault::serve::{Files, clock, generator};
 use openred_cryptod::vault::{Changes, start};
 use openred_proto::audit::{Event, SEGMENT_BYTES};
 use openred_proto::vault::{AuditStatus, Frame, Refusal, Reply, Request, Role};
-use openred_tests::harness::{Daemon, Node, binaries, refusal, wait_for};
+use openred_tests::harness::{Daemon, Node, binaries, passphrase, refusal, wait_for};
 use serde_json::Value;
 
 /// A base of uids that no other test of this suite uses.
@@ -90,6 +90,13 @@ fn filled(folder: &Path, step: u32) -> Node {
     node
 }
 
+/// Starts a node, whatever becomes of it.
+fn begin(node: &Node, log: &Path) -> Daemon {
+    let (home, secret) = (node.home.display().to_string(), passphrase(node));
+    let up = ["--home", &home, "up", "--passphrase-file", &secret];
+    Daemon::start(&binaries().unwrap().join("openred"), &up, log).unwrap()
+}
+
 fn identity(folder: &Path, name: &str) -> (String, String) {
     let identity = age::x25519::Identity::generate();
     let place = folder.join(name);
@@ -144,9 +151,7 @@ fn a_full_segment_is_sealed_to_its_auditor_and_a_stock_age_opens_it() {
     let sealed = filed(&node).join("0000000001.segment.age");
     let obstacle = filed(&node).join("0000000001.segment.age.new");
     fs::create_dir(&obstacle).unwrap();
-    let (home, secret) = (node.home.display().to_string(), format!("{}.passphrase", node.home.display()));
-    let up = ["--home", &home, "up", "--passphrase-file", &secret];
-    let daemon = Daemon::start(&binaries().unwrap().join("openred"), &up, &top.join("first.log")).unwrap();
+    let daemon = begin(&node, &top.join("first.log"));
     wait_for("the alarm", || Ok(alarms(&node).contains(&"audit.filing".to_owned()).then_some(()))).unwrap();
     assert!(!sealed.exists() && fs::read(&first).unwrap() == before[0]);
     fs::remove_dir(&obstacle).unwrap();
@@ -365,9 +370,7 @@ fn without_an_auditor_it_is_filed_as_it_is_and_not_taken_for_another_of_its_numb
     let mut other = before.clone();
     other[SEGMENT_BYTES / 2] ^= 1;
     fs::write(&place, &other).unwrap();
-    let (home, secret) = (node.home.display().to_string(), format!("{}.passphrase", node.home.display()));
-    let up = ["--home", &home, "up", "--passphrase-file", &secret];
-    let daemon = Daemon::start(&binaries().unwrap().join("openred"), &up, &top.join("taken.log")).unwrap();
+    let daemon = begin(&node, &top.join("taken.log"));
     wait_for("the alarm", || Ok(alarms(&node).contains(&"audit.filing".to_owned()).then_some(()))).unwrap();
     assert!(fs::read(&first).unwrap() == before && fs::read(&place).unwrap() == other, "neither was touched");
     fs::rename(&place, top.join("other")).unwrap();
@@ -379,27 +382,24 @@ fn without_an_auditor_it_is_filed_as_it_is_and_not_taken_for_another_of_its_numb
 }
 
 #[test]
-fn with_both_segments_full_no_key_is_used_and_an_alarm_says_so() {
+fn with_both_segments_full_no_node_starts_before_one_is_filed() {
     let folder = tempfile::tempdir().unwrap();
     let mut node = filled(folder.path(), 6);
     fill(&node, |status| status.full);
     // The closed one cannot be filed.
     let obstacle = filed(&node).join("0000000001.segment.new");
     fs::create_dir(&obstacle).unwrap();
-    node.up_without_answers().unwrap();
-    wait_for("both alarms", || {
-        let found = alarms(&node);
-        Ok(["audit.full", "audit.filing"].iter().all(|code| found.iter().any(|alarm| alarm == code)).then_some(()))
-    })
-    .unwrap();
-    assert_eq!(supervisor(&node)["trail"]["waiting"], 1);
-    let before = places(&node).map(|place| fs::read(place).unwrap());
-    assert_eq!(refusal(&node.cli(&["key", "rotate", "prekey"]).unwrap()), (1, "cryptod.refused".into()));
-    assert!(places(&node).map(|place| fs::read(place).unwrap()) == before, "nothing was recorded");
+    let mut daemon = begin(&node, &folder.path().join("full.log"));
+    let code = wait_for("the start's end", || daemon.ended()).unwrap();
+    let said = daemon.output();
+    assert!(code != 0 && said.contains("audit segment 1 cannot be filed"), "exit code {code}: {said}");
+    assert!(said.contains("the audit trail is full"), "{said}");
     fs::remove_dir(&obstacle).unwrap();
-    wait_for("the segment to be filed", || {
+    node.up().unwrap();
+    wait_for("both segments to be filed", || {
         let found = alarms(&node);
-        Ok((!found.iter().any(|alarm| alarm.starts_with("audit."))).then_some(()))
+        Ok((filed(&node).join("0000000002.segment").exists() && !found.iter().any(|alarm| alarm.starts_with("audit.")))
+            .then_some(()))
     })
     .unwrap();
     node.cli(&["key", "rotate", "prekey"]).unwrap().ok().unwrap();

@@ -85,13 +85,15 @@ pub(crate) async fn begin(context: &Context) -> Result<Keys, StartFailure> {
     let (unsealed, vault, front) = begun;
     unsealed?;
     let (vault, front) = (vault?, front?);
+    let mut operator = Operator::new(operator).map_err(setup(Role::Vault, "the operator's pair"))?;
+    let mut trail = Watch::new(segments);
+    trail.make_room(context, &mut operator).await;
     // Before anybody can reach it.
     context.starter.callers.front(front.admission()?).map_err(setup(Role::Front, "naming noded to it"))?;
     publish(&context.home, "cryptod", &context.home.cryptod_socket()).map_err(setup(Role::Front, "its socket"))?;
     context.state(Role::Vault, "ready");
     context.state(Role::Front, "ready");
-    let operator = Operator::new(operator).map_err(setup(Role::Vault, "the operator's pair"))?;
-    Ok(Keys { front, vault, operator, trail: Watch::new(segments) })
+    Ok(Keys { front, vault, operator, trail })
 }
 
 /// The operator's word to the vault.

@@ -29,6 +29,9 @@ use super::{Context, StartFailure};
 use crate::cli::{Exit, Failure};
 use crate::home::Home;
 
+/// Between two looks whether a segment is filed, while a start waits for that.
+const FILING_LOOK: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// The two segments of one start of the vault.
 pub(crate) struct Segments(Arc<[Segment; 2]>);
 
@@ -151,6 +154,28 @@ impl Watch {
             self.note(context, &status);
         }
         true
+    }
+
+    /// At a start with both segments full, files the closed one before anybody asks for a key: `noded` needs one to start, and where that is
+    /// refused the whole start ends, the next one as well. A segment that cannot be filed is named here, for nobody can ask by then.
+    pub(crate) async fn make_room(&mut self, context: &Context, operator: &mut Operator) {
+        let Ok(Reply::AuditStatus(status)) = operator.ask(Request::AuditStatus).await else { return };
+        if !status.full {
+            return;
+        }
+        self.note(context, &status);
+        while self.filing.as_ref().is_some_and(|filing| !filing.is_finished()) {
+            tokio::time::sleep(FILING_LOOK).await;
+        }
+        self.filed(context, operator).await;
+        let conditions = context.starter.board.status().conditions;
+        for unfiled in conditions.iter().filter(|condition| condition.code == "audit.filing") {
+            tracing::error!(
+                "both segments of the audit trail are full, and no key is used: {}; {}",
+                unfiled.detail,
+                unfiled.help
+            );
+        }
     }
 
     /// Whether the files were touched; the first time that is said and noted.
