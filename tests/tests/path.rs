@@ -17,7 +17,7 @@ fn two_nodes_link_talk_and_agree_on_what_they_proved() {
         Ok((one["match"] == "matched" && other["match"] == "matched").then_some((one, other)))
     })
     .unwrap();
-    assert_eq!(one["link_id"], other["link_id"]);
+    assert_eq!(one["link_id"], other["link_id"], "{:?} {:?}", alice.cli(&["link", "list"]), bob.cli(&["link", "list"]));
     assert_eq!(one["mutual_link"], other["mutual_link"]);
     assert_eq!(one["mutual_link"].as_str().unwrap().len(), 32);
     assert_eq!((one["issuer"].clone(), other["issuer"].clone()), (true.into(), false.into()));

@@ -379,7 +379,7 @@ mod tests {
         }
         let child = spawn(spec.descriptor(&barrier).unwrap()).unwrap();
         let (host, child) = (watch(host).unwrap(), watch(child).unwrap());
-        Caged { role: Role::Unseal, host, child, started: Instant::now() }
+        Caged { role: Role::Unseal, host, child, words: tokio::spawn(async {}), started: Instant::now() }
     }
 
     #[tokio::test]
