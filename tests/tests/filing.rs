@@ -206,7 +206,7 @@ fn a_full_segment_is_sealed_to_its_auditor_and_a_stock_age_opens_it() {
         }
     };
     go_back();
-    let daemon = Daemon::start(&binaries().unwrap().join("openred"), &up, &top.join("again.log")).unwrap();
+    let daemon = begin(&node, &top.join("again.log"));
     told(&node);
     assert!(fs::read(&sealed).unwrap() == kept);
     daemon.stop().unwrap();
@@ -215,7 +215,7 @@ fn a_full_segment_is_sealed_to_its_auditor_and_a_stock_age_opens_it() {
     let beside = filed(&node).join("0000000001.sha256");
     let hash = fs::read(&beside).unwrap();
     fs::remove_file(&beside).unwrap();
-    let daemon = Daemon::start(&binaries().unwrap().join("openred"), &up, &top.join("older.log")).unwrap();
+    let daemon = begin(&node, &top.join("older.log"));
     let alarm = wait_for("the alarm", || {
         let conditions = supervisor(&node)["conditions"].as_array().cloned().unwrap_or_default();
         Ok(conditions.into_iter().find(|condition| condition["code"] == "audit.filing"))
