@@ -21,6 +21,9 @@ pub(crate) const WAITS: std::time::Duration = std::time::Duration::from_secs(7 *
 
 /// How many ended links of one peer are shown; older ones are purged before their time.
 pub(crate) const ENDED_PER_PEER: usize = 8;
+/// Handshakes this close to each other may be seen in another order by the peer. Of their mutual links both sides show the greatest, so
+/// that two people who compare them see the same.
+const CROSSING: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Where a link stands. The numbers are those in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -336,7 +339,8 @@ impl Link {
         self.offer = Vec::new();
         let greatest = if initiator { &mut self.sent_counter } else { &mut self.received_counter };
         *greatest = counter.max(*greatest);
-        self.mutual_link = Some(mutual_link);
+        let crosses = now.0.abs_diff(self.handshake_at.0) < CROSSING.as_millis() as u64;
+        self.mutual_link = self.mutual_link.filter(|_| crosses).max(Some(mutual_link));
         self.handshake_at = now;
         let is_proven = matches!(self.state, LinkState::Active | LinkState::Renewing);
         Ok(if is_proven { self } else { self.moved(LinkState::Active, now) })

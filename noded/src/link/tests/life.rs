@@ -52,6 +52,19 @@ fn an_issuer_goes_from_offered_over_pending_to_active() {
 }
 
 #[test]
+fn of_handshakes_that_cross_both_sides_show_the_same_mutual_link() {
+    let (first, second) = ((true, 1, [7; 16]), (false, 2, [8; 16]));
+    let seen = |order: [(bool, u64, [u8; 16]); 2]| {
+        order.into_iter().fold(offered(1, 2), |link, (initiator, counter, mutual_link)| {
+            link.with_handshake(initiator, counter, mutual_link, NOW).unwrap()
+        })
+    };
+    assert_eq!(seen([first, second]).mutual_link, seen([second, first]).mutual_link);
+    let link = seen([first, second]).with_handshake(true, 3, [1; 16], NOW.plus(HOUR)).unwrap();
+    assert_eq!(link.mutual_link, Some([1; 16]), "a later one stands for itself");
+}
+
+#[test]
 fn a_handshake_may_come_before_the_receipt() {
     let link = offered(1, 2).with_handshake(false, 1, [7; 16], NOW).unwrap();
     assert_eq!((link.state, link.offer.len()), (LinkState::Active, 0), "the peer proved that it holds its token");
