@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,10 +14,14 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts").join(name)
 }
 
+/// Written by a process of its own: a child that another test starts meanwhile would inherit our writing descriptor, and a program
+/// that is open for writing cannot be started.
 fn program(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = format!("#!/bin/sh\n{text}\n");
+    let write = "printf %s \"$1\" >\"$2\" && chmod 755 \"$2\"";
+    let wrote = Command::new("sh").args(["-c", write, "sh", &text]).arg(path).status().unwrap();
+    assert!(wrote.success());
 }
 
 /// The totals, "passed failed", of one test program that does this.
@@ -180,8 +183,12 @@ fn checked(group: &str, documents: &[(&str, &str)]) -> String {
     for name in ["cargo", "rustc"] {
         program(&path("bin").join(name), &format!("echo '{name} 99.0.0 (new)'")); // it builds nothing
     }
-    let mut check = Command::new(path("scripts/check"));
-    check.arg(group).env("PATH", format!("{}:/usr/bin:/bin", path("bin").display())).env_remove("CARGO_TARGET_DIR");
+    let mut check = Command::new("bash");
+    check
+        .arg(path("scripts/check"))
+        .arg(group)
+        .env("PATH", format!("{}:/usr/bin:/bin", path("bin").display()))
+        .env_remove("CARGO_TARGET_DIR");
     let ran = check.output().unwrap();
     let said = String::from_utf8_lossy(&ran.stdout).into_owned();
     assert_eq!(ran.status.success(), said.is_empty(), "{said} {ran:?}");
