@@ -24,6 +24,7 @@ mod peers;
 mod proofs;
 mod status;
 mod succession;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ use clap::Parser;
 use crate::home::{HOME_BYTES, Home};
 use crate::supervisor;
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, Watching};
 pub(crate) use exit::{Exit, Failure, one_line};
 use output::Output;
 pub(crate) use passphrase::Passphrase;
@@ -101,7 +102,12 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
                 configuration::resolved(&again).map(|resolved| resolved.config)
             })
         }
-        Command::Status => client::block_on(status::status(invocation)),
+        Command::Status(options) if options.watch => {
+            let watching = Watching { every: options.every, count: options.count };
+            client::block_on(watch::status(invocation, &watching))
+        }
+        Command::Status(_) => client::block_on(status::status(invocation)),
+        Command::Top(options) => client::block_on(watch::top(invocation, &options)),
         Command::Doctor => client::block_on(status::doctor(invocation)),
         Command::Key(command) => key::key(invocation, command),
         Command::Backup(command) => backup::backup(invocation, command),

@@ -57,11 +57,12 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn help_of_every_command_is_golden_and_fits_80_columns() {
     let (_guard, folder) = folder();
-    let commands: [&[&str]; 42] = [
+    let commands: [&[&str]; 43] = [
         &[],
         &["init"],
         &["up"],
         &["status"],
+        &["top"],
         &["doctor"],
         &["key"],
         &["key", "show"],

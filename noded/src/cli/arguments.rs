@@ -33,6 +33,30 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
+/// How often to look.
+#[derive(Debug, Args)]
+pub(crate) struct Watching {
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) every: u64,
+    /// End after so many looks; without it, with Ctrl-C
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusOptions {
+    /// Look again and again
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Seconds between two looks
+    #[arg(long, requires = "watch", value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) every: u64,
+    /// End after so many looks; without it, with Ctrl-C
+    #[arg(long, requires = "watch", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make a node: home directory, configuration, sealed identity
@@ -40,7 +64,9 @@ pub(crate) enum Command {
     /// Run the node: start, confine and watch its processes
     Up(SecretSource),
     /// Show how the node and its processes are
-    Status,
+    Status(StatusOptions),
+    /// Show what each process costs, again and again
+    Top(Watching),
     /// Compare each process's cage with its manifest, from outside
     Doctor,
     /// The node's key: show, lock, unlock, rotate, backup, restore

@@ -15,8 +15,19 @@ use super::{Exit, Failure, Invocation, one_line};
 /// How long `noded` may take for its half: one that hangs, or wants to, does not keep back what the supervisor says of it.
 const NODE: Duration = Duration::from_secs(5);
 
-/// Both halves in one answer; the node's may be missing while `noded` restarts.
+/// Both halves of a look; the node's may be missing while `noded` restarts, and then why.
+pub(super) struct Seen {
+    pub(super) processes: SupervisorStatus,
+    pub(super) node: Option<NodeStatus>,
+    pub(super) missing: Option<Failure>,
+}
+
 pub(crate) async fn status(invocation: &Invocation) -> Result<Exit, Failure> {
+    Ok(show(invocation, &look(invocation).await?))
+}
+
+/// Asks both.
+pub(super) async fn look(invocation: &Invocation) -> Result<Seen, Failure> {
     let processes = supervisor(invocation).await?.get_status(request(StatusRequest {})).await?.into_inner();
     let half = async { Ok(node(invocation).await?.get_status(request(StatusRequest {})).await?) };
     let node = tokio::time::timeout(NODE, half).await.unwrap_or_else(|_| {
@@ -27,22 +38,34 @@ pub(crate) async fn status(invocation: &Invocation) -> Result<Exit, Failure> {
         Ok(answer) => (Some(answer.into_inner()), None),
         Err(failure) => (None, Some(failure)),
     };
+    Ok(Seen { processes, node, missing })
+}
+
+/// Both halves in one answer.
+pub(super) fn show(invocation: &Invocation, seen: &Seen) -> Exit {
+    let Seen { processes, node, missing } = seen;
     let error = missing.as_ref().map(ToString::to_string);
     invocation
         .output
         .document("openred.status/1", &json!({ "supervisor": processes, "node": node, "node_error": error }));
-    people(&invocation.output, &processes, node.as_ref());
+    people(&invocation.output, processes, node.as_ref());
     if let Some(failure) = missing {
         invocation.output.line(format!("noded: {failure}"));
     }
+    exit(seen)
+}
+
+/// What a look comes to.
+pub(super) fn exit(seen: &Seen) -> Exit {
+    let Seen { processes, node, .. } = seen;
     let conditions = processes.conditions.iter().chain(node.iter().flat_map(|node| &node.conditions));
     let errors = conditions.filter(|condition| condition.severity == "error").count();
     let whole = processes.state == "ready" && node.is_some() && errors == 0;
-    Ok(match processes.state.as_str() {
+    match processes.state.as_str() {
         "locked" => Exit::Locked,
         _ if whole => Exit::Ok,
         _ => Exit::Degraded,
-    })
+    }
 }
 
 fn people(output: &Output, processes: &SupervisorStatus, node: Option<&NodeStatus>) {
