@@ -4,8 +4,12 @@
 
 use std::error::Error;
 
-const CONTRACTS: [&str; 3] =
-    ["openred/cryptod/v1/cryptod.proto", "openred/admin/v1/admin.proto", "openred/wire/v1/wire.proto"];
+const CONTRACTS: [&str; 4] = [
+    "openred/cryptod/v1/cryptod.proto",
+    "openred/admin/v1/admin.proto",
+    "openred/module/v1/module.proto",
+    "openred/wire/v1/wire.proto",
+];
 
 /// Messages that the operator's command line prints as JSON; their field names are part of its versioned schemas.
 const PRINTED: [&str; 21] = [

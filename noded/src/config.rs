@@ -48,7 +48,7 @@ pub const DEFAULT_PORT: u16 = 7690;
 const PATIENCE_SECONDS: u32 = 300;
 /// A day: nobody waits longer.
 const PATIENCE_SECONDS_MAX: u32 = 86_400;
-/// First of the four uids that the node's processes take when started as root (SANDBOX).
+/// First of the uids that the node's processes take when started as root (SANDBOX): four of its own, and 64 for modules.
 pub const DEFAULT_UID_BASE: u32 = 61_000;
 
 /// All settings of a node. Every key has a default; unknown keys are refused.
@@ -67,7 +67,7 @@ pub struct NodeConfig {
     pub endpoints: Vec<String>,
     /// Directories, each `did:key:…@https://host[:port]`; the first that answers is used for look-ups.
     pub directories: Vec<DirectoryAddress>,
-    /// First of four consecutive uids for the node's processes; only used when started as root.
+    /// First of 68 consecutive uids for the node's processes and modules; only used when started as root.
     pub uid_base: u32,
     /// How links are made.
     pub links: LinkConfig,
@@ -388,7 +388,7 @@ impl NodeConfig {
             ("endpoints", self.endpoints.len() <= CARD_ENDPOINTS, "more than 8"),
             ("directories", self.directories.len() <= DIRECTORIES, "more than 4"),
             ("uid_base", self.uid_base >= 1000, "below 1000: such uids belong to the system"),
-            ("uid_base", self.uid_base <= u32::MAX - 1024, "too high: four uids must follow"),
+            ("uid_base", self.uid_base <= u32::MAX - 1024, "too high: 68 uids must follow"),
             ("links.allow", self.links.allow.len() <= ALLOWED_PEERS, "more than 1,024; use `sector` or `ask`"),
             ("links.allow", !has_twice(&self.links.allow), "names a node twice"),
             ("links.methods", !self.links.methods.is_empty(), "empty: no link could be made"),

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -193,7 +193,13 @@ impl Prepared {
     ///
     /// # Errors
     /// When the node cannot be put together, or a listener cannot be used.
-    pub fn serve(self, peers: TcpListener, admin: UnixListener, ready: impl FnOnce()) -> Result<(), DaemonError> {
+    pub fn serve(
+        self,
+        peers: TcpListener,
+        admin: UnixListener,
+        modules: ModuleSockets,
+        ready: impl FnOnce(),
+    ) -> Result<(), DaemonError> {
         let Self { outside, names, runtime, terminate, interrupt, store, store_thread, disk, disk_thread, keys } = self;
         let listener = peers.local_addr().map_err(local("the peer-to-peer listener"))?;
         let stopping = Stopping { terminate, interrupt };
@@ -206,11 +212,30 @@ impl Prepared {
             names,
             tls: outside.tls,
         };
-        let served = runtime.block_on(live(parts(listener), peers, admin, stopping, ready));
+        let served = runtime.block_on(live(parts(listener), peers, admin, modules, stopping, ready));
         // Everything that holds the store goes with the runtime's tasks; then its thread can end.
         drop(runtime);
         end_threads(store_thread, disk_thread);
         served
+    }
+}
+
+/// What concerns modules of what this process was given: where they dial, and the channel to the supervisor.
+pub struct ModuleSockets {
+    /// Bound by the supervisor.
+    pub listener: UnixListener,
+    /// One end of a pair.
+    pub supervisor: UnixStream,
+}
+
+impl ModuleSockets {
+    fn for_the_runtime(self) -> std::io::Result<module::Sockets> {
+        self.listener.set_nonblocking(true)?;
+        self.supervisor.set_nonblocking(true)?;
+        Ok(module::Sockets {
+            listener: tokio::net::UnixListener::from_std(self.listener)?,
+            supervisor: tokio::net::UnixStream::from_std(self.supervisor)?,
+        })
     }
 }
 
@@ -251,16 +276,22 @@ async fn live(
     parts: Parts,
     peers: TcpListener,
     operator: UnixListener,
+    modules: ModuleSockets,
     mut stopping: Stopping,
     ready: impl FnOnce(),
 ) -> Result<(), DaemonError> {
+    let sockets = modules.for_the_runtime().map_err(local("the sockets for modules"))?;
     let node = tokio::select! {
         () = stopping.asked() => return Ok(()),
         node = Node::assemble(parts) => node.map_err(|error| DaemonError::Node(NodeFault(error)))?,
     };
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    node.start(&mut tasks).await;
+    // Where a module does not come, SIGTERM must.
+    tokio::select! {
+        () = stopping.asked() => return Ok(()),
+        () = node.start(sockets, &mut tasks) => {}
+    }
     let main = tokio::runtime::Handle::current();
     let admin = admin::start(operator, Arc::clone(&node), main, stopped.clone()).map_err(local("the admin service"))?;
     let mut serving = tokio::spawn(Arc::clone(&node.network).serve(peers, stopped));

@@ -134,6 +134,23 @@ impl Home {
         self.run().join("cryptod")
     }
 
+    /// Only modules enter, each by its cage: the folder above is closed to their uids.
+    pub(crate) fn modules(&self) -> PathBuf {
+        self.run().join("modules")
+    }
+
+    /// `noded`'s socket for modules.
+    pub(crate) fn module_socket(&self) -> PathBuf {
+        self.modules().join("module.sock")
+    }
+
+    /// The paths that a built-in module keeps in its cage.
+    pub(crate) fn module_keeps(&self) -> Vec<KeptPath> {
+        let mut kept = vec![KeptPath::readable(&self.modules())];
+        kept.extend(openred_policy::launch::runtime());
+        kept
+    }
+
     /// The paths that `noded` keeps in its cage: it confines itself to these, and the supervisor expects exactly these.
     pub(crate) fn noded_keeps(&self) -> Vec<KeptPath> {
         let mut kept = vec![KeptPath::writable(&self.state()), KeptPath::readable(&self.cryptod())];
@@ -164,9 +181,8 @@ mod tests {
     #[test]
     fn every_socket_of_the_longest_home_fits_its_address() {
         let home = Home::new(PathBuf::from(format!("/{}", "h".repeat(HOME_BYTES - 1))));
-        for socket in
-            [home.control_socket(), home.admin_socket(), home.cryptod_socket(), home.pending().join("cryptod")]
-        {
+        let sockets = [home.control_socket(), home.admin_socket(), home.cryptod_socket(), home.module_socket()];
+        for socket in sockets.into_iter().chain([home.pending().join("cryptod")]) {
             assert!(socket.as_os_str().len() < 108, "{}", socket.display());
         }
     }

@@ -1,14 +1,19 @@
 //! The module host: which module answers which request, with what limits, and what a module may use of the node.
 //!
-//! Modules are called by the SDK's trait alone; nothing here knows what one does. Requests of peers come from the session
-//! layer, requests of the operator from the admin service. Each call has a deadline and a place in a bounded table; what a
-//! module answers, garbage included, becomes a response. The node's own module, `openred`, is the network layer's.
+//! Each module is a process of its own, which the supervisor starts (`supervisor`) when its life here wants it (`lives`), and which
+//! attaches through the SDK's door; nothing here knows what one does. Requests of peers come from the session layer, requests of the
+//! operator from the admin service. Each call has a deadline and a place in a bounded table; what a module answers, garbage
+//! included, becomes a response. The node's own module, `openred`, is the network layer's.
 
 mod blobs;
+mod built_in;
+mod callee;
 mod host;
+mod lives;
 mod places;
 pub(crate) mod ports;
 mod space;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -19,19 +24,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use openred_module::{Body, Caller, Context, Event, Instance, Method, ModuleError, Request, Response, Status};
+use openred_module::remote::Door;
+use openred_module::{Body, Caller, Context, Event, Method, ModuleError, Request, Response, Status};
 use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::NodeId;
 use openred_proto::secret::Secret;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::clock;
-use crate::health::{Condition, Health};
+use crate::health::Health;
 use crate::store::{RowSeal, Store};
 pub(crate) use blobs::{Disk, DiskThread};
+pub(crate) use built_in::{BUILT_IN, BuiltIn};
+use callee::Callee;
 use host::ModuleHost;
+use lives::{Life, Troubles};
 use places::Places;
 use ports::PeerCaller;
 use space::Space;
+use supervisor::Supervisor;
 use timers::Timers;
 
 /// A peer's call ends after this long. The head of the answer counts; a body may take longer.
@@ -44,18 +58,27 @@ const EVENT_TIME: Duration = Duration::from_secs(30);
 const TIMER_AGAIN: Duration = Duration::from_secs(1);
 /// Largest body of the operator's or a peer's call that the host lets pass: routes have lower limits of their own.
 const BODY_BYTES: u64 = 1 << 40;
+/// How long the node waits at its start for its modules; one that takes longer comes later.
+const FIRST: Duration = Duration::from_secs(20);
 
 /// A module in the host's table.
 struct Loaded {
-    instance: Arc<Instance>,
+    callee: Callee,
     context: Context,
     places: Places,
+}
+
+/// Where modules reach this process, and the channel on which they are asked for.
+pub(crate) struct Sockets {
+    pub(crate) listener: UnixListener,
+    pub(crate) supervisor: UnixStream,
 }
 
 /// All modules of this node.
 pub(crate) struct Modules {
     loaded: BTreeMap<&'static str, Loaded>,
     timers: Arc<Timers>,
+    door: Arc<Door>,
 }
 
 /// What every module's host is made of.
@@ -69,28 +92,67 @@ pub(crate) struct Parts {
 }
 
 impl Modules {
-    /// A host for `modules`, each with the key that seals its rows. Nothing runs before [`Modules::start`].
-    pub(crate) fn new(parts: &Parts, modules: Vec<(Instance, Secret<32>)>) -> Arc<Self> {
-        let timers = Arc::new(Timers::default());
-        let space = Space::new(Arc::clone(&parts.health));
-        let load = |(instance, key): (Instance, Secret<32>)| {
-            let id = instance.manifest().id;
-            let host = ModuleHost::new(parts, id, RowSeal::new(id, &key), Arc::clone(&timers), Arc::clone(&space));
-            let context = Context::new(Arc::new(host));
-            (id, Loaded { instance: Arc::new(instance), context, places: Places::default() })
-        };
-        let loaded = modules.into_iter().map(load).collect();
-        Arc::new(Self { loaded, timers })
+    /// A host for the modules of these ids, each with the key that seals its rows. Nothing runs before [`Modules::start`].
+    pub(crate) fn new(parts: &Parts, modules: Vec<(&'static str, Secret<32>)>) -> Arc<Self> {
+        Self::with(parts, modules, |_, _| Callee::Process(Arc::default()))
     }
 
-    /// Starts every module; one that cannot start answers nothing and is named by a condition.
-    pub(crate) async fn start(&self, health: &Health) {
-        for (id, module) in &self.loaded {
-            if let Err(error) = module.instance.start(module.context.clone()).await {
-                health.raise(Condition::ModuleDown, clock::now(), format!("{id}: {error}"));
-                module.places.close();
-            }
+    fn with(
+        parts: &Parts,
+        modules: Vec<(&'static str, Secret<32>)>,
+        callee: impl Fn(&'static str, &Context) -> Callee,
+    ) -> Arc<Self> {
+        let timers = Arc::new(Timers::default());
+        let space = Space::new(Arc::clone(&parts.health));
+        let load = |(id, key): (&'static str, Secret<32>)| {
+            let host = ModuleHost::new(parts, id, RowSeal::new(id, &key), Arc::clone(&timers), Arc::clone(&space));
+            let context = Context::new(Arc::new(host));
+            (id, Loaded { callee: callee(id, &context), context, places: Places::default() })
+        };
+        let loaded = modules.into_iter().map(load).collect();
+        Arc::new(Self { loaded, timers, door: Door::new(parts.me) })
+    }
+
+    /// Has every module started, and waits for a while until they serve; one that does not is named by a condition, and
+    /// tried again. What keeps them running ends with `tasks`.
+    pub(crate) async fn start(&self, sockets: Sockets, health: &Arc<Health>, tasks: &mut JoinSet<()>) {
+        tasks.spawn(Arc::clone(&self.door).serve(sockets.listener));
+        let supervisor = Supervisor::start(sockets.supervisor, tasks);
+        let troubles = Troubles::new(Arc::clone(health));
+        let mut first = Vec::new();
+        for (id, loaded) in &self.loaded {
+            let Some(life) = self.life(id, loaded, &supervisor, &troubles) else { continue };
+            let (attempted, hears) = oneshot::channel();
+            tasks.spawn(life.run(attempted));
+            first.push((*id, hears));
         }
+        let all = async {
+            for (id, hears) in first {
+                if timeout(FIRST, hears).await.is_err() {
+                    tracing::warn!(module = id, "the node goes on without waiting for it any longer");
+                }
+            }
+        };
+        all.await;
+    }
+
+    fn life(
+        &self,
+        id: &'static str,
+        loaded: &Loaded,
+        supervisor: &Arc<Supervisor>,
+        troubles: &Arc<Troubles>,
+    ) -> Option<Life> {
+        #[cfg_attr(not(test), expect(irrefutable_let_patterns, reason = "only tests link modules"))]
+        let Callee::Process(slot) = &loaded.callee else { return None };
+        Some(Life {
+            module: BUILT_IN.iter().find(|module| module.id == id)?,
+            context: loaded.context.clone(),
+            slot: Arc::clone(slot),
+            door: Arc::clone(&self.door),
+            supervisor: Arc::clone(supervisor),
+            troubles: Arc::clone(troubles),
+        })
     }
 
     /// Runs the modules' timers; never returns.
@@ -113,16 +175,16 @@ impl Modules {
 
     /// False when so many events wait for a module that this one was dropped.
     fn tell(&self, module: &str, event: Event) -> bool {
-        let Some(module) = self.loaded.get(module) else { return true };
+        let Some((&id, module)) = self.loaded.get_key_value(module) else { return true };
         let Some(waiting) = module.places.event() else {
-            tracing::warn!(module = module.instance.manifest().id, "too many events wait: one was dropped");
+            tracing::warn!(module = id, "too many events wait: one was dropped");
             return false;
         };
-        let (instance, context) = (Arc::clone(&module.instance), module.context.clone());
+        let callee = module.callee.clone();
         tokio::spawn(async move {
             let Some(_place) = waiting.place().await else { return };
-            if tokio::time::timeout(EVENT_TIME, instance.event(context, event)).await.is_err() {
-                tracing::warn!(module = instance.manifest().id, "an event's handler took too long");
+            if timeout(EVENT_TIME, callee.event(event)).await.is_err() {
+                tracing::warn!(module = id, "an event's handler took too long");
             }
         });
         true
@@ -130,9 +192,11 @@ impl Modules {
 
     /// Names and versions, for `status`.
     pub(crate) fn names(&self) -> Vec<String> {
-        let name =
-            |module: &Loaded| format!("{} {}", module.instance.manifest().id, module.instance.manifest().version);
-        self.loaded.values().map(name).collect()
+        let name = |(id, module): (&&str, &Loaded)| match module.callee.version() {
+            Some(version) => format!("{id} {version}"),
+            None => format!("{id} (away)"),
+        };
+        self.loaded.iter().map(name).collect()
     }
 
     /// A call of the operator.
@@ -141,15 +205,12 @@ impl Modules {
     }
 
     async fn call(&self, caller: Caller, head: RequestHead, body: Body) -> (ResponseHead, Body) {
-        let Some(module) = self.loaded.get(head.module.as_str()) else {
+        let Some((id, module)) = self.loaded.get_key_value(head.module.as_str()) else {
             return refuse(ModuleError::not_found("no-such-module", "this node serves no such module"));
         };
         let Some(_place) = module.places.call(caller) else {
-            return refuse(if module.places.is_closed() {
-                ModuleError::new(Status::Unavailable, "module-down", "the module did not start")
-            } else {
-                ModuleError::new(Status::TooMany, "module-busy", "the module has too many calls in flight")
-            });
+            let detail = format!("{id} has too many calls in flight");
+            return refuse(ModuleError::new(Status::TooMany, "module-busy", detail));
         };
         let most = if caller == Caller::Operator { OPERATOR_CALL_TIME } else { CALL_TIME };
         let limit = match head.deadline_millis {
@@ -160,10 +221,11 @@ impl Modules {
             Ok(request) => request,
             Err(refused) => return refuse(refused),
         };
-        match tokio::time::timeout(limit, module.instance.dispatch(module.context.clone(), request)).await {
+        match timeout(limit, module.callee.dispatch(request)).await {
             Ok(response) => answer(response),
             Err(_) => {
-                refuse(ModuleError::new(Status::TimedOut, "module-timed-out", "the module did not answer in time"))
+                let detail = format!("{id} did not answer in time");
+                refuse(ModuleError::new(Status::TimedOut, "module-timed-out", detail))
             }
         }
     }

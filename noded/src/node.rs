@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use openred_module::{Body, Event, Instance, LoadError, PeerError};
+use openred_module::{Body, Event, PeerError};
 use openred_proto::checked::card::CardFields;
 use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
@@ -26,7 +26,7 @@ use crate::keys::{CryptodClient, Description, KeysError};
 use crate::link::ports::{Answered, Courier, LinkObserver};
 use crate::link::{self, Links};
 use crate::module::ports::PeerCaller;
-use crate::module::{self, Disk, Modules};
+use crate::module::{self, BUILT_IN, Disk, Modules, Sockets};
 use crate::p2p::ports::{LinkHandle, Ports};
 use crate::p2p::{self, NetworkSettings, PeerNetwork, PingPlan, SessionLimits};
 use crate::reports::Reports;
@@ -56,8 +56,6 @@ pub(crate) enum NodeError {
     Keys(#[from] KeysError),
     #[error("the state directory belongs to another node ({0}); use the home that it was made in")]
     ForeignState(NodeId),
-    #[error(transparent)]
-    Module(#[from] LoadError),
 }
 
 /// What a node is made of.
@@ -178,9 +176,9 @@ impl Node {
     }
 
     /// Starts modules and everything that runs beside the listener; the tasks end with `tasks`.
-    pub(crate) async fn start(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
+    pub(crate) async fn start(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<()>) {
         self.links.fetch_keys().await;
-        self.modules.start(&self.health).await;
+        self.modules.start(sockets, &self.health, tasks).await;
         let (delivered, inbox) = mpsc::channel(DELIVERIES);
         self.directories.start(&delivered, tasks);
         tasks.spawn(arrivals::take(Arc::clone(&self.links), inbox));
@@ -251,12 +249,9 @@ async fn await_keys(keys: &CryptodClient) -> Description {
 }
 
 async fn load_modules(parts: &module::Parts, keys: &CryptodClient) -> Result<Arc<Modules>, NodeError> {
-    let built_in =
-        [Instance::load(openred_messaging::Messaging::default())?, Instance::load(openred_files::Files::default())?];
     let mut modules = Vec::new();
-    for instance in built_in {
-        let key = keys.store_key(instance.manifest().id).await?;
-        modules.push((instance, key));
+    for module in &BUILT_IN {
+        modules.push((module.id, keys.store_key(module.id).await?));
     }
     Ok(Modules::new(parts, modules))
 }

@@ -1,7 +1,8 @@
 //! `openred up`: opens what the processes need, starts them in their cages, looks at each from outside, restarts what
 //! ends, and drains on SIGTERM. It parses nothing from the network and holds no key.
 //!
-//! Two rows of lives run side by side: the key process (unsealer, then vault and front together) and `noded`. A death by the
+//! Two rows of lives run side by side: the key process (unsealer, then vault and front together) and `noded`; the modules that `noded`
+//! asks for run beside them. A death by the
 //! filter (SIGSYS) ends its row and raises an alarm: what broke out of its filter is not started again by itself.
 
 mod backoff;
@@ -19,6 +20,7 @@ mod keystore;
 #[cfg(test)]
 mod killed;
 mod log;
+mod modules;
 mod node;
 mod operator;
 mod owed;
@@ -51,7 +53,7 @@ use crate::cli::{Exit, Failure, Passphrase};
 use crate::config::NodeConfig;
 use crate::home::Home;
 
-use backoff::Backoff;
+pub(crate) use backoff::Backoff;
 pub(crate) use backup::{Backup, Restored, Verified, remove_copy};
 use board::Board;
 use child::{Fault, Starter};
@@ -77,6 +79,7 @@ pub(crate) struct Context {
     settings: Settings,
     secret: Held,
     manager: Manager,
+    modules: modules::Modules,
 }
 
 impl Context {
@@ -198,6 +201,7 @@ pub(crate) fn up(
     let settings = Settings::new(config, Box::new(reread));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::local("starting the runtime", &error))?;
+    let (modules, words) = modules::modules();
     let context = Context {
         home: home.clone(),
         starter: Starter { programs: programs()?, null: null()?, board, log, callers: Default::default() },
@@ -206,9 +210,16 @@ pub(crate) fn up(
         settings,
         secret: Held::new(passphrase),
         manager,
+        modules,
     };
     // On this thread, which lives as long as the supervisor: a child dies with the thread that started it.
-    let ended = runtime.block_on(run(&context));
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = run(&context) => ended,
+            // Ends only when nobody holds the other end, which the context does.
+            () = modules::serve(&context, words) => Ok(()),
+        }
+    });
     let _ = places::remove(&home.control_socket());
     drop(runtime);
     context.starter.log.end();
@@ -282,6 +293,8 @@ async fn run(context: &Context) -> Result<(), Failure> {
     // The node first: it may still need keys for what it has begun.
     let node = async {
         node.await;
+        context.modules.end().await;
+        let _ = places::remove(&context.home.module_socket());
         stop_keys.send_replace(true);
     };
     tokio::select! {

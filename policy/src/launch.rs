@@ -44,6 +44,9 @@ pub(crate) const PROGRAM: RawFd = 120;
 /// SHA-256 of a program's file.
 pub type Digest = [u8; 32];
 
+/// Where a distribution's loader and its libraries are, those of them that exist.
+const RUNTIME: [&str; 4] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"];
+
 /// Bytes that are copied at a time.
 const STEP: usize = 1 << 16;
 
@@ -140,6 +143,12 @@ impl Launch {
         }
         spawn(spec).map(|child| (child, host))
     }
+}
+
+/// What a program that is linked against the distribution's libraries needs of them.
+#[must_use]
+pub fn runtime() -> Vec<KeptPath> {
+    RUNTIME.map(Path::new).into_iter().filter(|place| place.is_dir()).map(KeptPath::runtime).collect()
 }
 
 /// SHA-256 of a file's content, for [`Launch::new`].

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::layer::LayerName;
 use crate::sys;
 
-/// Most descriptors that a child can be given: the longest table (`noded`) has 8.
+/// Most descriptors that a child can be given: the longest tables (`noded`, the vault) have 10.
 pub const MAX_DESCRIPTORS: usize = 32;
 
 /// Where sources are kept between duplication and fork: above every table.

@@ -17,6 +17,7 @@ pub mod id;
 pub mod label;
 pub mod limits;
 pub mod method;
+pub mod modules;
 pub mod refusal;
 pub mod secret;
 pub mod unseal;
@@ -46,6 +47,19 @@ pub mod cryptod {
 )]
 pub mod admin {
     tonic::include_proto!("openred.admin.v1");
+}
+
+/// Generated contract between a module and its node: `openred.module.v1`.
+#[cfg(feature = "grpc")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated from proto/openred/module/v1"
+)]
+pub mod module {
+    tonic::include_proto!("openred.module.v1");
 }
 
 /// Generated types of what peers send, kept beside our own strict codec so that a test can hold one against the other.

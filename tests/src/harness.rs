@@ -43,7 +43,16 @@ pub fn binaries() -> Result<PathBuf> {
 }
 
 /// A node's programs.
-const PROGRAMS: [&str; 5] = ["openred", "cryptod", "cryptod-vault", "cryptod-unseal", "noded"];
+const PROGRAMS: [&str; 8] = [
+    "openred",
+    "cryptod",
+    "cryptod-vault",
+    "cryptod-unseal",
+    "noded",
+    "openred-launch",
+    "openred-messaging",
+    "openred-files",
+];
 
 /// Lays a node's programs out in a new folder, with another in the place of the one of this name.
 ///

@@ -134,8 +134,8 @@ fn what_dies_in_a_row_is_started_after_longer_pauses() {
         wait_for("the restart", || {
             let log = node.daemon()?.output();
             let status: Value = serde_json::from_str(node.cli(&["status"])?.stdout.trim())?;
-            let noded = status["supervisor"]["processes"].as_array().and_then(|processes| processes.last()).cloned();
-            let noded = noded.unwrap_or_default();
+            let processes = status["supervisor"]["processes"].as_array().cloned().unwrap_or_default();
+            let noded = processes.into_iter().find(|process| process["name"] == "noded").unwrap_or_default();
             let is_back = noded["restarts"] == deaths && noded["state"] == "ready";
             Ok((is_back && log.contains(&format!("noded is started again in {pause} ms"))).then_some(()))
         })

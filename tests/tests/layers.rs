@@ -40,6 +40,15 @@ fn kernels() -> Vec<Shim> {
     found
 }
 
+/// Sets what it holds when it goes, also by a panic: who waits for that would wait for ever.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs `act`; whether anything was at `place` at any time meanwhile.
 fn appeared(place: &Path, act: impl FnOnce()) -> bool {
     let over = AtomicBool::new(false);
@@ -52,8 +61,9 @@ fn appeared(place: &Path, act: impl FnOnce()) -> bool {
             }
             seen
         });
+        let ends = Over(&over);
         act();
-        over.store(true, Ordering::Relaxed);
+        drop(ends);
         watching.join().unwrap()
     })
 }

@@ -103,6 +103,20 @@ impl Body {
         }
     }
 
+    /// Takes out a body that is in memory and no longer than `most`; any other stays as it is.
+    #[cfg(feature = "wire")]
+    pub(crate) fn short(&mut self, most: usize) -> Option<Bytes> {
+        match &mut self.0 {
+            Inner::Empty => Some(Bytes::new()),
+            Inner::Whole(bytes) if bytes.len() <= most => {
+                let bytes = std::mem::take(bytes);
+                self.0 = Inner::Empty;
+                Some(bytes)
+            }
+            Inner::Whole(_) | Inner::Stream(_) => None,
+        }
+    }
+
     /// The same body, which fails with [`BodyError::TooLong`] once more than `limit` bytes have passed.
     pub fn limited(self, limit: u64) -> Self {
         if self.known_length().is_some_and(|length| length <= limit) {

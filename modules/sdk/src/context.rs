@@ -21,6 +21,12 @@ impl Context {
         Self(host)
     }
 
+    /// The host behind it.
+    #[cfg(feature = "remote")]
+    pub(crate) fn host(&self) -> Arc<dyn Host> {
+        Arc::clone(&self.0)
+    }
+
     /// This node's id.
     pub fn node_id(&self) -> NodeId {
         self.0.node_id()
@@ -229,7 +235,7 @@ impl Context {
     }
 
     /// Notes an event in the node's audit trail.
-    pub fn audit(&self, event: AuditEvent) {
+    pub fn audit(&self, event: AuditEvent<'_>) {
         self.0.audit(event);
     }
 }

@@ -204,13 +204,13 @@ impl BlobName {
 
 /// Something an operator would want to find in the audit trail later.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuditEvent {
+pub struct AuditEvent<'a> {
     /// Stable name in kebab case, declared in the module's documentation.
-    pub code: &'static str,
+    pub code: &'a str,
     /// The peer concerned, if any; the host hashes it before it is written.
     pub peer: Option<NodeId>,
     /// Outcome in a word (`ok`, `refused`, …). Never content.
-    pub outcome: &'static str,
+    pub outcome: &'a str,
 }
 
 /// The node, for one module. See the file's head for what must be durable when.
@@ -282,5 +282,5 @@ pub trait Host: Send + Sync + 'static {
     fn set_full(&self, detail: Option<String>);
 
     /// Notes an event in the node's audit trail.
-    fn audit(&self, event: AuditEvent);
+    fn audit(&self, event: AuditEvent<'_>);
 }

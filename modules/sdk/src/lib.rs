@@ -5,12 +5,12 @@
 //! requests to the same module of a linked peer, time, timers, audit. No secret crosses this interface, in either
 //! direction: sessions, tokens and keys stay with the node and its key process.
 //!
-//! Requests, responses and every call of the host are data and byte streams. Nothing here assumes that the module and the node
-//! share memory: today a module is linked into `noded` and called in its process, and one that runs in a cage of its own
-//! sees the same trait.
+//! Requests, responses and every call of the host are data and byte streams. Nothing in the trait assumes that the module and the node
+//! share memory: a module runs in a process and a cage of its own (`run`, feature `process`), which dials its node and speaks
+//! `openred.module.v1`. The node's end of that is here as well (`remote`): whoever hosts modules implements [`Host`], and calls them
+//! through an attachment as it would call an [`Instance`]. Tests use `TestHost` (feature `test-host`).
 //!
-//! What this crate does not do: it opens no socket and no file, and it knows no wire format. The node implements
-//! [`Host`]; tests use `TestHost` (feature `test-host`).
+//! Only `process` and `remote` touch sockets; nothing here opens a file.
 #![forbid(unsafe_code)]
 
 mod body;
@@ -20,9 +20,16 @@ mod host;
 mod instance;
 mod message;
 mod module;
+#[cfg(feature = "process")]
+mod process;
+#[cfg(feature = "remote")]
+pub mod remote;
 mod route;
 #[cfg(feature = "test-host")]
 mod test_host;
+#[cfg(feature = "wire")]
+#[cfg_attr(not(all(feature = "process", feature = "remote")), allow(dead_code, reason = "each end uses its half"))]
+mod wire;
 
 pub use body::{Body, BodyError, BodySender};
 pub use context::Context;
@@ -35,6 +42,8 @@ pub use instance::{Instance, LoadError};
 pub use message::{Caller, IdempotencyKey, Method, PeerRequest, Request, Response};
 pub use module::{Event, Manifest, Module, TimerId};
 pub use openred_proto::id::NodeId;
+#[cfg(feature = "process")]
+pub use process::run;
 pub use route::{Params, Routes};
 #[cfg(feature = "test-host")]
 pub use test_host::{Fault, TestHost, link};

@@ -45,7 +45,8 @@ pub trait Module: Send + Sync + Sized + 'static {
     /// Which routes it serves.
     fn routes(routes: &mut Routes<Self>);
 
-    /// Called once before the first request: recover what was cut short, set timers. A module that cannot start serves nothing.
+    /// Called before the first request: recover what was cut short, set timers. A module that cannot start serves nothing. In a process of its
+    /// own it is called again when the node's process was replaced: what ran for the old one has been dropped by then.
     async fn start(self: Arc<Self>, context: Context) -> Result<(), ModuleError> {
         let _ = context;
         Ok(())

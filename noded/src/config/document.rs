@@ -31,7 +31,10 @@ pub(super) const SETTINGS: [Setting; 31] = [
         "URLs \"http://ADDRESS:PORT\" under which peers reach this node. Empty: the listener's address, unless a wildcard.",
     ),
     setting("directories", "Directories to register with, each \"did:key:…@https://host[:port]\"."),
-    setting("uid_base", "As root: first of four consecutive uids for the node's processes. One range per node."),
+    setting(
+        "uid_base",
+        "As root: first of 68 consecutive uids for the node's processes and modules. One range per node.",
+    ),
     setting("links.incoming", "Offers from peers not yet approved: \"ask\", \"open\", \"allow-list\" or \"sector\"."),
     setting(
         "links.direct",

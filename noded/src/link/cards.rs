@@ -1,11 +1,14 @@
 //! Cards handed over inside sessions. Peers that talk to each other know each other's newest card without a directory, and so renew their links
 //! without one for as long as they talk (docs/decisions/0019). A card proves itself: what is handed over is verified as if a directory had given it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::StatusCode;
 use openred_proto::id::NodeId;
 use openred_proto::limits::{CARD_BYTES, LINKS};
+use tokio::time::Instant;
 
 use super::Links;
 use super::inside::{AT_ONCE, BODY_BYTES, ask_in_turn};
@@ -14,6 +17,8 @@ use crate::sensitive::Sensitive;
 /// Takes the asking node's signed card, or nothing; answered with this node's.
 pub(crate) const CARD: &str = "/link/card";
 const _: () = assert!(CARD_BYTES <= BODY_BYTES);
+/// A peer whose card did not come as it was named is not asked again before this: each of its sessions may name one that there is not.
+const CARD_AGAIN: Duration = Duration::from_secs(60);
 
 impl Links {
     pub(super) async fn answer_card(&self, peer: NodeId, card: Bytes) -> (StatusCode, Bytes) {
@@ -53,8 +58,12 @@ impl Links {
             return;
         }
         let mut steps = self.steps();
+        steps.cards_missed.retain(|_, at| at.elapsed() < CARD_AGAIN);
+        if steps.cards_missed.contains_key(&peer) {
+            return;
+        }
         if steps.cards_due.len() < LINKS {
-            steps.cards_due.insert(peer);
+            steps.cards_due.insert(peer, sequence);
             self.sync_wanted.notify_one();
         }
     }
@@ -62,8 +71,11 @@ impl Links {
     pub(super) async fn exchange_due(&self) {
         let due = std::mem::take(&mut self.steps().cards_due);
         futures_util::stream::iter(due)
-            .for_each_concurrent(AT_ONCE, |peer| async move {
+            .for_each_concurrent(AT_ONCE, |(peer, sequence)| async move {
                 self.exchange_cards(peer).await;
+                if !self.carrier.holds_card(&peer, sequence) && self.steps().cards_missed.len() < LINKS {
+                    self.steps().cards_missed.insert(peer, Instant::now());
+                }
             })
             .await;
     }

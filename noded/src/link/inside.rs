@@ -11,6 +11,7 @@ use openred_proto::checked::link_sync::{LinkSync, SYNC_BYTES};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::limits::{LINKS, OFFER_BYTES};
 use openred_proto::vault::Refusal;
+use tokio::time::Instant;
 
 use super::cards::CARD;
 use super::judge::RefusedOffer;
@@ -65,22 +66,26 @@ impl Asked {
 pub(super) struct Steps {
     in_step: BTreeSet<NodeId>,
     due: BTreeSet<NodeId>,
-    /// Whose cards are to be asked for.
-    pub(super) cards_due: BTreeSet<NodeId>,
+    /// Whose cards are to be asked for, up to which sequence.
+    pub(super) cards_due: BTreeMap<NodeId, u64>,
+    /// When the card that a peer named did not come.
+    pub(super) cards_missed: BTreeMap<NodeId, Instant>,
 }
 
 impl Steps {
     /// The node is nobody any more.
     pub(super) fn forget(&mut self, peer: &NodeId) {
-        for of in [&mut self.in_step, &mut self.due, &mut self.cards_due] {
+        for of in [&mut self.in_step, &mut self.due] {
             of.remove(peer);
         }
+        self.cards_due.remove(peer);
+        self.cards_missed.remove(peer);
     }
 
     /// How many nodes are in it.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        [&self.in_step, &self.due, &self.cards_due].into_iter().map(BTreeSet::len).sum()
+        self.in_step.len() + self.due.len() + self.cards_due.len() + self.cards_missed.len()
     }
 }
 

@@ -170,7 +170,7 @@ impl Host for ModuleHost {
         self.space.module_full(self.module, detail);
     }
 
-    fn audit(&self, event: AuditEvent) {
+    fn audit(&self, event: AuditEvent<'_>) {
         // The signed trail is the key process's and comes with it; until then the local log has the event, without content.
         tracing::info!(module = self.module, code = event.code, outcome = event.outcome, "audit");
     }

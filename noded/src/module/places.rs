@@ -10,13 +10,15 @@ use openred_proto::id::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Calls of peers in all; more are refused, not queued.
-const PEERS: usize = 256;
-/// Of those, of one peer: eight peers at their limit still leave none without a place.
+const PEERS: usize = 160;
+/// Of those, of one peer: four peers at their limit still leave others a place.
 const ONE_PEER: usize = 32;
 /// Calls of the operator.
-pub(super) const OPERATOR: usize = 256;
+pub(super) const OPERATOR: usize = 64;
 /// Events that are handled at once.
 const EVENTS: usize = 32;
+/// All of them together fit one attachment, so that whoever has a place is not refused behind it.
+const _: () = assert!(PEERS + OPERATOR + EVENTS <= openred_module::remote::CALLS);
 /// Events that may wait for that: as many as sessions can open while one handler takes its time.
 const EVENTS_WAITING: usize = 1024;
 
@@ -63,16 +65,6 @@ impl Default for Places {
 }
 
 impl Places {
-    /// The module did not start: nobody gets a place.
-    pub(super) fn close(&self) {
-        [&self.peers, &self.operator, &self.events].iter().for_each(|places| places.close());
-    }
-
-    /// Whether the module did not start.
-    pub(super) fn is_closed(&self) -> bool {
-        self.peers.is_closed()
-    }
-
     /// A place for a call of `caller`, if there is one.
     pub(super) fn call(&self, caller: Caller) -> Option<Place> {
         let Caller::Peer(peer) = caller else {
@@ -97,7 +89,7 @@ impl Places {
 }
 
 impl Waiting {
-    /// Waits for the place; none when the module did not start.
+    /// Waits for the place.
     pub(super) async fn place(self) -> Option<Place> {
         let permit = self.events.acquire_owned().await.ok()?;
         drop(self.permit);
@@ -148,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn events_wait_for_a_place_and_a_module_that_did_not_start_has_none() {
+    async fn events_wait_for_a_place() {
         let places = Places::default();
         let mut held = Vec::new();
         for _ in 0..EVENTS {
@@ -159,8 +151,5 @@ mod tests {
         assert!(!waiting.is_finished());
         held.pop();
         assert!(waiting.await.unwrap().is_some());
-        places.close();
-        assert!(places.event().unwrap().place().await.is_none());
-        assert!(places.call(Caller::Operator).is_none() && places.is_closed());
     }
 }

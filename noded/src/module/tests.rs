@@ -14,6 +14,7 @@ use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::NodeId;
 use openred_proto::secret::Secret;
 
+use super::callee::Callee;
 use super::{DiskThread, Modules, Parts, open_disk};
 use crate::health::Health;
 use crate::module::ports::PeerCaller;
@@ -121,8 +122,10 @@ async fn bench(most_blobs: u64) -> Bench {
     let (disk, disk_thread) = open_disk(directory.path(), most_blobs).unwrap();
     let health = Arc::new(Health::default());
     let parts = Parts { me: ME, store, disk, peers: Arc::new(EchoPeer), health: Arc::clone(&health) };
-    let modules = Modules::new(&parts, vec![(Instance::load(Trial).unwrap(), Secret::new([5; 32]))]);
-    modules.start(&health).await;
+    let trial = Arc::new(Instance::load(Trial).unwrap());
+    let modules = Modules::with(&parts, vec![("trial", Secret::new([5; 32]))], |_, context| {
+        Callee::Linked(Arc::clone(&trial), context.clone())
+    });
     Bench { modules, health, _directory: directory, _threads: (store_thread, disk_thread) }
 }
 

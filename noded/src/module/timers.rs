@@ -12,6 +12,8 @@ use crate::clock;
 
 /// Timers of all modules. A module has a handful; beyond this, new ones are dropped and logged.
 const TIMERS: usize = 1024;
+/// Of those, of one module.
+const OF_ONE: usize = 256;
 /// The wall clock may jump while a timer waits: it is looked at again at least this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// How far ahead a timer may be by the monotonic clock, which has an end: a module that asks for more is asked sooner.
@@ -53,7 +55,8 @@ impl Timers {
     fn set_at(&self, module: &'static str, timer: TimerId, at: UnixMillis, now: (UnixMillis, Instant)) {
         {
             let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
-            if set.len() >= TIMERS && !set.contains_key(&(module, timer)) {
+            let own = set.range((module, TimerId::MIN)..=(module, TimerId::MAX)).count();
+            if (set.len() >= TIMERS || own >= OF_ONE) && !set.contains_key(&(module, timer)) {
                 return tracing::warn!(module, timer, "too many timers; this one is dropped");
             }
             set.insert((module, timer), Due::new(at, now));

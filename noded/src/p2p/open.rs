@@ -77,7 +77,12 @@ impl PeerNetwork {
         for reach in self.reaches(&peer).await {
             for attempt in 0..HANDSHAKE_ATTEMPTS {
                 let handle = self.link_for(&peer, attempt).ok_or(NetworkError::NotLinked)?;
-                last = match self.try_open(&turn, handle, &reach, connections, sent).await {
+                let opened = self.try_open(&turn, handle, &reach, connections, sent).await;
+                // While it runs, its REQUEST is in the way of the peer's; one that came to nothing is not.
+                if let (Err(_), Some(sent)) = (&opened, sent) {
+                    sent.store(false, Ordering::Relaxed);
+                }
+                last = match opened {
                     Ok(opened) => return Ok(opened),
                     Err(refused @ NetworkError::PeerRefusedHandshake) => refused,
                     Err(away @ (NetworkError::PeerOffline(_) | NetworkError::Interrupted | NetworkError::TimedOut)) => {
@@ -133,23 +138,8 @@ impl PeerNetwork {
         if has_come { tokio::time::timeout(self.settings.handshake_timeout, waiting).await.ok() } else { None }
     }
 
-    /// One handshake. While it runs, its REQUEST is in the way of the peer's; one that came to nothing is not.
+    /// One handshake.
     async fn try_open(
-        self: &Arc<Self>,
-        turn: &Turn,
-        handle: Arc<LinkHandle>,
-        reach: &Reach,
-        connections: &Arc<Connections>,
-        sent: Option<&AtomicBool>,
-    ) -> Result<Arc<Pooled>, NetworkError> {
-        let opened = self.open_over(turn, handle, reach, connections, sent).await;
-        if let (Err(_), Some(sent)) = (&opened, sent) {
-            sent.store(false, Ordering::Relaxed);
-        }
-        opened
-    }
-
-    async fn open_over(
         self: &Arc<Self>,
         turn: &Turn,
         handle: Arc<LinkHandle>,

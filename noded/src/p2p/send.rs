@@ -136,44 +136,35 @@ impl PeerNetwork {
         body: &mut Option<Body>,
     ) -> Result<(ResponseHead, Body), NetworkError> {
         let limit = self.patience(&head);
-        let asking = self.ask(ticket, using, reach, connections, head, body);
-        tokio::time::timeout(limit, asking).await.unwrap_or(Err(NetworkError::TimedOut))
-    }
-
-    async fn ask(
-        &self,
-        ticket: OutgoingRequest,
-        using: Option<InUse>,
-        reach: &Reach,
-        connections: &Arc<Connections>,
-        head: RequestHead,
-        body: &mut Option<Body>,
-    ) -> Result<(ResponseHead, Body), NetworkError> {
-        let length = head.length;
-        let (message, awaited) = ticket.start(&head, length)?;
-        let body = body.take().unwrap_or_else(Body::empty);
-        let sealed = SealedBody::new(message, body, length);
-        let (response, lease) = connections.post(reach, super::SESSION_PATH, sealed).await?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::FORBIDDEN => {
-                // A refusal has no body; the connection may serve the next request.
-                lease.give_back();
-                return Err(NetworkError::PeerRefusedSession);
+        let asking = async {
+            let length = head.length;
+            let (message, awaited) = ticket.start(&head, length)?;
+            let body = body.take().unwrap_or_else(Body::empty);
+            let sealed = SealedBody::new(message, body, length);
+            let (response, lease) = connections.post(reach, super::SESSION_PATH, sealed).await?;
+            match response.status() {
+                StatusCode::OK => {}
+                StatusCode::FORBIDDEN => {
+                    // A refusal has no body; the connection may serve the next request.
+                    lease.give_back();
+                    return Err(NetworkError::PeerRefusedSession);
+                }
+                _ => return Err(WireError::Unsupported { what: "session answer" }.into()),
             }
-            _ => return Err(WireError::Unsupported { what: "session answer" }.into()),
-        }
-        let AwaitedResponse { opener, number } = awaited;
-        let held = Held { number: Some(number), using, lease: Some(lease), reports: Arc::clone(&self.ports.reports) };
-        let limit = self.settings.chunk_timeout;
-        let opened = Inflow::new(response.into_body(), opener, bytes::Bytes::new(), limit, held).open().await;
-        let opened = opened.map_err(|error| match error {
-            InflowError::Slow => NetworkError::TimedOut,
-            InflowError::Broken | InflowError::Session(SessionError::PeerTruncated) => NetworkError::Interrupted,
-            InflowError::Session(error) => error.into(),
-        })?;
-        let head = ResponseHead::decode(&opened.head)?;
-        Ok((head, opened.into_body()))
+            let AwaitedResponse { opener, number } = awaited;
+            let held =
+                Held { number: Some(number), using, lease: Some(lease), reports: Arc::clone(&self.ports.reports) };
+            let limit = self.settings.chunk_timeout;
+            let opened = Inflow::new(response.into_body(), opener, bytes::Bytes::new(), limit, held).open().await;
+            let opened = opened.map_err(|error| match error {
+                InflowError::Slow => NetworkError::TimedOut,
+                InflowError::Broken | InflowError::Session(SessionError::PeerTruncated) => NetworkError::Interrupted,
+                InflowError::Session(error) => error.into(),
+            })?;
+            let head = ResponseHead::decode(&opened.head)?;
+            Ok((head, opened.into_body()))
+        };
+        tokio::time::timeout(limit, asking).await.unwrap_or(Err(NetworkError::TimedOut))
     }
 
     /// Where the peer of a session is: where it was reached last, or the first of its endpoints that answers.

@@ -35,6 +35,8 @@ fn noted(role: Role, layer: &Layer) -> bool {
 
 /// State of the key process while the operator wants no key to be held.
 const LOCKED: &str = "locked";
+/// State of a process that is not started again.
+const DOWN: &str = "down";
 
 /// What was seen of one process when it was let go, and what is needed to look again.
 pub(crate) struct Cage {
@@ -50,6 +52,8 @@ pub(crate) struct Cage {
 
 struct Entry {
     role: Role,
+    /// As it is shown: the role's own, or `module NAME`.
+    name: String,
     state: &'static str,
     since: u64,
     restarts: u32,
@@ -57,8 +61,16 @@ struct Entry {
     cage: Option<Cage>,
 }
 
+impl Entry {
+    fn new(role: Role, name: String, now: u64) -> Self {
+        Self { role, name, state: "starting", since: now, restarts: 0, last_exit: String::new(), cage: None }
+    }
+}
+
 struct Inner {
     entries: Vec<Entry>,
+    /// The modules that were ever started. The node is ready without them; `noded` names one that is away.
+    modules: Vec<Entry>,
     /// The last unsealer, which has ended.
     unseal: Option<Cage>,
     /// What the keystore said of itself when it was last opened.
@@ -98,11 +110,10 @@ fn shown(word: &Succession) -> admin::SuccessionWord {
 
 impl Board {
     pub(crate) fn new(baseline: Baseline, home: String, now: u64) -> Self {
-        let entry =
-            |role| Entry { role, state: "starting", since: now, restarts: 0, last_exit: String::new(), cage: None };
-        let entries = PROCESSES.into_iter().map(entry).collect();
+        let entries = PROCESSES.into_iter().map(|role| Entry::new(role, role.name().to_owned(), now)).collect();
         let inner = Inner {
             entries,
+            modules: Vec::new(),
             unseal: None,
             keystore: None,
             alarms: Vec::new(),
@@ -164,6 +175,45 @@ impl Board {
             entry.state = if restarting { "restarting" } else { "down" };
             entry.since = now;
             entry.restarts += u32::from(restarting);
+        }
+    }
+
+    /// The entry of a module; each that was ever started has one, and there are as many as the supervisor knows.
+    fn module<'a>(inner: &'a mut Inner, module: &str, now: u64) -> &'a mut Entry {
+        let name = format!("module {module}");
+        let place = match inner.modules.iter().position(|entry| entry.name == name) {
+            Some(place) => place,
+            None => {
+                inner.modules.push(Entry::new(Role::Module, name, now));
+                inner.modules.len() - 1
+            }
+        };
+        &mut inner.modules[place]
+    }
+
+    /// Notes a module whose cage is as it must be.
+    pub(crate) fn module_caged(&self, module: &str, cage: Cage) {
+        Self::module(&mut self.inner(), module, 0).cage = Some(cage);
+    }
+
+    /// Notes a change of a module's state.
+    pub(crate) fn module_state(&self, module: &str, state: &'static str, now: u64) {
+        let mut inner = self.inner();
+        let entry = Self::module(&mut inner, module, now);
+        entry.state = state;
+        entry.since = now;
+    }
+
+    /// Notes a module's end; whether it comes back is `noded`'s to say.
+    pub(crate) fn module_ended(&self, module: &str, how: &str, wanted: bool, now: u64) {
+        let mut inner = self.inner();
+        let entry = Self::module(&mut inner, module, now);
+        entry.cage = None;
+        entry.state = "down";
+        entry.since = now;
+        if !wanted {
+            how.clone_into(&mut entry.last_exit);
+            entry.restarts += 1;
         }
     }
 
@@ -351,7 +401,7 @@ impl Board {
         let conditions = self.conditions(&inner);
         admin::SupervisorStatus {
             state: state.to_owned(),
-            processes: inner.entries.iter().map(process).collect(),
+            processes: inner.entries.iter().chain(&inner.modules).map(process).collect(),
             conditions,
             uid: Uid::of_this_process().name().to_owned(),
             started_at: self.started_at,
@@ -373,10 +423,13 @@ impl Board {
         let mut inner = self.inner();
         let mut layers = Vec::new();
         let mut ok = true;
-        for entry in &mut inner.entries {
+        let Inner { entries, modules, .. } = &mut *inner;
+        for entry in entries.iter_mut().chain(modules) {
+            let is_wanted =
+                !matches!(entry.state, LOCKED | DOWN) || (entry.state == DOWN && entry.role != Role::Module);
             let Some(cage) = &mut entry.cage else {
-                // Locked is as wanted: there is no process that could lack a layer.
-                ok &= entry.state == LOCKED;
+                // Where there is to be no process, none can lack a layer.
+                ok &= !is_wanted;
                 continue;
             };
             // To an ordinary user the kernel shows them only until the process is no longer dumpable.
@@ -385,23 +438,17 @@ impl Board {
                 Ok((seen, now)) => {
                     cage.interfaces = owned(&seen.usable_interfaces());
                     let since = |layer: &Layer| if again.is_none() && noted(entry.role, layer) { START } else { "now" };
-                    layers.extend(now.iter().map(|layer| line(entry.role, layer, since(layer))));
+                    layers.extend(now.iter().map(|layer| line(&entry.name, layer, since(layer))));
                 }
                 Err(_) => ok = false,
             }
-            layers.extend(cage.report.layers.iter().map(|layer| line(entry.role, layer, START)));
+            layers.extend(cage.report.layers.iter().map(|layer| line(&entry.name, layer, START)));
         }
-        let mut processes: Vec<admin::Process> = inner.entries.iter().map(process).collect();
+        let mut processes: Vec<admin::Process> = inner.entries.iter().chain(&inner.modules).map(process).collect();
         if let Some(cage) = &inner.unseal {
-            layers.extend(cage.layers.iter().map(|layer| line(Role::Unseal, layer, START)));
-            let ended = Entry {
-                role: Role::Unseal,
-                state: "done",
-                since: self.started_at,
-                restarts: 0,
-                last_exit: String::new(),
-                cage: None,
-            };
+            layers.extend(cage.layers.iter().map(|layer| line(Role::Unseal.name(), layer, START)));
+            let ended =
+                Entry { state: "done", ..Entry::new(Role::Unseal, Role::Unseal.name().to_owned(), self.started_at) };
             processes.push(admin::Process { network_interfaces: cage.interfaces.clone(), ..process(&ended) });
         }
         let ok = ok && layers.iter().all(|layer| layer.ok);
@@ -417,7 +464,7 @@ pub(super) fn owned(names: &[&str]) -> Vec<String> {
 fn process(entry: &Entry) -> admin::Process {
     let cage = entry.cage.as_ref();
     admin::Process {
-        name: entry.role.name().to_owned(),
+        name: entry.name.clone(),
         pid: cage.and_then(|cage| u32::try_from(cage.pid).ok()).unwrap_or(0),
         state: entry.state.to_owned(),
         restarts: entry.restarts,
@@ -428,9 +475,9 @@ fn process(entry: &Entry) -> admin::Process {
     }
 }
 
-fn line(role: Role, layer: &Layer, when: &str) -> admin::Layer {
+fn line(process: &str, layer: &Layer, when: &str) -> admin::Layer {
     admin::Layer {
-        process: role.name().to_owned(),
+        process: process.to_owned(),
         name: layer.name.to_string(),
         expected: layer.expected.clone(),
         seen: layer.seen.clone(),
@@ -504,6 +551,22 @@ mod tests {
         );
         fs::remove_file(filed.join("0000000001.segment.age")).unwrap();
         assert!(board.status().conditions.is_empty());
+    }
+
+    #[test]
+    fn modules_are_shown_and_the_node_is_ready_without_them() {
+        let board = board();
+        PROCESSES.into_iter().for_each(|role| board.state(role, "ready", 2));
+        board.module_state("files", "starting", 3);
+        assert_eq!(board.status().state, "ready");
+        board.module_state("files", "ready", 4);
+        board.module_ended("files", "SIGKILL", false, 5);
+        board.module_state("files", "starting", 6);
+        board.module_ended("files", "SIGKILL", true, 7);
+        let shown = board.status().processes.pop().unwrap();
+        assert_eq!((shown.name.as_str(), shown.state.as_str()), ("module files", "down"));
+        assert_eq!((shown.restarts, shown.last_exit.as_str()), (1, "SIGKILL"), "an end that was asked for is none");
+        assert_eq!(board.status().processes.len(), PROCESSES.len() + 1);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use openred_policy::barrier::{Admission, Host, Stage};
+use openred_policy::launch::{Launch, digest_of};
 use openred_policy::observe::{Expected, namespaces};
 use openred_policy::spawn::{Child, Exit, SpawnSpec, spawn};
 use openred_policy::{Identity, KeptPath, Layer, Role};
@@ -146,6 +147,14 @@ impl Starter {
 pub(crate) async fn start(starter: &Starter, plan: Plan) -> Result<Caged, Fault> {
     let (role, expected) = (plan.role, Expected { identity: plan.identity, kept: plan.kept.clone() });
     let mut caged = launch(starter, plan)?;
+    let cage = confined(starter, &mut caged, expected).await?;
+    starter.board.caged(role, cage);
+    Ok(caged)
+}
+
+/// The conversation at the barrier, up to a cage that is as its manifest says.
+async fn confined(starter: &Starter, caged: &mut Caged, expected: Expected) -> Result<Cage, Fault> {
+    let role = caged.role;
     let noted = match caged.next().await? {
         Stage::Namespaced => namespaces(caged.pid()).map_err(|source| Fault::Local { role, source })?,
         other => return Err(caged.out_of_turn(other).await),
@@ -167,8 +176,55 @@ pub(crate) async fn start(starter: &Starter, plan: Plan) -> Result<Caged, Fault>
         return Err(Fault::Layer { role, layer });
     }
     let interfaces = owned(&seen.usable_interfaces());
-    starter.board.caged(role, Cage { pid: caged.pid(), namespaces: noted, expected, layers, report, interfaces });
+    Ok(Cage { pid: caged.pid(), namespaces: noted, expected, layers, report, interfaces })
+}
+
+/// A module's program to start: it does not confine itself, the launcher does.
+pub(crate) struct ModulePlan {
+    /// Its id, which names its lines in the log.
+    pub(crate) name: &'static str,
+    pub(crate) program: &'static str,
+    pub(crate) arguments: Vec<std::ffi::OsString>,
+    pub(crate) variables: Vec<(&'static str, &'static str)>,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) kept: Vec<KeptPath>,
+    /// Its descriptor 0.
+    pub(crate) input: std::os::fd::OwnedFd,
+}
+
+/// Starts a module through the launcher and brings it into its cage with every layer seen; then it runs.
+pub(crate) async fn start_module(starter: &Starter, plan: ModulePlan) -> Result<Caged, Fault> {
+    let (name, expected) = (plan.name, Expected { identity: plan.identity, kept: plan.kept.clone() });
+    let mut caged = launch_module(starter, plan)?;
+    let cage = confined(starter, &mut caged, expected).await?;
+    caged.executed().await?;
+    starter.board.module_caged(name, cage);
     Ok(caged)
+}
+
+fn launch_module(starter: &Starter, plan: ModulePlan) -> Result<Caged, Fault> {
+    let role = Role::Module;
+    let setup = |what| move |source: io::Error| Fault::Setup { role, what, source };
+    let local = |source| Fault::Local { role, source };
+    let (log, log_end) =
+        nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).map_err(setup("the log pipe"))?;
+    let program = File::open(starter.programs.join(plan.program)).map_err(setup("its program"))?;
+    // It lies beside this program, and whoever can change the one can change the other: what is held fast is that the launcher
+    // runs what was opened here.
+    let digest = digest_of(&program).map_err(setup("its program"))?;
+    let program = File::open(starter.programs.join(plan.program)).map_err(setup("its program"))?;
+    let build = || {
+        let launch = Launch::new(&starter.programs.join("openred-launch"), &program, digest, plan.program)?;
+        let launch = plan.arguments.iter().fold(launch, Launch::argument);
+        let launch = plan.variables.iter().fold(launch, |launch, (name, value)| launch.variable(name, value));
+        let launch = plan.kept.iter().cloned().fold(launch, Launch::keep).identity(plan.identity)?;
+        launch.descriptor(&plan.input)?.descriptor(&starter.null)?.descriptor(&log_end)?.start()
+    };
+    let (child, host) = build().map_err(local)?;
+    let words = tokio::spawn(starter.log.clone().forward(plan.name, log));
+    let watched =
+        watch(host).and_then(|host| Ok(Caged { role, host, child: watch(child)?, words, started: Instant::now() }));
+    watched.map_err(setup("watching the child"))
 }
 
 fn launch(starter: &Starter, plan: Plan) -> Result<Caged, Fault> {
@@ -246,6 +302,33 @@ impl Caged {
                 Err(Fault::Silent { role, limit })
             }
         }
+    }
+
+    /// Waits until a launcher has become its program: it lets go of the barrier with that.
+    async fn executed(&mut self) -> Result<(), Fault> {
+        let gone = timeout(STAGE, async {
+            loop {
+                let Ok(mut ready) = self.host.readable().await else { return None };
+                match self.host.get_ref().try_next() {
+                    Ok(Some(stage)) => return Some(stage),
+                    Ok(None) => ready.clear_ready(),
+                    Err(_) => return None,
+                }
+            }
+        });
+        match gone.await {
+            Ok(None) => Ok(()),
+            Ok(Some(stage)) => Err(self.out_of_turn(stage).await),
+            Err(_) => {
+                self.kill().await;
+                Err(Fault::Silent { role: self.role, limit: STAGE })
+            }
+        }
+    }
+
+    /// Ends it; who waits for its end hears of it.
+    pub(crate) fn end_now(&self) {
+        let _ = self.child.get_ref().signal(Signal::SIGKILL);
     }
 
     /// The barrier is closed: the process has ended or is about to.

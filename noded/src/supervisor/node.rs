@@ -4,11 +4,11 @@ use std::io;
 use std::time::Duration;
 
 use openred_policy::Role;
-use openred_policy::socket::sealed_file;
+use openred_policy::socket::{sealed_file, stream_pair};
 use tokio::sync::watch;
 
 use super::child::{Caged, Fault, Plan, start};
-use super::places::{pending_listener, publish, remove};
+use super::places::{module_listener, pending_listener, publish, remove};
 use super::{Context, End, StartFailure};
 
 /// How long `noded` may take to finish what it has begun.
@@ -28,16 +28,23 @@ pub(crate) async fn begin(context: &Context) -> Result<Node, StartFailure> {
     let admin = pending_listener(&context.home, "admin", None).map_err(setup("its socket"))?;
     let state = context.places.state.try_clone().map_err(setup("its state directory"))?;
     let config = sealed_file("openred.toml", context.settings.text().as_bytes()).map_err(setup("its configuration"))?;
+    let modules = module_listener(&context.home, &context.identities).map_err(setup("its socket for modules"))?;
+    let (asked, asks) = stream_pair().map_err(setup("its channel for modules"))?;
     let plan = Plan {
         role: Role::Noded,
         program: "noded",
         arguments: vec![context.home.path().as_os_str().to_owned()],
         identity: context.identities.noded,
         kept: context.home.noded_keeps(),
-        descriptors: vec![peers.into(), admin.into(), state.into(), config],
+        descriptors: vec![peers.into(), admin.into(), state.into(), config, modules.into(), asks],
     };
     let begun = async {
         let mut child = start(&context.starter, plan).await?;
+        // It has its modules started before it says that it is ready, and they dial it.
+        let reachable = publish(&context.home, "module", &context.home.module_socket());
+        let heard = async { context.modules.hear(asked).await.and(reachable) };
+        let what = "its channel for modules";
+        heard.await.map_err(|source| Fault::Setup { role: Role::Noded, what, source })?;
         child.ready().await.map(|()| child)
     };
     let child = begun.await.inspect_err(|_| context.settings.refused())?;

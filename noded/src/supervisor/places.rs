@@ -28,16 +28,27 @@ pub(crate) struct Identities {
     pub(crate) vault: Option<Identity>,
     pub(crate) noded: Option<Identity>,
     pub(crate) unseal: Option<Identity>,
+    /// As root: the first module's.
+    base: Option<u32>,
 }
 
+/// Uids of the node's own processes; the modules' come behind them.
+const OWN: u32 = 4;
+
 impl Identities {
-    /// Four consecutive ids from `base` as root; nothing for an ordinary user.
+    /// Consecutive ids from `base` as root: four for the node, then one a module; nothing for an ordinary user.
     pub(crate) fn new(base: u32) -> Self {
         if !nix::unistd::geteuid().is_root() {
             return Self::default();
         }
         let identity = |step| Some(Identity { uid: base + step, gid: base + step });
-        Self { front: identity(0), vault: identity(1), noded: identity(2), unseal: identity(3) }
+        let base = Some(base + OWN);
+        Self { front: identity(0), vault: identity(1), noded: identity(2), unseal: identity(3), base }
+    }
+
+    /// Of the module in this slot.
+    pub(crate) fn module(&self, slot: u32) -> Option<Identity> {
+        self.base.map(|base| Identity { uid: base + slot, gid: base + slot })
     }
 }
 
@@ -67,16 +78,19 @@ pub(crate) fn prepare(home: &Home, config: &NodeConfig, identities: &Identities)
         make_private(&folder).map_err(failed(&folder))?;
     }
     let lock = lock(home)?;
-    for folder in [home.pending(), home.admin(), home.cryptod(), home.state(), home.vault()] {
+    for folder in [home.pending(), home.admin(), home.cryptod(), home.modules(), home.state(), home.vault()] {
         make_private(&folder).map_err(failed(&folder))?;
     }
-    for socket in [home.control_socket(), home.admin_socket(), home.cryptod_socket()] {
+    for socket in [home.control_socket(), home.admin_socket(), home.cryptod_socket(), home.module_socket()] {
         remove(&socket).map_err(failed(&socket))?;
     }
     if let Some(noded) = identities.noded {
         own_tree(&home.state(), noded).map_err(failed(&home.state()))?;
         // Only `noded` (and root) enters: its name for the front's socket is its authority.
         lchown(home.cryptod(), Some(noded.uid), Some(noded.gid)).map_err(failed(&home.cryptod()))?;
+        // Each module has another uid, and sees this folder in its cage alone: `run` above it is the supervisor's.
+        let modules = home.modules();
+        fs::set_permissions(&modules, Permissions::from_mode(0o711)).map_err(failed(&modules))?;
     }
     let state = home.state();
     let state = open_no_symlinks(&state, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0).map_err(failed(&state))?;
@@ -188,6 +202,15 @@ pub(crate) fn pending_listener(home: &Home, name: &str, owner: Option<Identity>)
         lchown(&path, Some(owner.uid), Some(owner.gid))?;
     }
     listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// The socket for modules. As root each has a uid of its own: who may reach it is a matter of the folder.
+pub(crate) fn module_listener(home: &Home, identities: &Identities) -> io::Result<UnixListener> {
+    let listener = pending_listener(home, "module", None)?;
+    if identities.noded.is_some() {
+        fs::set_permissions(home.pending().join("module"), Permissions::from_mode(0o666))?;
+    }
     Ok(listener)
 }
 

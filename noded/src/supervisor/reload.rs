@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::cli::Failure;
-use crate::config::NodeConfig;
+use crate::config::{LogFormat, NodeConfig};
 
 /// Reads the configuration as the start did.
 type Reread = Box<dyn Fn() -> Result<NodeConfig, Failure>>;
@@ -35,6 +35,12 @@ impl Settings {
     /// What `noded` reads.
     pub(super) fn text(&self) -> String {
         toml::to_string(&self.held().current).expect("a configuration that was read can be written")
+    }
+
+    /// How modules write their lines.
+    pub(super) fn log(&self) -> (&'static str, LogFormat) {
+        let held = self.held();
+        (held.current.log.level.as_str(), held.current.log.format)
     }
 
     /// The vault's quota of signatures.

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use openred_policy::launch::{Launch, digest_of};
+use openred_policy::launch::{Launch, digest_of, runtime};
 use openred_policy::probe::{self, memory};
 use openred_policy::{Error, Identity, KeptPath, LayerName, Role, barrier, observe};
 use serde_json::json;
@@ -27,8 +27,6 @@ use serde_json::json;
 const STAGE: Duration = Duration::from_secs(30);
 /// Added to an errno to make an exit code.
 const REFUSED: i32 = 100;
-/// What a loader and its libraries need, where it exists.
-const RUNTIME: [&str; 4] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"];
 /// The number from which the launcher starts a program.
 const PROGRAM: u64 = 120;
 
@@ -67,9 +65,7 @@ fn launch(how: &str, uid: &str, state: &Path, program: &str, rest: &[&str]) -> R
     let file = File::open(&path).map_err(failed)?;
     let mut launch = Launch::new(&this.with_file_name("openred-launch"), file, digest, name)?.identity(identity)?;
     launch = launch.keep(KeptPath::writable(state)).variable("OPENRED_TEST", "given");
-    for place in RUNTIME.map(Path::new).into_iter().filter(|place| place.is_dir()) {
-        launch = launch.keep(KeptPath::runtime(place));
-    }
+    launch = runtime().into_iter().fold(launch, Launch::keep);
     launch = rest.iter().fold(launch, |launch, argument| launch.argument(argument));
     launch = launch.descriptor(input)?.descriptor(output)?.descriptor(std::io::stderr())?;
     let expected = observe::Expected { identity, kept: launch.kept().to_vec() };

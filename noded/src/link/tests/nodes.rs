@@ -392,7 +392,12 @@ impl TestNode {
 
     /// From now on this node reaches the other inside a session.
     pub(super) fn reaches(&self, other: &TestNode) -> Arc<Wire> {
-        let wire = Arc::new(Wire { from: self.id, to: Arc::clone(&other.links), cut: Mutex::default() });
+        let wire = Arc::new(Wire {
+            from: self.id,
+            to: Arc::clone(&other.links),
+            cut: Mutex::default(),
+            asked: AtomicUsize::default(),
+        });
         self.links.send_by(Arc::clone(&wire) as _);
         wire
     }
@@ -443,6 +448,8 @@ pub(super) struct Wire {
     to: Arc<Links>,
     /// The request arrives, its answer does not; or not even that.
     pub(super) cut: Mutex<Cut>,
+    /// How often a request was made here.
+    pub(super) asked: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -462,6 +469,7 @@ impl Courier for Wire {
     }
 
     async fn ask(&self, _: NodeId, path: &'static str, body: Bytes) -> Option<Answered> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let cut = *self.cut.lock().unwrap();
         if cut == Cut::Request {
             return None;

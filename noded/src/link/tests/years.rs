@@ -129,3 +129,22 @@ fn many_short_lives_and_offers_leave_no_more_rows_than_are_shown() {
         }
     });
 }
+
+#[test]
+fn a_peer_that_names_a_card_which_there_is_not_is_asked_once() {
+    run(async {
+        let (alice, bob) = pair(Open).await;
+        let wire = alice.reaches(&bob);
+        alice.hands_over_cards();
+        bob.hands_over_cards();
+        for _ in 0..3 {
+            alice.links.exchange_if_due(bob.id, u64::MAX);
+            alice.links.exchange_due().await;
+        }
+        assert_eq!(wire.asked.load(Ordering::Relaxed), 1, "his card came, but not the one that he named");
+        alice.links.steps().forget(&bob.id);
+        alice.links.exchange_if_due(bob.id, u64::MAX);
+        alice.links.exchange_due().await;
+        assert!(wire.asked.load(Ordering::Relaxed) > 1, "of one that is known anew it is asked again");
+    });
+}

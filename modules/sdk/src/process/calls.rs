@@ -1,0 +1,300 @@
+//! Calls of the node in the module's process: each runs as a task, and ends with exactly one frame.
+//!
+//! Whoever takes a call out of the table sends its last frame, so a handler that ends while its call is cancelled sends nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openred_proto::module as wire;
+use openred_proto::module::host_frame::Kind as FromHost;
+use openred_proto::module::module_frame::Kind as FromModule;
+use openred_proto::module::{End, HostFrame, ModuleFrame};
+use tokio::task::AbortHandle;
+
+use crate::body::{Body, BodyError};
+use crate::context::Context;
+use crate::error::{ModuleError, Status};
+use crate::instance::Instance;
+use crate::message::{Request, Response};
+use crate::module::Event;
+use crate::wire::CALLS;
+use crate::wire::convert::{self, module_frame};
+use crate::wire::flow::{Broken, Budget, Inbox, Pieces, Reading, ended};
+use crate::wire::lane::Lane;
+
+/// Whether the module goes on after a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Go,
+    /// The node wants it to end.
+    Stop,
+}
+
+struct Running {
+    inbox: Option<Arc<Inbox>>,
+    budget: Arc<Budget>,
+    task: AbortHandle,
+    /// The head has gone out.
+    replied: bool,
+}
+
+#[derive(Default)]
+struct Table {
+    running: HashMap<u64, Running>,
+    /// Ids rise, so a frame for a call that has ended is told from nonsense by nobody: it is ignored.
+    last: u64,
+    draining: bool,
+}
+
+/// The calls of one attachment. What still runs ends with it.
+pub(super) struct Calls {
+    instance: Arc<Instance>,
+    context: Context,
+    lane: Arc<Lane<ModuleFrame>>,
+    table: Mutex<Table>,
+    starting: Mutex<Option<AbortHandle>>,
+}
+
+impl Calls {
+    pub(super) fn new(instance: Arc<Instance>, context: Context, lane: Arc<Lane<ModuleFrame>>) -> Arc<Self> {
+        Arc::new(Self { instance, context, lane, table: Mutex::default(), starting: Mutex::default() })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one frame of the node. Never waits.
+    pub(super) fn handle(self: &Arc<Self>, frame: HostFrame) -> Result<Next, Broken> {
+        match frame.kind {
+            Some(FromHost::Call(call)) => self.call(call)?,
+            Some(FromHost::Event(event)) => self.event(event)?,
+            Some(FromHost::Chunk(chunk)) => {
+                let inbox = self.table().running.get(&chunk.call).and_then(|running| running.inbox.clone());
+                if let Some(inbox) = inbox {
+                    inbox.take(chunk.body, ended(chunk.end, chunk.limit)?, false)?;
+                }
+            }
+            Some(FromHost::Credit(credit)) => {
+                if let Some(running) = self.table().running.get(&credit.call) {
+                    running.budget.add(credit.bytes)?;
+                }
+            }
+            Some(FromHost::Cancel(cancel)) => self.cancel(cancel.call),
+            Some(FromHost::Activate(_)) => self.activate(),
+            Some(FromHost::Configure(_)) => self.lane.push(module_frame(FromModule::Configured(wire::Configured {}))),
+            Some(FromHost::Ping(ping)) => {
+                self.lane.push(module_frame(FromModule::Pong(wire::Pong { number: ping.number })));
+            }
+            Some(FromHost::Drain(_)) => {
+                let mut table = self.table();
+                table.draining = true;
+                self.drained(&table);
+            }
+            Some(FromHost::Shutdown(_)) => return Ok(Next::Stop),
+            Some(FromHost::Migrate(_)) => {
+                let failed =
+                    wire::Failed { code: "no-migration".into(), detail: "this module migrates nothing".into() };
+                self.lane.push(module_frame(FromModule::Failed(failed)));
+            }
+            // Of a later version, or said twice: nothing that this side would have to answer.
+            Some(FromHost::Welcome(_)) | None => {}
+        }
+        Ok(Next::Go)
+    }
+
+    fn call(self: &Arc<Self>, call: wire::Call) -> Result<(), Broken> {
+        let id = call.call;
+        let first = call.body.clone();
+        let (inbox, body) = match ended(call.end, 0)? {
+            Some(Ok(())) => (None, Body::whole(first)),
+            end => {
+                let inbox = Inbox::new();
+                inbox.take(first, end, true)?;
+                let body = inbox.body(Arc::new(Granting { lane: Arc::clone(&self.lane), call: id }));
+                (Some(inbox), body)
+            }
+        };
+        let request = convert::to_request(call, body);
+        let budget = Budget::new();
+        let (calls, own) = (Arc::clone(self), Arc::clone(&budget));
+        self.begin(id, inbox, budget, async move {
+            let response = match request {
+                Some(request) => calls.dispatch(request).await,
+                None => {
+                    ModuleError::bad_request("bad-call", "the node sent a call that this module cannot read").into()
+                }
+            };
+            calls.answer(id, response, &own).await;
+        })
+    }
+
+    async fn dispatch(&self, request: Request) -> Response {
+        self.instance.dispatch(self.context.clone(), request).await
+    }
+
+    fn event(self: &Arc<Self>, event: wire::Event) -> Result<(), Broken> {
+        let id = event.call;
+        let event: Option<Event> = convert::to_event(event);
+        let calls = Arc::clone(self);
+        self.begin(id, None, Budget::new(), async move {
+            if let Some(event) = event {
+                calls.instance.event(calls.context.clone(), event).await;
+            }
+            calls.finish(id, |_| FromModule::EventDone(wire::EventDone { call: id }));
+        })
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        id: u64,
+        inbox: Option<Arc<Inbox>>,
+        budget: Arc<Budget>,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), Broken> {
+        let mut table = self.table();
+        if id <= table.last || table.running.len() >= CALLS {
+            return Err(Broken::Unknown);
+        }
+        table.last = id;
+        let guard = Unfinished { calls: Arc::clone(self), call: id };
+        // Under the lock: a task that ends at once finds its entry.
+        let task = tokio::spawn(async move {
+            let _guard = guard;
+            work.await;
+        });
+        table.running.insert(id, Running { inbox, budget, task: task.abort_handle(), replied: false });
+        Ok(())
+    }
+
+    async fn answer(&self, id: u64, mut response: Response, budget: &Budget) {
+        response.length = response.length.or(response.body.known_length());
+        let mut pieces = Pieces::new(std::mem::replace(&mut response.body, Body::empty()));
+        let first = pieces.first(budget);
+        let whole = first.is_some();
+        let reply = FromModule::Reply(convert::of_response(id, &response, first));
+        if !self.put(id, reply, whole).await || whole {
+            return;
+        }
+        while let Some(piece) = pieces.next(budget).await {
+            let last = piece.end != End::More;
+            if !self.put(id, FromModule::Chunk(convert::chunk(id, piece)), last).await || last {
+                return;
+            }
+        }
+    }
+
+    /// Sends a frame of a call that still runs; false if it does not any more.
+    async fn put(&self, id: u64, frame: FromModule, last: bool) -> bool {
+        let Ok(room) = self.lane.room().await else { return false };
+        let mut table = self.table();
+        let Some(running) = table.running.get_mut(&id) else { return false };
+        running.replied = true;
+        if last {
+            close(table.running.remove(&id));
+        }
+        room.put(module_frame(frame));
+        self.drained(&table);
+        true
+    }
+
+    /// Ends a call if it still runs; `last` is told whether its head has gone out.
+    fn finish(&self, id: u64, last: impl FnOnce(bool) -> FromModule) {
+        let mut table = self.table();
+        let Some(running) = table.running.remove(&id) else { return };
+        let replied = running.replied;
+        close(Some(running));
+        self.lane.push(module_frame(last(replied)));
+        self.drained(&table);
+    }
+
+    fn cancel(&self, id: u64) {
+        let task = self.table().running.get(&id).map(|running| running.task.clone());
+        self.finish(id, |_| FromModule::Cancelled(wire::Cancelled { call: id }));
+        if let Some(task) = task {
+            task.abort();
+        }
+    }
+
+    fn drained(&self, table: &Table) {
+        if table.draining && table.running.is_empty() {
+            self.lane.push(module_frame(FromModule::Drained(wire::Drained {})));
+        }
+    }
+
+    fn activate(self: &Arc<Self>) {
+        let calls = Arc::clone(self);
+        let starting = tokio::spawn(async move {
+            let said = match calls.instance.start(calls.context.clone()).await {
+                Ok(()) => FromModule::Activated(wire::Activated {}),
+                Err(error) => FromModule::Failed(wire::Failed { code: error.code.to_owned(), detail: error.detail }),
+            };
+            calls.lane.push(module_frame(said));
+        });
+        *self.starting.lock().unwrap_or_else(PoisonError::into_inner) = Some(starting.abort_handle());
+    }
+
+    /// Ends what runs, for an attachment that is over.
+    pub(super) fn end(&self) {
+        let running = std::mem::take(&mut self.table().running);
+        running.into_values().for_each(|running| {
+            running.task.abort();
+            close(Some(running));
+        });
+        if let Some(starting) = self.starting.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            starting.abort();
+        }
+        self.lane.close();
+    }
+}
+
+/// No more credit is granted for a call that ends, and nobody waits for credit.
+fn close(running: Option<Running>) {
+    if let Some(running) = running {
+        running.budget.close();
+        if let Some(inbox) = running.inbox {
+            inbox.fail(BodyError::Truncated);
+        }
+    }
+}
+
+/// Answers for a handler that panicked.
+struct Unfinished {
+    calls: Arc<Calls>,
+    call: u64,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let call = self.call;
+        self.calls.finish(call, |replied| {
+            if replied {
+                return FromModule::Chunk(wire::Chunk {
+                    call,
+                    body: Default::default(),
+                    end: End::Failed.into(),
+                    limit: 0,
+                });
+            }
+            let error = ModuleError::new(Status::Internal, "module-panicked", "the module failed inside");
+            let mut response = Response::from(error);
+            let first = Pieces::new(std::mem::replace(&mut response.body, Body::empty())).first(&Budget::new());
+            FromModule::Reply(convert::of_response(call, &response, first))
+        });
+    }
+}
+
+/// Credit for the body of one call.
+struct Granting {
+    lane: Arc<Lane<ModuleFrame>>,
+    call: u64,
+}
+
+impl Reading for Granting {
+    fn read(&self, bytes: u32) {
+        self.lane.credit(self.call, bytes);
+    }
+
+    // The rest comes as far as there is credit, and is thrown away.
+    fn left(&self) {}
+}

@@ -1,0 +1,174 @@
+//! The node as the module's process sees it: [`Host`] over the second connection.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use openred_proto::id::NodeId;
+use openred_proto::module as wire;
+use openred_proto::module::host_client::HostClient;
+use openred_proto::module::peers_client::PeersClient;
+use prost::Message as _;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::notes::Notes;
+use crate::body::Body;
+use crate::host::{
+    AuditEvent, BLOB_CHUNK, Batch, BlobName, Committed, Host, HostError, KEY_LIMIT, PeerError, Scan, ScanPage,
+    UnixMillis,
+};
+use crate::message::{PeerRequest, Response};
+use crate::module::TimerId;
+use crate::wire::words::{to_host, to_peer};
+use crate::wire::{MESSAGE_BYTES, bodies, convert};
+
+/// See the file's head.
+pub(super) struct RemoteHost {
+    node: NodeId,
+    client: HostClient<Channel>,
+    peers: PeersClient<Channel>,
+    notes: Arc<Notes>,
+}
+
+impl RemoteHost {
+    pub(super) fn new(
+        node: NodeId,
+        client: HostClient<Channel>,
+        peers: PeersClient<Channel>,
+        notes: Arc<Notes>,
+    ) -> Self {
+        Self { node, client, peers, notes }
+    }
+
+    /// Calls share the connection; a clone is a handle.
+    fn client(&self) -> HostClient<Channel> {
+        self.client.clone()
+    }
+}
+
+/// The node's refusal, in the SDK's words.
+fn refused(status: Status) -> HostError {
+    to_host(&status)
+}
+
+fn named(name: &BlobName) -> wire::BlobName {
+    wire::BlobName { name: name.as_str().to_owned() }
+}
+
+#[async_trait::async_trait]
+impl Host for RemoteHost {
+    fn node_id(&self) -> NodeId {
+        self.node
+    }
+
+    fn now(&self) -> UnixMillis {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn unique_id(&self) -> [u8; 16] {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).expect("the kernel's generator answers since the machine was started");
+        id
+    }
+
+    async fn get(&self, key: Bytes) -> Result<Option<Bytes>, HostError> {
+        if key.len() > KEY_LIMIT {
+            return Err(HostError::TooLarge { limit: KEY_LIMIT });
+        }
+        let reply = self.client().kv_get(wire::KvGetRequest { key }).await.map_err(refused)?;
+        Ok(reply.into_inner().value)
+    }
+
+    async fn apply(&self, batch: Batch) -> Result<Committed, HostError> {
+        let request = convert::of_batch(batch);
+        if request.encoded_len() > MESSAGE_BYTES {
+            return Err(HostError::TooLarge { limit: MESSAGE_BYTES });
+        }
+        let reply = self.client().kv_apply(request).await.map_err(refused)?;
+        Ok(if reply.into_inner().committed { Committed::Yes } else { Committed::No })
+    }
+
+    async fn scan(&self, scan: Scan) -> Result<ScanPage, HostError> {
+        let reply = self.client().kv_scan(convert::of_scan(scan)).await.map_err(refused)?;
+        convert::to_page(reply.into_inner()).ok_or(HostError::Storage)
+    }
+
+    async fn blob_write(&self, name: &BlobName, offset: u64, bytes: Bytes) -> Result<(), HostError> {
+        if bytes.len() > BLOB_CHUNK {
+            return Err(HostError::TooLarge { limit: BLOB_CHUNK });
+        }
+        let request = wire::BlobWriteRequest { name: name.as_str().to_owned(), offset, body: bytes };
+        self.client().blob_write(request).await.map(drop).map_err(refused)
+    }
+
+    async fn blob_read(&self, name: &BlobName, offset: u64, most: usize) -> Result<Bytes, HostError> {
+        let most = u32::try_from(most.min(BLOB_CHUNK)).unwrap_or(u32::MAX);
+        let request = wire::BlobReadRequest { name: name.as_str().to_owned(), offset, most };
+        Ok(self.client().blob_read(request).await.map_err(refused)?.into_inner().body)
+    }
+
+    async fn blob_length(&self, name: &BlobName) -> Result<Option<u64>, HostError> {
+        Ok(self.client().blob_length(named(name)).await.map_err(refused)?.into_inner().length)
+    }
+
+    async fn blob_sync(&self, name: &BlobName) -> Result<(), HostError> {
+        self.client().blob_sync(named(name)).await.map(drop).map_err(refused)
+    }
+
+    async fn blob_rename(&self, from: &BlobName, to: &BlobName) -> Result<(), HostError> {
+        let request = wire::BlobRenameRequest { from: from.as_str().to_owned(), to: to.as_str().to_owned() };
+        self.client().blob_rename(request).await.map(drop).map_err(refused)
+    }
+
+    async fn blob_delete(&self, name: &BlobName) -> Result<(), HostError> {
+        self.client().blob_delete(named(name)).await.map(drop).map_err(refused)
+    }
+
+    async fn blob_list(&self, after: Option<&BlobName>) -> Result<Vec<BlobName>, HostError> {
+        let request = wire::BlobListRequest { after: after.map(|after| after.as_str().to_owned()) };
+        let names = self.client().blob_list(request).await.map_err(refused)?.into_inner().names;
+        names.iter().map(|name| BlobName::new(name).ok_or(HostError::Storage)).collect()
+    }
+
+    async fn peer_request(&self, peer: NodeId, mut request: PeerRequest) -> Result<Response, PeerError> {
+        let head = convert::of_peer_request(peer, &request);
+        let body = std::mem::replace(&mut request.body, Body::empty());
+        let frame = wire::PeerSendFrame { head: Some(head), ..Default::default() };
+        let sent = self.peers.clone().peer_send(bodies::frames(frame, body)).await;
+        let mut replies = sent.map_err(|status| to_peer(&status))?.into_inner();
+        let first = replies.message().await.map_err(|status| to_peer(&status))?;
+        let frame = first.ok_or(PeerError::Interrupted)?;
+        let head = frame.head.clone().ok_or(PeerError::Interrupted)?;
+        let body = bodies::body(frame, replies);
+        convert::to_response(head.status, head.content_type, head.length, body).ok_or(PeerError::Interrupted)
+    }
+
+    async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError> {
+        let request = wire::PeerId { peer: convert::of_node(peer) };
+        Ok(self.client().is_linked(request).await.map_err(refused)?.into_inner().linked)
+    }
+
+    async fn identities(&self, peer: NodeId) -> Result<Vec<NodeId>, HostError> {
+        let request = wire::PeerId { peer: convert::of_node(peer) };
+        let peers = self.client().identities(request).await.map_err(refused)?.into_inner().peers;
+        peers.iter().map(|peer| convert::node_id(peer).ok_or(HostError::Storage)).collect()
+    }
+
+    fn set_timer(&self, timer: TimerId, at: UnixMillis) {
+        self.notes.timer(timer, at);
+    }
+
+    fn set_full(&self, detail: Option<String>) {
+        self.notes.full(detail);
+    }
+
+    fn audit(&self, event: AuditEvent<'_>) {
+        self.notes.audit(wire::AuditRequest {
+            code: event.code.to_owned(),
+            peer: event.peer.map(convert::of_node),
+            outcome: event.outcome.to_owned(),
+        });
+    }
+}

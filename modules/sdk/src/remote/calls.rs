@@ -1,0 +1,345 @@
+//! The calls that run in one attachment, and the judgement of every frame that the module sends. A table: it waits for nothing, and
+//! knows no time but the rounds of its pings.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use openred_proto::module as wire;
+use openred_proto::module::ModuleFrame;
+use openred_proto::module::module_frame::Kind as FromModule;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+
+use super::fault::Fault;
+use crate::body::{Body, BodyError};
+use crate::message::Response;
+use crate::wire::convert;
+use crate::wire::flow::{Budget, Inbox, Reading, ended};
+use crate::wire::{CALLS, DETAIL_BYTES, NAME_BYTES};
+
+/// Rounds of pings in which a cancelled call must have ended.
+const ROUNDS: u32 = 2;
+
+/// Answers to what was asked beside calls.
+pub(super) type Answer = Result<(), (String, String)>;
+
+/// A call that was made, as its caller waits for it.
+pub(super) struct Made {
+    pub(super) call: u64,
+    pub(super) budget: Arc<Budget>,
+    pub(super) reply: oneshot::Receiver<Option<Response>>,
+}
+
+struct Running {
+    waits: Waits,
+    budget: Arc<Budget>,
+    inbox: Arc<Inbox>,
+    /// Rounds since it was cancelled.
+    cancelled: Option<u32>,
+    sender: Option<AbortHandle>,
+}
+
+impl Running {
+    fn stop(&self) {
+        if let Some(sender) = &self.sender {
+            sender.abort();
+        }
+    }
+}
+
+/// An answer and who waits for it.
+pub(super) struct Delivery {
+    head: oneshot::Sender<Option<Response>>,
+    response: Response,
+}
+
+impl Delivery {
+    pub(super) fn hand_on(self) {
+        // A caller that has gone drops it, and the body's end says so.
+        drop(self.head.send(Some(self.response)));
+    }
+}
+
+enum Waits {
+    /// A call for its head, with the credit's way back for its body.
+    Head(oneshot::Sender<Option<Response>>, Arc<dyn Reading>),
+    /// A call for the rest of its body.
+    Rest,
+    /// An event for its end.
+    Event(oneshot::Sender<Option<Response>>),
+}
+
+/// The table.
+#[derive(Default)]
+pub(super) struct Calls {
+    running: HashMap<u64, Running>,
+    last: u64,
+    /// What the module was asked to do and has not answered: it is asked one thing at a time.
+    asked: Option<oneshot::Sender<Answer>>,
+    /// The ping that it has not answered.
+    pinged: Option<u64>,
+    pings: u64,
+    drained: Option<oneshot::Sender<()>>,
+}
+
+impl Calls {
+    /// Takes a place; none while as many calls run as the contract allows.
+    pub(super) fn begin(&mut self, reading: impl FnOnce(u64) -> Arc<dyn Reading>) -> Option<Made> {
+        self.add(|call, reply| Waits::Head(reply, reading(call)))
+    }
+
+    /// The same for an event.
+    pub(super) fn begin_event(&mut self) -> Option<Made> {
+        self.add(|_, ended| Waits::Event(ended))
+    }
+
+    fn add(&mut self, waits: impl FnOnce(u64, oneshot::Sender<Option<Response>>) -> Waits) -> Option<Made> {
+        if self.running.len() >= CALLS {
+            return None;
+        }
+        self.last += 1;
+        let (call, budget) = (self.last, Budget::new());
+        let (sender, reply) = oneshot::channel();
+        let waits = waits(call, sender);
+        let running =
+            Running { waits, budget: Arc::clone(&budget), inbox: Inbox::new(), cancelled: None, sender: None };
+        self.running.insert(call, running);
+        Some(Made { call, budget, reply })
+    }
+
+    /// Nobody waits for this call any more: true if the module has to be told. It keeps its place until the module has ended it.
+    pub(super) fn cancel(&mut self, call: u64) -> bool {
+        let Some(running) = self.running.get_mut(&call) else { return false };
+        running.budget.close();
+        running.stop();
+        running.inbox.fail(BodyError::TimedOut);
+        running.cancelled.replace(0).is_none()
+    }
+
+    /// The call has ended: nothing more of it is sent.
+    fn forget(&mut self, call: u64) {
+        if let Some(running) = self.running.remove(&call) {
+            running.budget.close();
+            running.stop();
+        }
+    }
+
+    /// Its request's body is sent by this task, which ends with the call.
+    pub(super) fn sent_by(&mut self, call: u64, task: AbortHandle) {
+        match self.running.get_mut(&call) {
+            Some(running) if running.cancelled.is_none() => running.sender = Some(task),
+            _ => task.abort(),
+        }
+    }
+
+    /// The module is asked something; false while it owes another answer.
+    pub(super) fn ask(&mut self) -> Option<oneshot::Receiver<Answer>> {
+        // One whose asker has gone may be replaced: its answer would come out of turn, and end the attachment.
+        if self.asked.is_some() {
+            return None;
+        }
+        let (sender, answer) = oneshot::channel();
+        self.asked = Some(sender);
+        Some(answer)
+    }
+
+    /// Hears when the last call has ended.
+    pub(super) fn drain(&mut self) -> oneshot::Receiver<()> {
+        let (sender, drained) = oneshot::channel();
+        self.drained = Some(sender);
+        drained
+    }
+
+    /// One more round: the number of the next ping.
+    pub(super) fn round(&mut self) -> Result<u64, Fault> {
+        if self.pinged.is_some() {
+            return Err(Fault::Silent);
+        }
+        for running in self.running.values_mut() {
+            if let Some(rounds) = &mut running.cancelled {
+                *rounds += 1;
+                if *rounds > ROUNDS {
+                    return Err(Fault::IgnoresCancel);
+                }
+            }
+        }
+        self.pings += 1;
+        self.pinged = Some(self.pings);
+        Ok(self.pings)
+    }
+
+    /// Judges one frame of the module. What comes back is to be handed on once the table is free: its caller may have gone.
+    pub(super) fn handle(&mut self, frame: ModuleFrame) -> Result<Option<Delivery>, Fault> {
+        match frame.kind.ok_or(Fault::Garbage)? {
+            FromModule::Reply(reply) => self.reply(reply).map(Some),
+            other => self.handle_other(other).map(|()| None),
+        }
+    }
+
+    fn handle_other(&mut self, frame: FromModule) -> Result<(), Fault> {
+        match frame {
+            FromModule::Chunk(chunk) => self.chunk(chunk),
+            FromModule::Credit(credit) => Ok(self.running(credit.call)?.budget.add(credit.bytes)?),
+            FromModule::Cancelled(cancelled) => match self.running(cancelled.call)?.cancelled {
+                Some(_) => {
+                    self.forget(cancelled.call);
+                    Ok(())
+                }
+                None => Err(Fault::OutOfTurn),
+            },
+            FromModule::EventDone(done) => self.event_done(done.call),
+            FromModule::Pong(pong) => match self.pinged.take() {
+                Some(number) if number == pong.number => Ok(()),
+                _ => Err(Fault::OutOfTurn),
+            },
+            FromModule::Configured(_) | FromModule::Migrated(_) | FromModule::Activated(_) => self.answered(Ok(())),
+            FromModule::Failed(failed) => {
+                let short = failed.code.len() <= NAME_BYTES && failed.detail.len() <= DETAIL_BYTES;
+                let said = if short { (failed.code, failed.detail) } else { Default::default() };
+                self.answered(Err(said))
+            }
+            FromModule::Drained(_) => match self.drained.take() {
+                Some(waits) => {
+                    // Nobody may wait for it any more.
+                    let _ = waits.send(());
+                    Ok(())
+                }
+                None => Err(Fault::OutOfTurn),
+            },
+            FromModule::Hello(_) | FromModule::Reply(_) => Err(Fault::OutOfTurn),
+        }
+    }
+
+    fn running(&mut self, call: u64) -> Result<&mut Running, Fault> {
+        let known = call != 0 && call <= self.last;
+        self.running.get_mut(&call).ok_or(if known { Fault::SecondAnswer } else { Fault::UnknownCall })
+    }
+
+    fn answered(&mut self, answer: Answer) -> Result<(), Fault> {
+        let asked = self.asked.take().ok_or(Fault::OutOfTurn)?;
+        // Nobody may wait for it any more.
+        drop(asked.send(answer));
+        Ok(())
+    }
+
+    fn reply(&mut self, reply: wire::Reply) -> Result<Delivery, Fault> {
+        let running = self.running(reply.call)?;
+        let (head, reading) = match std::mem::replace(&mut running.waits, Waits::Rest) {
+            Waits::Head(head, reading) => (head, reading),
+            Waits::Rest => return Err(Fault::SecondAnswer),
+            Waits::Event(_) => return Err(Fault::OutOfTurn),
+        };
+        let end = ended(reply.end, 0)?;
+        let last = end.is_some();
+        let body = if end == Some(Ok(())) {
+            // Counted like any other piece.
+            running.inbox.take(reply.body.clone(), end, true)?;
+            Body::whole(reply.body)
+        } else {
+            running.inbox.take(reply.body, end, true)?;
+            running.inbox.body(reading)
+        };
+        let response = convert::to_response(reply.status, reply.content_type, reply.length, body);
+        let response = response.ok_or(Fault::BadHead)?;
+        if last {
+            self.forget(reply.call);
+        }
+        Ok(Delivery { head, response })
+    }
+
+    fn chunk(&mut self, chunk: wire::Chunk) -> Result<(), Fault> {
+        let running = self.running(chunk.call)?;
+        if !matches!(running.waits, Waits::Rest) {
+            return Err(Fault::OutOfTurn);
+        }
+        let end = ended(chunk.end, chunk.limit)?;
+        let last = end.is_some();
+        running.inbox.take(chunk.body, end, false)?;
+        if last {
+            self.forget(chunk.call);
+        }
+        Ok(())
+    }
+
+    fn event_done(&mut self, call: u64) -> Result<(), Fault> {
+        let running = self.running(call)?;
+        if !matches!(running.waits, Waits::Event(_)) {
+            return Err(Fault::OutOfTurn);
+        }
+        if let Some(Running { waits: Waits::Event(done), .. }) = self.running.remove(&call) {
+            drop(done.send(None));
+        }
+        Ok(())
+    }
+
+    /// Ends everything: the attachment is over.
+    pub(super) fn end(&mut self) {
+        for (_, running) in self.running.drain() {
+            running.budget.close();
+            running.stop();
+            running.inbox.fail(BodyError::Failed);
+        }
+        // What waits sees that its sender is gone.
+        self.asked = None;
+        self.drained = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    struct Unread;
+
+    impl Reading for Unread {
+        fn read(&self, _: u32) {}
+        fn left(&self) {}
+    }
+
+    fn say(calls: &mut Calls, kind: FromModule) -> Result<(), Fault> {
+        calls.handle(ModuleFrame { kind: Some(kind) }).map(drop)
+    }
+
+    #[test]
+    fn a_cancelled_call_keeps_its_place_until_the_module_has_ended_it() {
+        let mut calls = Calls::default();
+        let made: Vec<Made> = std::iter::from_fn(|| calls.begin(|_| Arc::new(Unread))).collect();
+        assert_eq!(made.len(), CALLS);
+        assert!(calls.cancel(1) && !calls.cancel(1), "told once");
+        assert!(calls.begin_event().is_none());
+        say(&mut calls, FromModule::Cancelled(wire::Cancelled { call: 1 })).unwrap();
+        assert!(calls.begin_event().is_some());
+        assert!(calls.cancel(2));
+        // The answer was on its way when the call was cancelled.
+        say(&mut calls, FromModule::Reply(wire::Reply { call: 2, status: 200, end: 1, ..Default::default() })).unwrap();
+        assert!(!calls.cancel(2), "it has ended");
+    }
+
+    #[test]
+    fn silence_and_calls_that_do_not_end_are_faults() {
+        let mut calls = Calls::default();
+        assert_eq!(calls.round(), Ok(1));
+        assert_eq!(calls.round(), Err(Fault::Silent));
+        let mut calls = Calls::default();
+        let made = calls.begin(|_| Arc::new(Unread)).unwrap();
+        calls.cancel(made.call);
+        for number in 1..=u64::from(ROUNDS) {
+            assert_eq!(calls.round(), Ok(number));
+            say(&mut calls, FromModule::Pong(wire::Pong { number })).unwrap();
+        }
+        assert_eq!(calls.round(), Err(Fault::IgnoresCancel));
+    }
+
+    #[test]
+    fn a_frame_of_nothing_is_garbage_and_nothing_is_asked_twice_at_once() {
+        let mut calls = Calls::default();
+        assert_eq!(calls.handle(ModuleFrame { kind: None }).map(drop), Err(Fault::Garbage));
+        let answer = calls.ask().unwrap();
+        assert!(calls.ask().is_none());
+        let failed = wire::Failed { code: "x".repeat(NAME_BYTES + 1), detail: String::new() };
+        say(&mut calls, FromModule::Failed(failed)).unwrap();
+        assert_eq!(answer.blocking_recv().unwrap(), Err(Default::default()), "too long to be repeated");
+        assert!(calls.ask().is_some());
+    }
+}

@@ -1,0 +1,401 @@
+//! The flow of one body: the reader's [`Inbox`] grants credit as it is read, the writer's [`Budget`] is what it may still send.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use openred_proto::module::End;
+use tokio::sync::Semaphore;
+
+use super::{CREDIT, CREDIT_MOST, PIECE_BYTES};
+use crate::body::{Body, BodyError};
+
+/// Pieces shorter than this are gathered, so that a writer of single bytes costs no more memory than it has credit for.
+const SHORT: usize = 4096;
+
+/// The other side broke the rules of the flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// More than was granted.
+    Overrun,
+    /// A piece that says nothing.
+    Empty,
+    /// A piece after the end.
+    AfterEnd,
+    /// More credit than any reader can mean.
+    CreditOverflow,
+    /// A value that the contract does not have.
+    Unknown,
+}
+
+/// Where an inbox says that it was read, or left.
+pub(crate) trait Reading: Send + Sync {
+    /// So many bytes were read: the writer may send as many more.
+    fn read(&self, bytes: u32);
+    /// The reader has gone before the end.
+    fn left(&self);
+}
+
+#[derive(Default)]
+struct State {
+    pieces: VecDeque<Bytes>,
+    short: BytesMut,
+    /// What the writer may still send.
+    granted: usize,
+    /// Read and not yet granted again.
+    read: usize,
+    /// For the reader.
+    end: Option<Result<(), BodyError>>,
+    /// The writer has ended it: nothing may follow.
+    ended: bool,
+    /// The end was handed out, or nobody reads any more.
+    over: bool,
+    task: Option<Waker>,
+}
+
+/// A body that comes in frames.
+pub(crate) struct Inbox(Mutex<State>);
+
+impl Inbox {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State { granted: CREDIT as usize, ..State::default() })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a piece of the other side. `first` may be empty without being an end.
+    pub(crate) fn take(&self, bytes: Bytes, end: Option<Result<(), BodyError>>, first: bool) -> Result<(), Broken> {
+        let mut state = self.state();
+        if state.ended {
+            return Err(Broken::AfterEnd);
+        }
+        if bytes.is_empty() && end.is_none() && !first {
+            return Err(Broken::Empty);
+        }
+        state.granted = state.granted.checked_sub(bytes.len()).ok_or(Broken::Overrun)?;
+        state.ended = end.is_some();
+        // Ended on this side already: counted all the same, and thrown away.
+        if state.end.is_none() {
+            if !state.over && !bytes.is_empty() {
+                state.keep(bytes);
+            }
+            state.end = end;
+        }
+        if let Some(task) = state.task.take() {
+            task.wake();
+        }
+        Ok(())
+    }
+
+    /// Ends the body for its reader, and grants nothing any more; what the writer has on its way may still come.
+    pub(crate) fn fail(&self, error: BodyError) {
+        let mut state = self.state();
+        if state.end.is_none() {
+            state.end = Some(Err(error));
+            if let Some(task) = state.task.take() {
+                task.wake();
+            }
+        }
+    }
+
+    /// The reader's end.
+    pub(crate) fn body(self: &Arc<Self>, reading: Arc<dyn Reading>) -> Body {
+        Body::stream(Reader { inbox: Arc::clone(self), reading })
+    }
+}
+
+impl State {
+    fn keep(&mut self, bytes: Bytes) {
+        if bytes.len() < SHORT {
+            self.short.extend_from_slice(&bytes);
+            if self.short.len() >= SHORT {
+                let gathered = self.short.split().freeze();
+                self.pieces.push_back(gathered);
+            }
+            return;
+        }
+        if !self.short.is_empty() {
+            let gathered = self.short.split().freeze();
+            self.pieces.push_back(gathered);
+        }
+        self.pieces.push_back(bytes);
+    }
+
+    fn next(&mut self) -> Option<Bytes> {
+        self.pieces.pop_front().or_else(|| (!self.short.is_empty()).then(|| self.short.split().freeze()))
+    }
+
+    /// What is to be granted now: in halves of the first credit, so that not every piece costs a frame back.
+    fn owed(&mut self, bytes: usize) -> Option<u32> {
+        self.read += bytes;
+        if self.end.is_some() || self.read < CREDIT as usize / 2 {
+            return None;
+        }
+        let owed = std::mem::take(&mut self.read);
+        self.granted += owed;
+        u32::try_from(owed).ok()
+    }
+}
+
+struct Reader {
+    inbox: Arc<Inbox>,
+    reading: Arc<dyn Reading>,
+}
+
+impl Stream for Reader {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut state = self.inbox.state();
+        if state.over {
+            return Poll::Ready(None);
+        }
+        if let Some(bytes) = state.next() {
+            if let Some(owed) = state.owed(bytes.len()) {
+                // Under the lock: who ends the call closes the inbox first, and grants nothing afterwards.
+                self.reading.read(owed);
+            }
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        match state.end {
+            Some(end) => {
+                state.over = true;
+                Poll::Ready(end.err().map(Err))
+            }
+            None => {
+                state.task = Some(task.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let left = {
+            let mut state = self.inbox.state();
+            state.pieces.clear();
+            state.short = BytesMut::new();
+            !std::mem::replace(&mut state.over, true) && state.end.is_none()
+        };
+        if left {
+            self.reading.left();
+        }
+    }
+}
+
+/// What a writer may still send.
+pub(crate) struct Budget(Semaphore);
+
+impl Budget {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(Semaphore::new(CREDIT as usize)))
+    }
+
+    /// Credit from the other side.
+    pub(crate) fn add(&self, bytes: u32) -> Result<(), Broken> {
+        let bytes = bytes as usize;
+        if bytes == 0 || self.0.available_permits() + bytes > CREDIT_MOST {
+            return Err(Broken::CreditOverflow);
+        }
+        if !self.0.is_closed() {
+            self.0.add_permits(bytes);
+        }
+        Ok(())
+    }
+
+    /// Waits for credit and takes at most `most` of it; `None` once the call has ended.
+    pub(crate) async fn take(&self, most: usize) -> Option<usize> {
+        self.0.acquire().await.ok()?.forget();
+        // There is one writer: what is there now is still there.
+        let more = self.0.available_permits().min(most.saturating_sub(1));
+        match u32::try_from(more).map(|more| self.0.try_acquire_many(more)) {
+            Ok(Ok(permits)) => {
+                permits.forget();
+                Some(1 + more)
+            }
+            _ => Some(1),
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.0.close();
+    }
+}
+
+/// How a body ended, on the wire: the ending and, for one that was too long, the limit.
+pub(crate) fn ending(error: BodyError) -> (End, u64) {
+    match error {
+        BodyError::Truncated => (End::Truncated, 0),
+        BodyError::TooLong { limit } => (End::TooLong, limit),
+        BodyError::TimedOut => (End::TimedOut, 0),
+        BodyError::Failed => (End::Failed, 0),
+    }
+}
+
+/// The same back; `None` while more follows.
+pub(crate) fn ended(end: i32, limit: u64) -> Result<Option<Result<(), BodyError>>, Broken> {
+    Ok(match End::try_from(end).map_err(|_| Broken::Unknown)? {
+        End::More => None,
+        End::Done => Some(Ok(())),
+        End::Truncated => Some(Err(BodyError::Truncated)),
+        End::TooLong => Some(Err(BodyError::TooLong { limit })),
+        End::TimedOut => Some(Err(BodyError::TimedOut)),
+        End::Failed => Some(Err(BodyError::Failed)),
+    })
+}
+
+/// One piece of a body on its way out, and whether more follows.
+pub(crate) struct Piece {
+    pub(crate) bytes: Bytes,
+    pub(crate) end: End,
+    pub(crate) limit: u64,
+}
+
+impl Piece {
+    fn last(end: End, limit: u64) -> Self {
+        Self { bytes: Bytes::new(), end, limit }
+    }
+}
+
+/// A body as pieces that fit a frame and the credit.
+pub(crate) struct Pieces {
+    body: Body,
+    rest: Bytes,
+}
+
+impl Pieces {
+    pub(crate) fn new(body: Body) -> Self {
+        Self { body, rest: Bytes::new() }
+    }
+
+    /// What goes with the head: a short body that is in memory, whole; of any other nothing.
+    pub(crate) fn first(&mut self, budget: &Budget) -> Option<Piece> {
+        let bytes = self.body.short(PIECE_BYTES)?;
+        // A fresh budget is larger than any piece.
+        if let Ok(permits) = budget.0.try_acquire_many(u32::try_from(bytes.len()).ok()?) {
+            permits.forget();
+        }
+        Some(Piece { bytes, end: End::Done, limit: 0 })
+    }
+
+    /// The next piece; the last one has an end. `None` once the call has ended.
+    pub(crate) async fn next(&mut self, budget: &Budget) -> Option<Piece> {
+        while self.rest.is_empty() {
+            match self.body.next().await {
+                Some(Ok(bytes)) => self.rest = bytes,
+                Some(Err(error)) => {
+                    let (end, limit) = ending(error);
+                    return Some(Piece::last(end, limit));
+                }
+                None => return Some(Piece::last(End::Done, 0)),
+            }
+        }
+        let most = budget.take(self.rest.len().min(PIECE_BYTES)).await?;
+        Some(Piece { bytes: self.rest.split_to(most), end: End::More, limit: 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Seen {
+        granted: AtomicU32,
+        left: AtomicBool,
+    }
+
+    impl Reading for Seen {
+        fn read(&self, bytes: u32) {
+            self.granted.fetch_add(bytes, Ordering::Relaxed);
+        }
+
+        fn left(&self) {
+            self.left.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn reader() -> (Arc<Inbox>, Arc<Seen>, Body) {
+        let (inbox, seen) = (Inbox::new(), Arc::new(Seen::default()));
+        let body = inbox.body(Arc::clone(&seen) as _);
+        (inbox, seen, body)
+    }
+
+    #[tokio::test]
+    async fn a_writer_gets_as_much_as_was_read_and_no_more() {
+        let (inbox, seen, mut body) = reader();
+        let piece = Bytes::from(vec![7; 64 * 1024]);
+        for _ in 0..CREDIT as usize / piece.len() {
+            inbox.take(piece.clone(), None, false).unwrap();
+        }
+        assert_eq!(inbox.take(Bytes::from_static(b"x"), None, false), Err(Broken::Overrun));
+        for _ in 0..2 {
+            assert_eq!(body.next().await.unwrap().unwrap().len(), piece.len());
+        }
+        assert_eq!(seen.granted.load(Ordering::Relaxed), CREDIT / 2);
+        inbox.take(Bytes::from(vec![7; CREDIT as usize / 2]), Some(Ok(())), false).unwrap();
+        assert_eq!(inbox.take(Bytes::from_static(b"x"), None, false), Err(Broken::AfterEnd));
+        assert_eq!(body.collect(1 << 20).await.unwrap().len(), CREDIT as usize);
+        assert!(!seen.left.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn single_bytes_are_gathered_and_empty_pieces_refused() {
+        let (inbox, _, mut body) = reader();
+        inbox.take(Bytes::new(), None, true).unwrap();
+        for _ in 0..10_000 {
+            inbox.take(Bytes::from_static(b"1"), None, false).unwrap();
+        }
+        assert!(inbox.state().pieces.len() <= 3);
+        assert_eq!(inbox.take(Bytes::new(), None, false), Err(Broken::Empty));
+        let mut count = 0;
+        while let Some(Some(piece)) = body.next().now_or_never() {
+            count += piece.unwrap().len();
+        }
+        assert_eq!(count, 10_000);
+    }
+
+    #[test]
+    fn a_reader_that_leaves_is_heard_of_and_costs_nothing() {
+        let (inbox, seen, body) = reader();
+        inbox.take(Bytes::from(vec![1; 5000]), None, false).unwrap();
+        drop(body);
+        assert!(seen.left.load(Ordering::Relaxed));
+        inbox.take(Bytes::from(vec![1; 5000]), None, false).unwrap();
+        assert!(inbox.state().pieces.is_empty());
+    }
+
+    #[tokio::test]
+    async fn pieces_fit_the_credit_and_end() {
+        let budget = Budget::new();
+        let mut pieces = Pieces::new(Body::whole(vec![3; CREDIT as usize + 10]));
+        assert!(pieces.first(&budget).is_none(), "too long to go with the head");
+        let mut sent = 0;
+        while let Some(Some(piece)) = pieces.next(&budget).now_or_never() {
+            assert!(piece.bytes.len() <= PIECE_BYTES && piece.end == End::More);
+            sent += piece.bytes.len();
+        }
+        assert_eq!(sent, CREDIT as usize, "then it waits");
+        budget.add(5).unwrap();
+        assert_eq!(pieces.next(&budget).await.unwrap().bytes.len(), 5);
+        budget.add(100).unwrap();
+        assert_eq!(pieces.next(&budget).await.unwrap().bytes.len(), 5);
+        assert_eq!(pieces.next(&budget).await.unwrap().end, End::Done);
+        assert_eq!(budget.add(0), Err(Broken::CreditOverflow));
+        assert_eq!(budget.add(u32::MAX), Err(Broken::CreditOverflow));
+        budget.close();
+        let mut more = Pieces::new(Body::stream(futures_util::stream::iter([Ok(Bytes::from_static(b"x"))])));
+        assert!(more.next(&budget).await.is_none());
+    }
+}

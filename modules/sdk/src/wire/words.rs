@@ -1,0 +1,88 @@
+//! Failures of host calls as gRPC statuses and back. A code alone does not tell them apart: the message is a word of the contract.
+
+use tonic::{Code, Status};
+
+use crate::host::{HostError, PeerError};
+
+/// The module was not granted this.
+pub(crate) const NOT_GRANTED: &str = "not-granted";
+/// The connection was not opened, or its attachment has ended.
+pub(crate) const NOT_ATTACHED: &str = "not-attached";
+
+pub(crate) fn of_host(error: HostError) -> Status {
+    match error {
+        HostError::Full => Status::resource_exhausted("full"),
+        HostError::TooLarge { limit } => Status::invalid_argument(format!("too-large {limit}")),
+        HostError::NoBlob => Status::not_found("no-blob"),
+        HostError::Storage => Status::internal("storage"),
+        HostError::ShuttingDown => Status::unavailable("shutting-down"),
+    }
+}
+
+/// What a module reads of a status. A node that is gone or out of contract is one that shuts down: the module is attached anew.
+#[cfg(any(feature = "process", test))]
+pub(crate) fn to_host(status: &Status) -> HostError {
+    match (status.code(), status.message()) {
+        (Code::ResourceExhausted, "full") => HostError::Full,
+        (Code::InvalidArgument, word) => match word.strip_prefix("too-large ").map(str::parse) {
+            Some(Ok(limit)) => HostError::TooLarge { limit },
+            _ => HostError::Storage,
+        },
+        (Code::NotFound, "no-blob") => HostError::NoBlob,
+        (Code::Internal, "storage") => HostError::Storage,
+        _ => HostError::ShuttingDown,
+    }
+}
+
+pub(crate) fn of_peer(error: PeerError) -> Status {
+    match error {
+        PeerError::NotLinked => Status::not_found("not-linked"),
+        PeerError::Unreachable => Status::unavailable("unreachable"),
+        PeerError::TimedOut => Status::deadline_exceeded("timed-out"),
+        PeerError::Interrupted => Status::aborted("interrupted"),
+        PeerError::Busy => Status::resource_exhausted("busy"),
+    }
+}
+
+/// What a module reads of a status. Where the connection to the node broke, the request may have been carried out.
+#[cfg(any(feature = "process", test))]
+pub(crate) fn to_peer(status: &Status) -> PeerError {
+    match (status.code(), status.message()) {
+        (Code::NotFound, "not-linked") => PeerError::NotLinked,
+        (Code::Unavailable, "unreachable") => PeerError::Unreachable,
+        (Code::DeadlineExceeded, _) => PeerError::TimedOut,
+        (Code::ResourceExhausted, _) => PeerError::Busy,
+        _ => PeerError::Interrupted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_comes_back_as_itself() {
+        let host = [
+            HostError::Full,
+            HostError::TooLarge { limit: 256 },
+            HostError::NoBlob,
+            HostError::Storage,
+            HostError::ShuttingDown,
+        ];
+        for error in host {
+            assert_eq!(to_host(&of_host(error)), error);
+        }
+        let peer = [
+            PeerError::NotLinked,
+            PeerError::Unreachable,
+            PeerError::TimedOut,
+            PeerError::Interrupted,
+            PeerError::Busy,
+        ];
+        for error in peer {
+            assert_eq!(to_peer(&of_peer(error)), error);
+        }
+        let gone = Status::unavailable("transport error");
+        assert_eq!((to_host(&gone), to_peer(&gone)), (HostError::ShuttingDown, PeerError::Interrupted));
+    }
+}

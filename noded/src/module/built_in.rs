@@ -1,0 +1,33 @@
+//! The modules that come with the node: their programs lie beside `openred`, and what they are granted is not asked.
+//!
+//! Read by both sides: the supervisor starts no other module, `noded` awaits no other.
+
+/// A module that comes with the node.
+#[derive(Debug)]
+pub(crate) struct BuiltIn {
+    /// As peers and the operator call it.
+    pub(crate) id: &'static str,
+    /// Its program's file name.
+    pub(crate) program: &'static str,
+    /// Which of the modules' uids is its own; never given to another.
+    pub(crate) slot: u32,
+}
+
+/// All of them.
+pub(crate) static BUILT_IN: [BuiltIn; 2] = [
+    BuiltIn { id: "messaging", program: "openred-messaging", slot: 0 },
+    BuiltIn { id: "files", program: "openred-files", slot: 1 },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_an_id_and_a_uid_of_its_own() {
+        for (number, module) in BUILT_IN.iter().enumerate() {
+            assert!(module.id.len() <= openred_proto::modules::MODULE_ID_BYTES);
+            assert!(BUILT_IN[..number].iter().all(|other| other.id != module.id && other.slot != module.slot));
+        }
+    }
+}

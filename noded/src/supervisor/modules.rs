@@ -1,0 +1,364 @@
+//! The modules' processes. `noded` says which shall run, on a channel of its own; they are started here through the launcher, each in a
+//! cage of its own, and outlive the `noded` that asked: the next one gives them a new value, and they dial anew.
+//!
+//! Only modules of the table are started, and not too often. All of them end with the node, and die with this process.
+
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use openred_policy::spawn::Exit as Ended;
+use openred_proto::audit::Event;
+use openred_proto::error::WireError;
+use openred_proto::modules::{Ask, FRAME_BYTES, Told, decode, encode, reason};
+use openred_proto::secret::Secret;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+use super::child::{Caged, Fault, ModulePlan, start_module};
+use super::{Context, now};
+use crate::config::LogFormat;
+use crate::module::{BUILT_IN, BuiltIn};
+
+/// Starts of one module within [`WINDOW`]: `noded` asks for three in ten minutes at most, and one more each time it is restarted.
+const STARTS: usize = 20;
+/// See [`STARTS`].
+const WINDOW: Duration = Duration::from_secs(600);
+/// Words to this part of the supervisor that wait: one `noded` after the other, and the end.
+const WORDS: usize = 4;
+
+/// The rest of the supervisor's hold on the modules.
+#[derive(Clone)]
+pub(crate) struct Modules(mpsc::Sender<Word>);
+
+/// See [`Modules`].
+pub(crate) struct Words(mpsc::Receiver<Word>);
+
+enum Word {
+    /// A `noded` that asks on this end of a pair.
+    Node(UnixStream),
+    /// The node ends.
+    End(oneshot::Sender<()>),
+}
+
+/// The two ends of it.
+pub(crate) fn modules() -> (Modules, Words) {
+    let (sender, words) = mpsc::channel(WORDS);
+    (Modules(sender), Words(words))
+}
+
+impl Modules {
+    /// Listens to a new `noded` on this end of its channel; the one before it is not heard any more.
+    pub(crate) async fn hear(&self, end: OwnedFd) -> io::Result<()> {
+        let stream = StdStream::from(end);
+        stream.set_nonblocking(true)?;
+        // What serves them lives as long as the supervisor.
+        let _ = self.0.send(Word::Node(UnixStream::from_std(stream)?)).await;
+        Ok(())
+    }
+
+    /// Ends all of them and waits until they are gone.
+    pub(crate) async fn end(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.0.send(Word::End(done)).await.is_ok() {
+            let _ = ended.await;
+        }
+    }
+}
+
+/// A module that runs.
+struct Running {
+    child: Rc<Caged>,
+    /// Where it reads its values.
+    values: std::fs::File,
+    /// As was asked.
+    stopping: bool,
+}
+
+enum State {
+    Away,
+    /// On its way into its cage; what it shall be given there, and whether it is not wanted any more.
+    Starting(Secret<32>, bool),
+    Running(Running),
+    /// It broke its filter: nobody starts it again before the whole node is restarted.
+    Barred,
+}
+
+struct Entry {
+    module: &'static BuiltIn,
+    state: State,
+    starts: Vec<Instant>,
+}
+
+type Started = (usize, Result<(Caged, std::fs::File), Fault>);
+type Starting<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = Started> + 'a>>>;
+type Ending = FuturesUnordered<Pin<Box<dyn Future<Output = (usize, Ended)>>>>;
+
+/// Everything about modules that the supervisor holds.
+struct Table<'a> {
+    context: &'a Context,
+    entries: Vec<Entry>,
+    starting: Starting<'a>,
+    ending: Ending,
+    node: Option<Channel>,
+}
+
+/// The channel to a `noded`.
+struct Channel {
+    stream: UnixStream,
+    bytes: Vec<u8>,
+}
+
+/// Serves `noded`'s wishes until the supervisor ends; what still runs then dies with its handles.
+pub(crate) async fn serve(context: &Context, mut words: Words) {
+    let entry = |module| Entry { module, state: State::Away, starts: Vec::new() };
+    let entries = BUILT_IN.iter().map(entry).collect();
+    let mut table = Table { context, entries, starting: Starting::new(), ending: Ending::new(), node: None };
+    loop {
+        tokio::select! {
+            word = words.0.recv() => match word {
+                Some(Word::Node(stream)) => table.node = Some(Channel { stream, bytes: Vec::new() }),
+                Some(Word::End(done)) => {
+                    table.end().await;
+                    let _ = done.send(());
+                }
+                None => return,
+            },
+            ask = Channel::next(&mut table.node) => match ask {
+                Ok(ask) => table.take(ask),
+                Err(error) => {
+                    // It has ended, and what follows it brings another channel.
+                    tracing::debug!(%error, "noded's channel for modules has ended");
+                    table.node = None;
+                }
+            },
+            Some((place, outcome)) = table.starting.next() => table.started(place, outcome),
+            Some((place, exit)) = table.ending.next() => table.ended(place, exit),
+        }
+    }
+}
+
+impl Channel {
+    /// The next ask. Nothing is lost where another future is ready first.
+    async fn next(node: &mut Option<Self>) -> io::Result<Ask> {
+        let Some(channel) = node else { return std::future::pending().await };
+        loop {
+            match decode::<Ask>(&channel.bytes) {
+                Ok((ask, used)) => {
+                    channel.bytes.drain(..used);
+                    return Ok(ask);
+                }
+                Err(WireError::Incomplete { .. }) => {
+                    channel.bytes.reserve(FRAME_BYTES);
+                    if channel.stream.read_buf(&mut channel.bytes).await? == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+            }
+        }
+    }
+}
+
+impl Table<'_> {
+    /// Tells `noded` at once or not at all: one that does not read its channel is told nothing.
+    fn tell(&mut self, told: &Told) {
+        let Some(channel) = &self.node else { return };
+        let written =
+            encode(told).ok().map(|bytes| channel.stream.try_write(&bytes).is_ok_and(|count| count == bytes.len()));
+        if written != Some(true) {
+            tracing::warn!("noded does not hear what becomes of its modules");
+            self.node = None;
+        }
+    }
+
+    fn refuse(&mut self, module: &str, why: &str) {
+        tracing::warn!("the module {} is not started: {why}", crate::cli::one_line(module));
+        self.tell(&Told::Refused { module: module.to_owned(), reason: reason(why) });
+    }
+
+    fn take(&mut self, ask: Ask) {
+        let Some(place) = self.entries.iter().position(|entry| entry.module.id == ask.module()) else {
+            return self.refuse(ask.module(), "there is no module of that name");
+        };
+        let id = self.entries[place].module.id;
+        match ask {
+            Ask::Start { value, .. } => self.start(place, value),
+            Ask::Stop { .. } => self.stop(place),
+            Ask::Ready { .. } => self.context.starter.board.module_state(id, "ready", now()),
+        }
+    }
+
+    fn start(&mut self, place: usize, value: Secret<32>) {
+        let Entry { module, state, starts } = &mut self.entries[place];
+        let id = module.id;
+        let why = match state {
+            State::Running(running) if running.stopping => "it is being ended",
+            // Another `noded`: the module takes the value and dials anew.
+            State::Running(running) => match running.values.write_all(value.expose()) {
+                Ok(()) => return,
+                Err(_) => "it does not read its values",
+            },
+            State::Starting(wanted, unwanted) => {
+                (*wanted, *unwanted) = (value, false);
+                return;
+            }
+            State::Barred => "it broke its filter; restart the node when that is explained",
+            State::Away if !is_seldom(starts, Instant::now()) => "it was started too often",
+            State::Away => {
+                *state = State::Starting(value, false);
+                let (context, module) = (self.context, *module);
+                context.starter.board.module_state(id, "starting", now());
+                self.starting.push(Box::pin(async move { (place, begin(context, module).await) }));
+                return;
+            }
+        };
+        self.refuse(id, why);
+    }
+
+    fn stop(&mut self, place: usize) {
+        let Entry { module, state, .. } = &mut self.entries[place];
+        let id = module.id;
+        match state {
+            State::Starting(_, unwanted) => *unwanted = true,
+            State::Running(running) => {
+                running.stopping = true;
+                running.child.end_now();
+            }
+            State::Away | State::Barred => self.tell(&Told::Stopped { module: id.to_owned() }),
+        }
+    }
+
+    fn started(&mut self, place: usize, outcome: Result<(Caged, std::fs::File), Fault>) {
+        let entry = &mut self.entries[place];
+        let id = entry.module.id;
+        let State::Starting(value, unwanted) = std::mem::replace(&mut entry.state, State::Away) else { return };
+        let (child, mut values) = match outcome {
+            Ok(started) => started,
+            Err(fault) => return self.not_started(place, &fault, unwanted),
+        };
+        let child = Rc::new(child);
+        // Its pipe is empty: this does not wait.
+        let given = values.write_all(value.expose()).is_ok();
+        let stopping = unwanted || !given;
+        if stopping {
+            child.end_now();
+        }
+        entry.state = State::Running(Running { child: Rc::clone(&child), values, stopping: unwanted });
+        self.ending.push(async move { (place, child.end().await) }.boxed_local());
+        tracing::debug!("the module {id} runs in its cage");
+    }
+
+    fn not_started(&mut self, place: usize, fault: &Fault, unwanted: bool) {
+        let id = self.entries[place].module.id;
+        if let Fault::Layer { .. } = fault {
+            self.context.starter.board.report(Event::LayerOff);
+        }
+        self.context.starter.board.module_ended(id, &fault.to_string(), unwanted, now());
+        if unwanted {
+            self.tell(&Told::Stopped { module: id.to_owned() });
+        } else {
+            self.refuse(id, &fault.to_string());
+        }
+    }
+
+    fn ended(&mut self, place: usize, exit: Ended) {
+        let entry = &mut self.entries[place];
+        let id = entry.module.id;
+        let wanted = matches!(&entry.state, State::Running(running) if running.stopping);
+        let filter = exit.broke_the_filter();
+        entry.state = if filter { State::Barred } else { State::Away };
+        let how = if filter { String::from("SIGSYS: a system call outside its filter") } else { exit.to_string() };
+        let board = &self.context.starter.board;
+        board.module_ended(id, &how, wanted, now());
+        if filter {
+            board.report(Event::FilterBroken);
+            let detail = format!("the module {id} tried a system call outside its filter and was killed");
+            let help = "treat it as a break-in until explained: keep the log, then restart the node";
+            board.alarm(&format!("module.{id}.filter"), detail, help, now());
+        } else if !wanted {
+            board.report(Event::ProcessDied);
+        }
+        if wanted {
+            self.tell(&Told::Stopped { module: id.to_owned() });
+        } else {
+            tracing::warn!("the module {id} ended ({how})");
+            self.tell(&Told::Ended { module: id.to_owned(), how: reason(&how) });
+        }
+    }
+
+    /// Ends every module and waits for it.
+    async fn end(&mut self) {
+        self.node = None;
+        // Those on their way end with their futures.
+        self.starting.clear();
+        for entry in &mut self.entries {
+            match &mut entry.state {
+                State::Running(running) => {
+                    running.stopping = true;
+                    running.child.end_now();
+                }
+                State::Starting(..) => entry.state = State::Away,
+                State::Away | State::Barred => {}
+            }
+        }
+        while let Some((place, exit)) = self.ending.next().await {
+            self.ended(place, exit);
+        }
+    }
+}
+
+/// Whether one more start is not too often; notes it then.
+fn is_seldom(starts: &mut Vec<Instant>, now: Instant) -> bool {
+    starts.retain(|start| now.saturating_duration_since(*start) < WINDOW);
+    let seldom = starts.len() < STARTS;
+    if seldom {
+        starts.push(now);
+    }
+    seldom
+}
+
+/// Starts a module's program; the end of its pipe of values.
+async fn begin(context: &Context, module: &'static BuiltIn) -> Result<(Caged, std::fs::File), Fault> {
+    let role = openred_policy::Role::Module;
+    let setup = |errno: nix::Error| Fault::Setup { role, what: "its pipe", source: errno.into() };
+    let (input, values) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(setup)?;
+    // A module that does not read must not hold the supervisor up.
+    fcntl(&values, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(setup)?;
+    let (level, format) = context.settings.log();
+    let format = match format {
+        LogFormat::Human => "human",
+        LogFormat::Json => "json",
+    };
+    let plan = ModulePlan {
+        name: module.id,
+        program: module.program,
+        arguments: vec![context.home.module_socket().into_os_string()],
+        variables: vec![("OPENRED_LOG", level), ("OPENRED_LOG_FORMAT", format), ("RUST_BACKTRACE", "0")],
+        identity: context.identities.module(module.slot),
+        kept: context.home.module_keeps(),
+        input,
+    };
+    let child = start_module(&context.starter, plan).await?;
+    Ok((child, values.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_is_not_started_again_and_again() {
+        let (mut starts, begun) = (Vec::new(), Instant::now());
+        assert!((0..STARTS).all(|_| is_seldom(&mut starts, begun)));
+        assert!(!is_seldom(&mut starts, begun + WINDOW / 2));
+        assert!(is_seldom(&mut starts, begun + WINDOW));
+    }
+}

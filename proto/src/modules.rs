@@ -1,0 +1,161 @@
+//! Between `noded` and its supervisor: which module shall run. Bounded frames on a socket pair; `noded` decides, the supervisor starts only
+//! what it has in its own table.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::error::{Result, WireError};
+use crate::secret::Secret;
+
+/// Longest module id, in bytes.
+pub const MODULE_ID_BYTES: usize = 32;
+/// Longest reason, in bytes: one line.
+pub const REASON_BYTES: usize = 512;
+/// Longest body of a frame: the longest reason and an id, and what names them.
+pub const FRAME_BYTES: usize = 1024;
+/// Its length goes before it.
+const LENGTH_BYTES: usize = 2;
+
+const WHAT: &str = "frame about a module";
+
+/// What `noded` asks.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// The module shall run, and prove itself with this value. One that runs is given the value; so a new `noded` takes over
+    /// what the one before it had.
+    Start {
+        /// Its id.
+        module: String,
+        /// Drawn by `noded`, used once.
+        value: Secret<32>,
+    },
+    /// It shall not run; its process is ended.
+    Stop {
+        /// Its id.
+        module: String,
+    },
+    /// It has attached and started.
+    Ready {
+        /// Its id.
+        module: String,
+    },
+}
+
+/// What the supervisor says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Told {
+    /// It cannot be started: not in the table, too often, or its cage is not as it must be.
+    Refused {
+        /// Its id, as it was asked for.
+        module: String,
+        /// One line.
+        reason: String,
+    },
+    /// As was asked, it does not run any more.
+    Stopped {
+        /// Its id.
+        module: String,
+    },
+    /// Its process has ended by itself.
+    Ended {
+        /// Its id.
+        module: String,
+        /// How, in a few words.
+        how: String,
+    },
+}
+
+impl Ask {
+    /// Whom it is about.
+    #[must_use]
+    pub fn module(&self) -> &str {
+        match self {
+            Self::Start { module, .. } | Self::Stop { module } | Self::Ready { module } => module,
+        }
+    }
+}
+
+impl Told {
+    /// Whom it is about.
+    #[must_use]
+    pub fn module(&self) -> &str {
+        match self {
+            Self::Refused { module, .. } | Self::Stopped { module } | Self::Ended { module, .. } => module,
+        }
+    }
+}
+
+/// A frame's bytes. They may hold a value that proves a module.
+///
+/// # Errors
+/// An id or a reason that is too long.
+pub fn encode<T: Serialize>(frame: &T) -> Result<Zeroizing<Vec<u8>>> {
+    let too_long = WireError::TooLong { what: WHAT, limit: FRAME_BYTES };
+    let mut bytes = Zeroizing::new(vec![0; LENGTH_BYTES + FRAME_BYTES]);
+    let length = postcard::to_slice(frame, &mut bytes[LENGTH_BYTES..]).map_err(|_| too_long)?.len();
+    bytes[..LENGTH_BYTES].copy_from_slice(&u16::try_from(length).map_err(|_| too_long)?.to_be_bytes());
+    bytes.truncate(LENGTH_BYTES + length);
+    Ok(bytes)
+}
+
+/// The first frame in `bytes` and how many of them it takes.
+///
+/// # Errors
+/// `Incomplete` while more bytes are needed; otherwise they are no frame and never will be.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize)> {
+    let incomplete = WireError::Incomplete { what: WHAT };
+    let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>().ok_or(incomplete)?;
+    let length = usize::from(u16::from_be_bytes(*length));
+    if length > FRAME_BYTES {
+        return Err(WireError::TooLong { what: WHAT, limit: FRAME_BYTES });
+    }
+    let body = rest.get(..length).ok_or(incomplete)?;
+    match postcard::take_from_bytes(body) {
+        Ok((frame, [])) => Ok((frame, LENGTH_BYTES + length)),
+        _ => Err(WireError::Malformed { what: WHAT, why: "not of the contract" }),
+    }
+}
+
+/// `text` as one line that fits a frame.
+#[must_use]
+pub fn reason(text: &str) -> String {
+    let mut line: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    while line.len() > REASON_BYTES {
+        line.pop();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn frames_come_back_and_parts_of_them_wait() {
+        let ask = Ask::Start { module: "m".repeat(MODULE_ID_BYTES), value: Secret::new([7; 32]) };
+        let bytes = encode(&ask).unwrap();
+        for cut in 0..bytes.len() {
+            let partial = decode::<Ask>(&bytes[..cut]);
+            assert!(matches!(partial, Err(WireError::Incomplete { .. })), "{cut}");
+        }
+        assert_eq!(decode::<Ask>(&bytes).unwrap(), (ask, bytes.len()));
+        let told = Told::Refused { module: "m".into(), reason: reason(&"é\n".repeat(REASON_BYTES)) };
+        let bytes = encode(&told).unwrap();
+        let (again, used) = decode::<Told>(&[&bytes[..], b"next"].concat()).unwrap();
+        assert_eq!((again, used), (told, bytes.len()));
+    }
+
+    #[test]
+    fn what_is_too_long_or_none_is_refused() {
+        let long = Told::Ended { module: "m".into(), how: "x".repeat(FRAME_BYTES) };
+        assert!(matches!(encode(&long), Err(WireError::TooLong { .. })));
+        assert!(matches!(decode::<Ask>(&[0xff, 0xff]), Err(WireError::TooLong { .. })));
+        assert!(matches!(decode::<Ask>(&[0, 1, 99]), Err(WireError::Malformed { .. })));
+        let mut trailing = encode(&Ask::Stop { module: "m".into() }).unwrap().to_vec();
+        trailing.push(0);
+        trailing[1] += 1;
+        assert!(matches!(decode::<Ask>(&trailing), Err(WireError::Malformed { .. })));
+    }
+}
