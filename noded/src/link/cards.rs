@@ -8,10 +8,10 @@ use futures_util::StreamExt as _;
 use http::StatusCode;
 use openred_proto::id::NodeId;
 use openred_proto::limits::{CARD_BYTES, LINKS};
-use tokio::time::Instant;
 
 use super::Links;
 use super::inside::{AT_ONCE, BODY_BYTES, ask_in_turn};
+use crate::clock;
 use crate::sensitive::Sensitive;
 
 /// Takes the asking node's signed card, or nothing; answered with this node's.
@@ -58,7 +58,9 @@ impl Links {
             return;
         }
         let mut steps = self.steps();
-        steps.cards_missed.retain(|_, at| at.elapsed() < CARD_AGAIN);
+        let now = clock::now();
+        // One of the future was noted by a clock that was set back since.
+        steps.cards_missed.retain(|_, at| *at <= now && now < at.plus(CARD_AGAIN));
         if steps.cards_missed.contains_key(&peer) {
             return;
         }
@@ -74,7 +76,7 @@ impl Links {
             .for_each_concurrent(AT_ONCE, |(peer, sequence)| async move {
                 self.exchange_cards(peer).await;
                 if !self.carrier.holds_card(&peer, sequence) && self.steps().cards_missed.len() < LINKS {
-                    self.steps().cards_missed.insert(peer, Instant::now());
+                    self.steps().cards_missed.insert(peer, clock::now());
                 }
             })
             .await;

@@ -11,7 +11,6 @@ use openred_proto::checked::link_sync::{LinkSync, SYNC_BYTES};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::limits::{LINKS, OFFER_BYTES};
 use openred_proto::vault::Refusal;
-use tokio::time::Instant;
 
 use super::cards::CARD;
 use super::judge::RefusedOffer;
@@ -69,7 +68,7 @@ pub(super) struct Steps {
     /// Whose cards are to be asked for, up to which sequence.
     pub(super) cards_due: BTreeMap<NodeId, u64>,
     /// When the card that a peer named did not come.
-    pub(super) cards_missed: BTreeMap<NodeId, Instant>,
+    pub(super) cards_missed: BTreeMap<NodeId, UnixMillis>,
 }
 
 impl Steps {
