@@ -136,6 +136,9 @@ impl<'a> Layout<'a> {
     fn begin(home: &'a Home, name: &str, folders: &[&str]) -> Result<Self, Failure> {
         let folder = home.path().join(name);
         remove_tree(&folder)?;
+        if !is_pending(home) {
+            clear_asides(home);
+        }
         let layout = Self { home, folder };
         layout.folders(&["", NEW])?;
         layout.folders(folders)?;
@@ -254,6 +257,15 @@ pub(crate) fn unfinished(home: &Home) -> PathBuf {
 /// Removes what a change of key has left that was killed before its moment, for who holds the lock: it was made of what is still there.
 pub(crate) fn clear(home: &Home) -> Result<(), Failure> {
     remove_tree(&home.path().join(CHANGING))
+}
+
+/// Removes the folders for what is replaced that a process left empty which was killed before its moment.
+fn clear_asides(home: &Home) {
+    let entries = fs::read_dir(home.path()).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(REPLACED)) {
+        // One that holds something is what an operator keeps.
+        let _ = fs::remove_dir(entry.path());
+    }
 }
 
 /// Whether a new node waits to be put in place.
