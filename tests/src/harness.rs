@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -79,12 +81,25 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// A loopback port that was free a moment ago.
+/// Below the range out of which Linux takes ports for outgoing connections, so that none takes that of a node which is down for a moment.
+const PORTS: Range<u32> = 20_000..32_000;
+
+/// A loopback port that was free a moment ago. One process is given none twice before it was given all of them.
 ///
 /// # Errors
 /// When none is.
 pub fn free_port() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Programs that run beside each other begin at other places.
+    let begin = std::process::id().wrapping_mul(257);
+    for _ in PORTS {
+        let number = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start);
+        let port = u16::try_from(PORTS.start + number)?;
+        if let Ok(free) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(free.local_addr()?);
+        }
+    }
+    bail!("no free port on 127.0.0.1 from {} up to {}: end what listens there", PORTS.start, PORTS.end)
 }
 
 /// Looks at `condition` until it yields, at most [`PATIENCE`].

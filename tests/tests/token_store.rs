@@ -68,8 +68,12 @@ fn tokens_taken_to_another_node_open_nothing_there() {
     changed.close().unwrap();
     mallory.up().unwrap();
     wait_for("the refusal of the row", || refused_link(&mallory, &bob).map(Some)).unwrap();
-    let conditions = status(&mallory).unwrap()["node"]["conditions"].to_string();
-    assert!(conditions.contains("link.row-refused"), "{conditions}");
+    // The condition is raised when the next look at the links is through.
+    wait_for("the condition", || {
+        let conditions = status(&mallory)?["node"]["conditions"].to_string();
+        Ok(conditions.contains("link.row-refused").then_some(()))
+    })
+    .unwrap();
     assert_ne!(mallory.cli(&["peers", "ping", &bob.id, "--count", "1"]).unwrap().code, 0);
     mallory.down().unwrap();
     put(&mallory, &own);
