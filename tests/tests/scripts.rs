@@ -37,12 +37,34 @@ fn totals(text: &str) -> String {
 
 #[test]
 fn a_test_program_counts_only_by_what_it_says() {
-    assert_eq!(totals("echo 'test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured'"), "3 0");
-    assert_eq!(totals("echo 'test result: FAILED. 3 passed; 1 failed; 0 ignored'; exit 101"), "3 1");
-    assert_eq!(totals("echo 'test result: ok. 3 passed; 0 failed; 2 ignored'"), "3 2", "skipped is not passed");
-    assert_eq!(totals("echo 'test result: ok. 0 passed; 0 failed; 0 ignored'"), "0 0", "there may be none");
-    assert_eq!(totals("exit 0"), "0 1", "no word is no pass");
-    assert_eq!(totals("exit 7"), "0 1");
+    assert_eq!(totals("echo 'test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured'"), "3 0 0");
+    assert_eq!(totals("echo 'test result: FAILED. 3 passed; 1 failed; 0 ignored'; exit 101"), "3 1 0");
+    assert_eq!(totals("echo 'test result: ok. 3 passed; 0 failed; 2 ignored'"), "3 2 0", "skipped is not passed");
+    assert_eq!(totals("echo 'test result: ok. 0 passed; 0 failed; 0 ignored'"), "0 0 0", "there may be none");
+    assert_eq!(totals("exit 0"), "0 1 0", "no word is no pass");
+    assert_eq!(totals("exit 7"), "0 1 0");
+}
+
+#[test]
+fn what_fails_and_passes_when_it_is_run_again_is_counted_and_named() {
+    const OK: &str = "echo 'test result: ok. 1 passed; 0 failed; 0 ignored'";
+    let first =
+        |said: &str| format!("[ -e {{}}.ran ] || {{ touch {{}}.ran; {said}; exit 101; }}").replace("{}", "\"$0\"");
+    let named = "echo 'test a::lamp ... FAILED'; echo 'test result: FAILED. 4 passed; 1 failed; 0 ignored'";
+    // Asked for by its name, and for nothing else.
+    let asked = format!("{}; [ \"$*\" = '--color never --exact a::lamp' ] || exit 3; {OK}", first(named));
+    assert_eq!(totals(&asked), "5 0 1");
+    assert_eq!(totals(&format!("{named}; exit 101")), "4 1 0", "it fails again");
+    assert_eq!(totals(&format!("{}; {OK}", first("true"))), "1 0 1", "it ended without a word: all of it");
+    let skipped = format!("{}; {OK}", first("echo 'test result: ok. 4 passed; 0 failed; 1 ignored'"));
+    assert_eq!(totals(&skipped), "4 1 0", "skipped stays skipped");
+    let (code, said) = ran(&[&asked], &[OK], false);
+    assert!(
+        code == 0
+            && said.ends_with("\n1 of those that passed had failed first (unsteady, above)\n6 passed, 0 failed\n"),
+        "{said}"
+    );
+    assert!(said.contains("unsteady: ") && said.contains("a::lamp"), "{said}");
 }
 
 /// The suite's two lanes, each with programs that do this.
