@@ -8,7 +8,8 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use crate::context::Context;
-use crate::error::ModuleError;
+use crate::error::{ModuleError, Status};
+use crate::hook::{self, Hook, HookRequest, Hooks, Verdict};
 use crate::message::{Request, Response};
 use crate::module::{Event, Manifest, Module};
 use crate::route::{Route, Routes, conflict, find};
@@ -30,6 +31,14 @@ pub enum LoadError {
         /// The second of the two patterns.
         pattern: &'static str,
     },
+    /// Two handlers serve the same hook.
+    #[error("module {module} has two handlers for the hook {hook}")]
+    HookTwice {
+        /// The module.
+        module: &'static str,
+        /// The hook.
+        hook: &'static str,
+    },
 }
 
 type Starter = Box<dyn Fn(Context) -> BoxFuture<'static, Result<(), ModuleError>> + Send + Sync>;
@@ -39,6 +48,7 @@ type Listener = Box<dyn Fn(Context, Event) -> BoxFuture<'static, ()> + Send + Sy
 pub struct Instance {
     manifest: Manifest,
     routes: Vec<Route>,
+    hooks: Vec<Hook>,
     start: Starter,
     event: Listener,
 }
@@ -47,7 +57,7 @@ impl Instance {
     /// Makes a module ready.
     ///
     /// # Errors
-    /// [`LoadError`] for a bad id or routes that conflict.
+    /// [`LoadError`] for a bad id, routes that conflict, or a hook with two handlers.
     pub fn load<M: Module>(module: M) -> Result<Self, LoadError> {
         let module = Arc::new(module);
         let manifest = module.manifest();
@@ -61,10 +71,17 @@ impl Instance {
         if let Some(pattern) = conflict(&routes) {
             return Err(LoadError::Conflict { module: manifest.id, pattern });
         }
+        let mut hooks = Hooks::new(Arc::clone(&module));
+        M::middleware(&mut hooks);
+        let hooks = hooks.into_vec();
+        if let Some(hook) = hook::twice(&hooks) {
+            return Err(LoadError::HookTwice { module: manifest.id, hook });
+        }
         let starter = Arc::clone(&module);
         Ok(Self {
             manifest,
             routes,
+            hooks,
             start: Box::new(move |context| Arc::clone(&starter).start(context)),
             event: Box::new(move |context, event| Arc::clone(&module).event(context, event)),
         })
@@ -93,6 +110,25 @@ impl Instance {
             tracing::debug!(module = self.manifest.id, code = error.code, "call refused");
             Response::from(error)
         })
+    }
+
+    /// The hooks that have a handler.
+    pub fn hooks(&self) -> impl Iterator<Item = &'static str> {
+        self.hooks.iter().map(|hook| hook.id)
+    }
+
+    /// Asks one of its hooks. Whether the answer is one that this hook may give is the host's to judge.
+    ///
+    /// # Errors
+    /// The handler's, and `no-such-hook`: in both cases the hook has not decided.
+    pub async fn hook(&self, context: Context, hook: &str, request: HookRequest) -> Result<Verdict, ModuleError> {
+        match self.hooks.iter().find(|known| known.id == hook) {
+            Some(known) => (known.handler)(context, request).await,
+            None => {
+                let detail = format!("this module has no handler for the hook {hook}");
+                Err(ModuleError::new(Status::NotFound, "no-such-hook", detail))
+            }
+        }
     }
 
     /// Tells the module of an event.

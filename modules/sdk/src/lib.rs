@@ -16,6 +16,7 @@
 mod body;
 mod context;
 mod error;
+mod hook;
 mod host;
 mod instance;
 mod message;
@@ -34,6 +35,10 @@ mod wire;
 pub use body::{Body, BodyError, BodySender};
 pub use context::Context;
 pub use error::{ModuleError, PROBLEM_JSON, Status};
+pub use hook::{
+    Class, Denial, Field, Fields, HOOK_BODY, HOOK_DETAIL, HOOK_PATH, HookRequest, HookResponse, Hooks, Mutation, Point,
+    Verdict,
+};
 pub use host::{
     AuditEvent, BLOB_CHUNK, Batch, BlobName, Committed, Host, HostError, KEY_LIMIT, PeerError, SCAN_LIMIT, Scan,
     ScanPage, UnixMillis, VALUE_LIMIT,

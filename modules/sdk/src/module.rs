@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::context::Context;
 use crate::error::ModuleError;
+use crate::hook::Hooks;
 use crate::route::Routes;
 use openred_proto::id::NodeId;
 
@@ -44,6 +45,11 @@ pub trait Module: Send + Sync + Sized + 'static {
 
     /// Which routes it serves.
     fn routes(routes: &mut Routes<Self>);
+
+    /// Which of its manifest's hooks it serves, by their ids.
+    fn middleware(hooks: &mut Hooks<Self>) {
+        let _ = hooks;
+    }
 
     /// Called before the first request: recover what was cut short, set timers. A module that cannot start serves nothing. In a process of its
     /// own it is called again when the node's process was replaced: what ran for the old one has been dropped by then.

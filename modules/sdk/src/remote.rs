@@ -15,6 +15,7 @@ mod calls;
 mod door;
 mod fault;
 mod held;
+mod hooks;
 mod hosting;
 #[cfg(all(test, feature = "process", feature = "test-host"))]
 mod tests;
@@ -22,6 +23,7 @@ mod tests;
 pub use attached::Attached;
 pub use door::{Door, Expected};
 pub use fault::Fault;
+pub use hooks::{HookAsk, Undecided};
 
 /// Calls in flight in one attachment, events among them: a host keeps no more places than these.
 pub const CALLS: usize = crate::wire::CALLS;

@@ -14,6 +14,7 @@ use openred_proto::id::NodeId;
 use crate::body::{Body, BodyError};
 use crate::context::Context;
 use crate::error::ModuleError;
+use crate::hook::{HookRequest, Verdict};
 use crate::host::{
     AuditEvent, BLOB_CHUNK, Batch, BlobName, Committed, Host, HostError, PeerError, SCAN_LIMIT, Scan, ScanPage,
     UnixMillis,
@@ -157,6 +158,18 @@ impl TestHost {
     /// Calls a peer route as `peer`, without the peer's node taking part: for hostile input.
     pub async fn as_peer(&self, peer: NodeId, request: PeerRequest) -> Response {
         self.node.dispatch(request.into_request(peer)).await
+    }
+
+    /// Asks a hook of the module, as its node would. What that node's chain makes of the answer is not tried here.
+    ///
+    /// # Errors
+    /// The handler's, and `no-such-hook`.
+    ///
+    /// # Panics
+    /// Without a module.
+    pub async fn hook(&self, hook: &str, request: HookRequest) -> Result<Verdict, ModuleError> {
+        let instance = self.node.instance().expect("a started host has a module");
+        instance.hook(self.context(), hook, request).await
     }
 
     /// Tells the module of an event.

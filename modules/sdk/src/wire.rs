@@ -7,6 +7,7 @@
 pub(crate) mod bodies;
 pub(crate) mod convert;
 pub(crate) mod flow;
+pub(crate) mod hooks;
 pub(crate) mod lane;
 pub(crate) mod words;
 
@@ -17,7 +18,9 @@ pub(crate) const NEWEST: u32 = 1;
 /// See [`NEWEST`].
 pub(crate) const OLDEST: u32 = 1;
 /// Features by name; both sides use those that both have.
-pub(crate) const FEATURES: [&str; 0] = [];
+pub(crate) const FEATURES: [&str; 1] = [HOOKS];
+/// Calls of hooks and their answers.
+pub(crate) const HOOKS: &str = "hooks";
 
 /// Longest frame of the stream, in bytes: short enough that one call's body does not hold up another's head for long.
 pub(crate) const FRAME_BYTES: usize = 64 * 1024;

@@ -20,6 +20,7 @@ use crate::module::Event;
 use crate::wire::CALLS;
 use crate::wire::convert::{self, module_frame};
 use crate::wire::flow::{Broken, Budget, Inbox, Pieces, Reading, ended};
+use crate::wire::hooks;
 use crate::wire::lane::Lane;
 
 /// Whether the module goes on after a frame.
@@ -69,6 +70,7 @@ impl Calls {
         match frame.kind {
             Some(FromHost::Call(call)) => self.call(call)?,
             Some(FromHost::Event(event)) => self.event(event)?,
+            Some(FromHost::HookCall(call)) => self.hook(call)?,
             Some(FromHost::Chunk(chunk)) => {
                 let inbox = self.table().running.get(&chunk.call).and_then(|running| running.inbox.clone());
                 if let Some(inbox) = inbox {
@@ -118,7 +120,7 @@ impl Calls {
         let request = convert::to_request(call, body);
         let budget = Budget::new();
         let (calls, own) = (Arc::clone(self), Arc::clone(&budget));
-        self.begin(id, inbox, budget, async move {
+        self.begin(id, inbox, budget, unanswered, async move {
             let response = match request {
                 Some(request) => calls.dispatch(request).await,
                 None => {
@@ -137,11 +139,27 @@ impl Calls {
         let id = event.call;
         let event: Option<Event> = convert::to_event(event);
         let calls = Arc::clone(self);
-        self.begin(id, None, Budget::new(), async move {
+        self.begin(id, None, Budget::new(), event_done, async move {
             if let Some(event) = event {
                 calls.instance.event(calls.context.clone(), event).await;
             }
-            calls.finish(id, |_| FromModule::EventDone(wire::EventDone { call: id }));
+            calls.finish(id, |replied| event_done(id, replied));
+        })
+    }
+
+    fn hook(self: &Arc<Self>, call: wire::HookCall) -> Result<(), Broken> {
+        let id = call.call;
+        let asked = hooks::to_hook(call);
+        let calls = Arc::clone(self);
+        self.begin(id, None, Budget::new(), hook_failed, async move {
+            let answer = match asked {
+                Some((hook, request)) => calls.instance.hook(calls.context.clone(), &hook, request).await,
+                None => Err(ModuleError::bad_request("bad-call", "the node asked a hook what this module cannot read")),
+            };
+            if let Err(error) = &answer {
+                tracing::warn!(code = error.code, "a hook did not decide: {}", error.detail);
+            }
+            calls.finish(id, |_| FromModule::HookReply(hooks::of_verdict(id, answer)));
         })
     }
 
@@ -150,6 +168,7 @@ impl Calls {
         id: u64,
         inbox: Option<Arc<Inbox>>,
         budget: Arc<Budget>,
+        last: Last,
         work: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), Broken> {
         let mut table = self.table();
@@ -157,7 +176,7 @@ impl Calls {
             return Err(Broken::Unknown);
         }
         table.last = id;
-        let guard = Unfinished { calls: Arc::clone(self), call: id };
+        let guard = Unfinished { calls: Arc::clone(self), call: id, last };
         // Under the lock: a task that ends at once finds its entry.
         let task = tokio::spawn(async move {
             let _guard = guard;
@@ -258,29 +277,40 @@ fn close(running: Option<Running>) {
     }
 }
 
+/// The last frame of a call whose handler did not come to its end; is told whether the head has gone out.
+type Last = fn(u64, bool) -> FromModule;
+
+fn unanswered(call: u64, replied: bool) -> FromModule {
+    if replied {
+        let (body, end) = (Default::default(), End::Failed.into());
+        return FromModule::Chunk(wire::Chunk { call, body, end, limit: 0 });
+    }
+    let error = ModuleError::new(Status::Internal, "module-panicked", "the module failed inside");
+    let mut response = Response::from(error);
+    let first = Pieces::new(std::mem::replace(&mut response.body, Body::empty())).first(&Budget::new());
+    FromModule::Reply(convert::of_response(call, &response, first))
+}
+
+fn event_done(call: u64, _: bool) -> FromModule {
+    FromModule::EventDone(wire::EventDone { call })
+}
+
+fn hook_failed(call: u64, _: bool) -> FromModule {
+    let error = ModuleError::new(Status::Internal, "module-panicked", "the module failed inside");
+    FromModule::HookReply(hooks::of_verdict(call, Err(error)))
+}
+
 /// Answers for a handler that panicked.
 struct Unfinished {
     calls: Arc<Calls>,
     call: u64,
+    last: Last,
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        let call = self.call;
-        self.calls.finish(call, |replied| {
-            if replied {
-                return FromModule::Chunk(wire::Chunk {
-                    call,
-                    body: Default::default(),
-                    end: End::Failed.into(),
-                    limit: 0,
-                });
-            }
-            let error = ModuleError::new(Status::Internal, "module-panicked", "the module failed inside");
-            let mut response = Response::from(error);
-            let first = Pieces::new(std::mem::replace(&mut response.body, Body::empty())).first(&Budget::new());
-            FromModule::Reply(convert::of_response(call, &response, first))
-        });
+        let (call, last) = (self.call, self.last);
+        self.calls.finish(call, |replied| last(call, replied));
     }
 }
 

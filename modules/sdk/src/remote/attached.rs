@@ -29,18 +29,20 @@ pub(super) struct Inner {
     pub(super) module: String,
     version: String,
     host: Arc<dyn Host>,
-    lane: Arc<Lane<HostFrame>>,
+    /// Whether it serves hooks.
+    pub(super) hooks: bool,
+    pub(super) lane: Arc<Lane<HostFrame>>,
     calls: Mutex<Calls>,
     ended: watch::Sender<Option<Fault>>,
 }
 
 impl Inner {
-    pub(super) fn new(module: String, version: String, host: Arc<dyn Host>) -> Arc<Self> {
+    pub(super) fn new(module: String, version: String, hooks: bool, host: Arc<dyn Host>) -> Arc<Self> {
         let (lane, calls) = (Lane::new(), Mutex::new(Calls::default()));
-        Arc::new(Self { module, version, host, lane, calls, ended: watch::Sender::new(None) })
+        Arc::new(Self { module, version, host, hooks, lane, calls, ended: watch::Sender::new(None) })
     }
 
-    fn calls(&self) -> MutexGuard<'_, Calls> {
+    pub(super) fn calls(&self) -> MutexGuard<'_, Calls> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -145,7 +147,7 @@ fn broken(status: &Refusal) -> Fault {
 }
 
 /// A module in its own process, as its host calls it. Dropped, it ends the attachment.
-pub struct Attached(Arc<Inner>);
+pub struct Attached(pub(super) Arc<Inner>);
 
 impl Attached {
     pub(super) fn new(inner: Arc<Inner>) -> Self {
@@ -270,9 +272,9 @@ fn busy() -> ModuleError {
 }
 
 /// A caller that waits; when it stops waiting, the call is cancelled.
-struct Waiting<'a> {
-    inner: &'a Inner,
-    call: Option<u64>,
+pub(super) struct Waiting<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) call: Option<u64>,
 }
 
 impl Drop for Waiting<'_> {

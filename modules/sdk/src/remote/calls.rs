@@ -12,9 +12,11 @@ use tokio::task::AbortHandle;
 
 use super::fault::Fault;
 use crate::body::{Body, BodyError};
+use crate::hook::Verdict;
 use crate::message::Response;
 use crate::wire::convert;
 use crate::wire::flow::{Budget, Inbox, Reading, ended};
+use crate::wire::hooks::{May, to_verdict};
 use crate::wire::{CALLS, DETAIL_BYTES, NAME_BYTES};
 
 /// Rounds of pings in which a cancelled call must have ended.
@@ -47,16 +49,22 @@ impl Running {
     }
 }
 
+/// A hook's answer, or the code of the failure that the module admits.
+pub(super) type Decided = Result<Verdict, String>;
+
 /// An answer and who waits for it.
-pub(super) struct Delivery {
-    head: oneshot::Sender<Option<Response>>,
-    response: Response,
+pub(super) enum Delivery {
+    Response(oneshot::Sender<Option<Response>>, Response),
+    Verdict(oneshot::Sender<Decided>, Decided),
 }
 
 impl Delivery {
     pub(super) fn hand_on(self) {
         // A caller that has gone drops it, and the body's end says so.
-        drop(self.head.send(Some(self.response)));
+        match self {
+            Self::Response(waits, response) => drop(waits.send(Some(response))),
+            Self::Verdict(waits, decided) => drop(waits.send(decided)),
+        }
     }
 }
 
@@ -67,6 +75,8 @@ enum Waits {
     Rest,
     /// An event for its end.
     Event(oneshot::Sender<Option<Response>>),
+    /// A hook for its verdict, and what that may be.
+    Verdict(oneshot::Sender<Decided>, May),
 }
 
 /// The table.
@@ -93,18 +103,30 @@ impl Calls {
         self.add(|_, ended| Waits::Event(ended))
     }
 
+    /// The same for a hook: its number, and where its verdict comes.
+    pub(super) fn begin_hook(&mut self, may: May) -> Option<(u64, oneshot::Receiver<Decided>)> {
+        let (sender, decided) = oneshot::channel();
+        let (call, _) = self.place(|_| Waits::Verdict(sender, may))?;
+        Some((call, decided))
+    }
+
     fn add(&mut self, waits: impl FnOnce(u64, oneshot::Sender<Option<Response>>) -> Waits) -> Option<Made> {
+        let (sender, reply) = oneshot::channel();
+        let (call, budget) = self.place(|call| waits(call, sender))?;
+        Some(Made { call, budget, reply })
+    }
+
+    fn place(&mut self, waits: impl FnOnce(u64) -> Waits) -> Option<(u64, Arc<Budget>)> {
         if self.running.len() >= CALLS {
             return None;
         }
         self.last += 1;
         let (call, budget) = (self.last, Budget::new());
-        let (sender, reply) = oneshot::channel();
-        let waits = waits(call, sender);
+        let waits = waits(call);
         let running =
             Running { waits, budget: Arc::clone(&budget), inbox: Inbox::new(), cancelled: None, sender: None };
         self.running.insert(call, running);
-        Some(Made { call, budget, reply })
+        Some((call, budget))
     }
 
     /// Nobody waits for this call any more: true if the module has to be told. It keeps its place until the module has ended it.
@@ -172,6 +194,7 @@ impl Calls {
     pub(super) fn handle(&mut self, frame: ModuleFrame) -> Result<Option<Delivery>, Fault> {
         match frame.kind.ok_or(Fault::Garbage)? {
             FromModule::Reply(reply) => self.reply(reply).map(Some),
+            FromModule::HookReply(reply) => self.verdict(reply).map(Some),
             other => self.handle_other(other).map(|()| None),
         }
     }
@@ -206,7 +229,7 @@ impl Calls {
                 }
                 None => Err(Fault::OutOfTurn),
             },
-            FromModule::Hello(_) | FromModule::Reply(_) => Err(Fault::OutOfTurn),
+            FromModule::Hello(_) | FromModule::Reply(_) | FromModule::HookReply(_) => Err(Fault::OutOfTurn),
         }
     }
 
@@ -227,7 +250,7 @@ impl Calls {
         let (head, reading) = match std::mem::replace(&mut running.waits, Waits::Rest) {
             Waits::Head(head, reading) => (head, reading),
             Waits::Rest => return Err(Fault::SecondAnswer),
-            Waits::Event(_) => return Err(Fault::OutOfTurn),
+            Waits::Event(_) | Waits::Verdict(..) => return Err(Fault::OutOfTurn),
         };
         let end = ended(reply.end, 0)?;
         let last = end.is_some();
@@ -244,7 +267,17 @@ impl Calls {
         if last {
             self.forget(reply.call);
         }
-        Ok(Delivery { head, response })
+        Ok(Delivery::Response(head, response))
+    }
+
+    fn verdict(&mut self, reply: wire::HookReply) -> Result<Delivery, Fault> {
+        let call = reply.call;
+        let Waits::Verdict(_, may) = self.running(call)?.waits else { return Err(Fault::OutOfTurn) };
+        let decided = to_verdict(reply, may).ok_or(Fault::BadVerdict)?;
+        match self.running.remove(&call) {
+            Some(Running { waits: Waits::Verdict(waits, _), .. }) => Ok(Delivery::Verdict(waits, decided)),
+            _ => Err(Fault::OutOfTurn),
+        }
     }
 
     fn chunk(&mut self, chunk: wire::Chunk) -> Result<(), Fault> {

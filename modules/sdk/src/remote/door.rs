@@ -33,8 +33,8 @@ use super::held::{Held, STREAMS};
 use super::hosting::Hosting;
 use crate::context::Context;
 use crate::wire::{
-    CALL_WINDOW, CALLS, CONNECTION_WINDOW, CREDIT, DETAIL_BYTES, FEATURES, FEATURES_MOST, FRAME_BYTES, MESSAGE_BYTES,
-    NAME_BYTES, NEWEST, OLDEST, PROOF_BYTES, convert,
+    CALL_WINDOW, CALLS, CONNECTION_WINDOW, CREDIT, DETAIL_BYTES, FEATURES, FEATURES_MOST, FRAME_BYTES, HOOKS,
+    MESSAGE_BYTES, NAME_BYTES, NEWEST, OLDEST, PROOF_BYTES, convert,
 };
 
 /// Connections that have not proven themselves: each module makes two, one after the other.
@@ -287,8 +287,10 @@ impl Connection {
             drop(attached.send(Err(Fault::Version)));
             return Err(Fault::Version);
         };
-        let features = hello.features.into_iter().filter(|name| FEATURES.contains(&name.as_str())).collect();
-        let inner = Inner::new(hello.module, hello.version, context.host());
+        let features: Vec<String> =
+            hello.features.into_iter().filter(|name| FEATURES.contains(&name.as_str())).collect();
+        let hooks = features.iter().any(|name| name == HOOKS);
+        let inner = Inner::new(hello.module, hello.version, hooks, context.host());
         let (ticket, opened) = self.door.ticket(&inner);
         inner.push(FromHost::Welcome(Welcome {
             version,

@@ -32,6 +32,9 @@ pub enum Fault {
     /// A reply whose status or media type is none.
     #[error("it sent a reply whose head is none")]
     BadHead,
+    /// A hook's answer that holds what it did not declare or may not say, or that is none.
+    #[error("it answered a hook with what that hook may not say")]
+    BadVerdict,
     /// More bytes than it was granted.
     #[error("it sent more than it was granted")]
     Overrun,
@@ -68,6 +71,7 @@ impl Fault {
             Self::SecondAnswer => "second-answer",
             Self::OutOfTurn => "out-of-turn",
             Self::BadHead => "bad-head",
+            Self::BadVerdict => "bad-verdict",
             Self::Overrun => "overrun",
             Self::BadBody => "bad-body",
             Self::BadCredit => "bad-credit",

@@ -1,6 +1,8 @@
 //! Both ends of the contract over real sockets: a module that behaves, and ones that do not, made of bare frames.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod hooks;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -52,6 +54,10 @@ impl Drop for Dropped {
 impl Module for Probe {
     fn manifest(&self) -> Manifest {
         Manifest { id: "probe", version: "1.2.3", summary: "for tests" }
+    }
+
+    fn middleware(hooks: &mut crate::Hooks<Self>) {
+        hooks.on("gate", Self::gate);
     }
 
     fn routes(routes: &mut Routes<Self>) {

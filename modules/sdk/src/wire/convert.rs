@@ -48,14 +48,14 @@ pub(crate) fn of_node(id: NodeId) -> Bytes {
     Bytes::copy_from_slice(id.as_bytes())
 }
 
-fn of_method(method: Method) -> i32 {
+pub(crate) fn of_method(method: Method) -> i32 {
     match method {
         Method::Get => wire::Method::Get.into(),
         Method::Post => wire::Method::Post.into(),
     }
 }
 
-fn to_method(method: i32) -> Option<Method> {
+pub(crate) fn to_method(method: i32) -> Option<Method> {
     match wire::Method::try_from(method).ok()? {
         wire::Method::Unspecified => None,
         wire::Method::Get => Some(Method::Get),
