@@ -19,6 +19,7 @@ mod error;
 mod hook;
 mod host;
 mod instance;
+pub mod manifest;
 mod message;
 mod module;
 #[cfg(feature = "process")]
