@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 
 use crate::context::Context;
 use crate::error::{ModuleError, Status};
+use crate::handler::Call;
 use crate::hook::{self, Hook, HookRequest, Hooks, Verdict};
 use crate::message::{Request, Response};
 use crate::module::{Event, Manifest, Module};
@@ -103,7 +104,7 @@ impl Instance {
     /// Serves one call. Always answers.
     pub async fn dispatch(&self, context: Context, mut request: Request) -> Response {
         let answer = match find(&self.routes, &mut request) {
-            Ok(handler) => handler(context, request).await,
+            Ok(handler) => handler(Call { context, request }).await,
             Err(refusal) => Err(refusal),
         };
         answer.unwrap_or_else(|error| {

@@ -16,17 +16,20 @@
 mod body;
 mod context;
 mod error;
+mod handler;
 mod hook;
 mod host;
 mod instance;
 pub mod manifest;
 mod message;
 mod module;
+mod params;
 #[cfg(feature = "process")]
 mod process;
 #[cfg(feature = "remote")]
 pub mod remote;
 mod route;
+mod state;
 #[cfg(feature = "test-host")]
 mod test_host;
 #[cfg(feature = "wire")]
@@ -36,6 +39,7 @@ mod wire;
 pub use body::{Body, BodyError, BodySender};
 pub use context::Context;
 pub use error::{ModuleError, PROBLEM_JSON, Status};
+pub use handler::{Call, Extract, Handler, IntoResponse, Json, Path};
 pub use hook::{
     Class, Denial, Field, Fields, HOOK_BODY, HOOK_DETAIL, HOOK_PATH, HookRequest, HookResponse, Hooks, Mutation, Point,
     Verdict,
@@ -48,9 +52,11 @@ pub use instance::{Instance, LoadError};
 pub use message::{Caller, IdempotencyKey, Method, PeerRequest, Request, Response};
 pub use module::{Event, Manifest, Module, TimerId};
 pub use openred_proto::id::NodeId;
+pub use params::Params;
 #[cfg(feature = "process")]
 pub use process::run;
-pub use route::{Params, Routes};
+pub use route::Routes;
+pub use state::{Entry, Key, Rows, Table};
 #[cfg(feature = "test-host")]
 pub use test_host::{Fault, TestHost, link};
 

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use crate::body::Body;
 use crate::error::{ModuleError, Status};
 use crate::host::UnixMillis;
-use crate::route::Params;
+use crate::params::Params;
 use openred_proto::id::NodeId;
 
 /// Content type of JSON bodies.

@@ -1,30 +1,19 @@
 //! Which handler serves which call: method, path pattern, who may call, how long the body may be.
 
-use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::context::Context;
+use futures_util::future::BoxFuture;
+
 use crate::error::{ModuleError, Status};
+use crate::handler::{Call, Handler};
 use crate::message::{Caller, Method, Request, Response};
+use crate::params::Params;
 
 /// Longest path that is looked at, in bytes.
 const PATH_LIMIT: usize = 1024;
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response, ModuleError>> + Send>>;
-pub(crate) type Handler = Arc<dyn Fn(Context, Request) -> Answer + Send + Sync>;
-
-/// Values of a pattern's `{names}`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Params(BTreeMap<&'static str, String>);
-
-impl Params {
-    /// The value of `{name}`; empty if the pattern has none, which no handler of that pattern can meet.
-    pub fn get(&self, name: &str) -> &str {
-        self.0.get(name).map_or("", String::as_str)
-    }
-}
+/// A handler with its module, its type erased.
+pub(crate) type Serve = Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Response, ModuleError>> + Send + Sync>;
 
 /// Who may call a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +39,7 @@ pub(crate) struct Route {
     method: Method,
     pattern: &'static str,
     body_limit: u64,
-    handler: Handler,
+    handler: Serve,
 }
 
 impl<M: Send + Sync + 'static> Routes<M> {
@@ -63,31 +52,25 @@ impl<M: Send + Sync + 'static> Routes<M> {
     }
 
     /// A route for the same module of linked peers. `body_limit` in bytes: a longer body fails while it is read.
-    pub fn peer<F, A>(&mut self, method: Method, pattern: &'static str, body_limit: u64, handler: F)
-    where
-        F: Fn(Arc<M>, Context, Request) -> A + Send + Sync + 'static,
-        A: Future<Output = Result<Response, ModuleError>> + Send + 'static,
-    {
+    pub fn peer<A>(&mut self, method: Method, pattern: &'static str, body_limit: u64, handler: impl Handler<M, A>) {
         self.add(Who::Peer, method, pattern, body_limit, handler);
     }
 
     /// A route for the operator of this node.
-    pub fn operator<F, A>(&mut self, method: Method, pattern: &'static str, body_limit: u64, handler: F)
-    where
-        F: Fn(Arc<M>, Context, Request) -> A + Send + Sync + 'static,
-        A: Future<Output = Result<Response, ModuleError>> + Send + 'static,
-    {
+    pub fn operator<A>(&mut self, method: Method, pattern: &'static str, body_limit: u64, handler: impl Handler<M, A>) {
         self.add(Who::Operator, method, pattern, body_limit, handler);
     }
 
-    fn add<F, A>(&mut self, who: Who, method: Method, pattern: &'static str, body_limit: u64, handler: F)
-    where
-        F: Fn(Arc<M>, Context, Request) -> A + Send + Sync + 'static,
-        A: Future<Output = Result<Response, ModuleError>> + Send + 'static,
-    {
-        let module = Arc::clone(&self.module);
-        let handler: Handler =
-            Arc::new(move |context, request| Box::pin(handler(Arc::clone(&module), context, request)));
+    fn add<A>(
+        &mut self,
+        who: Who,
+        method: Method,
+        pattern: &'static str,
+        body_limit: u64,
+        handler: impl Handler<M, A>,
+    ) {
+        let (module, handler) = (Arc::clone(&self.module), Arc::new(handler));
+        let handler: Serve = Arc::new(move |call| Arc::clone(&handler).call(Arc::clone(&module), call));
         self.routes.push(Route { who, method, pattern, body_limit, handler });
     }
 }
@@ -104,7 +87,7 @@ pub(crate) fn conflict(routes: &[Route]) -> Option<&'static str> {
 }
 
 /// Finds the handler of a call and fills its parameters. What a caller may not call does not exist for it.
-pub(crate) fn find(routes: &[Route], request: &mut Request) -> Result<Handler, ModuleError> {
+pub(crate) fn find(routes: &[Route], request: &mut Request) -> Result<Serve, ModuleError> {
     let unknown = || ModuleError::not_found("no-such-route", "this module has no such route");
     if request.path.len() > PATH_LIMIT {
         return Err(unknown());
@@ -142,7 +125,7 @@ fn match_path(pattern: &'static str, path: &str) -> Option<Params> {
             (Some(want), Some(have)) => match want.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
                 Some(_) if have.is_empty() => return None,
                 Some(name) => {
-                    params.0.insert(name, have.to_owned());
+                    params.add(name, have);
                 }
                 None if want == have => {}
                 None => return None,
