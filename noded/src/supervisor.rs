@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
 use openred_policy::Role;
+use openred_policy::limits::Ways;
 use openred_policy::notify::Manager;
 use openred_policy::observe::Baseline;
 use openred_policy::spawn::Exit as Ended;
@@ -191,12 +192,16 @@ pub(crate) fn up(
     drop(keystore::open(&home.keystore())?);
     let identities = Identities::new(config.uid_base);
     let places = places::prepare(home, &config, &identities)?;
-    let board = Arc::new(Board::new(Baseline::of_this_process()?, home.path().display().to_string(), now()));
+    // Before anything is started: this process may have to move into a group of its own.
+    let ways = Arc::new(Ways::find(&home.path().display().to_string()));
+    let baseline = Baseline::of_this_process()?;
+    let board = Arc::new(Board::new(baseline, home.path().display().to_string(), ways.to_string(), now()));
     let left = board.watch_unfinished(unfinished(home));
     board.watch_filed(home.audit_filed());
     owed::kept(home).into_iter().for_each(|(event, count)| board.report_again(event, count));
     let (log, writer) = Log::start(config.log.format);
     trace(&config, &log);
+    tracing::debug!("modules' limits: {ways}");
     left.into_iter().for_each(|left| tracing::warn!("{}: {}", left.detail, left.help));
     let settings = Settings::new(config, Box::new(reread));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -204,7 +209,7 @@ pub(crate) fn up(
     let (modules, words) = modules::modules();
     let context = Context {
         home: home.clone(),
-        starter: Starter { programs: programs()?, null: null()?, board, log, callers: Default::default() },
+        starter: Starter { programs: programs()?, null: null()?, board, log, ways, callers: Default::default() },
         places,
         identities,
         settings,

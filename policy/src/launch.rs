@@ -30,10 +30,11 @@ use sha2::{Digest as _, Sha256};
 use crate::confine::{Cage, Identity, KeptPath, Unconfined};
 use crate::error::{Error, Result};
 use crate::layer::LayerName;
+use crate::limits::{Held, Rlimited, parse_rlimit};
 use crate::role::Role;
 use crate::self_check::Descriptors;
 use crate::spawn::{Child, MAX_DESCRIPTORS, SpawnSpec, spawn};
-use crate::{barrier, socket, sys};
+use crate::{barrier, privileges, socket, sys};
 
 /// Largest program: above every runtime that is one file. It is held in memory once.
 pub const MOST: u64 = 256 << 20;
@@ -59,6 +60,7 @@ pub struct Launch {
     program: OwnedFd,
     digest: Digest,
     given: usize,
+    rlimits: Vec<Rlimited>,
     kept: Vec<KeptPath>,
     variables: Vec<OsString>,
     arguments: Vec<OsString>,
@@ -71,7 +73,8 @@ impl Launch {
         let program = program.as_fd().try_clone_to_owned().map_err(Error::io(LayerName::Spawn, "fcntl"))?;
         let arguments = vec![name.as_ref().to_owned()];
         let spec = SpawnSpec::new(launcher)?;
-        Ok(Self { spec, program, digest, given: 0, kept: Vec::new(), variables: Vec::new(), arguments })
+        let (kept, variables) = (Vec::new(), Vec::new());
+        Ok(Self { spec, program, digest, given: 0, rlimits: Vec::new(), kept, variables, arguments })
     }
 
     /// Adds an argument of the program.
@@ -105,6 +108,13 @@ impl Launch {
         self
     }
 
+    /// Holds the program to limits. What of it is the kernel's groups' matter, [`Held::enter`] does.
+    #[must_use]
+    pub fn limits(mut self, held: &Held) -> Self {
+        self.rlimits = held.rlimits();
+        self
+    }
+
     /// As root: the uid and gid that the program gets.
     pub fn identity(mut self, identity: Option<Identity>) -> Result<Self> {
         self.spec = self.spec.identity(identity)?;
@@ -133,6 +143,9 @@ impl Launch {
                 (false, false) => "--read",
             };
             spec = spec.argument(option)?.argument(&kept.path)?;
+        }
+        for (name, _, most) in &self.rlimits {
+            spec = spec.argument("--limit")?.argument(format!("{name}={most}"))?;
         }
         for variable in &self.variables {
             spec = spec.argument("--variable")?.argument(variable)?;
@@ -172,6 +185,7 @@ fn hexadecimal(digest: &Digest) -> String {
 struct Plan {
     digest: String,
     given: RawFd,
+    rlimits: Vec<Rlimited>,
     kept: Vec<KeptPath>,
     variables: Vec<CString>,
     arguments: Vec<CString>,
@@ -183,19 +197,23 @@ impl Plan {
         let digest = next()?.into_string().map_err(|_| Error::MisuseText)?;
         let given = next()?.to_str().and_then(|text| text.parse().ok()).ok_or(Error::MisuseTable)?;
         let text = |word: OsString| CString::new(word.as_bytes()).map_err(|_| Error::MisuseText);
-        let (mut kept, mut variables) = (Vec::new(), Vec::new());
+        let (mut rlimits, mut kept, mut variables) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             match next()?.to_str() {
                 Some("--state") => kept.push(KeptPath::writable(&PathBuf::from(next()?))),
                 Some("--runtime") => kept.push(KeptPath::runtime(&PathBuf::from(next()?))),
                 Some("--read") => kept.push(KeptPath::readable(&PathBuf::from(next()?))),
+                Some("--limit") => {
+                    let limit = next()?;
+                    rlimits.push(limit.to_str().and_then(parse_rlimit).ok_or(Error::MisuseText)?);
+                }
                 Some("--variable") => variables.push(text(next()?)?),
                 Some("--") => break,
                 _ => return Err(Error::MisuseText),
             }
         }
         let arguments = words.map(text).collect::<Result<Vec<_>>>()?;
-        Ok(Self { digest, given, kept, variables, arguments })
+        Ok(Self { digest, given, rlimits, kept, variables, arguments })
     }
 }
 
@@ -214,7 +232,10 @@ fn run(start: Unconfined, barrier: &barrier::Barrier, source: OwnedFd, plan: &Pl
     let cage = Cage::new(Role::Module, Identity::from_env()?);
     let separated = start.separate(&plan.kept.iter().cloned().fold(cage, Cage::keep))?;
     barrier.namespaced()?;
-    let confined = separated.restrict()?.seal()?;
+    let restricted = separated.restrict()?;
+    // Behind the role's own, which are wider, and before the filter, which lets none be set.
+    plan.rlimits.iter().try_for_each(|(_, resource, most)| privileges::lower(*resource, *most))?;
+    let confined = restricted.seal()?;
     barrier.confined(confined.report())?;
     match execveat(&program, c"", &plan.arguments, &plan.variables, AtFlags::AT_EMPTY_PATH) {
         Err(Errno::ENOENT) => Err(Error::LocalProgram { fault: "a script, or a loader that is not in its runtime" }),
@@ -273,7 +294,14 @@ mod tests {
         assert_eq!(found.kept, [KeptPath::writable(Path::new("/s")), KeptPath::runtime(Path::new("/lib"))]);
         assert_eq!(found.variables, [CString::new("A=b").unwrap()]);
         assert_eq!(found.arguments, ["x", "--", "y"].map(|text| CString::new(text).unwrap()));
-        for words in [&["ab"][..], &["ab", "x"], &["ab", "3"], &["ab", "3", "--state"], &["ab", "3", "--all", "--"]] {
+        for words in [
+            &["ab"][..],
+            &["ab", "x"],
+            &["ab", "3"],
+            &["ab", "3", "--state"],
+            &["ab", "3", "--all", "--"],
+            &["ab", "3", "--limit", "core=1", "--"],
+        ] {
             assert!(plan(words).is_err(), "{words:?}");
         }
     }

@@ -31,6 +31,8 @@ pub enum LayerName {
     Barrier,
     /// Resource limits.
     Limits,
+    /// What a foreign program may take of the machine, and which way holds it.
+    Resources,
     /// All five capability sets empty, securebits locked.
     Capabilities,
     /// No mapping becomes executable.
@@ -82,6 +84,7 @@ impl LayerName {
             LayerName::Arena => {
                 "use Linux 6.10 or newer with secret memory (secretmem.enable=1 on the kernel command line), and let it lock 32 MiB (ulimit -l, or CAP_IPC_LOCK)"
             }
+            LayerName::Resources => "see docs/sandbox.md, section `Limits`",
             LayerName::Spawn => "check that the program lies beside `openred` and may be executed",
             _ => "see docs/sandbox.md, section `When a layer fails`",
         }

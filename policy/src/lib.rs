@@ -80,6 +80,7 @@ mod error;
 mod landlock;
 pub mod launch;
 mod layer;
+pub mod limits;
 pub mod manifest;
 mod namespaces;
 pub mod notify;

@@ -95,8 +95,9 @@ fn limits_of(role: Role) -> &'static [(Named, u64)] {
         // Connections need descriptors; threads of the same uid are counted over the host, so no process limit here: the
         // filter has no fork.
         Role::Noded | Role::Directory => &[(OPEN_FILES, 16_384), (MESSAGES, 0)],
-        // What a foreign program opens; the copy from which it is started has a high number. Its memory is its cgroup's matter.
-        Role::Module => &[(OPEN_FILES, 256), (MESSAGES, 0)],
+        // The copy from which a foreign program is started has a high number. What it may take of all else is said at its start
+        // (`limits`), and may be less of these, never more.
+        Role::Module => &[(OPEN_FILES, 1024), (MESSAGES, 0)],
         Role::Supervisor => &[],
     }
 }
@@ -115,6 +116,12 @@ pub(crate) fn limits(role: Role) -> Result<Layer> {
         held += usize::from(read(*resource)? == (most, most));
     }
     Ok(Layer::new(LayerName::Limits, format!("{} set", limits_of(role).len()), format!("{held} set")))
+}
+
+/// Lowers a limit further, for good.
+pub(crate) fn lower(resource: Resource, most: u64) -> Result<()> {
+    let held = getrlimit(resource).map_err(Error::kernel(LayerName::Resources, "getrlimit"))?.1.min(most);
+    setrlimit(resource, held, held).map_err(Error::kernel(LayerName::Resources, "setrlimit"))
 }
 
 /// Empties the bounding set, locks securebits, then empties the other four sets.

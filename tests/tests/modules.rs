@@ -43,6 +43,14 @@ fn iso_each_module_runs_in_a_cage_of_its_own() {
         let layers: Vec<&Value> =
             doctor["layers"].as_array().unwrap().iter().filter(|layer| layer["process"] == name).collect();
         assert!(layers.len() >= 20 && layers.iter().all(|layer| layer["ok"] == true), "{layers:?}");
+        let limits = layers.iter().find(|layer| layer["name"] == "resources").unwrap();
+        let detail = limits["detail"].as_str().unwrap();
+        assert!(detail.starts_with("memory by ") && detail.ends_with("descriptors by rlimit"), "{detail}");
+        assert_eq!(
+            status(&alice).unwrap()["supervisor"]["limits"],
+            detail,
+            "on this machine all modules are held alike"
+        );
     }
     let [messaging, files] = MODULES.map(|name| alice.child_pid(name).unwrap());
     let noded = alice.child_pid("noded").unwrap();

@@ -80,6 +80,7 @@ fn people(output: &Output, processes: &SupervisorStatus, node: Option<&NodeStatu
     let mut rows = vec![["PROCESS", "PID", "STATE", "SINCE", "RESTARTS", "LAST EXIT"].map(String::from).to_vec()];
     rows.extend(processes.processes.iter().map(|process| process_row(process, now)));
     table(&rows).iter().for_each(|line| output.line(line));
+    wrap(&format!("modules' limits: {}", processes.limits), 2).iter().for_each(|line| output.line(line));
     if let Some(node) = node {
         output.line("");
         output.line(format!("{} links, {} waiting, {} sessions", node.links, node.pending, node.sessions));
@@ -139,6 +140,9 @@ fn diagnosis(output: &Output, report: &DoctorReport) {
             let seen = if layer.seen.is_empty() { String::from("-") } else { one_line(&layer.seen) };
             let line = format!("  {mark} {:<14} {:<8} {seen}", layer.name, layer.when);
             wrap(&line, 30).iter().for_each(|line| output.line(line));
+            if layer.name == "resources" {
+                wrap(&format!("{:30}{}", "", layer.detail), 30).iter().for_each(|line| output.line(line));
+            }
             if !layer.ok {
                 wrap(&format!("      expected {}", one_line(&layer.expected)), 30)
                     .iter()

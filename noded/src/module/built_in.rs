@@ -2,6 +2,8 @@
 //!
 //! Read by both sides: the supervisor starts no other module, `noded` awaits no other.
 
+use openred_policy::limits::Limits;
+
 /// A module that comes with the node.
 #[derive(Debug)]
 pub(crate) struct BuiltIn {
@@ -11,13 +13,18 @@ pub(crate) struct BuiltIn {
     pub(crate) program: &'static str,
     /// Which of the modules' uids is its own; never given to another.
     pub(crate) slot: u32,
+    /// What it may take of the machine.
+    pub(crate) limits: Limits,
 }
 
 /// All of them.
 pub(crate) static BUILT_IN: [BuiltIn; 2] = [
-    BuiltIn { id: "messaging", program: "openred-messaging", slot: 0 },
-    BuiltIn { id: "files", program: "openred-files", slot: 1 },
+    BuiltIn { id: "messaging", program: "openred-messaging", slot: 0, limits: LIMITS },
+    BuiltIn { id: "files", program: "openred-files", slot: 1, limits: LIMITS },
 ];
+
+/// Far above what either takes; files hashes with a whole processor.
+const LIMITS: Limits = Limits { memory: 128 << 20, cpu: 100, tasks: 32, descriptors: 256 };
 
 #[cfg(test)]
 mod tests {

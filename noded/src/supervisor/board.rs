@@ -4,8 +4,9 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use openred_policy::limits::Held;
 use openred_policy::observe::{Baseline, Expected, Namespaces, Observation, compare, namespaces, observe};
 use openred_policy::{Layer, LayerName, LayerReport, Role, Uid, syscalls_allowed};
 use openred_proto::admin;
@@ -48,6 +49,8 @@ pub(crate) struct Cage {
     /// The process's own word, for what cannot be seen from outside.
     pub(crate) report: LayerReport,
     pub(crate) interfaces: Vec<String>,
+    /// Of a module: what holds it to its limits.
+    pub(crate) held: Option<Arc<Held>>,
 }
 
 struct Entry {
@@ -93,6 +96,8 @@ pub(crate) struct Board {
     baseline: Baseline,
     home: String,
     started_at: u64,
+    /// Which way holds the modules' limits.
+    limits: String,
     inner: Mutex<Inner>,
 }
 
@@ -109,7 +114,7 @@ fn shown(word: &Succession) -> admin::SuccessionWord {
 }
 
 impl Board {
-    pub(crate) fn new(baseline: Baseline, home: String, now: u64) -> Self {
+    pub(crate) fn new(baseline: Baseline, home: String, limits: String, now: u64) -> Self {
         let entries = PROCESSES.into_iter().map(|role| Entry::new(role, role.name().to_owned(), now)).collect();
         let inner = Inner {
             entries,
@@ -124,7 +129,7 @@ impl Board {
             unfinished: PathBuf::new(),
             filed: PathBuf::new(),
         };
-        Self { baseline, home, started_at: now, inner: Mutex::new(inner) }
+        Self { baseline, home, started_at: now, limits, inner: Mutex::new(inner) }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -407,6 +412,7 @@ impl Board {
             started_at: self.started_at,
             ready_at: inner.ready_at,
             home: self.home.clone(),
+            limits: self.limits.clone(),
             trail: inner.trail.map(|trail| admin::Trail {
                 segment: trail.segment,
                 slots: trail.slots,
@@ -439,6 +445,8 @@ impl Board {
                     cage.interfaces = owned(&seen.usable_interfaces());
                     let since = |layer: &Layer| if again.is_none() && noted(entry.role, layer) { START } else { "now" };
                     layers.extend(now.iter().map(|layer| line(&entry.name, layer, since(layer))));
+                    let held = cage.held.as_ref().map(|held| held.layer(cage.pid));
+                    layers.extend(held.map(|layer| line(&entry.name, &layer, "now")));
                 }
                 Err(_) => ok = false,
             }
@@ -493,7 +501,7 @@ mod tests {
     use super::*;
 
     fn board() -> Board {
-        Board::new(Baseline::of_this_process().unwrap(), String::from("/home"), 1)
+        Board::new(Baseline::of_this_process().unwrap(), String::from("/home"), String::new(), 1)
     }
 
     #[test]

@@ -14,6 +14,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use openred_policy::barrier::{Admission, Host, Stage};
 use openred_policy::launch::{Launch, digest_of};
+use openred_policy::limits::{Held, Ways};
 use openred_policy::observe::{Expected, namespaces};
 use openred_policy::spawn::{Child, Exit, SpawnSpec, spawn};
 use openred_policy::{Identity, KeptPath, Layer, Role};
@@ -131,6 +132,8 @@ pub(crate) struct Starter {
     pub(crate) null: File,
     pub(crate) board: Arc<Board>,
     pub(crate) log: Log,
+    /// What holds the modules' limits.
+    pub(crate) ways: Arc<Ways>,
     pub(super) callers: Callers,
 }
 
@@ -139,7 +142,8 @@ impl Starter {
     pub(super) fn beside(&self) -> io::Result<Self> {
         let (board, log) = (Arc::clone(&self.board), self.log.clone());
         let null = self.null.try_clone()?;
-        Ok(Self { programs: self.programs.clone(), null, board, log, callers: Callers::default() })
+        let ways = Arc::clone(&self.ways);
+        Ok(Self { programs: self.programs.clone(), null, board, log, ways, callers: Callers::default() })
     }
 }
 
@@ -147,13 +151,18 @@ impl Starter {
 pub(crate) async fn start(starter: &Starter, plan: Plan) -> Result<Caged, Fault> {
     let (role, expected) = (plan.role, Expected { identity: plan.identity, kept: plan.kept.clone() });
     let mut caged = launch(starter, plan)?;
-    let cage = confined(starter, &mut caged, expected).await?;
+    let cage = confined(starter, &mut caged, expected, None).await?;
     starter.board.caged(role, cage);
     Ok(caged)
 }
 
 /// The conversation at the barrier, up to a cage that is as its manifest says.
-async fn confined(starter: &Starter, caged: &mut Caged, expected: Expected) -> Result<Cage, Fault> {
+async fn confined(
+    starter: &Starter,
+    caged: &mut Caged,
+    expected: Expected,
+    held: Option<Arc<Held>>,
+) -> Result<Cage, Fault> {
     let role = caged.role;
     let noted = match caged.next().await? {
         Stage::Namespaced => namespaces(caged.pid()).map_err(|source| Fault::Local { role, source })?,
@@ -163,20 +172,26 @@ async fn confined(starter: &Starter, caged: &mut Caged, expected: Expected) -> R
         let named = starter.callers.noded(caged.child.get_ref());
         named.map_err(|source| Fault::Setup { role, what: "naming it to the front", source })?;
     }
+    if let Some(held) = &held {
+        // Its program's copy is made, and nothing of it has run.
+        let entered = held.enter(caged.pid());
+        entered.map_err(|source| Fault::Setup { role, what: "holding it to its limits", source })?;
+    }
     caged.host.get_ref().go().map_err(|source| Fault::Local { role, source })?;
     let report = match caged.next().await? {
         Stage::Confined { report } => report,
         other => return Err(caged.out_of_turn(other).await),
     };
     let looked = starter.board.look(role, caged.pid(), &noted, &expected);
-    let (seen, layers) = looked.map_err(|source| Fault::Local { role, source })?;
+    let (seen, mut layers) = looked.map_err(|source| Fault::Local { role, source })?;
+    layers.extend(held.as_ref().map(|held| held.layer(caged.pid())));
     if let Some(layer) = layers.iter().chain(&report.layers).find(|layer| !layer.ok) {
         let layer = Box::new(layer.clone());
         caged.kill().await;
         return Err(Fault::Layer { role, layer });
     }
     let interfaces = owned(&seen.usable_interfaces());
-    Ok(Cage { pid: caged.pid(), namespaces: noted, expected, layers, report, interfaces })
+    Ok(Cage { pid: caged.pid(), namespaces: noted, expected, layers, report, interfaces, held })
 }
 
 /// A module's program to start: it does not confine itself, the launcher does.
@@ -190,13 +205,15 @@ pub(crate) struct ModulePlan {
     pub(crate) kept: Vec<KeptPath>,
     /// Its descriptor 0.
     pub(crate) input: std::os::fd::OwnedFd,
+    pub(crate) held: Arc<Held>,
 }
 
 /// Starts a module through the launcher and brings it into its cage with every layer seen; then it runs.
 pub(crate) async fn start_module(starter: &Starter, plan: ModulePlan) -> Result<Caged, Fault> {
     let (name, expected) = (plan.name, Expected { identity: plan.identity, kept: plan.kept.clone() });
+    let held = Arc::clone(&plan.held);
     let mut caged = launch_module(starter, plan)?;
-    let cage = confined(starter, &mut caged, expected).await?;
+    let cage = confined(starter, &mut caged, expected, Some(held)).await?;
     caged.executed().await?;
     starter.board.module_caged(name, cage);
     Ok(caged)
@@ -217,7 +234,8 @@ fn launch_module(starter: &Starter, plan: ModulePlan) -> Result<Caged, Fault> {
         let launch = Launch::new(&starter.programs.join("openred-launch"), &program, digest, plan.program)?;
         let launch = plan.arguments.iter().fold(launch, Launch::argument);
         let launch = plan.variables.iter().fold(launch, |launch, (name, value)| launch.variable(name, value));
-        let launch = plan.kept.iter().cloned().fold(launch, Launch::keep).identity(plan.identity)?;
+        let launch = plan.kept.iter().cloned().fold(launch, Launch::keep);
+        let launch = launch.limits(&plan.held).identity(plan.identity)?;
         launch.descriptor(&plan.input)?.descriptor(&starter.null)?.descriptor(&log_end)?.start()
     };
     let (child, host) = build().map_err(local)?;

@@ -8,11 +8,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::Signal;
+use openred_policy::limits::{Held, Resource, Usage};
 use openred_policy::spawn::Exit as Ended;
 use openred_proto::audit::Event;
 use openred_proto::error::WireError;
@@ -31,6 +34,8 @@ use crate::module::{BUILT_IN, BuiltIn};
 const STARTS: usize = 20;
 /// See [`STARTS`].
 const WINDOW: Duration = Duration::from_secs(600);
+/// Between two looks at what modules take, where nobody but this process holds them to it.
+const LOOK: Duration = Duration::from_millis(250);
 /// Words to this part of the supervisor that wait: one `noded` after the other, and the end.
 const WORDS: usize = 4;
 
@@ -80,6 +85,25 @@ struct Running {
     values: std::fs::File,
     /// As was asked.
     stopping: bool,
+    held: Arc<Held>,
+    usage: Usage,
+    /// For what it was killed here.
+    broken: Option<Resource>,
+}
+
+impl Running {
+    /// The limit for which it was killed, if for one: by this process or by the kernel.
+    fn broke(&self, exit: Ended) -> Option<Resource> {
+        let killed = exit == Ended::Signal(Signal::SIGKILL as i32);
+        self.broken.or_else(|| self.held.killed_for()).filter(|_| killed)
+    }
+}
+
+/// What was started.
+struct Begun {
+    child: Caged,
+    values: std::fs::File,
+    held: Arc<Held>,
 }
 
 enum State {
@@ -97,7 +121,7 @@ struct Entry {
     starts: Vec<Instant>,
 }
 
-type Started = (usize, Result<(Caged, std::fs::File), Fault>);
+type Started = (usize, Result<Begun, Fault>);
 type Starting<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = Started> + 'a>>>;
 type Ending = FuturesUnordered<Pin<Box<dyn Future<Output = (usize, Ended)>>>>;
 
@@ -121,6 +145,9 @@ pub(crate) async fn serve(context: &Context, mut words: Words) {
     let entry = |module| Entry { module, state: State::Away, starts: Vec::new() };
     let entries = BUILT_IN.iter().map(entry).collect();
     let mut table = Table { context, entries, starting: Starting::new(), ending: Ending::new(), node: None };
+    let watches = context.starter.ways.watches();
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             word = words.0.recv() => match word {
@@ -141,6 +168,7 @@ pub(crate) async fn serve(context: &Context, mut words: Words) {
             },
             Some((place, outcome)) = table.starting.next() => table.started(place, outcome),
             Some((place, exit)) = table.ending.next() => table.ended(place, exit),
+            _ = looks.tick(), if watches => table.look(Instant::now()),
         }
     }
 }
@@ -236,11 +264,22 @@ impl Table<'_> {
         }
     }
 
-    fn started(&mut self, place: usize, outcome: Result<(Caged, std::fs::File), Fault>) {
+    /// Ends those that take more than they may.
+    fn look(&mut self, now: Instant) {
+        for Entry { state, .. } in &mut self.entries {
+            let State::Running(running) = state else { continue };
+            if let Some(broken) = running.usage.look(&running.held, running.child.pid(), now) {
+                running.broken = Some(broken);
+                running.child.end_now();
+            }
+        }
+    }
+
+    fn started(&mut self, place: usize, outcome: Result<Begun, Fault>) {
         let entry = &mut self.entries[place];
         let id = entry.module.id;
         let State::Starting(value, unwanted) = std::mem::replace(&mut entry.state, State::Away) else { return };
-        let (child, mut values) = match outcome {
+        let Begun { child, mut values, held } = match outcome {
             Ok(started) => started,
             Err(fault) => return self.not_started(place, &fault, unwanted),
         };
@@ -251,7 +290,15 @@ impl Table<'_> {
         if stopping {
             child.end_now();
         }
-        entry.state = State::Running(Running { child: Rc::clone(&child), values, stopping: unwanted });
+        let running = Running {
+            child: Rc::clone(&child),
+            values,
+            stopping: unwanted,
+            held,
+            usage: Usage::default(),
+            broken: None,
+        };
+        entry.state = State::Running(running);
         self.ending.push(async move { (place, child.end().await) }.boxed_local());
         tracing::debug!("the module {id} runs in its cage");
     }
@@ -274,8 +321,12 @@ impl Table<'_> {
         let id = entry.module.id;
         let wanted = matches!(&entry.state, State::Running(running) if running.stopping);
         let filter = exit.broke_the_filter();
+        let how = match &entry.state {
+            _ if filter => String::from("SIGSYS: a system call outside its filter"),
+            State::Running(running) => running.broke(exit).map_or(exit.to_string(), |what| running.held.breach(what)),
+            _ => exit.to_string(),
+        };
         entry.state = if filter { State::Barred } else { State::Away };
-        let how = if filter { String::from("SIGSYS: a system call outside its filter") } else { exit.to_string() };
         let board = &self.context.starter.board;
         board.module_ended(id, &how, wanted, now());
         if filter {
@@ -326,7 +377,7 @@ fn is_seldom(starts: &mut Vec<Instant>, now: Instant) -> bool {
 }
 
 /// Starts a module's program; the end of its pipe of values.
-async fn begin(context: &Context, module: &'static BuiltIn) -> Result<(Caged, std::fs::File), Fault> {
+async fn begin(context: &Context, module: &'static BuiltIn) -> Result<Begun, Fault> {
     let role = openred_policy::Role::Module;
     let setup = |errno: nix::Error| Fault::Setup { role, what: "its pipe", source: errno.into() };
     let (input, values) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(setup)?;
@@ -337,6 +388,9 @@ async fn begin(context: &Context, module: &'static BuiltIn) -> Result<(Caged, st
         LogFormat::Human => "human",
         LogFormat::Json => "json",
     };
+    let program = std::fs::metadata(context.starter.programs.join(module.program));
+    let held = program.and_then(|program| context.starter.ways.hold(module.id, module.limits, program.len()));
+    let held = Arc::new(held.map_err(|source| Fault::Setup { role, what: "a group for its limits", source })?);
     let plan = ModulePlan {
         name: module.id,
         program: module.program,
@@ -345,9 +399,10 @@ async fn begin(context: &Context, module: &'static BuiltIn) -> Result<(Caged, st
         identity: context.identities.module(module.slot),
         kept: context.home.module_keeps(),
         input,
+        held: Arc::clone(&held),
     };
     let child = start_module(&context.starter, plan).await?;
-    Ok((child, values.into()))
+    Ok(Begun { child, values: values.into(), held })
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ mod tests {
     fn what_is_noted_is_owed_until_the_vault_has_recorded_it() {
         let (_folder, home) = Home::scratch();
         fs::create_dir(home.audit()).unwrap();
-        let board = Arc::new(Board::new(Baseline::of_this_process().unwrap(), String::new(), 0));
+        let board = Arc::new(Board::new(Baseline::of_this_process().unwrap(), String::new(), String::new(), 0));
         let mourn = |board: &Board, home: &Home| {
             board.report(Event::FilterBroken);
             keep(home, &board.reports()).unwrap();

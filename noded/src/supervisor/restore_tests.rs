@@ -226,7 +226,7 @@ fn what_a_restore_left_is_named_and_stays_until_the_next_one() {
     let (_folder, home) = Home::scratch();
     old_node(&home);
     std::mem::forget(lay(&home));
-    let board = Board::new(Baseline::of_this_process().unwrap(), String::new(), 0);
+    let board = Board::new(Baseline::of_this_process().unwrap(), String::new(), String::new(), 0);
     let told = board.watch_unfinished(unfinished(&home)).unwrap();
     assert!(told.code == "restore.unfinished" && told.detail.contains("/restoring"), "{told:?}");
     assert_eq!(board.status().conditions[0].code, "restore.unfinished");

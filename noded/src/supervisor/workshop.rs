@@ -9,6 +9,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use openred_policy::Identity;
+use openred_policy::limits::Ways;
 use openred_policy::observe::Baseline;
 use openred_proto::unseal::{About, Order};
 use tokio::runtime::Runtime;
@@ -38,8 +39,9 @@ impl Workshop {
     pub(crate) fn open(home: &Home, config: &NodeConfig) -> Result<Self, Failure> {
         settle()?;
         let (log, writer) = Log::start(LogFormat::Human);
-        let board = Arc::new(Board::new(Baseline::of_this_process()?, home.path().display().to_string(), now()));
-        let starter = Starter { programs: programs()?, null: null()?, board, log, callers: Default::default() };
+        let (home, ways) = (home.path().display().to_string(), Arc::new(Ways::without_groups()));
+        let board = Arc::new(Board::new(Baseline::of_this_process()?, home, ways.to_string(), now()));
+        let starter = Starter { programs: programs()?, null: null()?, board, log, ways, callers: Default::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::local("starting the runtime", &error))?;
         let (identity, patience) = (Identities::new(config.uid_base).unseal, config.keys.patience());

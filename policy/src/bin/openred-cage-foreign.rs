@@ -3,7 +3,8 @@
 //!
 //! `launch HOW UID STATE PROGRAM ARGUMENT…` prints one JSON line: what the launcher said, what was seen from outside, what the program
 //! wrote and how it ended. HOW: `right`, `wrong` (another digest), `leave` (the supervisor ends while the program runs). PROGRAM `self`
-//! is this one. `foreign ACT STATE` says `ready`, waits for a byte and tries the act: exit code 0 it worked, 100 + errno the
+//! is this one; `held` and `watched` start it with small limits, held by what this machine has or without any group, and look at it until it
+//! ends or was held back. `foreign ACT STATE` says `ready`, waits for a byte and tries the act: exit code 0 it worked, 100 + errno the
 //! kernel refused it.
 
 #![forbid(unsafe_code)]
@@ -16,10 +17,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use openred_policy::launch::{Launch, digest_of, runtime};
+use openred_policy::limits::{Held, Limits, Resource, Usage, Ways};
 use openred_policy::probe::{self, memory};
+use openred_policy::spawn::Child;
 use openred_policy::{Error, Identity, KeptPath, LayerName, Role, barrier, observe};
 use serde_json::json;
 
@@ -29,6 +33,12 @@ const STAGE: Duration = Duration::from_secs(30);
 const REFUSED: i32 = 100;
 /// The number from which the launcher starts a program.
 const PROGRAM: u64 = 120;
+/// What is taken too much of by `take-…`.
+const LIMITS: Limits = Limits { memory: 48 << 20, cpu: 5, tasks: 8, descriptors: 32 };
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(50);
+/// Throttled so often, the processor is held back and not only late.
+const THROTTLED: u64 = 10;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -69,9 +79,13 @@ fn launch(how: &str, uid: &str, state: &Path, program: &str, rest: &[&str]) -> R
     launch = rest.iter().fold(launch, |launch, argument| launch.argument(argument));
     launch = launch.descriptor(input)?.descriptor(output)?.descriptor(std::io::stderr())?;
     let expected = observe::Expected { identity, kept: launch.kept().to_vec() };
+    let held = hold(how, &path).map_err(failed)?;
+    if let Some(held) = &held {
+        launch = launch.limits(held);
+    }
     let (child, host) = launch.start()?;
     let (mut line, mut ready) = (json!({}), [0u8; 6]);
-    if let Some(namespaces) = stages(&host, child.pid(), &mut line)?
+    if let Some(namespaces) = stages(&host, child.pid(), held.as_ref(), &mut line)?
         && program == "self"
         && from_child.read_exact(&mut ready).is_ok()
     {
@@ -83,6 +97,10 @@ fn launch(how: &str, uid: &str, state: &Path, program: &str, rest: &[&str]) -> R
     }
     let _ = to_child.write_all(b"hello\n");
     drop(to_child);
+    if let Some(held) = &held {
+        line["exit"] = json!(watch(held, &child, &mut line)?);
+        return Ok(line);
+    }
     let mut said = String::new();
     let _ = from_child.read_to_string(&mut said);
     line["said"] = json!(said);
@@ -90,13 +108,56 @@ fn launch(how: &str, uid: &str, state: &Path, program: &str, rest: &[&str]) -> R
     Ok(line)
 }
 
+/// What holds the program's limits, where it is to have any.
+fn hold(how: &str, program: &Path) -> std::io::Result<Option<Held>> {
+    let ways = match how {
+        "held" => Ways::find(&format!("openred-cage-foreign {}", std::process::id())),
+        "watched" => Ways::without_groups(),
+        _ => return Ok(None),
+    };
+    ways.hold("probe", LIMITS, std::fs::metadata(program)?.len()).map(Some)
+}
+
+/// Looks at a program until it ends, as a supervisor does; it is killed for what it broke, and once its processor is held back.
+fn watch(held: &Held, child: &Child, line: &mut serde_json::Value) -> Result<Option<String>, Error> {
+    let mut usage = Usage::default();
+    line["ways"] = json!(Resource::ALL.map(|resource| held.way(resource).name()));
+    line["limits"] = json!(held.layer(child.pid()));
+    loop {
+        if let Some(exit) = child.try_wait()? {
+            line["killed_for"] = json!(held.killed_for().map(Resource::name));
+            line["tasks_refused"] = json!(held.refused(Resource::Tasks));
+            return Ok(Some(exit.to_string()));
+        }
+        if let Some(broken) = usage.look(held, child.pid(), Instant::now()) {
+            line["broken"] = json!(broken.name());
+            child.signal(Signal::SIGKILL)?;
+        }
+        if held.refused(Resource::Cpu) >= THROTTLED {
+            line["throttled"] = json!(true);
+            child.signal(Signal::SIGKILL)?;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
 /// The launcher's stages, to the end of the barrier; its namespaces when the program runs.
-fn stages(host: &barrier::Host, pid: i32, line: &mut serde_json::Value) -> Result<Option<observe::Namespaces>, Error> {
+fn stages(
+    host: &barrier::Host,
+    pid: i32,
+    held: Option<&Held>,
+    line: &mut serde_json::Value,
+) -> Result<Option<observe::Namespaces>, Error> {
+    let enter = |held: &Held| {
+        let failed = |source| Error::LocalKernel { layer: LayerName::Resources, call: "cgroup.procs", source };
+        held.enter(pid).map_err(failed)
+    };
     let mut namespaces = None;
     loop {
         match host.next(STAGE) {
             Ok(barrier::Stage::Namespaced) => {
                 namespaces = Some(observe::namespaces(pid)?);
+                held.map_or(Ok(()), enter)?;
                 host.go()?;
             }
             Ok(barrier::Stage::Confined { report }) => line["inside"] = json!(report.layers),
@@ -153,6 +214,12 @@ fn attempt(act: &str, state: &Path) -> Result<(), i32> {
         "connect-abstract" => {
             SocketAddr::from_abstract_name("openred-nobody").and_then(|name| UnixStream::connect_addr(&name)).map(drop)
         }
+        "take-memory" => take_memory(),
+        "take-cpu" => loop {
+            std::hint::spin_loop();
+        },
+        "take-tasks" => take_tasks(),
+        "take-descriptors" => take_descriptors(),
         "panic" => panic!("a literal of the test"),
         "hang" => loop {
             std::thread::park();
@@ -172,6 +239,35 @@ fn use_state(state: &Path) -> std::io::Result<()> {
     std::fs::rename(&first, &second)?;
     assert_eq!(std::fs::read(&second)?, b"text");
     std::fs::remove_file(&second)
+}
+
+/// More and more, each page touched.
+fn take_memory() -> std::io::Result<()> {
+    let mut taken = Vec::new();
+    loop {
+        taken.push(vec![1u8; 1 << 20]);
+        std::hint::black_box(&taken);
+        // So fast that nobody looks in between, it would be the kernel's to refuse it.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn take_tasks() -> std::io::Result<()> {
+    let wait = || {
+        loop {
+            std::thread::park();
+        }
+    };
+    loop {
+        std::thread::Builder::new().stack_size(64 << 10).spawn(wait)?;
+    }
+}
+
+fn take_descriptors() -> std::io::Result<()> {
+    let mut taken = Vec::new();
+    loop {
+        taken.push(std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned()?);
+    }
 }
 
 /// Writes a program into its state, puts it at the number that the filter allows, and executes it.
