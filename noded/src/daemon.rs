@@ -311,6 +311,10 @@ async fn live(
     };
     let served = served.unwrap_or(Ok(()));
     tasks.shutdown().await;
+    // A dead disk must not hold up the end: what this loses is what a crash would.
+    if !matches!(tokio::time::timeout(THREADS_END, node.links.store_used()).await, Ok(Ok(()))) {
+        tracing::warn!("when links were used last was not stored");
+    }
     drop(node);
     wait_for(|| admin.is_finished(), THREADS_END);
     served.map_err(local("serving peers"))

@@ -151,6 +151,8 @@ pub(crate) struct Links {
     unstored: Mutex<usage::Unstored>,
     /// Woken when there is some.
     use_due: Notify,
+    /// Woken when so much of it is counts that it is not to wait.
+    counts_due: Notify,
 }
 
 /// What the service is made of.
@@ -204,6 +206,7 @@ impl Links {
             sync_wanted: Notify::new(),
             unstored: Mutex::default(),
             use_due: Notify::new(),
+            counts_due: Notify::new(),
         });
         loaded.settle_successions().await?;
         Ok(loaded)

@@ -84,7 +84,8 @@ pub trait Links: Send + Sync {
     /// Another live link with `peer`, to try when it refuses handshakes over that one: the two sides may not agree on what renewed it.
     fn fallback_for_peer(&self, peer: &NodeId) -> Option<Arc<LinkHandle>>;
 
-    /// Records an opened session; durable when it returns. The window of tags tolerates the loss of the last few.
+    /// Records an opened session: durable when it returns if it changes the link's state, else soon. The window of tags tolerates the loss
+    /// of the last few.
     async fn session_opened(&self, opened: SessionOpened);
 
     /// Answers what `peer` asks about links inside a session: status and body.
