@@ -1,8 +1,8 @@
 //! The front: gRPC on an AF_UNIX listener, each call one typed request to the vault, each reply one answer. It holds
 //! no key of the node; what `noded` may have (secrets of sessions, store keys) passes through it.
 //!
-//! `callers` says who may connect, `connection` admits and meters them, `service` is the generated trait, `convert` turns protobuf into requests and replies
-//! into protobuf, `refused` tells the audit trail what was turned away here, and `outgoing` what HTTP/2 itself refused, `link`
+//! `callers` says who may connect, `connection` admits and meters them, `service` is the generated trait, `handshakes` its one stream, `convert` turns
+//! protobuf into requests and replies into protobuf, `refused` tells the audit trail what was turned away here, and `outgoing` what HTTP/2 itself refused, `link`
 //! multiplexes calls over the one stream to the vault, `places` says how many of which kind. In: bytes of `noded`. Out: bounded frames. It opens
 //! nothing: listener and stream are inherited. It lives as long as the vault: when that is gone, calls answer UNAVAILABLE and
 //! [`serve`] returns, so that the supervisor replaces both.
@@ -11,6 +11,7 @@ mod callers;
 mod connection;
 mod convert;
 mod gather;
+mod handshakes;
 mod link;
 mod outgoing;
 mod places;
@@ -59,8 +60,8 @@ pub enum End {
 }
 
 /// The generated service with its bounds on messages.
-fn contract(link: VaultLink, node: NodeId) -> CryptodServer<Service> {
-    CryptodServer::new(Service::new(link, node))
+fn contract(link: VaultLink, node: NodeId, refused: Arc<Refused>) -> CryptodServer<Service> {
+    CryptodServer::new(Service::new(link, node, refused))
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES)
 }
@@ -83,8 +84,8 @@ pub async fn serve(
     };
     ready();
     let callers = Arc::new(callers);
-    let service = contract(link.clone(), node);
     let refused = Arc::new(Refused::default());
+    let service = contract(link.clone(), node, Arc::clone(&refused));
     let for_calls = Arc::clone(&refused);
     let served = Server::builder()
         .layer(MapResponseLayer::new(move |response: tonic::codegen::http::Response<tonic::body::Body>| {

@@ -24,7 +24,7 @@ use tower::ServiceExt;
 use crate::corpus::numbered;
 use crate::records::NOW;
 
-const CALLS: [&str; 22] = [
+const CALLS: [&str; 23] = [
     "Describe",
     "SignCard",
     "SignHttp",
@@ -47,6 +47,7 @@ const CALLS: [&str; 22] = [
     "SignSession",
     "StartDirect",
     "AnswerDirect",
+    "Handshakes",
 ];
 
 const NODE: NodeId = NodeId::from_bytes([1; 32]);

@@ -1,6 +1,6 @@
 //! The key process as this node sees it: one typed call per operation over its AF_UNIX socket, nothing kept between calls.
 //!
-//! Two connections, each reconnecting by itself when the front was restarted; every call has a deadline, and a key process
+//! Two connections, each reconnecting by itself when the front was restarted; handshakes go over one stream on the first (`handshakes`); every call has a deadline, and a key process
 //! that is away is a named error. What comes back is checked before it leaves this file. Secrets of sessions pass through
 //! here once, on their way into the session layer.
 
@@ -14,6 +14,8 @@ use bytes::Bytes;
 use openred_proto::checked::card::CardFields;
 use openred_proto::cryptod as wire;
 use openred_proto::cryptod::cryptod_client::CryptodClient as Generated;
+use openred_proto::cryptod::handshake_answer::Outcome;
+use openred_proto::cryptod::handshake_call::Phase;
 use openred_proto::error::WireError;
 use openred_proto::id::{HandshakeId, LinkId, NodeId, PrekeyId, UnixMillis};
 use openred_proto::method::{Method, MethodSet, Schedule};
@@ -25,10 +27,12 @@ use tonic::{Code, Status};
 
 use crate::reports::Seen;
 
+mod handshakes;
 mod listener;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use handshakes::Handshakes;
 use listener::Listener;
 
 /// Connections to the front; two carry twice what one does, a third brings nothing (docs/budgets.md).
@@ -181,6 +185,9 @@ pub trait HandshakeKeys: Send + Sync {
 pub struct CryptodClient {
     connections: Arc<[Generated<Channel>; CONNECTIONS]>,
     turn: Arc<AtomicUsize>,
+    /// What must arrive in the order in which it was asked: a link's REQUESTs carry rising timestamps, and one that overtook another would
+    /// make the other a replay.
+    handshakes: Handshakes,
 }
 
 impl CryptodClient {
@@ -191,20 +198,15 @@ impl CryptodClient {
         // The address is of no use to a connector that knows its socket.
         let endpoint = Endpoint::from_static("http://cryptod").connect_timeout(DEADLINE).timeout(DEADLINE);
         let listener = Listener::new(socket.to_owned(), opened_by);
-        let connections = std::array::from_fn(|_| Generated::new(listener.channel(&endpoint)));
-        Self { connections: Arc::new(connections), turn: Arc::default() }
+        let connections: [_; CONNECTIONS] = std::array::from_fn(|_| Generated::new(listener.channel(&endpoint)));
+        let handshakes = Handshakes::new(connections[0].clone());
+        Self { connections: Arc::new(connections), turn: Arc::default(), handshakes }
     }
 
     /// The connection whose turn it is.
     fn next(&self) -> Generated<Channel> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         self.connections[turn % CONNECTIONS].clone()
-    }
-
-    /// One connection for what must arrive in the order in which it was asked: a link's REQUESTs carry rising timestamps, and
-    /// one that overtook another would make the other a replay.
-    fn ordered(&self) -> Generated<Channel> {
-        self.connections[0].clone()
     }
 
     /// Who the node is and what the key process did so far.
@@ -399,12 +401,12 @@ impl CryptodClient {
 #[async_trait]
 impl HandshakeKeys for CryptodClient {
     async fn start_handshake(&self, row: Bytes) -> Result<HalfOpen, KeysError> {
-        half_open(answer(self.ordered().start_handshake(wire::LinkRow { row }).await)?)
+        half_open(self.handshakes.ask(Phase::Start(wire::LinkRow { row })).await?)
     }
 
     async fn answer_handshake(&self, row: Bytes, noise: Bytes, directory_head: Bytes) -> Result<HalfOpen, KeysError> {
         let request = wire::AnswerHandshakeRequest { row, noise, directory_head };
-        half_open(answer(self.ordered().answer_handshake(request).await)?)
+        half_open(self.handshakes.ask(Phase::Answer(request)).await?)
     }
 
     async fn finish_handshake(
@@ -414,29 +416,34 @@ impl HandshakeKeys for CryptodClient {
         directory_head: Bytes,
     ) -> Result<(Bytes, SessionGrant), KeysError> {
         let request = wire::ContinueHandshakeRequest { handshake: handshake_bytes(&handshake), noise, directory_head };
-        let reply = answer(self.next().finish_handshake(request).await)?;
-        Ok((reply.noise, grant(present("session grant", reply.grant)?)?))
+        match self.handshakes.ask(Phase::Finish(request)).await? {
+            Outcome::Finished(reply) => Ok((reply.noise, grant(present("session grant", reply.grant)?)?)),
+            _ => Err(OTHER_CALL.into()),
+        }
     }
 
     async fn complete_handshake(&self, handshake: HandshakeId, noise: Bytes) -> Result<SessionGrant, KeysError> {
         let directory_head = Bytes::new();
         let request = wire::ContinueHandshakeRequest { handshake: handshake_bytes(&handshake), noise, directory_head };
-        grant(answer(self.next().complete_handshake(request).await)?)
+        match self.handshakes.ask(Phase::Complete(request)).await? {
+            Outcome::Completed(reply) => grant(reply),
+            _ => Err(OTHER_CALL.into()),
+        }
     }
 
     async fn start_direct(&self, method: Method, peer: NodeId) -> Result<HalfOpen, KeysError> {
         let request = wire::StartDirectRequest { method: u32::from(method as u8), peer: id_bytes(&peer) };
-        half_open(answer(self.next().start_direct(request).await)?)
+        half_open(self.handshakes.ask(Phase::StartDirect(request)).await?)
     }
 
     async fn answer_direct(&self, method: Method, noise: Bytes, directory_head: Bytes) -> Result<HalfOpen, KeysError> {
         let request = wire::AnswerDirectRequest { method: u32::from(method as u8), noise, directory_head };
-        half_open(answer(self.next().answer_direct(request).await)?)
+        half_open(self.handshakes.ask(Phase::AnswerDirect(request)).await?)
     }
 
     async fn abandon_handshake(&self, handshake: HandshakeId) -> Result<(), KeysError> {
         let request = wire::HandshakeName { handshake: handshake_bytes(&handshake) };
-        answer(self.next().abandon_handshake(request).await).map(|_| ())
+        self.handshakes.ask(Phase::Abandon(request)).await.map(|_| ())
     }
 
     async fn sign_session(&self, handshake: HandshakeId) -> Result<Bytes, KeysError> {
@@ -457,10 +464,15 @@ fn answer<T>(reply: Result<tonic::Response<T>, Status>) -> Result<T, KeysError> 
 
 /// A refusal carries its code in a header; without one, the call itself failed.
 fn failure(status: &Status) -> KeysError {
-    if let Some(code) = status.metadata().get(REFUSAL_HEADER).and_then(|value| value.to_str().ok()) {
-        return Refusal::from_code(code).map_or(KeysError::RefusedOtherwise(status.code()), KeysError::Refused);
+    let refused = status.metadata().get(REFUSAL_HEADER).and_then(|value| value.to_str().ok());
+    refusal(refused, status.code())
+}
+
+fn refusal(refused: Option<&str>, code: Code) -> KeysError {
+    if let Some(refused) = refused {
+        return Refusal::from_code(refused).map_or(KeysError::RefusedOtherwise(code), KeysError::Refused);
     }
-    match status.code() {
+    match code {
         Code::Cancelled | Code::DeadlineExceeded => KeysError::Slow,
         Code::Unavailable | Code::Unknown | Code::Aborted | Code::Internal => KeysError::Away,
         code => KeysError::RefusedOtherwise(code),
@@ -518,7 +530,10 @@ fn accepted(reply: wire::AcceptedLink) -> Result<AcceptedLink, KeysError> {
     })
 }
 
-fn half_open(reply: wire::StartedHandshake) -> Result<HalfOpen, KeysError> {
+const OTHER_CALL: WireError = WireError::Malformed { what: "handshake answer", why: "it is of another phase" };
+
+fn half_open(outcome: Outcome) -> Result<HalfOpen, KeysError> {
+    let Outcome::Started(reply) = outcome else { return Err(OTHER_CALL.into()) };
     Ok(HalfOpen { handshake: HandshakeId::from_bytes(array("handshake id", &reply.handshake)?), noise: reply.noise })
 }
 

@@ -28,6 +28,8 @@ use super::refused::{Greeting, Refused};
 
 /// Connections at once: `noded` keeps two, and a restarted one may overlap with its predecessor.
 const CONNECTIONS: usize = 8;
+/// Streams of handshakes that a connection may have: one, and one that takes its place before its end was noticed.
+const STREAMS: usize = 2;
 /// Faults after which a connection is closed: a version skew shows in a few, a probe in many.
 const FAULTS: f64 = 16.0;
 /// Faults forgotten in a second, one in a minute: a connection lives as long as `noded`, and what somebody else can bring
@@ -87,6 +89,8 @@ pub(super) struct Caller {
     places: Places,
     /// Dear calls that it may have open.
     dear: Arc<Semaphore>,
+    /// Streams of handshakes that it may have open.
+    streams: Arc<Semaphore>,
     /// How many more faults it may make.
     patience: Mutex<Bucket>,
     out: AtomicBool,
@@ -123,6 +127,7 @@ impl Caller {
             bucket: Bucket::full(BURST),
             places: Places::of_caller(),
             dear: Arc::new(Semaphore::new(DEAR_WAITING)),
+            streams: Arc::new(Semaphore::new(STREAMS)),
             patience: Bucket::full(FAULTS - 1.0),
             out: AtomicBool::new(false),
         }
@@ -143,6 +148,14 @@ impl Caller {
             Lane::Cheap => Ok(None),
             Lane::Dear => Arc::clone(&self.dear).try_acquire_owned().map(Some),
         }
+    }
+
+    /// Lets a stream of handshakes be open, for as long as what is given is held.
+    ///
+    /// # Errors
+    /// When there are as many as may be.
+    pub(super) fn may_stream(&self) -> Result<OwnedSemaphorePermit, TryAcquireError> {
+        Arc::clone(&self.streams).try_acquire_owned()
     }
 
     /// Takes a token for one call.

@@ -29,7 +29,7 @@ const HEAD_BYTES: usize = 32;
 
 type Checked<T> = Result<T, Status>;
 
-fn wrong(field: &'static str) -> Status {
+pub(super) fn wrong(field: &'static str) -> Status {
     Status::invalid_argument(format!("field `{field}` has a wrong length or value"))
 }
 
@@ -157,6 +157,10 @@ pub(super) fn list_links(message: &rpc::ListLinksRequest) -> Checked<Request> {
 
 pub(super) fn revoke_link(message: rpc::LinkName) -> Checked<Request> {
     Ok(Request::RevokeLink { link: LinkId::from_bytes(array("link_id", &message.link_id)?) })
+}
+
+pub(super) fn start_handshake(message: &rpc::LinkRow) -> Checked<Request> {
+    Ok(Request::StartHandshake { row: row(&message.row)? })
 }
 
 pub(super) fn answer_handshake(message: rpc::AnswerHandshakeRequest) -> Checked<Request> {

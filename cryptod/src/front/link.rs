@@ -152,7 +152,7 @@ impl VaultLink {
     }
 
     /// Resolves once the vault is gone.
-    pub(super) fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub(super) fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut gone = self.gone.clone();
         async move {
             let _ = gone.wait_for(|gone| *gone).await;

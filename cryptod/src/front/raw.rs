@@ -20,7 +20,7 @@ pub fn service(
     node: NodeId,
 ) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible> {
     let caller = Arc::new(Caller::new());
-    super::contract(VaultLink::start(vault), node).map_request(move |mut request: Request<Body>| {
+    super::contract(VaultLink::start(vault), node, Arc::default()).map_request(move |mut request: Request<Body>| {
         request.extensions_mut().insert(Arc::clone(&caller));
         request
     })

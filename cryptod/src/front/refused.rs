@@ -48,12 +48,17 @@ impl Refused {
         // What the vault refused carries the refusal's code, and the vault has recorded it.
         let is_ours = !response.headers().contains_key(REFUSAL_HEADER);
         let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
-        let breaks_contract =
-            matches!(code, Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented | Code::Internal);
-        if response.status() != StatusCode::OK || (is_ours && breaks_contract) {
+        if response.status() != StatusCode::OK || (is_ours && breaks_contract(code)) {
             self.add(1);
         }
         response
+    }
+
+    /// Looks at what a stream answers, or ends with.
+    pub(super) fn see_status(&self, status: &Status) {
+        if !status.metadata().contains_key(REFUSAL_HEADER) && breaks_contract(status.code()) {
+            self.add(1);
+        }
     }
 
     /// Reports to the vault, until that is gone.
@@ -72,6 +77,10 @@ impl Refused {
             tokio::time::sleep(Duration::from_secs(1) / REPORTS_PER_SECOND).await;
         }
     }
+}
+
+const fn breaks_contract(code: Code) -> bool {
+    matches!(code, Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented | Code::Internal)
 }
 
 /// Hears how a connection begins: what is no HTTP/2 is counted, and not read on.

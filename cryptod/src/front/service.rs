@@ -1,18 +1,22 @@
 //! The generated service: each call takes a token, becomes one request, and its reply one message. No arm decides anything.
+//! The phases of handshakes come one by one as well as over a stream (`handshakes`).
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::Stream;
 use openred_proto::cryptod as rpc;
 use openred_proto::cryptod::cryptod_server::Cryptod;
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::NodeId;
 use openred_proto::vault::{Reply, Request};
-use tonic::{Code, Response, Status};
+use tonic::{Code, Response, Status, Streaming};
 
 use super::connection::Caller;
-use super::convert;
 use super::link::{Unanswered, VaultLink};
+use super::refused::Refused;
+use super::{convert, handshakes};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -20,43 +24,56 @@ type Answer<T> = Result<Response<T>, Status>;
 pub(super) struct Service {
     vault: VaultLink,
     node: NodeId,
+    refused: Arc<Refused>,
 }
 
 impl Service {
-    pub(super) const fn new(vault: VaultLink, node: NodeId) -> Self {
-        Self { vault, node }
+    pub(super) const fn new(vault: VaultLink, node: NodeId, refused: Arc<Refused>) -> Self {
+        Self { vault, node, refused }
     }
 
-    /// Meters the caller, checks the message, asks the vault, and turns the reply.
+    /// A call by itself.
     async fn call<M, T>(
         &self,
         call: tonic::Request<M>,
         request: impl FnOnce(M) -> Result<Request, Status>,
         answer: impl FnOnce(Reply) -> Result<T, Status>,
     ) -> Answer<T> {
-        let caller = call.extensions().get::<Arc<Caller>>().cloned();
-        let caller = caller.ok_or_else(|| Status::internal("a connection without its caller"))?;
-        if !caller.may_call(Instant::now()) {
-            return Err(Status::resource_exhausted("too many calls on this connection; slow down"));
+        let caller = caller(&call)?;
+        let message = call.into_inner();
+        ask(&self.vault, &caller, || request(message), answer).await.map(Response::new)
+    }
+}
+
+fn caller<M>(call: &tonic::Request<M>) -> Result<Arc<Caller>, Status> {
+    let caller = call.extensions().get::<Arc<Caller>>().cloned();
+    caller.ok_or_else(|| Status::internal("a connection without its caller"))
+}
+
+/// Meters the caller, checks the message, asks the vault, and turns the reply.
+pub(super) async fn ask<T>(
+    vault: &VaultLink,
+    caller: &Caller,
+    request: impl FnOnce() -> Result<Request, Status>,
+    answer: impl FnOnce(Reply) -> Result<T, Status>,
+) -> Result<T, Status> {
+    if !caller.may_call(Instant::now()) {
+        return Err(Status::resource_exhausted("too many calls on this connection; slow down"));
+    }
+    let request = request().inspect_err(|status| {
+        if convert::is_callers_fault(status) {
+            caller.note_fault(Instant::now());
         }
-        let request = request(call.into_inner()).inspect_err(|status| {
-            if convert::is_callers_fault(status) {
-                caller.note_fault(Instant::now());
-            }
-        })?;
-        // Held until this call is over. Too many of what is dear are refused, or they would take what is cheap its streams.
-        let _waits = caller.may_wait(request.lane()).map_err(|_| busy())?;
-        let reply = self.vault.ask(caller.places(), request).await.map_err(unanswered)?;
-        let status = match answer(reply) {
-            Ok(message) => return Ok(Response::new(message)),
-            Err(status) => status,
-        };
-        // The vault refuses out of role what this front never sends: such a caller speaks another contract.
+    })?;
+    // Held until this call is over. Too many of what is dear are refused, or they would take what is cheap its streams.
+    let _waits = caller.may_wait(request.lane()).map_err(|_| busy())?;
+    let reply = vault.ask(caller.places(), request).await.map_err(unanswered)?;
+    // The vault refuses out of role what this front never sends: such a caller speaks another contract.
+    answer(reply).inspect_err(|status| {
         if status.code() == Code::PermissionDenied {
             caller.note_fault(Instant::now());
         }
-        Err(status)
-    }
+    })
 }
 
 fn busy() -> Status {
@@ -136,8 +153,7 @@ impl Cryptod for Service {
     }
 
     async fn start_handshake(&self, call: tonic::Request<rpc::LinkRow>) -> Answer<rpc::StartedHandshake> {
-        let request = |link: rpc::LinkRow| Ok(Request::StartHandshake { row: convert::row(&link.row)? });
-        self.call(call, request, convert::started_handshake).await
+        self.call(call, |link| convert::start_handshake(&link), convert::started_handshake).await
     }
 
     async fn answer_handshake(
@@ -185,6 +201,15 @@ impl Cryptod for Service {
         self.call(call, convert::store_key_request, convert::store_key).await
     }
 
+    type HandshakesStream = Pin<Box<dyn Stream<Item = Result<rpc::HandshakeAnswer, Status>> + Send>>;
+
+    async fn handshakes(&self, call: tonic::Request<Streaming<rpc::HandshakeCall>>) -> Answer<Self::HandshakesStream> {
+        let caller = caller(&call)?;
+        let open = caller.may_stream().map_err(|_| busy())?;
+        let desk = handshakes::Desk::new(self.vault.clone(), caller, Arc::clone(&self.refused), open);
+        Ok(Response::new(Box::pin(desk.serve(call.into_inner()))))
+    }
+
     async fn report(&self, call: tonic::Request<rpc::ReportRequest>) -> Answer<rpc::Done> {
         self.call(call, |report| convert::report(&report), convert::done).await
     }
@@ -207,7 +232,7 @@ mod tests {
     #[tokio::test]
     async fn what_somebody_else_sent_is_no_fault_of_the_caller() {
         let (near, _vault) = UnixStream::pair().unwrap();
-        let service = Service::new(VaultLink::start(near), NodeId::from_bytes([1; 32]));
+        let service = Service::new(VaultLink::start(near), NodeId::from_bytes([1; 32]), Arc::default());
         let caller = Arc::new(Caller::new());
         let row = Bytes::from_static(&[1; 97]);
         for length in (0..200).map(|round| if round % 2 == 0 { 0 } else { 5000 }) {

@@ -4,6 +4,8 @@
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use openred_cryptod::audit::Trail;
 use openred_cryptod::keyring::Keyring;
 use openred_cryptod::state::State;
@@ -152,6 +154,44 @@ async fn a_key_process_that_is_away_is_named_and_found_again() {
     }
     let _again = Daemon::start(4, place);
     assert_eq!(client.describe().await.unwrap().node, node, "the same client finds the new front");
+}
+
+#[tokio::test]
+async fn the_stream_of_handshakes_bears_callers_who_leave_many_at_once_and_a_new_front() {
+    let (one, other) = (daemon(5), daemon(6));
+    let (alice, bob) = (one.client(), other.client());
+    let (issued, accepted) = link(&alice, &bob).await;
+    // One who leaves before the answer: the others have theirs, and nothing of him is left.
+    assert!(alice.start_handshake(issued.row.clone()).now_or_never().is_none());
+    let started = alice.start_handshake(issued.row.clone()).await.unwrap();
+    assert_eq!(alice.handshakes.waiting(), 0);
+    let half_open = alice.describe().await.unwrap().half_open;
+    assert_eq!(half_open, 2, "what the key process was asked it has done");
+    alice.abandon_handshake(started.handshake).await.unwrap();
+    assert_eq!(alice.describe().await.unwrap().half_open, 1);
+
+    // In the order in which they were asked: none is a replay of the next.
+    for _ in 0..8 {
+        let requests = join_all((0..3).map(|_| alice.start_handshake(issued.row.clone()))).await;
+        let requests: Vec<HalfOpen> = requests.into_iter().map(Result::unwrap).collect();
+        let head = Bytes::new;
+        let answers = join_all(
+            requests.iter().map(|request| bob.answer_handshake(accepted.row.clone(), request.noise.clone(), head())),
+        );
+        for (request, answered) in requests.iter().zip(answers.await) {
+            alice.abandon_handshake(request.handshake).await.unwrap();
+            bob.abandon_handshake(answered.unwrap().handshake).await.unwrap();
+        }
+    }
+
+    let place = one.end().await;
+    assert_eq!(alice.start_handshake(issued.row.clone()).await.unwrap_err(), KeysError::Away);
+    let _again = Daemon::start(5, place);
+    let refused = alice.start_handshake(issued.row).await.unwrap_err();
+    assert!(
+        matches!(refused, KeysError::Refused(_)),
+        "the same client finds the new front, whose state is another: {refused:?}"
+    );
 }
 
 /// A listener of this process is asked for by its process id, and by another's: of the first the server hears, of the other not a byte.
