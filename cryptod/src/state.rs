@@ -28,6 +28,9 @@ pub mod image;
 pub const LINKS_PER_PEER: usize = 2;
 /// Records that one commit can touch; the loop commits before there are more.
 pub const TOUCHED: usize = 64;
+/// How far ahead of its use a REQUEST timestamp is reserved, in milliseconds: one write for all handshakes of that time over a link. After a crash
+/// the next one is later than any that was reserved; receivers hold them against the one before and no clock.
+const RESERVED_AHEAD: u64 = 10_000;
 /// How long a sequence window outlives the last offer it has seen: both sides' clock grace.
 const WINDOW_KEPT: Duration = Duration::from_secs(2 * CLOCK_GRACE.as_secs());
 
@@ -114,8 +117,10 @@ pub struct LinkRecord {
     pub proven: bool,
     /// Greatest REQUEST timestamp accepted from the peer.
     pub timestamp_in: u64,
-    /// Last REQUEST timestamp sent.
+    /// Nothing later was sent as a REQUEST timestamp: they are reserved ahead of use, so that few need a write ([`State::take_timestamp`]).
     pub timestamp_out: u64,
+    /// Last REQUEST timestamp sent. Not stored: after a start it is all that was reserved.
+    pub timestamp_sent: u64,
     /// Handshakes completed over it.
     pub operations: u64,
     /// SHA-256 of its offer.
@@ -362,6 +367,25 @@ impl State {
     ) -> Result<()> {
         let index = self.apply(link, now, change)?;
         self.touched_lazily.insert(index);
+        Ok(())
+    }
+
+    /// Marks a REQUEST timestamp as sent; durable, with those behind it, when nobody reserved it before.
+    ///
+    /// # Errors
+    /// As [`State::link`].
+    pub(crate) fn take_timestamp(&mut self, link: &LinkId, now: UnixMillis, timestamp: UnixMillis) -> Result<()> {
+        let mut is_reserved = true;
+        let index = self.apply(link, now, |record| {
+            record.timestamp_sent = timestamp.0;
+            if timestamp.0 > record.timestamp_out {
+                record.timestamp_out = timestamp.0.saturating_add(RESERVED_AHEAD);
+                is_reserved = false;
+            }
+        })?;
+        if !is_reserved {
+            self.touched.insert(index);
+        }
         Ok(())
     }
 

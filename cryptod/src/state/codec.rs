@@ -207,6 +207,7 @@ fn decode_link(fields: &mut In<'_>) -> Result<Option<LinkRecord>> {
     let (link, method, epoch) = (LinkId::from_bytes(fields.array()?), method(fields.byte()?)?, fields.number()?);
     let (not_before, not_after, row_version) = (fields.millis()?, fields.millis()?, fields.number()?);
     let flags = fields.byte()?;
+    let (timestamp_in, timestamp_out) = (fields.number()?, fields.number()?);
     Ok(Some(LinkRecord {
         link,
         side,
@@ -217,8 +218,9 @@ fn decode_link(fields: &mut In<'_>) -> Result<Option<LinkRecord>> {
         row_version,
         revoked: flags & 1 != 0,
         proven: flags & 2 != 0,
-        timestamp_in: fields.number()?,
-        timestamp_out: fields.number()?,
+        timestamp_in,
+        timestamp_out,
+        timestamp_sent: timestamp_out,
         operations: fields.number()?,
         token_id: fields.array()?,
         decided_at: fields.millis()?,

@@ -65,6 +65,7 @@ fn link(number: u8) -> LinkRecord {
         proven: false,
         timestamp_in: 0,
         timestamp_out: 0,
+        timestamp_sent: 0,
         operations: 0,
         token_id: [number; 32],
         decided_at: NOW,

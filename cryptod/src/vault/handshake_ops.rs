@@ -1,5 +1,5 @@
 //! Operations of the handshake: what the machines in `handshake` need from keys and state, and what the state remembers of
-//! them (PROTOCOL 5): the REQUEST timestamps sent and accepted, both durable before a byte leaves.
+//! them (PROTOCOL 5): the REQUEST timestamps sent and accepted, both durable before a byte leaves, the sent ones as what is reserved.
 
 use openred_proto::checked::session_proof::SessionWord;
 use openred_proto::id::{HandshakeId, NodeId, UnixMillis};
@@ -42,14 +42,12 @@ impl Unlocked {
         let link = self.open_link(now, row)?;
         let (id, method) = (link.record.link, link.record.method);
         // max(now, last sent + 1): rises even when the clock does not.
-        let timestamp = UnixMillis(now.0.max(link.record.timestamp_out.saturating_add(1)));
+        let timestamp = UnixMillis(now.0.max(link.record.timestamp_sent.saturating_add(1)));
         let (node, peer) = (self.keyring.identity.node_id(), link.peer);
         let linked = linked(link, node, peer)?;
         let own = credentials(&self.statics, &self.state, method)?;
         let (handshake, noise) = self.handshakes.begin(now, random, timestamp, linked, &own)?;
-        self.state.change_link(&id, now, |record| {
-            record.timestamp_out = timestamp.0;
-        })?;
+        self.state.take_timestamp(&id, now, timestamp)?;
         Ok(Reply::HandshakeStarted { handshake, noise })
     }
 

@@ -288,6 +288,7 @@ const fn record(header: &SealedHeader, side: Side, token_id: [u8; 32], now: Unix
         proven: false,
         timestamp_in: 0,
         timestamp_out: 0,
+        timestamp_sent: 0,
         operations: 0,
         token_id,
         decided_at: now,

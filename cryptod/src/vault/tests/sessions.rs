@@ -90,6 +90,36 @@ fn a_handshake_waits_for_the_disk_once_a_side_and_its_count_follows() {
 }
 
 #[test]
+fn timestamps_are_reserved_ahead_and_a_crash_skips_what_was() {
+    let (mut alice, mut bob, issued, accepted) = linked();
+    let begin = |alice: &mut Node| {
+        let request = Frame { id: 1, body: Request::StartHandshake { row: issued.row.clone() } };
+        let reply = alice.vault.handle(alice.now, &mut alice.random, Role::Node, request).reply.body;
+        let Reply::HandshakeStarted { handshake, noise } = reply else { panic!("{reply:?}") };
+        let writes = alice.vault.commit(&mut alice.random).unwrap().state.len();
+        alice.ask(Request::AbandonHandshake { handshake });
+        (noise, writes)
+    };
+    // The first one's write is lost with what follows it; the disk has what `ask` has made durable before.
+    let (_, request) = start(&mut alice, &issued.row);
+    answer(&mut bob, &accepted.row, &request);
+    for _ in 0..50 {
+        let (noise, writes) = begin(&mut alice);
+        assert_eq!(writes, 0, "of what is reserved nothing is written");
+        let (answered, _) = answer(&mut bob, &accepted.row, &noise);
+        bob.ask(Request::AbandonHandshake { handshake: answered });
+    }
+    // The clock stands: without the reservation the next would be a replay of one that was sent.
+    let mut alice = alice.restart();
+    let (noise, writes) = begin(&mut alice);
+    assert_eq!(writes, 2, "a header and the record");
+    answer(&mut bob, &accepted.row, &noise);
+    alice.now = alice.now.plus(Duration::from_secs(60));
+    assert_eq!(begin(&mut alice).1, 2, "a later time is reserved anew");
+    assert_eq!(begin(&mut alice).1, 0);
+}
+
+#[test]
 fn a_match_proof_of_another_session_does_not_fit() {
     let (mut alice, mut bob, issued, accepted) = linked();
     let (_, old) = shake(&mut alice, &issued.row, &mut bob, &accepted.row);

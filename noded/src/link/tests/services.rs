@@ -83,7 +83,11 @@ fn what_handshakes_leave_is_seen_at_once_and_stored_together() {
             alice.links.session_opened(opened(link, bob.id, counter)).await;
             assert_eq!(alice.links.all()[0].sent_counter, counter);
             let is_hurried = alice.links.counts_due.notified().now_or_never().is_some();
-            assert_eq!(is_hurried, counter >= 9, "counts do not run further ahead of the store than the window is wide");
+            assert_eq!(
+                is_hurried,
+                counter >= 9,
+                "counts do not run further ahead of the store than the window is wide"
+            );
         }
         let stored = alice.store.links().await.unwrap().remove(0);
         assert_eq!((stored.state, stored.sent_counter), (LinkState::Active, 1), "a change of state is stored first");

@@ -524,6 +524,7 @@ impl KeyProcess {
             proven: false,
             timestamp_in: 0,
             timestamp_out: 0,
+            timestamp_sent: 0,
             operations: 0,
             token_id: token_id(number),
             decided_at: now,
