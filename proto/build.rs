@@ -12,7 +12,10 @@ const CONTRACTS: [&str; 4] = [
 ];
 
 /// Messages that the operator's command line prints as JSON; their field names are part of its versioned schemas.
-const PRINTED: [&str; 21] = [
+const PRINTED: [&str; 24] = [
+    "Hooks",
+    "HookPoint",
+    "Hook",
     "Condition",
     "NodeStatus",
     "DirectoryStatus",

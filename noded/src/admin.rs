@@ -20,9 +20,10 @@ use openred_module::Body;
 use openred_proto::admin::node_server::{Node as Contract, NodeServer};
 use openred_proto::admin::{
     AcceptLinkRequest, ConfirmContactRequest, Contact, ContactRequest, CopyDatabaseRequest, DatabaseCopy,
-    DecideMethodRequest, DecidePeerRequest, Link, LinkSelector, Links, ListLinksRequest, ListMethodsRequest,
-    ListPeersRequest, Methods, ModuleRequestFrame, ModuleResponseFrame, NodeStatus, Peer, PeerSelector, Peers,
-    PingReport, PingRequest, RequestLinkRequest, SessionProof, SessionProofs, StatusRequest, SyncedLinks,
+    DecideMethodRequest, DecidePeerRequest, Hooks, Link, LinkSelector, Links, ListHooksRequest, ListLinksRequest,
+    ListMethodsRequest, ListPeersRequest, Methods, ModuleRequestFrame, ModuleResponseFrame, NodeStatus, Peer,
+    PeerSelector, Peers, PingReport, PingRequest, RequestLinkRequest, SessionProof, SessionProofs, StatusRequest,
+    SyncedLinks,
 };
 use openred_proto::checked::session::RequestHead;
 use openred_proto::id::NodeId;
@@ -272,6 +273,10 @@ impl Contract for Service {
         let of_peer = node.links.all().into_iter().filter(|link| link.peer() == peer && !link.state.is_over());
         let links = of_peer.map(|link| link_status(&link)).collect();
         Ok(Response::new(SyncedLinks { mended: u32::try_from(mended).unwrap_or(u32::MAX), links }))
+    }
+
+    async fn list_hooks(&self, _: Request<ListHooksRequest>) -> Outcome<Hooks> {
+        Ok(Response::new(self.node.modules.hooks.report()))
     }
 
     async fn list_methods(&self, _: Request<ListMethodsRequest>) -> Outcome<Methods> {

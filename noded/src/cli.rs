@@ -11,6 +11,7 @@ mod configuration;
 mod documents;
 mod exit;
 mod files;
+mod hooks;
 mod init;
 mod key;
 mod landing;
@@ -113,6 +114,7 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
         Command::Backup(command) => backup::backup(invocation, command),
         Command::Link(command) => client::block_on(links::link(invocation, command)),
         Command::Method(command) => client::block_on(methods::method(invocation, command)),
+        Command::Hooks => client::block_on(hooks::hooks(invocation)),
         Command::Peers(command) => client::block_on(peers::peers(invocation, command)),
         Command::Send(options) => client::block_on(messages::send(invocation, options)),
         Command::Inbox(options) => client::block_on(messages::inbox(invocation, options)),

@@ -21,6 +21,7 @@ use openred_proto::limits::{
     SESSION_REQUESTS, SIGNATURES_PER_SECOND, SIGNATURES_PER_SECOND_MAX,
 };
 use openred_proto::method::{Method, MethodSet, Schedule};
+use openred_proto::modules::MODULE_ID_BYTES;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
@@ -32,6 +33,8 @@ pub use text::DirectoryAddress;
 pub const DIRECTORIES: usize = 4;
 /// Peers in `links.allow`; longer lists belong to the `sector` or `ask` policy.
 pub const ALLOWED_PEERS: usize = 1024;
+/// Hooks and modules in `hooks.order`.
+const HOOKS_ORDERED: usize = 64;
 /// The protocol's limit of a session's bytes in megabytes of 2^20.
 const SESSION_MEGABYTES: u32 = (SESSION_BYTES >> 20) as u32;
 /// Shortest life and idle time of a session: an eighth of a life is for the handshake of the next one, which takes milliseconds, or a
@@ -81,6 +84,8 @@ pub struct NodeConfig {
     pub storage: StorageConfig,
     /// Who reads the audit trail's closed segments.
     pub audit: AuditConfig,
+    /// Modules' parts in calls that are not their own.
+    pub hooks: HooksConfig,
     /// What the processes log.
     pub log: LogConfig,
     /// Switches for measurements.
@@ -202,6 +207,14 @@ pub struct AuditConfig {
     pub auditor: String,
 }
 
+/// `[hooks]`: in which order modules are asked about calls.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HooksConfig {
+    /// Hooks (`MODULE/HOOK`) or modules, the first first. Holds inside a class, where the hooks themselves say nothing of each other.
+    pub order: Vec<String>,
+}
+
 /// `[log]`: what the processes write to the supervisor's log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -264,6 +277,7 @@ impl Default for NodeConfig {
             keys: KeysConfig::default(),
             storage: StorageConfig::default(),
             audit: AuditConfig::default(),
+            hooks: HooksConfig::default(),
             log: LogConfig::default(),
             diagnostics: DiagnosticsConfig::default(),
         }
@@ -382,7 +396,7 @@ impl NodeConfig {
     /// The first rule broken, by key.
     pub fn check(&self) -> Result<(), BadValue> {
         self.sessions.check()?;
-        let rules: [(&'static str, bool, &'static str); 19] = [
+        let rules: [(&'static str, bool, &'static str); 22] = [
             ("name", self.name.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("sector", self.sector.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("endpoints", self.endpoints.len() <= CARD_ENDPOINTS, "more than 8"),
@@ -420,6 +434,13 @@ impl NodeConfig {
                 self.audit.auditor.is_empty() || recipient::is_recipient(&self.audit.auditor),
                 "no X25519 recipient of age: name what `age-keygen` prints as the public key, age1…",
             ),
+            ("hooks.order", self.hooks.order.len() <= HOOKS_ORDERED, "more than 64"),
+            ("hooks.order", !has_twice(&self.hooks.order), "names a hook twice"),
+            (
+                "hooks.order",
+                self.hooks.order.iter().all(|name| is_hook(name)),
+                "not MODULE/HOOK or MODULE; `openred hooks` names them",
+            ),
             (
                 "links.allow",
                 self.links.incoming == IncomingPolicy::AllowList || self.links.allow.is_empty(),
@@ -450,6 +471,15 @@ impl NodeConfig {
 /// Whether something stands in a list more than once: most likely another was meant.
 fn has_twice<T: PartialEq>(list: &[T]) -> bool {
     list.iter().enumerate().any(|(place, item)| list[..place].contains(item))
+}
+
+/// `MODULE` or `MODULE/HOOK`.
+fn is_hook(name: &str) -> bool {
+    let is_word = |word: &str| {
+        (1..=MODULE_ID_BYTES).contains(&word.len())
+            && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    name.split('/').count() <= 2 && name.split('/').all(is_word)
 }
 
 impl SessionConfig {
@@ -548,6 +578,13 @@ mod tests {
         assert_eq!(broken(|c| c.endpoints = vec!["http://[2001:db8::1]:7690".to_owned()]), Ok(()));
         assert_eq!(broken(|c| c.directory.ca_file = "ca.pem".into()), Err("directory.ca_file"));
         assert_eq!(broken(|c| c.endpoints = vec!["http://x".to_owned(); 9]), Err("endpoints"));
+        assert_eq!(broken(|c| c.hooks.order = vec!["guard/gate".into(), "spam".into()]), Ok(()));
+        for bad in ["", "Guard", "guard/", "a/b/c", "a b"] {
+            let mut config = NodeConfig::default();
+            config.hooks.order.push(bad.to_owned());
+            assert_eq!(config.check().map_err(|bad| bad.key), Err("hooks.order"), "{bad}");
+        }
+        assert_eq!(broken(|c| c.hooks.order = vec!["a".into(), "a".into()]), Err("hooks.order"));
         assert_eq!(broken(|c| c.audit.auditor = "age1auditor".to_owned()), Err("audit.auditor"));
     }
 }

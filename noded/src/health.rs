@@ -40,6 +40,8 @@ pub(crate) enum Condition {
     ModuleDown,
     /// A module has no room for more of what peers send.
     ModuleFull,
+    /// A module's hooks fail again and again.
+    HookOff,
 }
 
 /// How bad it is.
@@ -135,6 +137,12 @@ impl Condition {
                 Warning,
                 &[],
                 "Delete what is no longer needed: `openred inbox --delete --from DID`. Until then it waits at the sender.",
+            ),
+            Self::HookOff => entry(
+                "hook.off",
+                Error,
+                &["module.down"],
+                "It is tried again within a minute; until then it counts as failed. `openred hooks` shows how it fails.",
             ),
         }
     }

@@ -18,6 +18,7 @@ pub mod fuzzing;
 pub(crate) mod handshake;
 pub(crate) mod health;
 pub(crate) mod home;
+pub(crate) mod hooks;
 pub mod keys;
 pub(crate) mod link;
 pub(crate) mod module;

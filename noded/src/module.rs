@@ -24,22 +24,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use openred_module::manifest::Manifest;
 use openred_module::remote::Door;
-use openred_module::{Body, Caller, Context, Event, Method, ModuleError, Request, Response, Status};
+use openred_module::{Body, BodyError, Caller, Context, Event, Method, ModuleError, Request, Response, Status};
 use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::NodeId;
 use openred_proto::secret::Secret;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock;
 use crate::health::Health;
+use crate::hooks::{Hooks, Spec};
 use crate::store::{RowSeal, Store};
 pub(crate) use blobs::{Disk, DiskThread};
 pub(crate) use built_in::{BUILT_IN, BuiltIn};
-use callee::Callee;
+use callee::{Asked, Callee};
 use host::ModuleHost;
 use lives::{Life, Troubles};
 use places::Places;
@@ -65,7 +67,7 @@ const FIRST: Duration = Duration::from_secs(20);
 struct Loaded {
     callee: Callee,
     context: Context,
-    places: Places,
+    places: Arc<Places>,
 }
 
 /// Where modules reach this process, and the channel on which they are asked for.
@@ -79,6 +81,8 @@ pub(crate) struct Modules {
     loaded: BTreeMap<&'static str, Loaded>,
     timers: Arc<Timers>,
     door: Arc<Door>,
+    pub(crate) hooks: Arc<Hooks>,
+    hook_order: Vec<String>,
 }
 
 /// What every module's host is made of.
@@ -89,6 +93,8 @@ pub(crate) struct Parts {
     pub(crate) disk: Disk,
     pub(crate) peers: Arc<dyn PeerCaller>,
     pub(crate) health: Arc<Health>,
+    /// The operator's order of hooks.
+    pub(crate) hook_order: Vec<String>,
 }
 
 impl Modules {
@@ -104,13 +110,33 @@ impl Modules {
     ) -> Arc<Self> {
         let timers = Arc::new(Timers::default());
         let space = Space::new(Arc::clone(&parts.health));
+        let hooks = Hooks::new(&parts.health);
         let load = |(id, key): (&'static str, Secret<32>)| {
-            let host = ModuleHost::new(parts, id, RowSeal::new(id, &key), Arc::clone(&timers), Arc::clone(&space));
+            let seal = RowSeal::new(id, &key);
+            let (timers, space) = (Arc::clone(&timers), Arc::clone(&space));
+            let host = ModuleHost::new(parts, id, seal, timers, space, Arc::clone(&hooks));
             let context = Context::new(Arc::new(host));
-            (id, Loaded { callee: callee(id, &context), context, places: Places::default() })
+            (id, Loaded { callee: callee(id, &context), context, places: Arc::default() })
         };
         let loaded = modules.into_iter().map(load).collect();
-        Arc::new(Self { loaded, timers, door: Door::new(parts.me) })
+        let (door, hook_order) = (Door::new(parts.me), parts.hook_order.clone());
+        Arc::new(Self { loaded, timers, door, hooks, hook_order })
+    }
+
+    /// From now on the hooks of these manifests are asked; one whose module is not here has failed before it begins.
+    pub(crate) fn set_hooks(&self, manifests: &[&Manifest]) {
+        let specs = manifests
+            .iter()
+            .flat_map(|manifest| manifest.hooks.iter().map(|hook| Spec::of(manifest.id.as_str(), hook)));
+        let asked = |spec: Spec| {
+            let module = self.loaded.get(spec.module.as_str());
+            let (callee, places) = match module {
+                Some(module) => (module.callee.clone(), Arc::clone(&module.places)),
+                None => (Callee::Process(Arc::default()), Arc::default()),
+            };
+            (spec, Arc::new(Asked { callee, places }) as _)
+        };
+        self.hooks.set(specs.map(asked).collect(), &self.hook_order);
     }
 
     /// Has every module started, and waits for a while until they serve; one that does not is named by a condition, and
@@ -221,12 +247,20 @@ impl Modules {
             Ok(request) => request,
             Err(refused) => return refuse(refused),
         };
-        match timeout(limit, module.callee.dispatch(request)).await {
-            Ok(response) => answer(response),
-            Err(_) => {
+        let until = Instant::now() + limit;
+        let mut chain = self.hooks.chain(None);
+        let response = match timeout_at(until, chain.request(id, request)).await {
+            Ok(Ok(request)) => timeout_at(until, module.callee.dispatch(request)).await.unwrap_or_else(|_| {
                 let detail = format!("{id} did not answer in time");
-                refuse(ModuleError::new(Status::TimedOut, "module-timed-out", detail))
-            }
+                ModuleError::new(Status::TimedOut, "module-timed-out", detail).into()
+            }),
+            Ok(Err(response)) => response,
+            // Hooks have times of their own: it is the body that did not come, which one of them is shown.
+            Err(_) => return refuse(BodyError::TimedOut.into()),
+        };
+        match timeout_at(until, chain.response(response)).await {
+            Ok(response) => answer(response),
+            Err(_) => refuse(BodyError::TimedOut.into()),
         }
     }
 }

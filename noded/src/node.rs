@@ -144,6 +144,7 @@ impl Node {
             disk,
             peers: Arc::clone(&calls) as _,
             health: Arc::clone(&health),
+            hook_order: config.hooks.order.clone(),
         };
         let modules = load_modules(&parts, &keys).await?;
         let ports = Ports {
@@ -253,7 +254,10 @@ async fn load_modules(parts: &module::Parts, keys: &CryptodClient) -> Result<Arc
     for module in &BUILT_IN {
         modules.push((module.id, keys.store_key(module.id).await?));
     }
-    Ok(Modules::new(parts, modules))
+    let modules = Modules::new(parts, modules);
+    // Those that come with the node have none.
+    modules.set_hooks(&[]);
+    Ok(modules)
 }
 
 fn network_settings(config: &NodeConfig) -> NetworkSettings {

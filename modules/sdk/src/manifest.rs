@@ -34,6 +34,7 @@ mod places;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 mod words;
 
 use std::collections::BTreeMap;
@@ -44,9 +45,10 @@ use serde::Deserialize;
 use crate::message::Method;
 
 pub use asked::{Asked, Destination, Permissions};
-pub use hook::{Field, Hook, HookClass, HookName, Match, OnFailure, Point};
+pub use hook::{Hook, HookName, Match, OnFailure};
 pub use permission::{BadGrant, Grants, Permission, PermissionName};
 pub use settings::{Kind, Setting};
+pub use vocabulary::{Field, Fields, HookClass, Point};
 pub use words::{BadWord, Code, Digest, Line, ModuleId, Pattern, Program, Version};
 
 /// Most routes of a module.

@@ -81,6 +81,8 @@ pub(crate) enum Command {
     /// Cipher suites of links: which are allowed, and what picks one
     #[command(subcommand)]
     Method(Method),
+    /// Show which modules' hooks calls pass, in what order, and how they do
+    Hooks,
     /// Nodes this node knows
     #[command(subcommand)]
     Peers(Peers),

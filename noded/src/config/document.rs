@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 31] = [
+pub(super) const SETTINGS: [Setting; 32] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -75,6 +75,10 @@ pub(super) const SETTINGS: [Setting; 31] = [
     setting(
         "audit.auditor",
         "The age recipient (age1…) that closed audit segments are sealed to. Empty: filed as they are.",
+    ),
+    setting(
+        "hooks.order",
+        "Order of modules' hooks (\"MODULE/HOOK\" or \"MODULE\") where they say nothing of each other.",
     ),
     setting("log.level", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\" (docs/logging.md)."),
     setting("log.format", "\"human\" or \"json\"."),

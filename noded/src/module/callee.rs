@@ -2,10 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use openred_module::remote::Attached;
+use openred_module::remote::{Attached, HookAsk, Undecided};
 #[cfg(test)]
 use openred_module::{Context, Instance};
-use openred_module::{Event, ModuleError, Request, Response, Status};
+use openred_module::{Event, ModuleError, Request, Response, Status, Verdict};
+
+use super::places::Places;
+use crate::hooks::{Askable, Failure};
 
 /// A module as the host's table has it.
 #[derive(Clone)]
@@ -66,6 +69,33 @@ impl Callee {
             }
             #[cfg(test)]
             Self::Linked(instance, context) => instance.event(context.clone(), event).await,
+        }
+    }
+}
+
+/// Whom a hook's question goes to: its module, as far as that has a place for it.
+pub(super) struct Asked {
+    pub(super) callee: Callee,
+    pub(super) places: Arc<Places>,
+}
+
+#[async_trait::async_trait]
+impl Askable for Asked {
+    async fn ask(&self, ask: HookAsk) -> Result<Verdict, Failure> {
+        let Some(_place) = self.places.hook(ask.class) else { return Err(Failure::Saturated) };
+        match &self.callee {
+            Callee::Process(slot) => match slot.get() {
+                Some(attached) => attached.hook(ask).await.map_err(|undecided| match undecided {
+                    Undecided::Busy => Failure::Saturated,
+                    other => Failure::Undecided(other.to_string()),
+                }),
+                None => Err(Failure::Undecided("its module does not run now".to_owned())),
+            },
+            #[cfg(test)]
+            Callee::Linked(instance, context) => {
+                let said = instance.hook(context.clone(), &ask.hook, ask.request).await;
+                said.map_err(|error| Failure::Undecided(error.to_string()))
+            }
         }
     }
 }

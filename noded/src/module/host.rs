@@ -20,6 +20,7 @@ use super::ports::PeerCaller;
 use super::space::{Place, Space, batch_bytes};
 use super::timers::Timers;
 use crate::clock;
+use crate::hooks::Hooks;
 use crate::store::{RowSeal, Store, StoreError};
 
 /// The host of one module.
@@ -32,6 +33,7 @@ pub(super) struct ModuleHost {
     peers: Arc<dyn PeerCaller>,
     timers: Arc<Timers>,
     space: Arc<Space>,
+    hooks: Arc<Hooks>,
 }
 
 impl ModuleHost {
@@ -41,6 +43,7 @@ impl ModuleHost {
         seal: RowSeal,
         timers: Arc<Timers>,
         space: Arc<Space>,
+        hooks: Arc<Hooks>,
     ) -> Self {
         Self {
             me: parts.me,
@@ -51,6 +54,7 @@ impl ModuleHost {
             peers: Arc::clone(&parts.peers),
             timers,
             space,
+            hooks,
         }
     }
 }
@@ -132,6 +136,12 @@ impl Host for ModuleHost {
     }
 
     async fn peer_request(&self, peer: NodeId, request: PeerRequest) -> Result<Response, PeerError> {
+        let mut chain = self.hooks.chain(Some(self.module));
+        let request = match chain.outbound(self.module, peer, request).await {
+            Ok(request) => request,
+            // What a hook says in the peer's place is an answer.
+            Err(response) => return Ok(chain.response(response).await),
+        };
         let head = RequestHead {
             module: self.module.to_owned(),
             method: match request.method {
@@ -146,12 +156,9 @@ impl Host for ModuleHost {
             from: 0,
         };
         let (head, body) = self.peers.call(peer, head, request.body).await?;
-        Ok(Response {
-            status: Status::from_code(head.status),
-            content_type: head.content_type,
-            length: head.length,
-            body,
-        })
+        let status = Status::from_code(head.status);
+        let response = Response { status, content_type: head.content_type, length: head.length, body };
+        Ok(chain.response(response).await)
     }
 
     async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError> {

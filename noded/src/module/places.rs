@@ -1,24 +1,28 @@
 //! How many calls of one module may be in flight, and whose: peers, the operator and the node's own events have places of
-//! their own, and one peer has a share, so that nobody keeps a module from the others. Counts only; nothing is queued here
-//! but events.
+//! their own, and one peer has a share, so that nobody keeps a module from the others; so have questions
+//! to its hooks. Counts only; nothing is queued here but events.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use openred_module::Caller;
+use openred_module::{Caller, Class};
 use openred_proto::id::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Calls of peers in all; more are refused, not queued.
-const PEERS: usize = 160;
+const PEERS: usize = 144;
 /// Of those, of one peer: four peers at their limit still leave others a place.
 const ONE_PEER: usize = 32;
 /// Calls of the operator.
-pub(super) const OPERATOR: usize = 64;
+pub(super) const OPERATOR: usize = 48;
 /// Events that are handled at once.
-const EVENTS: usize = 32;
+const EVENTS: usize = 16;
+/// Questions to hooks that decide: they are short, so these are tens of thousands in a second.
+const HOOKS: usize = 32;
+/// Questions to hooks that observe: they take none of those.
+const OBSERVERS: usize = 16;
 /// All of them together fit one attachment, so that whoever has a place is not refused behind it.
-const _: () = assert!(PEERS + OPERATOR + EVENTS <= openred_module::remote::CALLS);
+const _: () = assert!(PEERS + OPERATOR + EVENTS + HOOKS + OBSERVERS <= openred_module::remote::CALLS);
 /// Events that may wait for that: as many as sessions can open while one handler takes its time.
 const EVENTS_WAITING: usize = 1024;
 
@@ -33,6 +37,8 @@ pub(super) struct Places {
     operator: Arc<Semaphore>,
     events: Arc<Semaphore>,
     events_waiting: Arc<Semaphore>,
+    hooks: Arc<Semaphore>,
+    observers: Arc<Semaphore>,
 }
 
 /// A call's place; free again when dropped.
@@ -60,6 +66,8 @@ impl Default for Places {
             operator: places(OPERATOR),
             events: places(EVENTS),
             events_waiting: places(EVENTS_WAITING),
+            hooks: places(HOOKS),
+            observers: places(OBSERVERS),
         }
     }
 }
@@ -79,6 +87,13 @@ impl Places {
         }
         *count += 1;
         Some(Place { permit, share: Some((peer, Arc::clone(&self.of_peer))) })
+    }
+
+    /// A place for a question to a hook, if there is one.
+    pub(super) fn hook(&self, class: Class) -> Option<Place> {
+        let places = if class == Class::Observe { &self.observers } else { &self.hooks };
+        let permit = Arc::clone(places).try_acquire_owned().ok()?;
+        Some(Place { permit, share: None })
     }
 
     /// The right to wait for an event's place, unless too many do.
@@ -137,6 +152,16 @@ mod tests {
         assert_eq!(held.len(), PEERS);
         assert!(places.call(Caller::Operator).is_some());
         assert!(places.event().is_some());
+    }
+
+    #[test]
+    fn observers_take_no_place_of_those_who_decide() {
+        let places = Places::default();
+        let held: Vec<Place> = std::iter::from_fn(|| places.hook(Class::Observe)).collect();
+        assert_eq!(held.len(), OBSERVERS);
+        let deciding: Vec<Place> = std::iter::from_fn(|| places.hook(Class::Authz)).collect();
+        assert_eq!(deciding.len(), HOOKS);
+        assert!(places.hook(Class::Transform).is_none() && places.call(Caller::Operator).is_some());
     }
 
     #[tokio::test]

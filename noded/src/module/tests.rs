@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use openred_module::manifest;
 use openred_module::{
-    Body, Context, HostError, Instance, Manifest, Method, Module, ModuleError, PeerError, PeerRequest, Request,
-    Response, Routes, Status,
+    Body, Context, HookRequest, Hooks, HostError, Instance, Manifest, Method, Module, ModuleError, Mutation, PeerError,
+    PeerRequest, Request, Response, Routes, Status, Verdict,
 };
 use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::NodeId;
@@ -33,6 +34,11 @@ impl Module for Trial {
         Manifest { id: "trial", version: "1", summary: "test" }
     }
 
+    fn middleware(hooks: &mut Hooks<Self>) {
+        hooks.on("turn", Self::turn);
+        hooks.on("gate", Self::gate);
+    }
+
     fn routes(routes: &mut Routes<Self>) {
         routes.operator(Method::Post, "/put/{key}", 1024, Self::put);
         routes.operator(Method::Get, "/get/{key}", 0, Self::get);
@@ -44,6 +50,19 @@ impl Module for Trial {
 }
 
 impl Trial {
+    /// Puts a row elsewhere than was said.
+    async fn turn(self: Arc<Self>, _: Context, request: HookRequest) -> Result<Verdict, ModuleError> {
+        assert_eq!((request.path.as_deref(), request.body.as_deref()), (Some("/put/a"), Some(&b"one"[..])));
+        assert_eq!((request.method, request.module, request.length), (None, None, None), "not declared");
+        let changes = Mutation { path: Some("/put/b".into()), body: Some("two".into()), ..Mutation::default() };
+        Ok(Verdict::Mutate(changes))
+    }
+
+    async fn gate(self: Arc<Self>, _: Context, request: HookRequest) -> Result<Verdict, ModuleError> {
+        assert_eq!((request.path, request.status), (None, None));
+        Ok(Verdict::deny("closed", "Not today."))
+    }
+
     async fn put(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
         let key = request.params.get("key").to_owned();
         context.put(key, request.body.collect(1024).await?).await?;
@@ -121,7 +140,8 @@ async fn bench(most_blobs: u64) -> Bench {
     let (store, store_thread) = Store::open(directory.path(), 0).unwrap();
     let (disk, disk_thread) = open_disk(directory.path(), most_blobs).unwrap();
     let health = Arc::new(Health::default());
-    let parts = Parts { me: ME, store, disk, peers: Arc::new(EchoPeer), health: Arc::clone(&health) };
+    let parts =
+        Parts { me: ME, store, disk, peers: Arc::new(EchoPeer), health: Arc::clone(&health), hook_order: Vec::new() };
     let trial = Arc::new(Instance::load(Trial).unwrap());
     let modules = Modules::with(&parts, vec![("trial", Secret::new([5; 32]))], |_, context| {
         Callee::Linked(Arc::clone(&trial), context.clone())
@@ -181,6 +201,66 @@ fn what_cannot_be_dispatched_is_answered_with_a_status() {
         assert_eq!(refused(head("GET", "/get/a")).await, 404, "the operator's routes are not there for peers");
         let (answer, body) = bench.modules.dispatch(PEER, head("GET", "/who"), Body::empty()).await;
         assert_eq!((answer.status, body.collect(100).await.unwrap()), (200, PEER.to_string().into()));
+    });
+}
+
+/// What the module's hooks are declared as: beside what they do.
+const HOOKED: &str = r#"
+id = "trial"
+version = "1.0.0"
+program = "trial"
+description = "tries hooks"
+
+[[hook]]
+id = "turn"
+point = "operator"
+class = "transform"
+reason = "to put rows elsewhere"
+match = { modules = ["trial"], method = "POST", path = "/put/{key}" }
+fields = ["path", "body"]
+changes = ["path", "body"]
+
+[[hook]]
+id = "gate"
+point = "inbound"
+class = "authz"
+reason = "to keep peers out"
+"#;
+
+#[test]
+fn hooks_of_a_manifest_are_asked_around_calls_of_any_module() {
+    run(async {
+        let bench = bench(0).await;
+        let hooked = HOOKED.replace("fields = [\"path\", \"body\"]", "fields = [\"path\"]");
+        // What a hook changes it has to see: the manifest says so.
+        assert!(manifest::Manifest::parse("openred.toml", &hooked).is_err());
+        let manifest = manifest::Manifest::parse("openred.toml", HOOKED).unwrap();
+        let who = || bench.modules.dispatch(PEER, head("GET", "/who"), Body::empty());
+        assert_eq!(who().await.0.status, 200);
+        bench.modules.set_hooks(&[&manifest]);
+        let (refused, body) = who().await;
+        let body = body.collect(1 << 20).await.unwrap();
+        assert_eq!(refused.status, 403);
+        assert!(String::from_utf8_lossy(&body).contains("trial/gate refuses it (closed): Not today."));
+        assert_eq!(bench.operator("GET", "/get/a", "").await.0, 404);
+        let report = bench.modules.hooks.report();
+        let calls: Vec<_> = report.points.iter().flat_map(|point| &point.hooks).map(|hook| hook.calls).collect();
+        assert_eq!(calls, [1, 0], "the transform is not asked about another method");
+        bench.modules.set_hooks(&[]);
+        assert_eq!(who().await.0.status, 200);
+    });
+}
+
+#[test]
+fn what_a_hook_changes_reaches_the_route() {
+    run(async {
+        let bench = bench(0).await;
+        let manifest = manifest::Manifest::parse("openred.toml", HOOKED).unwrap();
+        bench.modules.set_hooks(&[&manifest]);
+        assert_eq!(bench.operator("POST", "/put/a", "one").await.0, 201);
+        bench.modules.set_hooks(&[]);
+        assert_eq!(bench.operator("GET", "/get/a", "").await.0, 404);
+        assert_eq!(bench.operator("GET", "/get/b", "").await, (200, "two".into()));
     });
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use super::hook::{HookClass, TIMEOUT_MILLIS};
+use super::hook::TIMEOUT_MILLIS;
+use super::vocabulary::{Field, Fields};
 use super::{
-    AUDIT_EVENTS, Auth, BODY_BYTES, ENTRIES, HOOKS, Hook, Limits, METHODS, Manifest, MethodDescription, ROUTES, Route,
-    SETTINGS,
+    AUDIT_EVENTS, Auth, BODY_BYTES, ENTRIES, HOOKS, Hook, HookClass, Limits, METHODS, Manifest, MethodDescription,
+    ROUTES, Route, SETTINGS,
 };
 use crate::message::Method;
 
@@ -135,8 +136,15 @@ fn hook_fields(hook: &Hook, key: &impl Fn(&str) -> String) -> Result<(), Wrong> 
             "only hooks of class `transform` change calls; leave it out, or change the class",
         );
     }
-    if let Some(place) = hook.changes.iter().position(|field| !field.may_change()) {
-        return wrong(format!("{}[{place}]", key("changes")), "no hook changes this; use path, content_type or body");
+    let names = |fields: Fields| fields.iter().map(Field::name).collect::<Vec<_>>().join(", ");
+    let shows = hook.point.shows();
+    if let Some(place) = hook.fields.iter().position(|field| !shows.has(*field)) {
+        let what = format!("calls have no such field at this point; use {}", names(shows));
+        return wrong(format!("{}[{place}]", key("fields")), what);
+    }
+    let can = hook.point.changes();
+    if let Some(place) = hook.changes.iter().position(|field| !can.has(*field)) {
+        return wrong(format!("{}[{place}]", key("changes")), format!("no hook changes this here; use {}", names(can)));
     }
     if let Some(place) = hook.changes.iter().position(|field| !hook.fields.contains(field)) {
         return wrong(format!("{}[{place}]", key("changes")), "what a hook changes it has to see; add it to `fields`");

@@ -7,11 +7,12 @@ use std::str::FromStr;
 use openred_proto::id::NodeId;
 use serde::{Deserialize, Deserializer};
 
+use super::vocabulary::{Field, HookClass, Point};
 use super::words::{BadWord, Code, Line, ModuleId};
 use crate::message::Method;
 
 /// Least and most that a hook may ask for, in milliseconds.
-pub(super) const TIMEOUT_MILLIS: std::ops::RangeInclusive<u32> = 1..=100;
+pub(super) const TIMEOUT_MILLIS: std::ops::RangeInclusive<u32> = 50..=100;
 /// Unless it says otherwise.
 const TIMEOUT: u32 = 50;
 
@@ -83,30 +84,6 @@ impl Hook {
     }
 }
 
-/// Which calls pass a hook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Point {
-    /// A peer's call, before the module that serves it.
-    Inbound,
-    /// A call of one of this node's modules, before it goes to the peer.
-    Outbound,
-}
-
-/// What a hook is for, in the order in which they run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HookClass {
-    /// Says who it is.
-    Authn,
-    /// Says whether he may.
-    Authz,
-    /// Changes the call.
-    Transform,
-    /// Looks on.
-    Observe,
-}
-
 /// What becomes of a call when its hook fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -117,79 +94,7 @@ pub enum OnFailure {
     Open,
 }
 
-/// A part of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Field {
-    /// The peer's id.
-    Peer,
-    /// The module that is called.
-    Module,
-    /// The method.
-    Method,
-    /// The path.
-    Path,
-    /// The media type.
-    ContentType,
-    /// The length as the caller said it.
-    Length,
-    /// When the caller stops waiting.
-    Deadline,
-    /// The same for each retry.
-    IdempotencyKey,
-    /// The body's beginning.
-    Body,
-}
-
-impl Point {
-    /// As it is written.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-        }
-    }
-}
-
-impl HookClass {
-    /// As it is written.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Authn => "authn",
-            Self::Authz => "authz",
-            Self::Transform => "transform",
-            Self::Observe => "observe",
-        }
-    }
-}
-
-impl Field {
-    /// As it is written.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Peer => "peer",
-            Self::Module => "module",
-            Self::Method => "method",
-            Self::Path => "path",
-            Self::ContentType => "content_type",
-            Self::Length => "length",
-            Self::Deadline => "deadline",
-            Self::IdempotencyKey => "idempotency_key",
-            Self::Body => "body",
-        }
-    }
-
-    /// Whether a hook may change it. Who calls whom, and which retry it is, stays as it came.
-    #[must_use]
-    pub const fn may_change(self) -> bool {
-        matches!(self, Self::Path | Self::ContentType | Self::Body)
-    }
-}
-
-/// A filter: what is said must fit, what is not said fits.
+/// Which calls: what is said must fit, what is not said fits. The node's chain holds calls against it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Match {
@@ -198,25 +103,13 @@ pub struct Match {
     /// Calls by this method.
     #[serde(deserialize_with = "method")]
     pub method: Option<Method>,
-    /// Paths that begin so.
+    /// Paths that begin so; with `{name}` in it, paths of this shape.
     pub path: Option<String>,
     /// Calls of, or to, these peers.
     #[serde(deserialize_with = "peers")]
     pub peers: Vec<NodeId>,
     /// The media type up to here: calls between nodes have no other header.
     pub content_type: Option<String>,
-}
-
-impl Match {
-    /// Whether a call fits.
-    #[must_use]
-    pub fn fits(&self, module: &str, method: Method, path: &str, peer: &NodeId, content_type: &str) -> bool {
-        (self.modules.is_empty() || self.modules.iter().any(|wanted| wanted.as_str() == module))
-            && self.method.is_none_or(|wanted| wanted == method)
-            && self.path.as_ref().is_none_or(|prefix| path.starts_with(prefix.as_str()))
-            && (self.peers.is_empty() || self.peers.contains(peer))
-            && self.content_type.as_ref().is_none_or(|prefix| content_type.starts_with(prefix.as_str()))
-    }
 }
 
 fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Method>, D::Error> {
