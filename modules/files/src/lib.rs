@@ -25,13 +25,10 @@ mod tree;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use openred_module::{Context, Manifest, Method, Module, ModuleError, Routes, async_trait};
+use openred_module::{Context, Module, ModuleError, Routes};
 
 pub use document::{Audience, Meta, Progress, ShareView, Shares, TransferView, Transfers};
 pub use tree::{FILE_LIMIT, FileId, PIECE};
-
-/// Longest JSON order of the operator, in bytes: an audience of 1,000 peers fits.
-const ORDER_LIMIT: u64 = 128 * 1024;
 
 /// The module. All that must survive is in the host's store; this holds which transfers run.
 #[derive(Default)]
@@ -40,31 +37,36 @@ pub struct Files {
     running: Mutex<HashSet<FileId>>,
 }
 
-#[async_trait]
+#[openred_module::module]
 impl Module for Files {
-    fn manifest(&self) -> Manifest {
-        Manifest {
-            id: "files",
-            version: env!("CARGO_PKG_VERSION"),
-            summary: "Shared files, fetched in verified pieces and resumed",
-        }
-    }
-
     fn routes(routes: &mut Routes<Self>) {
-        routes.operator(Method::Post, "/share/{to}/{name}", FILE_LIMIT, Self::share);
-        routes.operator(Method::Get, "/shares", 0, Self::shares);
-        routes.operator(Method::Post, "/audience/{id}", ORDER_LIMIT, Self::set_audience);
-        routes.operator(Method::Post, "/unshare/{id}", 0, Self::unshare);
-        routes.operator(Method::Post, "/fetch/{peer}/{id}", 0, Self::fetch);
-        routes.operator(Method::Get, "/read/{id}", 0, Self::read);
-        routes.operator(Method::Get, "/transfers", 0, Self::transfers);
-        routes.operator(Method::Post, "/remove/{id}", 0, Self::remove);
-        routes.peer(Method::Get, "/meta/{id}", 0, Self::meta);
-        routes.peer(Method::Get, "/pieces/{id}", 0, Self::pieces);
-        routes.peer(Method::Get, "/range/{id}/{from}/{length}", 0, Self::range);
+        routes.post("/share/{to}/{name}", Self::share);
+        routes.get("/shares", Self::shares);
+        routes.post("/audience/{id}", Self::set_audience);
+        routes.post("/unshare/{id}", Self::unshare);
+        routes.post("/fetch/{peer}/{id}", Self::fetch);
+        routes.get("/read/{id}", Self::read);
+        routes.get("/transfers", Self::transfers);
+        routes.post("/remove/{id}", Self::remove);
+        routes.get("/meta/{id}", Self::meta);
+        routes.get("/pieces/{id}", Self::pieces);
+        routes.get("/range/{id}/{from}/{length}", Self::range);
     }
 
     async fn start(self: Arc<Self>, context: Context) -> Result<(), ModuleError> {
         share::drop_unfinished(&context).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    #[test]
+    fn the_manifest_lets_pass_what_the_code_takes() {
+        let manifest =
+            openred_module::manifest::Manifest::parse("openred.toml", include_str!("../openred.toml")).unwrap();
+        let share = manifest.routes.iter().find(|route| route.path.as_str() == "/share/{to}/{name}").unwrap();
+        assert_eq!(share.body_bytes, super::FILE_LIMIT);
     }
 }

@@ -23,7 +23,7 @@ mod store;
 
 use std::sync::Arc;
 
-use openred_module::{Context, Event, Manifest, Method, Module, ModuleError, Request, Response, Routes, async_trait};
+use openred_module::{Context, Event, Module, ModuleError, Request, Response, Routes};
 
 pub use document::{
     ConversationsQuery, Delete, Deleted, InboxQuery, MarkRead, MessageView, Page, Peers, QueuedView, Sent, Summary,
@@ -33,9 +33,6 @@ pub use record::{MESSAGE_CONTENT_TYPE, TEXT_LIMIT};
 
 use crate::record::ENVELOPE_LIMIT;
 
-/// Longest JSON query or order of the operator, in bytes.
-const QUERY_LIMIT: u64 = 64 * 1024;
-
 /// The module. All that must survive is in the host's store; this holds locks and back-off only.
 #[derive(Default)]
 pub struct Messaging {
@@ -44,27 +41,19 @@ pub struct Messaging {
     full: keep::FullPeers,
 }
 
-#[async_trait]
+#[openred_module::module]
 impl Module for Messaging {
-    fn manifest(&self) -> Manifest {
-        Manifest {
-            id: "messaging",
-            version: env!("CARGO_PKG_VERSION"),
-            summary: "Messages between linked nodes, delivered exactly once",
-        }
-    }
-
     fn routes(routes: &mut Routes<Self>) {
-        routes.operator(Method::Post, "/send/{peer}", TEXT_LIMIT as u64, Self::send);
-        routes.operator(Method::Get, "/inbox", 0, Self::inbox);
-        routes.operator(Method::Post, "/inbox", QUERY_LIMIT, Self::query_inbox);
-        routes.operator(Method::Post, "/read", QUERY_LIMIT, Self::mark_read);
-        routes.operator(Method::Post, "/delete", QUERY_LIMIT, Self::delete);
-        routes.operator(Method::Get, "/outbox", 0, Self::outbox);
-        routes.operator(Method::Get, "/conversations", 0, Self::conversations);
-        routes.operator(Method::Post, "/conversations", QUERY_LIMIT, Self::query_conversations);
-        routes.operator(Method::Post, "/conversations/{peer}", QUERY_LIMIT, Self::conversation);
-        routes.peer(Method::Post, "/deliver", ENVELOPE_LIMIT as u64, Self::receive);
+        routes.post("/send/{peer}", Self::send);
+        routes.get("/inbox", Self::inbox);
+        routes.post("/inbox", Self::query_inbox);
+        routes.post("/read", Self::mark_read);
+        routes.post("/delete", Self::delete);
+        routes.get("/outbox", Self::outbox);
+        routes.get("/conversations", Self::conversations);
+        routes.post("/conversations", Self::query_conversations);
+        routes.post("/conversations/{peer}", Self::conversation);
+        routes.post("/deliver", Self::receive);
     }
 
     async fn start(self: Arc<Self>, context: Context) -> Result<(), ModuleError> {
@@ -98,5 +87,19 @@ impl Messaging {
             Err(_) => {}
         }
         Response::json(openred_module::Status::Ok, &outcome?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    #[test]
+    fn the_manifest_lets_pass_what_the_code_takes() {
+        let manifest =
+            openred_module::manifest::Manifest::parse("openred.toml", include_str!("../openred.toml")).unwrap();
+        let limit = |path: &str| manifest.routes.iter().find(|route| route.path.as_str() == path).unwrap().body_bytes;
+        assert_eq!(limit("/send/{peer}"), super::TEXT_LIMIT as u64);
+        assert_eq!(limit("/deliver"), super::ENVELOPE_LIMIT as u64);
     }
 }

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::config::Config;
+use crate::error::ModuleError;
 use crate::host::{AuditEvent, Batch, BlobName, Committed, Host, HostError, PeerError, Scan, ScanPage, UnixMillis};
 use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
@@ -27,6 +29,12 @@ impl Context {
         Arc::clone(&self.0)
     }
 
+    /// The operator's settings as they are written.
+    #[cfg(feature = "sandbox")]
+    pub(crate) fn settings(&self) -> String {
+        self.0.settings()
+    }
+
     /// This node's id.
     pub fn node_id(&self) -> NodeId {
         self.0.node_id()
@@ -35,6 +43,14 @@ impl Context {
     /// The time now.
     pub fn now(&self) -> UnixMillis {
         self.0.now()
+    }
+
+    /// The module's settings as they are now: the operator's values, and the manifest's defaults for the rest.
+    ///
+    /// # Errors
+    /// `bad-settings`, where the operator's values are not what the manifest declares.
+    pub fn config<C: Config>(&self) -> Result<C, ModuleError> {
+        C::read(&self.0.settings())
     }
 
     /// 16 random bytes.

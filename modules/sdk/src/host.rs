@@ -222,6 +222,11 @@ pub trait Host: Send + Sync + 'static {
     /// The time now.
     fn now(&self) -> UnixMillis;
 
+    /// The operator's settings for this module, as TOML; nothing where there are none.
+    fn settings(&self) -> String {
+        String::new()
+    }
+
     /// 16 random bytes.
     fn unique_id(&self) -> [u8; 16];
 

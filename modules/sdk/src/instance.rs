@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::error::{ModuleError, Status};
 use crate::handler::Call;
 use crate::hook::{self, Hook, HookRequest, Hooks, Verdict};
+use crate::manifest;
 use crate::message::{Request, Response};
 use crate::module::{Event, Manifest, Module};
 use crate::route::{Route, Routes, conflict, find};
@@ -40,6 +41,28 @@ pub enum LoadError {
         /// The hook.
         hook: &'static str,
     },
+    /// The manifest that the module has brought is none.
+    #[error("the manifest of module {module}: {why}")]
+    BadManifest {
+        /// The module.
+        module: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The code serves a route that the manifest does not claim, or the other way round.
+    #[error(
+        "module {module}: {route} is in {has} and not in {lacks}; openred.toml and the code must have the same routes"
+    )]
+    OtherRoutes {
+        /// The module.
+        module: &'static str,
+        /// The route.
+        route: String,
+        /// Which of the two has it.
+        has: &'static str,
+        /// Which has not.
+        lacks: &'static str,
+    },
 }
 
 type Starter = Box<dyn Fn(Context) -> BoxFuture<'static, Result<(), ModuleError>> + Send + Sync>;
@@ -48,6 +71,7 @@ type Listener = Box<dyn Fn(Context, Event) -> BoxFuture<'static, ()> + Send + Sy
 /// A loaded module.
 pub struct Instance {
     manifest: Manifest,
+    manifest_text: Option<&'static str>,
     routes: Vec<Route>,
     hooks: Vec<Hook>,
     start: Starter,
@@ -66,9 +90,14 @@ impl Instance {
         if manifest.id.is_empty() || manifest.id.len() > ID_LIMIT || !manifest.id.bytes().all(allowed) {
             return Err(LoadError::BadId(manifest.id));
         }
-        let mut routes = Routes::new(Arc::clone(&module));
+        let claims = claims::<M>(manifest.id)?;
+        let has_manifest = claims.is_some();
+        let mut routes = Routes::new(Arc::clone(&module), claims.unwrap_or_default());
         M::routes(&mut routes);
-        let routes = routes.into_vec();
+        let routes = routes.into_vec(has_manifest).map_err(|(in_code, route)| {
+            let (has, lacks) = if in_code { ("the code", "openred.toml") } else { ("openred.toml", "the code") };
+            LoadError::OtherRoutes { module: manifest.id, route, has, lacks }
+        })?;
         if let Some(pattern) = conflict(&routes) {
             return Err(LoadError::Conflict { module: manifest.id, pattern });
         }
@@ -81,6 +110,7 @@ impl Instance {
         let starter = Arc::clone(&module);
         Ok(Self {
             manifest,
+            manifest_text: M::manifest_text(),
             routes,
             hooks,
             start: Box::new(move |context| Arc::clone(&starter).start(context)),
@@ -91,6 +121,16 @@ impl Instance {
     /// What the module says of itself.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Whether these settings (TOML) are ones that its manifest declares; a module without a manifest of its own takes any.
+    ///
+    /// # Errors
+    /// What is wrong with them, for people.
+    pub fn accepts(&self, settings: &str) -> Result<(), String> {
+        let Some(text) = self.manifest_text else { return Ok(()) };
+        let parsed = manifest::Manifest::parse("openred.toml", text).map_err(|error| error.to_string())?;
+        parsed.configure("settings", settings).map(drop).map_err(|error| error.to_string())
     }
 
     /// Runs the module's start.
@@ -136,6 +176,14 @@ impl Instance {
     pub async fn event(&self, context: Context, event: Event) {
         (self.event)(context, event).await;
     }
+}
+
+/// The routes of the manifest that the module has brought.
+fn claims<M: Module>(module: &'static str) -> Result<Option<Vec<manifest::Route>>, LoadError> {
+    let Some(text) = M::manifest_text() else { return Ok(None) };
+    let parsed = manifest::Manifest::parse("openred.toml", text);
+    let parsed = parsed.map_err(|error| LoadError::BadManifest { module, why: error.to_string() })?;
+    Ok(Some(parsed.routes))
 }
 
 impl std::fmt::Debug for Instance {

@@ -8,19 +8,21 @@
 //! Requests, responses and every call of the host are data and byte streams. Nothing in the trait assumes that the module and the node
 //! share memory: a module runs in a process and a cage of its own (`run`, feature `process`), which dials its node and speaks
 //! `openred.module.v1`. The node's end of that is here as well (`remote`): whoever hosts modules implements [`Host`], and calls them
-//! through an attachment as it would call an [`Instance`]. Tests use `TestHost` (feature `test-host`).
+//! through an attachment as it would call an [`Instance`]. Tests use `TestHost` (feature `test-host`), which links the module, and `SandboxHost`
+//! (feature `sandbox`), which runs its program in its cage.
 //!
-//! Only `process` and `remote` touch sockets; nothing here opens a file.
+//! Only `process`, `remote` and `sandbox` touch sockets, and only the last opens files.
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 mod body;
+mod config;
 mod context;
 mod error;
 mod handler;
 mod hook;
 mod host;
 mod instance;
-pub mod manifest;
 mod message;
 mod module;
 mod params;
@@ -29,6 +31,8 @@ mod process;
 #[cfg(feature = "remote")]
 pub mod remote;
 mod route;
+#[cfg(feature = "sandbox")]
+mod sandbox;
 mod state;
 #[cfg(feature = "test-host")]
 mod test_host;
@@ -37,6 +41,7 @@ mod test_host;
 mod wire;
 
 pub use body::{Body, BodyError, BodySender};
+pub use config::Config;
 pub use context::Context;
 pub use error::{ModuleError, PROBLEM_JSON, Status};
 pub use handler::{Call, Extract, Handler, IntoResponse, Json, Path};
@@ -56,12 +61,40 @@ pub use params::Params;
 #[cfg(feature = "process")]
 pub use process::run;
 pub use route::Routes;
+#[cfg(feature = "sandbox")]
+pub use sandbox::{SandboxError, SandboxHost};
 pub use state::{Entry, Key, Rows, Table};
 #[cfg(feature = "test-host")]
 pub use test_host::{Fault, TestHost, link};
 
 /// For `#[async_trait] impl Module for …`.
 pub use async_trait::async_trait;
+/// A module's manifest, as installer, supervisor and node read it.
+pub use openred_manifest as manifest;
+/// Makes a struct out of the settings that `openred.toml` declares under `[config]`: a public field for each, of its type (`bool`, `i64`,
+/// `String`, `Vec<String>`), with its help as its documentation. The value is had from [`Context::config`].
+///
+/// ```text
+/// #[openred_module::config]
+/// pub struct Config;
+/// ```
+pub use openred_module_macros::config;
+/// Makes `impl Module for …` a module of what `openred.toml` beside Cargo.toml says. It writes [`Module::manifest`], so that id, version and description
+/// stand in one place, and hands the whole manifest to [`Routes::get`] and [`Routes::post`]. What the manifest has wrong is an error of the
+/// compiler that names its file, line and key; a version that is not Cargo's is one too.
+///
+/// ```text
+/// #[openred_module::module]
+/// impl Module for Greeter {
+///     fn routes(routes: &mut Routes<Self>) {
+///         routes.post("/greet", Self::greet);
+///     }
+/// }
+/// ```
+pub use openred_module_macros::module;
+/// For what the macros write.
+#[doc(hidden)]
+pub use serde;
 
 /// The README's example is compiled as a test.
 #[cfg(doctest)]

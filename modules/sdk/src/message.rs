@@ -8,6 +8,7 @@ use crate::body::Body;
 use crate::error::{ModuleError, Status};
 use crate::host::UnixMillis;
 use crate::params::Params;
+pub use openred_manifest::Method;
 use openred_proto::id::NodeId;
 
 /// Content type of JSON bodies.
@@ -15,15 +16,6 @@ pub(crate) const JSON: &str = "application/json";
 
 /// Largest JSON document that [`Request::json`] and [`Response::json_body`] read, in bytes. Larger things are streams, not documents.
 pub(crate) const JSON_LIMIT: usize = 4 * 1024 * 1024;
-
-/// What a call wants: to read, or to change something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Method {
-    /// Reads; may be repeated freely.
-    Get,
-    /// Changes something; repeated only with the same idempotency key.
-    Post,
-}
 
 /// Who calls. Established by the node (an open session, or the operator's socket), never by anything in the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

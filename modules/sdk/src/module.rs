@@ -43,6 +43,11 @@ pub trait Module: Send + Sync + Sized + 'static {
     /// What it is.
     fn manifest(&self) -> Manifest;
 
+    /// Its whole manifest, where `#[openred_module::module]` has written it. With it, the routes of the code must be those of the manifest.
+    fn manifest_text() -> Option<&'static str> {
+        None
+    }
+
     /// Which routes it serves.
     fn routes(routes: &mut Routes<Self>);
 

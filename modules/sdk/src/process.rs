@@ -194,7 +194,8 @@ async fn attach(instance: &Arc<Instance>, socket: &Path, proof: Bytes) -> Result
     };
     let (frames, welcome) = timeout(WELCOME, welcomed).await.map_err(|_| Lost::Silent)??;
     let (host, notes) = open(socket, welcome).await?;
-    let calls = Ending(Calls::new(Arc::clone(instance), Context::new(Arc::new(host)), lane));
+    let settings = host.settings();
+    let calls = Ending(Calls::new(Arc::clone(instance), Context::new(Arc::new(host)), lane, settings));
     tokio::select! {
         ended = follow(&calls.0, frames) => ended,
         () = notes => Err(Lost::Closed),

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 
 use crate::error::{ModuleError, Status};
 use crate::handler::{Call, Handler};
+use crate::manifest::{self, Auth};
 use crate::message::{Caller, Method, Request, Response};
 use crate::params::Params;
 
@@ -32,6 +33,8 @@ impl Who {
 pub struct Routes<M> {
     module: Arc<M>,
     routes: Vec<Route>,
+    claims: Vec<manifest::Route>,
+    unclaimed: Option<String>,
 }
 
 pub(crate) struct Route {
@@ -43,12 +46,61 @@ pub(crate) struct Route {
 }
 
 impl<M: Send + Sync + 'static> Routes<M> {
-    pub(crate) fn new(module: Arc<M>) -> Self {
-        Self { module, routes: Vec::new() }
+    /// With the routes that the manifest claims, where the module has brought it.
+    pub(crate) fn new(module: Arc<M>, claims: Vec<manifest::Route>) -> Self {
+        Self { module, routes: Vec::new(), claims, unclaimed: None }
     }
 
-    pub(crate) fn into_vec(self) -> Vec<Route> {
-        self.routes
+    /// The routes; or the first one that only the code has (`true`), or only the manifest.
+    pub(crate) fn into_vec(self, has_manifest: bool) -> Result<Vec<Route>, (bool, String)> {
+        if let Some(unclaimed) = self.unclaimed {
+            return Err((true, unclaimed));
+        }
+        if has_manifest {
+            let claimed = |route: &Route| self.claims.iter().any(|claim| route.is(claim));
+            if let Some(route) = self.routes.iter().find(|route| !claimed(route)) {
+                return Err((true, name(route.method, route.pattern)));
+            }
+            // Calls of other modules are not served by any version of the contract yet.
+            let mut claims = self.claims.iter().filter(|claim| claim.auth != Auth::Module);
+            if let Some(claim) = claims.find(|claim| !self.routes.iter().any(|route| route.is(claim))) {
+                return Err((false, name(claim.method, claim.path.as_str())));
+            }
+        }
+        Ok(self.routes)
+    }
+
+    /// Serves `GET` of this path. Who may call, and how long the body may be, are the manifest's to say.
+    pub fn get<A>(&mut self, pattern: &'static str, handler: impl Handler<M, A>) {
+        self.claimed(Method::Get, pattern, handler);
+    }
+
+    /// Serves `POST` of this path. Who may call, and how long the body may be, are the manifest's to say.
+    pub fn post<A>(&mut self, pattern: &'static str, handler: impl Handler<M, A>) {
+        self.claimed(Method::Post, pattern, handler);
+    }
+
+    fn claimed<A>(&mut self, method: Method, pattern: &'static str, handler: impl Handler<M, A>) {
+        let handler = self.serve(handler);
+        let fits = |claim: &&manifest::Route| claim.method == method && claim.path.as_str() == pattern;
+        let before = self.routes.len();
+        for claim in self.claims.iter().filter(fits) {
+            let who = match claim.auth {
+                Auth::Peer => Who::Peer,
+                Auth::Operator => Who::Operator,
+                Auth::Module => continue,
+            };
+            let body_limit = claim.body_bytes;
+            self.routes.push(Route { who, method, pattern, body_limit, handler: Arc::clone(&handler) });
+        }
+        if self.routes.len() == before {
+            self.unclaimed.get_or_insert_with(|| name(method, pattern));
+        }
+    }
+
+    fn serve<A>(&self, handler: impl Handler<M, A>) -> Serve {
+        let (module, handler) = (Arc::clone(&self.module), Arc::new(handler));
+        Arc::new(move |call| Arc::clone(&handler).call(Arc::clone(&module), call))
     }
 
     /// A route for the same module of linked peers. `body_limit` in bytes: a longer body fails while it is read.
@@ -69,10 +121,25 @@ impl<M: Send + Sync + 'static> Routes<M> {
         body_limit: u64,
         handler: impl Handler<M, A>,
     ) {
-        let (module, handler) = (Arc::clone(&self.module), Arc::new(handler));
-        let handler: Serve = Arc::new(move |call| Arc::clone(&handler).call(Arc::clone(&module), call));
+        let handler = self.serve(handler);
         self.routes.push(Route { who, method, pattern, body_limit, handler });
     }
+}
+
+impl Route {
+    fn is(&self, claim: &manifest::Route) -> bool {
+        let who = match claim.auth {
+            Auth::Peer => Some(Who::Peer),
+            Auth::Operator => Some(Who::Operator),
+            Auth::Module => None,
+        };
+        who == Some(self.who) && claim.method == self.method && claim.path.as_str() == self.pattern
+    }
+}
+
+fn name(method: Method, pattern: &str) -> String {
+    let method = if method == Method::Get { "GET" } else { "POST" };
+    format!("{method} {pattern}")
 }
 
 /// The first pair of routes that no call can tell apart.

@@ -17,11 +17,11 @@ use crate::error::{ModuleError, Status};
 use crate::instance::Instance;
 use crate::message::{Request, Response};
 use crate::module::Event;
-use crate::wire::CALLS;
 use crate::wire::convert::{self, module_frame};
 use crate::wire::flow::{Broken, Budget, Inbox, Pieces, Reading, ended};
 use crate::wire::hooks;
 use crate::wire::lane::Lane;
+use crate::wire::{CALLS, DETAIL_BYTES};
 
 /// Whether the module goes on after a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,13 +52,19 @@ pub(super) struct Calls {
     instance: Arc<Instance>,
     context: Context,
     lane: Arc<Lane<ModuleFrame>>,
+    settings: Arc<Mutex<String>>,
     table: Mutex<Table>,
     starting: Mutex<Option<AbortHandle>>,
 }
 
 impl Calls {
-    pub(super) fn new(instance: Arc<Instance>, context: Context, lane: Arc<Lane<ModuleFrame>>) -> Arc<Self> {
-        Arc::new(Self { instance, context, lane, table: Mutex::default(), starting: Mutex::default() })
+    pub(super) fn new(
+        instance: Arc<Instance>,
+        context: Context,
+        lane: Arc<Lane<ModuleFrame>>,
+        settings: Arc<Mutex<String>>,
+    ) -> Arc<Self> {
+        Arc::new(Self { instance, context, lane, settings, table: Mutex::default(), starting: Mutex::default() })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -84,7 +90,7 @@ impl Calls {
             }
             Some(FromHost::Cancel(cancel)) => self.cancel(cancel.call),
             Some(FromHost::Activate(_)) => self.activate(),
-            Some(FromHost::Configure(_)) => self.lane.push(module_frame(FromModule::Configured(wire::Configured {}))),
+            Some(FromHost::Configure(configure)) => self.configure(configure.document),
             Some(FromHost::Ping(ping)) => {
                 self.lane.push(module_frame(FromModule::Pong(wire::Pong { number: ping.number })));
             }
@@ -103,6 +109,18 @@ impl Calls {
             Some(FromHost::Welcome(_)) | None => {}
         }
         Ok(Next::Go)
+    }
+
+    /// Takes the operator's settings; ones that the manifest does not declare are refused, and those before stay.
+    fn configure(&self, document: String) {
+        let said = match self.instance.accepts(&document) {
+            Ok(()) => {
+                *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = document;
+                FromModule::Configured(wire::Configured {})
+            }
+            Err(why) => FromModule::Failed(wire::Failed { code: "bad-settings".into(), detail: shortened(why) }),
+        };
+        self.lane.push(module_frame(said));
     }
 
     fn call(self: &Arc<Self>, call: wire::Call) -> Result<(), Broken> {
@@ -265,6 +283,13 @@ impl Calls {
         }
         self.lane.close();
     }
+}
+
+/// As much of a text as the node reads.
+fn shortened(mut text: String) -> String {
+    let end = (0..=DETAIL_BYTES.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or_default());
+    text
 }
 
 /// No more credit is granted for a call that ends, and nobody waits for credit.

@@ -1,6 +1,6 @@
 //! The node as the module's process sees it: [`Host`] over the second connection.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -29,6 +29,7 @@ pub(super) struct RemoteHost {
     client: HostClient<Channel>,
     peers: PeersClient<Channel>,
     notes: Arc<Notes>,
+    settings: Arc<Mutex<String>>,
 }
 
 impl RemoteHost {
@@ -38,7 +39,12 @@ impl RemoteHost {
         peers: PeersClient<Channel>,
         notes: Arc<Notes>,
     ) -> Self {
-        Self { node, client, peers, notes }
+        Self { node, client, peers, notes, settings: Arc::default() }
+    }
+
+    /// Where the operator's settings are kept once the node has said them.
+    pub(super) fn settings(&self) -> Arc<Mutex<String>> {
+        Arc::clone(&self.settings)
     }
 
     /// Calls share the connection; a clone is a handle.
@@ -65,6 +71,10 @@ impl Host for RemoteHost {
     fn now(&self) -> UnixMillis {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn settings(&self) -> String {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn unique_id(&self) -> [u8; 16] {

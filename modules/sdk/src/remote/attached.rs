@@ -114,7 +114,8 @@ impl Inner {
             rounds.tick().await;
             let round = self.calls().round();
             match round {
-                Ok(number) => self.push(FromHost::Ping(wire::Ping { number })),
+                Ok(Some(number)) => self.push(FromHost::Ping(wire::Ping { number })),
+                Ok(None) => {}
                 Err(fault) => return fault,
             }
         }
@@ -174,22 +175,34 @@ impl Attached {
         self.0.end(fault);
     }
 
+    /// Gives the module the operator's settings (TOML), before its start or while it runs.
+    ///
+    /// # Errors
+    /// The module's refusal in its words, or that it has gone.
+    pub async fn configure(&self, document: String) -> Result<(), ModuleError> {
+        self.ask(FromHost::Configure(wire::Configure { document }), "module-not-configured").await
+    }
+
     /// Runs the module's start. How long that may take is the caller's to say, who then ends the attachment.
     ///
     /// # Errors
     /// The module's refusal in its words, or that it has gone.
     pub async fn start(&self) -> Result<(), ModuleError> {
+        self.ask(FromHost::Activate(wire::Activate { epoch: 0 }), "module-not-started").await
+    }
+
+    async fn ask(&self, what: FromHost, refused: &'static str) -> Result<(), ModuleError> {
         let asked = self.0.calls().ask();
         let Some(answer) = asked else {
             return Err(ModuleError::new(Status::Conflict, "module-busy", "the module is being asked something else"));
         };
-        self.0.push(FromHost::Activate(wire::Activate { epoch: 0 }));
+        self.0.push(what);
         match answer.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err((code, detail))) => {
                 let detail =
                     if code.is_empty() { "it did not say why".to_owned() } else { format!("{code}: {detail}") };
-                Err(ModuleError::new(Status::Internal, "module-not-started", detail))
+                Err(ModuleError::new(Status::Internal, refused, detail))
             }
             Err(_) => Err(gone()),
         }
@@ -243,6 +256,26 @@ impl Attached {
         let drained: oneshot::Receiver<()> = self.0.calls().drain();
         self.0.push(FromHost::Drain(wire::Drain { millis: u32::try_from(most.as_millis()).unwrap_or(u32::MAX) }));
         matches!(tokio::time::timeout(most, drained).await, Ok(Ok(())))
+    }
+
+    /// Asks whether its loop turns; true once it has answered, false if it went before.
+    pub async fn ping(&self) -> bool {
+        let (number, answered) = self.0.calls().ping();
+        if let Some(number) = number {
+            self.0.push(FromHost::Ping(wire::Ping { number }));
+        }
+        answered.await.is_ok()
+    }
+
+    /// Calls and events that the module has not ended, those that were given up among them.
+    pub fn running(&self) -> usize {
+        self.0.calls().count()
+    }
+
+    /// Sends the module a frame that no call stands behind: for the conformance suite. What the module answers is judged like everything else.
+    #[doc(hidden)]
+    pub fn inject(&self, frame: HostFrame) {
+        self.0.lane.push(frame);
     }
 
     /// Tells its process to end.

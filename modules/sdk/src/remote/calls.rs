@@ -89,6 +89,10 @@ pub(super) struct Calls {
     /// The ping that it has not answered.
     pinged: Option<u64>,
     pings: u64,
+    /// That ping went out beside the rounds, since the last one.
+    beside: bool,
+    /// Who waits for the module to answer a ping.
+    ponged: Vec<oneshot::Sender<()>>,
     drained: Option<oneshot::Sender<()>>,
 }
 
@@ -173,8 +177,8 @@ impl Calls {
     }
 
     /// One more round: the number of the next ping.
-    pub(super) fn round(&mut self) -> Result<u64, Fault> {
-        if self.pinged.is_some() {
+    pub(super) fn round(&mut self) -> Result<Option<u64>, Fault> {
+        if self.pinged.is_some() && !std::mem::take(&mut self.beside) {
             return Err(Fault::Silent);
         }
         for running in self.running.values_mut() {
@@ -185,9 +189,30 @@ impl Calls {
                 }
             }
         }
+        if self.pinged.is_some() {
+            // It was asked a moment ago, beside the rounds, and has until the next.
+            return Ok(None);
+        }
         self.pings += 1;
         self.pinged = Some(self.pings);
-        Ok(self.pings)
+        Ok(self.pinged)
+    }
+
+    /// A ping beside the rounds, unless one is on its way: its number then, and who hears of the answer.
+    pub(super) fn ping(&mut self) -> (Option<u64>, oneshot::Receiver<()>) {
+        let (sender, answered) = oneshot::channel();
+        self.ponged.push(sender);
+        if self.pinged.is_some() {
+            return (None, answered);
+        }
+        self.pings += 1;
+        (self.pinged, self.beside) = (Some(self.pings), true);
+        (self.pinged, answered)
+    }
+
+    /// Calls that the module has not ended.
+    pub(super) fn count(&self) -> usize {
+        self.running.len()
     }
 
     /// Judges one frame of the module. What comes back is to be handed on once the table is free: its caller may have gone.
@@ -212,7 +237,14 @@ impl Calls {
             },
             FromModule::EventDone(done) => self.event_done(done.call),
             FromModule::Pong(pong) => match self.pinged.take() {
-                Some(number) if number == pong.number => Ok(()),
+                Some(number) if number == pong.number => {
+                    self.beside = false;
+                    // Nobody may wait for it any more.
+                    for waits in self.ponged.drain(..) {
+                        let _ = waits.send(());
+                    }
+                    Ok(())
+                }
                 _ => Err(Fault::OutOfTurn),
             },
             FromModule::Configured(_) | FromModule::Migrated(_) | FromModule::Activated(_) => self.answered(Ok(())),
@@ -315,6 +347,7 @@ impl Calls {
         // What waits sees that its sender is gone.
         self.asked = None;
         self.drained = None;
+        self.ponged.clear();
     }
 }
 
@@ -352,13 +385,18 @@ mod tests {
     #[test]
     fn silence_and_calls_that_do_not_end_are_faults() {
         let mut calls = Calls::default();
-        assert_eq!(calls.round(), Ok(1));
+        assert_eq!(calls.round(), Ok(Some(1)));
+        assert_eq!(calls.round(), Err(Fault::Silent));
+        // One that was asked just before the round has until the next.
+        let mut calls = Calls::default();
+        assert_eq!(calls.ping().0, Some(1));
+        assert_eq!((calls.ping().0, calls.round()), (None, Ok(None)));
         assert_eq!(calls.round(), Err(Fault::Silent));
         let mut calls = Calls::default();
         let made = calls.begin(|_| Arc::new(Unread)).unwrap();
         calls.cancel(made.call);
         for number in 1..=u64::from(ROUNDS) {
-            assert_eq!(calls.round(), Ok(number));
+            assert_eq!(calls.round(), Ok(Some(number)));
             say(&mut calls, FromModule::Pong(wire::Pong { number })).unwrap();
         }
         assert_eq!(calls.round(), Err(Fault::IgnoresCancel));

@@ -4,6 +4,7 @@
 //! nothing until it has proven itself; those that have not are few and short-lived.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -97,13 +98,20 @@ impl Drop for Place {
 /// See the file's head.
 pub struct Door {
     node: NodeId,
+    /// Versions of the contract that it speaks.
+    versions: RangeInclusive<u32>,
     state: Mutex<State>,
 }
 
 impl Door {
     /// A door of this node.
     pub fn new(node: NodeId) -> Arc<Self> {
-        Arc::new(Self { node, state: Mutex::default() })
+        Self::speaking(node, OLDEST..=NEWEST)
+    }
+
+    /// One that speaks other versions of the contract: for tests of how a module meets an older or a newer node.
+    pub fn speaking(node: NodeId, versions: RangeInclusive<u32>) -> Arc<Self> {
+        Arc::new(Self { node, versions, state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -282,10 +290,13 @@ impl Connection {
             _ => return Err(Fault::NoHello),
         };
         let Some(Awaited { context, attached, .. }) = self.door.prove(&hello) else { return Err(Fault::Unproven) };
-        let Some(version) = common(hello.oldest, hello.newest) else {
+        let versions = &self.door.versions;
+        let Some(version) = common(hello.oldest, hello.newest, versions) else {
+            let node = (*versions.start(), *versions.end());
+            let fault = Fault::Version { module: (hello.oldest, hello.newest), node };
             // The one who waits may have stopped.
-            drop(attached.send(Err(Fault::Version)));
-            return Err(Fault::Version);
+            drop(attached.send(Err(fault)));
+            return Err(fault);
         };
         let features: Vec<String> =
             hello.features.into_iter().filter(|name| FEATURES.contains(&name.as_str())).collect();
@@ -347,9 +358,9 @@ fn is_bounded(hello: &Hello) -> bool {
 }
 
 /// The newest version that both speak. A range that is none is spoken by nobody.
-fn common(oldest: u32, newest: u32) -> Option<u32> {
-    let version = newest.min(NEWEST);
-    (oldest <= newest && version >= oldest && version >= OLDEST).then_some(version)
+fn common(oldest: u32, newest: u32, spoken: &RangeInclusive<u32>) -> Option<u32> {
+    let version = newest.min(*spoken.end());
+    (oldest <= newest && version >= oldest && spoken.contains(&version)).then_some(version)
 }
 
 #[cfg(test)]
@@ -358,10 +369,14 @@ mod tests {
 
     #[test]
     fn the_newest_common_version_is_spoken() {
-        assert_eq!(common(1, 1), Some(1));
-        assert_eq!(common(1, NEWEST + 5), Some(NEWEST));
-        assert_eq!(common(NEWEST + 1, NEWEST + 5), None);
-        assert_eq!(common(0, 0), None);
-        assert_eq!(common(5, 1), None, "a range that is none");
+        let node = OLDEST..=NEWEST;
+        assert_eq!(common(1, 1, &(1..=3)), Some(1), "N-2");
+        assert_eq!(common(1, 2, &(1..=3)), Some(2), "N-1");
+        assert_eq!(common(1, 1, &(2..=4)), None, "N-3");
+        assert_eq!(common(2, 9, &(1..=3)), Some(3));
+        assert_eq!(common(1, NEWEST + 5, &node), Some(NEWEST));
+        assert_eq!(common(NEWEST + 1, NEWEST + 5, &node), None, "from the future");
+        assert_eq!(common(0, 0, &node), None);
+        assert_eq!(common(5, 1, &node), None, "a range that is none");
     }
 }

@@ -12,8 +12,13 @@ pub enum Fault {
     #[error("its first frame is no Hello")]
     NoHello,
     /// No version of the contract that both speak.
-    #[error("it speaks no version of the contract that this node speaks")]
-    Version,
+    #[error("it speaks versions {} to {} of the contract, this node {} to {}", .module.0, .module.1, .node.0, .node.1)]
+    Version {
+        /// The oldest and the newest that the module speaks.
+        module: (u32, u32),
+        /// The same of this node.
+        node: (u32, u32),
+    },
     /// It did not open its second connection in time.
     #[error("it did not open its second connection")]
     HalfOpen,
@@ -64,7 +69,7 @@ impl Fault {
         match self {
             Self::Unproven => "unproven",
             Self::NoHello => "no-hello",
-            Self::Version => "version",
+            Self::Version { .. } => "version",
             Self::HalfOpen => "half-open",
             Self::Garbage => "garbage",
             Self::UnknownCall => "unknown-call",

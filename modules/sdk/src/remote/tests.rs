@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod hooks;
+mod recorded;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -506,7 +507,9 @@ fn a_hello_that_is_none_and_a_version_that_nobody_speaks_are_refused() {
         let expected = node.expect(PROOF);
         let future = wire::Hello { newest: 9, oldest: 9, ..hello(PROOF) };
         let (refused, fault) = tokio::join!(Bare::first(&node, future), expected.attached());
-        assert_eq!((refused.err().unwrap().as_str(), fault.unwrap_err()), ("version", Fault::Version));
+        let said = fault.unwrap_err();
+        assert_eq!((refused.err().unwrap().as_str(), said.code()), ("version", "version"));
+        assert_eq!(said.to_string(), "it speaks versions 9 to 9 of the contract, this node 1 to 1");
     });
 }
 

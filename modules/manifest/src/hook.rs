@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::vocabulary::{Field, HookClass, Point};
 use super::words::{BadWord, Code, Line, ModuleId};
-use crate::message::Method;
+use crate::Method;
 
 /// Least and most that a hook may ask for, in milliseconds.
 pub(super) const TIMEOUT_MILLIS: std::ops::RangeInclusive<u32> = 50..=100;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use openred_proto::modules::MODULE_ID_BYTES;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::message::Method;
+use crate::Method;
 
 /// Longest name of a setting, an event, a hook.
 const CODE_BYTES: usize = 64;

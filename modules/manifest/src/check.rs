@@ -9,7 +9,7 @@ use super::{
     AUDIT_EVENTS, Auth, BODY_BYTES, ENTRIES, HOOKS, Hook, HookClass, Limits, METHODS, Manifest, MethodDescription,
     ROUTES, Route, SETTINGS,
 };
-use crate::message::Method;
+use crate::Method;
 
 /// Largest rate and burst.
 const RATE: RangeInclusive<u32> = 1..=1_000_000;

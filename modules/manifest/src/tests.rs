@@ -109,8 +109,8 @@ fn all_of_a_manifest_is_read() {
 
 #[test]
 fn the_built_in_modules_manifests_are_read() {
-    let messaging = include_str!("../../../messaging/openred.toml");
-    let files = include_str!("../../../files/openred.toml");
+    let messaging = include_str!("../../messaging/openred.toml");
+    let files = include_str!("../../files/openred.toml");
     for (file, text) in [("messaging/openred.toml", messaging), ("files/openred.toml", files)] {
         let manifest = Manifest::parse(file, text).unwrap();
         assert_eq!(manifest.version.as_str(), env!("CARGO_PKG_VERSION"), "{file}");

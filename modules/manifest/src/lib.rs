@@ -20,11 +20,12 @@
 //! [permissions]
 //! kv.quota = { megabytes = 1, reason = "how often each peer was greeted" }
 //! "#;
-//! let manifest = openred_module::manifest::Manifest::parse("openred.toml", text)?;
+//! let manifest = openred_manifest::Manifest::parse("openred.toml", text)?;
 //! assert_eq!(manifest.id.as_str(), "greet");
 //! assert_eq!(manifest.routes.len(), 1);
 //! # Ok::<(), openred_proto::config::ConfigError>(())
 //! ```
+#![forbid(unsafe_code)]
 
 mod asked;
 mod check;
@@ -42,14 +43,21 @@ use std::collections::BTreeMap;
 use openred_proto::config::{ConfigError, Source};
 use serde::Deserialize;
 
-use crate::message::Method;
-
 pub use asked::{Asked, Destination, Permissions};
 pub use hook::{Hook, HookName, Match, OnFailure};
 pub use permission::{BadGrant, Grants, Permission, PermissionName};
 pub use settings::{Kind, Setting};
 pub use vocabulary::{Field, Fields, HookClass, Point};
 pub use words::{BadWord, Code, Digest, Line, ModuleId, Pattern, Program, Version};
+
+/// What a call wants: to read, or to change something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Reads; may be repeated freely.
+    Get,
+    /// Changes something; repeated only with the same idempotency key.
+    Post,
+}
 
 /// Most routes of a module.
 pub const ROUTES: usize = 64;
