@@ -6,6 +6,8 @@
 use openred_proto::error::WireError;
 use openred_proto::vault::{Capacity, Refusal, StatementFault};
 
+use crate::registered::MethodFault;
+
 /// Why an operation of the key process failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -42,6 +44,9 @@ pub enum Error {
     /// No method is allowed on both sides.
     #[error("no common method")]
     LocalNoCommonMethod,
+    /// A method of a module.
+    #[error("a module's method: {0}")]
+    Method(#[from] MethodFault),
     /// A fixed table is full.
     #[error("capacity reached: {0}")]
     LocalFull(Capacity),
@@ -110,6 +115,10 @@ impl From<Error> for Refusal {
             Error::PeerHandshake => Refusal::HandshakeFailed,
             Error::AllZero => Refusal::PeerStatement(StatementFault::Malformed),
             Error::LocalNoCommonMethod => Refusal::NoCommonMethod,
+            Error::Method(MethodFault::Malformed) => Refusal::MethodMalformed,
+            Error::Method(MethodFault::Weak(weakness)) => Refusal::WeakMethod(weakness),
+            Error::Method(MethodFault::Taken) => Refusal::MethodTaken,
+            Error::Method(MethodFault::Gone) => Refusal::MethodGone,
             Error::LocalFull(capacity) => Refusal::Capacity(capacity),
             Error::LocalRowSealed => Refusal::RowSealed,
             Error::LocalLinkGone => Refusal::LinkGone,

@@ -13,6 +13,7 @@ mod convert;
 mod gather;
 mod handshakes;
 mod link;
+mod methods;
 mod outgoing;
 mod places;
 #[doc(hidden)]

@@ -7,6 +7,7 @@
 use openred_proto::audit::Checkpoint;
 use openred_proto::checked::card::Card;
 use openred_proto::checked::check_window;
+use openred_proto::checked::module_word::ModuleWord;
 use openred_proto::checked::receipt::Receipt;
 use openred_proto::checked::session_proof::SessionWord;
 use openred_proto::checked::statement;
@@ -115,6 +116,12 @@ impl Identity {
     #[must_use]
     pub fn sign_session(&self, word: &SessionWord) -> Vec<u8> {
         self.statement(Label::Session, &word.encode())
+    }
+
+    /// Signs what a module states in its own domain.
+    #[must_use]
+    pub fn sign_module(&self, word: &ModuleWord) -> Vec<u8> {
+        self.statement(Label::Module, &word.encode())
     }
 
     /// Signs this identity's word for its successor, or the taking back of it.

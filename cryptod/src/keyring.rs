@@ -135,6 +135,12 @@ impl Keyring {
     pub fn store_key(&self, purpose: &str) -> Secret<32> {
         expand(&self.store, &concat(&[derive::STORE, purpose.as_bytes()]))
     }
+
+    /// The key that one module's seals are made with; none of its records is sealed with it.
+    #[must_use]
+    pub fn seal_key(&self, module: &str) -> Secret<32> {
+        expand(&self.store, &concat(&[derive::MODULE_SEAL, module.as_bytes()]))
+    }
 }
 
 pub(crate) fn expand(root: &Secret<32>, info: &[u8]) -> Secret<32> {
@@ -188,6 +194,8 @@ mod tests {
                 &keyring.audit,
                 &keyring.store_key("a"),
                 &keyring.store_key("b"),
+                &keyring.seal_key("a"),
+                &keyring.seal_key("b"),
             ];
             for key in keys {
                 assert!(seen.insert(*key.expose()));

@@ -15,6 +15,7 @@ pub mod keyring;
 pub mod link;
 pub mod method;
 pub mod prekey;
+pub mod registered;
 pub mod report;
 pub mod seal;
 mod signing;

@@ -6,7 +6,7 @@
 use hmac::{Hmac, KeyInit, Mac};
 use openred_proto::concat::concat;
 use openred_proto::id::UnixMillis;
-use openred_proto::method::{Method, MethodSet, Schedule};
+use openred_proto::method::{Method, MethodSet, Place, Schedule};
 use openred_proto::secret::Secret;
 use sha2::Sha256;
 
@@ -15,12 +15,23 @@ use crate::error::{Error, Result};
 const HOUR: u64 = 3600;
 const DAY: u64 = 86_400;
 
-/// The method that `schedule` picks at `now` among `common`, and the epoch in which it did.
+/// What a schedule picks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// One of the four.
+    BuiltIn(Method),
+    /// What a module registered, by its place here.
+    Registered(Place),
+}
+
+/// The method that `schedule` picks at `now` among `common`, and the epoch in which it did. The four come first, then the registered
+/// ones in the order of their places: the issuer alone counts, so its places are as good as any order.
 ///
 /// # Errors
 /// [`Error::LocalNoCommonMethod`] when the set is empty: a hard, named error, never a fallback.
-pub fn pick(schedule: Schedule, seed: &Secret<32>, common: MethodSet, now: UnixMillis) -> Result<(Method, u64)> {
-    let methods: Vec<Method> = common.iter().collect();
+pub fn pick(schedule: Schedule, seed: &Secret<32>, common: MethodSet, now: UnixMillis) -> Result<(Choice, u64)> {
+    let registered = common.places().map(Choice::Registered);
+    let methods: Vec<Choice> = common.iter().map(Choice::BuiltIn).chain(registered).collect();
     if methods.is_empty() {
         return Err(Error::LocalNoCommonMethod);
     }
@@ -55,20 +66,24 @@ mod tests {
     fn hourly_and_daily_walk_through_the_set_in_order() {
         let set: MethodSet = [Method::Alpha, Method::Gamma].into_iter().collect();
         for hour in 0..6 {
-            let (method, epoch) = pick(Schedule::Hourly, &SEED, set, hours(hour)).unwrap();
-            assert_eq!((method, epoch), (if hour % 2 == 0 { Method::Alpha } else { Method::Gamma }, hour));
+            let picked = pick(Schedule::Hourly, &SEED, set, hours(hour)).unwrap();
+            let expected = if hour % 2 == 0 { Method::Alpha } else { Method::Gamma };
+            assert_eq!(picked, (Choice::BuiltIn(expected), hour));
         }
-        let (method, epoch) = pick(Schedule::Daily, &SEED, MethodSet::ALL, hours(24 * 7 + 5)).unwrap();
-        assert_eq!((method, epoch), (Method::Delta, 7));
+        let picked = pick(Schedule::Daily, &SEED, MethodSet::ALL, hours(24 * 7 + 5)).unwrap();
+        assert_eq!(picked, (Choice::BuiltIn(Method::Delta), 7));
+        let place = Place::from_number(3).unwrap();
+        let picked = pick(Schedule::Hourly, &SEED, MethodSet::ALL.with_place(place), hours(9)).unwrap();
+        assert_eq!(picked, (Choice::Registered(place), 9), "after the four");
     }
 
     #[test]
     fn seeded_reaches_every_method_and_depends_on_the_seed() {
-        let picks = |seed: &Secret<32>| -> Vec<Method> {
+        let picks = |seed: &Secret<32>| -> Vec<Choice> {
             (0..64).map(|hour| pick(Schedule::Seeded, seed, MethodSet::ALL, hours(hour)).unwrap().0).collect()
         };
         let one = picks(&SEED);
-        assert!(Method::ALL.into_iter().all(|method| one.contains(&method)));
+        assert!(Method::ALL.into_iter().all(|method| one.contains(&Choice::BuiltIn(method))));
         assert_ne!(one, picks(&Secret::new([6; 32])));
         assert_eq!(one, picks(&SEED));
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::limits::{CLOCK_GRACE, LINKS, SEQUENCE_AHEAD, SEQUENCE_WINDOW};
-use openred_proto::method::Method;
+use openred_proto::method::{Method, Place};
 use openred_proto::secret::Secret;
 use openred_proto::vault::Capacity;
 
@@ -20,6 +20,7 @@ use crate::audit;
 use crate::error::{Error, Result};
 use crate::link::transform::Side;
 use crate::prekey::Prekeys;
+use crate::registered::Methods;
 
 mod codec;
 pub mod image;
@@ -66,6 +67,8 @@ pub(crate) struct NodeState {
     pub(crate) audit: audit::Head,
     /// Sequence of the last word of the identity's lineage that the trail has a record of, where it needs one; zero before.
     pub(crate) told: u64,
+    /// Methods that modules registered.
+    pub(crate) methods: Methods,
 }
 
 /// One suite's static key and its latest certificate.
@@ -101,8 +104,10 @@ pub struct LinkRecord {
     pub link: LinkId,
     /// This node's side.
     pub side: Side,
-    /// Its method.
+    /// Its method; of a registered one, its suite.
     pub method: Method,
+    /// Where its method stands, if a module registered it.
+    pub registered: Option<Place>,
     /// The schedule's epoch at issue.
     pub epoch: u64,
     /// Start of its life.
@@ -249,6 +254,12 @@ impl State {
     /// Whether not even one more record can change before a commit.
     pub(crate) fn is_full_of_changes(&self) -> bool {
         self.touched.len() >= TOUCHED
+    }
+
+    /// Whether a link that was not ended needs the method at `place`.
+    pub(crate) fn uses(&self, place: Place) -> bool {
+        let mut links = self.peers.values().flat_map(|record| record.links.iter().flatten());
+        links.any(|link| link.registered == Some(place) && !link.revoked)
     }
 
     /// Whether anything changed since the last commit.

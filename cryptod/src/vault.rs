@@ -7,6 +7,7 @@
 //! The loop with its descriptors is `vault/serve`; what may be asked by whom is `vault/access`; what is done, the `_ops`.
 
 use openred_proto::audit::Event;
+use openred_proto::checked::module_word::ModuleWord;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::LINKS_PAGE;
 use openred_proto::vault::{Frame, Refusal, Reply, Request, Role, decode_frame};
@@ -26,6 +27,7 @@ mod channel;
 mod direct_ops;
 mod handshake_ops;
 mod link_ops;
+mod method_ops;
 mod node_ops;
 pub mod quota;
 pub mod serve;
@@ -308,6 +310,13 @@ impl Unlocked {
             Request::ValidateMatch { row, hash, proof } => self.validate_match(now, &row, &hash, &proof),
             Request::StoreKey { purpose } => self.store_key(&purpose),
             Request::Rotate { what } => self.rotate(now, random, what),
+            Request::RegisterMethod { module, description } => self.register_method(now, &module, description),
+            Request::RetireMethod { method } => self.retire_method(&method),
+            Request::ListMethods => Ok(self.list_methods()),
+            Request::SignModule { module, domain, digest, length } => {
+                self.sign_module(&ModuleWord { module, domain, digest, length, at: now })
+            }
+            Request::SealKey { module } => self.seal_key(&module),
         }
     }
 }

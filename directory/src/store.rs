@@ -28,7 +28,7 @@ pub struct NewCard {
     /// Its sector.
     pub sector: String,
     /// Its methods, as bits.
-    pub methods: u8,
+    pub methods: u16,
     /// The signed bytes.
     pub bytes: Vec<u8>,
     /// Which identities its node goes on for.

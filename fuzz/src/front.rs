@@ -6,11 +6,12 @@ use std::cell::RefCell;
 use http_body_util::{BodyExt, Full};
 use openred_cryptod::front::raw;
 use openred_proto::id::{HandshakeId, LinkId, NodeId};
-use openred_proto::method::Method;
+use openred_proto::method::description::MethodDescription;
+use openred_proto::method::{Method, Place};
 use openred_proto::secret::Secret;
 use openred_proto::vault::{
-    Frame, LinkKeys, LinkSummary, Refusal, Reply, Request, RequestKeys, SessionGrant, decode_frame, encode_frame,
-    split_frame,
+    Frame, LinkKeys, LinkSummary, Refusal, RegisteredMethod, Reply, Request, RequestKeys, SessionGrant, decode_frame,
+    encode_frame, split_frame,
 };
 use prost::Message;
 use prost::bytes::Bytes;
@@ -24,7 +25,7 @@ use tower::ServiceExt;
 use crate::corpus::numbered;
 use crate::records::NOW;
 
-const CALLS: [&str; 23] = [
+const CALLS: [&str; 28] = [
     "Describe",
     "SignCard",
     "SignHttp",
@@ -48,6 +49,11 @@ const CALLS: [&str; 23] = [
     "StartDirect",
     "AnswerDirect",
     "Handshakes",
+    "RegisterMethod",
+    "RetireMethod",
+    "ListMethods",
+    "SignModule",
+    "GetSealKey",
 ];
 
 const NODE: NodeId = NodeId::from_bytes([1; 32]);
@@ -115,6 +121,10 @@ async fn vault_that_answers(mut stream: UnixStream, reply: u8) {
     }
 }
 
+fn first_place() -> Place {
+    Place::from_number(1).expect("places are counted from one")
+}
+
 /// Any answer there is, to any question.
 fn answer(which: u8) -> Reply {
     let bytes = |length: usize| vec![which; length];
@@ -122,7 +132,9 @@ fn answer(which: u8) -> Reply {
     let keys = || LinkKeys { outgoing: keys(), incoming: keys() };
     let link = LinkId::from_bytes([3; 16]);
     let (method, issuer, epoch) = (Method::Beta, which & 1 == 0, 7);
-    let summary = || LinkSummary { link, peer: NODE, issuer, method, epoch, not_before: NOW, not_after: NOW };
+    let registered = None;
+    let summary =
+        || LinkSummary { link, peer: NODE, issuer, method, epoch, not_before: NOW, not_after: NOW, registered };
     let grant = || SessionGrant {
         link: Some(link),
         peer: NODE,
@@ -136,7 +148,7 @@ fn answer(which: u8) -> Reply {
         peer_directory_head: bytes(32),
     };
     let handshake = HandshakeId::from_bytes([9; 16]);
-    match which % 15 {
+    match which % 18 {
         0 => Reply::Card { statement: bytes(300), sequence: 1, expires_at: NOW },
         1 => Reply::Signature(bytes(usize::from(which))),
         2 => Reply::LinkIssued { summary: summary(), row: bytes(97), offer: bytes(3400), keys: keys() },
@@ -151,6 +163,15 @@ fn answer(which: u8) -> Reply {
         11 => Reply::StoreKey(Secret::new([1; 32])),
         12 => Reply::Links(vec![link; 3]),
         13 => Reply::SessionSigned { peer: NODE, statement: bytes(138) },
+        14 => Reply::MethodRegistered(first_place()),
+        15 => Reply::Methods(vec![RegisteredMethod {
+            place: first_place(),
+            module: "greet".into(),
+            description: bytes(80),
+            epoch: 1,
+            retired: issuer,
+        }]),
+        16 => Reply::ModuleSigned(bytes(200)),
         _ => Reply::Refused(Refusal::Quota),
     }
 }
@@ -196,10 +217,12 @@ pub(crate) fn corpus() -> Vec<(String, Vec<u8>)> {
     let answered = rpc::AnswerHandshakeRequest { row: of(97), noise: of(1300), directory_head: of(32) };
     let goes_on = |head| rpc::ContinueHandshakeRequest { handshake: of(16), noise: of(600), directory_head: of(head) };
     let matched = rpc::ValidateMatchRequest { row: of(97), hash: of(32), proof: of(32) };
+    let described = MethodDescription::floor("omega").encode();
+    let stated = rpc::SignModuleRequest { module: "greet".into(), domain: "words".into(), digest: of(32), length: 9 };
     let calls = [
-        (14, Vec::new()),
+        (17, Vec::new()),
         (0, card.encode_to_vec()),
-        (64 - 64 % 15 + 1, signed.encode_to_vec()),
+        (64 - 64 % 18 + 1, signed.encode_to_vec()),
         (2, issue.encode_to_vec()),
         (3, offer.clone()),
         (4, offer),
@@ -219,6 +242,13 @@ pub(crate) fn corpus() -> Vec<(String, Vec<u8>)> {
         (13, rpc::HandshakeName { handshake: of(16) }.encode_to_vec()),
         (7, rpc::StartDirectRequest { method: 2, peer: of(32) }.encode_to_vec()),
         (7, rpc::AnswerDirectRequest { method: 3, noise: of(1300), directory_head: of(32) }.encode_to_vec()),
+        // A stream that ends at once: what it carries are the calls above.
+        (6, Vec::new()),
+        (14, rpc::RegisterMethodRequest { module: "greet".into(), description: described.into() }.encode_to_vec()),
+        (6, rpc::MethodName { method: of(16) }.encode_to_vec()),
+        (15, Vec::new()),
+        (16, stated.encode_to_vec()),
+        (11, rpc::SealKeyRequest { module: "greet".into() }.encode_to_vec()),
     ];
     let mut inputs: Vec<Vec<u8>> =
         (0_u8..).zip(&calls).map(|(call, (reply, bytes))| [&[call, 0, *reply], &bytes[..]].concat()).collect();

@@ -7,6 +7,7 @@
 use openred_proto::checked::card::CardFields;
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{HandshakeId, LinkId, NodeId, UnixMillis};
+use openred_proto::method::description::MethodDescription;
 use openred_proto::method::{Method, MethodSet, Schedule};
 use openred_proto::vault::{
     Frame, ReceivedOffer, ReceivedRenewal, Reply, Request, Role, ShortKey, decode_frame, encode_frame, split_frame,
@@ -62,7 +63,7 @@ pub(crate) fn list(bytes: &[u8]) {
     world.parties.iter_mut().for_each(Party::commit);
 }
 
-const KINDS: u8 = 31;
+const KINDS: u8 = 36;
 const RAW: u8 = 22;
 
 struct Step {
@@ -193,6 +194,7 @@ impl World {
                 noise: noise(a),
                 directory_head: Vec::new(),
             },
+            31..=35 => of_modules(what, a, b),
             15 if a & 1 == 0 => Request::Lock,
             _ => Request::Rotate { what: if b & 1 == 0 { ShortKey::Prekey } else { ShortKey::Statics } },
         }
@@ -222,6 +224,28 @@ fn allowed(b: u8) -> MethodSet {
     let bits = if b & 0x80 == 0 { b | 1 } else { b };
     let frame = postcard_bits(bits);
     frame.unwrap_or(MethodSet::ALL)
+}
+
+/// What modules ask for: methods within the floor and below it, words, keys.
+fn of_modules(what: u8, a: u8, b: u8) -> Request {
+    let module = ["greet", "files", "", "../x", "A"][usize::from(a % 5)].to_owned();
+    let floor = MethodDescription::floor(["omega", "psi", "chi", "phi", "x y"][usize::from(b % 5)]);
+    let described = MethodDescription {
+        transforms: (0..b / 16 % 7).map(|step| a.wrapping_add(step) % 6).collect(),
+        kdf: u64::from(a / 8 % 4),
+        tag_bits: if b & 1 == 0 { 128 } else { 64 },
+        ..floor
+    };
+    match what {
+        31 => Request::RegisterMethod { module, description: described.encode() },
+        32 => Request::RetireMethod { method: described.id() },
+        33 => Request::ListMethods,
+        34 => {
+            let domain = ["words", "", "a.b", "A"][usize::from(b % 4)].to_owned();
+            Request::SignModule { module, domain, digest: [a; 32], length: u64::from(b) }
+        }
+        _ => Request::SealKey { module },
+    }
 }
 
 /// A method set with these bits, if the frame's decoder would give one.

@@ -10,6 +10,7 @@ use openred_proto::checked::handshake::{
     HandshakeFinalize, HandshakeRequest, Inbound, RequestAnswer, RequestPayload, SenderPayload,
 };
 use openred_proto::checked::link_sync::LinkSync;
+use openred_proto::checked::module_word::ModuleWord;
 use openred_proto::checked::offer::{Offer, RoutingHeader, SealedHeader};
 use openred_proto::checked::receipt::Receipt;
 use openred_proto::checked::statement::{self, Unverified};
@@ -18,6 +19,7 @@ use openred_proto::checked::succession::{Lineage, Succession};
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::label::{Label, signed_bytes};
+use openred_proto::method::description::MethodDescription;
 
 /// A time in 2026.
 pub(crate) const NOW: UnixMillis = UnixMillis(1_780_000_000_000);
@@ -42,9 +44,28 @@ fn choice(bytes: &[u8], of: u8) -> (u8, &[u8]) {
 }
 
 pub(crate) fn statements(bytes: &[u8]) {
-    let (which, bytes) = choice(bytes, 5);
+    let (which, bytes) = choice(bytes, 7);
     match which {
         0 => as_received(bytes),
+        5 => {
+            if let Ok(description) = MethodDescription::decode(bytes) {
+                assert_eq!(description.encode(), bytes, "a description has one encoding");
+                if let Ok(vetted) = description.vet() {
+                    assert!(
+                        (description.key_bits, description.tag_bits) == (256, 128) && description.post_quantum == 1
+                    );
+                    assert_eq!(vetted.id, description.id());
+                }
+            }
+        }
+        6 => {
+            if let Ok(word) = ModuleWord::decode(bytes) {
+                assert_eq!(word.encode(), bytes, "a module's word has one encoding");
+                let signed = signed(Label::Module, bytes);
+                let other = ModuleWord::verify(&signed, &signer(), "other", "domain", &[]);
+                assert!(other.is_err() || word.module == "other");
+            }
+        }
         1 => {
             let statement = signed(Label::Card, bytes);
             if let Ok(card) = Card::verify(&statement, NOW) {
@@ -196,6 +217,7 @@ pub(crate) mod corpus {
             suites: MethodSet::ALL,
             prekey,
             lineage: Lineage::default(),
+            methods: Vec::new(),
         }
     }
 
@@ -222,6 +244,9 @@ pub(crate) mod corpus {
         let bare = Card { fields: CardFields::default(), ..card.clone() };
         let word = |step| Succession { step, old: signer(), new: NodeId::from_bytes([2; 32]), sequence: NOW.0 };
         let back = signed(Label::Succession, &word(Step::TakeBack).encode());
+        let (module, domain) = ("greet".to_owned(), "words.v1".to_owned());
+        let module_word = ModuleWord { module, domain, digest: [8; 32], length: 300, at: NOW };
+        let floor = MethodDescription::floor("psi");
         let lineage = Lineage::verify([&back[..]], signer()).expect("a word of the signer's");
         numbered([
             after(0, &signed(Label::Card, &card.encode())),
@@ -235,6 +260,9 @@ pub(crate) mod corpus {
             after(4, &word(Step::Succeed).encode()),
             after(4, &word(Step::TakeBack).encode()),
             after(1, &Card { lineage, ..card }.encode()),
+            after(5, &MethodDescription::floor("omega").encode()),
+            after(5, &MethodDescription { transforms: vec![4, 3, 2, 1], tag_bits: 64, ..floor }.encode()),
+            after(6, &module_word.encode()),
         ])
     }
 
@@ -247,6 +275,7 @@ pub(crate) mod corpus {
             not_before: NOW,
             not_after: UnixMillis(NOW.0 + 24 * HOUR),
             sequence: NOW.0,
+            registered: None,
         };
         let routing = |psk| RoutingHeader {
             issuer: signer(),

@@ -5,6 +5,7 @@ pub mod card;
 pub mod direct;
 pub mod handshake;
 pub mod link_sync;
+pub mod module_word;
 pub mod offer;
 pub mod receipt;
 pub mod session;

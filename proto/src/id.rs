@@ -132,6 +132,11 @@ id16!(
     HandshakeId
 );
 id16!(
+    /// Names a registered method: the first 16 bytes of SHA-256 of its canonical description. Who finds two descriptions of one id has
+    /// two that hold the floor, and a link between them that does not open.
+    MethodId
+);
+id16!(
     /// Identifies a prekey: the first 16 bytes of SHA-256 of its public key.
     PrekeyId
 );

@@ -28,11 +28,13 @@ pub enum Label {
     Session,
     /// An identity's word that another goes on in its place (docs/protocol.md section 1).
     Succession,
+    /// What a module states in its own domain (docs/protocol.md section 3).
+    Module,
 }
 
 impl Label {
     /// Every label, for tests that try to confuse them.
-    pub const ALL: [Label; 8] = [
+    pub const ALL: [Label; 9] = [
         Label::Card,
         Label::Static,
         Label::Link,
@@ -41,6 +43,7 @@ impl Label {
         Label::Beacon,
         Label::Session,
         Label::Succession,
+        Label::Module,
     ];
 
     /// The label's bytes.
@@ -55,6 +58,7 @@ impl Label {
             Label::Beacon => b"openred/1/beacon",
             Label::Session => b"openred/1/session",
             Label::Succession => b"openred/1/succession",
+            Label::Module => b"openred/1/module",
         }
     }
 }
@@ -95,6 +99,12 @@ pub mod derive {
     pub const STATE: &[u8] = b"openred/1/state";
     /// Key that `noded` seals a module's records with.
     pub const STORE: &[u8] = b"openred/1/store";
+    /// Key that `noded` seals with for a module, by module.
+    pub const MODULE_SEAL: &[u8] = b"openred/1/module-seal";
+    /// Key of one context of a module's seals.
+    pub const SEAL_CONTEXT: &[u8] = b"openred/1/seal-context";
+    /// Keys of a link with a registered method (PROTOCOL 3).
+    pub const REGISTERED: &[u8] = b"openred/1/registered";
     /// Key that names peers in the audit trail.
     pub const AUDIT: &[u8] = b"openred/1/audit-subject";
     /// The prologue's first part (PROTOCOL 5).

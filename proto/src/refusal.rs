@@ -1,6 +1,7 @@
 //! The stable code of each of the key process's refusals, as its front sends it in a gRPC header and docs/errors.md lists it, and
 //! its stable number, as the audit trail holds it.
 
+use crate::method::description::Weakness;
 use crate::vault::{Capacity, Refusal, StatementFault};
 
 /// The header of a refused call that carries [`Refusal::code`].
@@ -9,7 +10,7 @@ pub const REFUSAL_HEADER: &str = "openred-refusal";
 /// What a record of the audit trail holds for a match proof that is wrong: answered, not refused.
 pub const NO_MATCH: u8 = 1;
 
-const CODES: [(Refusal, &str, u8); 28] = [
+const CODES: [(Refusal, &str, u8); 48] = [
     (Refusal::Malformed, "malformed", 2),
     (Refusal::NotAllowed, "not-allowed", 3),
     (Refusal::Quota, "quota", 4),
@@ -38,6 +39,26 @@ const CODES: [(Refusal, &str, u8); 28] = [
     (Refusal::Capacity(Capacity::Prekeys), "capacity-prekeys", 27),
     (Refusal::Downgrade, "downgrade", 28),
     (Refusal::DirectDowngrade, "direct-downgrade", 29),
+    (Refusal::Capacity(Capacity::Methods), "capacity-methods", 30),
+    (Refusal::Capacity(Capacity::MethodsOfModule), "capacity-methods-of-module", 31),
+    (Refusal::MethodMalformed, "method-malformed", 32),
+    (Refusal::MethodTaken, "method-taken", 33),
+    (Refusal::MethodGone, "method-gone", 34),
+    (Refusal::WeakMethod(Weakness::Agreement), "method-agreement", 35),
+    (Refusal::WeakMethod(Weakness::PostQuantum), "method-post-quantum", 36),
+    (Refusal::WeakMethod(Weakness::Aead), "method-aead", 37),
+    (Refusal::WeakMethod(Weakness::KeyLength), "method-key-length", 38),
+    (Refusal::WeakMethod(Weakness::TagLength), "method-tag-length", 39),
+    (Refusal::WeakMethod(Weakness::Hash), "method-hash", 40),
+    (Refusal::WeakMethod(Weakness::Suite), "method-suite", 41),
+    (Refusal::WeakMethod(Weakness::Kdf), "method-kdf", 42),
+    (Refusal::WeakMethod(Weakness::Transform), "method-transform", 43),
+    (Refusal::WeakMethod(Weakness::TransformRepeated), "method-transform-repeated", 44),
+    (Refusal::WeakMethod(Weakness::TooManyTransforms), "method-too-many-transforms", 45),
+    (Refusal::WeakMethod(Weakness::Purposes), "method-purposes", 46),
+    (Refusal::WeakMethod(Weakness::PurposeReused), "method-purpose-reused", 47),
+    (Refusal::WeakMethod(Weakness::Schedule), "method-schedule", 48),
+    (Refusal::WeakMethod(Weakness::Name), "method-name", 49),
 ];
 
 impl Refusal {

@@ -11,18 +11,20 @@ use serde::{Deserialize, Serialize};
 use crate::checked::card::{CardFields, Prekey};
 use crate::error::WireError;
 use crate::http_signature::SignatureInput;
-use crate::id::{HandshakeId, LinkId, NodeId, UnixMillis};
+use crate::id::{HandshakeId, LinkId, MethodId, NodeId, UnixMillis};
 use crate::limits::FRAME_BYTES;
-use crate::method::{Method, MethodSet, Schedule};
+use crate::method::{Method, MethodSet, Place, Schedule};
 use crate::secret::Secret;
 
 mod bounds;
 mod grant;
 mod lane;
+mod refused;
 
 pub use bounds::Bounded;
 pub use grant::SessionGrant;
 pub use lane::Lane;
+pub use refused::{Capacity, Refusal, StatementFault};
 
 /// Who may ask: decided by the descriptor (SANDBOX).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -215,6 +217,36 @@ pub enum Request {
         /// Latest directory head seen; 32 bytes or empty.
         directory_head: Vec<u8>,
     },
+    /// Hold a module's description of a method against the table and keep it; one that is kept already is only named again. Node.
+    RegisterMethod {
+        /// The module's id.
+        module: String,
+        /// Canonical [`MethodDescription`](crate::method::description::MethodDescription).
+        description: Vec<u8>,
+    },
+    /// Its module is gone, or does without it: no new link is made with it. Those that live go on to their end. Node.
+    RetireMethod {
+        /// Which.
+        method: MethodId,
+    },
+    /// The registered methods. Node.
+    ListMethods,
+    /// Sign what a module states in its own domain: built of these fields, of a body only its hash. Node.
+    SignModule {
+        /// The module's id.
+        module: String,
+        /// Which of its domains.
+        domain: String,
+        /// SHA-256 of the body.
+        digest: [u8; 32],
+        /// Bytes of the body.
+        length: u64,
+    },
+    /// The key that `noded` seals with for a module. Node.
+    SealKey {
+        /// The module's id.
+        module: String,
+    },
 }
 
 /// Keys that live for days and are drawn anew on a schedule, or when the operator says so.
@@ -257,7 +289,7 @@ pub struct LinkSummary {
     pub peer: NodeId,
     /// Whether this node issued it.
     pub issuer: bool,
-    /// Its method.
+    /// Its method; of a registered one, its suite.
     pub method: Method,
     /// The schedule's epoch at issue.
     pub epoch: u64,
@@ -265,6 +297,31 @@ pub struct LinkSummary {
     pub not_before: UnixMillis,
     /// End of life.
     pub not_after: UnixMillis,
+    /// Where its method stands in this node's table, if a module registered it.
+    pub registered: Option<Place>,
+}
+
+impl LinkSummary {
+    /// Whether its method is in `set`.
+    #[must_use]
+    pub const fn is_in(&self, set: MethodSet) -> bool {
+        set.allows(self.method, self.registered)
+    }
+}
+
+/// A registered method, as the vault holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisteredMethod {
+    /// Where it stands.
+    pub place: Place,
+    /// Who registered it.
+    pub module: String,
+    /// Its canonical description.
+    pub description: Vec<u8>,
+    /// Which registration of this vault's it was, counted as sequences are; a place that is used again has a higher one.
+    pub epoch: u64,
+    /// No new link is made with it.
+    pub retired: bool,
 }
 
 /// The keys of one link and direction that `noded` may hold: they select and pre-check REQUESTs.
@@ -392,7 +449,7 @@ pub enum Reply {
         /// Whether the two tokens come from one base.
         matched: bool,
     },
-    /// To `StoreKey`.
+    /// To `StoreKey` and `SealKey`.
     StoreKey(Secret<32>),
     /// To `AuditStatus`.
     AuditStatus(AuditStatus),
@@ -409,133 +466,12 @@ pub enum Reply {
         /// Encoded `SignedStatement`.
         statement: Vec<u8>,
     },
-}
-
-/// Why the vault refused. Towards the network all of these look the same; this goes to the local log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Refusal {
-    /// The bytes are no request.
-    #[error("the frame is malformed")]
-    Malformed,
-    /// This role may not ask this.
-    #[error("this caller may not ask for this operation")]
-    NotAllowed,
-    /// Too many of these for now.
-    #[error("quota used up; try again later")]
-    Quota,
-    /// A fixed table is full (links, half-open handshakes, memory).
-    #[error("capacity reached: {0}")]
-    Capacity(Capacity),
-    /// The peer's statement was refused: card, offer, certificate.
-    #[error("peer statement refused: {0}")]
-    PeerStatement(StatementFault),
-    /// The offer is for another node.
-    #[error("the offer is for somebody else")]
-    OfferForOther,
-    /// The sender named by the router is not the offer's issuer.
-    #[error("the offer's issuer is not its sender")]
-    OfferSender,
-    /// The offer names a prekey that this node does not hold (any more).
-    #[error("the offer is sealed to a prekey that this node does not hold")]
-    UnknownPrekey,
-    /// The offer does not open: another key, another directory, or changed bytes.
-    #[error("the offer does not open")]
-    OfferSealed,
-    /// Seen before, or older than the window.
-    #[error("replayed or outdated")]
-    Replay,
-    /// No method is allowed on both sides.
-    #[error("no common method; allow one of the peer's in `methods`")]
-    NoCommonMethod,
-    /// A sealed row does not open: changed, rolled back, of another node or epoch.
-    #[error("the link row does not open (changed, rolled back or of another node)")]
-    RowSealed,
-    /// The link is unknown or revoked.
-    #[error("the link is unknown or revoked")]
-    LinkGone,
-    /// The link is past its life.
-    #[error("the link has expired; request a new one")]
-    LinkExpired,
-    /// No such half-open handshake, or it took over 10 s.
-    #[error("no such half-open handshake")]
-    HandshakeGone,
-    /// The handshake message does not authenticate, or its peer is another.
-    #[error("the handshake failed")]
-    HandshakeFailed,
-    /// The state could not be made durable: no key is used any more.
-    #[error("the key process cannot write its state; it is locked until restarted")]
-    StateLost,
-    /// Both audit segments are full: no key is used until one is filed away.
-    #[error(
-        "the audit trail is full and its closed segment is not filed yet; free space on its disk (`openred status`)"
-    )]
-    AuditFull,
-    /// A defect of ours, named so that it is reported.
-    #[error("internal defect in the key process")]
-    Bug,
-    /// The offer's method is not among those that the operator allows.
-    #[error("the offer's method is not allowed here (downgrade)")]
-    Downgrade,
-    /// Direct contact with a peer with which there is a live link: that one proves more.
-    #[error(
-        "there is a live link with this peer: direct contact is refused (downgrade); `openred link revoke` ends it"
-    )]
-    DirectDowngrade,
-}
-
-/// Which fixed table is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Capacity {
-    /// Links of this vault.
-    #[error("4,096 links")]
-    Links,
-    /// Half-open handshakes in all or of one link.
-    #[error("half-open handshakes")]
-    HalfOpen,
-    /// The arena.
-    #[error("memory of the key process")]
-    Memory,
-    /// Prekeys that cards out there may still name.
-    #[error("eight prekeys; one is dropped fourteen days after it was replaced")]
-    Prekeys,
-}
-
-/// A [`WireError`] without its static names, so that it can cross the frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum StatementFault {
-    /// Incomplete, malformed, too long or of an unknown version.
-    #[error("malformed")]
-    Malformed,
-    /// The signature does not verify.
-    #[error("bad signature")]
-    BadSignature,
-    /// Signed by another node than it speaks for.
-    #[error("signed by another node")]
-    WrongSigner,
-    /// Its time window is over.
-    #[error("expired")]
-    Expired,
-    /// Its time window has not begun.
-    #[error("not valid yet; a clock is wrong: compare this machine's with the true time")]
-    NotYetValid,
-}
-
-impl From<WireError> for StatementFault {
-    fn from(error: WireError) -> Self {
-        match error {
-            WireError::BadSignature { .. } | WireError::BadNodeId => Self::BadSignature,
-            WireError::WrongSigner { .. } => Self::WrongSigner,
-            WireError::OutOfTime { early: false, .. } => Self::Expired,
-            WireError::OutOfTime { early: true, .. } => Self::NotYetValid,
-            _ => Self::Malformed,
-        }
-    }
-}
-
-impl From<WireError> for Refusal {
-    fn from(error: WireError) -> Self {
-        Self::PeerStatement(error.into())
-    }
+    /// To `RegisterMethod`: where it stands from now on.
+    MethodRegistered(Place),
+    /// To `ListMethods`; at most [`PLACES`](crate::method::PLACES).
+    Methods(Vec<RegisteredMethod>),
+    /// To `SignModule`: encoded `SignedStatement`.
+    ModuleSigned(Vec<u8>),
 }
 
 /// Encodes a frame, length prefix included.

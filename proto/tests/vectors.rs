@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 
 use openred_proto::checked::card::Card;
 use openred_proto::checked::handshake::{RequestPayload, SenderPayload};
+use openred_proto::checked::module_word::ModuleWord;
 use openred_proto::checked::receipt::Receipt;
 use openred_proto::checked::session::{Accept, RequestHead, ResponseHead};
 use openred_proto::checked::static_certificate::StaticCertificate;
 use openred_proto::checked::succession::Succession;
-use openred_proto::error::Result;
+use openred_proto::error::{Result, WireError};
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::method::description::MethodDescription;
+use openred_proto::vault::Refusal;
 use serde_json::Value;
 
 fn folder() -> PathBuf {
@@ -60,6 +63,34 @@ fn what_is_signed() {
     hold("receipt.json", |case, statement| {
         let signer = NodeId::from_bytes(bytes(case, "signer").try_into().unwrap());
         Receipt::verify(statement, &signer).map(|_| None)
+    });
+}
+
+#[test]
+fn what_modules_state() {
+    hold("module-word.json", |case, statement| {
+        let signer = NodeId::from_bytes(bytes(case, "signer").try_into().unwrap());
+        let text = |name: &str| case[name].as_str().unwrap();
+        ModuleWord::verify(statement, &signer, text("module"), text("domain"), &bytes(case, "body")).map(|_| None)
+    });
+}
+
+/// What is below the floor decodes, and is refused by the name that the case says.
+#[test]
+fn what_modules_say_of_methods() {
+    hold("method-description.json", |case, bytes| {
+        let description = MethodDescription::decode(bytes)?;
+        match (description.vet(), case["weak"].as_str()) {
+            (Ok(vetted), None) => {
+                assert_eq!(Some(vetted.id.to_string().as_str()), case["id"].as_str(), "{}", case["why"]);
+                Ok(Some(description.encode()))
+            }
+            (Err(weakness), Some(named)) => {
+                assert_eq!(Refusal::WeakMethod(weakness).code(), named, "{}", case["why"]);
+                Err(WireError::Unsupported { what: "method" })
+            }
+            (vetted, named) => panic!("{}: {vetted:?}, not {named:?}", case["why"]),
+        }
     });
 }
 

@@ -55,6 +55,7 @@ fn card() -> Card {
         suites: MethodSet::ALL,
         prekey: Prekey { id: prekey_id(&key_bytes), key: key_bytes, not_before: NOW, not_after: NOW.plus(CARD_LIFE) },
         lineage: Lineage::default(),
+        methods: Vec::new(),
     }
 }
 
@@ -347,6 +348,7 @@ fn offers_split_only_at_their_one_size() {
         not_before: NOW,
         not_after: NOW,
         sequence: 1,
+        registered: None,
     };
     let mut body = SealedHeader::encode_body(&header.encode(), &[6; 64]);
     let (split, signature) = SealedHeader::split_body(&body).unwrap();

@@ -244,6 +244,83 @@ def successions():
     return file
 
 
+def module_words():
+    file, label = File(), "openred/1/module"
+    body = filler(100)
+    fields = [(1, "greet"), (2, "words.v1"), (3, sha256(body)), (4, len(body)), (5, NOW)]
+    said = {"signer": ALICE.id.hex(), "module": "greet", "domain": "words.v1", "body": body.hex()}
+    signed(file, label, ALICE, "a word", fields, **said)
+    good = ALICE.statement(label, encode(*fields))
+    empty = replaced(replaced(fields, 3, sha256(b"")), 4, 0)
+    file.right("of nothing", ALICE.statement(label, encode(*empty)), **{**said, "body": ""})
+    for why, change in [
+        ("of another node", {"signer": BOB.id.hex()}),
+        ("of another module", {"module": "other"}),
+        ("in another domain", {"domain": "words.v2"}),
+        ("of another body", {"body": filler(100, 1).hex()}),
+        ("of a part of it", {"body": body[:99].hex()}),
+    ]:
+        file.wrong(why, good, **{**said, **change})
+    for why, number, value in [
+        ("a module that is none", 1, "../greet"),
+        ("no domain", 2, ""),
+        ("a domain in capitals", 2, "Words"),
+        ("a short digest", 3, filler(31)),
+        ("another length", 4, 99),
+    ]:
+        file.wrong(why, ALICE.statement(label, encode(*replaced(fields, number, value))), **said)
+    return file
+
+
+def methods():
+    """Descriptions that hold the floor, with their ids; what does not decode; and what is below the floor, with what it is below it in."""
+    file = File()
+    floor = [(1, 1), (2, "omega"), (3, 1), (4, 1), (5, 1), (6, 256), (7, 128), (8, 1), (9, 1), (10, b"\1")]
+    floor += [(11, ["psk", "tag", "mac1"]), (12, 3600)]
+
+    def good(why, fields):
+        data = encode(*fields)
+        file.right(why, data, id=sha256(data)[:16].hex())
+
+    good("the floor", floor)
+    for reason, data in unfit(floor):
+        file.wrong(f"the floor: {reason}", data)
+    change = lambda *pairs: [(at, dict(pairs).get(at, was)) for at, was in floor]
+    good("AES-GCM with SHA-256", change((5, 2), (8, 2)))
+    good("ChaCha20-Poly1305 with SHA-512", change((8, 3), (9, 2)))
+    good("every transform", change((10, b"\4\3\2\1")))
+    good("labels of its own", change((11, ["one", "two-2", "three"])))
+    good("an epoch of seven days", change((12, 7 * 86400)))
+    file.wrong("too long", encode(*change((2, "o" * 256))))
+    for why, named, *pairs in [
+        ("no name", "name", (2, "")),
+        ("a name in capitals", "name", (2, "Omega")),
+        ("no agreement", "agreement", (3, 0)),
+        ("an agreement that there is not", "agreement", (3, 2)),
+        ("nothing post-quantum", "post-quantum", (4, 0)),
+        ("another post-quantum part", "post-quantum", (4, 2)),
+        ("no AEAD", "aead", (5, 0)),
+        ("an AEAD that there is not", "aead", (5, 3)),
+        ("keys of 128 bits", "key-length", (6, 128)),
+        ("keys of 512 bits", "key-length", (6, 512)),
+        ("tags of 64 bits", "tag-length", (7, 64)),
+        ("a hash that there is not", "hash", (8, 5)),
+        ("AES-GCM with BLAKE2s", "suite", (5, 2)),
+        ("a derivation that there is not", "kdf", (9, 3)),
+        ("no transform", "transform", (10, b"")),
+        ("a transform that there is not", "transform", (10, b"\1\5")),
+        ("a transform twice", "transform-repeated", (10, b"\2\1\2")),
+        ("five transforms", "too-many-transforms", (10, b"\1\2\3\4\1")),
+        ("two labels", "purposes", (11, ["psk", "tag"])),
+        ("four labels", "purposes", (11, ["psk", "tag", "mac1", "more"])),
+        ("one label for two purposes", "purpose-reused", (11, ["psk", "psk", "mac1"])),
+        ("an epoch under an hour", "schedule", (12, 3599)),
+        ("an epoch over seven days", "schedule", (12, 7 * 86400 + 1)),
+    ]:
+        file.wrong(why, encode(*change(*pairs)), weak=f"method-{named}")
+    return file
+
+
 def payloads():
     file = File()
     request = [(1, NOW), (2, filler(1184))]
@@ -363,6 +440,8 @@ FILES = {
     "static-certificate.json": certificates,
     "receipt.json": receipts,
     "succession.json": successions,
+    "module-word.json": module_words,
+    "method-description.json": methods,
     "payloads.json": payloads,
     "heads.json": heads,
     "http-signature.json": signatures,

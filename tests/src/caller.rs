@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer as _, SigningKey};
 use openred_cryptod::identity::Identity;
 use openred_cryptod::link::issue::{IssueTerms, issue};
+use openred_cryptod::registered::Methods;
 use openred_proto::checked::card::{Card, CardFields, Prekey, prekey_id};
 use openred_proto::checked::statement;
 use openred_proto::checked::succession::Lineage;
@@ -91,6 +92,7 @@ impl Caller {
             suites: MethodSet::ALL,
             prekey,
             lineage: Lineage::default(),
+            methods: Vec::new(),
         };
         let payload = card.encode();
         let signature = self.key.sign(&signed_bytes(Label::Card, &payload)).to_bytes();
@@ -110,7 +112,7 @@ impl Caller {
         let terms = IssueTerms { peer, card, directory, allowed, schedule, life };
         let mut random = ChaCha20Rng::from_seed(random());
         let seed = Secret::new([0; 32]);
-        let issued = issue(&identity, &seed, &terms, None, now().0, now(), &mut random)
+        let issued = issue(&identity, (&seed, &Methods::default()), &terms, None, now().0, now(), &mut random)
             .map_err(|error| anyhow!("the offer: {error:?}"))?;
         let body = format!("{{\"offer\":\"{}\"}}", STANDARD.encode(&issued.offer));
         Ok(self.post("/api/v3/tokens/request-connection", body.as_bytes()))

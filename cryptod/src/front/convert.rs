@@ -27,13 +27,13 @@ const HTTP_METHOD_BYTES: usize = 16;
 /// Bytes of a directory head.
 const HEAD_BYTES: usize = 32;
 
-type Checked<T> = Result<T, Status>;
+pub(super) type Checked<T> = Result<T, Status>;
 
 pub(super) fn wrong(field: &'static str) -> Status {
     Status::invalid_argument(format!("field `{field}` has a wrong length or value"))
 }
 
-fn array<const N: usize>(field: &'static str, bytes: &[u8]) -> Checked<[u8; N]> {
+pub(super) fn array<const N: usize>(field: &'static str, bytes: &[u8]) -> Checked<[u8; N]> {
     bytes.try_into().map_err(|_| wrong(field))
 }
 
@@ -44,7 +44,7 @@ fn capped(field: &'static str, bytes: &[u8], limit: usize) -> Checked<Vec<u8>> {
 /// As [`capped`], for bytes that a peer or a directory chose and `noded` only hands on: refused as a statement that cannot
 /// be read, which is no fault of the caller ([`is_callers_fault`]). Or whoever sends `noded` an empty offer could have its
 /// connection closed.
-fn foreign(field: &'static str, bytes: &[u8], limit: usize) -> Checked<Vec<u8>> {
+pub(super) fn foreign(field: &'static str, bytes: &[u8], limit: usize) -> Checked<Vec<u8>> {
     capped(field, bytes, limit).map_err(|mut status| {
         let code = Refusal::PeerStatement(StatementFault::Malformed).code();
         status.metadata_mut().insert(REFUSAL_HEADER, MetadataValue::from_static(code));
@@ -57,7 +57,7 @@ pub(super) fn is_callers_fault(status: &Status) -> bool {
     !status.metadata().contains_key(REFUSAL_HEADER)
 }
 
-fn text(field: &'static str, text: String, limit: usize) -> Checked<String> {
+pub(super) fn text(field: &'static str, text: String, limit: usize) -> Checked<String> {
     if text.len() > limit { Err(wrong(field)) } else { Ok(text) }
 }
 
@@ -66,7 +66,7 @@ fn head(bytes: &[u8]) -> Checked<Vec<u8>> {
 }
 
 fn methods(field: &'static str, bits: u32) -> Checked<MethodSet> {
-    MethodSet::from_bits(bits.into()).map_err(|_| wrong(field))
+    MethodSet::from_local_bits(bits.into()).map_err(|_| wrong(field))
 }
 
 fn method(number: u32) -> Checked<Method> {
@@ -240,13 +240,13 @@ pub(super) fn store_key_request(message: rpc::StoreKeyRequest) -> Checked<Reques
 }
 
 /// What any reply but the expected one is: a refusal with its code, or a defect.
-fn refused(reply: &Reply) -> Status {
+pub(super) fn refused(reply: &Reply) -> Status {
     let refusal = if let Reply::Refused(refusal) = reply { *refusal } else { Refusal::Bug };
     let code = match refusal {
         Refusal::Malformed => Code::InvalidArgument,
         Refusal::NotAllowed => Code::PermissionDenied,
         Refusal::Quota | Refusal::Capacity(_) => Code::ResourceExhausted,
-        Refusal::LinkGone | Refusal::HandshakeGone => Code::NotFound,
+        Refusal::LinkGone | Refusal::HandshakeGone | Refusal::MethodGone => Code::NotFound,
         Refusal::PeerStatement(_)
         | Refusal::OfferForOther
         | Refusal::OfferSender
@@ -254,6 +254,9 @@ fn refused(reply: &Reply) -> Status {
         | Refusal::OfferSealed
         | Refusal::Replay
         | Refusal::NoCommonMethod
+        | Refusal::WeakMethod(_)
+        | Refusal::MethodMalformed
+        | Refusal::MethodTaken
         | Refusal::Downgrade
         | Refusal::DirectDowngrade
         | Refusal::RowSealed
@@ -433,6 +436,7 @@ fn summary(link: &LinkSummary) -> rpc::LinkSummary {
         epoch: link.epoch,
         not_before: link.not_before.0,
         not_after: link.not_after.0,
+        registered: link.registered.map_or(0, |place| place.number().into()),
     }
 }
 
@@ -480,7 +484,7 @@ mod tests {
             assert_eq!(complete_handshake(bad).unwrap_err().code(), Code::InvalidArgument);
         }
         assert!(row(&[0; ROW_BYTES + 1]).is_err());
-        assert!(methods("allowed", 0x10).is_err());
+        assert!(methods("allowed", 0x1000).is_err());
         let endpoints = vec![String::new(); CARD_ENDPOINTS + 1];
         assert!(sign_card(rpc::SignCardRequest { endpoints, ..Default::default() }).is_err());
     }

@@ -16,7 +16,7 @@ use tonic::{Code, Response, Status, Streaming};
 use super::connection::Caller;
 use super::link::{Unanswered, VaultLink};
 use super::refused::Refused;
-use super::{convert, handshakes};
+use super::{convert, handshakes, methods};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -208,6 +208,26 @@ impl Cryptod for Service {
         let open = caller.may_stream().map_err(|_| busy())?;
         let desk = handshakes::Desk::new(self.vault.clone(), caller, Arc::clone(&self.refused), open);
         Ok(Response::new(Box::pin(desk.serve(call.into_inner()))))
+    }
+
+    async fn register_method(&self, call: tonic::Request<rpc::RegisterMethodRequest>) -> Answer<rpc::MethodPlace> {
+        self.call(call, methods::register, methods::place).await
+    }
+
+    async fn retire_method(&self, call: tonic::Request<rpc::MethodName>) -> Answer<rpc::Done> {
+        self.call(call, |method| methods::retire(&method), convert::done).await
+    }
+
+    async fn list_methods(&self, call: tonic::Request<rpc::ListMethodsRequest>) -> Answer<rpc::RegisteredMethods> {
+        self.call(call, |_| Ok(Request::ListMethods), methods::listed).await
+    }
+
+    async fn sign_module(&self, call: tonic::Request<rpc::SignModuleRequest>) -> Answer<rpc::SignedModule> {
+        self.call(call, methods::sign, methods::signed).await
+    }
+
+    async fn get_seal_key(&self, call: tonic::Request<rpc::SealKeyRequest>) -> Answer<rpc::StoreKey> {
+        self.call(call, methods::seal_key, convert::store_key).await
     }
 
     async fn report(&self, call: tonic::Request<rpc::ReportRequest>) -> Answer<rpc::Done> {

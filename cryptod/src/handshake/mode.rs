@@ -5,7 +5,7 @@
 
 use openred_proto::checked::direct;
 use openred_proto::concat::concat;
-use openred_proto::id::{LinkId, NodeId};
+use openred_proto::id::{LinkId, MethodId, NodeId};
 use openred_proto::label::derive;
 use openred_proto::method::Method;
 use openred_proto::secret::Secret;
@@ -32,6 +32,8 @@ pub(crate) enum Mode {
 pub(crate) struct Linked {
     pub(crate) link_id: LinkId,
     pub(crate) method: Method,
+    /// The registered method whose suite that is.
+    pub(crate) registered: Option<MethodId>,
     pub(crate) epoch: u64,
     pub(crate) initiator: NodeId,
     pub(crate) responder: NodeId,
@@ -85,16 +87,21 @@ impl Mode {
     pub(super) fn prologue(&self) -> Vec<u8> {
         let name = self.noise_name().as_bytes();
         match self {
-            Self::Linked(linked) => concat(&[
-                derive::PROLOGUE,
-                LINKED,
-                name,
-                &FEATURES,
-                &linked.epoch.to_be_bytes(),
-                linked.link_id.as_bytes(),
-                linked.initiator.as_bytes(),
-                linked.responder.as_bytes(),
-            ]),
+            Self::Linked(linked) => {
+                let epoch = linked.epoch.to_be_bytes();
+                let mut parts = vec![
+                    derive::PROLOGUE,
+                    LINKED,
+                    name,
+                    &FEATURES[..],
+                    &epoch,
+                    linked.link_id.as_bytes(),
+                    linked.initiator.as_bytes(),
+                    linked.responder.as_bytes(),
+                ];
+                parts.extend(linked.registered.as_ref().map(|method| &method.as_bytes()[..]));
+                concat(&parts)
+            }
             Self::Direct(_) => concat(&[derive::PROLOGUE, DIRECT, name, &FEATURES]),
         }
     }

@@ -148,6 +148,7 @@ impl Link {
         Mode::Linked(Linked {
             link_id: self.id,
             method: self.method,
+            registered: None,
             epoch: self.epoch,
             initiator,
             responder,

@@ -24,6 +24,7 @@ fn prologue() {
         let linked = Linked {
             link_id: LinkId::from_bytes(hex_array(&case["link_id"])),
             method: case["method"].as_str().unwrap().parse().unwrap(),
+            registered: None,
             epoch: case["epoch"].as_u64().unwrap(),
             initiator: id("initiator"),
             responder: id("responder"),

@@ -11,6 +11,7 @@ use openred_proto::error::WireError;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::label::{self, Label, derive};
 use openred_proto::limits::{LINK_LIFE_MAX, LINK_LIFE_MIN};
+use openred_proto::method::Place;
 use openred_proto::secret::Secret;
 use openred_proto::vault::ReceivedOffer;
 
@@ -20,6 +21,7 @@ use crate::link::derive::{link_base, renewal_psk};
 use crate::link::issue::info;
 use crate::link::transform::Transform;
 use crate::prekey::{Prekeys, Psk};
+use crate::registered::Methods;
 
 const WHAT: &str = "link offer";
 
@@ -29,6 +31,8 @@ pub struct Opened {
     pub issuer: NodeId,
     /// What both key processes agree on.
     pub header: SealedHeader,
+    /// Where its method stands here, if a module registered it.
+    pub registered: Option<Place>,
     /// What both sides derive everything from; dropped once token and keys are made.
     pub base: Secret<32>,
     /// SHA-256 of the offer.
@@ -68,7 +72,7 @@ impl Renewed {
 /// expired, method not allowed.
 pub fn open(
     node: &NodeId,
-    prekeys: &Prekeys,
+    (prekeys, methods): (&Prekeys, &Methods),
     received: &ReceivedOffer,
     renewed: Option<&Renewed>,
     now: UnixMillis,
@@ -107,14 +111,27 @@ pub fn open(
     if renewed.is_some_and(|renewed| header.not_after != header.not_before.plus(renewed.life)) {
         return Err(WireError::Malformed { what: WHAT, why: "its life is not that of the link that it renews" }.into());
     }
-    if !received.allowed.contains(header.method) {
+    // One that no module of this node has registered, or whose module is gone, is not allowed here either.
+    let registered = match &header.registered {
+        Some(id) => Some(methods.live(id).ok_or(Error::PeerDowngrade)?),
+        None => None,
+    };
+    if registered.is_some_and(|method| method.vetted.suite != header.method) {
+        return Err(WireError::Malformed { what: WHAT, why: "its suite is not that of its method" }.into());
+    }
+    if !received.allowed.allows(header.method, registered.map(|method| method.place)) {
         return Err(Error::PeerDowngrade);
     }
     let base = link_base(&receiver.export(derive::LINK_BASE)?, header_bytes)?;
-    if !Transform::new(header.method, &header.link_id, &routing.issuer, node)?.tokens_differ(&base) {
+    let transform = match registered {
+        Some(method) => Transform::registered(&method.vetted, &header.link_id, &routing.issuer, node)?,
+        None => Transform::new(header.method, &header.link_id, &routing.issuer, node)?,
+    };
+    if !transform.tokens_differ(&base) {
         return Err(WireError::Malformed { what: WHAT, why: "it gives both sides the same token" }.into());
     }
-    Ok(Opened { issuer: routing.issuer, header, base, token_id: Offer::token_id(&received.offer) })
+    let registered = registered.map(|method| method.place);
+    Ok(Opened { issuer: routing.issuer, header, registered, base, token_id: Offer::token_id(&received.offer) })
 }
 
 fn check_header(header: &SealedHeader, expiry: UnixMillis, now: UnixMillis) -> Result<()> {

@@ -11,8 +11,9 @@ use openred_proto::concat::concat;
 use openred_proto::id::{LinkId, NodeId};
 use openred_proto::label::derive;
 use openred_proto::method::Method;
+use openred_proto::method::description::{Kdf, Vetted};
 use openred_proto::secret::Secret;
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
 
 use crate::error::{Error, Result};
 
@@ -45,6 +46,41 @@ impl DirectionKeys {
     pub fn derive(base: &Secret<32>, terms: &LinkTerms, initiator: &NodeId, responder: &NodeId) -> Result<Self> {
         let expand = |purpose| expand(base, purpose, terms, initiator, responder);
         Ok(Self { psk: expand(derive::PSK)?, tag: expand(derive::TAG)?, mac1: expand(derive::MAC1)? })
+    }
+
+    /// The same of a link with a method that a module registered: by its key derivation, bound to its id, a label of its own for each
+    /// key (PROTOCOL 3).
+    ///
+    /// # Errors
+    /// [`Error::AllZero`] for an all-zero base.
+    pub fn derive_registered(
+        base: &Secret<32>,
+        terms: &LinkTerms,
+        method: &Vetted,
+        initiator: &NodeId,
+        responder: &NodeId,
+    ) -> Result<Self> {
+        refuse_all_zero(base)?;
+        let salt = concat(&[derive::REGISTERED, method.id.as_bytes()]);
+        let [psk, tag, mac1] = method.purposes.each_ref().map(|label| {
+            let info = concat(&[
+                label.as_bytes(),
+                initiator.as_bytes(),
+                responder.as_bytes(),
+                terms.method.noise_name().as_bytes(),
+                method.id.as_bytes(),
+                &terms.epoch.to_be_bytes(),
+                terms.link.as_bytes(),
+            ]);
+            let mut key = [0; 32];
+            let expanded = match method.kdf {
+                Kdf::HkdfSha256 => Hkdf::<Sha256>::new(Some(&salt), base.expose()).expand(&info, &mut key),
+                Kdf::HkdfSha512 => Hkdf::<Sha512>::new(Some(&salt), base.expose()).expand(&info, &mut key),
+            };
+            expanded.expect("32 bytes are far below 255 hash lengths");
+            Secret::new(key)
+        });
+        Ok(Self { psk, tag, mac1 })
     }
 }
 
@@ -131,6 +167,30 @@ mod tests {
 
     const A: NodeId = NodeId::from_bytes([1; 32]);
     const B: NodeId = NodeId::from_bytes([2; 32]);
+
+    /// Every registered method has keys of its own: for each purpose, under either derivation, and none that a built-in has.
+    #[test]
+    fn keys_of_registered_methods_are_all_different() {
+        use openred_proto::method::description::MethodDescription;
+        let floor = || MethodDescription::floor("omega");
+        let methods =
+            [floor(), MethodDescription { kdf: 2, ..floor() }, MethodDescription { transforms: vec![2], ..floor() }];
+        let (one, other) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+        let (base, terms) = (Secret::new([9; 32]), LinkTerms { method: Method::Alpha, ..terms() });
+        let mut seen = std::collections::BTreeSet::new();
+        let mut all = |keys: DirectionKeys| {
+            assert!([keys.psk, keys.tag, keys.mac1].iter().all(|key| seen.insert(*key.expose())));
+        };
+        all(DirectionKeys::derive(&base, &terms, &one, &other).unwrap());
+        for method in methods {
+            let method = method.vet().unwrap();
+            let derive = |from, to| DirectionKeys::derive_registered(&base, &terms, &method, from, to);
+            all(derive(&one, &other).unwrap());
+            all(derive(&other, &one).unwrap());
+            let zero = DirectionKeys::derive_registered(&Secret::new([0; 32]), &terms, &method, &one, &other);
+            assert!(matches!(zero, Err(Error::AllZero)));
+        }
+    }
 
     fn terms() -> LinkTerms {
         LinkTerms { link: LinkId::from_bytes([3; 16]), method: Method::Beta, epoch: 494_123 }

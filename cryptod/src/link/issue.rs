@@ -14,7 +14,7 @@ use openred_proto::error::WireError;
 use openred_proto::id::{LinkId, NodeId, PrekeyId, UnixMillis};
 use openred_proto::label::derive;
 use openred_proto::limits::{LINK_LIFE_MAX, LINK_LIFE_MIN};
-use openred_proto::method::{MethodSet, Schedule};
+use openred_proto::method::{Method, MethodSet, Place, Schedule};
 use openred_proto::secret::Secret;
 use rand_core::CryptoRng;
 use sha2::{Digest, Sha256};
@@ -23,8 +23,9 @@ use crate::error::{Error, Result};
 use crate::identity::{Identity, LinkStatement};
 use crate::link::derive::link_base;
 use crate::link::transform::Transform;
-use crate::method;
+use crate::method::{self, Choice};
 use crate::prekey::{Psk, Sender};
+use crate::registered::{MethodRecord, Methods};
 
 /// Version byte of `info`.
 const INFO_VERSION: u8 = 1;
@@ -51,6 +52,8 @@ pub struct IssueTerms<'a> {
 pub struct Issued {
     /// What both key processes agree on.
     pub header: SealedHeader,
+    /// Where its method stands here, if a module registered it.
+    pub registered: Option<Place>,
     /// What both sides derive everything from; dropped once token and keys are made.
     pub base: Secret<32>,
     /// The offer to route.
@@ -64,7 +67,7 @@ pub struct Issued {
 /// with oneself or a life under the shortest or over the longest.
 pub fn issue(
     identity: &Identity,
-    seed: &Secret<32>,
+    (seed, methods): (&Secret<32>, &Methods),
     terms: &IssueTerms<'_>,
     psk: Option<&Psk>,
     sequence: u64,
@@ -79,25 +82,59 @@ pub fn issue(
         return Err(WireError::WrongSigner { what: "card" }.into());
     }
     check_window("card prekey", now, card.prekey.not_before, card.prekey.not_after)?;
-    let (method, epoch) = method::pick(terms.schedule, seed, terms.allowed.intersection(card.suites), now)?;
+    let chosen = choose(terms, seed, methods, &card, now)?;
     for _ in 0..DRAWS {
         let mut link = [0; 16];
         random.fill_bytes(&mut link);
         let header = SealedHeader {
             link_id: LinkId::from_bytes(link),
-            method,
-            epoch,
+            method: chosen.suite,
+            epoch: chosen.epoch,
             not_before: now,
             not_after: now.plus(terms.life),
             sequence,
+            registered: chosen.registered.map(|method| method.vetted.id),
         };
         let issued = seal(identity, &card, &terms.directory, psk, header, random)?;
-        let transform = Transform::new(method, &issued.header.link_id, &identity.node_id(), &terms.peer)?;
+        let issued = Issued { registered: chosen.registered.map(|method| method.place), ..issued };
+        let transform = match chosen.registered {
+            Some(method) => {
+                Transform::registered(&method.vetted, &issued.header.link_id, &identity.node_id(), &terms.peer)?
+            }
+            None => Transform::new(chosen.suite, &issued.header.link_id, &identity.node_id(), &terms.peer)?,
+        };
         if transform.tokens_differ(&issued.base) {
             return Ok(issued);
         }
     }
     Err(Error::Bug("every draw of an offer gave equal tokens"))
+}
+
+/// The method of a new link.
+struct Chosen<'a> {
+    suite: Method,
+    registered: Option<&'a MethodRecord>,
+    epoch: u64,
+}
+
+/// Picks among what this node allows and the peer's card names: the four by their bits, registered ones by their ids.
+fn choose<'a>(
+    terms: &IssueTerms<'_>,
+    seed: &Secret<32>,
+    methods: &'a Methods,
+    card: &Card,
+    now: UnixMillis,
+) -> Result<Chosen<'a>> {
+    let common = terms.allowed.intersection(card.suites.built_in().union(methods.places(&card.methods)));
+    match method::pick(terms.schedule, seed, common, now)? {
+        (Choice::BuiltIn(suite), epoch) => Ok(Chosen { suite, registered: None, epoch }),
+        (Choice::Registered(place), _) => {
+            let method = methods.at(place)?;
+            // Counted in the method's own epochs.
+            let epoch = now.seconds() / method.vetted.epoch.as_secs();
+            Ok(Chosen { suite: method.vetted.suite, registered: Some(method), epoch })
+        }
+    }
 }
 
 /// Steps 1 to 4 of PROTOCOL 4.
@@ -127,7 +164,7 @@ fn seal(
     let base = link_base(&sender.export(derive::LINK_BASE)?, &header_bytes)?;
     let enc = sender.enc.clone();
     let sealed = sender.seal(&routing_bytes, &body)?;
-    Ok(Issued { header, base, offer: Offer::encode(&routing_bytes, &enc, &sealed) })
+    Ok(Issued { header, registered: None, base, offer: Offer::encode(&routing_bytes, &enc, &sealed) })
 }
 
 /// `info` of the HPKE context (PROTOCOL 4.1).

@@ -23,6 +23,7 @@ use super::transform::{Side, Transform};
 use crate::error::{Error, Result};
 use crate::identity::{Identity, LinkStatement};
 use crate::prekey::{Prekeys, Sender};
+use crate::registered::Methods;
 use crate::testing::{NOW, random};
 
 const DIRECTORY: NodeId = NodeId::from_bytes([0xd1; 32]);
@@ -55,6 +56,7 @@ impl Node {
             suites: MethodSet::ALL,
             prekey: self.prekeys.current().unwrap().clone(),
             lineage: Lineage::default(),
+            methods: Vec::new(),
         }
     }
 
@@ -63,7 +65,7 @@ impl Node {
     }
 
     fn open(&self, received: &ReceivedOffer, now: UnixMillis) -> Result<super::accept::Opened> {
-        open(&self.id(), &self.prekeys, received, None, now)
+        open(&self.id(), (&self.prekeys, &Methods::default()), received, None, now)
     }
 }
 
@@ -72,7 +74,7 @@ fn terms<'a>(peer: NodeId, card: &'a [u8]) -> IssueTerms<'a> {
 }
 
 fn issue_to(from: &Node, terms: &IssueTerms<'_>) -> Result<Issued> {
-    issue(&from.identity, &SEED, terms, None, NOW.0, NOW, &mut random(99))
+    issue(&from.identity, (&SEED, &Methods::default()), terms, None, NOW.0, NOW, &mut random(99))
 }
 
 fn received(from: &Node, offer: Vec<u8>) -> ReceivedOffer {
@@ -214,7 +216,8 @@ fn three_hours_of_grace_and_not_a_second_more() {
 fn an_issuer_refuses_cards_that_are_foreign_expired_or_changed() {
     let (alice, bob, carol) = (Node::new(1), Node::new(2), Node::new(3));
     let refused = |card: &[u8], now| {
-        issue(&alice.identity, &SEED, &terms(bob.id(), card), None, NOW.0, now, &mut random(1)).err()
+        issue(&alice.identity, (&SEED, &Methods::default()), &terms(bob.id(), card), None, NOW.0, now, &mut random(1))
+            .err()
     };
     assert_eq!(refused(&carol.card(), NOW), Some(Error::PeerStatement(WireError::WrongSigner { what: "card" })));
     let late = NOW.plus(DAY + CLOCK_GRACE + Duration::from_secs(1));

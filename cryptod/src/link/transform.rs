@@ -8,7 +8,8 @@
 //! Parameter of a side: `PRK = HKDF-Extract(salt = "openred/1/transform", concat(method name, link id))`, and
 //! `HKDF-Expand(PRK, concat(node id, role, draw))`, where `draw` is one byte, 0 at first. The acceptor's draw is raised
 //! until its parameter differs from the issuer's: both sides know both ids, so both find the same draw without knowing
-//! `base`. Different parameters may still meet in one token for a periodic `base` (chance about 2^-128): then the issuer
+//! `base`. A registered method goes through its steps one after the other: its id takes the place of the method's name, and the number
+//! of the step stands behind the draw. Different parameters may still meet in one token for a periodic `base` (chance about 2^-128): then the issuer
 //! draws the offer again, and an acceptor refuses it ([`tokens_differ`](Transform::tokens_differ)).
 
 use hkdf::Hkdf;
@@ -17,9 +18,10 @@ use openred_proto::concat::concat;
 use openred_proto::id::{LinkId, NodeId};
 use openred_proto::label::derive;
 use openred_proto::method::Method;
+use openred_proto::method::description::{Step, Vetted};
 use openred_proto::secret::Secret;
 use sha2::Sha256;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::{Error, Result};
 
@@ -78,39 +80,52 @@ enum Parameter {
     RoundKeys(Box<[[u8; 32]; ROUNDS]>),
 }
 
-/// Both sides' transforms of one link.
+/// Both sides' transforms of one link, step by step.
 pub struct Transform {
-    issuer: Parameter,
-    acceptor: Parameter,
+    issuer: Vec<Parameter>,
+    acceptor: Vec<Parameter>,
 }
 
 impl Transform {
-    /// Derives both parameters.
+    /// Derives both parameters of one of the four methods.
     ///
     /// # Errors
     /// [`Error::Bug`] when no draw makes the acceptor's parameter differ, which no honest hash does.
     pub fn new(method: Method, link: &LinkId, issuer: &NodeId, acceptor: &NodeId) -> Result<Self> {
-        let source = Source { method, hkdf: extract(method, link) };
-        let issuer = source.parameter(issuer, Side::Issuer, 0, None);
-        for draw in 0..DRAWS {
-            let candidate = source.parameter(acceptor, Side::Acceptor, draw, Some(&issuer));
-            if candidate != issuer {
-                return Ok(Self { issuer, acceptor: candidate });
-            }
-        }
-        Err(Error::Bug("every draw of a transform gave the issuer's parameter"))
+        let step = match method {
+            Method::Alpha => Step::Mask,
+            Method::Beta => Step::Rotation,
+            Method::Gamma => Step::Permutation,
+            Method::Delta => Step::Feistel,
+        };
+        Source { steps: &[step], is_registered: false, hkdf: extract(method.name().as_bytes(), link) }
+            .both(issuer, acceptor)
+    }
+
+    /// The same of a method that a module registered.
+    ///
+    /// # Errors
+    /// As [`Transform::new`].
+    pub fn registered(method: &Vetted, link: &LinkId, issuer: &NodeId, acceptor: &NodeId) -> Result<Self> {
+        Source { steps: &method.steps, is_registered: true, hkdf: extract(method.id.as_bytes(), link) }
+            .both(issuer, acceptor)
     }
 
     /// The token that `side` keeps of `base`.
     #[must_use]
     pub fn token(&self, base: &Secret<TOKEN_BYTES>, side: Side) -> Secret<TOKEN_BYTES> {
-        Secret::new(self.parameter(side).forward(base.expose()))
+        // Each step's value is another bijection's input, wiped as `base` is.
+        let first = Zeroizing::new(*base.expose());
+        let token = self.steps(side).iter().fold(first, |value, step| Zeroizing::new(step.forward(&value)));
+        Secret::new(*token)
     }
 
     /// The base that gave `token` at `side`: the exact inverse of [`Transform::token`].
     #[must_use]
     pub fn reconstruct(&self, token: &Secret<TOKEN_BYTES>, side: Side) -> Secret<TOKEN_BYTES> {
-        Secret::new(self.parameter(side).backward(token.expose()))
+        let last = Zeroizing::new(*token.expose());
+        let base = self.steps(side).iter().rfold(last, |value, step| Zeroizing::new(step.backward(&value)));
+        Secret::new(*base)
     }
 
     /// Whether the two sides' tokens come from one base; compared in constant time. For tests and vectors: no node ever
@@ -126,7 +141,7 @@ impl Transform {
         self.token(base, Side::Issuer) != self.token(base, Side::Acceptor)
     }
 
-    const fn parameter(&self, side: Side) -> &Parameter {
+    fn steps(&self, side: Side) -> &[Parameter] {
         match side {
             Side::Issuer => &self.issuer,
             Side::Acceptor => &self.acceptor,
@@ -135,37 +150,68 @@ impl Transform {
 }
 
 /// Where both sides' parameters are expanded from.
-struct Source {
-    method: Method,
+struct Source<'a> {
+    steps: &'a [Step],
+    is_registered: bool,
     hkdf: Hkdf<Sha256>,
 }
 
-fn extract(method: Method, link: &LinkId) -> Hkdf<Sha256> {
-    Hkdf::new(Some(derive::TRANSFORM), &concat(&[method.name().as_bytes(), link.as_bytes()]))
+fn extract(method: &[u8], link: &LinkId) -> Hkdf<Sha256> {
+    Hkdf::new(Some(derive::TRANSFORM), &concat(&[method, link.as_bytes()]))
 }
 
-impl Source {
-    fn expand<const N: usize>(&self, node: &NodeId, side: Side, draw: u8) -> [u8; N] {
+/// Which parameter.
+#[derive(Clone, Copy)]
+struct Which<'a> {
+    node: &'a NodeId,
+    side: Side,
+    draw: u8,
+    step: usize,
+}
+
+impl Source<'_> {
+    fn both(&self, issuer: &NodeId, acceptor: &NodeId) -> Result<Transform> {
+        let issuer = self.side(issuer, Side::Issuer, 0, None);
+        for draw in 0..DRAWS {
+            let candidate = self.side(acceptor, Side::Acceptor, draw, Some(&issuer));
+            if candidate != issuer {
+                return Ok(Transform { issuer, acceptor: candidate });
+            }
+        }
+        Err(Error::Bug("every draw of a transform gave the issuer's parameter"))
+    }
+
+    fn side(&self, node: &NodeId, side: Side, draw: u8, issuer: Option<&[Parameter]>) -> Vec<Parameter> {
+        let steps = self.steps.iter().enumerate();
+        let parameter = |(step, kind): (usize, &Step)| {
+            self.parameter(*kind, Which { node, side, draw, step }, issuer.and_then(|issuer| issuer.get(step)))
+        };
+        steps.map(parameter).collect()
+    }
+
+    fn expand<const N: usize>(&self, which: Which<'_>) -> [u8; N] {
         let mut out = [0; N];
-        let info = concat(&[node.as_bytes(), side.name(), &[draw]]);
+        let step = [which.step as u8];
+        let parts = [&which.node.as_bytes()[..], which.side.name(), &[which.draw], &step];
+        let info = concat(if self.is_registered { &parts } else { &parts[..3] });
         self.hkdf.expand(&info, &mut out).expect("N is far below 255 hash lengths");
         out
     }
 
-    fn parameter(&self, node: &NodeId, side: Side, draw: u8, issuer: Option<&Parameter>) -> Parameter {
-        match self.method {
-            Method::Alpha => Parameter::Mask(self.expand(node, side, draw)),
-            Method::Beta => {
-                let h = u64::from_be_bytes(self.expand(node, side, draw));
+    fn parameter(&self, step: Step, which: Which<'_>, issuer: Option<&Parameter>) -> Parameter {
+        match step {
+            Step::Mask => Parameter::Mask(self.expand(which)),
+            Step::Rotation => {
+                let h = u64::from_be_bytes(self.expand(which));
                 Parameter::Rotation(match issuer {
                     // PROTOCOL 3: the issuer's plus 1 + (h mod 255), so the two rotations always differ.
                     Some(Parameter::Rotation(bits)) => bits.wrapping_add(1).wrapping_add((h % 255) as u8),
                     _ => (h % u64::from(BITS)) as u8,
                 })
             }
-            Method::Gamma => Parameter::Permutation(shuffle(&self.expand(node, side, draw))),
-            Method::Delta => {
-                let keys: [u8; 32 * ROUNDS] = self.expand(node, side, draw);
+            Step::Permutation => Parameter::Permutation(shuffle(&self.expand(which))),
+            Step::Feistel => {
+                let keys: [u8; 32 * ROUNDS] = self.expand(which);
                 let mut rounds = Box::new([[0; 32]; ROUNDS]);
                 for (round, key) in rounds.iter_mut().zip(keys.chunks_exact(32)) {
                     round.copy_from_slice(key);

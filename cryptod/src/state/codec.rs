@@ -4,7 +4,7 @@
 //! an attacker's input; still nothing panics on them.
 
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
-use openred_proto::method::Method;
+use openred_proto::method::{Method, PLACES, Place};
 use openred_proto::secret::Secret;
 use zeroize::Zeroizing;
 
@@ -13,11 +13,17 @@ use crate::audit;
 use crate::error::{Error, Result};
 use crate::link::transform::Side;
 use crate::prekey::{PREKEYS, PrekeyRecord, Prekeys};
+use crate::registered::{MethodRecord, Methods};
 
-/// Version of both layouts: 2 has the place of the audit trail in its header.
-const VERSION: u8 = 2;
+/// Version of both layouts: 3 has the methods of modules in its header, and a link's among its flags.
+const VERSION: u8 = 3;
+/// The version before: 2 has the place of the audit trail in its header.
+const BEFORE_METHODS: u8 = 2;
 /// The version before, of a node that has no trail yet.
 const BEFORE_AUDIT: u8 = 1;
+
+/// Where a link's flags hold the place of its registered method; zero is none.
+const PLACE_SHIFT: u8 = 4;
 
 /// What the header says besides the node's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +52,11 @@ impl Out {
 
     fn number(&mut self, number: u64) -> &mut Self {
         self.bytes(&number.to_be_bytes())
+    }
+
+    /// Behind its length.
+    fn text(&mut self, bytes: &[u8]) -> &mut Self {
+        self.bytes(&(bytes.len() as u16).to_be_bytes()).bytes(bytes)
     }
 
     /// Pads to `size`; a layout that outgrew its record is a defect.
@@ -80,6 +91,14 @@ impl In<'_> {
         self.number().map(UnixMillis)
     }
 
+    /// Bytes behind their length.
+    fn text(&mut self) -> Result<Vec<u8>> {
+        let length = usize::from(u16::from_be_bytes(self.array()?));
+        let (text, rest) = self.0.split_at_checked(length).ok_or(Error::LocalStateForeign)?;
+        self.0 = rest;
+        Ok(text.to_vec())
+    }
+
     /// A count, at most `most`.
     fn count(&mut self, most: usize) -> Result<usize> {
         let count = usize::from(self.byte()?);
@@ -89,7 +108,7 @@ impl In<'_> {
     /// The layout's version, one that this build reads.
     fn version(&mut self) -> Result<u8> {
         match self.byte()? {
-            version @ (BEFORE_AUDIT | VERSION) => Ok(version),
+            version @ (BEFORE_AUDIT | BEFORE_METHODS | VERSION) => Ok(version),
             _ => Err(Error::LocalStateForeign),
         }
     }
@@ -119,6 +138,11 @@ pub(super) fn encode_header(head: &Head, node: &NodeState, size: usize) -> Resul
     let audit = &node.audit;
     out.number(audit.segment).byte(audit.file).number(u64::from(audit.slot)).number(audit.sequence);
     out.bytes(&audit.hash).number(audit.waiting).number(node.told);
+    out.byte(node.methods.records().len() as u8);
+    for method in node.methods.records() {
+        out.byte(method.place.number()).byte(u8::from(method.retired)).number(method.epoch);
+        out.text(method.module.as_bytes()).text(&method.description);
+    }
     out.padded(size)
 }
 
@@ -144,7 +168,20 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<(Head, NodeState)> {
     let audit = if version == BEFORE_AUDIT { audit::Head::default() } else { audit_head(&mut fields)? };
     // A state from before there was such a word has the zeros of its padding here.
     let told = if version == BEFORE_AUDIT { 0 } else { fields.number()? };
-    Ok((head, NodeState { sealing_epoch, last_sequence, card_sequence, prekeys, statics, audit, told }))
+    let methods = if version < VERSION { Methods::default() } else { methods(&mut fields)? };
+    Ok((head, NodeState { sealing_epoch, last_sequence, card_sequence, prekeys, statics, audit, told, methods }))
+}
+
+fn methods(fields: &mut In<'_>) -> Result<Methods> {
+    let mut records = Vec::new();
+    for _ in 0..fields.count(PLACES)? {
+        let place = Place::from_number(fields.byte()?.into()).map_err(|_| Error::LocalStateForeign)?;
+        let (retired, epoch) = (fields.byte()? != 0, fields.number()?);
+        let module = String::from_utf8(fields.text()?).map_err(|_| Error::LocalStateForeign)?;
+        let record = MethodRecord::new(place, module, fields.text()?, epoch, retired);
+        records.push(record.map_err(|_| Error::LocalStateForeign)?);
+    }
+    Ok(Methods::from_records(records))
 }
 
 fn audit_head(fields: &mut In<'_>) -> Result<audit::Head> {
@@ -177,7 +214,8 @@ pub(super) fn encode_peer(commit: u64, record: &PeerRecord, size: usize) -> Resu
 fn encode_link(out: &mut Out, link: &LinkRecord) {
     out.byte(link.side.number()).bytes(link.link.as_bytes()).byte(link.method as u8).number(link.epoch);
     out.number(link.not_before.0).number(link.not_after.0).number(link.row_version);
-    out.byte(u8::from(link.revoked) | u8::from(link.proven) << 1);
+    let registered = link.registered.map_or(0, Place::number);
+    out.byte(u8::from(link.revoked) | u8::from(link.proven) << 1 | registered << PLACE_SHIFT);
     out.number(link.timestamp_in).number(link.timestamp_out).number(link.operations);
     out.bytes(&link.token_id).number(link.decided_at.0);
 }
@@ -208,10 +246,15 @@ fn decode_link(fields: &mut In<'_>) -> Result<Option<LinkRecord>> {
     let (not_before, not_after, row_version) = (fields.millis()?, fields.millis()?, fields.number()?);
     let flags = fields.byte()?;
     let (timestamp_in, timestamp_out) = (fields.number()?, fields.number()?);
+    let registered = match flags >> PLACE_SHIFT {
+        0 => None,
+        number => Some(Place::from_number(number.into()).map_err(|_| Error::LocalStateForeign)?),
+    };
     Ok(Some(LinkRecord {
         link,
         side,
         method,
+        registered,
         epoch,
         not_before,
         not_after,

@@ -31,7 +31,7 @@ use super::{NodeState, PeerRecord, State, TOUCHED};
 use crate::error::{Error, Result};
 use crate::keyring::expand;
 
-/// Bytes of one header slot: a page, of which a commit's list, the prekeys and statics take under 1 KiB.
+/// Bytes of one header slot: a page, of which a commit's list, the prekeys and statics take under 1 KiB and methods of modules at most 2.5.
 pub const HEADER_BYTES: usize = 4096;
 /// Bytes of one record slot: a sector; a peer with two links takes 305.
 pub const RECORD_BYTES: usize = 512;

@@ -57,6 +57,7 @@ fn link(number: u8) -> LinkRecord {
         link: LinkId::from_bytes([number; 16]),
         side: Side::Issuer,
         method: Method::Gamma,
+        registered: None,
         epoch: 7,
         not_before: NOW,
         not_after: NOW.plus(Duration::from_secs(86_400)),

@@ -7,7 +7,7 @@ use openred_proto::vault::{Request, Role};
 pub(crate) enum Class {
     /// Says who the node is. Everybody.
     Describe,
-    /// Signs a card, an HTTP request, or that a session was opened. Node.
+    /// Signs a card, an HTTP request, that a session was opened, or what a module states. Node.
     Sign,
     /// Issues, opens or takes an offer: HPKE and signatures. Node.
     Offer,
@@ -17,7 +17,7 @@ pub(crate) enum Class {
     Direct,
     /// Opens or ends a row: symmetric work. Node.
     Row,
-    /// Derives a store key: modules ask for theirs at their start. Symmetric work too, but each time a record in the trail, which nothing
+    /// Derives a store key or takes a method: modules ask for theirs at their start. Symmetric work too, but each time a record in the trail, which nothing
     /// else would bound: whoever asks without end fills the disk with it. Node.
     Store,
     /// Says what belongs in the audit trail. Node.
@@ -44,7 +44,10 @@ impl Class {
     pub(crate) const fn of(request: &Request) -> Self {
         match request {
             Request::Describe => Class::Describe,
-            Request::SignCard { .. } | Request::SignHttp(_) | Request::SignSession { .. } => Class::Sign,
+            Request::SignCard { .. }
+            | Request::SignHttp(_)
+            | Request::SignSession { .. }
+            | Request::SignModule { .. } => Class::Sign,
             Request::IssueLink { .. }
             | Request::InspectOffer(_)
             | Request::AcceptOffer(_)
@@ -60,8 +63,12 @@ impl Class {
             Request::LinkKeys { .. }
             | Request::RevokeLink { .. }
             | Request::ListLinks { .. }
+            | Request::ListMethods
             | Request::ValidateMatch { .. } => Class::Row,
-            Request::StoreKey { .. } => Class::Store,
+            Request::StoreKey { .. }
+            | Request::SealKey { .. }
+            | Request::RegisterMethod { .. }
+            | Request::RetireMethod { .. } => Class::Store,
             Request::Report { .. } => Class::Report,
             Request::Note { .. }
             | Request::AuditStatus

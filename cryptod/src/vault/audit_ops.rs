@@ -57,6 +57,11 @@ impl Unlocked {
             Request::SignSession { .. } => Event::SessionSigned,
             Request::ValidateMatch { .. } => Event::MatchChecked,
             Request::StoreKey { .. } => Event::StoreKeyGiven,
+            Request::SealKey { .. } => Event::SealKeyGiven,
+            Request::RegisterMethod { .. } => Event::MethodRegistered,
+            Request::RetireMethod { .. } => Event::MethodRetired,
+            Request::ListMethods => Event::MethodsListed,
+            Request::SignModule { .. } => Event::ModuleSigned,
             Request::Report { event, count: several } | Request::Note { event, count: several } => {
                 count = *several;
                 Event::from_number(*event).unwrap_or(Event::Misbehaved)
@@ -80,6 +85,7 @@ impl Unlocked {
             Reply::OfferInspected(_)
             | Reply::LinkKeys(_)
             | Reply::Links(_)
+            | Reply::Methods(_)
             | Reply::HandshakeStarted { .. }
             | Reply::HandshakeAnswered { .. }
             | Reply::MatchValidated { matched: true } => return Ok(()),

@@ -11,7 +11,7 @@ use super::Unlocked;
 use super::link_ops::OpenLink;
 use crate::error::{Error, Result};
 use crate::handshake::{Answered, Credentials, Established, Incoming, Linked, Mode, Refusal};
-use crate::link::derive::{DirectionKeys, match_proof};
+use crate::link::derive::match_proof;
 
 /// Bytes of a directory head, where there is one.
 const HEAD_BYTES: usize = 32;
@@ -44,7 +44,7 @@ impl Unlocked {
         // max(now, last sent + 1): rises even when the clock does not.
         let timestamp = UnixMillis(now.0.max(link.record.timestamp_sent.saturating_add(1)));
         let (node, peer) = (self.keyring.identity.node_id(), link.peer);
-        let linked = linked(link, node, peer)?;
+        let linked = self.linked(link, node, peer)?;
         let own = credentials(&self.statics, &self.state, method)?;
         let (handshake, noise) = self.handshakes.begin(now, random, timestamp, linked, &own)?;
         self.state.take_timestamp(&id, now, timestamp)?;
@@ -64,7 +64,7 @@ impl Unlocked {
         let (id, method) = (link.record.link, link.record.method);
         let incoming = Incoming { message: noise, accepted: UnixMillis(link.record.timestamp_in), directory_head };
         let (node, peer) = (self.keyring.identity.node_id(), link.peer);
-        let linked = linked(link, peer, node)?;
+        let linked = self.linked(link, peer, node)?;
         let own = credentials(&self.statics, &self.state, method)?;
         let Answered { id: handshake, message: noise, accepted } =
             self.handshakes.answer(now, random, linked, &own, &incoming)?;
@@ -72,6 +72,17 @@ impl Unlocked {
             record.timestamp_in = accepted.0;
         })?;
         Ok(Reply::HandshakeAnswered { handshake, noise })
+    }
+
+    fn linked(&self, link: OpenLink, initiator: NodeId, responder: NodeId) -> Result<Mode> {
+        let OpenLink { record, base, .. } = link;
+        let psk = self.direction_keys(&record, &base, &initiator, &responder)?.psk;
+        let registered = match record.registered {
+            Some(place) => Some(self.state.node.methods.at(place)?.vetted.id),
+            None => None,
+        };
+        let (link_id, method, epoch) = (record.link, record.method, record.epoch);
+        Ok(Mode::Linked(Linked { link_id, method, registered, epoch, initiator, responder, psk, base }))
     }
 
     pub(super) fn finish_handshake(
@@ -137,13 +148,6 @@ impl Unlocked {
             peer_directory_head: established.peer_directory_head,
         })
     }
-}
-
-fn linked(link: OpenLink, initiator: NodeId, responder: NodeId) -> Result<Mode> {
-    let terms = link.terms();
-    let psk = DirectionKeys::derive(&link.base, &terms, &initiator, &responder)?.psk;
-    let (link_id, method, epoch) = (terms.link, terms.method, terms.epoch);
-    Ok(Mode::Linked(Linked { link_id, method, epoch, initiator, responder, psk, base: link.base }))
 }
 
 pub(super) fn credentials<'a>(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use openred_proto::checked::offer::SealedHeader;
 use openred_proto::checked::receipt::{Receipt, ReceiptKind};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
-use openred_proto::method::{MethodSet, Schedule};
+use openred_proto::method::{MethodSet, Place, Schedule};
 use openred_proto::secret::Secret;
 use openred_proto::vault::{LinkKeys, LinkSummary, ReceivedOffer, ReceivedRenewal, Reply, RequestKeys};
 use rand_core::CryptoRng;
@@ -17,7 +17,8 @@ use crate::link::accept::{self, Opened, Renewed};
 use crate::link::derive::{DirectionKeys, LinkTerms, match_proof_verifies, renewal_psk};
 use crate::link::issue::{IssueTerms, issue};
 use crate::link::transform::{Side, Transform};
-use crate::prekey::Psk;
+use crate::prekey::{Prekeys, Psk};
+use crate::registered::Methods;
 use crate::seal::{RowBinding, claimed_link, open_row, seal_row};
 use crate::state::{LinkRecord, Window};
 
@@ -39,12 +40,6 @@ pub(super) struct OpenLink {
     pub(super) peer: NodeId,
     pub(super) record: LinkRecord,
     pub(super) base: Secret<32>,
-}
-
-impl OpenLink {
-    pub(super) const fn terms(&self) -> LinkTerms {
-        LinkTerms { link: self.record.link, method: self.record.method, epoch: self.record.epoch }
-    }
 }
 
 impl Unlocked {
@@ -84,9 +79,10 @@ impl Unlocked {
     ) -> Result<Reply> {
         self.state.check_clock(now)?;
         let sequence = self.state.next_sequence(now);
-        let issued = issue(&self.keyring.identity, &self.keyring.schedule, terms, psk, sequence, now, random)?;
+        let choice = (&self.keyring.schedule, &self.state.node.methods);
+        let issued = issue(&self.keyring.identity, choice, terms, psk, sequence, now, random)?;
         let token_id = openred_proto::checked::offer::Offer::token_id(&issued.offer);
-        let record = record(&issued.header, Side::Issuer, token_id, now);
+        let record = record(&issued.header, issued.registered, Side::Issuer, token_id, now);
         let (summary, keys) = (summary(&terms.peer, &record), self.request_keys(&terms.peer, &record, &issued.base)?);
         let row = self.seal_token(&terms.peer, &record, &issued.base, random)?;
         match psk {
@@ -114,12 +110,12 @@ impl Unlocked {
     }
 
     fn inspect(&self, now: UnixMillis, received: &ReceivedOffer, renewed: Option<&Renewed>) -> Result<Reply> {
-        let opened = accept::open(&self.node(), &self.state.node.prekeys, received, renewed, now)?;
+        let opened = accept::open(&self.node(), self.receiving(), received, renewed, now)?;
         let record = match self.accepted_before(&opened)? {
             Some(record) => record,
             None => {
                 self.check_unseen(&opened, now)?;
-                record(&opened.header, Side::Acceptor, opened.token_id, now)
+                record(&opened.header, opened.registered, Side::Acceptor, opened.token_id, now)
             }
         };
         Ok(Reply::OfferInspected(summary(&opened.issuer, &record)))
@@ -153,10 +149,11 @@ impl Unlocked {
         received: &ReceivedOffer,
         renewed: Option<&Renewed>,
     ) -> Result<Reply> {
-        let opened = accept::open(&self.node(), &self.state.node.prekeys, received, renewed, now)?;
+        let opened = accept::open(&self.node(), self.receiving(), received, renewed, now)?;
         let known = self.accepted_before(&opened)?;
         let is_new = known.is_none();
-        let record = known.unwrap_or_else(|| record(&opened.header, Side::Acceptor, opened.token_id, now));
+        let record =
+            known.unwrap_or_else(|| record(&opened.header, opened.registered, Side::Acceptor, opened.token_id, now));
         let receipt = self.keyring.identity.sign_receipt(&Receipt {
             kind: ReceiptKind::Accepted,
             token_id: opened.token_id,
@@ -260,13 +257,40 @@ impl Unlocked {
             Side::Issuer => (self.node(), *peer),
             Side::Acceptor => (*peer, self.node()),
         };
-        Transform::new(record.method, &record.link, &issuer, &acceptor)
+        match record.registered {
+            Some(place) => {
+                Transform::registered(&self.state.node.methods.at(place)?.vetted, &record.link, &issuer, &acceptor)
+            }
+            None => Transform::new(record.method, &record.link, &issuer, &acceptor),
+        }
+    }
+
+    /// What an offer is opened with.
+    const fn receiving(&self) -> (&Prekeys, &Methods) {
+        (&self.state.node.prekeys, &self.state.node.methods)
+    }
+
+    /// The keys of one direction of a link.
+    pub(super) fn direction_keys(
+        &self,
+        record: &LinkRecord,
+        base: &Secret<32>,
+        initiator: &NodeId,
+        responder: &NodeId,
+    ) -> Result<DirectionKeys> {
+        let terms = LinkTerms { link: record.link, method: record.method, epoch: record.epoch };
+        match record.registered {
+            Some(place) => {
+                let method = &self.state.node.methods.at(place)?.vetted;
+                DirectionKeys::derive_registered(base, &terms, method, initiator, responder)
+            }
+            None => DirectionKeys::derive(base, &terms, initiator, responder),
+        }
     }
 
     fn request_keys(&self, peer: &NodeId, record: &LinkRecord, base: &Secret<32>) -> Result<LinkKeys> {
-        let terms = LinkTerms { link: record.link, method: record.method, epoch: record.epoch };
-        let outgoing = DirectionKeys::derive(base, &terms, &self.node(), peer)?;
-        let incoming = DirectionKeys::derive(base, &terms, peer, &self.node())?;
+        let outgoing = self.direction_keys(record, base, &self.node(), peer)?;
+        let incoming = self.direction_keys(record, base, peer, &self.node())?;
         Ok(LinkKeys { outgoing: for_requests(outgoing), incoming: for_requests(incoming) })
     }
 }
@@ -275,11 +299,18 @@ fn for_requests(keys: DirectionKeys) -> RequestKeys {
     RequestKeys { tag: keys.tag, mac1: keys.mac1 }
 }
 
-const fn record(header: &SealedHeader, side: Side, token_id: [u8; 32], now: UnixMillis) -> LinkRecord {
+const fn record(
+    header: &SealedHeader,
+    registered: Option<Place>,
+    side: Side,
+    token_id: [u8; 32],
+    now: UnixMillis,
+) -> LinkRecord {
     LinkRecord {
         link: header.link_id,
         side,
         method: header.method,
+        registered,
         epoch: header.epoch,
         not_before: header.not_before,
         not_after: header.not_after,
@@ -304,5 +335,6 @@ fn summary(peer: &NodeId, record: &LinkRecord) -> LinkSummary {
         epoch: record.epoch,
         not_before: record.not_before,
         not_after: record.not_after,
+        registered: record.registered,
     }
 }

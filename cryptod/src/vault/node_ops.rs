@@ -34,7 +34,7 @@ impl Unlocked {
         suites: MethodSet,
         life: Duration,
     ) -> Result<Reply> {
-        if life > CARD_LIFE || life.is_zero() || suites.is_empty() {
+        if life > CARD_LIFE || life.is_zero() || suites.built_in().is_empty() {
             return Err(Error::MisuseNotAllowed);
         }
         self.state.check_clock(now)?;
@@ -44,7 +44,8 @@ impl Unlocked {
             issued_at: now,
             expires_at: now.plus(life),
             fields,
-            suites,
+            suites: suites.built_in(),
+            methods: self.state.node.methods.ids(suites),
             prekey: self.state.node.prekeys.current()?.clone(),
             lineage: self.keyring.lineage.clone(),
         };

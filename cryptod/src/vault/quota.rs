@@ -40,7 +40,7 @@ pub struct Rates {
     pub direct: Rate,
     /// Rows: all links' keys once at start, then one a session.
     pub row: Rate,
-    /// Store keys: one a module and start of `noded`, which is started again after 250 ms at the soonest.
+    /// Store keys, seal keys and methods: a few a module and start of `noded`, which is started again after 250 ms at the soonest.
     pub store: Rate,
     /// Reports for the audit trail; those over the trail's own share are only counted.
     pub report: Rate,

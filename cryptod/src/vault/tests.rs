@@ -5,6 +5,7 @@ mod access;
 mod audit;
 mod direct;
 mod links;
+mod methods;
 mod renewals;
 mod sessions;
 

@@ -77,6 +77,7 @@ impl Node {
             suites: MethodSet::ALL,
             prekey,
             lineage: Lineage::default(),
+            methods: Vec::new(),
         }
     }
 

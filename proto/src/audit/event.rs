@@ -67,6 +67,16 @@ events! {
     SuccessionTakenBack = 22, "succession.taken_back";
     /// The key of one module's records was handed to `noded`.
     StoreKeyGiven = 20, "store_key.given";
+    /// A module's description of a method was taken.
+    MethodRegistered = 23, "method.registered";
+    /// A registered method was retired.
+    MethodRetired = 24, "method.retired";
+    /// The registered methods were asked for.
+    MethodsListed = 25, "method.listed";
+    /// What a module stated in its own domain was signed.
+    ModuleSigned = 26, "module.signed";
+    /// The key of one module's seals was handed to `noded`.
+    SealKeyGiven = 27, "seal_key.given";
     /// A link was offered.
     LinkIssued = 32, "link.issued";
     /// An offer was opened for the policy to look at.

@@ -6,13 +6,13 @@ use crate::checked::statement::Unverified;
 use crate::checked::succession::Lineage;
 use crate::error::{Result, WireError};
 use crate::fields::{Reader, Writer};
-use crate::id::{NodeId, PrekeyId, UnixMillis};
+use crate::id::{MethodId, NodeId, PrekeyId, UnixMillis};
 use crate::label::Label;
 use crate::limits::{
     CARD_BYTES, CARD_ENDPOINTS, CARD_LIFE, CLOCK_GRACE, ENDPOINT_BYTES, LINEAGE, NAME_BYTES, SEQUENCE_AHEAD,
     SUCCESSION_BYTES, XWING_PUBLIC_BYTES,
 };
-use crate::method::MethodSet;
+use crate::method::{MethodSet, PLACES};
 
 const WHAT: &str = "card";
 /// The version that this build writes and reads.
@@ -99,6 +99,8 @@ pub struct Card {
     pub prekey: Prekey,
     /// Which identities this one goes on for.
     pub lineage: Lineage,
+    /// Registered methods that the node speaks, in rising order.
+    pub methods: Vec<MethodId>,
 }
 
 impl Card {
@@ -120,7 +122,8 @@ impl Card {
             .flag(9, self.fields.listed)
             .number(10, u64::from(self.suites.bits()))
             .bytes(11, &self.prekey.encode());
-        self.lineage.items().fold(writer, |writer, word| writer.item(12, word)).finish()
+        let writer = self.lineage.items().fold(writer, |writer, word| writer.item(12, word));
+        self.methods.iter().fold(writer, |writer, method| writer.item(13, method.as_bytes())).finish()
     }
 
     /// Verifies and decodes a signed card. Sequence order against an earlier card is the caller's to check with
@@ -190,6 +193,7 @@ impl Card {
             suites: MethodSet::from_bits(reader.number(10)?)?,
             prekey: Prekey::decode(reader.bytes(11, CARD_BYTES)?)?,
             lineage: Lineage::verify(reader.items(12, LINEAGE, SUCCESSION_BYTES)?, node_id)?,
+            methods: decode_methods(&mut reader)?,
         };
         reader.finish()?;
         Ok(card)
@@ -207,6 +211,19 @@ pub enum Succession {
     Rollback,
     /// Equal sequence, other bytes: refused, and both are kept as evidence.
     Equivocation,
+}
+
+fn decode_methods(reader: &mut Reader<'_>) -> Result<Vec<MethodId>> {
+    let items = reader.items(13, PLACES, 16)?.into_iter();
+    let ids: Vec<MethodId> = items
+        .map(|item| {
+            item.try_into().map(MethodId::from_bytes).map_err(|_| reader.malformed("a method id is not 16 bytes"))
+        })
+        .collect::<Result<_>>()?;
+    if ids.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return Err(reader.malformed("method ids are not in rising order"));
+    }
+    Ok(ids)
 }
 
 fn decode_endpoints(reader: &mut Reader<'_>) -> Result<Vec<String>> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, WireError};
 use crate::fields::{Reader, Writer};
-use crate::id::{LinkId, NodeId, PrekeyId, UnixMillis};
+use crate::id::{LinkId, MethodId, NodeId, PrekeyId, UnixMillis};
 use crate::limits::{OFFER_BODY_BYTES, OFFER_BYTES, TAG_BYTES, XWING_CIPHERTEXT_BYTES};
 use crate::method::Method;
 
@@ -132,7 +132,7 @@ impl Offer {
 pub struct SealedHeader {
     /// The link.
     pub link_id: LinkId,
-    /// Its method, chosen by the issuer's schedule.
+    /// Its method, chosen by the issuer's schedule; of a registered one, its suite.
     pub method: Method,
     /// The schedule's epoch at issue.
     pub epoch: u64,
@@ -142,6 +142,8 @@ pub struct SealedHeader {
     pub not_after: UnixMillis,
     /// Order among this issuer's offers to this recipient.
     pub sequence: u64,
+    /// The registered method, if it is one.
+    pub registered: Option<MethodId>,
 }
 
 impl SealedHeader {
@@ -155,6 +157,7 @@ impl SealedHeader {
             .number(4, self.not_before.0)
             .number(5, self.not_after.0)
             .number(6, self.sequence)
+            .bytes(7, self.registered.as_ref().map_or(&[][..], |method| method.as_bytes()))
             .finish()
     }
 
@@ -171,6 +174,12 @@ impl SealedHeader {
             not_before: UnixMillis(reader.number(4)?),
             not_after: UnixMillis(reader.number(5)?),
             sequence: reader.number(6)?,
+            registered: match reader.bytes(7, 16)? {
+                [] => None,
+                id => Some(MethodId::from_bytes(
+                    id.try_into().map_err(|_| reader.malformed("a method id is not 16 bytes"))?,
+                )),
+            },
         };
         reader.finish()?;
         Ok(header)

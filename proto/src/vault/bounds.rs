@@ -4,12 +4,16 @@
 //! No wildcard arm: a new operation has to be given its size here.
 
 use super::{Reply, Request};
+use crate::checked::module_word::{DOMAIN_BYTES, MODULE_WORD_BYTES};
 use crate::checked::session_proof::SESSION_WORD_BYTES;
 use crate::checked::static_certificate::CERTIFICATE_BYTES;
 use crate::limits::{
     CARD_BYTES, CARD_ENDPOINTS, ENDPOINT_BYTES, FRAME_BYTES, LINEAGE, LINK_ROW_BYTES, LINKS_PAGE, NAME_BYTES,
     NOISE_BYTES, OFFER_BYTES, TARGET_URI_BYTES, XWING_PUBLIC_BYTES,
 };
+use crate::method::PLACES;
+use crate::method::description::DESCRIPTION_BYTES;
+use crate::modules::MODULE_ID_BYTES;
 
 /// Frame id, kind of operation, and what lies around the fields: three numbers at their longest.
 const HEAD: usize = 30;
@@ -31,8 +35,13 @@ const ROW: usize = LENGTH + LINK_ROW_BYTES;
 const NOISE: usize = LENGTH + NOISE_BYTES;
 const CARD: usize = LENGTH + CARD_BYTES;
 const OFFER: usize = LENGTH + OFFER_BYTES;
-/// Link, peer, issuer, method, epoch and two times.
-const SUMMARY: usize = ID + HASH + 2 + 3 * NUMBER;
+/// Link, peer, issuer, method, epoch, two times, and a place or none.
+const SUMMARY: usize = ID + HASH + 2 + 3 * NUMBER + 2;
+/// A set of methods, places included.
+const SET: usize = 2;
+const MODULE: usize = LENGTH + MODULE_ID_BYTES;
+/// Place, module, description, epoch, whether it is retired.
+const REGISTERED: usize = 1 + MODULE + LENGTH + DESCRIPTION_BYTES + NUMBER + 1;
 /// Tag and mac1 keys of two directions.
 const KEYS: usize = 4 * HASH;
 /// A link or none, peer, method, two secrets, hash, the mutual value, the proof, a sequence and a head.
@@ -51,11 +60,11 @@ impl Bounded for Request {
             Request::Report { .. } | Request::Note { .. } | Request::AuditFiled { .. } => NUMBER,
             Request::AuditSubject { .. } => HASH,
             Request::SignCard { .. } => {
-                CARD_ENDPOINTS * (LENGTH + ENDPOINT_BYTES) + 2 * (LENGTH + NAME_BYTES) + 2 + DURATION
+                CARD_ENDPOINTS * (LENGTH + ENDPOINT_BYTES) + 2 * (LENGTH + NAME_BYTES) + 1 + SET + DURATION
             }
             Request::SignHttp(_) => LENGTH + METHOD + LENGTH + TARGET_URI_BYTES + HASH + NUMBER + ID + HASH,
-            Request::IssueLink { .. } => 2 * HASH + CARD + 2 + DURATION,
-            Request::InspectOffer(_) | Request::AcceptOffer(_) => OFFER + 2 * HASH + 1,
+            Request::IssueLink { .. } => 2 * HASH + CARD + SET + 1 + DURATION,
+            Request::InspectOffer(_) | Request::AcceptOffer(_) => OFFER + 2 * HASH + SET,
             Request::LinkKeys { .. } | Request::StartHandshake { .. } => ROW,
             Request::RevokeLink { .. } | Request::AbandonHandshake { .. } | Request::SignSession { .. } => ID,
             Request::AnswerHandshake { .. } => ROW + NOISE + DIRECTORY_HEAD,
@@ -63,11 +72,16 @@ impl Bounded for Request {
             Request::CompleteHandshake { .. } => ID + NOISE,
             Request::ValidateMatch { .. } => ROW + 2 * HASH,
             Request::StoreKey { .. } => LENGTH + NAME_BYTES,
-            Request::RenewLink { .. } => ROW + HASH + CARD + 2 + DURATION,
-            Request::InspectRenewal(_) | Request::AcceptRenewal(_) => OFFER + 2 * HASH + 1 + ROW,
+            Request::RenewLink { .. } => ROW + HASH + CARD + SET + 1 + DURATION,
+            Request::InspectRenewal(_) | Request::AcceptRenewal(_) => OFFER + 2 * HASH + SET + ROW,
             Request::ListLinks { .. } => ID,
             Request::StartDirect { .. } => 1 + HASH,
             Request::AnswerDirect { .. } => 1 + NOISE + DIRECTORY_HEAD,
+            Request::RegisterMethod { .. } => MODULE + LENGTH + DESCRIPTION_BYTES,
+            Request::RetireMethod { .. } => ID,
+            Request::ListMethods => 0,
+            Request::SignModule { .. } => MODULE + LENGTH + DOMAIN_BYTES + HASH + NUMBER,
+            Request::SealKey { .. } => MODULE,
         }
     }
 }
@@ -90,14 +104,17 @@ impl Bounded for Reply {
             Reply::StoreKey(_) | Reply::AuditSubject(_) => HASH,
             Reply::AuditStatus(_) => HASH + 6 * NUMBER,
             Reply::Links(_) => LENGTH + LINKS_PAGE * ID,
+            Reply::MethodRegistered(_) => 1,
+            Reply::Methods(_) => 1 + PLACES * REGISTERED,
+            Reply::ModuleSigned(_) => LENGTH + MODULE_WORD_BYTES,
         }
     }
 }
 
 // The longest of all: an offer on its way out, and a card on its way in.
 const _: () = assert!(HEAD + SUMMARY + ROW + OFFER + KEYS <= FRAME_BYTES);
-const _: () = assert!(HEAD + 2 * HASH + CARD + 2 + DURATION <= FRAME_BYTES);
-const _: () = assert!(HEAD + ROW + HASH + CARD + 2 + DURATION <= FRAME_BYTES);
+const _: () = assert!(HEAD + 2 * HASH + CARD + SET + 1 + DURATION <= FRAME_BYTES);
+const _: () = assert!(HEAD + ROW + HASH + CARD + SET + 1 + DURATION <= FRAME_BYTES);
 const _: () = assert!(HEAD + LENGTH + LINKS_PAGE * ID <= FRAME_BYTES);
 
 #[cfg(test)]
@@ -109,16 +126,21 @@ mod tests {
     use crate::checked::card::{CardFields, Prekey};
     use crate::http_signature::SignatureInput;
     use crate::id::{HandshakeId, LinkId, NodeId, PrekeyId, UnixMillis};
-    use crate::method::{Method, MethodSet, Schedule};
+    use crate::method::{Method, MethodSet, Place, Schedule};
     use crate::secret::Secret;
     use crate::vault::{
-        AuditStatus, Frame, LinkKeys, LinkSummary, ReceivedOffer, ReceivedRenewal, Refusal, RequestKeys, SessionGrant,
-        StatementFault, decode_frame, encode_frame,
+        AuditStatus, Frame, LinkKeys, LinkSummary, ReceivedOffer, ReceivedRenewal, Refusal, RegisteredMethod,
+        RequestKeys, SessionGrant, StatementFault, decode_frame, encode_frame,
     };
 
     const NODE: NodeId = NodeId::from_bytes([0xff; 32]);
     const LINK: LinkId = LinkId::from_bytes([0xff; 16]);
     const LAST_METHOD: Method = Method::Delta;
+
+    fn local() -> MethodSet {
+        Place::all().fold(MethodSet::ALL, MethodSet::with_place)
+    }
+
     /// What a cap has beyond the longest: numbers and heads that are counted at more than they can take.
     const ROOM: usize = 2 * HEAD;
 
@@ -126,12 +148,8 @@ mod tests {
     fn longest(more: usize) -> Vec<Request> {
         let (row, noise) = (vec![1; LINK_ROW_BYTES], vec![2; NOISE_BYTES + more]);
         let (handshake, directory_head, life) = (HandshakeId::from_bytes([3; 16]), vec![4; 32], Duration::MAX);
-        let offer = ReceivedOffer {
-            offer: vec![5; OFFER_BYTES + more],
-            sender: NODE,
-            directory: NODE,
-            allowed: MethodSet::ALL,
-        };
+        let offer =
+            ReceivedOffer { offer: vec![5; OFFER_BYTES + more], sender: NODE, directory: NODE, allowed: local() };
         let fields = CardFields {
             endpoints: vec!["e".repeat(ENDPOINT_BYTES); CARD_ENDPOINTS],
             name: "n".repeat(NAME_BYTES),
@@ -147,13 +165,13 @@ mod tests {
             key_id: NODE,
         };
         vec![
-            Request::SignCard { fields, suites: MethodSet::ALL, life },
+            Request::SignCard { fields, suites: local(), life },
             Request::SignHttp(input),
             Request::IssueLink {
                 peer: NODE,
                 card: vec![8; CARD_BYTES + more],
                 directory: NODE,
-                allowed: MethodSet::ALL,
+                allowed: local(),
                 schedule: Schedule::Seeded,
                 life,
             },
@@ -163,7 +181,7 @@ mod tests {
                 row: row.clone(),
                 card: vec![8; CARD_BYTES + more],
                 directory: NODE,
-                allowed: MethodSet::ALL,
+                allowed: local(),
                 schedule: Schedule::Seeded,
                 life,
             },
@@ -177,6 +195,17 @@ mod tests {
             Request::CompleteHandshake { handshake, noise },
             Request::ValidateMatch { row: vec![9; LINK_ROW_BYTES + more], hash: [1; 32], proof: [2; 32] },
             Request::StoreKey { purpose: "p".repeat(NAME_BYTES + more) },
+            Request::RegisterMethod {
+                module: "m".repeat(MODULE_ID_BYTES),
+                description: vec![1; DESCRIPTION_BYTES + more],
+            },
+            Request::SignModule {
+                module: "m".repeat(MODULE_ID_BYTES),
+                domain: "d".repeat(DOMAIN_BYTES + more),
+                digest: [0xff; 32],
+                length: u64::MAX,
+            },
+            Request::SealKey { module: "m".repeat(MODULE_ID_BYTES + more) },
         ]
     }
 
@@ -251,7 +280,24 @@ mod tests {
             Reply::Refused(Refusal::PeerStatement(StatementFault::NotYetValid)),
             Reply::Links(vec![LINK; LINKS_PAGE + more]),
             Reply::SessionSigned { peer: NODE, statement: vec![1; SESSION_WORD_BYTES + more] },
+            Reply::MethodRegistered(last_place()),
+            Reply::Methods(vec![registered(more); PLACES]),
+            Reply::ModuleSigned(vec![1; MODULE_WORD_BYTES + more]),
         ]
+    }
+
+    fn last_place() -> Place {
+        Place::all().last().unwrap()
+    }
+
+    fn registered(more: usize) -> RegisteredMethod {
+        RegisteredMethod {
+            place: last_place(),
+            module: "m".repeat(MODULE_ID_BYTES),
+            description: vec![1; DESCRIPTION_BYTES + more],
+            epoch: u64::MAX,
+            retired: true,
+        }
     }
 
     fn keys() -> LinkKeys {
@@ -283,6 +329,7 @@ mod tests {
             epoch: u64::MAX,
             not_before: UnixMillis(u64::MAX),
             not_after: UnixMillis(u64::MAX),
+            registered: Some(last_place()),
         }
     }
 
@@ -308,6 +355,9 @@ mod tests {
             Reply::Refused(_) => (16, false),
             Reply::Links(_) => (17, true),
             Reply::SessionSigned { .. } => (18, true),
+            Reply::MethodRegistered(_) => (19, false),
+            Reply::Methods(_) => (20, true),
+            Reply::ModuleSigned(_) => (21, true),
         }
     }
 

@@ -42,6 +42,11 @@ impl Request {
             | Request::SignSession { .. }
             | Request::ValidateMatch { .. }
             | Request::StoreKey { .. }
+            | Request::SealKey { .. }
+            | Request::RegisterMethod { .. }
+            | Request::RetireMethod { .. }
+            | Request::ListMethods
+            | Request::SignModule { .. }
             | Request::Report { .. }
             | Request::Note { .. }
             | Request::AuditStatus

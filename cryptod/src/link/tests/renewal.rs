@@ -19,7 +19,16 @@ fn renewed(peer: &Node) -> Renewed {
 /// What Alice offers Bob in the place of the old link.
 fn renewal(alice: &Node, bob: &Node) -> Issued {
     let psk = psk(OLD, &BASE, alice, bob);
-    issue(&alice.identity, &SEED, &terms(bob.id(), &bob.card()), Some(&psk), NOW.0, NOW, &mut random(99)).unwrap()
+    issue(
+        &alice.identity,
+        (&SEED, &Methods::default()),
+        &terms(bob.id(), &bob.card()),
+        Some(&psk),
+        NOW.0,
+        NOW,
+        &mut random(99),
+    )
+    .unwrap()
 }
 
 fn open_renewal(
@@ -27,7 +36,7 @@ fn open_renewal(
     received: &ReceivedOffer,
     renewed: Option<&Renewed>,
 ) -> Result<super::super::accept::Opened> {
-    open(&node.id(), &node.prekeys, received, renewed, NOW)
+    open(&node.id(), (&node.prekeys, &Methods::default()), received, renewed, NOW)
 }
 
 #[test]
@@ -65,14 +74,30 @@ fn who_lacks_the_old_base_can_name_the_link_and_gets_nowhere() {
     let (alice, bob) = (Node::new(1), Node::new(2));
     let card = bob.card();
     let guess = Psk { link: OLD, secret: Secret::new([0x55; 32]) };
-    let forged =
-        issue(&alice.identity, &SEED, &terms(bob.id(), &card), Some(&guess), NOW.0, NOW, &mut random(9)).unwrap();
+    let forged = issue(
+        &alice.identity,
+        (&SEED, &Methods::default()),
+        &terms(bob.id(), &card),
+        Some(&guess),
+        NOW.0,
+        NOW,
+        &mut random(9),
+    )
+    .unwrap();
     let refused = open_renewal(&bob, &received(&alice, forged.offer), Some(&renewed(&alice)));
     assert_eq!(refused.err(), Some(Error::PeerOfferSealed), "Alice's identity alone renews nothing");
     // Reflected: the key of the other direction.
     let turned = psk(OLD, &BASE, &bob, &alice);
-    let offer =
-        issue(&alice.identity, &SEED, &terms(bob.id(), &card), Some(&turned), NOW.0, NOW, &mut random(9)).unwrap();
+    let offer = issue(
+        &alice.identity,
+        (&SEED, &Methods::default()),
+        &terms(bob.id(), &card),
+        Some(&turned),
+        NOW.0,
+        NOW,
+        &mut random(9),
+    )
+    .unwrap();
     let refused = open_renewal(&bob, &received(&alice, offer.offer), Some(&renewed(&alice)));
     assert_eq!(refused.err(), Some(Error::PeerOfferSealed));
 }

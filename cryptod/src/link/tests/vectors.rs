@@ -28,7 +28,13 @@ fn open_case(case: &Value) -> Result<super::super::accept::Opened> {
         base: Secret::new(hex_array(&renews["base"])),
         life: DAY,
     });
-    open(&recipient.node_id(), &Prekeys::from_records(vec![record]).unwrap(), &received, renewed.as_ref(), now)
+    open(
+        &recipient.node_id(),
+        (&Prekeys::from_records(vec![record]).unwrap(), &Methods::default()),
+        &received,
+        renewed.as_ref(),
+        now,
+    )
 }
 
 #[test]
@@ -43,6 +49,7 @@ fn accept_vectors() {
             not_before: UnixMillis(number("not_before")),
             not_after: UnixMillis(number("not_after")),
             sequence: number("sequence"),
+            registered: None,
         };
         assert_eq!(opened.header, header);
         assert_eq!(*opened.base.expose(), hex_array(&case["base"]));

@@ -2,7 +2,7 @@
 
 use openred_proto::audit::SLOTS;
 use openred_proto::http_signature::SignatureInput;
-use openred_proto::id::{HandshakeId, LinkId};
+use openred_proto::id::{HandshakeId, LinkId, MethodId};
 use openred_proto::method::Method;
 use openred_proto::vault::{ShortKey, encode_frame};
 use proptest::prelude::*;
@@ -51,6 +51,11 @@ fn every_request(node: NodeId) -> Vec<Request> {
         Request::SignSession { handshake },
         Request::ValidateMatch { row, hash: [0; 32], proof: [0; 32] },
         Request::StoreKey { purpose: "messaging".into() },
+        Request::SealKey { module: "messaging".into() },
+        Request::RegisterMethod { module: "messaging".into(), description: vec![1] },
+        Request::RetireMethod { method: MethodId::from_bytes([1; 16]) },
+        Request::ListMethods,
+        Request::SignModule { module: "messaging".into(), domain: "words".into(), digest: [1; 32], length: 1 },
         Request::Rotate { what: ShortKey::Prekey },
         Request::Report { event: Event::SessionForged.number(), count: 1 },
         Request::Note { event: Event::ProcessDied.number(), count: 1 },
@@ -103,6 +108,10 @@ fn no_operation_signs_or_opens_bytes_as_they_are() {
         Request::ValidateMatch { row: canary.clone(), hash: [0; 32], proof: [0; 32] },
         Request::StoreKey { purpose: "../messaging".into() },
         Request::StoreKey { purpose: String::new() },
+        Request::SealKey { module: "../messaging".into() },
+        Request::RegisterMethod { module: "messaging".into(), description: canary },
+        Request::SignModule { module: "a\0b".into(), domain: "words".into(), digest: [1; 32], length: 1 },
+        Request::SignModule { module: "a".into(), domain: String::new(), digest: [1; 32], length: 1 },
     ];
     for request in tries {
         node.refusal(request);
@@ -264,7 +273,7 @@ fn every_operation_has_a_request_in_the_table() {
     assert_eq!(known.collect::<std::collections::BTreeSet<_>>(), listed.collect());
     let classes: std::collections::BTreeSet<_> = every_request(DIRECTORY).iter().map(Class::of).collect();
     assert_eq!(classes.len(), Class::ALL.len());
-    assert_eq!(every_request(DIRECTORY).len(), 29);
+    assert_eq!(every_request(DIRECTORY).len(), 34);
 }
 
 #[test]
