@@ -197,7 +197,7 @@ impl Contract for Service {
             }
             Ok(node.links.of_peer(&peer).unwrap_or(link))
         });
-        link.await?.map(|link| Response::new(link_status(&link))).map_err(|error| refuse(&error))
+        link.await?.map(|link| Response::new(link_status(&self.node, &link))).map_err(|error| refuse(&error))
     }
 
     async fn accept_link(&self, request: Request<AcceptLinkRequest>) -> Outcome<Link> {
@@ -209,7 +209,7 @@ impl Contract for Service {
         }
         let (node, asked) = (Arc::clone(&self.node), text.clone());
         match self.on_main(async move { node.links.approve(&asked).await }).await? {
-            Ok(Some(link)) => Ok(Response::new(link_status(&link))),
+            Ok(Some(link)) => Ok(Response::new(link_status(&self.node, &link))),
             // Nothing waits; the operator's yes is kept for the peer's next offer.
             Ok(None) => Ok(Response::new(Link { peer: text, state: "approved".to_owned(), ..Link::default() })),
             Err(error) => Err(refuse(&error)),
@@ -219,7 +219,7 @@ impl Contract for Service {
     async fn list_links(&self, request: Request<ListLinksRequest>) -> Outcome<Links> {
         let all = request.into_inner().all;
         let links = self.node.links.all().into_iter().filter(|link| all || !link.state.is_over());
-        let links = links.map(|link| link_status(&link)).collect();
+        let links = links.map(|link| link_status(&self.node, &link)).collect();
         Ok(Response::new(Links { links, contacts: contacts::all(&self.node) }))
     }
 
@@ -242,7 +242,7 @@ impl Contract for Service {
         let proofs = self.proofs(link.peer()).await?;
         let signed_sessions = u32::try_from(proofs.len()).unwrap_or(u32::MAX);
         let signed_at = proofs.first().map_or(0, |newest| newest.signed_at);
-        Ok(Response::new(Link { signed_sessions, signed_at, ..link_status(&link) }))
+        Ok(Response::new(Link { signed_sessions, signed_at, ..link_status(&self.node, &link) }))
     }
 
     async fn list_proofs(&self, request: Request<PeerSelector>) -> Outcome<SessionProofs> {
@@ -254,14 +254,14 @@ impl Contract for Service {
         let link = self.node.links.select(&request.into_inner().link).map_err(|error| refuse(&error))?;
         let node = Arc::clone(&self.node);
         let revoked = self.on_main(async move { node.links.revoke(link.id()).await }).await?;
-        revoked.map(|link| Response::new(link_status(&link))).map_err(|error| refuse(&error))
+        revoked.map(|link| Response::new(link_status(&self.node, &link))).map_err(|error| refuse(&error))
     }
 
     async fn refuse_offer(&self, request: Request<LinkSelector>) -> Outcome<Link> {
         let text = request.into_inner().link;
         let node = Arc::clone(&self.node);
         let refused = self.on_main(async move { node.links.refuse_offer(&text).await }).await?;
-        refused.map(|link| Response::new(link_status(&link))).map_err(|error| refuse(&error))
+        refused.map(|link| Response::new(link_status(&self.node, &link))).map_err(|error| refuse(&error))
     }
 
     async fn sync_links(&self, request: Request<PeerSelector>) -> Outcome<SyncedLinks> {
@@ -271,7 +271,7 @@ impl Contract for Service {
         let (mended, node) = synced.map_err(|error| refuse(&error))?;
         let peer = node.links.current(&peer);
         let of_peer = node.links.all().into_iter().filter(|link| link.peer() == peer && !link.state.is_over());
-        let links = of_peer.map(|link| link_status(&link)).collect();
+        let links = of_peer.map(|link| link_status(&self.node, &link)).collect();
         Ok(Response::new(SyncedLinks { mended: u32::try_from(mended).unwrap_or(u32::MAX), links }))
     }
 
@@ -285,13 +285,19 @@ impl Contract for Service {
 
     async fn decide_method(&self, request: Request<DecideMethodRequest>) -> Outcome<Methods> {
         let DecideMethodRequest { method, allow, schedule } = request.into_inner();
-        let unknown = |_| reply::invalid("method.unknown", "alpha, beta, gamma or delta; hourly, daily or seeded");
+        let unknown =
+            |_| reply::invalid("method.unknown", "alpha, beta, gamma, delta or MODULE/METHOD; hourly, daily or seeded");
+        // A module's method has its module's name before its own.
+        let (described, method) = if method.contains('/') { (method, String::new()) } else { (String::new(), method) };
         let method = (!method.is_empty()).then(|| method.parse::<Method>()).transpose().map_err(unknown)?;
         let schedule = (!schedule.is_empty()).then(|| schedule.parse::<Schedule>()).transpose().map_err(unknown)?;
         let node = Arc::clone(&self.node);
         let decided = self.on_main(async move {
             if let Some(method) = method {
                 node.links.decide_method(method, allow).await?;
+            }
+            if !described.is_empty() {
+                node.links.decide_described(&described, allow).await?;
             }
             match schedule {
                 Some(schedule) => node.links.decide_schedule(schedule).await,

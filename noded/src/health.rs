@@ -42,6 +42,8 @@ pub(crate) enum Condition {
     ModuleFull,
     /// A module's hooks fail again and again.
     HookOff,
+    /// A module's description of a method was refused.
+    MethodRefused,
 }
 
 /// How bad it is.
@@ -132,6 +134,12 @@ impl Condition {
             Self::ModuleDown => {
                 entry("module.down", Error, &["store.failed", "cryptod.away"], "The log says why it did not start.")
             }
+            Self::MethodRefused => entry(
+                "method.refused",
+                Warning,
+                &[],
+                "The module serves without it. Its author has to describe a stronger one; docs/errors.md has each reason.",
+            ),
             Self::ModuleFull => entry(
                 "module.full",
                 Warning,

@@ -18,7 +18,7 @@ use openred_proto::cryptod::handshake_answer::Outcome;
 use openred_proto::cryptod::handshake_call::Phase;
 use openred_proto::error::WireError;
 use openred_proto::id::{HandshakeId, LinkId, NodeId, PrekeyId, UnixMillis};
-use openred_proto::method::{Method, MethodSet, Schedule};
+use openred_proto::method::{Method, MethodSet, Place, Schedule};
 use openred_proto::refusal::REFUSAL_HEADER;
 use openred_proto::secret::Secret;
 use openred_proto::vault::{LinkKeys, LinkSummary, ReceivedOffer, Refusal, RequestKeys, SessionGrant};
@@ -29,6 +29,7 @@ use crate::reports::Seen;
 
 mod handshakes;
 mod listener;
+mod methods;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -546,6 +547,10 @@ fn summary(reply: wire::LinkSummary) -> Result<LinkSummary, KeysError> {
         epoch: reply.epoch,
         not_before: UnixMillis(reply.not_before),
         not_after: UnixMillis(reply.not_after),
+        registered: match reply.registered {
+            0 => None,
+            place => Some(Place::from_number(place.into())?),
+        },
     })
 }
 

@@ -22,6 +22,7 @@ pub(crate) mod judge;
 pub(crate) mod methods;
 mod offers;
 pub(crate) mod ports;
+mod registered;
 mod renew;
 pub(crate) mod renewal;
 pub(crate) mod state;
@@ -120,6 +121,8 @@ pub(crate) struct Links {
     config: LinkConfig,
     /// What the operator has decided beside it.
     methods: Mutex<Methods>,
+    /// What modules have registered.
+    described: Mutex<Vec<registered::Described>>,
     sector: String,
     store: Store,
     vault: Arc<dyn LinkVault>,
@@ -184,6 +187,7 @@ impl Links {
             me: parts.me,
             config: parts.config,
             methods: Mutex::new(methods),
+            described: Mutex::default(),
             sector: parts.sector,
             store: parts.store,
             vault: parts.vault,

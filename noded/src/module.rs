@@ -10,6 +10,7 @@ mod built_in;
 mod callee;
 mod host;
 mod lives;
+mod methods;
 mod places;
 pub(crate) mod ports;
 mod space;
@@ -44,6 +45,7 @@ pub(crate) use built_in::{BUILT_IN, BuiltIn};
 use callee::{Asked, Callee};
 use host::ModuleHost;
 use lives::{Life, Troubles};
+pub(crate) use methods::ModuleMethods;
 use places::Places;
 use ports::PeerCaller;
 use space::Space;
@@ -83,6 +85,8 @@ pub(crate) struct Modules {
     door: Arc<Door>,
     pub(crate) hooks: Arc<Hooks>,
     hook_order: Vec<String>,
+    /// None in tests, whose modules are linked.
+    methods: Option<Arc<ModuleMethods>>,
 }
 
 /// What every module's host is made of.
@@ -99,13 +103,18 @@ pub(crate) struct Parts {
 
 impl Modules {
     /// A host for the modules of these ids, each with the key that seals its rows. Nothing runs before [`Modules::start`].
-    pub(crate) fn new(parts: &Parts, modules: Vec<(&'static str, Secret<32>)>) -> Arc<Self> {
-        Self::with(parts, modules, |_, _| Callee::Process(Arc::default()))
+    pub(crate) fn new(
+        parts: &Parts,
+        modules: Vec<(&'static str, Secret<32>)>,
+        methods: Arc<ModuleMethods>,
+    ) -> Arc<Self> {
+        Self::with(parts, modules, Some(methods), |_, _| Callee::Process(Arc::default()))
     }
 
     fn with(
         parts: &Parts,
         modules: Vec<(&'static str, Secret<32>)>,
+        methods: Option<Arc<ModuleMethods>>,
         callee: impl Fn(&'static str, &Context) -> Callee,
     ) -> Arc<Self> {
         let timers = Arc::new(Timers::default());
@@ -120,7 +129,7 @@ impl Modules {
         };
         let loaded = modules.into_iter().map(load).collect();
         let (door, hook_order) = (Door::new(parts.me), parts.hook_order.clone());
-        Arc::new(Self { loaded, timers, door, hooks, hook_order })
+        Arc::new(Self { loaded, timers, door, hooks, hook_order, methods })
     }
 
     /// From now on the hooks of these manifests are asked; one whose module is not here has failed before it begins.
@@ -178,6 +187,7 @@ impl Modules {
             door: Arc::clone(&self.door),
             supervisor: Arc::clone(supervisor),
             troubles: Arc::clone(troubles),
+            methods: self.methods.clone(),
         })
     }
 

@@ -26,7 +26,7 @@ use crate::keys::{CryptodClient, Description, KeysError};
 use crate::link::ports::{Answered, Courier, LinkObserver};
 use crate::link::{self, Links};
 use crate::module::ports::PeerCaller;
-use crate::module::{self, BUILT_IN, Disk, Modules, Sockets};
+use crate::module::{self, BUILT_IN, Disk, ModuleMethods, Modules, Sockets};
 use crate::p2p::ports::{LinkHandle, Ports};
 use crate::p2p::{self, NetworkSettings, PeerNetwork, PingPlan, SessionLimits};
 use crate::reports::Reports;
@@ -146,7 +146,10 @@ impl Node {
             health: Arc::clone(&health),
             hook_order: config.hooks.order.clone(),
         };
-        let modules = load_modules(&parts, &keys).await?;
+        let methods = ModuleMethods::new(keys.clone(), Arc::clone(&links), Arc::clone(&health));
+        let modules = load_modules(&parts, &keys, &methods).await?;
+        // Also what became of methods since: what is allowed now is what the first card says.
+        directories.allow_methods(links.allowed_methods());
         let ports = Ports {
             links: Arc::clone(&links) as _,
             dispatch: Arc::clone(&modules) as _,
@@ -249,12 +252,18 @@ async fn await_keys(keys: &CryptodClient) -> Description {
     }
 }
 
-async fn load_modules(parts: &module::Parts, keys: &CryptodClient) -> Result<Arc<Modules>, NodeError> {
+async fn load_modules(
+    parts: &module::Parts,
+    keys: &CryptodClient,
+    methods: &Arc<ModuleMethods>,
+) -> Result<Arc<Modules>, NodeError> {
     let mut modules = Vec::new();
     for module in &BUILT_IN {
         modules.push((module.id, keys.store_key(module.id).await?));
     }
-    let modules = Modules::new(parts, modules);
+    let installed: Vec<&str> = modules.iter().map(|(id, _)| *id).collect();
+    methods.load(&installed).await?;
+    let modules = Modules::new(parts, modules, Arc::clone(methods));
     // Those that come with the node have none.
     modules.set_hooks(&[]);
     Ok(modules)

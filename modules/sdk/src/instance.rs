@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::context::Context;
@@ -74,6 +75,7 @@ pub struct Instance {
     manifest_text: Option<&'static str>,
     routes: Vec<Route>,
     hooks: Vec<Hook>,
+    methods: Vec<Bytes>,
     start: Starter,
     event: Listener,
 }
@@ -107,12 +109,14 @@ impl Instance {
         if let Some(hook) = hook::twice(&hooks) {
             return Err(LoadError::HookTwice { module: manifest.id, hook });
         }
+        let methods = module.methods().iter().map(|method| method.encode().into()).collect();
         let starter = Arc::clone(&module);
         Ok(Self {
             manifest,
             manifest_text: M::manifest_text(),
             routes,
             hooks,
+            methods,
             start: Box::new(move |context| Arc::clone(&starter).start(context)),
             event: Box::new(move |context, event| Arc::clone(&module).event(context, event)),
         })
@@ -131,6 +135,11 @@ impl Instance {
         let Some(text) = self.manifest_text else { return Ok(()) };
         let parsed = manifest::Manifest::parse("openred.toml", text).map_err(|error| error.to_string())?;
         parsed.configure("settings", settings).map(drop).map_err(|error| error.to_string())
+    }
+
+    /// The methods that it describes, canonical.
+    pub fn methods(&self) -> &[Bytes] {
+        &self.methods
     }
 
     /// Runs the module's start.

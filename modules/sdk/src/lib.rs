@@ -57,6 +57,7 @@ pub use instance::{Instance, LoadError};
 pub use message::{Caller, IdempotencyKey, Method, PeerRequest, Request, Response};
 pub use module::{Event, Manifest, Module, TimerId};
 pub use openred_proto::id::NodeId;
+pub use openred_proto::method::description::MethodDescription;
 pub use params::Params;
 #[cfg(feature = "process")]
 pub use process::run;

@@ -7,6 +7,7 @@ use crate::error::ModuleError;
 use crate::hook::Hooks;
 use crate::route::Routes;
 use openred_proto::id::NodeId;
+use openred_proto::method::description::MethodDescription;
 
 /// What a module says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,12 @@ pub trait Module: Send + Sync + Sized + 'static {
 
     /// Which routes it serves.
     fn routes(routes: &mut Routes<Self>);
+
+    /// Methods that it describes, out of vetted primitives: at most four. The node's key process holds each against its table and refuses by
+    /// name what is below the floor of its own; none is used before the operator has allowed it (`openred method allow MODULE/METHOD`).
+    fn methods(&self) -> Vec<MethodDescription> {
+        Vec::new()
+    }
 
     /// Which of its manifest's hooks it serves, by their ids.
     fn middleware(hooks: &mut Hooks<Self>) {

@@ -221,6 +221,7 @@ fn hello(instance: &Instance, proof: Bytes) -> Hello {
         oldest: OLDEST,
         features: FEATURES.map(String::from).to_vec(),
         summary: manifest.summary.to_owned(),
+        methods: instance.methods().to_vec(),
     }
 }
 

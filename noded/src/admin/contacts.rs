@@ -44,7 +44,7 @@ pub(super) async fn confirm(node: Arc<Node>, request: admin::ConfirmContactReque
     }
     // What came of it, also when that is its end.
     let now = node.links.all().into_iter().find(|now| now.id() == link.id());
-    Ok(link_status(&now.unwrap_or(link)))
+    Ok(link_status(&node, &now.unwrap_or(link)))
 }
 
 /// Ends every contact with a peer; the one shown is this node's own, if there is one.
@@ -74,7 +74,7 @@ pub(super) async fn accept(node: &Arc<Node>, text: &str, shown: &str) -> Result<
     };
     if node.network.contact_with(&peer, true).is_some() {
         let link = node.confirm(peer, shown, None).await.map_err(|error| refuse(&error))?;
-        return Ok(Some(link_status(&link)));
+        return Ok(Some(link_status(node, &link)));
     }
     if let Some(contact) = node.network.contact_with(&peer, false) {
         node.compare(&contact, shown).map_err(|error| refuse(&error))?;

@@ -6,7 +6,7 @@ use openred_proto::admin;
 use openred_proto::checked::card::Card;
 use openred_proto::checked::session_proof::SessionProof;
 use openred_proto::id::NodeId;
-use openred_proto::method::Method;
+use openred_proto::method::{Method, Place};
 use openred_proto::vault::Refusal;
 use tonic::{Code, Status};
 
@@ -25,14 +25,14 @@ use crate::store::{KnownPeer, StoreError, Word};
 /// Header that carries the stable code (docs/errors.md).
 const CODE_HEADER: &str = "openred-code";
 
-pub(super) fn link_status(link: &Link) -> admin::Link {
+pub(super) fn link_status(node: &Node, link: &Link) -> admin::Link {
     let summary = &link.summary;
     admin::Link {
         link_id: summary.link.to_string(),
         peer: summary.peer.to_string(),
         state: link.state.name().to_owned(),
         issuer: summary.issuer,
-        method: summary.method.name().to_owned(),
+        method: node.links.method_name(summary),
         epoch: summary.epoch,
         not_before: summary.not_before.0,
         not_after: summary.not_after.0,
@@ -68,17 +68,35 @@ pub(super) fn session_proof(signed: &SignedSession) -> Option<admin::SessionProo
 pub(super) fn methods_status(node: &Node) -> admin::Methods {
     let (links, allowed, decided) = (node.links.all(), node.links.allowed_methods(), node.links.methods());
     let configured = node.config.links.method_set();
+    let live = |suite: Method, place: Option<Place>| {
+        let is_it = |link: &&Link| (link.summary.method, link.summary.registered) == (suite, place);
+        let count = links.iter().filter(|link| link.state.is_live()).filter(is_it).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    };
     let method = |method: Method| admin::Method {
         name: method.name().to_owned(),
         suite: method.suite().to_owned(),
         configured: configured.contains(method),
         disabled: decided.is_disabled(method),
         allowed: allowed.contains(method),
-        links: u32::try_from(links.iter().filter(|link| link.state.is_live() && link.summary.method == method).count())
-            .unwrap_or(u32::MAX),
+        links: live(method, None),
+        ..admin::Method::default()
     };
+    let of_modules = node.links.described().into_iter().map(|method| admin::Method {
+        name: method.name(),
+        suite: method.vetted.suite.suite().to_owned(),
+        configured: true,
+        disabled: !decided.is_allowed(method.place),
+        allowed: allowed.contains_place(method.place),
+        links: live(method.vetted.suite, Some(method.place)),
+        module: method.module.clone(),
+        id: method.vetted.id.to_string(),
+        transform: method.vetted.steps.iter().map(|step| step.name()).collect::<Vec<_>>().join(", "),
+        epoch_seconds: method.vetted.epoch.as_secs(),
+        retired: method.retired,
+    });
     admin::Methods {
-        methods: Method::ALL.into_iter().map(method).collect(),
+        methods: Method::ALL.into_iter().map(method).chain(of_modules).collect(),
         schedule: node.links.schedule().name().to_owned(),
         configured_schedule: node.config.links.schedule.name().to_owned(),
     }
@@ -151,6 +169,7 @@ pub(super) fn refuse(error: &LinkError) -> Status {
         LinkError::Succeeded => (Code::FailedPrecondition, "link.succeeded"),
         LinkError::NotFound => (Code::NotFound, "link.unknown"),
         LinkError::Ambiguous => (Code::InvalidArgument, "link.ambiguous"),
+        LinkError::Method(BadDecision::NoModule) => (Code::NotFound, "method.unknown"),
         LinkError::Method(BadDecision::NotConfigured) => (Code::FailedPrecondition, "method.not-configured"),
         LinkError::Method(BadDecision::Last) => (Code::FailedPrecondition, "method.last"),
         LinkError::Unreachable => (Code::Unavailable, "peer.unreachable"),

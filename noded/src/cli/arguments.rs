@@ -376,14 +376,14 @@ pub(crate) struct Init {
 pub(crate) enum Method {
     /// List methods, whether each is allowed, and how many links use it
     List,
-    /// Allow a method again that was disabled here
+    /// Allow a method that was disabled here, or that a module registered
     Allow {
-        /// alpha, beta, gamma or delta
+        /// alpha, beta, gamma, delta, or MODULE/METHOD
         method: String,
     },
     /// Allow a method no longer; links that use it are renewed with another one
     Disable {
-        /// alpha, beta, gamma or delta
+        /// alpha, beta, gamma, delta, or MODULE/METHOD
         method: String,
     },
     /// Choose what picks the method of a new link

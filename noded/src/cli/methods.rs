@@ -27,6 +27,7 @@ fn show(output: &Output, methods: &Methods) {
     rows.extend(methods.methods.iter().map(|method| {
         let (tone, state) = match method {
             method if method.allowed => (Tone::Good, "allowed"),
+            method if method.retired => (Tone::Bad, "retired: its module is gone"),
             method if !method.configured => (Tone::Bad, "left out by the configuration"),
             _ => (Tone::Bad, "disabled"),
         };

@@ -51,7 +51,7 @@ pub(crate) fn turn<'a>(
     if !link.state.is_live() {
         return None;
     }
-    let is_retired = !allowed.contains(link.summary.method);
+    let is_retired = !link.summary.is_in(allowed);
     match successor(links.clone(), &link.id()) {
         // No grace for clocks: that is for links that nothing has replaced.
         Some(newer) if is_settled(newer) && (is_retired || now > link.summary.not_after) => {

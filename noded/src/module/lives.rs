@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::built_in::BuiltIn;
 use super::callee::Slot;
+use super::methods::ModuleMethods;
 use super::supervisor::Supervisor;
 use crate::clock;
 use crate::health::{Condition, Health};
@@ -42,6 +43,7 @@ pub(super) struct Life {
     pub(super) door: Arc<Door>,
     pub(super) supervisor: Arc<Supervisor>,
     pub(super) troubles: Arc<Troubles>,
+    pub(super) methods: Option<Arc<ModuleMethods>>,
 }
 
 /// Which modules are away and why: one condition of the node.
@@ -153,6 +155,10 @@ impl Life {
                 None => "the supervisor has gone".to_owned(),
             }),
         };
+        // Before it serves: what it describes is known when it is first called.
+        if let Some(methods) = &self.methods {
+            methods.declared(self.module.id, attached.methods()).await;
+        }
         match timeout(START, attached.start()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(format!("it did not start: {}", error.detail)),

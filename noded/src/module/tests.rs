@@ -143,7 +143,7 @@ async fn bench(most_blobs: u64) -> Bench {
     let parts =
         Parts { me: ME, store, disk, peers: Arc::new(EchoPeer), health: Arc::clone(&health), hook_order: Vec::new() };
     let trial = Arc::new(Instance::load(Trial).unwrap());
-    let modules = Modules::with(&parts, vec![("trial", Secret::new([5; 32]))], |_, context| {
+    let modules = Modules::with(&parts, vec![("trial", Secret::new([5; 32]))], None, |_, context| {
         Callee::Linked(Arc::clone(&trial), context.clone())
     });
     Bench { modules, health, _directory: directory, _threads: (store_thread, disk_thread) }

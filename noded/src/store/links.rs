@@ -1,7 +1,7 @@
 //! Links in the database: written as a whole, read as a whole, so that what is kept is always one of the machine's states.
 
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
-use openred_proto::method::Method;
+use openred_proto::method::{Method, Place};
 use openred_proto::vault::LinkSummary;
 use rusqlite::{Connection, Row, params};
 
@@ -10,7 +10,7 @@ use crate::link::state::{EndReason, Link, LinkState, TokenMatch};
 
 const COLUMNS: &str = "link_id, peer, state, issuer, method, epoch, not_before, not_after, created_at, changed_at, \
      sealed_row, token_id, offer, directory, receipt, reason, vault_told, mutual_link, matched, matched_at, \
-     handshake_at, sent_counter, received_counter, renews";
+     handshake_at, sent_counter, received_counter, renews, registered";
 
 /// Every link, ended ones included.
 pub(crate) fn all(connection: &Connection) -> Result<Vec<Link>> {
@@ -26,7 +26,7 @@ pub(crate) fn put(connection: &Connection, link: &Link) -> Result<()> {
     connection
         .prepare_cached(&format!(
             "INSERT OR REPLACE INTO link ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
-             ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)"
+             ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)"
         ))?
         .execute(params![
             summary.link.as_bytes(),
@@ -53,6 +53,7 @@ pub(crate) fn put(connection: &Connection, link: &Link) -> Result<()> {
             number(link.sent_counter),
             number(link.received_counter),
             link.renews.as_ref().map_or(&[][..], |renewed| renewed.as_bytes()),
+            summary.registered.map_or(0, Place::number),
         ])?;
     Ok(())
 }
@@ -90,6 +91,10 @@ fn read(row: &Row<'_>) -> Option<Link> {
             epoch: unsigned(5)?,
             not_before: time(6)?,
             not_after: time(7)?,
+            registered: match small(24)? {
+                0 => None,
+                place => Some(Place::from_number(place.into()).ok()?),
+            },
         },
         state: LinkState::ALL.into_iter().find(|state| Some(*state as u8) == small(2))?,
         created_at: time(8)?,

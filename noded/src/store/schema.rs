@@ -15,7 +15,7 @@ use super::{Result, StoreError};
 const APPLICATION_ID: i32 = 0x4f52_6564;
 
 /// Step n leads from version n to version n + 1.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     "
     -- Times are Unix milliseconds. Ids are raw bytes. Enumerations are the numbers in src/link/state.rs.
     CREATE TABLE link (
@@ -101,6 +101,10 @@ const STEPS: [&str; 5] = [
         signed_at INTEGER NOT NULL
     ) WITHOUT ROWID;
     CREATE INDEX session_proof_by_peer ON session_proof (peer, signed_at);
+    ",
+    "
+    -- Where the link's method stands among those of modules; zero: it is none of them.
+    ALTER TABLE link ADD COLUMN registered INTEGER NOT NULL DEFAULT 0;
     ",
 ];
 
@@ -228,16 +232,16 @@ mod tests {
     fn an_upgrade_keeps_the_file_as_it_was_and_the_older_program_refuses_the_new_one_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
-        let kept = folder.path().join("node.sqlite.schema-5");
+        let kept = folder.path().join("node.sqlite.schema-6");
         // Half a copy of an upgrade that was killed.
-        std::fs::write(folder.path().join("node.sqlite.schema-5.new"), "half").unwrap();
+        std::fs::write(folder.path().join("node.sqlite.schema-6.new"), "half").unwrap();
         assert!(!kept.exists(), "a new file is none that has to be kept");
         take_steps(&connection, folder.path(), &[&STEPS[..], &[NEXT]].concat()).unwrap();
-        assert_eq!(mark(&kept), (5, vec![0x2a]));
-        assert_eq!(mark(&folder.path().join(super::super::FILE)), (6, vec![0x2a]));
-        assert!(!folder.path().join("node.sqlite.schema-5.new").exists());
+        assert_eq!(mark(&kept), (6, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (7, vec![0x2a]));
+        assert!(!folder.path().join("node.sqlite.schema-6.new").exists());
         let older = migrate(&connection, folder.path()).unwrap_err();
-        assert_eq!(older, StoreError::NewerSchema { found: 6, known: 5 });
+        assert_eq!(older, StoreError::NewerSchema { found: 7, known: 6 });
         assert!(older.to_string().contains("newer version of openred"));
         // Put back, the copy is what the older program had.
         drop(connection);
@@ -311,7 +315,7 @@ mod tests {
             &[&STEPS[..], &["CREATE TABLE later (x); CREATE TABLE link (x);"]].concat(),
         )
         .unwrap_err();
-        assert_eq!(mark(&folder.path().join(super::super::FILE)), (5, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (7, vec![0x2a]));
         migrate(&connection, folder.path()).unwrap();
         take_steps(&connection, folder.path(), &[&STEPS[..], &[NEXT]].concat()).unwrap();
     }

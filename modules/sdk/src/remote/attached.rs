@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use openred_proto::module as wire;
 use openred_proto::module::host_frame::Kind as FromHost;
@@ -28,6 +29,7 @@ const ROUND: Duration = Duration::from_secs(10);
 pub(super) struct Inner {
     pub(super) module: String,
     version: String,
+    methods: Vec<Bytes>,
     host: Arc<dyn Host>,
     /// Whether it serves hooks.
     pub(super) hooks: bool,
@@ -37,9 +39,13 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    pub(super) fn new(module: String, version: String, hooks: bool, host: Arc<dyn Host>) -> Arc<Self> {
+    pub(super) fn new(
+        (module, version, methods): (String, String, Vec<Bytes>),
+        hooks: bool,
+        host: Arc<dyn Host>,
+    ) -> Arc<Self> {
         let (lane, calls) = (Lane::new(), Mutex::new(Calls::default()));
-        Arc::new(Self { module, version, host, hooks, lane, calls, ended: watch::Sender::new(None) })
+        Arc::new(Self { module, version, methods, host, hooks, lane, calls, ended: watch::Sender::new(None) })
     }
 
     pub(super) fn calls(&self) -> MutexGuard<'_, Calls> {
@@ -163,6 +169,11 @@ impl Attached {
     /// Its version, as it says.
     pub fn version(&self) -> &str {
         &self.0.version
+    }
+
+    /// The methods that it describes: canonical, if its author's library is right. The key process judges them.
+    pub fn methods(&self) -> &[Bytes] {
+        &self.0.methods
     }
 
     /// Waits until the attachment has ended, and says why.

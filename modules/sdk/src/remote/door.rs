@@ -15,6 +15,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use openred_proto::id::NodeId;
+use openred_proto::method::description::{DESCRIPTION_BYTES, PER_MODULE};
 use openred_proto::module::attachment_server::{Attachment, AttachmentServer};
 use openred_proto::module::host_frame::Kind as FromHost;
 use openred_proto::module::host_server::HostServer;
@@ -301,7 +302,7 @@ impl Connection {
         let features: Vec<String> =
             hello.features.into_iter().filter(|name| FEATURES.contains(&name.as_str())).collect();
         let hooks = features.iter().any(|name| name == HOOKS);
-        let inner = Inner::new(hello.module, hello.version, hooks, context.host());
+        let inner = Inner::new((hello.module, hello.version, hello.methods), hooks, context.host());
         let (ticket, opened) = self.door.ticket(&inner);
         inner.push(FromHost::Welcome(Welcome {
             version,
@@ -353,6 +354,8 @@ fn is_bounded(hello: &Hello) -> bool {
         && hello.version.len() <= NAME_BYTES
         && hello.version.bytes().all(|byte| (33..127).contains(&byte))
         && hello.summary.len() <= DETAIL_BYTES
+        && hello.methods.len() <= PER_MODULE
+        && hello.methods.iter().all(|method| method.len() <= DESCRIPTION_BYTES)
         && hello.features.len() <= FEATURES_MOST
         && hello.features.iter().all(|feature| feature.len() <= NAME_BYTES)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openred_cryptod::identity::Identity;
 use openred_cryptod::link::issue::{IssueTerms, issue};
+use openred_cryptod::registered::Methods;
 use openred_proto::id::NodeId;
 use openred_proto::method::{MethodSet, Schedule};
 use openred_proto::secret::Secret;
@@ -91,7 +92,9 @@ fn of_stranger(number: u16, to: &TestNode, card: &Bytes) -> (NodeId, Bytes) {
         life: Duration::from_secs(86_400),
     };
     let mut random = ChaCha20Rng::from_seed(seed);
-    let issued = issue(&identity, &Secret::new(seed), &terms, None, 1, clock::now(), &mut random).unwrap();
+    let issued =
+        issue(&identity, (&Secret::new(seed), &Methods::default()), &terms, None, 1, clock::now(), &mut random)
+            .unwrap();
     (identity.node_id(), issued.offer.into())
 }
 

@@ -22,6 +22,7 @@ pub(super) fn summary(link: u8, peer: u8, issuer: bool, not_before: UnixMillis) 
         epoch: 1,
         not_before,
         not_after: not_before.plus(HOUR * 24),
+        registered: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Methods that are retired and allowed again: what may be decided, what becomes of links, and that decisions outlive a restart.
 
-use openred_proto::method::{Method, MethodSet, Schedule};
+use openred_proto::id::MethodId;
+use openred_proto::method::{Method, MethodSet, Place, Schedule};
 
 use super::life::{NOW, accepted, offered, waiting};
 use super::nodes::TestNode;
@@ -46,6 +47,35 @@ fn a_link_of_a_retired_method_has_an_epoch_to_be_renewed() {
     assert_eq!(methods.ended(&waiting(1, 2), NOW.plus(EPOCH)), None);
     let again = methods.with(Method::Alpha, true, MethodSet::ALL, NOW).unwrap();
     assert_eq!(again.ended(&link, NOW.plus(EPOCH * 9)), None);
+}
+
+#[test]
+fn a_modules_method_is_off_until_it_is_allowed_and_retired_with_its_module() {
+    let [first, second] = [1, 2].map(|number| Place::from_number(number).unwrap());
+    let (omega, psi) = (MethodId::from_bytes([1; 16]), MethodId::from_bytes([2; 16]));
+    let heard = Methods::default().heard(&[(first, omega, true), (second, psi, true)], NOW);
+    assert_eq!(heard.allowed(TWO), TWO, "off until it is allowed");
+    let allowed = heard.with_registered(first, true, NOW);
+    assert_eq!(allowed.allowed(TWO), TWO.with_place(first));
+    assert_eq!(Methods::decode(&allowed.encode()), Some(allowed.clone()));
+    let mut link = accepted(1, 2);
+    link.summary.registered = Some(first);
+    assert!(link.summary.is_in(allowed.allowed(TWO)));
+    assert_eq!(allowed.ended(&link, NOW.plus(EPOCH * 9)), None);
+    // Its module is gone: the link has an epoch to be renewed. It comes back: his word still counts.
+    let gone = allowed.clone().heard(&[(first, omega, false), (second, psi, true)], NOW);
+    assert_eq!(gone.allowed(TWO), TWO);
+    assert_eq!(gone.ended(&link, NOW.plus(EPOCH / 2)), None);
+    assert_eq!(gone.ended(&link, NOW.plus(EPOCH)).unwrap().reason, EndReason::MethodRetired);
+    let back = gone.clone().heard(&[(first, omega, true)], NOW);
+    assert_eq!(back.allowed(TWO), TWO.with_place(first));
+    // Another method at its place is another word.
+    let other = gone.heard(&[(first, psi, true)], NOW);
+    assert_eq!((other.allowed(TWO), other.is_allowed(first)), (TWO, false));
+    // What was kept before there were such methods is read.
+    let before = Methods::default().scheduled(Schedule::Daily);
+    let old = [&[1], &before.encode()[1..3 + 8 * Method::ALL.len()]].concat();
+    assert_eq!(Methods::decode(&old), Some(before));
 }
 
 #[test]

@@ -194,6 +194,7 @@ impl Model {
             epoch: 1,
             not_before: now,
             not_after: now.plus(LIFE),
+            registered: None,
         };
         let sequence = now.0.max(node.vault.last_sequence + 1);
         let made = Offer { from: by, header, sequence, renews, prekey, sent: stored, taken: 0 };

@@ -516,6 +516,7 @@ impl KeyProcess {
             link: link_id(number),
             side,
             method: Method::Alpha,
+            registered: None,
             epoch: 1,
             not_before: made.header.not_before,
             not_after: made.header.not_after,
