@@ -5,6 +5,7 @@
 //! operator from the admin service. Each call has a deadline and a place in a bounded table; what a module answers, garbage
 //! included, becomes a response. The node's own module, `openred`, is the network layer's.
 
+mod beside;
 mod blobs;
 mod built_in;
 mod callee;
@@ -13,6 +14,7 @@ mod lives;
 mod methods;
 mod places;
 pub(crate) mod ports;
+mod seals;
 mod space;
 mod supervisor;
 #[cfg(test)]
@@ -21,7 +23,7 @@ mod timers;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,11 +45,11 @@ use crate::store::{RowSeal, Store};
 pub(crate) use blobs::{Disk, DiskThread};
 pub(crate) use built_in::{BUILT_IN, BuiltIn};
 use callee::{Asked, Callee};
-use host::ModuleHost;
+use host::{May, ModuleHost};
 use lives::{Life, Troubles};
 pub(crate) use methods::ModuleMethods;
 use places::Places;
-use ports::PeerCaller;
+use ports::{ModuleKeys, PeerCaller};
 use space::Space;
 use supervisor::Supervisor;
 use timers::Timers;
@@ -89,6 +91,9 @@ pub(crate) struct Modules {
     methods: Option<Arc<ModuleMethods>>,
 }
 
+/// The table of modules, for those in it.
+pub(crate) type Beside = Arc<OnceLock<Weak<Modules>>>;
+
 /// What every module's host is made of.
 #[derive(Clone)]
 pub(crate) struct Parts {
@@ -96,6 +101,9 @@ pub(crate) struct Parts {
     pub(crate) store: Store,
     pub(crate) disk: Disk,
     pub(crate) peers: Arc<dyn PeerCaller>,
+    pub(crate) keys: Arc<dyn ModuleKeys>,
+    /// Where a module finds the others; filled when they are all there.
+    pub(crate) beside: Beside,
     pub(crate) health: Arc<Health>,
     /// The operator's order of hooks.
     pub(crate) hook_order: Vec<String>,
@@ -123,13 +131,16 @@ impl Modules {
         let load = |(id, key): (&'static str, Secret<32>)| {
             let seal = RowSeal::new(id, &key);
             let (timers, space) = (Arc::clone(&timers), Arc::clone(&space));
-            let host = ModuleHost::new(parts, id, seal, timers, space, Arc::clone(&hooks));
+            let host = ModuleHost::new(parts, id, seal, timers, space, Arc::clone(&hooks), May::BUILT_IN);
             let context = Context::new(Arc::new(host));
             (id, Loaded { callee: callee(id, &context), context, places: Arc::default() })
         };
         let loaded = modules.into_iter().map(load).collect();
         let (door, hook_order) = (Door::new(parts.me), parts.hook_order.clone());
-        Arc::new(Self { loaded, timers, door, hooks, hook_order, methods })
+        let modules = Arc::new(Self { loaded, timers, door, hooks, hook_order, methods });
+        // Once, here: nothing runs before.
+        let _ = parts.beside.set(Arc::downgrade(&modules));
+        modules
     }
 
     /// From now on the hooks of these manifests are asked; one whose module is not here has failed before it begins.

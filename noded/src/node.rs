@@ -143,6 +143,8 @@ impl Node {
             store: store.clone(),
             disk,
             peers: Arc::clone(&calls) as _,
+            keys: Arc::new(keys.clone()),
+            beside: Arc::default(),
             health: Arc::clone(&health),
             hook_order: config.hooks.order.clone(),
         };

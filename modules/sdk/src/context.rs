@@ -8,41 +8,54 @@ use serde::de::DeserializeOwned;
 
 use crate::config::Config;
 use crate::error::ModuleError;
-use crate::host::{AuditEvent, Batch, BlobName, Committed, Host, HostError, PeerError, Scan, ScanPage, UnixMillis};
+use crate::host::{
+    AuditEvent, Batch, BlobName, CONTEXT_LIMIT, CallError, Committed, Host, HostError, PeerError, SEAL_LIMIT, Scan,
+    ScanPage, UnixMillis, Within,
+};
 use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
 use openred_proto::id::NodeId;
 
 /// What a module may use of its node. Durability is the [`Host`]'s: a change is durable when its call has answered.
 #[derive(Clone)]
-pub struct Context(Arc<dyn Host>);
+pub struct Context {
+    host: Arc<dyn Host>,
+    /// The call that is served with it; 0: none.
+    call: u64,
+}
 
 impl Context {
     /// Wraps a host; for hosts, not for modules.
     pub fn new(host: Arc<dyn Host>) -> Self {
-        Self(host)
+        Self { host, call: 0 }
+    }
+
+    /// The same while a call is served.
+    #[cfg(any(feature = "process", feature = "test-host"))]
+    pub(crate) fn within(&self, call: u64) -> Self {
+        Self { host: Arc::clone(&self.host), call }
     }
 
     /// The host behind it.
     #[cfg(feature = "remote")]
     pub(crate) fn host(&self) -> Arc<dyn Host> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.host)
     }
 
     /// The operator's settings as they are written.
     #[cfg(feature = "sandbox")]
     pub(crate) fn settings(&self) -> String {
-        self.0.settings()
+        self.host.settings()
     }
 
     /// This node's id.
     pub fn node_id(&self) -> NodeId {
-        self.0.node_id()
+        self.host.node_id()
     }
 
     /// The time now.
     pub fn now(&self) -> UnixMillis {
-        self.0.now()
+        self.host.now()
     }
 
     /// The module's settings as they are now: the operator's values, and the manifest's defaults for the rest.
@@ -50,12 +63,12 @@ impl Context {
     /// # Errors
     /// `bad-settings`, where the operator's values are not what the manifest declares.
     pub fn config<C: Config>(&self) -> Result<C, ModuleError> {
-        C::read(&self.0.settings())
+        C::read(&self.host.settings())
     }
 
     /// 16 random bytes.
     pub fn unique_id(&self) -> [u8; 16] {
-        self.0.unique_id()
+        self.host.unique_id()
     }
 
     /// One row.
@@ -63,7 +76,7 @@ impl Context {
     /// # Errors
     /// The host's.
     pub async fn get(&self, key: impl Into<Bytes> + Send) -> Result<Option<Bytes>, HostError> {
-        self.0.get(key.into()).await
+        self.host.get(key.into()).await
     }
 
     /// One row that holds JSON. A row that cannot be read is [`HostError::Storage`]: only this module writes them.
@@ -132,7 +145,7 @@ impl Context {
     /// The host's, and [`HostError::TooLarge`] before anything is touched.
     pub async fn apply(&self, batch: Batch) -> Result<Committed, HostError> {
         batch.check()?;
-        self.0.apply(batch).await
+        self.host.apply(batch).await
     }
 
     /// Rows of a prefix in order.
@@ -140,7 +153,7 @@ impl Context {
     /// # Errors
     /// The host's.
     pub async fn scan(&self, scan: Scan) -> Result<ScanPage, HostError> {
-        self.0.scan(scan).await
+        self.host.scan(scan).await
     }
 
     /// Writes into a blob; see [`Host::blob_write`].
@@ -148,7 +161,7 @@ impl Context {
     /// # Errors
     /// The host's.
     pub async fn blob_write(&self, name: &BlobName, offset: u64, bytes: Bytes) -> Result<(), HostError> {
-        self.0.blob_write(name, offset, bytes).await
+        self.host.blob_write(name, offset, bytes).await
     }
 
     /// Reads of a blob; see [`Host::blob_read`].
@@ -156,7 +169,7 @@ impl Context {
     /// # Errors
     /// The host's.
     pub async fn blob_read(&self, name: &BlobName, offset: u64, most: usize) -> Result<Bytes, HostError> {
-        self.0.blob_read(name, offset, most).await
+        self.host.blob_read(name, offset, most).await
     }
 
     /// A blob's length; `None` if there is no such blob.
@@ -164,7 +177,7 @@ impl Context {
     /// # Errors
     /// The host's.
     pub async fn blob_length(&self, name: &BlobName) -> Result<Option<u64>, HostError> {
-        self.0.blob_length(name).await
+        self.host.blob_length(name).await
     }
 
     /// Makes a blob durable.
@@ -172,7 +185,7 @@ impl Context {
     /// # Errors
     /// The host's.
     pub async fn blob_sync(&self, name: &BlobName) -> Result<(), HostError> {
-        self.0.blob_sync(name).await
+        self.host.blob_sync(name).await
     }
 
     /// Syncs and renames a blob in one step.
@@ -180,7 +193,7 @@ impl Context {
     /// # Errors
     /// The host's.
     pub async fn blob_rename(&self, from: &BlobName, to: &BlobName) -> Result<(), HostError> {
-        self.0.blob_rename(from, to).await
+        self.host.blob_rename(from, to).await
     }
 
     /// Removes a blob; an absent one is no error.
@@ -188,7 +201,7 @@ impl Context {
     /// # Errors
     /// The host's.
     pub async fn blob_delete(&self, name: &BlobName) -> Result<(), HostError> {
-        self.0.blob_delete(name).await
+        self.host.blob_delete(name).await
     }
 
     /// Names of the module's blobs.
@@ -196,7 +209,7 @@ impl Context {
     /// # Errors
     /// The host's.
     pub async fn blob_list(&self, after: Option<&BlobName>) -> Result<Vec<BlobName>, HostError> {
-        self.0.blob_list(after).await
+        self.host.blob_list(after).await
     }
 
     /// Calls the same module of a linked peer.
@@ -204,7 +217,7 @@ impl Context {
     /// # Errors
     /// [`PeerError`] if no answer came; a refusal is an answer.
     pub async fn peer_request(&self, peer: NodeId, request: PeerRequest) -> Result<Response, PeerError> {
-        self.0.peer_request(peer, request).await
+        self.host.peer_request(peer, request).await
     }
 
     /// Whether there is an active link with that node.
@@ -212,7 +225,7 @@ impl Context {
     /// # Errors
     /// The host's.
     pub async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError> {
-        self.0.is_linked(peer).await
+        self.host.is_linked(peer).await
     }
 
     /// Every id under which this peer is known here, the oldest first, today's last; see [`Host::identities`].
@@ -220,7 +233,7 @@ impl Context {
     /// # Errors
     /// The host's, and [`HostError::Storage`] for a host that names none.
     pub async fn identities(&self, peer: NodeId) -> Result<Vec<NodeId>, HostError> {
-        let identities = self.0.identities(peer).await?;
+        let identities = self.host.identities(peer).await?;
         if identities.is_empty() { Err(HostError::Storage) } else { Ok(identities) }
     }
 
@@ -242,18 +255,69 @@ impl Context {
 
     /// Asks for a timer event; see [`Host::set_timer`].
     pub fn set_timer(&self, timer: TimerId, at: UnixMillis) {
-        self.0.set_timer(timer, at);
+        self.host.set_timer(timer, at);
     }
 
     /// Tells the operator that there is no room for more of what peers send; see [`Host::set_full`].
     pub fn set_full(&self, detail: Option<String>) {
-        self.0.set_full(detail);
+        self.host.set_full(detail);
+    }
+
+    /// Has this node sign that this module said `body` in one of its domains; see [`Host::sign`]. Peers check it with
+    /// [`crate::verify`].
+    ///
+    /// # Errors
+    /// The host's; [`HostError::NotGranted`] without the permission `sign.domain`.
+    pub async fn sign(&self, domain: &str, body: impl Into<Bytes> + Send) -> Result<Bytes, HostError> {
+        let body = body.into();
+        within_limit(body.len(), SEAL_LIMIT)?;
+        self.host.sign(domain, body).await
+    }
+
+    /// Seals `body` so that only this module of this node opens it, under the same `context`; see [`Host::seal`].
+    ///
+    /// # Errors
+    /// The host's; [`HostError::NotGranted`] without the permission `seal`.
+    pub async fn seal(
+        &self,
+        context: impl Into<Bytes> + Send,
+        body: impl Into<Bytes> + Send,
+    ) -> Result<Bytes, HostError> {
+        let (context, body) = (context.into(), body.into());
+        within_limit(body.len(), SEAL_LIMIT)?;
+        within_limit(context.len(), CONTEXT_LIMIT)?;
+        self.host.seal(context, body).await
+    }
+
+    /// Opens what [`Context::seal`] gave.
+    ///
+    /// # Errors
+    /// As there; [`HostError::NotSealed`] for anything else.
+    pub async fn unseal(
+        &self,
+        context: impl Into<Bytes> + Send,
+        sealed: impl Into<Bytes> + Send,
+    ) -> Result<Bytes, HostError> {
+        self.host.unseal(context.into(), sealed.into()).await
+    }
+
+    /// Calls another module of this node; see [`Host::call_module`]. What waits for the call that this context serves waits for this one too.
+    ///
+    /// # Errors
+    /// [`CallError`] if no answer came; a refusal is an answer.
+    pub async fn call_module(&self, module: &str, request: PeerRequest) -> Result<Response, CallError> {
+        let within = Within { call: self.call, ..Within::default() };
+        self.host.call_module(within, module, request).await
     }
 
     /// Notes an event in the node's audit trail.
     pub fn audit(&self, event: AuditEvent<'_>) {
-        self.0.audit(event);
+        self.host.audit(event);
     }
+}
+
+fn within_limit(length: usize, limit: usize) -> Result<(), HostError> {
+    if length > limit { Err(HostError::TooLarge { limit }) } else { Ok(()) }
 }
 
 impl std::fmt::Debug for Context {

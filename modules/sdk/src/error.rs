@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::body::{Body, BodyError};
-use crate::host::{HostError, PeerError};
+use crate::host::{CallError, HostError, PeerError};
 use crate::message::Response;
 
 /// Content type of a refusal's body.
@@ -153,6 +153,25 @@ impl From<HostError> for ModuleError {
             HostError::NoBlob => (Status::NotFound, "blob-missing"),
             HostError::Storage => (Status::Internal, "storage-failed"),
             HostError::ShuttingDown => (Status::Unavailable, "shutting-down"),
+            HostError::NotGranted => (Status::Forbidden, "not-granted"),
+            HostError::NotSealed => (Status::BadRequest, "not-sealed"),
+            HostError::BadDomain => (Status::Internal, "bad-domain"),
+            HostError::Busy => (Status::Unavailable, "keys-busy"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<CallError> for ModuleError {
+    fn from(error: CallError) -> Self {
+        let (status, code) = match error {
+            CallError::NotGranted => (Status::Forbidden, "not-granted"),
+            CallError::NoModule => (Status::Unavailable, "no-such-module"),
+            CallError::TooDeep => (Status::Conflict, "modules-too-deep"),
+            CallError::Cycle => (Status::Conflict, "modules-in-a-circle"),
+            CallError::Busy => (Status::TooMany, "module-busy"),
+            CallError::TimedOut => (Status::TimedOut, "module-timed-out"),
+            CallError::Ended => (Status::Unavailable, "call-ended"),
         };
         Self::new(status, code, error.to_string())
     }

@@ -48,6 +48,62 @@ pub enum HostError {
     /// The node is stopping.
     #[error("the node is shutting down")]
     ShuttingDown,
+    /// The operator has not granted this module what it asks for.
+    #[error("this module was not granted that")]
+    NotGranted,
+    /// What was to be unsealed is not what this module sealed under that context.
+    #[error("it does not open: sealed by another module, under another context, or changed")]
+    NotSealed,
+    /// The name of a domain is not 1 to 64 of `a-z`, `0-9`, `-`, `.`.
+    #[error("the name of a domain is 1 to 64 of a-z, 0-9, '-' and '.'")]
+    BadDomain,
+    /// The key process is away, or has more to do than it may.
+    #[error("the key process cannot do it now; try again")]
+    Busy,
+}
+
+/// Why another module of this node gave no answer. A refusal of its own is no error here: it is a [`Response`] with its status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The operator has not granted this module to call that one.
+    #[error("this module was not granted calls of that module")]
+    NotGranted,
+    /// There is no such module, or it does not run now.
+    #[error("this node runs no such module")]
+    NoModule,
+    /// It would be the fifth module of a chain of calls.
+    #[error("modules call each other at most {DEPTH} deep")]
+    TooDeep,
+    /// It waits for this very call, itself or through others.
+    #[error("that module waits for this call already")]
+    Cycle,
+    /// Too many calls of modules are in flight there.
+    #[error("too many calls are in flight there")]
+    Busy,
+    /// No answer before the deadline of the call in which it was made, or its own. It may have been carried out.
+    #[error("that module did not answer in time")]
+    TimedOut,
+    /// The call in which it is made has ended, or the node is stopping.
+    #[error("the call in which this one is made has ended")]
+    Ended,
+}
+
+/// Most modules in a chain of calls, the first and the last included.
+pub const DEPTH: usize = 4;
+/// Most bytes that are signed or sealed at once.
+pub const SEAL_LIMIT: usize = 1024 * 1024;
+/// Longest context of a seal.
+pub const CONTEXT_LIMIT: usize = 256;
+
+/// In which call a module calls another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Within {
+    /// Its number in the module's attachment; 0: in none.
+    pub call: u64,
+    /// The modules that wait for each other up to here, the caller last. Filled by the node, which believes no module's word for it.
+    pub via: Vec<String>,
+    /// When the first of those that wait stops.
+    pub deadline: Option<UnixMillis>,
 }
 
 /// Why a peer gave no answer. A refusal by the peer's module is no error here: it is a [`Response`] with its status.
@@ -288,4 +344,18 @@ pub trait Host: Send + Sync + 'static {
 
     /// Notes an event in the node's audit trail.
     fn audit(&self, event: AuditEvent<'_>);
+
+    /// A statement that this module of this node has said `body` (at most [`SEAL_LIMIT`]) in one of its domains. The key process signs a
+    /// record of module, domain, hash, length and time; never the bytes themselves. [`crate::verify`] checks it anywhere.
+    async fn sign(&self, domain: &str, body: Bytes) -> Result<Bytes, HostError>;
+
+    /// Seals `body` (at most [`SEAL_LIMIT`]) so that only this module of this node opens it, under the same `context` (at most
+    /// [`CONTEXT_LIMIT`]).
+    async fn seal(&self, context: Bytes, body: Bytes) -> Result<Bytes, HostError>;
+
+    /// Opens what [`Host::seal`] gave.
+    async fn unseal(&self, context: Bytes, sealed: Bytes) -> Result<Bytes, HostError>;
+
+    /// Calls another module of this node. At most [`DEPTH`] deep, never in a circle, and no longer than who waits for the caller does.
+    async fn call_module(&self, within: Within, module: &str, request: PeerRequest) -> Result<Response, CallError>;
 }

@@ -50,12 +50,13 @@ pub use hook::{
     Verdict,
 };
 pub use host::{
-    AuditEvent, BLOB_CHUNK, Batch, BlobName, Committed, Host, HostError, KEY_LIMIT, PeerError, SCAN_LIMIT, Scan,
-    ScanPage, UnixMillis, VALUE_LIMIT,
+    AuditEvent, BLOB_CHUNK, Batch, BlobName, CONTEXT_LIMIT, CallError, Committed, DEPTH, Host, HostError, KEY_LIMIT,
+    PeerError, SCAN_LIMIT, SEAL_LIMIT, Scan, ScanPage, UnixMillis, VALUE_LIMIT, Within,
 };
 pub use instance::{Instance, LoadError};
-pub use message::{Caller, IdempotencyKey, Method, PeerRequest, Request, Response};
+pub use message::{Caller, IdempotencyKey, Method, ModuleName, PeerRequest, Request, Response};
 pub use module::{Event, Manifest, Module, TimerId};
+pub use openred_proto::error::WireError;
 pub use openred_proto::id::NodeId;
 pub use openred_proto::method::description::MethodDescription;
 pub use params::Params;
@@ -67,6 +68,21 @@ pub use sandbox::{SandboxError, SandboxHost};
 pub use state::{Entry, Key, Rows, Table};
 #[cfg(feature = "test-host")]
 pub use test_host::{Fault, TestHost, link};
+
+/// Checks a statement that [`Context::sign`] gave at another node: that `module` of the node `signer` said `body` in `domain`. Gives the time
+/// at which it was signed, by that node's clock.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn verify(
+    statement: &[u8],
+    signer: &NodeId,
+    module: &str,
+    domain: &str,
+    body: &[u8],
+) -> Result<UnixMillis, WireError> {
+    openred_proto::checked::module_word::ModuleWord::verify(statement, signer, module, domain, body).map(|at| at.0)
+}
 
 /// For `#[async_trait] impl Module for …`.
 pub use async_trait::async_trait;

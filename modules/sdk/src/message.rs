@@ -24,6 +24,39 @@ pub enum Caller {
     Peer(NodeId),
     /// The operator of this node.
     Operator,
+    /// Another module of this node.
+    Module(ModuleName),
+}
+
+/// Name of a module: 1 to 32 of `a-z`, `0-9`, `-`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ModuleName {
+    bytes: [u8; 32],
+    length: u8,
+}
+
+impl ModuleName {
+    /// The name, if it is one.
+    pub fn new(name: &str) -> Option<Self> {
+        if !openred_proto::checked::module_word::is_module(name) {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        Some(Self { bytes, length: u8::try_from(name.len()).ok()? })
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        let name = self.bytes.get(..usize::from(self.length)).unwrap_or_default();
+        std::str::from_utf8(name).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for ModuleName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Chosen by the caller, the same for each retry of one call.
@@ -48,6 +81,8 @@ pub struct Request {
     pub deadline: Option<UnixMillis>,
     /// The same for each retry of one call.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// The modules that wait for each other up to this call, the caller last: for the host, which fills it, and empty in the module.
+    pub via: Vec<String>,
     /// The body.
     pub body: Body,
 }
@@ -64,6 +99,7 @@ impl Request {
             length: Some(0),
             deadline: None,
             idempotency_key: None,
+            via: Vec::new(),
             body: Body::empty(),
         }
     }
@@ -80,11 +116,13 @@ impl Request {
     /// The peer that calls.
     ///
     /// # Errors
-    /// `not-a-peer` if the operator calls.
+    /// `not-a-peer` if the operator or another module calls.
     pub fn peer(&self) -> Result<NodeId, ModuleError> {
         match self.caller {
             Caller::Peer(peer) => Ok(peer),
-            Caller::Operator => Err(ModuleError::new(Status::Forbidden, "not-a-peer", "this call is for peers")),
+            Caller::Operator | Caller::Module(_) => {
+                Err(ModuleError::new(Status::Forbidden, "not-a-peer", "this call is for peers"))
+            }
         }
     }
 
@@ -214,6 +252,7 @@ impl PeerRequest {
             length: self.length,
             deadline: self.deadline,
             idempotency_key: self.idempotency_key,
+            via: Vec::new(),
             body: self.body,
         }
     }

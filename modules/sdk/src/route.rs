@@ -17,15 +17,21 @@ const PATH_LIMIT: usize = 1024;
 pub(crate) type Serve = Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Response, ModuleError>> + Send + Sync>;
 
 /// Who may call a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Who {
     Peer,
     Operator,
+    Module,
 }
 
 impl Who {
     fn admits(self, caller: Caller) -> bool {
-        matches!((self, caller), (Self::Peer, Caller::Peer(_)) | (Self::Operator, Caller::Operator))
+        let of = match caller {
+            Caller::Peer(_) => Self::Peer,
+            Caller::Operator => Self::Operator,
+            Caller::Module(_) => Self::Module,
+        };
+        self == of
     }
 }
 
@@ -113,6 +119,11 @@ impl<M: Send + Sync + 'static> Routes<M> {
         self.add(Who::Operator, method, pattern, body_limit, handler);
     }
 
+    /// A route for other modules of this node that the operator has granted calls of this one.
+    pub fn module<A>(&mut self, method: Method, pattern: &'static str, body_limit: u64, handler: impl Handler<M, A>) {
+        self.add(Who::Module, method, pattern, body_limit, handler);
+    }
+
     fn add<A>(
         &mut self,
         who: Who,
@@ -147,7 +158,7 @@ pub(crate) fn conflict(routes: &[Route]) -> Option<&'static str> {
     let shape = |route: &Route| {
         let path: Vec<&str> =
             route.pattern.split('/').map(|part| if part.starts_with('{') { "{}" } else { part }).collect();
-        (route.who == Who::Peer, route.method == Method::Get, path)
+        (route.who, route.method == Method::Get, path)
     };
     let mut seen = std::collections::BTreeSet::new();
     routes.iter().find(|route| !seen.insert(shape(route))).map(|route| route.pattern)

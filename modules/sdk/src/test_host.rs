@@ -4,6 +4,7 @@
 //! be lost after the request was carried out, a body can stop or change in the middle, a request can arrive twice, the node can end
 //! between a change and its answer. Nothing sleeps: time moves only by [`TestHost::advance`].
 
+mod beside;
 mod callee;
 mod fault;
 mod node;

@@ -3,22 +3,25 @@
 //! Rows are sealed before they reach the database (`store::seal`). Blobs are plain files: what a module keeps there is
 //! protected by the state directory's mode and the cage, no further (SECURITY.md).
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use openred_module::{
-    AuditEvent, Batch, BlobName, Committed, Host, HostError, KEY_LIMIT, Method, PeerError, PeerRequest, Response, Scan,
-    ScanPage, Status, TimerId,
+    AuditEvent, Batch, BlobName, CallError, Committed, Host, HostError, KEY_LIMIT, Method, PeerError, PeerRequest,
+    Response, Scan, ScanPage, Status, TimerId, Within,
 };
+use openred_proto::checked::module_word::is_domain;
 use openred_proto::checked::session::RequestHead;
 use openred_proto::id::{NodeId, UnixMillis};
+use sha2::{Digest as _, Sha256};
 
-use super::Parts;
 use super::blobs::Disk;
-use super::ports::PeerCaller;
+use super::ports::{ModuleKeys, PeerCaller};
+use super::seals::{self, Seals};
 use super::space::{Place, Space, batch_bytes};
 use super::timers::Timers;
+use super::{Beside, Parts};
 use crate::clock;
 use crate::hooks::Hooks;
 use crate::store::{RowSeal, Store, StoreError};
@@ -34,6 +37,23 @@ pub(super) struct ModuleHost {
     timers: Arc<Timers>,
     space: Arc<Space>,
     hooks: Arc<Hooks>,
+    keys: Arc<dyn ModuleKeys>,
+    seals: Seals,
+    beside: Beside,
+    may: May,
+}
+
+/// What the operator has granted beyond its own state and the same module of peers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct May {
+    pub(super) sign: bool,
+    pub(super) seal: bool,
+    pub(super) call: bool,
+}
+
+impl May {
+    /// What comes with the node is part of it.
+    pub(super) const BUILT_IN: Self = Self { sign: true, seal: true, call: true };
 }
 
 impl ModuleHost {
@@ -44,6 +64,7 @@ impl ModuleHost {
         timers: Arc<Timers>,
         space: Arc<Space>,
         hooks: Arc<Hooks>,
+        may: May,
     ) -> Self {
         Self {
             me: parts.me,
@@ -55,6 +76,10 @@ impl ModuleHost {
             timers,
             space,
             hooks,
+            keys: Arc::clone(&parts.keys),
+            seals: Seals::default(),
+            beside: Arc::clone(&parts.beside),
+            may,
         }
     }
 }
@@ -177,8 +202,39 @@ impl Host for ModuleHost {
         self.space.module_full(self.module, detail);
     }
 
+    async fn sign(&self, domain: &str, body: Bytes) -> Result<Bytes, HostError> {
+        granted(self.may.sign)?;
+        if !is_domain(domain) {
+            return Err(HostError::BadDomain);
+        }
+        let digest = Sha256::digest(&body).into();
+        self.keys.sign(self.module, domain, digest, body.len() as u64).await.map_err(seals::failed)
+    }
+
+    async fn seal(&self, context: Bytes, body: Bytes) -> Result<Bytes, HostError> {
+        granted(self.may.seal)?;
+        self.seals.of(self.module, self.keys.as_ref()).await?.seal(&context, &body)
+    }
+
+    async fn unseal(&self, context: Bytes, sealed: Bytes) -> Result<Bytes, HostError> {
+        granted(self.may.seal)?;
+        self.seals.of(self.module, self.keys.as_ref()).await?.open(&context, &sealed)
+    }
+
+    async fn call_module(&self, within: Within, module: &str, request: PeerRequest) -> Result<Response, CallError> {
+        if !self.may.call {
+            return Err(CallError::NotGranted);
+        }
+        let modules = self.beside.get().and_then(Weak::upgrade).ok_or(CallError::Ended)?;
+        modules.call_beside(self.module, within, module, request).await
+    }
+
     fn audit(&self, event: AuditEvent<'_>) {
         // The signed trail is the key process's and comes with it; until then the local log has the event, without content.
         tracing::info!(module = self.module, code = event.code, outcome = event.outcome, "audit");
     }
+}
+
+const fn granted(is_granted: bool) -> Result<(), HostError> {
+    if is_granted { Ok(()) } else { Err(HostError::NotGranted) }
 }

@@ -14,7 +14,9 @@ const PEERS: usize = 144;
 /// Of those, of one peer: four peers at their limit still leave others a place.
 const ONE_PEER: usize = 32;
 /// Calls of the operator.
-pub(super) const OPERATOR: usize = 48;
+pub(super) const OPERATOR: usize = 32;
+/// Calls of other modules.
+const MODULES: usize = 16;
 /// Events that are handled at once.
 const EVENTS: usize = 16;
 /// Questions to hooks that decide: they are short, so these are tens of thousands in a second.
@@ -22,7 +24,7 @@ const HOOKS: usize = 32;
 /// Questions to hooks that observe: they take none of those.
 const OBSERVERS: usize = 16;
 /// All of them together fit one attachment, so that whoever has a place is not refused behind it.
-const _: () = assert!(PEERS + OPERATOR + EVENTS + HOOKS + OBSERVERS <= openred_module::remote::CALLS);
+const _: () = assert!(PEERS + OPERATOR + MODULES + EVENTS + HOOKS + OBSERVERS <= openred_module::remote::CALLS);
 /// Events that may wait for that: as many as sessions can open while one handler takes its time.
 const EVENTS_WAITING: usize = 1024;
 
@@ -35,6 +37,7 @@ pub(super) struct Places {
     peers: Arc<Semaphore>,
     of_peer: Shares,
     operator: Arc<Semaphore>,
+    modules: Arc<Semaphore>,
     events: Arc<Semaphore>,
     events_waiting: Arc<Semaphore>,
     hooks: Arc<Semaphore>,
@@ -64,6 +67,7 @@ impl Default for Places {
             peers: places(PEERS),
             of_peer: Arc::default(),
             operator: places(OPERATOR),
+            modules: places(MODULES),
             events: places(EVENTS),
             events_waiting: places(EVENTS_WAITING),
             hooks: places(HOOKS),
@@ -75,9 +79,14 @@ impl Default for Places {
 impl Places {
     /// A place for a call of `caller`, if there is one.
     pub(super) fn call(&self, caller: Caller) -> Option<Place> {
-        let Caller::Peer(peer) = caller else {
-            let permit = Arc::clone(&self.operator).try_acquire_owned().ok()?;
-            return Some(Place { permit, share: None });
+        let free = |places: &Arc<Semaphore>| {
+            let permit = Arc::clone(places).try_acquire_owned().ok()?;
+            Some(Place { permit, share: None })
+        };
+        let peer = match caller {
+            Caller::Peer(peer) => peer,
+            Caller::Operator => return free(&self.operator),
+            Caller::Module(_) => return free(&self.modules),
         };
         let permit = Arc::clone(&self.peers).try_acquire_owned().ok()?;
         let mut of_peer = self.of_peer.lock().unwrap_or_else(PoisonError::into_inner);

@@ -128,6 +128,19 @@ impl PeerCaller for EchoPeer {
     }
 }
 
+struct NoKeys;
+
+#[async_trait]
+impl super::ports::ModuleKeys for NoKeys {
+    async fn sign(&self, _: &str, _: &str, _: [u8; 32], _: u64) -> Result<Bytes, crate::keys::KeysError> {
+        Err(crate::keys::KeysError::Away)
+    }
+
+    async fn seal_key(&self, _: &str) -> Result<Secret<32>, crate::keys::KeysError> {
+        Err(crate::keys::KeysError::Away)
+    }
+}
+
 struct Bench {
     modules: Arc<Modules>,
     health: Arc<Health>,
@@ -140,8 +153,16 @@ async fn bench(most_blobs: u64) -> Bench {
     let (store, store_thread) = Store::open(directory.path(), 0).unwrap();
     let (disk, disk_thread) = open_disk(directory.path(), most_blobs).unwrap();
     let health = Arc::new(Health::default());
-    let parts =
-        Parts { me: ME, store, disk, peers: Arc::new(EchoPeer), health: Arc::clone(&health), hook_order: Vec::new() };
+    let parts = Parts {
+        me: ME,
+        store,
+        disk,
+        peers: Arc::new(EchoPeer),
+        keys: Arc::new(NoKeys),
+        beside: Arc::default(),
+        health: Arc::clone(&health),
+        hook_order: Vec::new(),
+    };
     let trial = Arc::new(Instance::load(Trial).unwrap());
     let modules = Modules::with(&parts, vec![("trial", Secret::new([5; 32]))], None, |_, context| {
         Callee::Linked(Arc::clone(&trial), context.clone())

@@ -140,7 +140,7 @@ impl Calls {
         let (calls, own) = (Arc::clone(self), Arc::clone(&budget));
         self.begin(id, inbox, budget, unanswered, async move {
             let response = match request {
-                Some(request) => calls.dispatch(request).await,
+                Some(request) => calls.dispatch(id, request).await,
                 None => {
                     ModuleError::bad_request("bad-call", "the node sent a call that this module cannot read").into()
                 }
@@ -149,8 +149,8 @@ impl Calls {
         })
     }
 
-    async fn dispatch(&self, request: Request) -> Response {
-        self.instance.dispatch(self.context.clone(), request).await
+    async fn dispatch(&self, id: u64, request: Request) -> Response {
+        self.instance.dispatch(self.context.within(id), request).await
     }
 
     fn event(self: &Arc<Self>, event: wire::Event) -> Result<(), Broken> {
@@ -159,7 +159,7 @@ impl Calls {
         let calls = Arc::clone(self);
         self.begin(id, None, Budget::new(), event_done, async move {
             if let Some(event) = event {
-                calls.instance.event(calls.context.clone(), event).await;
+                calls.instance.event(calls.context.within(id), event).await;
             }
             calls.finish(id, |replied| event_done(id, replied));
         })
@@ -171,7 +171,7 @@ impl Calls {
         let calls = Arc::clone(self);
         self.begin(id, None, Budget::new(), hook_failed, async move {
             let answer = match asked {
-                Some((hook, request)) => calls.instance.hook(calls.context.clone(), &hook, request).await,
+                Some((hook, request)) => calls.instance.hook(calls.context.within(id), &hook, request).await,
                 None => Err(ModuleError::bad_request("bad-call", "the node asked a hook what this module cannot read")),
             };
             if let Err(error) = &answer {

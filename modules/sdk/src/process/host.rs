@@ -15,12 +15,12 @@ use tonic::transport::Channel;
 use super::notes::Notes;
 use crate::body::Body;
 use crate::host::{
-    AuditEvent, BLOB_CHUNK, Batch, BlobName, Committed, Host, HostError, KEY_LIMIT, PeerError, Scan, ScanPage,
-    UnixMillis,
+    AuditEvent, BLOB_CHUNK, Batch, BlobName, CallError, Committed, Host, HostError, KEY_LIMIT, PeerError, Scan,
+    ScanPage, UnixMillis, Within,
 };
 use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
-use crate::wire::words::{to_host, to_peer};
+use crate::wire::words::{to_call, to_host, to_peer};
 use crate::wire::{MESSAGE_BYTES, bodies, convert};
 
 /// See the file's head.
@@ -172,6 +172,37 @@ impl Host for RemoteHost {
 
     fn set_full(&self, detail: Option<String>) {
         self.notes.full(detail);
+    }
+
+    async fn sign(&self, domain: &str, body: Bytes) -> Result<Bytes, HostError> {
+        let request = wire::SignRequest { statement: body, domain: domain.to_owned() };
+        Ok(self.client().sign(request).await.map_err(refused)?.into_inner().signature)
+    }
+
+    async fn seal(&self, context: Bytes, body: Bytes) -> Result<Bytes, HostError> {
+        let request = wire::SealRequest { body, bound: context };
+        Ok(self.client().seal(request).await.map_err(refused)?.into_inner().body)
+    }
+
+    async fn unseal(&self, context: Bytes, sealed: Bytes) -> Result<Bytes, HostError> {
+        if sealed.len() + context.len() > MESSAGE_BYTES {
+            return Err(HostError::NotSealed);
+        }
+        let request = wire::SealRequest { body: sealed, bound: context };
+        Ok(self.client().unseal(request).await.map_err(refused)?.into_inner().body)
+    }
+
+    async fn call_module(&self, within: Within, module: &str, mut request: PeerRequest) -> Result<Response, CallError> {
+        let head = convert::of_module_request(within.call, module, &request);
+        let body = std::mem::replace(&mut request.body, Body::empty());
+        let frame = wire::PeerSendFrame { head: Some(head), ..Default::default() };
+        let sent = self.peers.clone().call_module(bodies::frames(frame, body)).await;
+        let mut replies = sent.map_err(|status| to_call(&status))?.into_inner();
+        let first = replies.message().await.map_err(|status| to_call(&status))?;
+        let frame = first.ok_or(CallError::Ended)?;
+        let head = frame.head.clone().ok_or(CallError::Ended)?;
+        let body = bodies::body(frame, replies);
+        convert::to_response(head.status, head.content_type, head.length, body).ok_or(CallError::Ended)
     }
 
     fn audit(&self, event: AuditEvent<'_>) {

@@ -15,7 +15,7 @@ use super::calls::{Calls, Made};
 use super::fault::Fault;
 use crate::body::Body;
 use crate::error::{ModuleError, Status};
-use crate::host::Host;
+use crate::host::{Host, Within};
 use crate::message::{Request, Response};
 use crate::module::Event;
 use crate::wire::convert::{self, host_frame};
@@ -55,6 +55,13 @@ impl Inner {
     /// The node, as long as the attachment lasts: what comes later is refused.
     pub(super) fn host(&self) -> Option<Arc<dyn Host>> {
         self.ended.borrow().is_none().then(|| Arc::clone(&self.host))
+    }
+
+    /// What waits for a call of another module that this one makes in `call`; none for a call that does not run.
+    pub(super) fn within(&self, call: u64) -> Option<Within> {
+        let (mut via, deadline) = if call == 0 { Default::default() } else { self.calls().origin(call)? };
+        via.push(self.module.clone());
+        Some(Within { call, via, deadline })
     }
 
     pub(super) fn push(&self, kind: FromHost) {
@@ -227,6 +234,7 @@ impl Attached {
             let mut calls = self.0.calls();
             let way = |call| Arc::new(Way { inner: Arc::downgrade(&self.0), call }) as Arc<dyn Reading>;
             let Some(made) = calls.begin(way) else { return busy().into() };
+            calls.set_origin(made.call, std::mem::take(&mut request.via), request.deadline);
             let first = pieces.first(&made.budget);
             let whole = first.is_some();
             // With the table still held, so that calls leave in the order of their ids.

@@ -34,6 +34,8 @@ pub(super) struct Made {
 
 struct Running {
     waits: Waits,
+    /// The modules that wait for it, and until when.
+    origin: Origin,
     budget: Arc<Budget>,
     inbox: Arc<Inbox>,
     /// Rounds since it was cancelled.
@@ -67,6 +69,9 @@ impl Delivery {
         }
     }
 }
+
+/// The modules that wait for each other up to a call, and when the first of those that wait stops.
+type Origin = (Vec<String>, Option<u64>);
 
 enum Waits {
     /// A call for its head, with the credit's way back for its body.
@@ -114,6 +119,18 @@ impl Calls {
         Some((call, decided))
     }
 
+    /// Who waits for a call, and until when.
+    pub(super) fn set_origin(&mut self, call: u64, via: Vec<String>, deadline: Option<u64>) {
+        if let Some(running) = self.running.get_mut(&call) {
+            running.origin = (via, deadline);
+        }
+    }
+
+    /// The same of a call that runs and is not cancelled.
+    pub(super) fn origin(&self, call: u64) -> Option<Origin> {
+        self.running.get(&call).filter(|running| running.cancelled.is_none()).map(|running| running.origin.clone())
+    }
+
     fn add(&mut self, waits: impl FnOnce(u64, oneshot::Sender<Option<Response>>) -> Waits) -> Option<Made> {
         let (sender, reply) = oneshot::channel();
         let (call, budget) = self.place(|call| waits(call, sender))?;
@@ -127,8 +144,14 @@ impl Calls {
         self.last += 1;
         let (call, budget) = (self.last, Budget::new());
         let waits = waits(call);
-        let running =
-            Running { waits, budget: Arc::clone(&budget), inbox: Inbox::new(), cancelled: None, sender: None };
+        let running = Running {
+            waits,
+            origin: Origin::default(),
+            budget: Arc::clone(&budget),
+            inbox: Inbox::new(),
+            cancelled: None,
+            sender: None,
+        };
         self.running.insert(call, running);
         Some((call, budget))
     }

@@ -12,8 +12,12 @@ use tonic::{Request, Response as Reply, Status, Streaming};
 
 use super::door::Connection;
 use crate::body::Body;
-use crate::host::{AuditEvent, BLOB_CHUNK, BlobName, Committed, Host, HostError, KEY_LIMIT, SCAN_LIMIT};
-use crate::wire::words::{NOT_ATTACHED, NOT_GRANTED, of_host, of_peer};
+use crate::host::{
+    AuditEvent, BLOB_CHUNK, BlobName, CONTEXT_LIMIT, CallError, Committed, Host, HostError, KEY_LIMIT, SCAN_LIMIT,
+    SEAL_LIMIT,
+};
+use crate::message::ModuleName;
+use crate::wire::words::{NOT_ATTACHED, of_call, of_host, of_peer};
 use crate::wire::{CONTENT_TYPE_BYTES, DETAIL_BYTES, NAME_BYTES, bodies, convert};
 
 /// Longest path that a module may ask a peer for: that of the session's request.
@@ -53,10 +57,6 @@ fn peer(bytes: &[u8]) -> Result<openred_proto::id::NodeId, Status> {
 
 fn malformed() -> Status {
     Status::invalid_argument("malformed")
-}
-
-fn not_granted() -> Status {
-    Status::permission_denied(NOT_GRANTED)
 }
 
 /// A word of the module that goes into logs and the audit trail: kebab case.
@@ -149,19 +149,26 @@ impl Contract for Hosting {
         Ok(Reply::new(wire::IdentitiesReply { peers: peers.into_iter().map(convert::of_node).collect() }))
     }
 
-    async fn sign(&self, _: Request<wire::SignRequest>) -> Outcome<wire::SignReply> {
-        self.host()?;
-        Err(not_granted())
+    async fn sign(&self, request: Request<wire::SignRequest>) -> Outcome<wire::SignReply> {
+        let wire::SignRequest { statement, domain } = request.into_inner();
+        within(statement.len(), SEAL_LIMIT)?;
+        let signature = self.host()?.sign(&domain, statement).await.map_err(of_host)?;
+        Ok(Reply::new(wire::SignReply { signature }))
     }
 
-    async fn seal(&self, _: Request<wire::SealRequest>) -> Outcome<wire::SealReply> {
-        self.host()?;
-        Err(not_granted())
+    async fn seal(&self, request: Request<wire::SealRequest>) -> Outcome<wire::SealReply> {
+        let wire::SealRequest { body, bound } = request.into_inner();
+        within(body.len(), SEAL_LIMIT)?;
+        within(bound.len(), CONTEXT_LIMIT)?;
+        let body = self.host()?.seal(bound, body).await.map_err(of_host)?;
+        Ok(Reply::new(wire::SealReply { body }))
     }
 
-    async fn unseal(&self, _: Request<wire::SealRequest>) -> Outcome<wire::SealReply> {
-        self.host()?;
-        Err(not_granted())
+    async fn unseal(&self, request: Request<wire::SealRequest>) -> Outcome<wire::SealReply> {
+        let wire::SealRequest { body, bound } = request.into_inner();
+        within(bound.len(), CONTEXT_LIMIT)?;
+        let body = self.host()?.unseal(bound, body).await.map_err(of_host)?;
+        Ok(Reply::new(wire::SealReply { body }))
     }
 
     async fn timer(&self, request: Request<wire::TimerRequest>) -> Outcome<wire::Done> {
@@ -205,29 +212,52 @@ impl Peers for Hosting {
     type CallModuleStream = Frames;
 
     async fn peer_send(&self, request: Request<Streaming<wire::PeerSendFrame>>) -> Outcome<Frames> {
-        let mut frames = request.into_inner();
-        let mut first = frames.message().await?.ok_or_else(malformed)?;
-        let head = first.head.take().ok_or_else(malformed)?;
-        let fits = head.path.len() <= PATH_BYTES && head.content_type.len() <= CONTENT_TYPE_BYTES;
+        let (head, first, frames) = begun(request.into_inner()).await?;
         // Another module is asked by CallModule.
-        if !fits || !head.module.is_empty() {
+        if !head.module.is_empty() {
             return Err(malformed());
         }
         let body = bodies::body(first, frames);
         let (peer, request) = convert::to_peer_request(head, body).ok_or_else(malformed)?;
-        let mut response = self.host()?.peer_request(peer, request).await.map_err(of_peer)?;
-        let head = wire::PeerReplyHead {
-            status: u32::from(response.status.code()),
-            content_type: std::mem::take(&mut response.content_type),
-            length: response.length,
-        };
-        let body = std::mem::replace(&mut response.body, Body::empty());
-        let first = wire::PeerReplyFrame { head: Some(head), ..Default::default() };
-        Ok(Reply::new(Box::pin(bodies::frames(first, body).map(Ok))))
+        let response = self.host()?.peer_request(peer, request).await.map_err(of_peer)?;
+        Ok(answered(response))
     }
 
-    async fn call_module(&self, _: Request<Streaming<wire::PeerSendFrame>>) -> Outcome<Frames> {
-        self.host()?;
-        Err(not_granted())
+    async fn call_module(&self, request: Request<Streaming<wire::PeerSendFrame>>) -> Outcome<Frames> {
+        let (head, first, frames) = begun(request.into_inner()).await?;
+        if !head.peer.is_empty() || ModuleName::new(&head.module).is_none() {
+            return Err(malformed());
+        }
+        let attachment = self.0.attachment().ok_or_else(|| Status::unauthenticated(NOT_ATTACHED))?;
+        let within = attachment.within(head.parent).ok_or_else(|| of_call(CallError::Ended))?;
+        let (module, body) = (head.module.clone(), bodies::body(first, frames));
+        let request = convert::to_sent_request(head, body).ok_or_else(malformed)?;
+        let response = self.host()?.call_module(within, &module, request).await.map_err(of_call)?;
+        Ok(answered(response))
     }
+}
+
+/// The head of a request that a module makes, and where its body is.
+async fn begun(
+    mut frames: Streaming<wire::PeerSendFrame>,
+) -> Result<(wire::PeerSendHead, wire::PeerSendFrame, Streaming<wire::PeerSendFrame>), Status> {
+    let mut first = frames.message().await?.ok_or_else(malformed)?;
+    let head = first.head.take().ok_or_else(malformed)?;
+    let fits = head.path.len() <= PATH_BYTES && head.content_type.len() <= CONTENT_TYPE_BYTES;
+    if fits { Ok((head, first, frames)) } else { Err(malformed()) }
+}
+
+fn answered(mut response: crate::message::Response) -> Reply<Frames> {
+    let head = wire::PeerReplyHead {
+        status: u32::from(response.status.code()),
+        content_type: std::mem::take(&mut response.content_type),
+        length: response.length,
+    };
+    let body = std::mem::replace(&mut response.body, Body::empty());
+    let first = wire::PeerReplyFrame { head: Some(head), ..Default::default() };
+    Reply::new(Box::pin(bodies::frames(first, body).map(Ok)))
+}
+
+fn within(length: usize, limit: usize) -> Result<(), Status> {
+    if length > limit { Err(of_host(HostError::TooLarge { limit })) } else { Ok(()) }
 }

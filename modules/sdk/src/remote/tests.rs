@@ -1,6 +1,7 @@
 //! Both ends of the contract over real sockets: a module that behaves, and ones that do not, made of bare frames.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod domain;
 mod hooks;
 mod recorded;
 
@@ -68,6 +69,7 @@ impl Module for Probe {
         routes.operator(Method::Post, "/relay", 1 << 30, Self::relay);
         routes.operator(Method::Get, "/forever", 0, Self::forever);
         routes.operator(Method::Get, "/panic", 0, Self::panic);
+        routes.operator(Method::Post, "/domain", 0, Self::domain);
         routes.peer(Method::Post, "/echo", 1 << 30, Self::echo);
     }
 
@@ -528,6 +530,7 @@ fn the_second_connection_needs_its_ticket_and_its_attachment() {
         let mut other = HostClient::new(channel(&node).await);
         assert_eq!(other.open(wire::OpenRequest { ticket }).await.unwrap_err().message(), "unproven", "once");
         let attached = expected.attached().await.unwrap();
+        node.host.withdraw_grants();
         for refused in [
             bare.host.sign(wire::SignRequest::default()).await.map(drop),
             bare.host.seal(wire::SealRequest::default()).await.map(drop),

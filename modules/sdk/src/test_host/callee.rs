@@ -22,6 +22,15 @@ pub(crate) enum Callee {
 }
 
 impl Callee {
+    /// Its id.
+    pub(super) fn module(&self) -> &str {
+        match self {
+            Self::Linked(instance) => instance.manifest().id,
+            #[cfg(feature = "sandbox")]
+            Self::Process(attached) => attached.module(),
+        }
+    }
+
     pub(super) async fn dispatch(&self, context: Context, request: Request) -> Response {
         match self {
             Self::Linked(instance) => instance.dispatch(context, request).await,

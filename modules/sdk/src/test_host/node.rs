@@ -8,14 +8,14 @@ use futures_util::{StreamExt, future};
 use openred_proto::id::NodeId;
 use tokio::sync::watch;
 
+use super::beside::Beside;
 use super::callee::Callee;
 use super::fault::{Fault, truncated};
 use crate::body::Body;
-use crate::context::Context;
 use crate::error::{ModuleError, Status};
 use crate::host::{
-    AuditEvent, BLOB_CHUNK, Batch, BlobName, Committed, Host, HostError, PeerError, SCAN_LIMIT, Scan, ScanPage,
-    UnixMillis,
+    AuditEvent, BLOB_CHUNK, Batch, BlobName, CallError, Committed, Host, HostError, PeerError, SCAN_LIMIT, Scan,
+    ScanPage, UnixMillis, Within,
 };
 use crate::message::{PeerRequest, Request, Response};
 use crate::module::TimerId;
@@ -56,6 +56,7 @@ pub(super) struct State {
     pub(super) crash_after: Option<usize>,
     /// Who goes on for whom, as this node knows it.
     pub(super) successors: BTreeMap<NodeId, NodeId>,
+    pub(super) beside: Beside,
 }
 
 /// Bytes as a reader sees them, and as they would be after a power cut.
@@ -96,6 +97,7 @@ impl Node {
             successors: BTreeMap::new(),
             crash_after: None,
             settings: String::new(),
+            beside: Beside::default(),
         };
         Arc::new_cyclic(|this| Self {
             id: NodeId::from_bytes([seed; 32]),
@@ -126,8 +128,9 @@ impl Node {
         if *self.crashed.borrow() {
             return gone();
         }
+        let running = this.begin(&request);
         tokio::select! {
-            response = callee.dispatch(Context::new(this), request) => response,
+            response = callee.dispatch(this.context_of(running.call), request) => response,
             () = self.killed() => gone(),
         }
     }
@@ -369,6 +372,22 @@ impl Host for Node {
 
     fn set_full(&self, detail: Option<String>) {
         self.state().no_room = detail;
+    }
+
+    async fn sign(&self, domain: &str, body: Bytes) -> Result<Bytes, HostError> {
+        self.sign_here(domain, &body)
+    }
+
+    async fn seal(&self, context: Bytes, body: Bytes) -> Result<Bytes, HostError> {
+        self.seal_here(context, body)
+    }
+
+    async fn unseal(&self, context: Bytes, sealed: Bytes) -> Result<Bytes, HostError> {
+        self.unseal_here(&context, &sealed)
+    }
+
+    async fn call_module(&self, within: Within, module: &str, request: PeerRequest) -> Result<Response, CallError> {
+        self.call_beside(within, module, request).await
     }
 
     fn audit(&self, event: AuditEvent<'_>) {

@@ -12,7 +12,7 @@ use super::lane::Framed;
 use crate::body::Body;
 use crate::error::Status;
 use crate::host::{Batch, Scan, ScanPage};
-use crate::message::{Caller, IdempotencyKey, Method, PeerRequest, Request, Response};
+use crate::message::{Caller, IdempotencyKey, Method, ModuleName, PeerRequest, Request, Response};
 use crate::module::Event;
 
 impl Framed for wire::HostFrame {
@@ -75,15 +75,16 @@ fn to_key(bytes: &[u8]) -> Option<Option<IdempotencyKey>> {
 
 /// A call's head; its body goes beside it.
 pub(crate) fn of_request(call: u64, request: &Request, first: Option<Piece>) -> wire::Call {
-    let peer = match request.caller {
-        Caller::Peer(peer) => of_node(peer),
-        Caller::Operator => Bytes::new(),
+    let (peer, module) = match request.caller {
+        Caller::Peer(peer) => (of_node(peer), String::new()),
+        Caller::Operator => (Bytes::new(), String::new()),
+        Caller::Module(name) => (Bytes::new(), name.as_str().to_owned()),
     };
     let first = first.unwrap_or(Piece { bytes: Bytes::new(), end: wire::End::More, limit: 0 });
     wire::Call {
         call,
         peer,
-        module: String::new(),
+        module,
         method: of_method(request.method),
         path: request.path.clone(),
         content_type: request.content_type.clone(),
@@ -97,11 +98,12 @@ pub(crate) fn of_request(call: u64, request: &Request, first: Option<Piece>) -> 
 
 /// The same back, with the body that was made for it.
 pub(crate) fn to_request(call: wire::Call, body: Body) -> Option<Request> {
-    let caller = if call.peer.is_empty() { Caller::Operator } else { Caller::Peer(node_id(&call.peer)?) };
-    // No version that this crate speaks sends calls of other modules yet; they must not pass as the operator's.
-    if !call.module.is_empty() {
-        return None;
-    }
+    let caller = match (call.peer.is_empty(), call.module.as_str()) {
+        (true, "") => Caller::Operator,
+        (false, "") => Caller::Peer(node_id(&call.peer)?),
+        (true, module) => Caller::Module(ModuleName::new(module)?),
+        (false, _) => return None,
+    };
     let mut request = Request::new(caller, to_method(call.method)?, call.path).with_body(&call.content_type, body);
     request.length = call.length;
     request.deadline = call.deadline;
@@ -164,7 +166,19 @@ pub(crate) fn of_peer_request(peer: NodeId, request: &PeerRequest) -> wire::Peer
     }
 }
 
+/// The head of a call of another module.
+pub(crate) fn of_module_request(call: u64, module: &str, request: &PeerRequest) -> wire::PeerSendHead {
+    let head = of_peer_request(NodeId::from_bytes([0; 32]), request);
+    wire::PeerSendHead { peer: Bytes::new(), module: module.to_owned(), parent: call, ..head }
+}
+
 pub(crate) fn to_peer_request(head: wire::PeerSendHead, body: Body) -> Option<(NodeId, PeerRequest)> {
+    let peer = node_id(&head.peer)?;
+    Some((peer, to_sent_request(head, body)?))
+}
+
+/// The same, whoever it is for.
+pub(crate) fn to_sent_request(head: wire::PeerSendHead, body: Body) -> Option<PeerRequest> {
     let request = PeerRequest {
         method: to_method(head.method)?,
         path: head.path,
@@ -174,7 +188,7 @@ pub(crate) fn to_peer_request(head: wire::PeerSendHead, body: Body) -> Option<(N
         idempotency_key: to_key(&head.idempotency_key)?,
         body,
     };
-    Some((node_id(&head.peer)?, request))
+    Some(request)
 }
 
 // ---------------------------------------------------------------- rows

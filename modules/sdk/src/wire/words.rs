@@ -2,7 +2,7 @@
 
 use tonic::{Code, Status};
 
-use crate::host::{HostError, PeerError};
+use crate::host::{CallError, HostError, PeerError};
 
 /// The module was not granted this.
 pub(crate) const NOT_GRANTED: &str = "not-granted";
@@ -16,6 +16,10 @@ pub(crate) fn of_host(error: HostError) -> Status {
         HostError::NoBlob => Status::not_found("no-blob"),
         HostError::Storage => Status::internal("storage"),
         HostError::ShuttingDown => Status::unavailable("shutting-down"),
+        HostError::NotGranted => Status::permission_denied(NOT_GRANTED),
+        HostError::NotSealed => Status::failed_precondition("not-sealed"),
+        HostError::BadDomain => Status::invalid_argument("bad-domain"),
+        HostError::Busy => Status::resource_exhausted("busy"),
     }
 }
 
@@ -24,6 +28,10 @@ pub(crate) fn of_host(error: HostError) -> Status {
 pub(crate) fn to_host(status: &Status) -> HostError {
     match (status.code(), status.message()) {
         (Code::ResourceExhausted, "full") => HostError::Full,
+        (Code::ResourceExhausted, "busy") => HostError::Busy,
+        (Code::PermissionDenied, _) => HostError::NotGranted,
+        (Code::FailedPrecondition, "not-sealed") => HostError::NotSealed,
+        (Code::InvalidArgument, "bad-domain") => HostError::BadDomain,
         (Code::InvalidArgument, word) => match word.strip_prefix("too-large ").map(str::parse) {
             Some(Ok(limit)) => HostError::TooLarge { limit },
             _ => HostError::Storage,
@@ -31,6 +39,32 @@ pub(crate) fn to_host(status: &Status) -> HostError {
         (Code::NotFound, "no-blob") => HostError::NoBlob,
         (Code::Internal, "storage") => HostError::Storage,
         _ => HostError::ShuttingDown,
+    }
+}
+
+pub(crate) fn of_call(error: CallError) -> Status {
+    match error {
+        CallError::NotGranted => Status::permission_denied(NOT_GRANTED),
+        CallError::NoModule => Status::not_found("no-module"),
+        CallError::TooDeep => Status::failed_precondition("too-deep"),
+        CallError::Cycle => Status::failed_precondition("cycle"),
+        CallError::Busy => Status::resource_exhausted("busy"),
+        CallError::TimedOut => Status::deadline_exceeded("timed-out"),
+        CallError::Ended => Status::aborted("ended"),
+    }
+}
+
+/// What a module reads of a status.
+#[cfg(any(feature = "process", test))]
+pub(crate) fn to_call(status: &Status) -> CallError {
+    match (status.code(), status.message()) {
+        (Code::PermissionDenied, _) => CallError::NotGranted,
+        (Code::NotFound, "no-module") => CallError::NoModule,
+        (Code::FailedPrecondition, "too-deep") => CallError::TooDeep,
+        (Code::FailedPrecondition, "cycle") => CallError::Cycle,
+        (Code::ResourceExhausted, _) => CallError::Busy,
+        (Code::DeadlineExceeded, _) => CallError::TimedOut,
+        _ => CallError::Ended,
     }
 }
 
@@ -68,7 +102,23 @@ mod tests {
             HostError::NoBlob,
             HostError::Storage,
             HostError::ShuttingDown,
+            HostError::NotGranted,
+            HostError::NotSealed,
+            HostError::BadDomain,
+            HostError::Busy,
         ];
+        let calls = [
+            CallError::NotGranted,
+            CallError::NoModule,
+            CallError::TooDeep,
+            CallError::Cycle,
+            CallError::Busy,
+            CallError::TimedOut,
+            CallError::Ended,
+        ];
+        for error in calls {
+            assert_eq!(to_call(&of_call(error)), error);
+        }
         for error in host {
             assert_eq!(to_host(&of_host(error)), error);
         }
