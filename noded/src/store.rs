@@ -15,6 +15,7 @@ mod proofs;
 mod rows;
 mod schema;
 mod seal;
+mod states;
 mod successions;
 
 use std::path::Path;
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use copy::{COPY, Sound, bound_to, check, decided_methods};
 pub(crate) use peers::{KnownPeer, Word};
 pub(crate) use seal::RowSeal;
+pub(crate) use states::{Pen, Writer};
 pub(crate) use successions::Carried;
 
 /// Name of the database in the state directory.
@@ -81,6 +83,9 @@ pub(crate) enum StoreError {
     /// A read, write or statement failed.
     #[error("the node's database failed ({0:?})")]
     Failed(ErrorCode),
+    /// A write of a module's generation that was replaced.
+    #[error("this generation of the module was replaced: it writes nothing more")]
+    Replaced,
     /// The store's thread has ended.
     #[error("the node is stopping")]
     Closed,

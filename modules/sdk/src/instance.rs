@@ -67,6 +67,7 @@ pub enum LoadError {
 }
 
 type Starter = Box<dyn Fn(Context) -> BoxFuture<'static, Result<(), ModuleError>> + Send + Sync>;
+type Migrator = Box<dyn Fn(Context, String) -> BoxFuture<'static, Result<(), ModuleError>> + Send + Sync>;
 type Listener = Box<dyn Fn(Context, Event) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// A loaded module.
@@ -77,6 +78,7 @@ pub struct Instance {
     hooks: Vec<Hook>,
     methods: Vec<Bytes>,
     start: Starter,
+    migrate: Migrator,
     event: Listener,
 }
 
@@ -110,7 +112,7 @@ impl Instance {
             return Err(LoadError::HookTwice { module: manifest.id, hook });
         }
         let methods = module.methods().iter().map(|method| method.encode().into()).collect();
-        let starter = Arc::clone(&module);
+        let (starter, migrator) = (Arc::clone(&module), Arc::clone(&module));
         Ok(Self {
             manifest,
             manifest_text: M::manifest_text(),
@@ -118,6 +120,7 @@ impl Instance {
             hooks,
             methods,
             start: Box::new(move |context| Arc::clone(&starter).start(context)),
+            migrate: Box::new(move |context, from| Arc::clone(&migrator).migrate(context, from)),
             event: Box::new(move |context, event| Arc::clone(&module).event(context, event)),
         })
     }
@@ -148,6 +151,14 @@ impl Instance {
     /// The module's.
     pub async fn start(&self, context: Context) -> Result<(), ModuleError> {
         (self.start)(context).await
+    }
+
+    /// Brings the rows that `context` gives from what version `from` wrote to what this one reads.
+    ///
+    /// # Errors
+    /// The module's.
+    pub async fn migrate(&self, context: Context, from: String) -> Result<(), ModuleError> {
+        (self.migrate)(context, from).await
     }
 
     /// Serves one call. Always answers.

@@ -70,6 +70,15 @@ pub trait Module: Send + Sync + Sized + 'static {
         Ok(())
     }
 
+    /// Called when this version takes over from another, before its start: brings rows that version `from` has written to what this one reads.
+    /// `context` gives the rows of a copy and nothing else, so what is done here is seen by nobody until this version is active; a
+    /// failure leaves the version before it in service. May be called twice, with a later copy, when the rows were changed meanwhile;
+    /// callers wait then, so work that is long belongs into reading old rows as they are. Not called on the way back.
+    async fn migrate(self: Arc<Self>, context: Context, from: String) -> Result<(), ModuleError> {
+        let _ = (context, from);
+        Ok(())
+    }
+
     /// Called for each event. The host runs each on a task of its own; one may wait for peers.
     async fn event(self: Arc<Self>, context: Context, event: Event) {
         let _ = (context, event);

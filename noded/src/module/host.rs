@@ -24,14 +24,14 @@ use super::timers::Timers;
 use super::{Beside, Parts};
 use crate::clock;
 use crate::hooks::Hooks;
-use crate::store::{RowSeal, Store, StoreError};
+use crate::store::{Pen, Store, StoreError};
 
 /// The host of one module.
 pub(super) struct ModuleHost {
     me: NodeId,
     module: &'static str,
     store: Store,
-    seal: Arc<RowSeal>,
+    pen: Arc<Pen>,
     disk: Disk,
     peers: Arc<dyn PeerCaller>,
     timers: Arc<Timers>,
@@ -60,7 +60,7 @@ impl ModuleHost {
     pub(super) fn new(
         parts: &Parts,
         module: &'static str,
-        seal: RowSeal,
+        pen: Arc<Pen>,
         timers: Arc<Timers>,
         space: Arc<Space>,
         hooks: Arc<Hooks>,
@@ -70,7 +70,7 @@ impl ModuleHost {
             me: parts.me,
             module,
             store: parts.store.clone(),
-            seal: Arc::new(seal),
+            pen,
             disk: parts.disk.clone(),
             peers: Arc::clone(&parts.peers),
             timers,
@@ -82,13 +82,18 @@ impl ModuleHost {
             may,
         }
     }
+
+    /// Only the active generation of a module changes what is not a row, which has no copies.
+    fn active(&self) -> Result<(), HostError> {
+        if self.pen.is_active() { Ok(()) } else { Err(HostError::ShuttingDown) }
+    }
 }
 
 impl From<StoreError> for HostError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Full => Self::Full,
-            StoreError::Closed => Self::ShuttingDown,
+            StoreError::Closed | StoreError::Replaced => Self::ShuttingDown,
             _ => Self::Storage,
         }
     }
@@ -114,21 +119,22 @@ impl Host for ModuleHost {
         if key.len() > KEY_LIMIT {
             return Err(HostError::TooLarge { limit: KEY_LIMIT });
         }
-        Ok(self.store.row(Arc::clone(&self.seal), key).await?)
+        Ok(self.store.row(self.pen.seal(), key).await?)
     }
 
     async fn apply(&self, batch: Batch) -> Result<Committed, HostError> {
         batch.check()?;
         let bytes = batch_bytes(&batch);
-        let applied = self.store.apply(Arc::clone(&self.seal), batch).await.map_err(HostError::from);
+        let applied = self.store.apply(Arc::clone(&self.pen), batch).await.map_err(HostError::from);
         self.space.noted(self.module, Place::Rows, bytes, applied)
     }
 
     async fn scan(&self, scan: Scan) -> Result<ScanPage, HostError> {
-        Ok(self.store.scan(Arc::clone(&self.seal), scan).await?)
+        Ok(self.store.scan(self.pen.seal(), scan).await?)
     }
 
     async fn blob_write(&self, name: &BlobName, offset: u64, bytes: Bytes) -> Result<(), HostError> {
+        self.active()?;
         let count = bytes.len() as u64;
         let written = self.disk.write(self.module, name, offset, bytes).await;
         self.space.noted(self.module, Place::Blobs, count, written)
@@ -147,10 +153,12 @@ impl Host for ModuleHost {
     }
 
     async fn blob_rename(&self, from: &BlobName, to: &BlobName) -> Result<(), HostError> {
+        self.active()?;
         self.disk.rename(self.module, from, to).await
     }
 
     async fn blob_delete(&self, name: &BlobName) -> Result<(), HostError> {
+        self.active()?;
         self.disk.delete(self.module, name).await?;
         self.space.blob_deleted();
         Ok(())
@@ -161,6 +169,9 @@ impl Host for ModuleHost {
     }
 
     async fn peer_request(&self, peer: NodeId, request: PeerRequest) -> Result<Response, PeerError> {
+        if self.pen.is_copy() {
+            return Err(PeerError::Unreachable);
+        }
         let mut chain = self.hooks.chain(Some(self.module));
         let request = match chain.outbound(self.module, peer, request).await {
             Ok(request) => request,
@@ -195,11 +206,15 @@ impl Host for ModuleHost {
     }
 
     fn set_timer(&self, timer: TimerId, at: openred_module::UnixMillis) {
-        self.timers.set(self.module, timer, UnixMillis(at));
+        if self.pen.is_active() {
+            self.timers.set(self.module, timer, UnixMillis(at));
+        }
     }
 
     fn set_full(&self, detail: Option<String>) {
-        self.space.module_full(self.module, detail);
+        if self.pen.is_active() {
+            self.space.module_full(self.module, detail);
+        }
     }
 
     async fn sign(&self, domain: &str, body: Bytes) -> Result<Bytes, HostError> {

@@ -10,7 +10,9 @@ use openred_proto::id::{LinkId, NodeId, UnixMillis};
 
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::{Carried, KnownPeer, Result, RowSeal, Store, StoreError, Word, links, peers, proofs, rows, successions};
+use super::{
+    Carried, KnownPeer, Pen, Result, RowSeal, Store, StoreError, Word, links, peers, proofs, rows, states, successions,
+};
 use crate::link::methods::Methods;
 use crate::link::state::Link;
 use crate::p2p::ports::SignedSession;
@@ -211,8 +213,29 @@ impl Store {
     }
 
     /// A batch of a module's rows; checked by the caller.
-    pub(crate) async fn apply(&self, seal: Arc<RowSeal>, batch: Batch) -> Result<Committed> {
-        self.call(move |connection| rows::apply(connection, &seal, &batch)).await
+    pub(crate) async fn apply(&self, pen: Arc<Pen>, batch: Batch) -> Result<Committed> {
+        self.call(move |connection| pen.apply(connection, &batch)).await
+    }
+
+    /// What is kept of a module's generations, if it was ever swapped.
+    pub(crate) async fn module_record(&self, module: &'static str) -> Result<Option<Vec<u8>>> {
+        self.call(move |connection| states::record(connection, module)).await
+    }
+
+    /// Keeps it, with the epoch of the one writer, and forgets the rows of all states but these.
+    pub(crate) async fn save_module(
+        &self,
+        module: &'static str,
+        epoch: u64,
+        record: Vec<u8>,
+        states: Vec<u64>,
+    ) -> Result<()> {
+        self.call(move |connection| states::save(connection, module, epoch, &record, &states)).await
+    }
+
+    /// Copies a state's rows to another, in place of what is there; how many.
+    pub(crate) async fn copy_state(&self, module: &'static str, from: u64, to: u64) -> Result<usize> {
+        self.call(move |connection| states::copy(connection, module, from, to)).await
     }
 
     /// Rows of a module by prefix.

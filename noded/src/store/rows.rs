@@ -29,12 +29,12 @@ pub(crate) fn apply(connection: &Connection, seal: &RowSeal, batch: &Batch) -> R
                 "INSERT INTO module_row (module, key, version, sealed) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (module, key) DO UPDATE SET version = excluded.version, sealed = excluded.sealed",
             )?
-            .execute(params![seal.module(), &key[..], version, sealed])?;
+            .execute(params![seal.place(), &key[..], version, sealed])?;
     }
     for key in &batch.delete {
         connection
             .prepare_cached("DELETE FROM module_row WHERE module = ?1 AND key = ?2")?
-            .execute(params![seal.module(), &key[..]])?;
+            .execute(params![seal.place(), &key[..]])?;
     }
     Ok(Committed::Yes)
 }
@@ -53,7 +53,7 @@ pub(crate) fn scan(connection: &Connection, seal: &RowSeal, scan: &Scan) -> Resu
          ORDER BY key {order} LIMIT ?6"
     ))?;
     let most = i64::try_from(limit + 1).expect("at most a thousand and one");
-    let mut rows = statement.query(params![seal.module(), &scan.prefix[..], end, low, high, most])?;
+    let mut rows = statement.query(params![seal.place(), &scan.prefix[..], end, low, high, most])?;
     let mut page = ScanPage::default();
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
@@ -72,7 +72,7 @@ pub(crate) fn scan(connection: &Connection, seal: &RowSeal, scan: &Scan) -> Resu
 fn read(connection: &Connection, seal: &RowSeal, key: &[u8]) -> Result<Option<(i64, Bytes)>> {
     let found: Option<(i64, Vec<u8>)> = connection
         .prepare_cached("SELECT version, sealed FROM module_row WHERE module = ?1 AND key = ?2")?
-        .query_row(params![seal.module(), key], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row(params![seal.place(), key], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let open = |(version, sealed): (i64, Vec<u8>)| Ok((version, seal.open(key, version, &sealed)?.into()));
     found.map(open).transpose()
@@ -81,7 +81,7 @@ fn read(connection: &Connection, seal: &RowSeal, key: &[u8]) -> Result<Option<(i
 fn read_version(connection: &Connection, seal: &RowSeal, key: &[u8]) -> Result<Option<i64>> {
     Ok(connection
         .prepare_cached("SELECT version FROM module_row WHERE module = ?1 AND key = ?2")?
-        .query_row(params![seal.module(), key], |row| row.get(0))
+        .query_row(params![seal.place(), key], |row| row.get(0))
         .optional()?)
 }
 

@@ -15,7 +15,7 @@ use super::{Result, StoreError};
 const APPLICATION_ID: i32 = 0x4f52_6564;
 
 /// Step n leads from version n to version n + 1.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     "
     -- Times are Unix milliseconds. Ids are raw bytes. Enumerations are the numbers in src/link/state.rs.
     CREATE TABLE link (
@@ -105,6 +105,14 @@ const STEPS: [&str; 6] = [
     "
     -- Where the link's method stands among those of modules; zero: it is none of them.
     ALTER TABLE link ADD COLUMN registered INTEGER NOT NULL DEFAULT 0;
+    ",
+    "
+    -- The generations of a module that was swapped. An earlier program would take rows of the first state for today's.
+    CREATE TABLE module_life (
+        module TEXT PRIMARY KEY,
+        epoch INTEGER NOT NULL,        -- of the one that may write
+        record BLOB NOT NULL           -- src/module/swap/record.rs
+    ) WITHOUT ROWID;
     ",
 ];
 
@@ -232,16 +240,16 @@ mod tests {
     fn an_upgrade_keeps_the_file_as_it_was_and_the_older_program_refuses_the_new_one_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
-        let kept = folder.path().join("node.sqlite.schema-6");
+        let kept = folder.path().join("node.sqlite.schema-7");
         // Half a copy of an upgrade that was killed.
-        std::fs::write(folder.path().join("node.sqlite.schema-6.new"), "half").unwrap();
+        std::fs::write(folder.path().join("node.sqlite.schema-7.new"), "half").unwrap();
         assert!(!kept.exists(), "a new file is none that has to be kept");
         take_steps(&connection, folder.path(), &[&STEPS[..], &[NEXT]].concat()).unwrap();
-        assert_eq!(mark(&kept), (6, vec![0x2a]));
-        assert_eq!(mark(&folder.path().join(super::super::FILE)), (7, vec![0x2a]));
-        assert!(!folder.path().join("node.sqlite.schema-6.new").exists());
+        assert_eq!(mark(&kept), (7, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (8, vec![0x2a]));
+        assert!(!folder.path().join("node.sqlite.schema-7.new").exists());
         let older = migrate(&connection, folder.path()).unwrap_err();
-        assert_eq!(older, StoreError::NewerSchema { found: 7, known: 6 });
+        assert_eq!(older, StoreError::NewerSchema { found: 8, known: 7 });
         assert!(older.to_string().contains("newer version of openred"));
         // Put back, the copy is what the older program had.
         drop(connection);
@@ -253,8 +261,8 @@ mod tests {
     fn a_shape_that_no_step_leads_to_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
-        check_shape(&connection, 5).unwrap();
-        for version in [0, 1, 2, 3, 4] {
+        check_shape(&connection, 7).unwrap();
+        for version in [0, 1, 2, 3, 4, 5, 6] {
             assert_eq!(check_shape(&connection, version), Err(StoreError::Shape), "as version {version}");
         }
         for (there, back) in [
@@ -265,19 +273,19 @@ mod tests {
             ("ALTER TABLE meta ADD COLUMN more", "ALTER TABLE meta DROP COLUMN more"),
         ] {
             connection.execute_batch(there).unwrap();
-            assert_eq!(check_shape(&connection, 5), Err(StoreError::Shape), "{there}");
+            assert_eq!(check_shape(&connection, 7), Err(StoreError::Shape), "{there}");
             connection.execute_batch(back).unwrap();
         }
-        check_shape(&connection, 5).unwrap();
+        check_shape(&connection, 7).unwrap();
         connection.execute_batch("DROP TABLE carried").unwrap();
-        assert_eq!(check_shape(&connection, 5), Err(StoreError::Shape));
+        assert_eq!(check_shape(&connection, 7), Err(StoreError::Shape));
         // Comments are no difference; what poses as one is.
         let text = "CREATE TABLE carried (peer BLOB PRIMARY KEY,{} earlier BLOB NOT NULL, withdrawn INTEGER NOT NULL) WITHOUT ROWID";
         connection.execute_batch(&text.replace("{}", " -- another comment\n")).unwrap();
-        check_shape(&connection, 5).unwrap();
+        check_shape(&connection, 7).unwrap();
         connection.execute_batch("DROP TABLE carried").unwrap();
         connection.execute_batch(&text.replace("{}", " \"--\n\" TEXT,")).unwrap();
-        assert_eq!(check_shape(&connection, 5), Err(StoreError::Shape));
+        assert_eq!(check_shape(&connection, 7), Err(StoreError::Shape));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use chacha20poly1305::{Key, KeyInit as _, XChaCha20Poly1305, XNonce};
 use openred_proto::concat::concat;
 use openred_proto::secret::Secret;
 
+use super::states::place;
 use super::{Result, StoreError};
 
 const NONCE_BYTES: usize = 24;
@@ -16,12 +17,25 @@ const NONCE_BYTES: usize = 24;
 pub(crate) struct RowSeal {
     cipher: XChaCha20Poly1305,
     module: String,
+    /// The name under which its rows lie.
+    place: String,
 }
 
 impl RowSeal {
     /// The seal for `module` under the key that the key process gave for it.
     pub(crate) fn new(module: &str, key: &Secret<32>) -> Self {
-        Self { cipher: XChaCha20Poly1305::new(&Key::from(*key.expose())), module: module.to_owned() }
+        let cipher = XChaCha20Poly1305::new(&Key::from(*key.expose()));
+        Self { cipher, module: module.to_owned(), place: module.to_owned() }
+    }
+
+    /// The same for the rows of another state of the module.
+    pub(crate) fn of_state(&self, state: u64) -> Self {
+        let (cipher, module) = (self.cipher.clone(), self.module.clone());
+        Self { cipher, place: place(&module, state), module }
+    }
+
+    pub(super) fn place(&self) -> &str {
+        &self.place
     }
 
     pub(super) fn module(&self) -> &str {

@@ -100,10 +100,10 @@ impl Calls {
                 self.drained(&table);
             }
             Some(FromHost::Shutdown(_)) => return Ok(Next::Stop),
-            Some(FromHost::Migrate(_)) => {
-                let failed =
-                    wire::Failed { code: "no-migration".into(), detail: "this module migrates nothing".into() };
-                self.lane.push(module_frame(FromModule::Failed(failed)));
+            Some(FromHost::Migrate(migrate)) => {
+                let (instance, context) = (Arc::clone(&self.instance), self.context.clone());
+                let migrated = async move { instance.migrate(context, migrate.from_version).await };
+                self.work(migrated, FromModule::Migrated(wire::Migrated {}));
             }
             // Of a later version, or said twice: nothing that this side would have to answer.
             Some(FromHost::Welcome(_)) | None => {}
@@ -260,13 +260,20 @@ impl Calls {
     }
 
     fn activate(self: &Arc<Self>) {
-        let calls = Arc::clone(self);
+        let (instance, context) = (Arc::clone(&self.instance), self.context.clone());
+        let started = async move { instance.start(context).await };
+        self.work(started, FromModule::Activated(wire::Activated {}));
+    }
+
+    /// Does what the node waits for; `done` says that it went well. One at a time: the node asks no second thing before.
+    fn work(self: &Arc<Self>, work: impl Future<Output = Result<(), ModuleError>> + Send + 'static, done: FromModule) {
+        let answer = Answer { calls: Arc::clone(self), said: None };
         let starting = tokio::spawn(async move {
-            let said = match calls.instance.start(calls.context.clone()).await {
-                Ok(()) => FromModule::Activated(wire::Activated {}),
+            let mut answer = answer;
+            answer.said = Some(match work.await {
+                Ok(()) => done,
                 Err(error) => FromModule::Failed(wire::Failed { code: error.code.to_owned(), detail: error.detail }),
-            };
-            calls.lane.push(module_frame(said));
+            });
         });
         *self.starting.lock().unwrap_or_else(PoisonError::into_inner) = Some(starting.abort_handle());
     }
@@ -336,6 +343,23 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         let (call, last) = (self.call, self.last);
         self.calls.finish(call, |replied| last(call, replied));
+    }
+}
+
+/// What the node hears of what it asked, also where that panicked.
+struct Answer {
+    calls: Arc<Calls>,
+    said: Option<FromModule>,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let panicked = || {
+            let (code, detail) = ("module-panicked".into(), "the module failed inside".into());
+            FromModule::Failed(wire::Failed { code, detail })
+        };
+        let said = self.said.take().unwrap_or_else(panicked);
+        self.calls.lane.push(module_frame(said));
     }
 }
 

@@ -206,7 +206,23 @@ impl Attached {
     /// # Errors
     /// The module's refusal in its words, or that it has gone.
     pub async fn start(&self) -> Result<(), ModuleError> {
-        self.ask(FromHost::Activate(wire::Activate { epoch: 0 }), "module-not-started").await
+        self.activate(0).await
+    }
+
+    /// The same, naming the epoch in which it is the one that writes.
+    ///
+    /// # Errors
+    /// As of [`Attached::start`].
+    pub async fn activate(&self, epoch: u64) -> Result<(), ModuleError> {
+        self.ask(FromHost::Activate(wire::Activate { epoch }), "module-not-started").await
+    }
+
+    /// Has the module bring the rows that it is given from what version `from` wrote to what it reads itself.
+    ///
+    /// # Errors
+    /// As of [`Attached::start`].
+    pub async fn migrate(&self, from: &str) -> Result<(), ModuleError> {
+        self.ask(FromHost::Migrate(wire::Migrate { from_version: from.to_owned() }), "module-not-migrated").await
     }
 
     async fn ask(&self, what: FromHost, refused: &'static str) -> Result<(), ModuleError> {

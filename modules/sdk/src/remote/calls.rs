@@ -250,8 +250,8 @@ impl Calls {
     fn handle_other(&mut self, frame: FromModule) -> Result<(), Fault> {
         match frame {
             FromModule::Chunk(chunk) => self.chunk(chunk),
-            FromModule::Credit(credit) => Ok(self.running(credit.call)?.budget.add(credit.bytes)?),
-            FromModule::Cancelled(cancelled) => match self.running(cancelled.call)?.cancelled {
+            FromModule::Credit(credit) => Ok(self.one(credit.call)?.budget.add(credit.bytes)?),
+            FromModule::Cancelled(cancelled) => match self.one(cancelled.call)?.cancelled {
                 Some(_) => {
                     self.forget(cancelled.call);
                     Ok(())
@@ -288,7 +288,7 @@ impl Calls {
         }
     }
 
-    fn running(&mut self, call: u64) -> Result<&mut Running, Fault> {
+    fn one(&mut self, call: u64) -> Result<&mut Running, Fault> {
         let known = call != 0 && call <= self.last;
         self.running.get_mut(&call).ok_or(if known { Fault::SecondAnswer } else { Fault::UnknownCall })
     }
@@ -301,7 +301,7 @@ impl Calls {
     }
 
     fn reply(&mut self, reply: wire::Reply) -> Result<Delivery, Fault> {
-        let running = self.running(reply.call)?;
+        let running = self.one(reply.call)?;
         let (head, reading) = match std::mem::replace(&mut running.waits, Waits::Rest) {
             Waits::Head(head, reading) => (head, reading),
             Waits::Rest => return Err(Fault::SecondAnswer),
@@ -327,7 +327,7 @@ impl Calls {
 
     fn verdict(&mut self, reply: wire::HookReply) -> Result<Delivery, Fault> {
         let call = reply.call;
-        let Waits::Verdict(_, may) = self.running(call)?.waits else { return Err(Fault::OutOfTurn) };
+        let Waits::Verdict(_, may) = self.one(call)?.waits else { return Err(Fault::OutOfTurn) };
         let decided = to_verdict(reply, may).ok_or(Fault::BadVerdict)?;
         match self.running.remove(&call) {
             Some(Running { waits: Waits::Verdict(waits, _), .. }) => Ok(Delivery::Verdict(waits, decided)),
@@ -336,7 +336,7 @@ impl Calls {
     }
 
     fn chunk(&mut self, chunk: wire::Chunk) -> Result<(), Fault> {
-        let running = self.running(chunk.call)?;
+        let running = self.one(chunk.call)?;
         if !matches!(running.waits, Waits::Rest) {
             return Err(Fault::OutOfTurn);
         }
@@ -350,7 +350,7 @@ impl Calls {
     }
 
     fn event_done(&mut self, call: u64) -> Result<(), Fault> {
-        let running = self.running(call)?;
+        let running = self.one(call)?;
         if !matches!(running.waits, Waits::Event(_)) {
             return Err(Fault::OutOfTurn);
         }

@@ -3,6 +3,7 @@
 
 mod domain;
 mod hooks;
+mod migrations;
 mod recorded;
 
 use std::path::PathBuf;
@@ -79,6 +80,10 @@ impl Module for Probe {
             Some(_) => Err(ModuleError::new(Status::Conflict, "not-now", "told not to")),
             None => Ok(()),
         }
+    }
+
+    async fn migrate(self: Arc<Self>, context: Context, from: String) -> Result<(), ModuleError> {
+        migrations::migrate(context, from).await
     }
 
     async fn event(self: Arc<Self>, context: Context, event: Event) {
