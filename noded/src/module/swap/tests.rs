@@ -268,7 +268,9 @@ fn check(world: &World, driver: &Driver) {
     assert_eq!(driver.machine.doing(), None);
     assert_eq!(world.processes, [record.active.number], "exactly one runs");
     assert_eq!(driver.routed, Some((record.active.number, world.record.epoch)), "and it is called, and may write");
-    assert_eq!((world.record.active.clone(), world.record.epoch), (record.active.clone(), record.epoch));
+    let durable = &world.record;
+    let told = |record: &Record| (record.active.number, record.active.state, record.active.program, record.epoch);
+    assert_eq!(told(durable), told(record));
     let kept: Vec<&u64> =
         [Some(record.active.state), record.aside].into_iter().flatten().flat_map(|state| &world.rows[&state]).collect();
     for write in &world.acknowledged {
