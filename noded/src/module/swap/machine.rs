@@ -15,7 +15,7 @@ pub(crate) const LEAVING: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Makes the record durable, and forgets the rows of states that it does not name, in one transaction: [`Event::Saved`].
-    Save(Record),
+    Save(Box<Record>),
     /// Copies rows of one state to another, in place of what is there: [`Event::Copied`].
     Copy { from: u64, to: u64 },
     /// Has a process started and attached, and the active one's program kept; it may write to its state if that is a copy:
@@ -132,7 +132,7 @@ impl Machine {
         record.leaving.clone_from(&gone);
         let mut actions: Vec<Action> = gone.into_iter().map(Action::Stop).collect();
         if spare || !actions.is_empty() {
-            actions.push(Action::Save(record.clone()));
+            actions.push(Action::Save(Box::new(record.clone())));
         }
         (Self { record, swap: None }, actions)
     }
@@ -200,7 +200,7 @@ impl Machine {
             Some(swap) if swap.step == Step::Waiting && self.record.leaving.len() < LEAVING => {
                 swap.step = Step::Noting;
                 self.record.next = Some(swap.next.clone());
-                vec![Action::Save(self.record.clone())]
+                vec![Action::Save(Box::new(self.record.clone()))]
             }
             _ => Vec::new(),
         }
@@ -236,7 +236,7 @@ impl Machine {
                 // From now on it is what comes with the node.
                 self.record.active.program = 0;
                 self.record.outcome = format!("{} has finished its probation", name(&self.record.active.version));
-                vec![Action::Save(self.record.clone())]
+                vec![Action::Save(Box::new(self.record.clone()))]
             }
             _ => Vec::new(),
         }
@@ -337,7 +337,7 @@ impl Machine {
         swap.next.state = record.active.state;
         swap.before = Some(before);
         swap.step = Step::Committing;
-        vec![Action::Save(self.record.clone())]
+        vec![Action::Save(Box::new(self.record.clone()))]
     }
 
     fn routed(&mut self) -> Vec<Action> {
@@ -347,7 +347,7 @@ impl Machine {
         let route = Action::Route { number: active.number, epoch: *epoch };
         // The last is the one that was replaced; those before it are on their way already.
         let drain = leaving.last().copied().map(Action::Drain);
-        [route].into_iter().chain(drain).chain([Action::Save(self.record.clone())]).collect()
+        [route].into_iter().chain(drain).chain([Action::Save(Box::new(self.record.clone()))]).collect()
     }
 
     /// Before the new generation is active: the old one goes on as if nothing had been.
@@ -370,7 +370,7 @@ impl Machine {
         record.leaving.push(swap.next.number);
         let route = Action::Route { number: record.active.number, epoch: record.epoch };
         let held = swap.held.then_some(route);
-        let end = [Action::Stop(swap.next.number), Action::Save(record.clone())];
+        let end = [Action::Stop(swap.next.number), Action::Save(Box::new(record.clone()))];
         held.into_iter().chain(end).collect()
     }
 
@@ -391,7 +391,7 @@ impl Machine {
         self.record.leaving.push(swap.next.number);
         self.record.outcome = format!("not swapped to {}: it did not begin: {why}", name(&swap.next.version));
         swap.step = Step::Returning;
-        vec![Action::Save(self.record.clone())]
+        vec![Action::Save(Box::new(self.record.clone()))]
     }
 
     fn returned(&mut self, failed: Option<&str>) -> Vec<Action> {

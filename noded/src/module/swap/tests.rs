@@ -114,7 +114,7 @@ impl Driver {
         }
         let event = match action {
             Action::Save(record) => {
-                world.save(record);
+                world.save(*record);
                 Event::Saved
             }
             Action::Copy { from, to } => {
