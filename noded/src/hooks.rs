@@ -113,15 +113,10 @@ impl Hooks {
             Ok(places.into_iter().map(entry).collect())
         };
         let table = Arc::new(Table(Point::ALL.map(at)));
-        let names: BTreeSet<String> = table
-            .0
-            .iter()
-            .filter_map(|ordered| ordered.as_ref().ok())
-            .flatten()
-            .map(|entry| entry.spec.name())
-            .collect();
+        let entries = table.0.iter().filter_map(|ordered| ordered.as_ref().ok()).flatten();
+        let off: BTreeSet<String> = entries.filter(|entry| entry.is_off()).map(|entry| entry.spec.name()).collect();
         *self.table.lock().unwrap_or_else(PoisonError::into_inner) = table;
-        self.troubles.change(|off| off.retain(|name| names.contains(name)));
+        self.troubles.change(|named| *named = off);
     }
 
     /// Begins the way of one call. `own`: the module whose call it is, whose own hooks are not asked about it.

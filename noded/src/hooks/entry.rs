@@ -8,7 +8,7 @@ use openred_module::{HookRequest, Verdict};
 use openred_proto::admin;
 use tokio::time::{Instant, timeout};
 
-use super::breaker::{Breaker, Turn};
+use super::breaker::{self, Breaker, Turn};
 use super::budget::{Budget, Limit};
 use super::decide::Failure;
 use super::order::Reason;
@@ -154,6 +154,11 @@ impl Entry {
                 tracing::debug!(hook = self.spec.name(), ?failure, "a hook has not decided");
             }
         }
+    }
+
+    /// Whether its breaker is open.
+    pub(super) fn is_off(&self) -> bool {
+        self.standing.state().breaker.state() != breaker::State::Closed
     }
 
     pub(super) fn report(&self) -> admin::Hook {

@@ -304,3 +304,20 @@ async fn figures_and_breakers_outlive_a_change_of_the_other_hooks() {
     let seen: Vec<_> = rows.iter().map(|row| (row.module.as_str(), row.because.as_str(), row.calls)).collect();
     assert_eq!(seen, [("guard", "list 1", 1), ("a", "name", 0)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_is_declared_anew_is_no_longer_off() {
+    let gone = || says(Err(Failure::Undecided("its module has gone".into()))) as Arc<dyn Askable>;
+    let health = Arc::new(Health::default());
+    let hooks = Hooks::new(&health);
+    let gate = spec("guard", "gate", Class::Authz);
+    hooks.set(vec![(gate.clone(), gone())], &[]);
+    for _ in 0..5 {
+        assert!(inbound(&hooks, post("/x", "")).await.is_err());
+    }
+    assert_eq!(health.report().len(), 1);
+    hooks.set(vec![(gate.clone(), gone())], &[]);
+    assert_eq!(health.report().len(), 1, "the same one");
+    hooks.set(vec![(Spec { timeout: Duration::from_millis(80), ..gate }, gone())], &[]);
+    assert!(health.report().is_empty());
+}

@@ -1,7 +1,7 @@
-//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, memory, cage, vault.
+//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, memory, cage, vault, modules.
 //!
 //! It starts a directory and two nodes with the release binaries, lets alice's node time its own requests to bob's (`vault` starts a
-//! key process by itself), and writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table (of a few runs `p99` is the worst).
+//! key process by itself, `modules` a module), and writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table (of a few runs `p99` is the worst).
 //! Given the output of a run of the peers (`--peers FILE`, one line per figure), it prints the ratios that docs/budgets.md
 //! speaks of. `--smoke` does a little of everything, for the suite: it shows that the measuring works.
 
@@ -10,6 +10,7 @@ mod bench {
     pub(crate) mod agent;
     pub(crate) mod figures;
     pub(crate) mod groups;
+    pub(crate) mod modules;
     pub(crate) mod peer_vault;
     pub(crate) mod peers;
     pub(crate) mod vault;
@@ -20,10 +21,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use bench::figures::{Figures, say};
-use bench::{groups, peers, vault};
+use bench::{groups, modules, peers, vault};
 
 /// What can be measured.
-const GROUPS: [&str; 6] = ["handshake", "session", "file", "memory", "cage", "vault"];
+const GROUPS: [&str; 7] = ["handshake", "session", "file", "memory", "cage", "vault", "modules"];
 
 /// Parses arguments, runs the groups in one stage, prints tables and ratios.
 fn main() -> Result<()> {
@@ -49,13 +50,15 @@ fn main() -> Result<()> {
     let mut stage = None;
     let mut ours = Figures::default();
     for name in &names {
-        let figures = if name == "vault" {
-            vault::measure(&out, size.vault)?
-        } else {
-            if stage.is_none() {
-                stage = Some(groups::Stage::start(&out, size)?);
+        let figures = match name.as_str() {
+            "vault" => vault::measure(&out, size.vault)?,
+            "modules" => modules::measure(size.modules)?,
+            _ => {
+                if stage.is_none() {
+                    stage = Some(groups::Stage::start(&out, size)?);
+                }
+                groups::measure(name, stage.as_mut().context("a stage")?)?
             }
-            groups::measure(name, stage.as_mut().context("a stage")?)?
         };
         figures.print(name);
         if name == "vault" {

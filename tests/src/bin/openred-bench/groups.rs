@@ -14,7 +14,7 @@ use openred_tests::world::{link, registered};
 use serde_json::Value;
 
 use super::figures::{Better, Figure, Figures};
-use super::vault;
+use super::{modules, vault};
 
 /// What the stage's nodes have in their configuration: method beta (AES-256-GCM, SHA-256).
 const EXTRA: &str = "[diagnostics]\nthroughput = true\n[links]\nincoming = \"open\"\nmethods = [\"beta\"]\n\
@@ -43,6 +43,8 @@ pub(crate) struct Size {
     calls: &'static str,
     /// The group `vault`.
     pub(crate) vault: vault::Size,
+    /// The group `modules`.
+    pub(crate) modules: modules::Size,
     /// Runs of a rate, bulk responses, files and starts measured.
     runs: usize,
 }
@@ -60,6 +62,7 @@ impl Size {
         blocks: "20",
         calls: "50000",
         vault: vault::Size { single: 2000, rate: 16_000, runs: 3 },
+        modules: modules::Size { single: 20_000, rate: 200_000, starts: 20, runs: 5 },
         runs: 3,
     };
     /// Everything once, on little: shows that the measuring works and yields no figure to quote.
@@ -74,6 +77,7 @@ impl Size {
         blocks: "1",
         calls: "1000",
         vault: vault::Size { single: 64, rate: 256, runs: 1 },
+        modules: modules::Size { single: 50, rate: 200, starts: 2, runs: 1 },
         runs: 1,
     };
 }
