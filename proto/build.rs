@@ -12,7 +12,7 @@ const CONTRACTS: [&str; 4] = [
 ];
 
 /// Messages that the operator's command line prints as JSON; their field names are part of its versioned schemas.
-const PRINTED: [&str; 24] = [
+const PRINTED: [&str; 26] = [
     "Hooks",
     "HookPoint",
     "Hook",
@@ -37,6 +37,8 @@ const PRINTED: [&str; 24] = [
     "KeyStatus",
     "SuccessionWord",
     "Trail",
+    "ModuleStatus",
+    "ModuleLogLine",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -178,6 +178,7 @@ impl Contract for Service {
             pending: u32::try_from(waiting).unwrap_or(u32::MAX),
             sessions: u32::try_from(node.network.sessions().len()).unwrap_or(u32::MAX),
             modules: node.modules.names(),
+            module_status: node.modules.status(),
             conditions: node.health.report(),
             cryptod_operations: node.operations.load(Ordering::Relaxed),
         }))

@@ -16,6 +16,7 @@ mod init;
 mod key;
 mod landing;
 mod links;
+mod logs;
 mod messages;
 mod methods;
 mod module;
@@ -115,6 +116,7 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
         Command::Link(command) => client::block_on(links::link(invocation, command)),
         Command::Method(command) => client::block_on(methods::method(invocation, command)),
         Command::Hooks => client::block_on(hooks::hooks(invocation)),
+        Command::Module(command) => client::block_on(logs::module(invocation, command)),
         Command::Peers(command) => client::block_on(peers::peers(invocation, command)),
         Command::Send(options) => client::block_on(messages::send(invocation, options)),
         Command::Inbox(options) => client::block_on(messages::inbox(invocation, options)),

@@ -7,6 +7,7 @@
 
 mod document;
 mod layers;
+mod modules;
 mod recipient;
 mod text;
 
@@ -27,6 +28,7 @@ use url::{Host, Url};
 
 pub use document::document;
 pub use layers::{Origin, Resolved, resolve};
+pub use modules::ModulesConfig;
 pub use text::DirectoryAddress;
 
 /// Directories that one node registers with; each holds a stream open, so a handful is plenty.
@@ -82,6 +84,8 @@ pub struct NodeConfig {
     pub keys: KeysConfig,
     /// What the node may keep on disk.
     pub storage: StorageConfig,
+    /// Modules' processes.
+    pub modules: ModulesConfig,
     /// Who reads the audit trail's closed segments.
     pub audit: AuditConfig,
     /// Modules' parts in calls that are not their own.
@@ -276,6 +280,7 @@ impl Default for NodeConfig {
             directory: DirectoryConfig::default(),
             keys: KeysConfig::default(),
             storage: StorageConfig::default(),
+            modules: ModulesConfig::default(),
             audit: AuditConfig::default(),
             hooks: HooksConfig::default(),
             log: LogConfig::default(),
@@ -396,7 +401,7 @@ impl NodeConfig {
     /// The first rule broken, by key.
     pub fn check(&self) -> Result<(), BadValue> {
         self.sessions.check()?;
-        let rules: [(&'static str, bool, &'static str); 22] = [
+        let rules: [(&'static str, bool, &'static str); 23] = [
             ("name", self.name.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("sector", self.sector.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("endpoints", self.endpoints.len() <= CARD_ENDPOINTS, "more than 8"),
@@ -429,6 +434,7 @@ impl NodeConfig {
                 self.directory.ca_file.as_os_str().is_empty() || self.directory.ca_file.is_absolute(),
                 "not an absolute path: the node does not run in the folder in which it is started",
             ),
+            ("modules.idle_seconds", self.modules.idle_seconds <= 86_400, "above 86400 (a day)"),
             (
                 "audit.auditor",
                 self.audit.auditor.is_empty() || recipient::is_recipient(&self.audit.auditor),

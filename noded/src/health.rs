@@ -38,6 +38,8 @@ pub(crate) enum Condition {
     LinkMismatch,
     /// A module did not start.
     ModuleDown,
+    /// A module ended too often, and is left down until the operator releases it.
+    ModuleQuarantined,
     /// A module has no room for more of what peers send.
     ModuleFull,
     /// A module's hooks fail again and again.
@@ -139,6 +141,12 @@ impl Condition {
                 Warning,
                 &[],
                 "The module serves without it. Its author has to describe a stronger one; docs/errors.md has each reason.",
+            ),
+            Self::ModuleQuarantined => entry(
+                "module.quarantined",
+                Error,
+                &[],
+                "`openred module logs ID` has its last words; `openred module release ID` has it started again.",
             ),
             Self::ModuleFull => entry(
                 "module.full",

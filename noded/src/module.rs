@@ -11,10 +11,12 @@ mod built_in;
 mod callee;
 mod host;
 mod lives;
+mod meter;
 mod methods;
 mod places;
 pub(crate) mod ports;
 mod seals;
+mod slot;
 mod space;
 mod supervisor;
 #[cfg_attr(not(test), allow(dead_code, reason = "swaps are driven next"))]
@@ -32,6 +34,7 @@ use async_trait::async_trait;
 use openred_module::manifest::Manifest;
 use openred_module::remote::Door;
 use openred_module::{Body, BodyError, Caller, Context, Event, Method, ModuleError, Request, Response, Status};
+use openred_proto::admin::ModuleStatus;
 use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::NodeId;
 use openred_proto::secret::Secret;
@@ -49,6 +52,7 @@ pub(crate) use built_in::{BUILT_IN, BuiltIn};
 use callee::{Asked, Callee};
 use host::{May, ModuleHost};
 use lives::{Life, Troubles};
+use meter::Meter;
 pub(crate) use methods::ModuleMethods;
 use places::Places;
 use ports::{ModuleKeys, PeerCaller};
@@ -74,6 +78,19 @@ struct Loaded {
     callee: Callee,
     context: Context,
     places: Arc<Places>,
+    meter: Arc<Meter>,
+}
+
+impl Loaded {
+    /// Notes what a call cost, and whose it was where it went wrong.
+    fn called(&self, id: &str, route: &str, took: Duration, response: &Response) {
+        let failed = response.status.code() >= 500;
+        self.meter.called(took, failed);
+        if failed {
+            let route = crate::cli::one_line(route);
+            tracing::debug!(module = id, route, status = response.status.code(), "a call went wrong");
+        }
+    }
 }
 
 /// Where modules reach this process, and the channel on which they are asked for.
@@ -135,7 +152,8 @@ impl Modules {
             let (timers, space) = (Arc::clone(&timers), Arc::clone(&space));
             let host = ModuleHost::new(parts, id, pen, timers, space, Arc::clone(&hooks), May::BUILT_IN);
             let context = Context::new(Arc::new(host));
-            (id, Loaded { callee: callee(id, &context), context, places: Arc::default() })
+            let (callee, places) = (callee(id, &context), Arc::default());
+            (id, Loaded { callee, context, places, meter: Arc::default() })
         };
         let loaded = modules.into_iter().map(load).collect();
         let (door, hook_order) = (Door::new(parts.me), parts.hook_order.clone());
@@ -163,13 +181,20 @@ impl Modules {
 
     /// Has every module started, and waits for a while until they serve; one that does not is named by a condition, and
     /// tried again. What keeps them running ends with `tasks`.
-    pub(crate) async fn start(&self, sockets: Sockets, health: &Arc<Health>, tasks: &mut JoinSet<()>) {
+    /// One that nobody calls for `idle`, if that is said, is ended, and started by the next call; it is not started before the first.
+    pub(crate) async fn start(
+        &self,
+        sockets: Sockets,
+        idle: Option<Duration>,
+        health: &Arc<Health>,
+        tasks: &mut JoinSet<()>,
+    ) {
         tasks.spawn(Arc::clone(&self.door).serve(sockets.listener));
         let supervisor = Supervisor::start(sockets.supervisor, tasks);
         let troubles = Troubles::new(Arc::clone(health));
         let mut first = Vec::new();
         for (id, loaded) in &self.loaded {
-            let Some(life) = self.life(id, loaded, &supervisor, &troubles) else { continue };
+            let Some(life) = self.life(id, loaded, idle, &supervisor, &troubles) else { continue };
             let (attempted, hears) = oneshot::channel();
             tasks.spawn(life.run(attempted));
             first.push((*id, hears));
@@ -188,6 +213,7 @@ impl Modules {
         &self,
         id: &'static str,
         loaded: &Loaded,
+        idle: Option<Duration>,
         supervisor: &Arc<Supervisor>,
         troubles: &Arc<Troubles>,
     ) -> Option<Life> {
@@ -196,7 +222,9 @@ impl Modules {
         Some(Life {
             module: BUILT_IN.iter().find(|module| module.id == id)?,
             context: loaded.context.clone(),
+            idle,
             slot: Arc::clone(slot),
+            meter: Arc::clone(&loaded.meter),
             door: Arc::clone(&self.door),
             supervisor: Arc::clone(supervisor),
             troubles: Arc::clone(troubles),
@@ -241,11 +269,20 @@ impl Modules {
 
     /// Names and versions, for `status`.
     pub(crate) fn names(&self) -> Vec<String> {
-        let name = |(id, module): (&&str, &Loaded)| match module.callee.version() {
-            Some(version) => format!("{id} {version}"),
-            None => format!("{id} (away)"),
+        let name = |(id, module): (&&str, &Loaded)| match module.callee.state() {
+            (_, Some(version)) => format!("{id} {version}"),
+            (state, None) => format!("{id} ({state})"),
         };
         self.loaded.iter().map(name).collect()
+    }
+
+    /// What each does and costs, for `status`.
+    pub(crate) fn status(&self) -> Vec<ModuleStatus> {
+        let read = |(id, module): (&&'static str, &Loaded)| {
+            let (state, version) = module.callee.state();
+            module.meter.read(id, state, version)
+        };
+        self.loaded.iter().map(read).collect()
     }
 
     /// A call of the operator.
@@ -258,6 +295,7 @@ impl Modules {
             return refuse(ModuleError::not_found("no-such-module", "this node serves no such module"));
         };
         let Some(_place) = module.places.call(caller) else {
+            module.meter.refused();
             let detail = format!("{id} has too many calls in flight");
             return refuse(ModuleError::new(Status::TooMany, "module-busy", detail));
         };
@@ -270,13 +308,18 @@ impl Modules {
             Ok(request) => request,
             Err(refused) => return refuse(refused),
         };
-        let until = Instant::now() + limit;
+        let (route, begun) = (format!("{:?} {}", request.method, request.path), Instant::now());
+        let until = begun + limit;
         let mut chain = self.hooks.chain(None);
         let response = match timeout_at(until, chain.request(id, request)).await {
-            Ok(Ok(request)) => timeout_at(until, module.callee.dispatch(request)).await.unwrap_or_else(|_| {
-                let detail = format!("{id} did not answer in time");
-                ModuleError::new(Status::TimedOut, "module-timed-out", detail).into()
-            }),
+            Ok(Ok(request)) => {
+                let response = timeout_at(until, module.callee.dispatch(request)).await.unwrap_or_else(|_| {
+                    let detail = format!("{id} did not answer {route} in time");
+                    ModuleError::new(Status::TimedOut, "module-timed-out", detail).into()
+                });
+                module.called(id, &route, begun.elapsed(), &response);
+                response
+            }
             Ok(Err(response)) => response,
             // Hooks have times of their own: it is the body that did not come, which one of them is shown.
             Err(_) => return refuse(BodyError::TimedOut.into()),

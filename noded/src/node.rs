@@ -184,7 +184,9 @@ impl Node {
     /// Starts modules and everything that runs beside the listener; the tasks end with `tasks`.
     pub(crate) async fn start(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<()>) {
         self.links.fetch_keys().await;
-        self.modules.start(sockets, &self.health, tasks).await;
+        let idle = self.config.modules.idle_seconds;
+        let idle = (idle > 0).then(|| Duration::from_secs(idle.into()));
+        self.modules.start(sockets, idle, &self.health, tasks).await;
         let (delivered, inbox) = mpsc::channel(DELIVERIES);
         self.directories.start(&delivered, tasks);
         tasks.spawn(arrivals::take(Arc::clone(&self.links), inbox));

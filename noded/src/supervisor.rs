@@ -15,6 +15,7 @@ mod create;
 mod errand;
 mod filing;
 mod gate;
+mod journal;
 mod keys;
 mod keystore;
 #[cfg(test)]
@@ -250,7 +251,13 @@ async fn run(context: &Context) -> Result<(), Failure> {
     let control = control_listener(context)?;
     let (asker, mut gate) = gate::gate();
     let (_no_asker, mut no_gate) = gate::gate();
-    let control = tokio::spawn(control::serve(control, Arc::clone(&context.starter.board), stop.clone(), asker));
+    let control = tokio::spawn(control::serve(
+        control,
+        Arc::clone(&context.starter.board),
+        stop.clone(),
+        asker,
+        context.modules.clone(),
+    ));
     let (stop_node, stop_keys) = (watch::Sender::new(false), watch::Sender::new(false));
     let (mut node_wanted, mut keys_wanted) = (stop_node.subscribe(), stop_keys.subscribe());
     let started = async {

@@ -57,7 +57,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn help_of_every_command_is_golden_and_fits_80_columns() {
     let (_guard, folder) = folder();
-    let commands: [&[&str]; 43] = [
+    let commands: [&[&str]; 46] = [
         &[],
         &["init"],
         &["up"],
@@ -83,6 +83,9 @@ fn help_of_every_command_is_golden_and_fits_80_columns() {
         &["link", "list"],
         &["link", "show"],
         &["link", "revoke"],
+        &["module"],
+        &["module", "logs"],
+        &["module", "release"],
         &["peers"],
         &["peers", "allow"],
         &["peers", "deny"],

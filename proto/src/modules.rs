@@ -35,6 +35,13 @@ pub enum Ask {
         /// Its id.
         module: String,
     },
+    /// It ended too often: it is not to be started before the operator says so, also where another `noded` asks.
+    Quarantine {
+        /// Its id.
+        module: String,
+        /// One line.
+        why: String,
+    },
     /// It has attached and started.
     Ready {
         /// Its id.
@@ -51,6 +58,18 @@ pub enum Told {
         module: String,
         /// One line.
         reason: String,
+    },
+    /// It is not started before the operator says so.
+    Quarantined {
+        /// Its id.
+        module: String,
+        /// One line.
+        why: String,
+    },
+    /// The operator has said so.
+    Released {
+        /// Its id.
+        module: String,
     },
     /// As was asked, it does not run any more.
     Stopped {
@@ -71,7 +90,10 @@ impl Ask {
     #[must_use]
     pub fn module(&self) -> &str {
         match self {
-            Self::Start { module, .. } | Self::Stop { module } | Self::Ready { module } => module,
+            Self::Start { module, .. }
+            | Self::Stop { module }
+            | Self::Quarantine { module, .. }
+            | Self::Ready { module } => module,
         }
     }
 }
@@ -81,7 +103,11 @@ impl Told {
     #[must_use]
     pub fn module(&self) -> &str {
         match self {
-            Self::Refused { module, .. } | Self::Stopped { module } | Self::Ended { module, .. } => module,
+            Self::Refused { module, .. }
+            | Self::Quarantined { module, .. }
+            | Self::Released { module }
+            | Self::Stopped { module }
+            | Self::Ended { module, .. } => module,
         }
     }
 }

@@ -142,7 +142,9 @@ fn one_that_ends_again_and_again_is_left_down_and_named() {
         let named = conditions.as_array().is_some_and(|conditions| {
             conditions.iter().any(|condition| {
                 let detail = condition["detail"].as_str().unwrap_or_default();
-                condition["code"] == "module.down" && detail.contains("files") && detail.contains("not started again")
+                condition["code"] == "module.quarantined"
+                    && detail.contains("files")
+                    && detail.contains("not started again")
             })
         });
         Ok(named.then_some(()))

@@ -1,6 +1,7 @@
 //! The command line's words. Their help texts are what `openred help` and the manual pages show; nothing acts here.
 
 mod links;
+mod module;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use openred_proto::id::NodeId;
 
 pub(crate) use links::Link;
+pub(crate) use module::Module;
 
 /// Heading of what every command takes.
 const COMMON: &str = "Common options";
@@ -83,6 +85,9 @@ pub(crate) enum Command {
     Method(Method),
     /// Show which modules' hooks calls pass, in what order, and how they do
     Hooks,
+    /// Modules: their logs, and those that are left down
+    #[command(subcommand)]
+    Module(Module),
     /// Nodes this node knows
     #[command(subcommand)]
     Peers(Peers),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{SysconfVar, sysconf};
-use openred_proto::admin::{NodeStatus, Process, SupervisorStatus};
+use openred_proto::admin::{ModuleStatus, NodeStatus, Process, SupervisorStatus};
 use serde::Serialize;
 
 use super::arguments::Watching;
@@ -171,6 +171,8 @@ struct Document<'a> {
     processes: Vec<Row<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<Node>,
+    /// What each module's calls cost since the node's start.
+    modules: &'a [ModuleStatus],
     conditions: Vec<&'a str>,
 }
 
@@ -192,11 +194,13 @@ fn show(invocation: &Invocation, before: Option<&Sample>, sample: &Sample) -> Ex
     let conditions = processes.conditions.iter().chain(node.iter().flat_map(|node| &node.conditions));
     let conditions: Vec<&str> =
         conditions.filter(|condition| condition.severity != "ok").map(|condition| condition.code.as_str()).collect();
-    people(invocation, processes, &rows, node_row.as_ref(), &conditions);
+    let modules = node.as_ref().map_or(&[][..], |node| &node.module_status);
+    people(invocation, processes, &rows, node_row.as_ref(), modules, &conditions);
     if let Some(failure) = missing {
         invocation.output.line(format!("noded: {failure}"));
     }
-    let document = Document { at: now(), state: &processes.state, processes: rows, node: node_row, conditions };
+    let document =
+        Document { at: now(), state: &processes.state, processes: rows, node: node_row, modules, conditions };
     invocation.output.document("openred.top/1", &document);
     status::exit(&sample.seen)
 }
@@ -242,6 +246,7 @@ fn people(
     processes: &SupervisorStatus,
     rows: &[Row<'_>],
     node: Option<&Node>,
+    modules: &[ModuleStatus],
     conditions: &[&str],
 ) {
     let output = &invocation.output;
@@ -267,9 +272,27 @@ fn people(
         ]
     }));
     table(&lines).iter().for_each(|line| output.line(line));
+    if !modules.is_empty() {
+        output.line("");
+        module_table(modules).iter().for_each(|line| output.line(line));
+    }
     if !conditions.is_empty() {
         output.line(format!("\n{} (see `openred status`)", conditions.join(", ")));
     }
+}
+
+/// What modules' calls cost.
+#[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+fn module_table(modules: &[ModuleStatus]) -> Vec<String> {
+    let heads = ["MODULE", "STATE", "CALLS", "ERRORS", "REFUSED", "P50 MS", "P99 MS", "STARTS"];
+    let mut lines = vec![heads.map(String::from).to_vec()];
+    let millis = |micros: u64| format!("{:.1}", micros as f64 / 1e3);
+    lines.extend(modules.iter().map(|module| {
+        let numbers = [module.calls, module.errors, module.refused].map(|count| count.to_string());
+        let times = [millis(module.p50_micros), millis(module.p99_micros), module.starts.to_string()];
+        [one_line(&module.id), one_line(&module.state)].into_iter().chain(numbers).chain(times).collect()
+    }));
+    table(&lines)
 }
 
 #[cfg(test)]

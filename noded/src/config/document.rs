@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 32] = [
+pub(super) const SETTINGS: [Setting; 33] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -72,6 +72,10 @@ pub(super) const SETTINGS: [Setting; 32] = [
     ),
     setting("storage.database_megabytes", "Most megabytes of the database. 0: as the disk has."),
     setting("storage.blobs_megabytes", "Most megabytes of one module's blobs. 0: as the disk has."),
+    setting(
+        "modules.idle_seconds",
+        "A module that is not called for so long is ended, and started by the next call; to 86400. 0: never.",
+    ),
     setting(
         "audit.auditor",
         "The age recipient (age1…) that closed audit segments are sealed to. Empty: filed as they are.",

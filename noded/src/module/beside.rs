@@ -34,7 +34,8 @@ impl Modules {
         judge(&within.via, module)?;
         let caller = Caller::Module(ModuleName::new(from).ok_or(CallError::NotGranted)?);
         let target = self.loaded.get(module).ok_or(CallError::NoModule)?;
-        if target.callee.version().is_none() {
+        // One that sleeps is started by the call.
+        if target.callee.is_down() {
             return Err(CallError::NoModule);
         }
         let _place = target.places.call(caller).ok_or(CallError::Busy)?;

@@ -1,13 +1,14 @@
 //! Whom the host calls: a module in its own process, or, in the host's own tests, one that is linked.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use openred_module::remote::{Attached, HookAsk, Undecided};
+use openred_module::remote::{HookAsk, Undecided};
 #[cfg(test)]
 use openred_module::{Context, Instance};
-use openred_module::{Event, ModuleError, Request, Response, Status, Verdict};
+use openred_module::{Event, Request, Response, Verdict};
 
 use super::places::Places;
+use super::slot::Slot;
 use crate::hooks::{Askable, Failure};
 
 /// A module as the host's table has it.
@@ -20,51 +21,44 @@ pub(super) enum Callee {
     Linked(Arc<Instance>, Context),
 }
 
-/// Where a module is attached, while it is.
-#[derive(Default)]
-pub(super) struct Slot(Mutex<Option<Arc<Attached>>>);
-
-impl Slot {
-    /// From now on calls go here; nothing: nowhere.
-    pub(super) fn set(&self, attached: Option<Arc<Attached>>) {
-        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), attached);
-        // Outside the lock: the last one to let go of an attachment ends it.
-        drop(before);
-    }
-
-    fn get(&self) -> Option<Arc<Attached>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 impl Callee {
-    /// Its version, as it says; nothing while it is away.
-    pub(super) fn version(&self) -> Option<String> {
+    /// How it is, in a word, and its version, as it says; nothing while it does not run.
+    pub(super) fn state(&self) -> (&'static str, Option<String>) {
         match self {
-            Self::Process(slot) => slot.get().map(|attached| attached.version().to_owned()),
+            Self::Process(slot) => slot.state(),
             #[cfg(test)]
-            Self::Linked(instance, _) => Some(instance.manifest().version.to_owned()),
+            Self::Linked(instance, _) => ("serving", Some(instance.manifest().version.to_owned())),
         }
+    }
+
+    /// Whether a call of it would be refused at once.
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self.state().0, "away" | "quarantined")
     }
 
     /// Serves one call; always answers.
     pub(super) async fn dispatch(&self, request: Request) -> Response {
         match self {
-            Self::Process(slot) => match slot.get() {
-                Some(attached) => attached.dispatch(request).await,
-                None => down().into(),
+            Self::Process(slot) => match slot.awake().await {
+                Ok(used) => used.attached.dispatch(request).await,
+                Err(error) => error.into(),
             },
             #[cfg(test)]
             Self::Linked(instance, context) => instance.dispatch(context.clone(), request).await,
         }
     }
 
-    /// Tells it of an event. One that is away hears nothing: its start looks at what there is.
+    /// Tells it of an event. A timer wakes it, as a call does; of all else one that does not run hears nothing: its start looks at what
+    /// there is.
     pub(super) async fn event(&self, event: Event) {
         match self {
             Self::Process(slot) => {
-                if let Some(attached) = slot.get() {
-                    attached.event(event).await;
+                let used = match event {
+                    Event::Timer(_) => slot.awake().await.ok(),
+                    _ => slot.now(),
+                };
+                if let Some(used) = used {
+                    used.attached.event(event).await;
                 }
             }
             #[cfg(test)]
@@ -84,12 +78,13 @@ impl Askable for Asked {
     async fn ask(&self, ask: HookAsk) -> Result<Verdict, Failure> {
         let Some(_place) = self.places.hook(ask.class) else { return Err(Failure::Saturated) };
         match &self.callee {
-            Callee::Process(slot) => match slot.get() {
-                Some(attached) => attached.hook(ask).await.map_err(|undecided| match undecided {
+            // One that sleeps is started for it, within the time that the hook has.
+            Callee::Process(slot) => match slot.awake().await {
+                Ok(used) => used.attached.hook(ask).await.map_err(|undecided| match undecided {
                     Undecided::Busy => Failure::Saturated,
                     other => Failure::Undecided(other.to_string()),
                 }),
-                None => Err(Failure::Undecided("its module does not run now".to_owned())),
+                Err(error) => Err(Failure::Undecided(error.detail)),
             },
             #[cfg(test)]
             Callee::Linked(instance, context) => {
@@ -98,9 +93,4 @@ impl Askable for Asked {
             }
         }
     }
-}
-
-/// The module does not run now.
-pub(super) fn down() -> ModuleError {
-    ModuleError::new(Status::Unavailable, "module-down", "the module does not run now")
 }

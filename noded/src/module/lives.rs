@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use openred_module::Context;
 use openred_module::remote::{Attached, Door, Fault, PROOF_BYTES};
-use openred_proto::modules::{Ask, Told};
+use openred_proto::modules::{Ask, Told, reason};
 use openred_proto::secret::Secret;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::built_in::BuiltIn;
-use super::callee::Slot;
+use super::meter::Meter;
 use super::methods::ModuleMethods;
+use super::slot::Slot;
 use super::supervisor::Supervisor;
 use crate::clock;
 use crate::health::{Condition, Health};
@@ -39,17 +40,25 @@ const WINDOW: Duration = Duration::from_secs(600);
 pub(super) struct Life {
     pub(super) module: &'static BuiltIn,
     pub(super) context: Context,
+    /// Ended when nobody needs it for so long, and not started before somebody does.
+    pub(super) idle: Option<Duration>,
     pub(super) slot: Arc<Slot>,
+    pub(super) meter: Arc<Meter>,
     pub(super) door: Arc<Door>,
     pub(super) supervisor: Arc<Supervisor>,
     pub(super) troubles: Arc<Troubles>,
     pub(super) methods: Option<Arc<ModuleMethods>>,
 }
 
-/// Which modules are away and why: one condition of the node.
+/// A module that goes idle may take this long to end what it does.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Looks at whether a module is needed, within the time after which it is not.
+const LOOKS: u32 = 4;
+
+/// Which modules are away and why, and which of them stay so: two conditions of the node.
 pub(super) struct Troubles {
     health: Arc<Health>,
-    away: Mutex<BTreeMap<&'static str, String>>,
+    away: Mutex<BTreeMap<&'static str, (Condition, String)>>,
 }
 
 impl Troubles {
@@ -58,21 +67,28 @@ impl Troubles {
     }
 
     pub(super) fn raise(&self, module: &'static str, detail: String) {
-        self.change(|away| drop(away.insert(module, detail)));
+        self.change(|away| drop(away.insert(module, (Condition::ModuleDown, detail))));
+    }
+
+    fn quarantine(&self, module: &'static str, detail: String) {
+        self.change(|away| drop(away.insert(module, (Condition::ModuleQuarantined, detail))));
     }
 
     fn clear(&self, module: &'static str) {
         self.change(|away| drop(away.remove(module)));
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<&'static str, String>)) {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<&'static str, (Condition, String)>)) {
         let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut away);
-        let details: Vec<String> = away.iter().map(|(module, detail)| format!("{module}: {detail}")).collect();
-        if details.is_empty() {
-            self.health.clear(Condition::ModuleDown);
-        } else {
-            self.health.raise(Condition::ModuleDown, clock::now(), details.join("; "));
+        for condition in [Condition::ModuleDown, Condition::ModuleQuarantined] {
+            let of = away.iter().filter(|(_, (of, _))| *of == condition);
+            let details: Vec<String> = of.map(|(module, (_, detail))| format!("{module}: {detail}")).collect();
+            if details.is_empty() {
+                self.health.clear(condition);
+            } else {
+                self.health.raise(condition, clock::now(), details.join("; "));
+            }
         }
     }
 }
@@ -93,7 +109,31 @@ impl Ends {
 }
 
 /// Why a module does not run, in a few words.
-type Trouble = String;
+#[derive(Debug)]
+struct Trouble {
+    detail: String,
+    /// The supervisor does not start it before the operator says so.
+    quarantined: bool,
+}
+
+impl From<String> for Trouble {
+    fn from(detail: String) -> Self {
+        Self { detail, quarantined: false }
+    }
+}
+
+impl From<&str> for Trouble {
+    fn from(detail: &str) -> Self {
+        detail.to_owned().into()
+    }
+}
+
+/// How a module came to its end.
+enum End {
+    /// Nobody needed it.
+    Idle,
+    Trouble(Trouble),
+}
 
 impl Life {
     /// Lives until the node ends. `first` is told how the first attempt went, whichever way.
@@ -101,58 +141,107 @@ impl Life {
         let id = self.module.id;
         let mut told = self.supervisor.hear(id);
         let (mut ends, mut backoff, mut first) = (Ends::default(), Backoff::default(), Some(first));
-        loop {
-            let begun = Instant::now();
-            let trouble = match self.begin(&mut told).await {
-                Ok(attached) => {
-                    if let Some(first) = first.take() {
-                        let _ = first.send(());
-                    }
-                    let fault = self.serve(attached).await;
-                    match self.own_end(fault, &mut told).await {
-                        Some(how) => format!("{fault} ({how})"),
-                        None => fault.to_string(),
-                    }
-                }
-                Err(trouble) => trouble,
-            };
-            let trouble = match self.stop(&mut told).await {
-                Some(how) => format!("{trouble} ({how})"),
-                None => trouble,
-            };
-            if ends.add(Instant::now()) {
-                let detail = format!("{trouble}; it ended {ENDS} times in ten minutes and is not started again");
-                tracing::error!(module = id, "{detail}");
-                self.troubles.raise(id, detail);
-                return;
-            }
-            let pause = backoff.after(begun.elapsed());
-            tracing::warn!(module = id, "{trouble}; it is started again in {} ms", pause.as_millis());
-            self.troubles.raise(id, trouble);
+        let mut said = |()| {
             if let Some(first) = first.take() {
+                // Whoever waits for it may have stopped.
                 let _ = first.send(());
             }
+        };
+        if self.idle.is_some() {
+            self.slot.asleep();
+            said(());
+            self.slot.wanted().await;
+        }
+        loop {
+            self.slot.starting();
+            let begun = Instant::now();
+            let trouble = match self.live(&mut told, &mut said).await {
+                End::Idle => {
+                    tracing::debug!(module = id, "nobody needs it");
+                    self.slot.wanted().await;
+                    continue;
+                }
+                End::Trouble(trouble) => trouble,
+            };
+            self.slot.away();
+            said(());
+            let Trouble { detail, quarantined } = trouble;
+            if quarantined || ends.add(Instant::now()) {
+                let more = format!("{detail}; it ended {ENDS} times in ten minutes and is not started again");
+                self.quarantine(if quarantined { detail } else { more }, &mut told).await;
+                (ends, backoff) = (Ends::default(), Backoff::default());
+                continue;
+            }
+            let pause = backoff.after(begun.elapsed());
+            tracing::warn!(module = id, "{detail}; it is started again in {} ms", pause.as_millis());
+            self.troubles.raise(id, detail);
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// From its start to its end; its process is gone with that.
+    async fn live(&self, told: &mut mpsc::Receiver<Told>, said: &mut (impl FnMut(()) + Send)) -> End {
+        let mut trouble = match self.begin(told).await {
+            Ok(attached) => {
+                said(());
+                let attached = Arc::new(attached);
+                match self.serve(&attached).await {
+                    None => {
+                        // Still attached: a process that sees its connection end might end by itself before.
+                        self.stop(told).await;
+                        return End::Idle;
+                    }
+                    Some(fault) => match self.own_end(fault, told).await {
+                        Some(how) => format!("{fault} ({how})").into(),
+                        None => Trouble::from(fault.to_string()),
+                    },
+                }
+            }
+            Err(trouble) => trouble,
+        };
+        if let Some(how) = self.stop(told).await {
+            trouble.detail = format!("{} ({how})", trouble.detail);
+        }
+        End::Trouble(trouble)
+    }
+
+    /// Stays down until the operator has released it.
+    async fn quarantine(&self, detail: String, told: &mut mpsc::Receiver<Told>) {
+        let id = self.module.id;
+        tracing::error!(module = id, "{detail}");
+        self.slot.quarantined();
+        self.supervisor.ask(Ask::Quarantine { module: id.to_owned(), why: reason(&detail) }).await;
+        self.troubles.quarantine(id, detail);
+        loop {
+            match told.recv().await {
+                Some(Told::Released { .. }) => break,
+                Some(_) => {}
+                // The supervisor has gone, and this process goes with it.
+                None => std::future::pending().await,
+            }
+        }
+        tracing::info!(module = id, "released by the operator");
+        self.troubles.clear(id);
     }
 
     /// Has it started and waits until it serves.
     async fn begin(&self, told: &mut mpsc::Receiver<Told>) -> Result<Attached, Trouble> {
         let mut value = [0; PROOF_BYTES];
-        getrandom::fill(&mut value).map_err(|_| "the kernel's random generator does not answer".to_owned())?;
+        getrandom::fill(&mut value).map_err(|_| "the kernel's random generator does not answer")?;
         let expected = self.door.expect(self.module.id, Secret::new(value), self.context.clone());
         let module = self.module.id.to_owned();
         self.supervisor.ask(Ask::Start { module: module.clone(), value: Secret::new(value) }).await;
         let attached = tokio::select! {
             attached = timeout(ATTACH, expected.attached()) => match attached {
                 Ok(attached) => attached.map_err(|fault| fault.to_string())?,
-                Err(_) => return Err("it did not attach in time".to_owned()),
+                Err(_) => return Err("it did not attach in time".into()),
             },
             said = told.recv() => return Err(match said {
-                Some(Told::Refused { reason, .. }) => reason,
-                Some(Told::Ended { how, .. }) => format!("it ended before it had attached: {how}"),
-                Some(Told::Stopped { .. }) => "it was ended".to_owned(),
-                None => "the supervisor has gone".to_owned(),
+                Some(Told::Refused { reason, .. }) => reason.into(),
+                Some(Told::Quarantined { why, .. }) => Trouble { detail: why, quarantined: true },
+                Some(Told::Ended { how, .. }) => format!("it ended before it had attached: {how}").into(),
+                Some(Told::Stopped { .. } | Told::Released { .. }) => "it was ended".into(),
+                None => "the supervisor has gone".into(),
             }),
         };
         // Before it serves: what it describes is known when it is first called.
@@ -161,22 +250,41 @@ impl Life {
         }
         match timeout(START, attached.start()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(format!("it did not start: {}", error.detail)),
-            Err(_) => return Err("it did not start in time".to_owned()),
+            Ok(Err(error)) => return Err(format!("it did not start: {}", error.detail).into()),
+            Err(_) => return Err("it did not start in time".into()),
         }
         self.supervisor.ask(Ask::Ready { module }).await;
         Ok(attached)
     }
 
-    /// Lets calls in until it ends.
-    async fn serve(&self, attached: Attached) -> Fault {
-        let attached = Arc::new(attached);
+    /// Lets calls in until it ends; nothing if that is because nobody needs it.
+    async fn serve(&self, attached: &Arc<Attached>) -> Option<Fault> {
         tracing::info!(module = self.module.id, version = attached.version(), "attached");
-        self.slot.set(Some(Arc::clone(&attached)));
+        self.meter.started();
+        self.slot.serving(Arc::clone(attached));
         self.troubles.clear(self.module.id);
-        let fault = attached.ended().await;
-        self.slot.set(None);
-        fault
+        tokio::select! {
+            fault = attached.ended() => {
+                self.slot.away();
+                Some(fault)
+            }
+            retired = self.retired() => {
+                // Nobody calls it any more, and whoever does waits for the next one.
+                retired.drain(DRAIN).await;
+                None
+            }
+        }
+    }
+
+    /// Waits until nobody has needed it for as long as was said.
+    async fn retired(&self) -> Arc<Attached> {
+        let Some(idle) = self.idle else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(idle / LOOKS).await;
+            if let Some(retired) = self.slot.retire(idle) {
+                return retired;
+            }
+        }
     }
 
     /// How a process ended whose connection broke: that is seen a moment earlier than its end. Asked at once to end it, the supervisor
@@ -200,7 +308,7 @@ impl Life {
                 match said {
                     Told::Ended { how: by_itself, .. } => how = Some(by_itself),
                     Told::Stopped { .. } => return,
-                    Told::Refused { .. } => {}
+                    Told::Refused { .. } | Told::Quarantined { .. } | Told::Released { .. } => {}
                 }
             }
         };
@@ -233,6 +341,8 @@ mod tests {
         assert_eq!(health.report()[0].detail, "files: it does not answer; messaging: it has gone");
         troubles.clear("files");
         assert_eq!(health.report()[0].detail, "messaging: it has gone");
+        troubles.quarantine("messaging", "again and again".into());
+        assert_eq!(health.report()[0].code, "module.quarantined");
         troubles.clear("messaging");
         assert!(health.report().is_empty());
     }

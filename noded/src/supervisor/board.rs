@@ -15,6 +15,8 @@ use openred_proto::checked::succession::{Step, Succession};
 use openred_proto::unseal::About;
 use openred_proto::vault::AuditStatus;
 
+use super::journal::Journal;
+
 /// Filed segments of the trail from which on somebody should look: 1 GiB, for which a node at work takes years.
 const FILED_MANY: usize = 256;
 /// Names that are read to count them: beside a sealed one lies its hash, and little else belongs there.
@@ -36,6 +38,8 @@ fn noted(role: Role, layer: &Layer) -> bool {
 
 /// State of the key process while the operator wants no key to be held.
 const LOCKED: &str = "locked";
+/// State of a module that waits for the operator.
+const QUARANTINED: &str = "quarantined";
 /// State of a process that is not started again.
 const DOWN: &str = "down";
 
@@ -98,6 +102,8 @@ pub(crate) struct Board {
     started_at: u64,
     /// Which way holds the modules' limits.
     limits: String,
+    /// What modules wrote.
+    pub(crate) journal: Journal,
     inner: Mutex<Inner>,
 }
 
@@ -129,7 +135,7 @@ impl Board {
             unfinished: PathBuf::new(),
             filed: PathBuf::new(),
         };
-        Self { baseline, home, started_at: now, limits, inner: Mutex::new(inner) }
+        Self { baseline, home, started_at: now, limits, journal: Journal::default(), inner: Mutex::new(inner) }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -431,8 +437,8 @@ impl Board {
         let mut ok = true;
         let Inner { entries, modules, .. } = &mut *inner;
         for entry in entries.iter_mut().chain(modules) {
-            let is_wanted =
-                !matches!(entry.state, LOCKED | DOWN) || (entry.state == DOWN && entry.role != Role::Module);
+            let is_wanted = !matches!(entry.state, LOCKED | DOWN | QUARANTINED)
+                || (entry.state == DOWN && entry.role != Role::Module);
             let Some(cage) = &mut entry.cage else {
                 // Where there is to be no process, none can lack a layer.
                 ok &= !is_wanted;

@@ -183,12 +183,14 @@ async fn confined(
         other => return Err(caged.out_of_turn(other).await),
     };
     let looked = starter.board.look(role, caged.pid(), &noted, &expected);
-    let (seen, mut layers) = looked.map_err(|source| Fault::Local { role, source })?;
+    let (seen, mut layers) = match looked {
+        Ok(seen) => seen,
+        Err(source) => return Err(caged.ended_or(Fault::Local { role, source }).await),
+    };
     layers.extend(held.as_ref().map(|held| held.layer(caged.pid())));
     if let Some(layer) = layers.iter().chain(&report.layers).find(|layer| !layer.ok) {
         let layer = Box::new(layer.clone());
-        caged.kill().await;
-        return Err(Fault::Layer { role, layer });
+        return Err(caged.ended_or(Fault::Layer { role, layer }).await);
     }
     let interfaces = owned(&seen.usable_interfaces());
     Ok(Cage { pid: caged.pid(), namespaces: noted, expected, layers, report, interfaces, held })
@@ -239,7 +241,8 @@ fn launch_module(starter: &Starter, plan: ModulePlan) -> Result<Caged, Fault> {
         launch.descriptor(&plan.input)?.descriptor(&starter.null)?.descriptor(&log_end)?.start()
     };
     let (child, host) = build().map_err(local)?;
-    let words = tokio::spawn(starter.log.clone().forward(plan.name, log));
+    let words = starter.board.journal.of(plan.name);
+    let words = tokio::spawn(starter.log.clone().forward_module(plan.name, words, log));
     let watched =
         watch(host).and_then(|host| Ok(Caged { role, host, child: watch(child)?, words, started: Instant::now() }));
     watched.map_err(setup("watching the child"))
@@ -340,6 +343,17 @@ impl Caged {
             Err(_) => {
                 self.kill().await;
                 Err(Fault::Silent { role: self.role, limit: STAGE })
+            }
+        }
+    }
+
+    /// Ends it for a fault. One that has ended by itself has no layers to look at any more: then its end is the fault.
+    async fn ended_or(&self, fault: Fault) -> Fault {
+        match timeout(LAST_WORDS, self.end()).await {
+            Ok(exit) => Fault::Ended { role: self.role, exit },
+            Err(_) => {
+                self.kill().await;
+                fault
             }
         }
     }

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use openred_proto::admin::supervisor_server::{Supervisor, SupervisorServer};
 use openred_proto::admin::{
-    DoctorReport, DoctorRequest, KeyStatus, LockKeysRequest, PeerSelector, RotateKeyRequest, ShowKeyRequest,
-    StatusRequest, StopReply, StopRequest, Subject, SupervisorStatus, UnlockKeysRequest,
+    DoctorReport, DoctorRequest, KeyStatus, LockKeysRequest, ModuleLogLine, ModuleLogRequest, ModuleReleased,
+    ModuleSelector, PeerSelector, RotateKeyRequest, ShowKeyRequest, StatusRequest, StopReply, StopRequest, Subject,
+    SupervisorStatus, UnlockKeysRequest,
 };
 use openred_proto::id::NodeId;
 use openred_proto::unseal::SECRET_BYTES;
 use openred_proto::vault::ShortKey;
 use tokio::net::UnixListener;
-use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
@@ -23,17 +24,23 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::board::Board;
 use super::gate::{Answer, Ask, Asker};
-use crate::cli::Failure;
+use super::journal::Words;
+use super::modules::Modules;
+use crate::cli::{Exit, Failure, one_line};
 
 /// Calls of one connection at a time: a person and a monitor.
 const CALLS: usize = 8;
 /// The longest request carries a passphrase or identities; a longer message is none of ours.
 const MESSAGE: usize = SECRET_BYTES + 64;
 
+/// Lines of a log that wait for their reader.
+const LINES: usize = 64;
+
 struct Control {
     board: Arc<Board>,
     stop: watch::Sender<bool>,
     asker: Asker,
+    modules: Modules,
 }
 
 impl Control {
@@ -49,8 +56,9 @@ pub(crate) async fn serve(
     board: Arc<Board>,
     stop: watch::Sender<bool>,
     asker: Asker,
+    modules: Modules,
 ) -> Result<(), tonic::transport::Error> {
-    let service = SupervisorServer::new(Control { board, stop, asker }).max_decoding_message_size(MESSAGE);
+    let service = SupervisorServer::new(Control { board, stop, asker, modules }).max_decoding_message_size(MESSAGE);
     Server::builder()
         .concurrency_limit_per_connection(CALLS)
         .add_service(service)
@@ -112,12 +120,58 @@ impl Supervisor for Control {
         self.ask(|answer| Ask::Rotate(what, answer)).await
     }
 
+    type ModuleLogStream = ReceiverStream<Result<ModuleLogLine, Status>>;
+
+    async fn module_log(&self, request: Request<ModuleLogRequest>) -> Result<Response<Self::ModuleLogStream>, Status> {
+        check(&request)?;
+        let request = request.into_inner();
+        let Some(words) = self.board.journal.find(&request.module) else {
+            let what = format!("no module {} was started", one_line(&request.module));
+            let help = "`openred status` lists those that were";
+            return Err(Failure::new(Exit::NotFound, "module.unknown", what, help).into_status());
+        };
+        let (to, lines) = mpsc::channel(LINES);
+        tokio::spawn(send_lines(words, request, to));
+        Ok(Response::new(ReceiverStream::new(lines)))
+    }
+
+    async fn release_module(&self, request: Request<ModuleSelector>) -> Result<Response<ModuleReleased>, Status> {
+        check(&request)?;
+        let released = self.modules.release(request.into_inner().module).await;
+        released.map(|()| Response::new(ModuleReleased {})).map_err(Failure::into_status)
+    }
+
     async fn show_subject(&self, request: Request<PeerSelector>) -> Result<Response<Subject>, Status> {
         check(&request)?;
         let peer = request.into_inner().peer.parse();
         let peer: NodeId = peer.map_err(|_| Status::invalid_argument("no node id, did:key:…"))?;
         let subject = self.asker.ask(|answer| Ask::Name(peer, answer)).await.map_err(Failure::into_status)?;
         Ok(Response::new(Subject { subject: Bytes::copy_from_slice(&subject) }))
+    }
+}
+
+/// Sends lines as they come, until there are no more to be sent or nobody reads them.
+async fn send_lines(words: Arc<Words>, request: ModuleLogRequest, to: mpsc::Sender<Result<ModuleLogLine, Status>>) {
+    let mut heard = words.hear();
+    let (mut after, mut most) = (0, request.lines as usize);
+    loop {
+        let last = *heard.borrow_and_update();
+        for line in words.read(after, most) {
+            after = line.number;
+            let line = ModuleLogLine { number: line.number, at: line.at, text: line.text };
+            if to.send(Ok(line)).await.is_err() {
+                return;
+            }
+        }
+        if !request.follow {
+            return;
+        }
+        after = after.max(last);
+        most = usize::MAX;
+        tokio::select! {
+            changed = heard.changed() => if changed.is_err() { return },
+            () = to.closed() => return,
+        }
     }
 }
 

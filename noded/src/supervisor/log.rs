@@ -8,12 +8,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
+use super::journal::Words;
 use crate::cli::one_line;
 use crate::config::LogFormat;
 
@@ -82,14 +83,28 @@ impl Log {
 
     /// Passes on what a child writes, until it ends.
     pub(crate) async fn forward(self, name: &'static str, from: OwnedFd) {
-        let Ok(mut from) = pipe::Receiver::from_owned_fd(from) else { return };
-        let mut splitter = Splitter::default();
-        let mut chunk = vec![0; LINE];
-        while let Ok(count @ 1..) = from.read(&mut chunk).await {
-            splitter.feed(&chunk[..count], |line| self.named(name, line));
-        }
-        splitter.end(|line| self.named(name, line));
+        follow(from, |line| self.named(name, line)).await;
     }
+
+    /// The same for a module, whose lines are kept as well and bounded in their rate.
+    pub(crate) async fn forward_module(self, name: &'static str, words: Arc<Words>, from: OwnedFd) {
+        let take = |line: &[u8]| {
+            let lines = words.take(line, super::now(), Instant::now());
+            lines.iter().for_each(|line| self.named(name, line.as_bytes()));
+        };
+        follow(from, take).await;
+    }
+}
+
+/// Reads lines until nobody can write any more.
+async fn follow(from: OwnedFd, mut emit: impl FnMut(&[u8])) {
+    let Ok(mut from) = pipe::Receiver::from_owned_fd(from) else { return };
+    let mut splitter = Splitter::default();
+    let mut chunk = vec![0; LINE];
+    while let Ok(count @ 1..) = from.read(&mut chunk).await {
+        splitter.feed(&chunk[..count], &mut emit);
+    }
+    splitter.end(emit);
 }
 
 impl Writer {

@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::child::{Caged, Fault, ModulePlan, start_module};
 use super::{Context, now};
+use crate::cli::{Exit, Failure};
 use crate::config::LogFormat;
 use crate::module::{BUILT_IN, BuiltIn};
 
@@ -36,6 +37,8 @@ const STARTS: usize = 20;
 const WINDOW: Duration = Duration::from_secs(600);
 /// Between two looks at what modules take, where nobody but this process holds them to it.
 const LOOK: Duration = Duration::from_millis(250);
+/// Why one is under quarantine that the filter has killed.
+const FILTER: &str = "SIGSYS: a system call outside its filter";
 /// Words to this part of the supervisor that wait: one `noded` after the other, and the end.
 const WORDS: usize = 4;
 
@@ -49,6 +52,8 @@ pub(crate) struct Words(mpsc::Receiver<Word>);
 enum Word {
     /// A `noded` that asks on this end of a pair.
     Node(UnixStream),
+    /// The operator ends a module's quarantine.
+    Release(String, oneshot::Sender<Result<(), Failure>>),
     /// The node ends.
     End(oneshot::Sender<()>),
 }
@@ -67,6 +72,14 @@ impl Modules {
         // What serves them lives as long as the supervisor.
         let _ = self.0.send(Word::Node(UnixStream::from_std(stream)?)).await;
         Ok(())
+    }
+
+    /// Ends a module's quarantine.
+    pub(crate) async fn release(&self, module: String) -> Result<(), Failure> {
+        let stopping = || Failure::new(Exit::Failed, "node.down", "the node is stopping", "start it with `openred up`");
+        let (done, outcome) = oneshot::channel();
+        self.0.send(Word::Release(module, done)).await.map_err(|_| stopping())?;
+        outcome.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// Ends all of them and waits until they are gone.
@@ -111,8 +124,8 @@ enum State {
     /// On its way into its cage; what it shall be given there, and whether it is not wanted any more.
     Starting(Secret<32>, bool),
     Running(Running),
-    /// It broke its filter: nobody starts it again before the whole node is restarted.
-    Barred,
+    /// It ended too often, or broke its filter: nobody starts it before the operator says so.
+    Quarantined(String),
 }
 
 struct Entry {
@@ -152,6 +165,9 @@ pub(crate) async fn serve(context: &Context, mut words: Words) {
         tokio::select! {
             word = words.0.recv() => match word {
                 Some(Word::Node(stream)) => table.node = Some(Channel { stream, bytes: Vec::new() }),
+                Some(Word::Release(module, done)) => {
+                    let _ = done.send(table.release(&module));
+                }
                 Some(Word::End(done)) => {
                     table.end().await;
                     let _ = done.send(());
@@ -220,6 +236,7 @@ impl Table<'_> {
         match ask {
             Ask::Start { value, .. } => self.start(place, value),
             Ask::Stop { .. } => self.stop(place),
+            Ask::Quarantine { why, .. } => self.quarantine(place, why),
             Ask::Ready { .. } => self.context.starter.board.module_state(id, "ready", now()),
         }
     }
@@ -238,7 +255,10 @@ impl Table<'_> {
                 (*wanted, *unwanted) = (value, false);
                 return;
             }
-            State::Barred => "it broke its filter; restart the node when that is explained",
+            State::Quarantined(why) => {
+                let told = Told::Quarantined { module: id.to_owned(), why: why.clone() };
+                return self.tell(&told);
+            }
             State::Away if !is_seldom(starts, Instant::now()) => "it was started too often",
             State::Away => {
                 *state = State::Starting(value, false);
@@ -260,7 +280,7 @@ impl Table<'_> {
                 running.stopping = true;
                 running.child.end_now();
             }
-            State::Away | State::Barred => self.tell(&Told::Stopped { module: id.to_owned() }),
+            State::Away | State::Quarantined(_) => self.tell(&Told::Stopped { module: id.to_owned() }),
         }
     }
 
@@ -273,6 +293,44 @@ impl Table<'_> {
                 running.child.end_now();
             }
         }
+    }
+
+    /// `noded` has seen it end too often. One that runs is ended first: that is asked before this is.
+    fn quarantine(&mut self, place: usize, why: String) {
+        let entry = &mut self.entries[place];
+        if let State::Away = entry.state {
+            entry.state = State::Quarantined(reason(&why));
+        }
+        if let State::Quarantined(_) = entry.state {
+            self.context.starter.board.module_state(entry.module.id, "quarantined", now());
+        }
+    }
+
+    /// The operator's word.
+    fn release(&mut self, module: &str) -> Result<(), Failure> {
+        let named = crate::cli::one_line(module);
+        let Some(entry) = self.entries.iter_mut().find(|entry| entry.module.id == module) else {
+            let what = format!("there is no module {named}");
+            return Err(Failure::new(Exit::NotFound, "module.unknown", what, "`openred status` lists them"));
+        };
+        let State::Quarantined(_) = entry.state else {
+            let what = format!("the module {named} is not under quarantine");
+            return Err(Failure::new(
+                Exit::Conflict,
+                "module.not-quarantined",
+                what,
+                "`openred status` says how it is",
+            ));
+        };
+        entry.state = State::Away;
+        entry.starts.clear();
+        let id = entry.module.id;
+        let board = &self.context.starter.board;
+        board.clear(&format!("module.{id}.filter"));
+        board.module_state(id, "down", now());
+        tracing::info!("the module {id} is released from its quarantine");
+        self.tell(&Told::Released { module: id.to_owned() });
+        Ok(())
     }
 
     fn started(&mut self, place: usize, outcome: Result<Begun, Fault>) {
@@ -322,17 +380,22 @@ impl Table<'_> {
         let wanted = matches!(&entry.state, State::Running(running) if running.stopping);
         let filter = exit.broke_the_filter();
         let how = match &entry.state {
-            _ if filter => String::from("SIGSYS: a system call outside its filter"),
+            _ if filter => FILTER.to_owned(),
             State::Running(running) => running.broke(exit).map_or(exit.to_string(), |what| running.held.breach(what)),
             _ => exit.to_string(),
         };
-        entry.state = if filter { State::Barred } else { State::Away };
+        entry.state = if filter { State::Quarantined(FILTER.to_owned()) } else { State::Away };
+        if wanted {
+            // Nobody needed it, or the node ends: no start too many.
+            entry.starts.pop();
+        }
         let board = &self.context.starter.board;
         board.module_ended(id, &how, wanted, now());
         if filter {
+            board.module_state(id, "quarantined", now());
             board.report(Event::FilterBroken);
             let detail = format!("the module {id} tried a system call outside its filter and was killed");
-            let help = "treat it as a break-in until explained: keep the log, then restart the node";
+            let help = "treat it as a break-in until explained: keep the log; `openred module release ID` has it started again";
             board.alarm(&format!("module.{id}.filter"), detail, help, now());
         } else if !wanted {
             board.report(Event::ProcessDied);
@@ -357,7 +420,7 @@ impl Table<'_> {
                     running.child.end_now();
                 }
                 State::Starting(..) => entry.state = State::Away,
-                State::Away | State::Barred => {}
+                State::Away | State::Quarantined(_) => {}
             }
         }
         while let Some((place, exit)) = self.ending.next().await {
