@@ -5,7 +5,7 @@
 //! Sealing and opening the stream is the unsealer's business.
 
 pub(crate) mod blobs;
-mod tar;
+pub(crate) mod tar;
 
 use std::collections::BTreeMap;
 use std::fs::File;

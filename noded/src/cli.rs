@@ -21,6 +21,7 @@ mod messages;
 mod methods;
 mod module;
 mod output;
+mod packages;
 mod passphrase;
 mod peers;
 mod proofs;
@@ -114,9 +115,9 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
         Command::Key(command) => key::key(invocation, command),
         Command::Backup(command) => backup::backup(invocation, command),
         Command::Link(command) => client::block_on(links::link(invocation, command)),
+        Command::Module(command) => packages::module(invocation, command),
         Command::Method(command) => client::block_on(methods::method(invocation, command)),
         Command::Hooks => client::block_on(hooks::hooks(invocation)),
-        Command::Module(command) => client::block_on(logs::module(invocation, command)),
         Command::Peers(command) => client::block_on(peers::peers(invocation, command)),
         Command::Send(options) => client::block_on(messages::send(invocation, options)),
         Command::Inbox(options) => client::block_on(messages::inbox(invocation, options)),

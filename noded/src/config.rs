@@ -84,7 +84,7 @@ pub struct NodeConfig {
     pub keys: KeysConfig,
     /// What the node may keep on disk.
     pub storage: StorageConfig,
-    /// Modules' processes.
+    /// Modules' processes, and what they may be granted.
     pub modules: ModulesConfig,
     /// Who reads the audit trail's closed segments.
     pub audit: AuditConfig,
@@ -401,7 +401,7 @@ impl NodeConfig {
     /// The first rule broken, by key.
     pub fn check(&self) -> Result<(), BadValue> {
         self.sessions.check()?;
-        let rules: [(&'static str, bool, &'static str); 23] = [
+        let rules: [(&'static str, bool, &'static str); 22] = [
             ("name", self.name.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("sector", self.sector.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("endpoints", self.endpoints.len() <= CARD_ENDPOINTS, "more than 8"),
@@ -434,7 +434,6 @@ impl NodeConfig {
                 self.directory.ca_file.as_os_str().is_empty() || self.directory.ca_file.is_absolute(),
                 "not an absolute path: the node does not run in the folder in which it is started",
             ),
-            ("modules.idle_seconds", self.modules.idle_seconds <= 86_400, "above 86400 (a day)"),
             (
                 "audit.auditor",
                 self.audit.auditor.is_empty() || recipient::is_recipient(&self.audit.auditor),
@@ -463,6 +462,7 @@ impl NodeConfig {
                 return Err(BadValue { key, why });
             }
         }
+        self.modules.check()?;
         for endpoint in &self.endpoints {
             check_endpoint(endpoint).map_err(|why| BadValue { key: "endpoints", why })?;
             if !is_dialable(endpoint) {

@@ -31,6 +31,7 @@ use crate::config::{LogConfig, LogFormat, NodeConfig, resolve};
 use crate::directory::{ResolvedNames, resolve_names};
 use crate::home::Home;
 use crate::keys::CryptodClient;
+use crate::module::Used;
 use crate::module::{self, Disk, DiskThread};
 use crate::node::{Node, NodeError, Parts};
 use crate::sensitive::show_sensitive;
@@ -203,12 +204,15 @@ impl Prepared {
         let Self { outside, names, runtime, terminate, interrupt, store, store_thread, disk, disk_thread, keys } = self;
         let listener = peers.local_addr().map_err(local("the peer-to-peer listener"))?;
         let stopping = Stopping { terminate, interrupt };
+        let (installed, used) = (outside.home.installed(), Used::open(&outside.home.state()));
         let parts = move |listener: SocketAddr| Parts {
             config: outside.config,
             listener,
             keys,
             store,
             disk,
+            used,
+            installed,
             names,
             tls: outside.tls,
         };

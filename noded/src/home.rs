@@ -144,6 +144,16 @@ impl Home {
         self.modules().join("module.sock")
     }
 
+    /// The installed modules; only the operator enters.
+    pub(crate) fn packages(&self) -> PathBuf {
+        self.0.join("modules")
+    }
+
+    /// What `noded` is told of them: in a folder that it reads and cannot write.
+    pub(crate) fn installed(&self) -> PathBuf {
+        self.cryptod().join("modules.json")
+    }
+
     /// The paths that a built-in module keeps in its cage.
     pub(crate) fn module_keeps(&self) -> Vec<KeptPath> {
         let mut kept = vec![KeptPath::readable(&self.modules())];

@@ -24,6 +24,7 @@ pub(crate) mod link;
 pub(crate) mod module;
 pub(crate) mod node;
 pub mod p2p;
+mod packages;
 #[cfg(test)]
 mod rendered;
 pub mod reports;

@@ -9,7 +9,11 @@ mod beside;
 mod blobs;
 mod built_in;
 mod callee;
+mod gates;
+mod granted;
 mod host;
+pub(crate) mod installed;
+mod keeper;
 mod lives;
 mod meter;
 mod methods;
@@ -27,11 +31,11 @@ mod timers;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use openred_module::manifest::Manifest;
+use openred_module::manifest::{Manifest, PermissionName};
 use openred_module::remote::Door;
 use openred_module::{Body, BodyError, Caller, Context, Event, Method, ModuleError, Request, Response, Status};
 use openred_proto::admin::ModuleStatus;
@@ -39,8 +43,7 @@ use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::NodeId;
 use openred_proto::secret::Secret;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock;
@@ -50,14 +53,17 @@ use crate::store::{Pen, RowSeal, Store, Writer};
 pub(crate) use blobs::{Disk, DiskThread};
 pub(crate) use built_in::{BUILT_IN, BuiltIn};
 use callee::{Asked, Callee};
-use host::{May, ModuleHost};
-use lives::{Life, Troubles};
+use gates::Gates;
+use granted::Granted;
+pub(crate) use granted::{USED, Used};
+use host::ModuleHost;
+pub(crate) use installed::Wanted;
+pub(crate) use keeper::{Source, built_in};
 use meter::Meter;
 pub(crate) use methods::ModuleMethods;
 use places::Places;
 use ports::{ModuleKeys, PeerCaller};
 use space::Space;
-use supervisor::Supervisor;
 use timers::Timers;
 
 /// A peer's call ends after this long. The head of the answer counts; a body may take longer.
@@ -70,25 +76,30 @@ const EVENT_TIME: Duration = Duration::from_secs(30);
 const TIMER_AGAIN: Duration = Duration::from_secs(1);
 /// Largest body of the operator's or a peer's call that the host lets pass: routes have lower limits of their own.
 const BODY_BYTES: u64 = 1 << 40;
-/// How long the node waits at its start for its modules; one that takes longer comes later.
-const FIRST: Duration = Duration::from_secs(20);
 
 /// A module in the host's table.
 struct Loaded {
+    id: &'static str,
     callee: Callee,
     context: Context,
     places: Arc<Places>,
     meter: Arc<Meter>,
+    /// None for those that tests link.
+    wanted: Option<Wanted>,
+    /// Of those that were installed.
+    gates: Option<Gates>,
+    /// Ends its life.
+    life: Mutex<Option<AbortHandle>>,
 }
 
 impl Loaded {
     /// Notes what a call cost, and whose it was where it went wrong.
-    fn called(&self, id: &str, route: &str, took: Duration, response: &Response) {
+    fn called(&self, route: &str, took: Duration, response: &Response) {
         let failed = response.status.code() >= 500;
         self.meter.called(took, failed);
         if failed {
             let route = crate::cli::one_line(route);
-            tracing::debug!(module = id, route, status = response.status.code(), "a call went wrong");
+            tracing::debug!(module = self.id, route, status = response.status.code(), "a call went wrong");
         }
     }
 }
@@ -101,8 +112,11 @@ pub(crate) struct Sockets {
 
 /// All modules of this node.
 pub(crate) struct Modules {
-    loaded: BTreeMap<&'static str, Loaded>,
+    loaded: RwLock<BTreeMap<&'static str, Arc<Loaded>>>,
+    parts: Parts,
     timers: Arc<Timers>,
+    space: Arc<Space>,
+    used: Arc<Used>,
     door: Arc<Door>,
     pub(crate) hooks: Arc<Hooks>,
     hook_order: Vec<String>,
@@ -129,48 +143,52 @@ pub(crate) struct Parts {
 }
 
 impl Modules {
-    /// A host for the modules of these ids, each with the key that seals its rows. Nothing runs before [`Modules::start`].
+    /// A host for these modules, each with the key that seals its rows. Nothing runs before [`Modules::start`].
     pub(crate) fn new(
-        parts: &Parts,
-        modules: Vec<(&'static str, Secret<32>)>,
+        parts: Parts,
+        used: Arc<Used>,
+        modules: Vec<(Wanted, Secret<32>)>,
         methods: Arc<ModuleMethods>,
     ) -> Arc<Self> {
-        Self::with(parts, modules, Some(methods), |_, _| Callee::Process(Arc::default()))
+        let empty = Self::empty(parts, used, Some(methods));
+        modules.into_iter().for_each(|(wanted, key)| drop(empty.load(wanted, &key)));
+        empty.into_shared()
     }
 
-    fn with(
-        parts: &Parts,
-        modules: Vec<(&'static str, Secret<32>)>,
-        methods: Option<Arc<ModuleMethods>>,
-        callee: impl Fn(&'static str, &Context) -> Callee,
-    ) -> Arc<Self> {
-        let timers = Arc::new(Timers::default());
-        let space = Space::new(Arc::clone(&parts.health));
-        let hooks = Hooks::new(&parts.health);
-        let load = |(id, key): (&'static str, Secret<32>)| {
-            let pen = Pen::new(RowSeal::new(id, &key), Writer::Active(1));
-            let (timers, space) = (Arc::clone(&timers), Arc::clone(&space));
-            let host = ModuleHost::new(parts, id, pen, timers, space, Arc::clone(&hooks), May::BUILT_IN);
-            let context = Context::new(Arc::new(host));
-            let (callee, places) = (callee(id, &context), Arc::default());
-            (id, Loaded { callee, context, places, meter: Arc::default() })
-        };
-        let loaded = modules.into_iter().map(load).collect();
-        let (door, hook_order) = (Door::new(parts.me), parts.hook_order.clone());
-        let modules = Arc::new(Self { loaded, timers, door, hooks, hook_order, methods });
+    /// From here on modules find each other.
+    fn into_shared(self) -> Arc<Self> {
+        let modules = Arc::new(self);
         // Once, here: nothing runs before.
-        let _ = parts.beside.set(Arc::downgrade(&modules));
+        let _ = modules.parts.beside.set(Arc::downgrade(&modules));
         modules
     }
 
+    fn empty(parts: Parts, used: Arc<Used>, methods: Option<Arc<ModuleMethods>>) -> Self {
+        let space = Space::new(Arc::clone(&parts.health));
+        let hooks = Hooks::new(&parts.health);
+        let (door, hook_order) = (Door::new(parts.me), parts.hook_order.clone());
+        Self { loaded: RwLock::default(), parts, timers: Arc::default(), space, used, door, hooks, hook_order, methods }
+    }
+
+    /// From now on the hooks of the modules that are here are asked, those of them that were granted.
+    pub(crate) fn set_granted_hooks(&self) {
+        let granted = |wanted: &Wanted| {
+            let mut manifest = (*wanted.manifest).clone();
+            manifest.hooks.retain(|hook| wanted.granted.includes(PermissionName::Hook, &hook.entry()));
+            manifest
+        };
+        let all = self.all();
+        let manifests: Vec<Manifest> = all.iter().filter_map(|module| module.wanted.as_ref()).map(granted).collect();
+        self.set_hooks(&manifests.iter().collect::<Vec<_>>());
+    }
+
     /// From now on the hooks of these manifests are asked; one whose module is not here has failed before it begins.
-    pub(crate) fn set_hooks(&self, manifests: &[&Manifest]) {
+    fn set_hooks(&self, manifests: &[&Manifest]) {
         let specs = manifests
             .iter()
             .flat_map(|manifest| manifest.hooks.iter().map(|hook| Spec::of(manifest.id.as_str(), hook)));
         let asked = |spec: Spec| {
-            let module = self.loaded.get(spec.module.as_str());
-            let (callee, places) = match module {
+            let (callee, places) = match self.get(&spec.module) {
                 Some(module) => (module.callee.clone(), Arc::clone(&module.places)),
                 None => (Callee::Process(Arc::default()), Arc::default()),
             };
@@ -179,57 +197,42 @@ impl Modules {
         self.hooks.set(specs.map(asked).collect(), &self.hook_order);
     }
 
-    /// Has every module started, and waits for a while until they serve; one that does not is named by a condition, and
-    /// tried again. What keeps them running ends with `tasks`.
-    /// One that nobody calls for `idle`, if that is said, is ended, and started by the next call; it is not started before the first.
-    pub(crate) async fn start(
-        &self,
-        sockets: Sockets,
-        idle: Option<Duration>,
-        health: &Arc<Health>,
-        tasks: &mut JoinSet<()>,
-    ) {
-        tasks.spawn(Arc::clone(&self.door).serve(sockets.listener));
-        let supervisor = Supervisor::start(sockets.supervisor, tasks);
-        let troubles = Troubles::new(Arc::clone(health));
-        let mut first = Vec::new();
-        for (id, loaded) in &self.loaded {
-            let Some(life) = self.life(id, loaded, idle, &supervisor, &troubles) else { continue };
-            let (attempted, hears) = oneshot::channel();
-            tasks.spawn(life.run(attempted));
-            first.push((*id, hears));
-        }
-        let all = async {
-            for (id, hears) in first {
-                if timeout(FIRST, hears).await.is_err() {
-                    tracing::warn!(module = id, "the node goes on without waiting for it any longer");
-                }
-            }
-        };
-        all.await;
+    /// Puts a module into the table; calls find it from here on.
+    fn load(&self, wanted: Wanted, key: &Secret<32>) -> Arc<Loaded> {
+        let granted = Granted::new(wanted.id, wanted.granted.clone(), &self.used);
+        // What comes with the node is part of it: its own routes are its gates.
+        let is_ours = BUILT_IN.iter().any(|ours| ours.id == wanted.id);
+        let gates = (!is_ours).then(|| Gates::new(Arc::clone(&wanted.manifest), Arc::clone(&granted)));
+        let callee = |_: &Context| Callee::Process(Arc::default());
+        self.put(wanted.id, Some(wanted), gates, granted, key, callee)
     }
 
-    fn life(
+    fn put(
         &self,
         id: &'static str,
-        loaded: &Loaded,
-        idle: Option<Duration>,
-        supervisor: &Arc<Supervisor>,
-        troubles: &Arc<Troubles>,
-    ) -> Option<Life> {
-        #[cfg_attr(not(test), expect(irrefutable_let_patterns, reason = "only tests link modules"))]
-        let Callee::Process(slot) = &loaded.callee else { return None };
-        Some(Life {
-            module: BUILT_IN.iter().find(|module| module.id == id)?,
-            context: loaded.context.clone(),
-            idle,
-            slot: Arc::clone(slot),
-            meter: Arc::clone(&loaded.meter),
-            door: Arc::clone(&self.door),
-            supervisor: Arc::clone(supervisor),
-            troubles: Arc::clone(troubles),
-            methods: self.methods.clone(),
-        })
+        wanted: Option<Wanted>,
+        gates: Option<Gates>,
+        granted: Arc<Granted>,
+        key: &Secret<32>,
+        callee: impl FnOnce(&Context) -> Callee,
+    ) -> Arc<Loaded> {
+        let (timers, space) = (Arc::clone(&self.timers), Arc::clone(&self.space));
+        let pen = Pen::new(RowSeal::new(id, key), Writer::Active(1));
+        let host = ModuleHost::new(&self.parts, id, pen, timers, space, Arc::clone(&self.hooks), granted);
+        let context = Context::new(Arc::new(host));
+        let (callee, places) = (callee(&context), Arc::default());
+        let (meter, life) = (Arc::default(), Mutex::default());
+        let loaded = Arc::new(Loaded { id, callee, context, places, meter, wanted, gates, life });
+        self.loaded.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&loaded));
+        loaded
+    }
+
+    fn get(&self, id: &str) -> Option<Arc<Loaded>> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<Loaded>> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Runs the modules' timers; never returns.
@@ -245,14 +248,15 @@ impl Modules {
 
     /// Tells every module of an event.
     pub(crate) fn tell_all(&self, event: Event) {
-        self.loaded.keys().for_each(|module| {
-            self.tell(module, event);
+        self.all().iter().for_each(|module| {
+            self.tell(module.id, event);
         });
     }
 
     /// False when so many events wait for a module that this one was dropped.
     fn tell(&self, module: &str, event: Event) -> bool {
-        let Some((&id, module)) = self.loaded.get_key_value(module) else { return true };
+        let Some(module) = self.get(module) else { return true };
+        let id = module.id;
         let Some(waiting) = module.places.event() else {
             tracing::warn!(module = id, "too many events wait: one was dropped");
             return false;
@@ -269,20 +273,20 @@ impl Modules {
 
     /// Names and versions, for `status`.
     pub(crate) fn names(&self) -> Vec<String> {
-        let name = |(id, module): (&&str, &Loaded)| match module.callee.state() {
-            (_, Some(version)) => format!("{id} {version}"),
-            (state, None) => format!("{id} ({state})"),
+        let name = |module: &Arc<Loaded>| match module.callee.state() {
+            (_, Some(version)) => format!("{} {version}", module.id),
+            (state, None) => format!("{} ({state})", module.id),
         };
-        self.loaded.iter().map(name).collect()
+        self.all().iter().map(name).collect()
     }
 
     /// What each does and costs, for `status`.
     pub(crate) fn status(&self) -> Vec<ModuleStatus> {
-        let read = |(id, module): (&&'static str, &Loaded)| {
+        let read = |module: &Arc<Loaded>| {
             let (state, version) = module.callee.state();
-            module.meter.read(id, state, version)
+            module.meter.read(module.id, state, version)
         };
-        self.loaded.iter().map(read).collect()
+        self.all().iter().map(read).collect()
     }
 
     /// A call of the operator.
@@ -291,9 +295,10 @@ impl Modules {
     }
 
     async fn call(&self, caller: Caller, head: RequestHead, body: Body) -> (ResponseHead, Body) {
-        let Some((id, module)) = self.loaded.get_key_value(head.module.as_str()) else {
+        let Some(module) = self.get(&head.module) else {
             return refuse(ModuleError::not_found("no-such-module", "this node serves no such module"));
         };
+        let id = module.id;
         let Some(_place) = module.places.call(caller) else {
             module.meter.refused();
             let detail = format!("{id} has too many calls in flight");
@@ -304,7 +309,12 @@ impl Modules {
             0 => most,
             millis => Duration::from_millis(millis).min(most),
         };
-        let request = match to_request(caller, head, body) {
+        let request = to_request(caller, head, body);
+        let passed = request.and_then(|request| match &module.gates {
+            Some(gates) => gates.pass(request),
+            None => Ok(request),
+        });
+        let request = match passed {
             Ok(request) => request,
             Err(refused) => return refuse(refused),
         };
@@ -317,7 +327,7 @@ impl Modules {
                     let detail = format!("{id} did not answer {route} in time");
                     ModuleError::new(Status::TimedOut, "module-timed-out", detail).into()
                 });
-                module.called(id, &route, begun.elapsed(), &response);
+                module.called(&route, begun.elapsed(), &response);
                 response
             }
             Ok(Err(response)) => response,

@@ -4,6 +4,7 @@
 //! go; what needs it waits or fails by name, the rest goes on.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::keys::{CryptodClient, Description, KeysError};
 use crate::link::ports::{Answered, Courier, LinkObserver};
 use crate::link::{self, Links};
 use crate::module::ports::PeerCaller;
-use crate::module::{self, BUILT_IN, Disk, ModuleMethods, Modules, Sockets};
+use crate::module::{self, Disk, ModuleMethods, Modules, Sockets, Source, Used, Wanted};
 use crate::p2p::ports::{LinkHandle, Ports};
 use crate::p2p::{self, NetworkSettings, PeerNetwork, PingPlan, SessionLimits};
 use crate::reports::Reports;
@@ -65,6 +66,9 @@ pub(crate) struct Parts {
     pub(crate) keys: CryptodClient,
     pub(crate) store: Store,
     pub(crate) disk: Disk,
+    pub(crate) used: Arc<Used>,
+    /// Where it is told which modules are installed.
+    pub(crate) installed: PathBuf,
     pub(crate) names: ResolvedNames,
     pub(crate) tls: Arc<rustls::ClientConfig>,
 }
@@ -85,6 +89,7 @@ pub(crate) struct Node {
     /// Operations of the key process, as it said last.
     pub(crate) operations: AtomicU64,
     keys: CryptodClient,
+    installed: PathBuf,
 }
 
 impl Node {
@@ -93,7 +98,7 @@ impl Node {
     /// # Errors
     /// State of another node, a store that cannot be read, a module that cannot be loaded.
     pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Self>, NodeError> {
-        let Parts { config, listener, keys, store, disk, names, tls } = parts;
+        let Parts { config, listener, keys, store, disk, used, installed, names, tls } = parts;
         let (health, reports) = (Arc::new(Health::default()), Arc::new(Reports::default()));
         let described = await_keys(&keys).await;
         let me = described.node;
@@ -149,7 +154,7 @@ impl Node {
             hook_order: config.hooks.order.clone(),
         };
         let methods = ModuleMethods::new(keys.clone(), Arc::clone(&links), Arc::clone(&health));
-        let modules = load_modules(&parts, &keys, &methods).await?;
+        let modules = load_modules(parts, used, &installed, &keys, &methods).await?;
         // Also what became of methods since: what is allowed now is what the first card says.
         directories.allow_methods(links.allowed_methods());
         let ports = Ports {
@@ -178,15 +183,17 @@ impl Node {
             reports,
             operations: AtomicU64::new(described.operations),
             keys,
+            installed,
         }))
     }
 
     /// Starts modules and everything that runs beside the listener; the tasks end with `tasks`.
     pub(crate) async fn start(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<()>) {
         self.links.fetch_keys().await;
+        let source = Source { place: self.installed.clone(), keys: self.keys.clone() };
         let idle = self.config.modules.idle_seconds;
         let idle = (idle > 0).then(|| Duration::from_secs(idle.into()));
-        self.modules.start(sockets, idle, &self.health, tasks).await;
+        self.modules.start(sockets, source, idle, &self.health, tasks).await;
         let (delivered, inbox) = mpsc::channel(DELIVERIES);
         self.directories.start(&delivered, tasks);
         tasks.spawn(arrivals::take(Arc::clone(&self.links), inbox));
@@ -257,19 +264,28 @@ async fn await_keys(keys: &CryptodClient) -> Description {
 }
 
 async fn load_modules(
-    parts: &module::Parts,
+    parts: module::Parts,
+    used: Arc<Used>,
+    installed: &Path,
     keys: &CryptodClient,
     methods: &Arc<ModuleMethods>,
 ) -> Result<Arc<Modules>, NodeError> {
     let mut modules = Vec::new();
-    for module in &BUILT_IN {
-        modules.push((module.id, keys.store_key(module.id).await?));
+    for module in module::built_in() {
+        let key = keys.store_key(module.id).await?;
+        modules.push((module, key));
     }
-    let installed: Vec<&str> = modules.iter().map(|(id, _)| *id).collect();
-    methods.load(&installed).await?;
-    let modules = Modules::new(parts, modules, Arc::clone(methods));
-    // Those that come with the node have none.
-    modules.set_hooks(&[]);
+    let mut known: Vec<&str> = modules.iter().map(|(module, _): &(Wanted, _)| module.id).collect();
+    match module::installed::read(installed) {
+        Ok((wanted, _)) => {
+            known.extend(wanted.iter().map(|module| module.id));
+            methods.load(&known).await?;
+        }
+        // What cannot be read says nothing of what is gone: nothing is retired.
+        Err(error) => tracing::warn!(%error, "what is installed cannot be read"),
+    }
+    let modules = Modules::new(parts, used, modules, Arc::clone(methods));
+    modules.set_granted_hooks();
     Ok(modules)
 }
 

@@ -15,6 +15,7 @@ mod create;
 mod errand;
 mod filing;
 mod gate;
+mod installed;
 mod journal;
 mod keys;
 mod keystore;
@@ -62,6 +63,7 @@ use child::{Fault, Starter};
 pub(crate) use create::create;
 pub(crate) use filing::{Hash, Unfiled, digest, file_waiting, is_sealed, open_filed};
 use gate::{Answer, Gate};
+pub(crate) use installed::change_modules;
 pub(crate) use keystore::put;
 use log::Log;
 use places::{Identities, Places};
@@ -218,12 +220,15 @@ pub(crate) fn up(
         manager,
         modules,
     };
+    installed::tidy(home);
+    // `noded` reads of them when it starts.
+    let known = installed::look(&context);
     // On this thread, which lives as long as the supervisor: a child dies with the thread that started it.
     let ended = runtime.block_on(async {
         tokio::select! {
             ended = run(&context) => ended,
             // Ends only when nobody holds the other end, which the context does.
-            () = modules::serve(&context, words) => Ok(()),
+            () = modules::serve(&context, known, words) => Ok(()),
         }
     });
     let _ = places::remove(&home.control_socket());

@@ -57,7 +57,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn help_of_every_command_is_golden_and_fits_80_columns() {
     let (_guard, folder) = folder();
-    let commands: [&[&str]; 46] = [
+    let commands: [&[&str]; 60] = [
         &[],
         &["init"],
         &["up"],
@@ -84,8 +84,22 @@ fn help_of_every_command_is_golden_and_fits_80_columns() {
         &["link", "show"],
         &["link", "revoke"],
         &["module"],
+        &["module", "install"],
+        &["module", "approve"],
+        &["module", "enable"],
+        &["module", "disable"],
+        &["module", "remove"],
+        &["module", "list"],
+        &["module", "show"],
+        &["module", "audit"],
+        &["module", "call"],
+        &["module", "trust"],
+        &["module", "distrust"],
+        &["module", "trusted"],
         &["module", "logs"],
         &["module", "release"],
+        &["module", "key"],
+        &["module", "sign"],
         &["peers"],
         &["peers", "allow"],
         &["peers", "deny"],

@@ -30,11 +30,13 @@ pub enum Label {
     Succession,
     /// What a module states in its own domain (docs/protocol.md section 3).
     Module,
+    /// A module's package: its manifest, by its publisher.
+    Package,
 }
 
 impl Label {
     /// Every label, for tests that try to confuse them.
-    pub const ALL: [Label; 9] = [
+    pub const ALL: [Label; 10] = [
         Label::Card,
         Label::Static,
         Label::Link,
@@ -44,6 +46,7 @@ impl Label {
         Label::Session,
         Label::Succession,
         Label::Module,
+        Label::Package,
     ];
 
     /// The label's bytes.
@@ -59,6 +62,7 @@ impl Label {
             Label::Session => b"openred/1/session",
             Label::Succession => b"openred/1/succession",
             Label::Module => b"openred/1/module",
+            Label::Package => b"openred/1/package",
         }
     }
 }

@@ -42,6 +42,11 @@ pub enum Ask {
         /// One line.
         why: String,
     },
+    /// What it kept is deleted, as [`Told::Changed`] had it.
+    Forgotten {
+        /// Its id.
+        module: String,
+    },
     /// It has attached and started.
     Ready {
         /// Its id.
@@ -52,6 +57,8 @@ pub enum Ask {
 /// What the supervisor says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Told {
+    /// Which modules are installed, or what they may do, has changed.
+    Changed,
     /// It cannot be started: not in the table, too often, or its cage is not as it must be.
     Refused {
         /// Its id, as it was asked for.
@@ -93,16 +100,18 @@ impl Ask {
             Self::Start { module, .. }
             | Self::Stop { module }
             | Self::Quarantine { module, .. }
+            | Self::Forgotten { module }
             | Self::Ready { module } => module,
         }
     }
 }
 
 impl Told {
-    /// Whom it is about.
+    /// Whom it is about; nobody alone: an empty text.
     #[must_use]
     pub fn module(&self) -> &str {
         match self {
+            Self::Changed => "",
             Self::Refused { module, .. }
             | Self::Quarantined { module, .. }
             | Self::Released { module }

@@ -416,7 +416,7 @@ impl Node {
     /// # Errors
     /// When it does not come up; with its log.
     pub fn up(&mut self) -> Result<()> {
-        self.start(true)
+        self.start(true, "ready")
     }
 
     /// Starts it and waits until its processes are ready, whatever `noded` says of itself.
@@ -424,10 +424,18 @@ impl Node {
     /// # Errors
     /// When they do not come up; with the log.
     pub fn up_without_answers(&mut self) -> Result<()> {
-        self.start(false)
+        self.start(false, "ready")
     }
 
-    fn start(&mut self, answers: bool) -> Result<()> {
+    /// The same where an alarm is known from the beginning.
+    ///
+    /// # Errors
+    /// When they do not come up; with the log.
+    pub fn up_degraded(&mut self) -> Result<()> {
+        self.start(false, "degraded")
+    }
+
+    fn start(&mut self, answers: bool, state: &str) -> Result<()> {
         let home = self.home.to_string_lossy().into_owned();
         let passphrase = format!("{home}.passphrase");
         let log = self.home.with_extension("log");
@@ -439,7 +447,7 @@ impl Node {
             }
             let answer = self.cli(&["status"])?;
             let status: Value = if answers { answer.json()? } else { serde_json::from_str(answer.stdout.trim())? };
-            Ok((status["supervisor"]["state"] == "ready").then_some(()))
+            Ok((status["supervisor"]["state"] == state).then_some(()))
         })
         .with_context(|| daemon.output())?;
         self.daemon = Some(daemon);

@@ -12,8 +12,8 @@ use crate::tap::Tap;
 
 /// First uid of the next node, as root: nodes of one host take disjoint ranges.
 static NEXT_UID: AtomicU32 = AtomicU32::new(62_000);
-/// Uids that one node may take.
-const UID_RANGE: u32 = 10;
+/// Uids that one node may take: four of its own, and one for each module.
+const UID_RANGE: u32 = 68;
 
 /// A directory, its recording proxy, and room for nodes.
 #[derive(Debug)]

@@ -115,6 +115,9 @@ pub struct Manifest {
     pub methods: Vec<MethodDescription>,
 }
 
+/// What this build speaks.
+pub const SPOKEN: Abi = Abi { oldest: 1, newest: 1 };
+
 /// The versions of the contract that a module speaks, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

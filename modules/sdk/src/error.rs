@@ -180,6 +180,7 @@ impl From<CallError> for ModuleError {
 impl From<PeerError> for ModuleError {
     fn from(error: PeerError) -> Self {
         let (status, code) = match error {
+            PeerError::NotGranted => (Status::Forbidden, "not-granted"),
             PeerError::NotLinked => (Status::NotFound, "peer-not-linked"),
             PeerError::Unreachable => (Status::BadGateway, "peer-unreachable"),
             PeerError::TimedOut => (Status::TimedOut, "peer-timed-out"),

@@ -112,6 +112,9 @@ pub enum PeerError {
     /// There is no active link with that node.
     #[error("not linked with that peer")]
     NotLinked,
+    /// The module was not granted `peer.send`.
+    #[error("the module was not granted peer.send")]
+    NotGranted,
     /// No carrier reaches the peer, or the handshake failed. The request was not delivered.
     #[error("the peer cannot be reached")]
     Unreachable,

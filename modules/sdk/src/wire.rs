@@ -14,9 +14,9 @@ pub(crate) mod words;
 use crate::host::BLOB_CHUNK;
 
 /// Version of the contract that this crate speaks best, and the oldest that it still speaks.
-pub(crate) const NEWEST: u32 = 1;
+pub(crate) const NEWEST: u32 = crate::manifest::SPOKEN.newest;
 /// See [`NEWEST`]: that one, the one before it, and the one before that.
-pub(crate) const OLDEST: u32 = if NEWEST > 2 { NEWEST - 2 } else { 1 };
+pub(crate) const OLDEST: u32 = crate::manifest::SPOKEN.oldest;
 /// Features by name; both sides use those that both have.
 pub(crate) const FEATURES: [&str; 1] = [HOOKS];
 /// Calls of hooks and their answers.

@@ -11,7 +11,7 @@ const LONGEST: u64 = (1 << 33) - 1;
 /// Marks such a size.
 const BINARY: u8 = 0x80;
 /// Two empty blocks end an archive.
-pub(super) const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
+pub(crate) const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 const ZEROS: [u8; BLOCK] = [0; BLOCK];
 
 // Fields of a header: where each lies.
@@ -24,7 +24,7 @@ const MAGIC: std::ops::Range<usize> = 257..265;
 const PREFIX: std::ops::Range<usize> = 345..500;
 
 /// The header of a regular file that only its owner may use.
-pub(super) fn header(name: &str, size: u64, modified: u64) -> [u8; BLOCK] {
+pub(crate) fn header(name: &str, size: u64, modified: u64) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     let mut put = |at: usize, text: &str| block[at..at + text.len()].copy_from_slice(text.as_bytes());
     let (folder, name) = match name.rsplit_once('/') {
@@ -52,7 +52,7 @@ pub(super) fn header(name: &str, size: u64, modified: u64) -> [u8; BLOCK] {
 }
 
 /// What fills the last block of a file of `size` bytes.
-pub(super) fn padding(size: u64) -> &'static [u8] {
+pub(crate) fn padding(size: u64) -> &'static [u8] {
     &ZEROS[..missing(size)]
 }
 
@@ -69,7 +69,7 @@ fn checksum(block: &[u8; BLOCK]) -> u32 {
 }
 
 /// The next file's name and size; none at the end.
-pub(super) fn read_header(stream: &mut impl Read) -> Result<Option<(String, u64)>, ArchiveError> {
+pub(crate) fn read_header(stream: &mut impl Read) -> Result<Option<(String, u64)>, ArchiveError> {
     let mut block = [0; BLOCK];
     stream.read_exact(&mut block).map_err(cut)?;
     if block == ZEROS {
@@ -104,7 +104,7 @@ fn size(field: &[u8]) -> Option<u64> {
 }
 
 /// Reads over what fills a file's last block, which must be zeros.
-pub(super) fn skip_padding(stream: &mut impl Read, size: u64) -> Result<(), ArchiveError> {
+pub(crate) fn skip_padding(stream: &mut impl Read, size: u64) -> Result<(), ArchiveError> {
     let mut rest = [0; BLOCK];
     let rest = &mut rest[..missing(size)];
     stream.read_exact(rest).map_err(cut)?;

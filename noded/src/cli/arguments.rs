@@ -1,7 +1,7 @@
 //! The command line's words. Their help texts are what `openred help` and the manual pages show; nothing acts here.
 
 mod links;
-mod module;
+mod modules;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use openred_proto::id::NodeId;
 
 pub(crate) use links::Link;
-pub(crate) use module::Module;
+pub(crate) use modules::Module;
 
 /// Heading of what every command takes.
 const COMMON: &str = "Common options";
@@ -85,7 +85,7 @@ pub(crate) enum Command {
     Method(Method),
     /// Show which modules' hooks calls pass, in what order, and how they do
     Hooks,
-    /// Modules: their logs, and those that are left down
+    /// Modules: install, review, approve, remove; what they wrote
     #[command(subcommand)]
     Module(Module),
     /// Nodes this node knows

@@ -4,19 +4,11 @@
 use openred_proto::admin::{ModuleLogLine, ModuleLogRequest, ModuleSelector};
 use serde_json::json;
 
-use super::arguments::Module;
 use super::client::{request, supervisor};
 use super::output::{moment, now};
 use super::{Exit, Failure, Invocation, one_line};
 
-pub(crate) async fn module(invocation: &Invocation, command: Module) -> Result<Exit, Failure> {
-    match command {
-        Module::Logs { module, lines, follow } => logs(invocation, module, lines, follow).await,
-        Module::Release { module } => release(invocation, module).await,
-    }
-}
-
-async fn logs(invocation: &Invocation, module: String, lines: u32, follow: bool) -> Result<Exit, Failure> {
+pub(crate) async fn logs(invocation: &Invocation, module: String, lines: u32, follow: bool) -> Result<Exit, Failure> {
     // A stream has no time by which it must be over.
     let asked = tonic::Request::new(ModuleLogRequest { module, lines, follow });
     let mut stream = supervisor(invocation).await?.module_log(asked).await?.into_inner();
@@ -36,7 +28,7 @@ fn show(invocation: &Invocation, line: &ModuleLogLine, before: Option<u64>) {
     invocation.output.document("openred.module-log/1", line);
 }
 
-async fn release(invocation: &Invocation, module: String) -> Result<Exit, Failure> {
+pub(crate) async fn release(invocation: &Invocation, module: String) -> Result<Exit, Failure> {
     let selector = ModuleSelector { module: module.clone() };
     supervisor(invocation).await?.release_module(request(selector)).await?;
     invocation.output.line(format!("{} is released and started again", one_line(&module)));

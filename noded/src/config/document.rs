@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 33] = [
+pub(super) const SETTINGS: [Setting; 34] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -75,6 +75,10 @@ pub(super) const SETTINGS: [Setting; 33] = [
     setting(
         "modules.idle_seconds",
         "A module that is not called for so long is ended, and started by the next call; to 86400. 0: never.",
+    ),
+    setting(
+        "modules.ceiling",
+        "What may be granted to installed modules: permissions, each for any amount or with =AMOUNT.",
     ),
     setting(
         "audit.auditor",

@@ -33,7 +33,7 @@ impl Modules {
     ) -> Result<Response, CallError> {
         judge(&within.via, module)?;
         let caller = Caller::Module(ModuleName::new(from).ok_or(CallError::NotGranted)?);
-        let target = self.loaded.get(module).ok_or(CallError::NoModule)?;
+        let target = self.get(module).ok_or(CallError::NoModule)?;
         // One that sleeps is started by the call.
         if target.callee.is_down() {
             return Err(CallError::NoModule);
@@ -45,6 +45,13 @@ impl Modules {
             Request::new(caller, request.method, request.path).with_body(&request.content_type, request.body);
         (call.length, call.idempotency_key, call.via) = (request.length, request.idempotency_key, within.via);
         call.deadline = Some(deadline.unwrap_or_else(|| clock::now().plus(CALL_TIME).0));
+        let call = match &target.gates {
+            Some(gates) => match gates.pass(call) {
+                Ok(call) => call,
+                Err(refused) => return Ok(refused.into()),
+            },
+            None => call,
+        };
         timeout(left.min(CALL_TIME), target.callee.dispatch(call)).await.map_err(|_| CallError::TimedOut)
     }
 }

@@ -70,12 +70,25 @@ impl Disk {
         answer.await.map_err(|_| HostError::ShuttingDown)?
     }
 
-    pub(super) async fn write(&self, module: &'static str, name: &BlobName, offset: u64, bytes: Bytes) -> Result<()> {
+    /// Writes, if the module's blobs are not more than `most` bytes then.
+    pub(super) async fn write(
+        &self,
+        module: &'static str,
+        name: &BlobName,
+        offset: u64,
+        bytes: Bytes,
+        most: Option<u64>,
+    ) -> Result<()> {
         if bytes.len() > BLOB_CHUNK {
             return Err(HostError::TooLarge { limit: BLOB_CHUNK });
         }
         let name = name.clone();
-        self.call(move |folder| folder.write(module, &name, offset, &bytes)).await
+        self.call(move |folder| folder.write(module, &name, offset, &bytes, most)).await
+    }
+
+    /// Deletes every blob of a module.
+    pub(super) async fn forget(&self, module: &'static str) -> Result<()> {
+        self.call(move |folder| folder.forget(module)).await
     }
 
     pub(super) async fn read(&self, module: &'static str, name: &BlobName, offset: u64, most: usize) -> Result<Bytes> {
@@ -158,11 +171,19 @@ impl Folder {
         self.open.retain(|(open, _)| open != path);
     }
 
-    fn write(&mut self, module: &'static str, name: &BlobName, offset: u64, bytes: &[u8]) -> Result<()> {
+    fn write(
+        &mut self,
+        module: &'static str,
+        name: &BlobName,
+        offset: u64,
+        bytes: &[u8],
+        most: Option<u64>,
+    ) -> Result<()> {
         let before = self.length(module, name)?.unwrap_or(0);
         let after = before.max(offset.saturating_add(bytes.len() as u64));
         let others = self.used(module).map_err(fault)?.saturating_sub(before);
-        if self.most_bytes > 0 && others.saturating_add(after) > self.most_bytes {
+        let all = others.saturating_add(after);
+        if self.most_bytes > 0 && all > self.most_bytes || most.is_some_and(|most| all > most) {
             return Err(HostError::Full);
         }
         let file = self.file(module, name, true).map_err(fault)?.ok_or(HostError::Storage)?;
@@ -248,6 +269,17 @@ impl Folder {
         Ok(used)
     }
 
+    /// Deletes every blob of a module.
+    fn forget(&mut self, module: &'static str) -> Result<()> {
+        let folder = self.root.join(module);
+        self.open.retain(|(open, _)| !open.starts_with(&folder));
+        self.used.remove(module);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(fault(error)),
+            _ => Ok(()),
+        }
+    }
+
     fn sync_folder(&self, module: &str) -> io::Result<()> {
         File::open(self.root.join(module))?.sync_all()
     }
@@ -300,14 +332,16 @@ mod tests {
         let name = BlobName::new("a").unwrap();
         let chunk = vec![7; BLOB_CHUNK];
         for _ in 0..3 {
-            assert_eq!(folder.write("m", &name, 0, &chunk), Err(HostError::Full));
+            assert_eq!(folder.write("m", &name, 0, &chunk, None), Err(HostError::Full));
             let there = folder.length("m", &name).unwrap().unwrap();
             assert!(0 < there && there <= SIZE as u64, "{there} bytes of the write fitted");
             assert_eq!(folder.used("m").unwrap(), there);
         }
         folder.delete("m", &name).unwrap();
         assert_eq!(folder.used("m").unwrap(), 0);
-        assert_eq!(folder.write("m", &name, 0, &chunk[..1000]), Ok(()));
+        assert_eq!(folder.write("m", &name, 0, &chunk[..1000], None), Ok(()));
+        assert_eq!(folder.write("m", &name, 1000, &chunk[..1], Some(1000)), Err(HostError::Full), "its own quota");
+        assert_eq!(folder.write("m", &name, 999, &chunk[..1], Some(1000)), Ok(()));
         assert_eq!(folder.used("m").unwrap(), 1000);
     }
 }

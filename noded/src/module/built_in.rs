@@ -2,6 +2,9 @@
 //!
 //! Read by both sides: the supervisor starts no other module, `noded` awaits no other.
 
+use std::sync::LazyLock;
+
+use openred_module::manifest::Manifest;
 use openred_policy::limits::Limits;
 
 /// A module that comes with the node.
@@ -16,6 +19,21 @@ pub(crate) struct BuiltIn {
     /// What it may take of the machine.
     pub(crate) limits: Limits,
 }
+
+impl BuiltIn {
+    /// Its manifest, which its program was built with.
+    pub(crate) fn manifest(&self) -> &'static Manifest {
+        static ALL: LazyLock<[Manifest; 2]> = LazyLock::new(|| {
+            [("messaging", MESSAGING), ("files", FILES)]
+                .map(|(name, text)| Manifest::parse(name, text).expect("the manifest was read by a test"))
+        });
+        let own = ALL.iter().find(|manifest| manifest.id.as_str() == self.id);
+        own.expect("each has its manifest, which a test looks at")
+    }
+}
+
+const MESSAGING: &str = include_str!("../../../modules/messaging/openred.toml");
+const FILES: &str = include_str!("../../../modules/files/openred.toml");
 
 /// All of them.
 pub(crate) static BUILT_IN: [BuiltIn; 2] = [
@@ -33,6 +51,7 @@ mod tests {
     #[test]
     fn each_has_an_id_and_a_uid_of_its_own() {
         for (number, module) in BUILT_IN.iter().enumerate() {
+            assert_eq!(module.manifest().program.as_str(), module.program);
             assert!(module.id.len() <= openred_proto::modules::MODULE_ID_BYTES);
             assert!(BUILT_IN[..number].iter().all(|other| other.id != module.id && other.slot != module.slot));
         }

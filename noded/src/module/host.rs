@@ -3,10 +3,12 @@
 //! Rows are sealed before they reach the database (`store::seal`). Blobs are plain files: what a module keeps there is
 //! protected by the state directory's mode and the cage, no further (SECURITY.md).
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use openred_module::manifest::PermissionName;
 use openred_module::{
     AuditEvent, Batch, BlobName, CallError, Committed, Host, HostError, KEY_LIMIT, Method, PeerError, PeerRequest,
     Response, Scan, ScanPage, Status, TimerId, Within,
@@ -17,6 +19,8 @@ use openred_proto::id::{NodeId, UnixMillis};
 use sha2::{Digest as _, Sha256};
 
 use super::blobs::Disk;
+use super::built_in::BUILT_IN;
+use super::granted::Granted;
 use super::ports::{ModuleKeys, PeerCaller};
 use super::seals::{self, Seals};
 use super::space::{Place, Space, batch_bytes};
@@ -40,20 +44,11 @@ pub(super) struct ModuleHost {
     keys: Arc<dyn ModuleKeys>,
     seals: Seals,
     beside: Beside,
-    may: May,
-}
-
-/// What the operator has granted beyond its own state and the same module of peers.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct May {
-    pub(super) sign: bool,
-    pub(super) seal: bool,
-    pub(super) call: bool,
-}
-
-impl May {
-    /// What comes with the node is part of it.
-    pub(super) const BUILT_IN: Self = Self { sign: true, seal: true, call: true };
+    granted: Arc<Granted>,
+    /// What comes with the node is part of it: it signs, seals and calls unasked.
+    is_ours: bool,
+    /// At least the bytes of its rows: what was written since they were counted is added, what was replaced is not taken off.
+    rows: AtomicU64,
 }
 
 impl ModuleHost {
@@ -64,7 +59,7 @@ impl ModuleHost {
         timers: Arc<Timers>,
         space: Arc<Space>,
         hooks: Arc<Hooks>,
-        may: May,
+        granted: Arc<Granted>,
     ) -> Self {
         Self {
             me: parts.me,
@@ -79,13 +74,40 @@ impl ModuleHost {
             keys: Arc::clone(&parts.keys),
             seals: Seals::default(),
             beside: Arc::clone(&parts.beside),
-            may,
+            granted,
+            is_ours: BUILT_IN.iter().any(|ours| ours.id == module),
+            rows: AtomicU64::new(u64::MAX),
         }
     }
 
     /// Only the active generation of a module changes what is not a row, which has no copies.
     fn active(&self) -> Result<(), HostError> {
         if self.pen.is_active() { Ok(()) } else { Err(HostError::ShuttingDown) }
+    }
+}
+
+impl ModuleHost {
+    fn unasked_or(&self, may: impl FnOnce(&Granted) -> bool) -> Result<(), HostError> {
+        if self.is_ours || may(&self.granted) { Ok(()) } else { Err(HostError::NotGranted) }
+    }
+
+    fn knows_peers(&self) -> Result<(), HostError> {
+        if self.granted.knows_peers() { Ok(()) } else { Err(HostError::NotGranted) }
+    }
+
+    /// Whether so many more bytes of rows fit. The rows are counted when the estimate says that they might not.
+    async fn row_quota(&self, more: u64) -> Result<(), HostError> {
+        let Some(most) = self.granted.bytes(PermissionName::KvQuota) else { return Ok(()) };
+        let fits = |rows: u64| rows.saturating_add(more) <= most;
+        if more > 0 && !fits(self.rows.load(Ordering::Relaxed)) {
+            let rows = self.store.row_bytes(self.module).await?;
+            self.rows.store(rows, Ordering::Relaxed);
+            if !fits(rows) {
+                return Err(HostError::Full);
+            }
+        }
+        self.rows.fetch_add(more, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -119,52 +141,64 @@ impl Host for ModuleHost {
         if key.len() > KEY_LIMIT {
             return Err(HostError::TooLarge { limit: KEY_LIMIT });
         }
+        self.granted.need(PermissionName::KvQuota)?;
         Ok(self.store.row(self.pen.seal(), key).await?)
     }
 
     async fn apply(&self, batch: Batch) -> Result<Committed, HostError> {
         batch.check()?;
+        self.granted.need(PermissionName::KvQuota)?;
         let bytes = batch_bytes(&batch);
+        self.row_quota(bytes).await?;
         let applied = self.store.apply(Arc::clone(&self.pen), batch).await.map_err(HostError::from);
         self.space.noted(self.module, Place::Rows, bytes, applied)
     }
 
     async fn scan(&self, scan: Scan) -> Result<ScanPage, HostError> {
+        self.granted.need(PermissionName::KvQuota)?;
         Ok(self.store.scan(self.pen.seal(), scan).await?)
     }
 
     async fn blob_write(&self, name: &BlobName, offset: u64, bytes: Bytes) -> Result<(), HostError> {
         self.active()?;
+        self.granted.need(PermissionName::BlobQuota)?;
         let count = bytes.len() as u64;
-        let written = self.disk.write(self.module, name, offset, bytes).await;
+        let most = self.granted.bytes(PermissionName::BlobQuota);
+        let written = self.disk.write(self.module, name, offset, bytes, most).await;
         self.space.noted(self.module, Place::Blobs, count, written)
     }
 
     async fn blob_read(&self, name: &BlobName, offset: u64, most: usize) -> Result<Bytes, HostError> {
+        self.granted.need(PermissionName::BlobQuota)?;
         self.disk.read(self.module, name, offset, most).await
     }
 
     async fn blob_length(&self, name: &BlobName) -> Result<Option<u64>, HostError> {
+        self.granted.need(PermissionName::BlobQuota)?;
         self.disk.length(self.module, name).await
     }
 
     async fn blob_sync(&self, name: &BlobName) -> Result<(), HostError> {
+        self.granted.need(PermissionName::BlobQuota)?;
         self.disk.sync(self.module, name).await
     }
 
     async fn blob_rename(&self, from: &BlobName, to: &BlobName) -> Result<(), HostError> {
         self.active()?;
+        self.granted.need(PermissionName::BlobQuota)?;
         self.disk.rename(self.module, from, to).await
     }
 
     async fn blob_delete(&self, name: &BlobName) -> Result<(), HostError> {
         self.active()?;
+        self.granted.need(PermissionName::BlobQuota)?;
         self.disk.delete(self.module, name).await?;
         self.space.blob_deleted();
         Ok(())
     }
 
     async fn blob_list(&self, after: Option<&BlobName>) -> Result<Vec<BlobName>, HostError> {
+        self.granted.need(PermissionName::BlobQuota)?;
         self.disk.list(self.module, after).await
     }
 
@@ -172,6 +206,7 @@ impl Host for ModuleHost {
         if self.pen.is_copy() {
             return Err(PeerError::Unreachable);
         }
+        self.granted.need_peer()?;
         let mut chain = self.hooks.chain(Some(self.module));
         let request = match chain.outbound(self.module, peer, request).await {
             Ok(request) => request,
@@ -198,10 +233,12 @@ impl Host for ModuleHost {
     }
 
     async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError> {
+        self.knows_peers()?;
         Ok(self.peers.is_linked(&peer))
     }
 
     async fn identities(&self, peer: NodeId) -> Result<Vec<NodeId>, HostError> {
+        self.knows_peers()?;
         Ok(self.peers.identities(&peer))
     }
 
@@ -218,26 +255,26 @@ impl Host for ModuleHost {
     }
 
     async fn sign(&self, domain: &str, body: Bytes) -> Result<Bytes, HostError> {
-        granted(self.may.sign)?;
         if !is_domain(domain) {
             return Err(HostError::BadDomain);
         }
+        self.unasked_or(|granted| granted.may_do(PermissionName::SignDomain, domain))?;
         let digest = Sha256::digest(&body).into();
         self.keys.sign(self.module, domain, digest, body.len() as u64).await.map_err(seals::failed)
     }
 
     async fn seal(&self, context: Bytes, body: Bytes) -> Result<Bytes, HostError> {
-        granted(self.may.seal)?;
+        self.unasked_or(|granted| granted.may(PermissionName::Seal))?;
         self.seals.of(self.module, self.keys.as_ref()).await?.seal(&context, &body)
     }
 
     async fn unseal(&self, context: Bytes, sealed: Bytes) -> Result<Bytes, HostError> {
-        granted(self.may.seal)?;
+        self.unasked_or(|granted| granted.may(PermissionName::Seal))?;
         self.seals.of(self.module, self.keys.as_ref()).await?.open(&context, &sealed)
     }
 
     async fn call_module(&self, within: Within, module: &str, request: PeerRequest) -> Result<Response, CallError> {
-        if !self.may.call {
+        if !self.is_ours && !self.granted.may_do(PermissionName::ModuleCall, module) {
             return Err(CallError::NotGranted);
         }
         let modules = self.beside.get().and_then(Weak::upgrade).ok_or(CallError::Ended)?;
@@ -248,8 +285,4 @@ impl Host for ModuleHost {
         // The signed trail is the key process's and comes with it; until then the local log has the event, without content.
         tracing::info!(module = self.module, code = event.code, outcome = event.outcome, "audit");
     }
-}
-
-const fn granted(is_granted: bool) -> Result<(), HostError> {
-    if is_granted { Ok(()) } else { Err(HostError::NotGranted) }
 }

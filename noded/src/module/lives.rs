@@ -14,7 +14,6 @@ use openred_proto::secret::Secret;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::built_in::BuiltIn;
 use super::meter::Meter;
 use super::methods::ModuleMethods;
 use super::slot::Slot;
@@ -38,7 +37,11 @@ const WINDOW: Duration = Duration::from_secs(600);
 
 /// What a life is made of.
 pub(super) struct Life {
-    pub(super) module: &'static BuiltIn,
+    pub(super) id: &'static str,
+    /// The version that it has to be; where it comes with the node, whatever it says.
+    pub(super) version: Option<String>,
+    /// Whether another life of it was ended here: that process must be gone first. One that outlived a `noded` is taken over.
+    pub(super) anew: bool,
     pub(super) context: Context,
     /// Ended when nobody needs it for so long, and not started before somebody does.
     pub(super) idle: Option<Duration>,
@@ -74,7 +77,7 @@ impl Troubles {
         self.change(|away| drop(away.insert(module, (Condition::ModuleQuarantined, detail))));
     }
 
-    fn clear(&self, module: &'static str) {
+    pub(super) fn clear(&self, module: &'static str) {
         self.change(|away| drop(away.remove(module)));
     }
 
@@ -138,8 +141,12 @@ enum End {
 impl Life {
     /// Lives until the node ends. `first` is told how the first attempt went, whichever way.
     pub(super) async fn run(self, first: oneshot::Sender<()>) {
-        let id = self.module.id;
+        let id = self.id;
         let mut told = self.supervisor.hear(id);
+        if self.anew {
+            // The generation before it may still be on its way out.
+            self.stop(&mut told).await;
+        }
         let (mut ends, mut backoff, mut first) = (Ends::default(), Backoff::default(), Some(first));
         let mut said = |()| {
             if let Some(first) = first.take() {
@@ -207,7 +214,7 @@ impl Life {
 
     /// Stays down until the operator has released it.
     async fn quarantine(&self, detail: String, told: &mut mpsc::Receiver<Told>) {
-        let id = self.module.id;
+        let id = self.id;
         tracing::error!(module = id, "{detail}");
         self.slot.quarantined();
         self.supervisor.ask(Ask::Quarantine { module: id.to_owned(), why: reason(&detail) }).await;
@@ -228,30 +235,36 @@ impl Life {
     async fn begin(&self, told: &mut mpsc::Receiver<Told>) -> Result<Attached, Trouble> {
         let mut value = [0; PROOF_BYTES];
         getrandom::fill(&mut value).map_err(|_| "the kernel's random generator does not answer")?;
-        let expected = self.door.expect(self.module.id, Secret::new(value), self.context.clone());
-        let module = self.module.id.to_owned();
+        let expected = self.door.expect(self.id, Secret::new(value), self.context.clone());
+        let module = self.id.to_owned();
         self.supervisor.ask(Ask::Start { module: module.clone(), value: Secret::new(value) }).await;
         let attached = tokio::select! {
             attached = timeout(ATTACH, expected.attached()) => match attached {
                 Ok(attached) => attached.map_err(|fault| fault.to_string())?,
                 Err(_) => return Err("it did not attach in time".into()),
             },
-            said = told.recv() => return Err(match said {
+            said = not_stopped(told) => return Err(match said {
                 Some(Told::Refused { reason, .. }) => reason.into(),
                 Some(Told::Quarantined { why, .. }) => Trouble { detail: why, quarantined: true },
                 Some(Told::Ended { how, .. }) => format!("it ended before it had attached: {how}").into(),
                 Some(Told::Stopped { .. } | Told::Released { .. }) => "it was ended".into(),
-                None => "the supervisor has gone".into(),
+                Some(Told::Changed) | None => "the supervisor has gone".into(),
             }),
         };
         // Before it serves: what it describes is known when it is first called.
         if let Some(methods) = &self.methods {
-            methods.declared(self.module.id, attached.methods()).await;
+            methods.declared(self.id, attached.methods()).await;
         }
         match timeout(START, attached.start()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(format!("it did not start: {}", error.detail).into()),
             Err(_) => return Err("it did not start in time".into()),
+        }
+        if let Some(version) = &self.version
+            && attached.version() != version
+        {
+            let says = attached.version();
+            return Err(format!("it says that it is {says}, and its manifest says {version}").into());
         }
         self.supervisor.ask(Ask::Ready { module }).await;
         Ok(attached)
@@ -259,10 +272,10 @@ impl Life {
 
     /// Lets calls in until it ends; nothing if that is because nobody needs it.
     async fn serve(&self, attached: &Arc<Attached>) -> Option<Fault> {
-        tracing::info!(module = self.module.id, version = attached.version(), "attached");
+        tracing::info!(module = self.id, version = attached.version(), "attached");
         self.meter.started();
         self.slot.serving(Arc::clone(attached));
-        self.troubles.clear(self.module.id);
+        self.troubles.clear(self.id);
         tokio::select! {
             fault = attached.ended() => {
                 self.slot.away();
@@ -301,21 +314,31 @@ impl Life {
 
     /// Has its process ended, if it is still there; how it ended, if by itself.
     async fn stop(&self, told: &mut mpsc::Receiver<Told>) -> Option<String> {
-        self.supervisor.ask(Ask::Stop { module: self.module.id.to_owned() }).await;
+        self.supervisor.ask(Ask::Stop { module: self.id.to_owned() }).await;
         let mut how = None;
         let stopped = async {
             while let Some(said) = told.recv().await {
                 match said {
                     Told::Ended { how: by_itself, .. } => how = Some(by_itself),
                     Told::Stopped { .. } => return,
-                    Told::Refused { .. } | Told::Quarantined { .. } | Told::Released { .. } => {}
+                    Told::Refused { .. } | Told::Quarantined { .. } | Told::Released { .. } | Told::Changed => {}
                 }
             }
         };
         if timeout(STOP, stopped).await.is_err() {
-            tracing::error!(module = self.module.id, "the supervisor does not say that it has ended");
+            tracing::error!(module = self.id, "the supervisor does not say that it has ended");
         }
         how
+    }
+}
+
+/// The next word that is not the end of a generation before this one.
+async fn not_stopped(told: &mut mpsc::Receiver<Told>) -> Option<Told> {
+    loop {
+        match told.recv().await {
+            Some(Told::Stopped { .. }) => {}
+            said => return said,
+        }
     }
 }
 

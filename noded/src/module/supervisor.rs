@@ -9,7 +9,7 @@ use openred_proto::modules::{Ask, FRAME_BYTES, Told, decode, encode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 /// Words that wait to be written: each module asks one thing at a time.
@@ -21,13 +21,14 @@ const WORDS: usize = 8;
 pub(super) struct Supervisor {
     asks: mpsc::Sender<Ask>,
     hearing: Mutex<HashMap<&'static str, mpsc::Sender<Told>>>,
+    changed: Notify,
 }
 
 impl Supervisor {
     /// Takes the channel over; its work ends with `tasks`.
     pub(super) fn start(stream: UnixStream, tasks: &mut JoinSet<()>) -> Arc<Self> {
         let (asks, waiting) = mpsc::channel(ASKS);
-        let supervisor = Arc::new(Self { asks, hearing: Mutex::default() });
+        let supervisor = Arc::new(Self { asks, hearing: Mutex::default(), changed: Notify::new() });
         let (from, to) = stream.into_split();
         tasks.spawn(write(to, waiting));
         let hearing = Arc::clone(&supervisor);
@@ -46,6 +47,11 @@ impl Supervisor {
         words
     }
 
+    /// Waits until what is installed has changed since the last time.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
     /// Asks something; the answer comes to whoever hears of the module.
     pub(super) async fn ask(&self, ask: Ask) {
         // Closed only when this process ends.
@@ -58,6 +64,10 @@ impl Supervisor {
             match decode::<Told>(&bytes) {
                 Ok((told, used)) => {
                     bytes.drain(..used);
+                    if told == Told::Changed {
+                        self.changed.notify_one();
+                        continue;
+                    }
                     let hearing = self.hearing.lock().unwrap_or_else(PoisonError::into_inner);
                     if let Some(words) = hearing.get(told.module())
                         && words.try_send(told).is_err()

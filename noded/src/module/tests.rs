@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use openred_module::manifest;
+use openred_module::manifest::Grants;
 use openred_module::{
     Body, Context, HookRequest, Hooks, HostError, Instance, Manifest, Method, Module, ModuleError, Mutation, PeerError,
     PeerRequest, Request, Response, Routes, Status, Verdict,
@@ -16,7 +17,7 @@ use openred_proto::id::NodeId;
 use openred_proto::secret::Secret;
 
 use super::callee::Callee;
-use super::{DiskThread, Modules, Parts, open_disk};
+use super::{DiskThread, Granted, Modules, Parts, Used, open_disk};
 use crate::health::Health;
 use crate::module::ports::PeerCaller;
 use crate::p2p::ports::Dispatch as _;
@@ -164,9 +165,11 @@ async fn bench(most_blobs: u64) -> Bench {
         hook_order: Vec::new(),
     };
     let trial = Arc::new(Instance::load(Trial).unwrap());
-    let modules = Modules::with(&parts, vec![("trial", Secret::new([5; 32]))], None, |_, context| {
-        Callee::Linked(Arc::clone(&trial), context.clone())
-    });
+    let modules = Modules::empty(parts, Used::nowhere(), None);
+    let granted = Granted::new("trial", Grants::all(), &modules.used);
+    let callee = |context: &Context| Callee::Linked(Arc::clone(&trial), context.clone());
+    modules.put("trial", None, None, granted, &Secret::new([5; 32]), callee);
+    let modules = Arc::new(modules);
     Bench { modules, health, _directory: directory, _threads: (store_thread, disk_thread) }
 }
 

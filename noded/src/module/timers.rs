@@ -64,6 +64,12 @@ impl Timers {
         self.changed.notify_one();
     }
 
+    /// Drops those of a module that is gone.
+    pub(super) fn forget(&self, module: &'static str) {
+        let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
+        set.retain(|(of, _), _| *of != module);
+    }
+
     /// Waits for the next timer that is due and takes it.
     pub(super) async fn due(&self) -> (&'static str, TimerId) {
         loop {

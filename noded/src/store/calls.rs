@@ -238,6 +238,16 @@ impl Store {
         self.call(move |connection| states::copy(connection, module, from, to)).await
     }
 
+    /// Bytes of all rows of a module.
+    pub(crate) async fn row_bytes(&self, module: &'static str) -> Result<u64> {
+        self.call(move |connection| rows::bytes(connection, module)).await
+    }
+
+    /// Deletes all rows of a module.
+    pub(crate) async fn forget_rows(&self, module: &'static str) -> Result<()> {
+        self.call(move |connection| rows::forget(connection, module)).await
+    }
+
     /// Rows of a module by prefix.
     pub(crate) async fn scan(&self, seal: Arc<RowSeal>, scan: Scan) -> Result<ScanPage> {
         self.call(move |connection| rows::scan(connection, &seal, &scan)).await

@@ -39,6 +39,20 @@ pub(crate) fn apply(connection: &Connection, seal: &RowSeal, batch: &Batch) -> R
     Ok(Committed::Yes)
 }
 
+/// Bytes of all rows of a module, as they lie in the database.
+pub(crate) fn bytes(connection: &Connection, module: &str) -> Result<u64> {
+    let sum: i64 = connection
+        .prepare_cached("SELECT COALESCE(SUM(LENGTH(key) + LENGTH(sealed)), 0) FROM module_row WHERE module = ?1")?
+        .query_row([module], |row| row.get(0))?;
+    Ok(u64::try_from(sum).unwrap_or(0))
+}
+
+/// Deletes all rows of a module.
+pub(crate) fn forget(connection: &Connection, module: &str) -> Result<()> {
+    connection.execute("DELETE FROM module_row WHERE module = ?1", [module])?;
+    Ok(())
+}
+
 /// Rows of a prefix, in the order of their keys' bytes.
 pub(crate) fn scan(connection: &Connection, seal: &RowSeal, scan: &Scan) -> Result<ScanPage> {
     let limit = scan.limit.min(SCAN_LIMIT);

@@ -198,9 +198,11 @@ async fn confined(
 
 /// A module's program to start: it does not confine itself, the launcher does.
 pub(crate) struct ModulePlan {
+    /// What its program must be; unless it comes with the node.
+    pub(crate) digest: Option<openred_policy::launch::Digest>,
     /// Its id, which names its lines in the log.
     pub(crate) name: &'static str,
-    pub(crate) program: &'static str,
+    pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<std::ffi::OsString>,
     pub(crate) variables: Vec<(&'static str, &'static str)>,
     pub(crate) identity: Option<Identity>,
@@ -227,13 +229,16 @@ fn launch_module(starter: &Starter, plan: ModulePlan) -> Result<Caged, Fault> {
     let local = |source| Fault::Local { role, source };
     let (log, log_end) =
         nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).map_err(setup("the log pipe"))?;
-    let program = File::open(starter.programs.join(plan.program)).map_err(setup("its program"))?;
-    // It lies beside this program, and whoever can change the one can change the other: what is held fast is that the launcher
-    // runs what was opened here.
-    let digest = digest_of(&program).map_err(setup("its program"))?;
-    let program = File::open(starter.programs.join(plan.program)).map_err(setup("its program"))?;
+    let digest = match plan.digest {
+        Some(digest) => digest,
+        // It lies beside this program, and whoever can change the one can change the other: what is held fast is that the launcher
+        // runs what was opened here.
+        None => File::open(&plan.program).and_then(|file| digest_of(&file)).map_err(setup("its program"))?,
+    };
+    let program = File::open(&plan.program).map_err(setup("its program"))?;
+    let name = plan.program.file_name().unwrap_or_default();
     let build = || {
-        let launch = Launch::new(&starter.programs.join("openred-launch"), &program, digest, plan.program)?;
+        let launch = Launch::new(&starter.programs.join("openred-launch"), &program, digest, name)?;
         let launch = plan.arguments.iter().fold(launch, Launch::argument);
         let launch = plan.variables.iter().fold(launch, |launch, (name, value)| launch.variable(name, value));
         let launch = plan.kept.iter().cloned().fold(launch, Launch::keep);

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use openred_proto::admin::supervisor_server::{Supervisor, SupervisorServer};
 use openred_proto::admin::{
-    DoctorReport, DoctorRequest, KeyStatus, LockKeysRequest, ModuleLogLine, ModuleLogRequest, ModuleReleased,
-    ModuleSelector, PeerSelector, RotateKeyRequest, ShowKeyRequest, StatusRequest, StopReply, StopRequest, Subject,
-    SupervisorStatus, UnlockKeysRequest,
+    DoctorReport, DoctorRequest, KeyStatus, LockKeysRequest, ModuleChange, ModuleChanged, ModuleLogLine,
+    ModuleLogRequest, ModuleReleased, ModuleSelector, PeerSelector, RotateKeyRequest, ShowKeyRequest, StatusRequest,
+    StopReply, StopRequest, Subject, SupervisorStatus, UnlockKeysRequest,
 };
 use openred_proto::id::NodeId;
 use openred_proto::unseal::SECRET_BYTES;
@@ -27,11 +27,13 @@ use super::gate::{Answer, Ask, Asker};
 use super::journal::Words;
 use super::modules::Modules;
 use crate::cli::{Exit, Failure, one_line};
+use crate::packages::Order;
 
 /// Calls of one connection at a time: a person and a monitor.
 const CALLS: usize = 8;
-/// The longest request carries a passphrase or identities; a longer message is none of ours.
-const MESSAGE: usize = SECRET_BYTES + 64;
+/// The longest request names all that a module is granted; one with a passphrase or identities is shorter. A longer message is none of ours.
+const MESSAGE: usize = 64 * 1024;
+const _: () = assert!(MESSAGE > SECRET_BYTES);
 
 /// Lines of a log that wait for their reader.
 const LINES: usize = 64;
@@ -139,6 +141,15 @@ impl Supervisor for Control {
         check(&request)?;
         let released = self.modules.release(request.into_inner().module).await;
         released.map(|()| Response::new(ModuleReleased {})).map_err(Failure::into_status)
+    }
+
+    async fn change_modules(&self, request: Request<ModuleChange>) -> Result<Response<ModuleChanged>, Status> {
+        check(&request)?;
+        let changed = match Order::try_from(request.into_inner()) {
+            Ok(order) => self.modules.change(order).await,
+            Err(failure) => Err(failure),
+        };
+        changed.map(|()| Response::new(ModuleChanged {})).map_err(Failure::into_status)
     }
 
     async fn show_subject(&self, request: Request<PeerSelector>) -> Result<Response<Subject>, Status> {

@@ -26,10 +26,11 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::child::{Caged, Fault, ModulePlan, start_module};
+use super::installed::{self, Known, Program};
 use super::{Context, now};
 use crate::cli::{Exit, Failure};
 use crate::config::LogFormat;
-use crate::module::{BUILT_IN, BuiltIn};
+use crate::packages::Order;
 
 /// Starts of one module within [`WINDOW`]: `noded` asks for three in ten minutes at most, and one more each time it is restarted.
 const STARTS: usize = 20;
@@ -54,6 +55,8 @@ enum Word {
     Node(UnixStream),
     /// The operator ends a module's quarantine.
     Release(String, oneshot::Sender<Result<(), Failure>>),
+    /// The operator changes what is installed.
+    Change(Order, oneshot::Sender<Result<(), Failure>>),
     /// The node ends.
     End(oneshot::Sender<()>),
 }
@@ -79,6 +82,15 @@ impl Modules {
         let stopping = || Failure::new(Exit::Failed, "node.down", "the node is stopping", "start it with `openred up`");
         let (done, outcome) = oneshot::channel();
         self.0.send(Word::Release(module, done)).await.map_err(|_| stopping())?;
+        outcome.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Changes what is installed, on the operator's word.
+    pub(crate) async fn change(&self, order: Order) -> Result<(), Failure> {
+        let stopping =
+            || Failure::new(Exit::Failed, "node.down", "the node is stopping", "try again when it has stopped");
+        let (answer, outcome) = oneshot::channel();
+        self.0.send(Word::Change(order, answer)).await.map_err(|_| stopping())?;
         outcome.await.unwrap_or_else(|_| Err(stopping()))
     }
 
@@ -129,7 +141,9 @@ enum State {
 }
 
 struct Entry {
-    module: &'static BuiltIn,
+    module: Known,
+    /// Whether it may run now.
+    wanted: bool,
     state: State,
     starts: Vec<Instant>,
 }
@@ -137,6 +151,26 @@ struct Entry {
 type Started = (usize, Result<Begun, Fault>);
 type Starting<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = Started> + 'a>>>;
 type Ending = FuturesUnordered<Pin<Box<dyn Future<Output = (usize, Ended)>>>>;
+
+impl Entry {
+    fn new(module: Known) -> Self {
+        Self { module, wanted: true, state: State::Away, starts: Vec::new() }
+    }
+
+    /// Ends what runs of it.
+    fn leave(&mut self) {
+        match &mut self.state {
+            State::Starting(_, unwanted) => *unwanted = true,
+            State::Running(running) => {
+                running.stopping = true;
+                running.child.end_now();
+            }
+            // The operator has looked at it.
+            State::Quarantined(_) => self.state = State::Away,
+            State::Away => {}
+        }
+    }
+}
 
 /// Everything about modules that the supervisor holds.
 struct Table<'a> {
@@ -154,9 +188,8 @@ struct Channel {
 }
 
 /// Serves `noded`'s wishes until the supervisor ends; what still runs then dies with its handles.
-pub(crate) async fn serve(context: &Context, mut words: Words) {
-    let entry = |module| Entry { module, state: State::Away, starts: Vec::new() };
-    let entries = BUILT_IN.iter().map(entry).collect();
+pub(crate) async fn serve(context: &Context, known: Vec<Known>, mut words: Words) {
+    let entries = known.into_iter().map(Entry::new).collect();
     let mut table = Table { context, entries, starting: Starting::new(), ending: Ending::new(), node: None };
     let watches = context.starter.ways.watches();
     let mut looks = tokio::time::interval(LOOK);
@@ -167,6 +200,10 @@ pub(crate) async fn serve(context: &Context, mut words: Words) {
                 Some(Word::Node(stream)) => table.node = Some(Channel { stream, bytes: Vec::new() }),
                 Some(Word::Release(module, done)) => {
                     let _ = done.send(table.release(&module));
+                }
+                Some(Word::Change(order, answer)) => {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(table.change(&order));
                 }
                 Some(Word::End(done)) => {
                     table.end().await;
@@ -228,8 +265,45 @@ impl Table<'_> {
         self.tell(&Told::Refused { module: module.to_owned(), reason: reason(why) });
     }
 
+    /// One change of what is installed, and what follows from it.
+    fn change(&mut self, order: &Order) -> Result<(), Failure> {
+        installed::change(self.context, order)?;
+        self.reload();
+        Ok(())
+    }
+
+    /// Looks again at what may run. What may not any more, or runs in another version, is ended; `noded` asks for what it finds new.
+    fn reload(&mut self) {
+        let known = installed::look(self.context);
+        for entry in &mut self.entries {
+            let now = known.iter().find(|known| known.id == entry.module.id);
+            entry.wanted = now.is_some();
+            if now == Some(&entry.module) {
+                continue;
+            }
+            if let Some(now) = now {
+                entry.module = now.clone();
+                entry.starts.clear();
+                self.context.starter.board.clear(&format!("module.{}.filter", entry.module.id));
+            }
+            entry.leave();
+        }
+        for new in known {
+            if self.entries.iter().all(|entry| entry.module.id != new.id) {
+                self.entries.push(Entry::new(new));
+            }
+        }
+        self.tell(&Told::Changed);
+    }
+
     fn take(&mut self, ask: Ask) {
-        let Some(place) = self.entries.iter().position(|entry| entry.module.id == ask.module()) else {
+        if let Ask::Forgotten { module } = &ask {
+            return installed::forgotten(self.context, module);
+        }
+        let Some(place) = self.entries.iter().position(|entry| entry.wanted && entry.module.id == ask.module()) else {
+            if let Ask::Stop { module } = &ask {
+                return self.stop_unwanted(module);
+            }
             return self.refuse(ask.module(), "there is no module of that name");
         };
         let id = self.entries[place].module.id;
@@ -238,11 +312,12 @@ impl Table<'_> {
             Ask::Stop { .. } => self.stop(place),
             Ask::Quarantine { why, .. } => self.quarantine(place, why),
             Ask::Ready { .. } => self.context.starter.board.module_state(id, "ready", now()),
+            Ask::Forgotten { .. } => {}
         }
     }
 
     fn start(&mut self, place: usize, value: Secret<32>) {
-        let Entry { module, state, starts } = &mut self.entries[place];
+        let Entry { module, state, starts, .. } = &mut self.entries[place];
         let id = module.id;
         let why = match state {
             State::Running(running) if running.stopping => "it is being ended",
@@ -262,13 +337,21 @@ impl Table<'_> {
             State::Away if !is_seldom(starts, Instant::now()) => "it was started too often",
             State::Away => {
                 *state = State::Starting(value, false);
-                let (context, module) = (self.context, *module);
+                let (context, module) = (self.context, module.clone());
                 context.starter.board.module_state(id, "starting", now());
                 self.starting.push(Box::pin(async move { (place, begin(context, module).await) }));
                 return;
             }
         };
         self.refuse(id, why);
+    }
+
+    /// One that may not run any more is ended like any other.
+    fn stop_unwanted(&mut self, module: &str) {
+        match self.entries.iter().position(|entry| entry.module.id == module) {
+            Some(place) => self.stop(place),
+            None => self.tell(&Told::Stopped { module: module.to_owned() }),
+        }
     }
 
     fn stop(&mut self, place: usize) {
@@ -440,7 +523,7 @@ fn is_seldom(starts: &mut Vec<Instant>, now: Instant) -> bool {
 }
 
 /// Starts a module's program; the end of its pipe of values.
-async fn begin(context: &Context, module: &'static BuiltIn) -> Result<Begun, Fault> {
+async fn begin(context: &Context, module: Known) -> Result<Begun, Fault> {
     let role = openred_policy::Role::Module;
     let setup = |errno: nix::Error| Fault::Setup { role, what: "its pipe", source: errno.into() };
     let (input, values) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(setup)?;
@@ -451,12 +534,20 @@ async fn begin(context: &Context, module: &'static BuiltIn) -> Result<Begun, Fau
         LogFormat::Human => "human",
         LogFormat::Json => "json",
     };
-    let program = std::fs::metadata(context.starter.programs.join(module.program));
+    let place = match &module.program {
+        Program::Beside(name) => context.starter.programs.join(name),
+        Program::Installed { place, .. } => place.clone(),
+    };
+    let program = std::fs::metadata(&place);
     let held = program.and_then(|program| context.starter.ways.hold(module.id, module.limits, program.len()));
     let held = Arc::new(held.map_err(|source| Fault::Setup { role, what: "a group for its limits", source })?);
     let plan = ModulePlan {
         name: module.id,
-        program: module.program,
+        program: place,
+        digest: match module.program {
+            Program::Beside(_) => None,
+            Program::Installed { digest, .. } => Some(digest),
+        },
         arguments: vec![context.home.module_socket().into_os_string()],
         variables: vec![("OPENRED_LOG", level), ("OPENRED_LOG_FORMAT", format), ("RUST_BACKTRACE", "0")],
         identity: context.identities.module(module.slot),

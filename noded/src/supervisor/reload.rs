@@ -43,6 +43,11 @@ impl Settings {
         (held.current.log.level.as_str(), held.current.log.format)
     }
 
+    /// What may be granted to modules at most.
+    pub(super) fn ceiling(&self) -> openred_module::manifest::Grants {
+        self.held().current.modules.ceiling()
+    }
+
     /// The vault's quota of signatures.
     pub(super) fn signatures_per_second(&self) -> u32 {
         self.held().current.keys.signatures_per_second

@@ -138,6 +138,20 @@ events! {
     LayerOff = 98, "process.layer";
     /// Reported by the supervisor: a file of this trail is not the one it opened.
     TrailTouched = 99, "audit.file_changed";
+    /// Reported by the supervisor: the operator took a module's package in.
+    ModuleInstalled = 100, "module.installed";
+    /// Reported by the supervisor: the operator granted a module what it may do.
+    ModuleApproved = 101, "module.approved";
+    /// Reported by the supervisor: the operator let a module run.
+    ModuleEnabled = 102, "module.enabled";
+    /// Reported by the supervisor: the operator ended a module.
+    ModuleDisabled = 103, "module.disabled";
+    /// Reported by the supervisor: the operator removed a module.
+    ModuleRemoved = 104, "module.removed";
+    /// Reported by the supervisor: whose packages are taken was changed.
+    ModuleTrust = 105, "module.trust";
+    /// Reported by the supervisor: such a change was refused.
+    ModuleRefused = 106, "module.refused";
 }
 
 impl Event {
@@ -165,6 +179,19 @@ impl Event {
     /// Whether the supervisor may report it.
     #[must_use]
     pub const fn is_of_supervisor(self) -> bool {
-        matches!(self, Event::ProcessDied | Event::FilterBroken | Event::LayerOff | Event::TrailTouched)
+        matches!(
+            self,
+            Event::ProcessDied
+                | Event::FilterBroken
+                | Event::LayerOff
+                | Event::TrailTouched
+                | Event::ModuleInstalled
+                | Event::ModuleApproved
+                | Event::ModuleEnabled
+                | Event::ModuleDisabled
+                | Event::ModuleRemoved
+                | Event::ModuleTrust
+                | Event::ModuleRefused
+        )
     }
 }

@@ -70,6 +70,7 @@ pub(crate) fn to_call(status: &Status) -> CallError {
 
 pub(crate) fn of_peer(error: PeerError) -> Status {
     match error {
+        PeerError::NotGranted => Status::permission_denied(NOT_GRANTED),
         PeerError::NotLinked => Status::not_found("not-linked"),
         PeerError::Unreachable => Status::unavailable("unreachable"),
         PeerError::TimedOut => Status::deadline_exceeded("timed-out"),
@@ -82,6 +83,7 @@ pub(crate) fn of_peer(error: PeerError) -> Status {
 #[cfg(any(feature = "process", test))]
 pub(crate) fn to_peer(status: &Status) -> PeerError {
     match (status.code(), status.message()) {
+        (Code::PermissionDenied, NOT_GRANTED) => PeerError::NotGranted,
         (Code::NotFound, "not-linked") => PeerError::NotLinked,
         (Code::Unavailable, "unreachable") => PeerError::Unreachable,
         (Code::DeadlineExceeded, _) => PeerError::TimedOut,
@@ -123,6 +125,7 @@ mod tests {
             assert_eq!(to_host(&of_host(error)), error);
         }
         let peer = [
+            PeerError::NotGranted,
             PeerError::NotLinked,
             PeerError::Unreachable,
             PeerError::TimedOut,

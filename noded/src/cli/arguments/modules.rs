@@ -1,0 +1,139 @@
+//! The words of `openred module`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use openred_module::manifest::ModuleId;
+use openred_proto::id::NodeId;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Module {
+    /// Take a package in and show what it asks for; it waits for `approve`
+    Install {
+        /// A folder with openred.toml, openred.sig and the program, or an
+        /// uncompressed tar of one
+        path: PathBuf,
+        /// Trust this publisher's key for this module
+        #[arg(long, value_name = "DID")]
+        publisher: Option<NodeId>,
+        /// Approve all that it asks for at once
+        #[arg(long)]
+        approve: bool,
+    },
+    /// Grant what a module asks for, and let it run
+    Approve {
+        /// The module
+        #[arg(value_name = "ID")]
+        module: ModuleId,
+        /// Only this, such as peer.send, kv.quota=16 or
+        /// net.egress=HOST:PORT; may be repeated
+        #[arg(long, value_name = "PERMISSION")]
+        only: Vec<String>,
+    },
+    /// Let an approved module run, out of quarantine too
+    Enable {
+        /// The module
+        #[arg(value_name = "ID")]
+        module: ModuleId,
+    },
+    /// End a module; what it keeps stays
+    Disable {
+        /// The module
+        #[arg(value_name = "ID")]
+        module: ModuleId,
+    },
+    /// Remove a module and what it keeps
+    Remove {
+        /// The module
+        #[arg(value_name = "ID")]
+        module: ModuleId,
+        /// Leave its rows and files for a later installation
+        #[arg(long)]
+        keep_data: bool,
+    },
+    /// List the modules
+    List,
+    /// Show what a module is, what it asks for and what it may do
+    Show {
+        /// The module
+        #[arg(value_name = "ID")]
+        module: ModuleId,
+    },
+    /// Show what modules were granted, and what of it they ever used
+    Audit {
+        /// Only this one
+        #[arg(value_name = "ID")]
+        module: Option<ModuleId>,
+    },
+    /// Call an operator's route of a module and print what it answers
+    Call {
+        /// The module
+        #[arg(value_name = "ID")]
+        module: ModuleId,
+        /// GET or POST
+        #[arg(value_parser = ["GET", "POST"])]
+        method: String,
+        /// Path inside the module
+        path: String,
+        /// The request's body
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        data: String,
+        /// The body's media type
+        #[arg(long, value_name = "TYPE", default_value = "application/json")]
+        content_type: String,
+    },
+    /// Take packages that are signed with this publisher's key
+    Trust {
+        /// The key, did:key:…
+        #[arg(value_name = "DID")]
+        publisher: NodeId,
+    },
+    /// Take no more packages of a publisher; what is installed stays
+    Distrust {
+        /// The key, did:key:…
+        #[arg(value_name = "DID")]
+        publisher: NodeId,
+    },
+    /// List the publishers whose packages are taken
+    Trusted,
+    /// Show what a module wrote: its log lines, and its last words
+    Logs {
+        /// The module, as `openred status` names it
+        #[arg(value_name = "ID")]
+        module: String,
+        /// How many of the last lines
+        #[arg(short = 'n', long, default_value_t = 50, value_name = "COUNT")]
+        lines: u32,
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Have a module started again that is under quarantine
+    Release {
+        /// The module, as `openred status` names it
+        #[arg(value_name = "ID")]
+        module: String,
+    },
+    /// For authors: make a publisher's key
+    Key {
+        /// A new file, readable by you alone
+        file: PathBuf,
+    },
+    /// For authors: sign a manifest and its program into a package
+    #[command(
+        override_usage = "openred module sign [OPTIONS] --program <FILE> --key <FILE>\n                           --out <PATH> <MANIFEST>"
+    )]
+    Sign {
+        /// The manifest, openred.toml
+        manifest: PathBuf,
+        /// The program as it was built
+        #[arg(long, value_name = "FILE")]
+        program: PathBuf,
+        /// The publisher's key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// A new folder, or a new file ending with .tar
+        #[arg(long, value_name = "PATH")]
+        out: PathBuf,
+    },
+}

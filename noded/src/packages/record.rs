@@ -1,0 +1,95 @@
+//! The two small files of an installed module: which version runs, and what was granted. Each is replaced whole and durably.
+
+use std::path::Path;
+
+use openred_module::manifest::{Grants, Version};
+use openred_proto::id::NodeId;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{malformed, read_text};
+use crate::cli::{Exit, Failure};
+use crate::supervisor::put;
+
+/// Which version runs.
+pub(super) const RECORD: &str = "state.toml";
+/// What was granted.
+pub(super) const GRANTS: &str = "grants.toml";
+
+/// Which version of a module runs, and whether it shall.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    /// Which of the modules' uids is its own.
+    pub(crate) slot: u32,
+    pub(crate) enabled: bool,
+    /// Whose signature it has.
+    pub(super) publisher: String,
+    /// The version that runs when it is enabled.
+    pub(crate) active: Option<Version>,
+    /// One that waits for the operator's word.
+    pub(crate) staged: Option<Version>,
+    /// Raised when the operator has it started anew, although nothing else changed.
+    #[serde(default)]
+    pub(crate) turn: u32,
+}
+
+impl Record {
+    pub(super) fn new(slot: u32, publisher: &NodeId) -> Self {
+        let mut turn = [0; 4];
+        // One that is installed again is another than the one before; where no randomness is to be had, that is told by its version alone.
+        let _ = getrandom::fill(&mut turn);
+        let turn = u32::from_be_bytes(turn);
+        Self { slot, enabled: false, publisher: publisher.to_string(), active: None, staged: None, turn }
+    }
+
+    pub(crate) fn publisher(&self) -> Result<NodeId, Failure> {
+        self.publisher.parse().map_err(|_| malformed(Path::new(RECORD), "`publisher` is no did:key"))
+    }
+
+    pub(super) fn set_publisher(&mut self, publisher: &NodeId) {
+        self.publisher = publisher.to_string();
+    }
+}
+
+/// What an operator granted, and of what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Granted {
+    /// The version whose manifest was reviewed.
+    pub(crate) version: Version,
+    /// What that asked for: what a later one asks beyond it is asked anew.
+    pub(crate) asked: Vec<String>,
+    /// What was granted.
+    pub(crate) granted: Vec<String>,
+}
+
+impl Granted {
+    pub(crate) fn grants(&self) -> Result<Grants, Failure> {
+        parse(&self.granted)
+    }
+
+    pub(super) fn asked(&self) -> Result<Grants, Failure> {
+        parse(&self.asked)
+    }
+}
+
+/// Grants as an operator writes them.
+pub(crate) fn parse(texts: &[String]) -> Result<Grants, Failure> {
+    Grants::parse(texts.iter().map(String::as_str))
+        .map_err(|(text, bad)| Failure::new(Exit::Usage, "package.grant", format!("{text:?}: {bad}"), ""))
+}
+
+pub(super) fn read<T: DeserializeOwned>(place: &Path) -> Result<Option<T>, Failure> {
+    let text = match read_text(place) {
+        Err(failure) if failure.exit == Exit::NotFound => return Ok(None),
+        text => text?,
+    };
+    let parsed = toml::from_str(&text).map(Some);
+    parsed.map_err(|error| malformed(place, error.message().lines().next().unwrap_or_default()))
+}
+
+pub(super) fn write<T: Serialize>(place: &Path, value: &T) -> Result<(), Failure> {
+    let text = toml::to_string(value).expect("a record has a TOML form");
+    put(place, text.as_bytes(), true, |_| ())
+}

@@ -1,0 +1,325 @@
+//! Installing a stranger's module into a real node: signed, reviewed, granted, run in its cage, held to its grants, changed and removed;
+//! and everything that is refused, by name.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use openred_tests::harness::{Node, binaries, refusal, run, wait_for};
+use openred_tests::world::{World, status};
+use serde_json::Value;
+
+const VERSION: &str = "1.0.0+openred.probe";
+
+/// What most packages here ask for.
+const ASKS: &str = "kv.quota = { megabytes = 1, reason = \"what it was told\" }\n";
+
+/// An author's desk: a key, and packages made with it.
+struct Desk {
+    folder: PathBuf,
+    key: PathBuf,
+    publisher: String,
+    made: std::cell::Cell<u32>,
+}
+
+impl Desk {
+    fn new(folder: &Path) -> Self {
+        fs::create_dir(folder).unwrap();
+        let key = folder.join("publisher.key");
+        let made = openred(&["--json", "module", "key", &text(&key)]).json().unwrap();
+        let publisher = made["publisher"].as_str().unwrap().to_owned();
+        Self { folder: folder.to_owned(), key, publisher, made: Default::default() }
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.made.set(self.made.get() + 1);
+        self.folder.join(format!("{}-{name}", self.made.get()))
+    }
+
+    /// The program as another version of itself.
+    fn program(&self, version: &str) -> PathBuf {
+        let mut bytes = fs::read(binaries().unwrap().join("openred-probe-module")).unwrap();
+        assert_eq!(version.len(), VERSION.len());
+        let places: Vec<usize> = bytes
+            .windows(VERSION.len())
+            .enumerate()
+            .filter(|(_, part)| *part == VERSION.as_bytes())
+            .map(|(at, _)| at)
+            .collect();
+        assert!(!places.is_empty(), "the program has its version in it");
+        for at in places {
+            bytes[at..at + version.len()].copy_from_slice(version.as_bytes());
+        }
+        let place = self.place("program");
+        fs::write(&place, bytes).unwrap();
+        place
+    }
+
+    fn manifest(&self, version: &str, permissions: &str) -> PathBuf {
+        let text = format!(
+            "id = \"probe\"\nversion = \"{version}\"\nprogram = \"probe\"\ndescription = \"Tries what it may\"\n
+[[route]]\nmethod = \"POST\"\npath = \"/try/{{what}}\"\nauth = \"operator\"\nbody_bytes = 4194304
+[[route]]\nmethod = \"GET\"\npath = \"/kept\"\nauth = \"operator\"
+[[route]]\nmethod = \"POST\"\npath = \"/end\"\nauth = \"operator\"
+[permissions]\n{permissions}"
+        );
+        let place = self.place("openred.toml");
+        fs::write(&place, text).unwrap();
+        place
+    }
+
+    /// A signed package of that version.
+    fn package(&self, version: &str, permissions: &str, ending: &str) -> PathBuf {
+        let (manifest, program, out) =
+            (self.manifest(version, permissions), self.program(version), self.place(&format!("package{ending}")));
+        let signed = ["module", "sign", &text(&manifest), "--program", &text(&program), "--key", &text(&self.key)];
+        openred(&[&signed[..], &["--out", &text(&out)]].concat()).ok().unwrap();
+        out
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+fn openred(arguments: &[&str]) -> openred_tests::harness::Answer {
+    run(&binaries().unwrap().join("openred"), arguments).unwrap()
+}
+
+fn module(node: &Node, arguments: &[&str]) -> Value {
+    node.cli(&[&["module"], arguments].concat()).unwrap().json().unwrap()
+}
+
+fn refused(node: &Node, arguments: &[&str], code: &str) {
+    let answer = node.cli(&[&["module"], arguments].concat()).unwrap();
+    assert_eq!(refusal(&answer).1, code, "{}{}", answer.stdout, answer.stderr);
+}
+
+/// Calls the probe until it answers as wanted.
+fn answers(node: &Node, what: &[&str], wanted: &str) {
+    wait_for(&format!("{what:?} to answer {wanted}"), || {
+        let answer = node.cli(&[&["module", "call", "probe"], what].concat())?;
+        let said = format!("{}{}", answer.stdout, answer.stderr);
+        anyhow::ensure!(said.contains(wanted), "{said}");
+        Ok(Some(()))
+    })
+    .unwrap();
+}
+
+/// How often the trail has it; what came together is one record with a count.
+fn events(node: &Node, name: &str) -> u64 {
+    let answer = node.cli(&["audit", "export"]).unwrap();
+    let records = answer.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    records.filter(|record| record["event"] == name).map(|record| record["count"].as_u64().unwrap_or(0).max(1)).sum()
+}
+
+fn noted(node: &Node, name: &str, count: u64) {
+    wait_for(&format!("{count} {name} in the trail"), || Ok((events(node, name) >= count).then_some(()))).unwrap();
+}
+
+#[test]
+fn a_module_is_installed_granted_used_changed_and_removed_while_the_node_runs() {
+    let world = World::without_directory().unwrap();
+    let node = world.alone("alice", "").unwrap();
+    let noded = node.child_pid("noded").unwrap();
+    let desk = Desk::new(&world.path().join("desk"));
+    let first = desk.package(VERSION, ASKS, "");
+    refused(&node, &["install", &text(&first)], "package.publisher");
+    module(&node, &["trust", &desk.publisher]);
+    let shown = module(&node, &["install", &text(&first)]);
+    assert_eq!(shown["waiting"], VERSION, "{shown}");
+    assert_eq!(shown["permissions"][0]["asked"], "kv.quota 1 MB");
+    assert_eq!(shown["permissions"][0]["granted"], Value::Null);
+    refused(&node, &["enable", "probe"], "package.waiting");
+    assert!(node.cli(&["module", "call", "probe", "GET", "/kept"]).unwrap().stderr.contains("no-such-module"));
+    let shown = module(&node, &["approve", "probe"]);
+    assert_eq!((&shown["version"], &shown["enabled"]), (&Value::from(VERSION), &Value::from(true)));
+    answers(&node, &["GET", "/kept"], "\"bytes\":null");
+    // What it may, and no more of it.
+    answers(&node, &["POST", "/try/kv", "--data", "hello"], "tried");
+    answers(&node, &["GET", "/kept"], "\"bytes\":5");
+    let much = "x".repeat(100_000);
+    for _ in 0..3 {
+        node.cli(&["module", "call", "probe", "POST", "/try/kv", "--data", &much]).unwrap();
+    }
+    answers(&node, &["POST", "/try/peer"], "not-granted");
+    answers(&node, &["POST", "/try/blob", "--data", "x"], "not-granted");
+    answers(&node, &["GET", "/undeclared"], "no-such-route");
+    wait_for("the counts", || {
+        let audit = module(&node, &["audit", "probe"]);
+        let line = &audit["modules"][0]["permissions"][0];
+        Ok((line["name"] == "kv.quota" && line["used"].as_u64() >= Some(2)).then_some(()))
+    })
+    .unwrap();
+    assert!(status(&node).unwrap()["node"]["modules"].to_string().contains("probe"));
+    // Disabled it is gone, enabled it is back, and its rows with it.
+    module(&node, &["disable", "probe"]);
+    answers(&node, &["GET", "/kept"], "no-such-module");
+    module(&node, &["enable", "probe"]);
+    answers(&node, &["GET", "/kept"], "\"bytes\":");
+    // A newer version that asks for nothing new takes its place; one that asks for more waits.
+    let second = desk.package("1.0.1+openred.probe", ASKS, ".tar");
+    let shown = module(&node, &["install", &text(&second)]);
+    assert_eq!((&shown["version"], &shown["waiting"]), (&Value::from("1.0.1+openred.probe"), &Value::Null));
+    let more = format!("{ASKS}peer.send = {{ reason = \"curiosity\" }}\n");
+    let third = desk.package("1.0.2+openred.probe", &more, "");
+    let shown = module(&node, &["install", &text(&third)]);
+    assert_eq!(shown["waiting"], "1.0.2+openred.probe", "{shown}");
+    answers(&node, &["POST", "/try/peer"], "not-granted");
+    module(&node, &["approve", "probe"]);
+    answers(&node, &["POST", "/try/peer"], "peer-not-linked");
+    module(&node, &["approve", "probe", "--only", "kv.quota"]);
+    answers(&node, &["POST", "/try/peer"], "not-granted");
+    refused(&node, &["install", &text(&second)], "package.older");
+    // Removed with its data: a later one of its name begins with nothing.
+    module(&node, &["remove", "probe"]);
+    answers(&node, &["GET", "/kept"], "no-such-module");
+    module(&node, &["install", &text(&first), "--approve"]);
+    answers(&node, &["GET", "/kept"], "\"bytes\":null");
+    assert_eq!(node.child_pid("noded").unwrap(), noded, "all of that without a restart");
+    for (name, count) in [("module.installed", 4), ("module.approved", 4), ("module.removed", 1), ("module.refused", 3)]
+    {
+        noted(&node, name, count);
+    }
+}
+
+#[test]
+fn a_module_is_installed_into_a_node_that_does_not_run() {
+    let world = World::without_directory().unwrap();
+    let mut node = world.alone("alice", "").unwrap();
+    let desk = Desk::new(&world.path().join("desk"));
+    node.down().unwrap();
+    let package = desk.package(VERSION, ASKS, "");
+    module(&node, &["install", &text(&package), "--publisher", &desk.publisher, "--approve"]);
+    let mode = |name: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::metadata(node.home.join("modules/probe").join(name)).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!((mode("grants.toml"), mode("state.toml"), mode("")), (0o600, 0o600, 0o700));
+    node.up_without_answers().unwrap();
+    answers(&node, &["POST", "/try/kv", "--data", "hello"], "tried");
+    noted(&node, "module.installed", 1);
+    // A program that was changed in its place is not started.
+    node.down().unwrap();
+    let program = node.home.join(format!("modules/probe/{VERSION}/probe"));
+    let mut bytes = fs::read(&program).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::remove_file(&program).unwrap();
+    fs::write(&program, bytes).unwrap();
+    node.up_without_answers().unwrap();
+    wait_for("the refusal", || {
+        let status = status(&node)?["node"]["conditions"].to_string();
+        Ok((status.contains("module.down") && status.contains("digest")).then_some(()))
+    })
+    .unwrap();
+    // A manifest that was changed is not believed.
+    node.down().unwrap();
+    let manifest = node.home.join(format!("modules/probe/{VERSION}/openred.toml"));
+    let changed = fs::read_to_string(&manifest).unwrap().replace("megabytes = 1", "megabytes = 9");
+    fs::remove_file(&manifest).unwrap();
+    fs::write(&manifest, changed).unwrap();
+    node.up_degraded().unwrap();
+    let named = status(&node).unwrap().to_string();
+    assert!(named.contains("module.probe.refused") && named.contains("signature"), "{named}");
+    module(&node, &["remove", "probe", "--keep-data"]);
+    module(&node, &["install", &text(&package), "--publisher", &desk.publisher, "--approve"]);
+    answers(&node, &["GET", "/kept"], "\"bytes\":5");
+}
+
+#[test]
+fn bad_packages_are_refused_by_name_and_leave_nothing() {
+    let world = World::without_directory().unwrap();
+    let mut node = world.alone("alice", "[modules]\nceiling = [\"kv.quota=1\"]\n").unwrap();
+    let desk = Desk::new(&world.path().join("desk"));
+    module(&node, &["trust", &desk.publisher]);
+    let spoilt = |spoil: &dyn Fn(&Path)| {
+        let package = desk.package(VERSION, ASKS, "");
+        spoil(&package);
+        text(&package)
+    };
+    let edit = |file: PathBuf, from: &str, to: &str| {
+        let before = fs::read_to_string(&file).unwrap();
+        assert!(before.contains(from));
+        fs::write(&file, before.replace(from, to)).unwrap();
+    };
+    let other = Desk::new(&world.path().join("other"));
+    let signature = |package: &Path| package.join("openred.sig");
+    let cases: Vec<(String, &str)> = vec![
+        (spoilt(&|package| edit(package.join("openred.toml"), "megabytes = 1", "megabytes = 2")), "package.signature"),
+        (spoilt(&|package| edit(package.join("openred.toml"), "[permissions]", "[permissons]")), "package.manifest"),
+        (spoilt(&|package| edit(signature(package), &desk.publisher, &other.publisher)), "package.signature"),
+        (spoilt(&|package| fs::write(signature(package), "x = 1").unwrap()), "package.malformed"),
+        (spoilt(&|package| fs::remove_file(signature(package)).unwrap()), "package.malformed"),
+        (spoilt(&|package| fs::write(package.join("probe"), "another").unwrap()), "package.digest"),
+        (spoilt(&|package| fs::remove_file(package.join("probe")).unwrap()), "package.malformed"),
+        (text(&other.package(VERSION, ASKS, "")), "package.publisher"),
+        (text(&desk.folder.join("nothing")), "local"),
+        (spoilt(&|package| fs::write(package.join("openred.toml"), vec![b'#'; 70_000]).unwrap()), "package.malformed"),
+    ];
+    for (package, code) in &cases {
+        refused(&node, &["install", package], code);
+    }
+    refused(&node, &["install", &text(&desk.key)], "package.malformed");
+    refused(&node, &["show", "probe"], "package.unknown");
+    refused(&node, &["remove", "messaging"], "package.unknown");
+    let left: Vec<_> =
+        fs::read_dir(node.home.join("modules")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["trusted.keys"], "nothing is left of them");
+    // The operator's ceiling holds whatever was granted; and a module that lies about its version is not let in.
+    let more = format!("{ASKS}peer.send = {{ reason = \"curiosity\" }}\n");
+    let package = desk.package(VERSION, &more, "");
+    module(&node, &["install", &text(&package), "--approve"]);
+    answers(&node, &["POST", "/try/peer"], "not-granted");
+    let (manifest, program) = (desk.manifest("1.0.5+openred.probe", ASKS), desk.program(VERSION));
+    let liar = desk.place("liar");
+    openred(&[
+        "module",
+        "sign",
+        &text(&manifest),
+        "--program",
+        &text(&program),
+        "--key",
+        &text(&desk.key),
+        "--out",
+        &text(&liar),
+    ])
+    .ok()
+    .unwrap();
+    module(&node, &["install", &text(&liar)]);
+    wait_for("the lie to be named", || {
+        let named = status(&node)?["node"]["conditions"].to_string();
+        Ok((named.contains("its manifest says 1.0.5")).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(node.cli(&["inbox"]).unwrap().code, 0, "the rest goes on");
+    // A folder that takes nothing is named, and what is installed stays.
+    node.down().unwrap();
+    let (folder, aside) = (node.home.join("modules"), node.home.join("aside"));
+    fs::rename(&folder, &aside).unwrap();
+    fs::write(&folder, "in the way").unwrap();
+    let answer = node.cli(&["module", "install", &text(&package)]).unwrap();
+    assert!(answer.code != 0 && answer.stderr.contains("modules"), "{}", answer.stderr);
+    fs::remove_file(&folder).unwrap();
+    fs::rename(&aside, &folder).unwrap();
+    assert_eq!(module(&node, &["show", "probe"])["version"], "1.0.5+openred.probe");
+}
+
+#[test]
+fn three_ends_put_it_under_quarantine_and_enable_lifts_that() {
+    let world = World::without_directory().unwrap();
+    let node = world.alone("alice", "").unwrap();
+    let desk = Desk::new(&world.path().join("desk"));
+    let package = desk.package(VERSION, ASKS, "");
+    module(&node, &["install", &text(&package), "--publisher", &desk.publisher, "--approve"]);
+    for _ in 0..3 {
+        answers(&node, &["GET", "/kept"], "bytes");
+        node.cli(&["module", "call", "probe", "POST", "/end"]).unwrap();
+    }
+    wait_for("the quarantine", || {
+        let named = status(&node)?["node"]["conditions"].to_string();
+        Ok(named.contains("not started again").then_some(()))
+    })
+    .unwrap();
+    module(&node, &["enable", "probe"]);
+    answers(&node, &["GET", "/kept"], "bytes");
+}
