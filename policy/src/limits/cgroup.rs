@@ -63,6 +63,13 @@ impl Places {
     }
 }
 
+impl Drop for Places {
+    fn drop(&mut self) {
+        // Those of programs are gone with them; a folder that still holds one is removed by the next start of this node.
+        self.0.iter().for_each(|place| drop(fs::remove_dir(&place.folder)));
+    }
+}
+
 /// Where `file system` is mounted: the mount's root in it, and the place. With `option`, only one whose own options name it.
 fn mounted<'a>(mounts: &'a str, kind: &str, option: Option<&str>) -> Option<(&'a str, &'a str)> {
     mounts.lines().find_map(|line| {
