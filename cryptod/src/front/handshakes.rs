@@ -4,6 +4,7 @@
 //! In: numbered calls of one connection. Out: their answers, as the vault gives them. Calls reach the vault in the order in which they
 //! came. At most [`OPEN`] are open, answers that nobody fetches included; further ones are not read.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
@@ -56,7 +57,12 @@ impl Desk {
             let desk = Arc::clone(&desk);
             async move { desk.answer(call).await }
         };
-        calls.take_until(gone).map(answer).buffer_unordered(OPEN)
+        // What is behind one that cannot be read would be read as such again and again.
+        let readable = calls.scan(false, |ended, call| {
+            let is_over = std::mem::replace(ended, call.is_err());
+            ready((!is_over).then_some(call))
+        });
+        readable.take_until(gone).map(answer).buffer_unordered(OPEN)
     }
 
     async fn answer(&self, call: Result<rpc::HandshakeCall, Status>) -> Result<rpc::HandshakeAnswer, Status> {

@@ -107,6 +107,7 @@ fn with_words(error: SandboxError, log: &Mutex<Vec<u8>>) -> SandboxError {
         SandboxError::Refused(reason) => {
             SandboxError::Refused(format!("{reason} {}", text(log).trim()).trim().to_owned())
         }
+        SandboxError::Ended(exit, _) => SandboxError::Ended(exit, text(log)),
         other => other,
     }
 }
@@ -159,9 +160,14 @@ fn begin(plan: &Plan, input: File, output: File) -> Result<(Child, Vec<Layer>), 
     match stages(&host, &child, &own, &expected) {
         Ok(layers) => Ok((child, layers)),
         Err(error) => {
+            // One that is done already cannot be looked at: that it ended says more.
+            let by_itself = child.try_wait().ok().flatten();
             let _ = child.signal(Signal::SIGKILL);
             let _ = child.wait();
-            Err(error)
+            match (error, by_itself) {
+                (SandboxError::Cage(_), Some(exit)) => Err(SandboxError::Ended(exit.to_string(), String::new())),
+                (error, _) => Err(error),
+            }
         }
     }
 }
