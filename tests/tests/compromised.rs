@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 /// docs/sandbox.md and docs/threat-model.md say.
 const ATTEMPTS: [(&str, usize, usize); 6] = [
     ("operations", 16, 0),
-    ("labels", 35, 0),
+    ("labels", 36, 0),
     ("rows", 12, 0),
     ("descriptors", 7, 6),
     ("processes", 7, 2),
