@@ -118,7 +118,7 @@ fn iso_whatever_a_module_does_has_a_name_and_harms_nobody_else() {
     let begun = stage.recovers();
     for (act, fault) in [
         ("at-exit", "exit code 7"),
-        ("at-version", "speaks no version of the contract"),
+        ("at-version", "it speaks versions 999 to 999 of the contract, this node 1 to 1"),
         ("at-impostor", "exit code 9"),
         ("at-unproven", "exit code 9"),
         ("on-abort", "SIGABRT"),

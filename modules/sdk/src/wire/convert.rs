@@ -280,7 +280,7 @@ mod tests {
             wire::Call { method: 0, ..call.clone() },
             wire::Call { method: 77, ..call.clone() },
             wire::Call { idempotency_key: Bytes::from_static(b"short"), ..call.clone() },
-            wire::Call { peer: Bytes::new(), module: "other".into(), ..call },
+            wire::Call { module: "other".into(), ..call },
         ] {
             assert!(to_request(broken, Body::empty()).is_none());
         }
