@@ -45,6 +45,25 @@ fn a_test_program_counts_only_by_what_it_says() {
     assert_eq!(totals("exit 7"), "0 1 0");
 }
 
+/// A disk of its own that is too small, in a mount namespace of the script's.
+#[test]
+fn on_a_full_disk_the_suite_stops_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (test, list, out) = (folder.path().join("test"), folder.path().join("list"), folder.path().join("out"));
+    program(&test, "touch \"$0\".ran; echo 'test result: ok. 1 passed; 0 failed; 0 ignored'");
+    fs::write(&list, format!("{} {}\n", folder.path().display(), test.display())).unwrap();
+    fs::create_dir(&out).unwrap();
+    let run = "mount -t tmpfs -o size=64m tmpfs \"$2\" && \"$0\" --programs \"$1\" \"$2\" '' && cat \"$2/totals\"";
+    let ran = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "--propagation", "private", "sh", "-c", run])
+        .args([&script("test"), &list, &out])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert!(said.contains("64 MiB are free") && said.ends_with("\n0 1 0\n"), "{said}{:?}", ran.stderr);
+    assert!(!folder.path().join("test.ran").exists());
+}
+
 #[test]
 fn what_fails_and_passes_when_it_is_run_again_is_counted_and_named() {
     const OK: &str = "echo 'test result: ok. 1 passed; 0 failed; 0 ignored'";
