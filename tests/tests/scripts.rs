@@ -96,9 +96,9 @@ fn lanes(folder: &Path, [one, other]: [&[&str]; 2]) -> Command {
         fs::write(&list, (0..texts.len()).map(line).collect::<String>()).unwrap();
         list
     };
-    // Who was himself started in some background ignores SIGINT, and hands that on.
+    // As in a script's background, which the suite does not let its tests inherit.
     let mut command = Command::new("env");
-    command.arg("--default-signal=INT").arg(script("test")).arg("--lanes").arg(folder.join("out"));
+    command.arg("--ignore-signal=INT").arg(script("test")).arg("--lanes").arg(folder.join("out"));
     command.arg(list("one", one)).arg(list("other", other));
     command
 }
