@@ -18,6 +18,8 @@ const OWN_LEAF: &str = "supervisor";
 const PERIOD: u64 = 100_000;
 /// Groups that one of the same name may have left behind: as many as a node has modules, and their predecessors.
 const LEFT: usize = 1024;
+/// Groups of one program that can be there at once.
+const AT_ONCE: usize = 32;
 
 /// Controllers and what they hold.
 const CONTROLLERS: [(&str, Resource); 3] =
@@ -187,6 +189,21 @@ fn limit_file(version: Way, resource: Resource) -> Option<&'static str> {
     }
 }
 
+/// Makes a folder for one program. The kernel keeps one of that name while somebody is in it: a process that was killed and is
+/// still on its way out, or an older generation of the program. Then it gets the next number.
+fn vacant(place: &Path, name: &str) -> io::Result<PathBuf> {
+    let mut folder = place.join(name);
+    for number in 2..=AT_ONCE {
+        let _ = fs::remove_dir(&folder);
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| folder),
+        }
+        folder = place.join(format!("{name}-{number}"));
+    }
+    fs::create_dir(&folder).map(|()| folder)
+}
+
 /// One program's group in one hierarchy. Dropped, it is removed.
 #[derive(Debug)]
 pub(super) struct Group {
@@ -197,11 +214,7 @@ pub(super) struct Group {
 
 impl Group {
     fn make(place: &Place, name: &str, limits: &Limits) -> io::Result<Self> {
-        let folder = place.folder.join(name);
-        // One that could not be removed yet, because whoever was in it was still on its way out.
-        let _ = fs::remove_dir(&folder);
-        fs::create_dir(&folder)?;
-        let group = Self { folder, holds: place.holds.clone(), version: place.version };
+        let group = Self { folder: vacant(&place.folder, name)?, holds: place.holds.clone(), version: place.version };
         place.holds.iter().try_for_each(|resource| group.limit(*resource, limits))?;
         Ok(group)
     }
@@ -295,6 +308,22 @@ mod tests {
         assert!(unified(MOUNTS, "0::/\n").unwrap().1);
         assert_eq!(unified(MOUNTS, "0::/../outside\n"), None, "above the namespace's own");
         assert_eq!(unified("", OWN), None);
+    }
+
+    #[test]
+    fn a_group_that_somebody_is_still_in_does_not_keep_the_next_one_from_its_own() {
+        let place = tempfile::tempdir().unwrap();
+        let taken = |name: &str| fs::write(place.path().join(name).join("somebody"), "").unwrap();
+        let folder = vacant(place.path(), "files").unwrap();
+        assert_eq!(folder, place.path().join("files"));
+        assert_eq!(vacant(place.path(), "files").unwrap(), folder, "nobody is in it");
+        taken("files");
+        let second = vacant(place.path(), "files").unwrap();
+        assert_eq!(second, place.path().join("files-2"));
+        taken("files-2");
+        fs::remove_file(folder.join("somebody")).unwrap();
+        assert_eq!(vacant(place.path(), "files").unwrap(), folder, "he has left");
+        assert_eq!(vacant(&place.path().join("no"), "files").unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
