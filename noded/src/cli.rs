@@ -20,6 +20,7 @@ mod logs;
 mod messages;
 mod methods;
 mod module;
+mod monitor;
 mod output;
 mod packages;
 mod passphrase;
@@ -123,6 +124,7 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
         Command::Inbox(options) => client::block_on(messages::inbox(invocation, options)),
         Command::Share(options) => client::block_on(files::share(invocation, options)),
         Command::Fetch(options) => client::block_on(files::fetch(invocation, options)),
+        Command::Monitor(command) => client::block_on(monitor::monitor(invocation, command)),
         Command::Audit(command) => client::block_on(audit::audit(invocation, command)),
         Command::Check { files } => configuration::check(invocation, files),
         Command::Config(arguments::Config::Show { origin }) => configuration::show(invocation, origin),

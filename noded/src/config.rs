@@ -6,8 +6,10 @@
 //! the store and can only narrow what stands here.
 
 mod document;
+mod hooks;
 mod layers;
 mod modules;
+mod monitor;
 mod recipient;
 mod text;
 
@@ -22,21 +24,20 @@ use openred_proto::limits::{
     SESSION_REQUESTS, SIGNATURES_PER_SECOND, SIGNATURES_PER_SECOND_MAX,
 };
 use openred_proto::method::{Method, MethodSet, Schedule};
-use openred_proto::modules::MODULE_ID_BYTES;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 pub use document::document;
+pub use hooks::HooksConfig;
 pub use layers::{Origin, Resolved, resolve};
 pub use modules::ModulesConfig;
+pub use monitor::MonitorConfig;
 pub use text::DirectoryAddress;
 
 /// Directories that one node registers with; each holds a stream open, so a handful is plenty.
 pub const DIRECTORIES: usize = 4;
 /// Peers in `links.allow`; longer lists belong to the `sector` or `ask` policy.
 pub const ALLOWED_PEERS: usize = 1024;
-/// Hooks and modules in `hooks.order`.
-const HOOKS_ORDERED: usize = 64;
 /// The protocol's limit of a session's bytes in megabytes of 2^20.
 const SESSION_MEGABYTES: u32 = (SESSION_BYTES >> 20) as u32;
 /// Shortest life and idle time of a session: an eighth of a life is for the handshake of the next one, which takes milliseconds, or a
@@ -90,6 +91,8 @@ pub struct NodeConfig {
     pub audit: AuditConfig,
     /// Modules' parts in calls that are not their own.
     pub hooks: HooksConfig,
+    /// What the module `monitor` serves.
+    pub monitor: MonitorConfig,
     /// What the processes log.
     pub log: LogConfig,
     /// Switches for measurements.
@@ -211,14 +214,6 @@ pub struct AuditConfig {
     pub auditor: String,
 }
 
-/// `[hooks]`: in which order modules are asked about calls.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct HooksConfig {
-    /// Hooks (`MODULE/HOOK`) or modules, the first first. Holds inside a class, where the hooks themselves say nothing of each other.
-    pub order: Vec<String>,
-}
-
 /// `[log]`: what the processes write to the supervisor's log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -283,6 +278,7 @@ impl Default for NodeConfig {
             modules: ModulesConfig::default(),
             audit: AuditConfig::default(),
             hooks: HooksConfig::default(),
+            monitor: MonitorConfig::default(),
             log: LogConfig::default(),
             diagnostics: DiagnosticsConfig::default(),
         }
@@ -401,7 +397,7 @@ impl NodeConfig {
     /// The first rule broken, by key.
     pub fn check(&self) -> Result<(), BadValue> {
         self.sessions.check()?;
-        let rules: [(&'static str, bool, &'static str); 22] = [
+        let rules: [(&'static str, bool, &'static str); 19] = [
             ("name", self.name.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("sector", self.sector.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("endpoints", self.endpoints.len() <= CARD_ENDPOINTS, "more than 8"),
@@ -439,13 +435,6 @@ impl NodeConfig {
                 self.audit.auditor.is_empty() || recipient::is_recipient(&self.audit.auditor),
                 "no X25519 recipient of age: name what `age-keygen` prints as the public key, age1…",
             ),
-            ("hooks.order", self.hooks.order.len() <= HOOKS_ORDERED, "more than 64"),
-            ("hooks.order", !has_twice(&self.hooks.order), "names a hook twice"),
-            (
-                "hooks.order",
-                self.hooks.order.iter().all(|name| is_hook(name)),
-                "not MODULE/HOOK or MODULE; `openred hooks` names them",
-            ),
             (
                 "links.allow",
                 self.links.incoming == IncomingPolicy::AllowList || self.links.allow.is_empty(),
@@ -463,6 +452,8 @@ impl NodeConfig {
             }
         }
         self.modules.check()?;
+        self.hooks.check()?;
+        self.monitor.check()?;
         for endpoint in &self.endpoints {
             check_endpoint(endpoint).map_err(|why| BadValue { key: "endpoints", why })?;
             if !is_dialable(endpoint) {
@@ -477,15 +468,6 @@ impl NodeConfig {
 /// Whether something stands in a list more than once: most likely another was meant.
 fn has_twice<T: PartialEq>(list: &[T]) -> bool {
     list.iter().enumerate().any(|(place, item)| list[..place].contains(item))
-}
-
-/// `MODULE` or `MODULE/HOOK`.
-fn is_hook(name: &str) -> bool {
-    let is_word = |word: &str| {
-        (1..=MODULE_ID_BYTES).contains(&word.len())
-            && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-    };
-    name.split('/').count() <= 2 && name.split('/').all(is_word)
 }
 
 impl SessionConfig {
@@ -584,13 +566,6 @@ mod tests {
         assert_eq!(broken(|c| c.endpoints = vec!["http://[2001:db8::1]:7690".to_owned()]), Ok(()));
         assert_eq!(broken(|c| c.directory.ca_file = "ca.pem".into()), Err("directory.ca_file"));
         assert_eq!(broken(|c| c.endpoints = vec!["http://x".to_owned(); 9]), Err("endpoints"));
-        assert_eq!(broken(|c| c.hooks.order = vec!["guard/gate".into(), "spam".into()]), Ok(()));
-        for bad in ["", "Guard", "guard/", "a/b/c", "a b"] {
-            let mut config = NodeConfig::default();
-            config.hooks.order.push(bad.to_owned());
-            assert_eq!(config.check().map_err(|bad| bad.key), Err("hooks.order"), "{bad}");
-        }
-        assert_eq!(broken(|c| c.hooks.order = vec!["a".into(), "a".into()]), Err("hooks.order"));
         assert_eq!(broken(|c| c.audit.auditor = "age1auditor".to_owned()), Err("audit.auditor"));
     }
 }

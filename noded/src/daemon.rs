@@ -230,15 +230,25 @@ pub struct ModuleSockets {
     pub listener: UnixListener,
     /// One end of a pair.
     pub supervisor: UnixStream,
+    /// What the monitor is served on; something that is no listener where the configuration names none.
+    pub monitor: OwnedFd,
 }
 
 impl ModuleSockets {
-    fn for_the_runtime(self) -> std::io::Result<module::Sockets> {
+    fn for_the_runtime(self, config: &NodeConfig) -> std::io::Result<module::Sockets> {
+        let mut loopback = Vec::new();
+        if config.monitor.listen.is_some() {
+            let listener = TcpListener::from(self.monitor);
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            loopback.push(module::Loopback { module: module::MONITOR, listener });
+        }
         self.listener.set_nonblocking(true)?;
         self.supervisor.set_nonblocking(true)?;
         Ok(module::Sockets {
             listener: tokio::net::UnixListener::from_std(self.listener)?,
             supervisor: tokio::net::UnixStream::from_std(self.supervisor)?,
+            loopback,
         })
     }
 }
@@ -284,7 +294,7 @@ async fn live(
     mut stopping: Stopping,
     ready: impl FnOnce(),
 ) -> Result<(), DaemonError> {
-    let sockets = modules.for_the_runtime().map_err(local("the sockets for modules"))?;
+    let sockets = modules.for_the_runtime(&parts.config).map_err(local("the sockets for modules"))?;
     let node = tokio::select! {
         () = stopping.asked() => return Ok(()),
         node = Node::assemble(parts) => node.map_err(|error| DaemonError::Node(NodeFault(error)))?,

@@ -46,6 +46,8 @@ pub(crate) enum Condition {
     HookOff,
     /// A module's description of a method was refused.
     MethodRefused,
+    /// A module that watches the node says that the operator has to look.
+    ModuleAlert,
 }
 
 /// How bad it is.
@@ -147,6 +149,12 @@ impl Condition {
                 Error,
                 &[],
                 "`openred module logs ID` has its last words; `openred module release ID` has it started again.",
+            ),
+            Self::ModuleAlert => entry(
+                "module.alert",
+                Error,
+                &[],
+                "`openred doctor` shows each layer. One that is off and was not switched off by you: treat it as a break-in.",
             ),
             Self::ModuleFull => entry(
                 "module.full",

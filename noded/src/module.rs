@@ -15,6 +15,7 @@ mod host;
 pub(crate) mod installed;
 mod keeper;
 mod lives;
+mod loopback;
 mod meter;
 mod methods;
 mod places;
@@ -28,6 +29,7 @@ mod swap;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod view;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,7 +53,7 @@ use crate::health::Health;
 use crate::hooks::{Hooks, Spec};
 use crate::store::{Pen, RowSeal, Store, Writer};
 pub(crate) use blobs::{Disk, DiskThread};
-pub(crate) use built_in::{BUILT_IN, BuiltIn};
+pub(crate) use built_in::{BUILT_IN, BuiltIn, MONITOR};
 use callee::{Asked, Callee};
 use gates::Gates;
 use granted::Granted;
@@ -59,12 +61,14 @@ pub(crate) use granted::{USED, Used};
 use host::ModuleHost;
 pub(crate) use installed::Wanted;
 pub(crate) use keeper::{Source, built_in};
+pub(crate) use loopback::Loopback;
 use meter::Meter;
 pub(crate) use methods::ModuleMethods;
 use places::Places;
 use ports::{ModuleKeys, PeerCaller};
 use space::Space;
 use timers::Timers;
+pub(crate) use view::{NodeView, View};
 
 /// A peer's call ends after this long. The head of the answer counts; a body may take longer.
 const CALL_TIME: Duration = Duration::from_secs(60);
@@ -108,6 +112,8 @@ impl Loaded {
 pub(crate) struct Sockets {
     pub(crate) listener: UnixListener,
     pub(crate) supervisor: UnixStream,
+    /// Listeners on this machine's loopback that serve modules.
+    pub(crate) loopback: Vec<Loopback>,
 }
 
 /// All modules of this node.
@@ -140,6 +146,7 @@ pub(crate) struct Parts {
     pub(crate) health: Arc<Health>,
     /// The operator's order of hooks.
     pub(crate) hook_order: Vec<String>,
+    pub(crate) view: Arc<View>,
 }
 
 impl Modules {

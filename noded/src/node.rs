@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use openred_module::{Body, Event, PeerError};
+use openred_module::{Body, DirectoryState, Event, LinkCount, NodeStatus, PeerError};
 use openred_proto::checked::card::CardFields;
 use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
@@ -27,7 +27,7 @@ use crate::keys::{CryptodClient, Description, KeysError};
 use crate::link::ports::{Answered, Courier, LinkObserver};
 use crate::link::{self, Links};
 use crate::module::ports::PeerCaller;
-use crate::module::{self, Disk, ModuleMethods, Modules, Sockets, Source, Used, Wanted};
+use crate::module::{self, Disk, ModuleMethods, Modules, NodeView, Sockets, Source, Used, View, Wanted};
 use crate::p2p::ports::{LinkHandle, Ports};
 use crate::p2p::{self, NetworkSettings, PeerNetwork, PingPlan, SessionLimits};
 use crate::reports::Reports;
@@ -143,6 +143,7 @@ impl Node {
         // What the operator has decided is in the store, and narrows the file.
         directories.allow_methods(links.allowed_methods());
         let calls = Arc::new(Calls { links: Arc::downgrade(&links), network: OnceLock::new() });
+        let view = Arc::new(View::default());
         let parts = module::Parts {
             me,
             store: store.clone(),
@@ -152,6 +153,7 @@ impl Node {
             beside: Arc::default(),
             health: Arc::clone(&health),
             hook_order: config.hooks.order.clone(),
+            view: Arc::clone(&view),
         };
         let methods = ModuleMethods::new(keys.clone(), Arc::clone(&links), Arc::clone(&health));
         let modules = load_modules(parts, used, &installed, &keys, &methods).await?;
@@ -169,7 +171,8 @@ impl Node {
         let _ = calls.network.set(Arc::downgrade(&network));
         links.send_by(Arc::clone(&calls) as _);
         links.observe(Arc::new(Observer { network: Arc::downgrade(&network), modules: Arc::downgrade(&modules) }));
-        Ok(Arc::new(Self {
+        let looked_at = Arc::downgrade(&modules);
+        let node = Arc::new(Self {
             me,
             config,
             endpoints,
@@ -184,7 +187,10 @@ impl Node {
             operations: AtomicU64::new(described.operations),
             keys,
             installed,
-        }))
+        });
+        let own: Weak<Self> = Arc::downgrade(&node);
+        view.of(own, looked_at);
+        Ok(node)
     }
 
     /// Starts modules and everything that runs beside the listener; the tasks end with `tasks`.
@@ -244,6 +250,32 @@ impl Node {
                 Some(error) => self.health.raise(condition, clock::now(), error.to_string()),
                 None => self.health.clear(condition),
             }
+        }
+    }
+}
+
+impl NodeView for Node {
+    fn own_half(&self) -> NodeStatus {
+        let mut links: Vec<LinkCount> = Vec::new();
+        for link in self.links.all().into_iter().filter(|link| !link.state.is_over()) {
+            match links.iter_mut().find(|count| count.state == link.state.name()) {
+                Some(count) => count.links += 1,
+                None => links.push(LinkCount { state: link.state.name().to_owned(), links: 1 }),
+            }
+        }
+        let directory = |at: openred_proto::admin::DirectoryStatus| DirectoryState {
+            url: at.url,
+            state: at.state,
+            detail: at.detail,
+            since: at.since,
+        };
+        NodeStatus {
+            started_at: self.started_at.0,
+            links,
+            sessions: u32::try_from(self.network.sessions().len()).unwrap_or(u32::MAX),
+            key_operations: self.operations.load(Ordering::Relaxed),
+            directories: self.directories.status().into_iter().map(directory).collect(),
+            ..NodeStatus::default()
         }
     }
 }

@@ -22,6 +22,7 @@ mod keystore;
 #[cfg(test)]
 mod killed;
 mod log;
+mod looked;
 mod modules;
 mod node;
 mod operator;

@@ -52,6 +52,9 @@ pub enum Ask {
         /// Its id.
         module: String,
     },
+    /// How are the processes and their cages? Answered with [`Told::Process`] for each, [`Told::Layer`] behind it for each of its layers,
+    /// and [`Told::Looked`].
+    Look,
 }
 
 /// What the supervisor says.
@@ -90,10 +93,35 @@ pub enum Told {
         /// How, in a few words.
         how: String,
     },
+    /// A process, as the supervisor sees it.
+    Process {
+        /// As in `openred status`.
+        name: String,
+        /// As there.
+        state: String,
+        /// How often it was started again.
+        restarts: u32,
+        /// Unix milliseconds.
+        since: u64,
+    },
+    /// A layer of the process that was told last.
+    Layer {
+        /// As in `openred doctor`.
+        name: String,
+        /// Whether it is as it must be.
+        on: bool,
+        /// Of one that is off: what was expected, and what is there.
+        detail: String,
+    },
+    /// That was all.
+    Looked {
+        /// When: Unix milliseconds.
+        at: u64,
+    },
 }
 
 impl Ask {
-    /// Whom it is about.
+    /// Whom it is about; nobody's id is empty.
     #[must_use]
     pub fn module(&self) -> &str {
         match self {
@@ -102,16 +130,17 @@ impl Ask {
             | Self::Quarantine { module, .. }
             | Self::Forgotten { module }
             | Self::Ready { module } => module,
+            Self::Look => "",
         }
     }
 }
 
 impl Told {
-    /// Whom it is about; nobody alone: an empty text.
+    /// Whom it is about; nobody's id is empty.
     #[must_use]
     pub fn module(&self) -> &str {
         match self {
-            Self::Changed => "",
+            Self::Changed | Self::Process { .. } | Self::Layer { .. } | Self::Looked { .. } => "",
             Self::Refused { module, .. }
             | Self::Quarantined { module, .. }
             | Self::Released { module }

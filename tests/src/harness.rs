@@ -45,7 +45,7 @@ pub fn binaries() -> Result<PathBuf> {
 }
 
 /// A node's programs.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "openred",
     "cryptod",
     "cryptod-vault",
@@ -54,6 +54,7 @@ const PROGRAMS: [&str; 8] = [
     "openred-launch",
     "openred-messaging",
     "openred-files",
+    "openred-monitor",
 ];
 
 /// Lays a node's programs out in a new folder, with another in the place of the one of this name.

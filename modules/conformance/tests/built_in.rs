@@ -28,6 +28,12 @@ fn files_conform() {
 }
 
 #[test]
+fn monitor_conforms() {
+    let report = judge(include_str!("../../monitor/openred.toml"), "openred-monitor");
+    assert!(report.ok, "{report}");
+}
+
+#[test]
 fn what_is_no_module_fails_by_name() {
     let report = judge(include_str!("../../files/openred.toml"), "/bin/cat");
     assert!(!report.ok && report.verdicts.iter().all(|verdict| verdict.offence.is_some()), "{report}");

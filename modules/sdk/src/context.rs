@@ -14,6 +14,7 @@ use crate::host::{
 };
 use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
+use crate::status::NodeStatus;
 use openred_proto::id::NodeId;
 
 /// What a module may use of its node. Durability is the [`Host`]'s: a change is durable when its call has answered.
@@ -308,6 +309,22 @@ impl Context {
     pub async fn call_module(&self, module: &str, request: PeerRequest) -> Result<Response, CallError> {
         let within = Within { call: self.call, ..Within::default() };
         self.host.call_module(within, module, request).await
+    }
+
+    /// How the node, its processes and their cages are; see [`Host::node_status`].
+    ///
+    /// # Errors
+    /// The host's; [`HostError::NotGranted`] without the permission `node.status`.
+    pub async fn node_status(&self) -> Result<NodeStatus, HostError> {
+        self.host.node_status().await
+    }
+
+    /// Tells the operator of something that he has to see, until `None` ends it; see [`Host::alert`].
+    ///
+    /// # Errors
+    /// The host's; [`HostError::NotGranted`] without the permission `node.status`.
+    pub async fn alert(&self, detail: Option<String>) -> Result<(), HostError> {
+        self.host.alert(detail).await
     }
 
     /// Notes an event in the node's audit trail.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
+use crate::status::NodeStatus;
 use openred_proto::id::NodeId;
 
 /// Longest key, in bytes.
@@ -361,4 +362,14 @@ pub trait Host: Send + Sync + 'static {
 
     /// Calls another module of this node. At most [`DEPTH`] deep, never in a circle, and no longer than who waits for the caller does.
     async fn call_module(&self, within: Within, module: &str, request: PeerRequest) -> Result<Response, CallError>;
+    /// How the node, its processes and their cages are. [`HostError::NotGranted`] without the permission `node.status`.
+    async fn node_status(&self) -> Result<NodeStatus, HostError> {
+        Err(HostError::NotGranted)
+    }
+
+    /// Tells the operator of something that he has to see: a condition of the node until `None` ends it. It survives the module, not the
+    /// node's process. [`HostError::NotGranted`] without the permission `node.status`.
+    async fn alert(&self, _detail: Option<String>) -> Result<(), HostError> {
+        Err(HostError::NotGranted)
+    }
 }

@@ -22,6 +22,8 @@ mod error;
 mod handler;
 mod hook;
 mod host;
+#[cfg(feature = "http")]
+pub mod http;
 mod instance;
 mod message;
 mod module;
@@ -34,6 +36,7 @@ mod route;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod state;
+mod status;
 #[cfg(feature = "test-host")]
 mod test_host;
 #[cfg(feature = "wire")]
@@ -66,6 +69,7 @@ pub use route::Routes;
 #[cfg(feature = "sandbox")]
 pub use sandbox::{SandboxError, SandboxHost};
 pub use state::{Entry, Key, Rows, Table};
+pub use status::{ConditionState, DirectoryState, LayerState, LinkCount, ModuleState, NodeStatus, ProcessState};
 #[cfg(feature = "test-host")]
 pub use test_host::{Fault, TestHost, link};
 

@@ -26,6 +26,8 @@ pub enum Caller {
     Operator,
     /// Another module of this node.
     Module(ModuleName),
+    /// Somebody on this machine, over a connection to the address that the operator gave this module. Not known to be the operator.
+    Loopback,
 }
 
 /// Name of a module: 1 to 32 of `a-z`, `0-9`, `-`.
@@ -120,7 +122,7 @@ impl Request {
     pub fn peer(&self) -> Result<NodeId, ModuleError> {
         match self.caller {
             Caller::Peer(peer) => Ok(peer),
-            Caller::Operator | Caller::Module(_) => {
+            Caller::Operator | Caller::Loopback | Caller::Module(_) => {
                 Err(ModuleError::new(Status::Forbidden, "not-a-peer", "this call is for peers"))
             }
         }

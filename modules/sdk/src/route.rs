@@ -22,6 +22,7 @@ enum Who {
     Peer,
     Operator,
     Module,
+    Loopback,
 }
 
 impl Who {
@@ -30,6 +31,7 @@ impl Who {
             Caller::Peer(_) => Self::Peer,
             Caller::Operator => Self::Operator,
             Caller::Module(_) => Self::Module,
+            Caller::Loopback => Self::Loopback,
         };
         self == of
     }
@@ -63,7 +65,8 @@ impl<M: Send + Sync + 'static> Routes<M> {
             return Err((true, unclaimed));
         }
         if has_manifest {
-            let claimed = |route: &Route| self.claims.iter().any(|claim| route.is(claim));
+            // Connections are asked for by a permission, not by a route.
+            let claimed = |route: &Route| route.who == Who::Loopback || self.claims.iter().any(|claim| route.is(claim));
             if let Some(route) = self.routes.iter().find(|route| !claimed(route)) {
                 return Err((true, name(route.method, route.pattern)));
             }
@@ -122,6 +125,12 @@ impl<M: Send + Sync + 'static> Routes<M> {
     /// A route for other modules of this node that the operator has granted calls of this one.
     pub fn module<A>(&mut self, method: Method, pattern: &'static str, body_limit: u64, handler: impl Handler<M, A>) {
         self.add(Who::Module, method, pattern, body_limit, handler);
+    }
+
+    /// Connections to the address that the operator gave this module (`http.listen`). A call's body is what the client sends, the answer's
+    /// body what it gets, for as long as the connection lasts; nobody is known to call. With the feature `http`, `http::serve` answers it.
+    pub fn connection<A>(&mut self, handler: impl Handler<M, A>) {
+        self.add(Who::Loopback, Method::Post, "/{address}/{client}", u64::MAX, handler);
     }
 
     fn add<A>(

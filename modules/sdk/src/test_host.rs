@@ -13,13 +13,15 @@ use std::sync::Arc;
 
 use openred_proto::id::NodeId;
 
+use crate::body::Body;
 use crate::context::Context;
 use crate::error::ModuleError;
 use crate::hook::{HookRequest, Verdict};
 use crate::host::{AuditEvent, Host, UnixMillis};
 use crate::instance::Instance;
-use crate::message::{Caller, PeerRequest, Request, Response};
+use crate::message::{Caller, Method, PeerRequest, Request, Response};
 use crate::module::{Event, Module};
+use crate::status::NodeStatus;
 pub(crate) use callee::Callee;
 pub use fault::Fault;
 use node::Node;
@@ -111,6 +113,23 @@ impl TestHost {
     /// Calls an operator route.
     pub async fn operator(&self, request: PeerRequest) -> Response {
         self.node.dispatch(Request { caller: Caller::Operator, ..request.into_request(self.id()) }).await
+    }
+
+    /// Connects to the module as a client on this machine would: what it sends, and all that it gets.
+    pub async fn connect(&self, sends: Body) -> Response {
+        let path = "/127.0.0.1:9000/127.0.0.1:40000";
+        let request = Request::new(Caller::Loopback, Method::Post, path).with_body("", sends);
+        self.node.dispatch(request).await
+    }
+
+    /// How the node is from now on; without it the module was not granted to know.
+    pub fn set_status(&self, status: NodeStatus) {
+        self.node.state().status = Some(status);
+    }
+
+    /// What the module has told the operator.
+    pub fn alerted(&self) -> Option<String> {
+        self.node.state().alert.clone()
     }
 
     /// Calls a peer route as `peer`, without the peer's node taking part: for hostile input.

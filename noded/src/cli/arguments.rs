@@ -99,6 +99,9 @@ pub(crate) enum Command {
     Share(Share),
     /// Fetch a file that a linked node shares, and verify it
     Fetch(Fetch),
+    /// The node's health: graph, figures for Prometheus, alerts
+    #[command(subcommand)]
+    Monitor(Monitor),
     /// The trail of what was done with the node's keys
     #[command(subcommand)]
     Audit(Audit),
@@ -123,6 +126,20 @@ pub(crate) enum Command {
         /// An existing directory
         directory: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Monitor {
+    /// Show the node's parts, how each is, and what it needs
+    Graph {
+        /// With every layer of every cage
+        #[arg(long)]
+        all: bool,
+    },
+    /// Print the page that Prometheus reads
+    Metrics,
+    /// Show layers of cages that are off, and those that were
+    Alerts,
 }
 
 #[derive(Debug, Subcommand)]

@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 34] = [
+pub(super) const SETTINGS: [Setting; 35] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -87,6 +87,10 @@ pub(super) const SETTINGS: [Setting; 34] = [
     setting(
         "hooks.order",
         "Order of modules' hooks (\"MODULE/HOOK\" or \"MODULE\") where they say nothing of each other.",
+    ),
+    setting(
+        "monitor.listen",
+        "Where this machine's Prometheus reads the node's figures, such as \"127.0.0.1:7692\". Empty: nowhere.",
     ),
     setting("log.level", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\" (docs/logging.md)."),
     setting("log.format", "\"human\" or \"json\"."),

@@ -110,6 +110,32 @@ impl<'de> Deserialize<'de> for DirectoryAddress {
     }
 }
 
+/// An address, or no text for none.
+pub(super) mod address {
+    use super::{Deserialize, Deserializer, Serializer};
+    use std::net::SocketAddr;
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        address: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_str(""),
+        }
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(|_| serde::de::Error::custom("expected ADDRESS:PORT, such as 127.0.0.1:7692"))
+    }
+}
+
 /// Node ids as did:key text.
 pub(super) mod node_ids {
     use super::{Deserialize, Deserializer, NodeId, Serializer};

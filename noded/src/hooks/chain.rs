@@ -59,6 +59,8 @@ impl Chain {
             Caller::Operator => (Point::Operator, None),
             // There is no point for calls of one module by another: what they lead to at peers passes the outbound one.
             Caller::Module(_) => return Ok(request),
+            // Bytes of a connection, of which its module alone makes calls.
+            Caller::Loopback => return Ok(request),
         };
         if self.is_empty(point) && self.is_empty(answer_of(point)) {
             return Ok(request);

@@ -23,8 +23,8 @@ pub(crate) struct BuiltIn {
 impl BuiltIn {
     /// Its manifest, which its program was built with.
     pub(crate) fn manifest(&self) -> &'static Manifest {
-        static ALL: LazyLock<[Manifest; 2]> = LazyLock::new(|| {
-            [("messaging", MESSAGING), ("files", FILES)]
+        static ALL: LazyLock<[Manifest; 3]> = LazyLock::new(|| {
+            [("messaging", MESSAGING), ("files", FILES), (MONITOR, WATCHER)]
                 .map(|(name, text)| Manifest::parse(name, text).expect("the manifest was read by a test"))
         });
         let own = ALL.iter().find(|manifest| manifest.id.as_str() == self.id);
@@ -34,14 +34,19 @@ impl BuiltIn {
 
 const MESSAGING: &str = include_str!("../../../modules/messaging/openred.toml");
 const FILES: &str = include_str!("../../../modules/files/openred.toml");
+const WATCHER: &str = include_str!("../../../modules/monitor/openred.toml");
 
 /// All of them.
-pub(crate) static BUILT_IN: [BuiltIn; 2] = [
+pub(crate) static BUILT_IN: [BuiltIn; 3] = [
     BuiltIn { id: "messaging", program: "openred-messaging", slot: 0, limits: LIMITS },
     BuiltIn { id: "files", program: "openred-files", slot: 1, limits: LIMITS },
+    BuiltIn { id: MONITOR, program: "openred-monitor", slot: 2, limits: LIMITS },
 ];
 
-/// Far above what either takes; files hashes with a whole processor.
+/// Watches the node.
+pub(crate) const MONITOR: &str = "monitor";
+
+/// Far above what any takes; files hashes with a whole processor.
 const LIMITS: Limits = Limits { memory: 128 << 20, cpu: 100, tasks: 32, descriptors: 256 };
 
 #[cfg(test)]

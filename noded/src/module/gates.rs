@@ -68,15 +68,18 @@ impl Gates {
     }
 
     fn find(&self, request: &Request) -> Result<(usize, &Route), ModuleError> {
+        let none = || ModuleError::not_found("no-such-route", "this module has no such route");
         let auth = match request.caller {
             Caller::Peer(_) => Auth::Peer,
             Caller::Operator => Auth::Operator,
             Caller::Module(_) => Auth::Module,
+            // Connections do not come this way.
+            Caller::Loopback => return Err(none()),
         };
         let fits = |route: &Route| route.auth == auth && route.path.matches(&request.path);
         let mut fitting = self.manifest.routes.iter().enumerate().filter(|(_, route)| fits(route)).peekable();
         if fitting.peek().is_none() {
-            return Err(ModuleError::not_found("no-such-route", "this module has no such route"));
+            return Err(none());
         }
         fitting.find(|(_, route)| route.method == request.method).ok_or_else(|| {
             ModuleError::new(Status::MethodNotAllowed, "wrong-method", "this route takes another method")

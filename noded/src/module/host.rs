@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use openred_module::manifest::PermissionName;
 use openred_module::{
-    AuditEvent, Batch, BlobName, CallError, Committed, Host, HostError, KEY_LIMIT, Method, PeerError, PeerRequest,
-    Response, Scan, ScanPage, Status, TimerId, Within,
+    AuditEvent, Batch, BlobName, CallError, Committed, Host, HostError, KEY_LIMIT, Method, NodeStatus, PeerError,
+    PeerRequest, Response, Scan, ScanPage, Status, TimerId, Within,
 };
 use openred_proto::checked::module_word::is_domain;
 use openred_proto::checked::session::RequestHead;
@@ -25,8 +25,9 @@ use super::ports::{ModuleKeys, PeerCaller};
 use super::seals::{self, Seals};
 use super::space::{Place, Space, batch_bytes};
 use super::timers::Timers;
-use super::{Beside, Parts};
+use super::{Beside, Parts, View};
 use crate::clock;
+use crate::health::Health;
 use crate::hooks::Hooks;
 use crate::store::{Pen, Store, StoreError};
 
@@ -49,6 +50,8 @@ pub(super) struct ModuleHost {
     is_ours: bool,
     /// At least the bytes of its rows: what was written since they were counted is added, what was replaced is not taken off.
     rows: AtomicU64,
+    health: Arc<Health>,
+    view: Arc<View>,
 }
 
 impl ModuleHost {
@@ -77,6 +80,8 @@ impl ModuleHost {
             granted,
             is_ours: BUILT_IN.iter().any(|ours| ours.id == module),
             rows: AtomicU64::new(u64::MAX),
+            health: Arc::clone(&parts.health),
+            view: Arc::clone(&parts.view),
         }
     }
 
@@ -246,6 +251,19 @@ impl Host for ModuleHost {
         if self.pen.is_active() {
             self.timers.set(self.module, timer, UnixMillis(at));
         }
+    }
+
+    async fn node_status(&self) -> Result<NodeStatus, HostError> {
+        self.granted.need(PermissionName::NodeStatus)?;
+        self.view.status(&self.health).await
+    }
+
+    async fn alert(&self, detail: Option<String>) -> Result<(), HostError> {
+        self.granted.need(PermissionName::NodeStatus)?;
+        if self.pen.is_active() {
+            self.view.alert(self.module, detail, &self.health);
+        }
+        Ok(())
     }
 
     fn set_full(&self, detail: Option<String>) {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use openred_module::manifest::PermissionName;
 use openred_proto::modules::Ask;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -64,6 +65,10 @@ impl Modules {
         tasks.spawn(Arc::clone(&self.door).serve(sockets.listener));
         tasks.spawn(Arc::clone(&self.used).keep());
         let supervisor = Supervisor::start(sockets.supervisor, tasks);
+        self.parts.view.through(Arc::clone(&supervisor));
+        for loopback in sockets.loopback {
+            tasks.spawn(loopback.serve(Arc::clone(self)));
+        }
         let troubles = Troubles::new(Arc::clone(health));
         let modules = Arc::clone(self);
         let mut keeper =
@@ -100,7 +105,8 @@ impl Keeper {
             version: (!comes_with_us).then(|| wanted.manifest.version.to_string()),
             anew: self.ended.contains(loaded.id),
             context: loaded.context.clone(),
-            idle: self.idle,
+            // What watches the node is needed while nobody calls.
+            idle: self.idle.filter(|_| !wanted.granted.has(PermissionName::NodeStatus)),
             slot: Arc::clone(slot),
             meter: Arc::clone(&loaded.meter),
             door: Arc::clone(&self.modules.door),

@@ -248,7 +248,8 @@ impl Life {
                 Some(Told::Quarantined { why, .. }) => Trouble { detail: why, quarantined: true },
                 Some(Told::Ended { how, .. }) => format!("it ended before it had attached: {how}").into(),
                 Some(Told::Stopped { .. } | Told::Released { .. }) => "it was ended".into(),
-                Some(Told::Changed) | None => "the supervisor has gone".into(),
+                // Words about no module do not come here.
+                _ => "the supervisor has gone".into(),
             }),
         };
         // Before it serves: what it describes is known when it is first called.
@@ -321,7 +322,7 @@ impl Life {
                 match said {
                     Told::Ended { how: by_itself, .. } => how = Some(by_itself),
                     Told::Stopped { .. } => return,
-                    Told::Refused { .. } | Told::Quarantined { .. } | Told::Released { .. } | Told::Changed => {}
+                    _ => {}
                 }
             }
         };

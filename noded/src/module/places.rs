@@ -10,21 +10,24 @@ use openred_proto::id::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Calls of peers in all; more are refused, not queued.
-const PEERS: usize = 144;
+const PEERS: usize = 132;
 /// Of those, of one peer: four peers at their limit still leave others a place.
 const ONE_PEER: usize = 32;
 /// Calls of the operator.
 pub(super) const OPERATOR: usize = 32;
 /// Calls of other modules.
 const MODULES: usize = 16;
+/// Connections on this machine's loopback: a scraper, an operator's browser with its handful, and room.
+const LOOPBACK: usize = 16;
 /// Events that are handled at once.
-const EVENTS: usize = 16;
+const EVENTS: usize = 12;
 /// Questions to hooks that decide: they are short, so these are tens of thousands in a second.
 const HOOKS: usize = 32;
 /// Questions to hooks that observe: they take none of those.
 const OBSERVERS: usize = 16;
 /// All of them together fit one attachment, so that whoever has a place is not refused behind it.
-const _: () = assert!(PEERS + OPERATOR + MODULES + EVENTS + HOOKS + OBSERVERS <= openred_module::remote::CALLS);
+const _: () =
+    assert!(PEERS + OPERATOR + MODULES + LOOPBACK + EVENTS + HOOKS + OBSERVERS <= openred_module::remote::CALLS);
 /// Events that may wait for that: as many as sessions can open while one handler takes its time.
 const EVENTS_WAITING: usize = 1024;
 
@@ -38,6 +41,7 @@ pub(super) struct Places {
     of_peer: Shares,
     operator: Arc<Semaphore>,
     modules: Arc<Semaphore>,
+    loopback: Arc<Semaphore>,
     events: Arc<Semaphore>,
     events_waiting: Arc<Semaphore>,
     hooks: Arc<Semaphore>,
@@ -68,6 +72,7 @@ impl Default for Places {
             of_peer: Arc::default(),
             operator: places(OPERATOR),
             modules: places(MODULES),
+            loopback: places(LOOPBACK),
             events: places(EVENTS),
             events_waiting: places(EVENTS_WAITING),
             hooks: places(HOOKS),
@@ -87,6 +92,7 @@ impl Places {
             Caller::Peer(peer) => peer,
             Caller::Operator => return free(&self.operator),
             Caller::Module(_) => return free(&self.modules),
+            Caller::Loopback => return free(&self.loopback),
         };
         let permit = Arc::clone(&self.peers).try_acquire_owned().ok()?;
         let mut of_peer = self.of_peer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,6 +167,9 @@ mod tests {
         assert_eq!(held.len(), PEERS);
         assert!(places.call(Caller::Operator).is_some());
         assert!(places.event().is_some());
+        let dialled: Vec<Place> = std::iter::from_fn(|| places.call(Caller::Loopback)).collect();
+        assert_eq!(dialled.len(), LOOPBACK);
+        assert!(places.call(Caller::Operator).is_some());
     }
 
     #[test]

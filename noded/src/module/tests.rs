@@ -163,6 +163,7 @@ async fn bench(most_blobs: u64) -> Bench {
         beside: Arc::default(),
         health: Arc::clone(&health),
         hook_order: Vec::new(),
+        view: Arc::default(),
     };
     let trial = Arc::new(Instance::load(Trial).unwrap());
     let modules = Modules::empty(parts, Used::nowhere(), None);

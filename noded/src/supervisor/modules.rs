@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::child::{Caged, Fault, ModulePlan, start_module};
 use super::installed::{self, Known, Program};
-use super::{Context, now};
+use super::{Context, looked, now};
 use crate::cli::{Exit, Failure};
 use crate::config::LogFormat;
 use crate::packages::Order;
@@ -40,6 +40,8 @@ const WINDOW: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(250);
 /// Why one is under quarantine that the filter has killed.
 const FILTER: &str = "SIGSYS: a system call outside its filter";
+/// A look is told again for so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Words to this part of the supervisor that wait: one `noded` after the other, and the end.
 const WORDS: usize = 4;
 
@@ -179,6 +181,8 @@ struct Table<'a> {
     starting: Starting<'a>,
     ending: Ending,
     node: Option<Channel>,
+    /// The last look, as it is told.
+    looked: Option<(Instant, Vec<u8>)>,
 }
 
 /// The channel to a `noded`.
@@ -190,7 +194,8 @@ struct Channel {
 /// Serves `noded`'s wishes until the supervisor ends; what still runs then dies with its handles.
 pub(crate) async fn serve(context: &Context, known: Vec<Known>, mut words: Words) {
     let entries = known.into_iter().map(Entry::new).collect();
-    let mut table = Table { context, entries, starting: Starting::new(), ending: Ending::new(), node: None };
+    let mut table =
+        Table { context, entries, starting: Starting::new(), ending: Ending::new(), node: None, looked: None };
     let watches = context.starter.ways.watches();
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -297,6 +302,9 @@ impl Table<'_> {
     }
 
     fn take(&mut self, ask: Ask) {
+        if ask == Ask::Look {
+            return self.tell_look();
+        }
         if let Ask::Forgotten { module } = &ask {
             return installed::forgotten(self.context, module);
         }
@@ -312,8 +320,24 @@ impl Table<'_> {
             Ask::Stop { .. } => self.stop(place),
             Ask::Quarantine { why, .. } => self.quarantine(place, why),
             Ask::Ready { .. } => self.context.starter.board.module_state(id, "ready", now()),
-            Ask::Forgotten { .. } => {}
+            Ask::Look | Ask::Forgotten { .. } => {}
         }
+    }
+
+    /// Tells `noded` how the processes and their cages are. Looking costs this process something, so it is not done anew too often.
+    fn tell_look(&mut self) {
+        let is_fresh = |(at, _): &(Instant, Vec<u8>)| at.elapsed() < LOOK_AGAIN;
+        let seen = match self.looked.take().filter(is_fresh) {
+            Some(seen) => seen,
+            None => (Instant::now(), looked::told(&self.context.starter.board.doctor(), now())),
+        };
+        let Some(channel) = &self.node else { return };
+        // All or nothing, as in `tell`.
+        if !channel.stream.try_write(&seen.1).is_ok_and(|count| count == seen.1.len()) {
+            tracing::warn!("noded does not hear how its processes are");
+            self.node = None;
+        }
+        self.looked = Some(seen);
     }
 
     fn start(&mut self, place: usize, value: Secret<32>) {

@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -62,6 +62,8 @@ pub(crate) struct Places {
     pub(crate) vault_state: File,
     /// The peer-to-peer listener; it outlives `noded`, so that connections wait out a restart.
     pub(crate) peers: TcpListener,
+    /// What the module `monitor` is served on, if the operator wants that.
+    pub(crate) monitor: Option<TcpListener>,
 }
 
 /// Locks the home, makes what is missing, opens what is passed on.
@@ -97,22 +99,23 @@ pub(crate) fn prepare(home: &Home, config: &NodeConfig, identities: &Identities)
     let vault_state = home.vault_state();
     let vault_state =
         open_no_symlinks(&vault_state, OFlag::O_RDWR | OFlag::O_CREAT, 0o600).map_err(failed(&vault_state))?;
-    let peers = TcpListener::bind(config.listen).map_err(|error| taken(config, &error))?;
-    peers.set_nonblocking(true).map_err(|error| Failure::local("the peer-to-peer listener", &error))?;
-    Ok(Places { _lock: lock, state, vault_state, peers })
+    let peers = listener(config.listen, "listen")?;
+    let monitor = config.monitor.listen.map(|address| listener(address, "monitor.listen")).transpose()?;
+    Ok(Places { _lock: lock, state, vault_state, peers, monitor })
 }
 
-fn taken(config: &NodeConfig, error: &io::Error) -> Failure {
-    let failure = Failure::local(format!("cannot listen on {}", config.listen), error);
-    match error.kind() {
-        ErrorKind::AddrInUse => {
-            failure.way_out("another program listens there: end it, or change `listen` in the configuration")
-        }
-        ErrorKind::AddrNotAvailable => {
-            failure.way_out("this machine has no such address: change `listen` in the configuration")
-        }
-        _ => failure.way_out("change `listen` in the configuration"),
-    }
+/// Listens where the setting `key` says.
+fn listener(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address).and_then(|bound| bound.set_nonblocking(true).map(|()| bound));
+    bound.map_err(|error| {
+        let failure = Failure::local(format!("cannot listen on {address}"), &error);
+        let way_out = format!("change `{key}` in the configuration");
+        failure.way_out(match error.kind() {
+            ErrorKind::AddrInUse => format!("another program listens there: end it, or {way_out}"),
+            ErrorKind::AddrNotAvailable => format!("this machine has no such address: {way_out}"),
+            _ => way_out,
+        })
+    })
 }
 
 /// Takes the home for this process: no node runs in it while the lock is held. An exchange that was cut short is

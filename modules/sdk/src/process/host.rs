@@ -20,8 +20,10 @@ use crate::host::{
 };
 use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
+use crate::status::NodeStatus;
+use crate::wire::status::to_status;
 use crate::wire::words::{to_call, to_host, to_peer};
-use crate::wire::{MESSAGE_BYTES, bodies, convert};
+use crate::wire::{DETAIL_BYTES, MESSAGE_BYTES, bodies, convert};
 
 /// See the file's head.
 pub(super) struct RemoteHost {
@@ -56,6 +58,12 @@ impl RemoteHost {
 /// The node's refusal, in the SDK's words.
 fn refused(status: Status) -> HostError {
     to_host(&status)
+}
+
+/// As much of a text as fits.
+fn cut(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text
 }
 
 fn named(name: &BlobName) -> wire::BlobName {
@@ -164,6 +172,16 @@ impl Host for RemoteHost {
         let request = wire::PeerId { peer: convert::of_node(peer) };
         let peers = self.client().identities(request).await.map_err(refused)?.into_inner().peers;
         peers.iter().map(|peer| convert::node_id(peer).ok_or(HostError::Storage)).collect()
+    }
+
+    async fn node_status(&self) -> Result<NodeStatus, HostError> {
+        let reply = self.client().node_status(wire::NodeStatusRequest {}).await.map_err(refused)?;
+        Ok(to_status(reply.into_inner()))
+    }
+
+    async fn alert(&self, detail: Option<String>) -> Result<(), HostError> {
+        let detail = detail.map(|detail| cut(detail, DETAIL_BYTES));
+        self.client().alert(wire::AlertRequest { detail }).await.map(drop).map_err(refused)
     }
 
     fn set_timer(&self, timer: TimerId, at: UnixMillis) {

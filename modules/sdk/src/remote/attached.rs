@@ -16,7 +16,7 @@ use super::fault::Fault;
 use crate::body::Body;
 use crate::error::{ModuleError, Status};
 use crate::host::{Host, Within};
-use crate::message::{Request, Response};
+use crate::message::{Caller, Request, Response};
 use crate::module::Event;
 use crate::wire::convert::{self, host_frame};
 use crate::wire::flow::{Budget, Pieces, Reading};
@@ -33,6 +33,8 @@ pub(super) struct Inner {
     host: Arc<dyn Host>,
     /// Whether it serves hooks.
     pub(super) hooks: bool,
+    /// Whether it tells connections from calls of the operator.
+    loopback: bool,
     pub(super) lane: Arc<Lane<HostFrame>>,
     calls: Mutex<Calls>,
     ended: watch::Sender<Option<Fault>>,
@@ -41,11 +43,12 @@ pub(super) struct Inner {
 impl Inner {
     pub(super) fn new(
         (module, version, methods): (String, String, Vec<Bytes>),
-        hooks: bool,
+        (hooks, loopback): (bool, bool),
         host: Arc<dyn Host>,
     ) -> Arc<Self> {
         let (lane, calls) = (Lane::new(), Mutex::new(Calls::default()));
-        Arc::new(Self { module, version, methods, host, hooks, lane, calls, ended: watch::Sender::new(None) })
+        let ended = watch::Sender::new(None);
+        Arc::new(Self { module, version, methods, host, hooks, loopback, lane, calls, ended })
     }
 
     pub(super) fn calls(&self) -> MutexGuard<'_, Calls> {
@@ -244,6 +247,10 @@ impl Attached {
 
     /// Serves one call. Always answers; a call that is dropped is cancelled in the module.
     pub async fn dispatch(&self, mut request: Request) -> Response {
+        if request.caller == Caller::Loopback && !self.0.loopback {
+            let detail = "this version of the module takes no connections";
+            return ModuleError::new(Status::Unavailable, "no-connections", detail).into();
+        }
         let mut pieces = Pieces::new(std::mem::replace(&mut request.body, Body::empty()));
         let Ok(room) = self.0.lane.room().await else { return gone().into() };
         let (made, whole) = {

@@ -35,7 +35,7 @@ use super::held::{Held, STREAMS};
 use super::hosting::Hosting;
 use crate::context::Context;
 use crate::wire::{
-    CALL_WINDOW, CALLS, CONNECTION_WINDOW, CREDIT, DETAIL_BYTES, FEATURES, FEATURES_MOST, FRAME_BYTES, HOOKS,
+    CALL_WINDOW, CALLS, CONNECTION_WINDOW, CREDIT, DETAIL_BYTES, FEATURES, FEATURES_MOST, FRAME_BYTES, HOOKS, LOOPBACK,
     MESSAGE_BYTES, NAME_BYTES, NEWEST, OLDEST, PROOF_BYTES, convert,
 };
 
@@ -302,7 +302,9 @@ impl Connection {
         let features: Vec<String> =
             hello.features.into_iter().filter(|name| FEATURES.contains(&name.as_str())).collect();
         let hooks = features.iter().any(|name| name == HOOKS);
-        let inner = Inner::new((hello.module, hello.version, hello.methods), hooks, context.host());
+        let loopback = features.iter().any(|name| name == LOOPBACK);
+        let said = (hello.module, hello.version, hello.methods);
+        let inner = Inner::new(said, (hooks, loopback), context.host());
         let (ticket, opened) = self.door.ticket(&inner);
         inner.push(FromHost::Welcome(Welcome {
             version,

@@ -17,6 +17,7 @@ use crate::host::{
     SEAL_LIMIT,
 };
 use crate::message::ModuleName;
+use crate::wire::status::of_status;
 use crate::wire::words::{NOT_ATTACHED, of_call, of_host, of_peer};
 use crate::wire::{CONTENT_TYPE_BYTES, DETAIL_BYTES, NAME_BYTES, bodies, convert};
 
@@ -194,6 +195,19 @@ impl Contract for Hosting {
         let about = about.as_deref().map(peer).transpose()?;
         self.host()?.audit(AuditEvent { code: &code, peer: about, outcome: &outcome });
         Ok(Reply::new(wire::Done {}))
+    }
+
+    async fn node_status(&self, _: Request<wire::NodeStatusRequest>) -> Outcome<wire::NodeStatusReply> {
+        let status = self.host()?.node_status().await.map_err(of_host)?;
+        Ok(Reply::new(of_status(status)))
+    }
+
+    async fn alert(&self, request: Request<wire::AlertRequest>) -> Outcome<wire::Done> {
+        let detail = request.into_inner().detail;
+        if detail.as_ref().is_some_and(|detail| detail.len() > DETAIL_BYTES || detail.chars().any(char::is_control)) {
+            return Err(malformed());
+        }
+        done(self.host()?.alert(detail).await)
     }
 
     async fn telemetry(&self, request: Request<wire::TelemetryRequest>) -> Outcome<wire::Done> {

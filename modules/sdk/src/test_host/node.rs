@@ -19,6 +19,7 @@ use crate::host::{
 };
 use crate::message::{PeerRequest, Request, Response};
 use crate::module::TimerId;
+use crate::status::NodeStatus;
 
 /// Where virtual time begins: some moment in 2027.
 const EPOCH: UnixMillis = 1_800_000_000_000;
@@ -51,6 +52,8 @@ pub(super) struct State {
     pub(super) body_bytes: Arc<std::sync::atomic::AtomicU64>,
     pub(super) audit: Vec<AuditEvent<'static>>,
     pub(super) no_room: Option<String>,
+    pub(super) status: Option<NodeStatus>,
+    pub(super) alert: Option<String>,
     pub(super) settings: String,
     /// Changes of rows after which it is killed.
     pub(super) crash_after: Option<usize>,
@@ -94,6 +97,8 @@ impl Node {
             body_bytes: Arc::default(),
             audit: Vec::new(),
             no_room: None,
+            status: None,
+            alert: None,
             successors: BTreeMap::new(),
             crash_after: None,
             settings: String::new(),
@@ -368,6 +373,19 @@ impl Host for Node {
 
     fn set_timer(&self, timer: TimerId, at: UnixMillis) {
         self.state().timers.insert(timer, at);
+    }
+
+    async fn node_status(&self) -> Result<NodeStatus, HostError> {
+        self.state().status.clone().ok_or(HostError::NotGranted)
+    }
+
+    async fn alert(&self, detail: Option<String>) -> Result<(), HostError> {
+        let mut state = self.state();
+        if state.status.is_none() {
+            return Err(HostError::NotGranted);
+        }
+        state.alert = detail;
+        Ok(())
     }
 
     fn set_full(&self, detail: Option<String>) {

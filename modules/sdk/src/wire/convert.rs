@@ -77,7 +77,7 @@ fn to_key(bytes: &[u8]) -> Option<Option<IdempotencyKey>> {
 pub(crate) fn of_request(call: u64, request: &Request, first: Option<Piece>) -> wire::Call {
     let (peer, module) = match request.caller {
         Caller::Peer(peer) => (of_node(peer), String::new()),
-        Caller::Operator => (Bytes::new(), String::new()),
+        Caller::Operator | Caller::Loopback => (Bytes::new(), String::new()),
         Caller::Module(name) => (Bytes::new(), name.as_str().to_owned()),
     };
     let first = first.unwrap_or(Piece { bytes: Bytes::new(), end: wire::End::More, limit: 0 });
@@ -93,16 +93,18 @@ pub(crate) fn of_request(call: u64, request: &Request, first: Option<Piece>) -> 
         idempotency_key: of_key(request.idempotency_key),
         body: first.bytes,
         end: first.end.into(),
+        loopback: request.caller == Caller::Loopback,
     }
 }
 
 /// The same back, with the body that was made for it.
 pub(crate) fn to_request(call: wire::Call, body: Body) -> Option<Request> {
-    let caller = match (call.peer.is_empty(), call.module.as_str()) {
-        (true, "") => Caller::Operator,
-        (false, "") => Caller::Peer(node_id(&call.peer)?),
-        (true, module) => Caller::Module(ModuleName::new(module)?),
-        (false, _) => return None,
+    let caller = match (call.loopback, call.peer.is_empty(), call.module.as_str()) {
+        (true, true, "") => Caller::Loopback,
+        (false, true, "") => Caller::Operator,
+        (false, false, "") => Caller::Peer(node_id(&call.peer)?),
+        (false, true, module) => Caller::Module(ModuleName::new(module)?),
+        (true, ..) | (false, false, _) => return None,
     };
     let mut request = Request::new(caller, to_method(call.method)?, call.path).with_body(&call.content_type, body);
     request.length = call.length;
@@ -278,6 +280,7 @@ mod tests {
         for broken in [
             wire::Call { peer: Bytes::from_static(b"short"), ..call.clone() },
             wire::Call { method: 0, ..call.clone() },
+            wire::Call { loopback: true, ..call.clone() },
             wire::Call { method: 77, ..call.clone() },
             wire::Call { idempotency_key: Bytes::from_static(b"short"), ..call.clone() },
             wire::Call { module: "other".into(), ..call },
