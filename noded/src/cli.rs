@@ -5,6 +5,7 @@
 
 mod arguments;
 mod audit;
+mod author;
 mod backup;
 mod client;
 mod configuration;
@@ -96,11 +97,12 @@ fn invocation(arguments: &Arguments, output: Output) -> Result<Invocation, Failu
 fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Init(options) => init::init(invocation, options),
-        Command::Up(source) => {
+        Command::Up(options) => {
+            options.with_parent.map_or(Ok(()), supervisor::end_with)?;
             // Before its configuration is read, which may be a part of it.
             supervisor::finish_pending(&invocation.home)?;
             let resolved = configuration::resolved(invocation)?;
-            let (home, passphrase) = (invocation.home.clone(), Passphrase::new(&source)?);
+            let (home, passphrase) = (invocation.home.clone(), Passphrase::new(&options.secret)?);
             let again = invocation.clone();
             supervisor::up(&home, resolved.config, passphrase, move || {
                 configuration::resolved(&again).map(|resolved| resolved.config)

@@ -183,6 +183,19 @@ fn settle() -> Result<(), Failure> {
     closed.map_err(|errno| Failure::local("closing this process's memory", &errno.into()))
 }
 
+/// Asks the kernel to tell this process to stop when its parent has ended, however it ends: a node that an author tries a module on is not left behind.
+pub(crate) fn end_with(parent: i32) -> Result<(), Failure> {
+    let asked = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM);
+    asked.map_err(|errno| Failure::local("waiting for the parent's end", &errno.into()))?;
+    // It may have ended before.
+    match nix::unistd::getppid().as_raw() == parent {
+        true => Ok(()),
+        false => {
+            Err(Failure::new(Exit::Failed, "start", format!("process {parent}, which started this one, has ended"), ""))
+        }
+    }
+}
+
 /// Runs a node until it is told to stop.
 pub(crate) fn up(
     home: &Home,

@@ -57,7 +57,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn help_of_every_command_is_golden_and_fits_80_columns() {
     let (_guard, folder) = folder();
-    let commands: [&[&str]; 60] = [
+    let commands: [&[&str]; 62] = [
         &[],
         &["init"],
         &["up"],
@@ -84,6 +84,8 @@ fn help_of_every_command_is_golden_and_fits_80_columns() {
         &["link", "show"],
         &["link", "revoke"],
         &["module"],
+        &["module", "new"],
+        &["module", "dev"],
         &["module", "install"],
         &["module", "approve"],
         &["module", "enable"],

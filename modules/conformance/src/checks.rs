@@ -3,6 +3,7 @@
 mod bodies;
 mod calls;
 mod life;
+mod limits;
 
 use anyhow::Result;
 use futures_util::future::BoxFuture;
@@ -42,6 +43,8 @@ pub(crate) const ALL: &[Check] = checks! {
     "cancel" "ends a call that is given up" bodies::cancel;
     "deadline" "ends a call whose deadline has passed" calls::deadline;
     "drain" "says when its last call has ended" life::drain;
+    "limits" "serves within the limits of its manifest" limits::within;
+    "limits-hold" "is ended or refused when it takes more of the machine than that" limits::hold;
     "shutdown" "ends well when it is told to" life::shutdown;
     "pipe-end" "ends when no supervisor is left" life::pipe_end;
 };

@@ -8,6 +8,7 @@
 //! module's routes do when they are called with next to nothing.
 
 mod checks;
+pub mod probe;
 mod subject;
 
 use std::fmt;

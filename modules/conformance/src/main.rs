@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use openred_conformance::probe::{TAKE, take};
 use openred_conformance::{Subject, run};
 use openred_module::manifest::Manifest;
 
@@ -24,6 +25,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    let name = std::env::args().next().unwrap_or_default();
+    if name.starts_with(TAKE) {
+        return ExitCode::from(take(&name));
+    }
     match judge(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -37,7 +42,7 @@ fn main() -> ExitCode {
 fn judge(arguments: &Arguments) -> Result<bool> {
     let file = arguments.manifest.display().to_string();
     let text = std::fs::read_to_string(&arguments.manifest).with_context(|| file.clone())?;
-    let subject = Subject::new(&Manifest::parse(&file, &text)?, &arguments.program);
+    let subject = Subject::new(&Manifest::parse(&file, &text)?, &arguments.program, std::env::current_exe()?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(run(&subject));
     let text = if arguments.json { serde_json::to_string(&report)? } else { report.to_string() };

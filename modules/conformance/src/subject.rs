@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use openred_module::manifest::{Auth, Manifest};
 use openred_module::remote::Attached;
-use openred_module::{Body, Caller, Method, NodeId, Request, Response, SandboxHost, Status};
+use openred_module::{Body, Caller, Method, ModuleName, NodeId, Request, Response, SandboxHost, Status};
+use openred_policy::limits::Limits;
 use tokio::time::timeout;
 
 use crate::PATIENCE;
@@ -18,6 +19,12 @@ pub(crate) enum Who {
     Peer,
     /// The node's operator.
     Operator,
+    /// Another module of the node.
+    Module,
+}
+
+impl Who {
+    pub(crate) const ALL: [Self; 3] = [Self::Peer, Self::Operator, Self::Module];
 }
 
 /// A route that the manifest claims.
@@ -38,27 +45,36 @@ pub struct Subject {
     pub(crate) version: String,
     pub(crate) program: PathBuf,
     pub(crate) routes: Vec<Claim>,
+    pub(crate) limits: Limits,
+    /// The program that takes more than it may, in the module's place.
+    pub(crate) probe: PathBuf,
 }
 
 impl Subject {
-    /// The module of this manifest, with its built program.
+    /// The module of this manifest, with its built program; `probe` is `openred-conformance`, which takes too much of the machine in the module's place.
     #[must_use]
-    pub fn new(manifest: &Manifest, program: impl Into<PathBuf>) -> Self {
+    pub fn new(manifest: &Manifest, program: impl Into<PathBuf>, probe: impl Into<PathBuf>) -> Self {
         let claim = |route: &openred_module::manifest::Route| {
             let who = match route.auth {
                 Auth::Peer => Who::Peer,
                 Auth::Operator => Who::Operator,
-                // No version of the contract serves other modules yet.
-                Auth::Module => return None,
+                Auth::Module => Who::Module,
             };
             let path = route.path.as_str().to_owned();
-            Some(Claim { who, method: route.method, path, body_bytes: route.body_bytes })
+            Claim { who, method: route.method, path, body_bytes: route.body_bytes }
         };
         Self {
             module: manifest.id.to_string(),
             version: manifest.version.to_string(),
             program: program.into(),
-            routes: manifest.routes.iter().filter_map(claim).collect(),
+            limits: Limits {
+                memory: u64::from(manifest.limits.memory_megabytes) << 20,
+                cpu: manifest.limits.cpu_percent,
+                tasks: manifest.limits.tasks,
+                descriptors: manifest.limits.descriptors,
+            },
+            probe: probe.into(),
+            routes: manifest.routes.iter().map(claim).collect(),
         }
     }
 }
@@ -69,6 +85,7 @@ impl Claim {
         let caller = match self.who {
             Who::Peer => Caller::Peer(stranger()),
             Who::Operator => Caller::Operator,
+            Who::Module => ModuleName::new("stranger").map_or(Caller::Operator, Caller::Module),
         };
         Request::new(caller, self.method, self.filled())
     }

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use openred_policy::limits::{Limits, Resource};
 use openred_policy::spawn::Exit;
 use openred_policy::{KeptPath, Layer};
 use openred_proto::secret::Secret;
@@ -91,6 +92,7 @@ pub struct SandboxHost {
     program: PathBuf,
     launcher: PathBuf,
     folder: tempfile::TempDir,
+    limits: Option<Limits>,
     process: Option<Process>,
     attached: Mutex<Option<Arc<Attached>>>,
 }
@@ -145,8 +147,20 @@ impl SandboxHost {
         host.set_clock(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         let serving = tokio::spawn(Arc::clone(&door).serve(listener));
         let module = module.to_owned();
-        let (process, attached) = (None, Mutex::default());
-        Ok(Self { host, door, serving, module, program, launcher, folder, process, attached })
+        let (limits, process, attached) = (None, None, Mutex::default());
+        Ok(Self { host, door, serving, module, program, launcher, folder, limits, process, attached })
+    }
+
+    /// Holds the program to these limits from its next start on, by resource limits and by looking, as a node does where it has no groups.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
+    /// The limit that the program broke, for which it was killed.
+    pub fn broke(&self) -> Option<Resource> {
+        self.process.as_ref().and_then(Process::broke)
     }
 
     /// Starts the program in its cage; one that runs is ended first.
@@ -163,6 +177,7 @@ impl SandboxHost {
             name: self.module.clone(),
             socket: self.folder.path().join("module.sock"),
             kept,
+            limits: self.limits,
         };
         self.process = Some(Process::start(plan).await?);
         Ok(())

@@ -64,7 +64,7 @@ pub(crate) enum Command {
     /// Make a node: home directory, configuration, sealed identity
     Init(Init),
     /// Run the node: start, confine and watch its processes
-    Up(SecretSource),
+    Up(Up),
     /// Show how the node and its processes are
     Status(StatusOptions),
     /// Show what each process costs, again and again
@@ -220,6 +220,15 @@ pub(crate) struct SecretSource {
     #[arg(long, value_name = "N", conflicts_with_all = ["passphrase_file", "passphrase_fd"])]
     #[arg(value_parser = clap::value_parser!(i32).range(0..))]
     pub(crate) identity_fd: Option<i32>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) secret: SecretSource,
+    /// End when this process, which started this one, has ended
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(crate) with_parent: Option<i32>,
 }
 
 /// What opens segments that are sealed to an auditor; without it they are counted and not read.

@@ -12,6 +12,7 @@ use openred_proto::admin::ModuleChange;
 use serde_json::{Value, json};
 
 use super::arguments::Module;
+use super::author;
 use super::client::{block_on, request, supervisor};
 use super::module::Route;
 use super::output::{Output, table, wrap};
@@ -49,7 +50,10 @@ pub(crate) fn module(invocation: &Invocation, command: Module) -> Result<Exit, F
         Module::List => list(invocation, &packages),
         Module::Show { module } => shown(invocation, &packages, &module),
         Module::Audit { module } => audit(invocation, &packages, module.as_ref()),
-        Module::Call { module, method, path, data, content_type } => {
+        Module::New { module, sdk } => author::new(&invocation.output, &module, sdk.as_deref()),
+        Module::Dev { node } => author::dev(invocation, node),
+        Module::Call { dev, module, method, path, data, content_type } => {
+            let invocation = if dev { &author::on_dev_node(invocation)? } else { invocation };
             let method = if method == "GET" { "GET" } else { "POST" };
             let route = Route { module: interned(module.as_str()), method, path };
             block_on(call(invocation, route, data, &content_type))

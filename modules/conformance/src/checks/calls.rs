@@ -35,8 +35,8 @@ fn body(claim: &Claim) -> &'static str {
 
 pub(super) async fn other_callers(subject: &Subject) -> Result<()> {
     let (host, attached) = subject.start().await?;
-    for claim in &subject.routes {
-        let other = Claim { who: if claim.who == Who::Peer { Who::Operator } else { Who::Peer }, ..claim.clone() };
+    let others = subject.routes.iter().flat_map(|claim| Who::ALL.map(|who| Claim { who, ..claim.clone() }));
+    for other in others {
         if subject.routes.iter().any(|route| serves(route, &other)) {
             continue;
         }

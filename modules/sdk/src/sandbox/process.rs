@@ -5,10 +5,11 @@ use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use openred_policy::launch::{Launch, digest_of};
+use openred_policy::limits::{Held, Limits, Resource, Usage, Ways};
 use openred_policy::spawn::{Child, Exit};
 use openred_policy::{Error, Identity, KeptPath, Layer, Role, barrier, observe};
 use tokio::sync::{oneshot, watch};
@@ -19,6 +20,8 @@ use super::SandboxError;
 const STAGE: Duration = Duration::from_secs(60);
 /// The end of what a program said that is kept.
 const LOG_BYTES: usize = 64 * 1024;
+/// Between two looks at a program with limits.
+const LOOK: Duration = Duration::from_millis(50);
 /// As root: uids that no node of this machine is likely to have, 64 for each test process.
 const UIDS: u32 = 600_000;
 
@@ -28,6 +31,7 @@ pub(super) struct Plan {
     pub(super) name: String,
     pub(super) socket: PathBuf,
     pub(super) kept: Vec<KeptPath>,
+    pub(super) limits: Option<Limits>,
 }
 
 /// A program that was started.
@@ -36,10 +40,12 @@ pub(super) struct Process {
     layers: Vec<Layer>,
     values: Mutex<Option<File>>,
     log: Arc<Mutex<Vec<u8>>>,
+    broke: Arc<Mutex<Option<Resource>>>,
     ended: watch::Receiver<Option<Exit>>,
 }
 
 type Begun = (Arc<Child>, Vec<Layer>);
+type Broke = Mutex<Option<Resource>>;
 
 impl Process {
     /// Starts it, and waits until it runs in its cage.
@@ -51,14 +57,20 @@ impl Process {
         std::thread::spawn(move || keep(words, &kept));
         let (begun, started) = oneshot::channel();
         let (ended, hears) = watch::channel(None);
-        std::thread::spawn(move || run(&plan, input, output, begun, &ended));
+        let broke = Arc::new(Broke::default());
+        let breach = Arc::clone(&broke);
+        std::thread::spawn(move || run(&plan, input, output, begun, (&ended, &breach)));
         let started = started.await.unwrap_or_else(|_| Err(SandboxError::Refused("its thread ended".to_owned())));
         let (child, layers) = started.map_err(|error| with_words(error, &log))?;
-        Ok(Self { child, layers, values: Mutex::new(Some(values)), log, ended: hears })
+        Ok(Self { child, layers, values: Mutex::new(Some(values)), log, broke, ended: hears })
     }
 
     pub(super) fn layers(&self) -> &[Layer] {
         &self.layers
+    }
+
+    pub(super) fn broke(&self) -> Option<Resource> {
+        *self.broke.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn log(&self) -> String {
@@ -129,24 +141,47 @@ fn run(
     input: File,
     output: File,
     begun: oneshot::Sender<Result<Begun, SandboxError>>,
-    ended: &watch::Sender<Option<Exit>>,
+    (ended, broke): (&watch::Sender<Option<Exit>>, &Broke),
 ) {
-    let (child, layers) = match begin(plan, input, output) {
-        Ok((child, layers)) => (Arc::new(child), layers),
+    let (child, layers, held) = match begin(plan, input, output) {
+        Ok((child, layers, held)) => (Arc::new(child), layers, held),
         Err(error) => return drop(begun.send(Err(error))),
     };
     if begun.send(Ok((Arc::clone(&child), layers))).is_err() {
         let _ = child.signal(Signal::SIGKILL);
     }
-    let exit = child.wait().ok().flatten().unwrap_or(Exit::Signal(0));
+    let exit = match held {
+        None => child.wait().ok().flatten().unwrap_or(Exit::Signal(0)),
+        Some(held) => look(&child, &held, broke),
+    };
     ended.send_replace(Some(exit));
 }
 
-fn begin(plan: &Plan, input: File, output: File) -> Result<(Child, Vec<Layer>), SandboxError> {
+/// Looks at a program with limits until it has ended; one that breaks a limit is killed.
+fn look(child: &Child, held: &Held, broke: &Broke) -> Exit {
+    let mut usage = Usage::default();
+    loop {
+        match child.try_wait() {
+            Ok(Some(exit)) => return exit,
+            Ok(None) => {}
+            Err(_) => return Exit::Signal(0),
+        }
+        if let Some(broken) = usage.look(held, child.pid(), Instant::now()) {
+            broke.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(broken);
+            let _ = child.signal(Signal::SIGKILL);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn begin(plan: &Plan, input: File, output: File) -> Result<(Child, Vec<Layer>, Option<Held>), SandboxError> {
     let local = |source| SandboxError::Local { what: plan.program.display().to_string(), source };
     let own = observe::Baseline::of_this_process()?;
     let digest = digest_of(&File::open(&plan.program).map_err(local)?).map_err(local)?;
     let file = File::open(&plan.program).map_err(local)?;
+    let length = file.metadata().map_err(local)?.len();
+    let hold = |limits| Ways::without_groups().hold(&plan.name, limits, length).map_err(local);
+    let held = plan.limits.map(hold).transpose()?;
     let null = File::options().write(true).open("/dev/null").map_err(local)?;
     let identity = identity();
     let mut launch = Launch::new(&plan.launcher, file, digest, &plan.name)?.identity(identity)?;
@@ -154,11 +189,14 @@ fn begin(plan: &Plan, input: File, output: File) -> Result<(Child, Vec<Layer>), 
     for (name, value) in [("OPENRED_LOG", "debug"), ("RUST_BACKTRACE", "0")] {
         launch = launch.variable(name, value);
     }
+    if let Some(held) = &held {
+        launch = launch.limits(held);
+    }
     launch = launch.descriptor(input)?.descriptor(null)?.descriptor(output)?;
     let expected = observe::Expected { identity, kept: plan.kept.clone() };
     let (child, host) = launch.start()?;
     match stages(&host, &child, &own, &expected) {
-        Ok(layers) => Ok((child, layers)),
+        Ok(layers) => Ok((child, layers, held)),
         Err(error) => {
             // One that is done already cannot be looked at: that it ended says more.
             let by_itself = child.try_wait().ok().flatten();

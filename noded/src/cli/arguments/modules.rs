@@ -8,6 +8,21 @@ use openred_proto::id::NodeId;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Module {
+    /// For authors: write a module's project into a new folder
+    New {
+        /// The module's id, and the folder's name
+        #[arg(value_name = "ID")]
+        module: ModuleId,
+        /// Take openred-module from this folder, modules/sdk of a source tree
+        #[arg(long, value_name = "DIR")]
+        sdk: Option<PathBuf>,
+    },
+    /// For authors: run the project of this folder, anew whenever it is saved
+    Dev {
+        /// On the node of --home, which must run, instead of a throw-away one
+        #[arg(long)]
+        node: bool,
+    },
     /// Take a package in and show what it asks for; it waits for `approve`
     Install {
         /// A folder with openred.toml, openred.sig and the program, or an
@@ -67,6 +82,9 @@ pub(crate) enum Module {
     },
     /// Call an operator's route of a module and print what it answers
     Call {
+        /// On the node where `openred module dev` runs this folder's project
+        #[arg(long)]
+        dev: bool,
         /// The module
         #[arg(value_name = "ID")]
         module: ModuleId,
