@@ -35,6 +35,40 @@ pub enum BodyError {
 }
 
 /// A stream of byte chunks with a definite end.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use bytes::Bytes;
+/// use futures_util::StreamExt as _;
+/// use openred_module::{Body, ModuleError, Response, Status};
+///
+/// # struct Lines;
+/// # impl Lines {
+/// /// In: of any length, in bounded memory.
+/// async fn count(self: Arc<Self>, mut body: Body) -> Result<String, ModuleError> {
+///     let mut lines = 0;
+///     while let Some(chunk) = body.next().await {
+///         // A writer that vanished is an error here, not an end.
+///         lines += chunk?.iter().filter(|byte| **byte == b'\n').count();
+///     }
+///     Ok(format!("{lines} lines"))
+/// }
+///
+/// /// Out: written while it is read, only as fast as it is read.
+/// async fn numbers(self: Arc<Self>) -> Result<Response, ModuleError> {
+///     let body = Body::produced(|sender| async move {
+///         for number in 0..1_000_000 {
+///             if sender.send(Bytes::from(format!("{number}\n"))).await.is_err() {
+///                 return;
+///             }
+///         }
+///         sender.finish().await;
+///     });
+///     Ok(Response::new(Status::Ok, "text/plain", body))
+/// }
+/// # }
+/// ```
 pub struct Body(Inner);
 
 enum Inner {

@@ -18,6 +18,37 @@ use crate::status::NodeStatus;
 use openred_proto::id::NodeId;
 
 /// What a module may use of its node. Durability is the [`Host`]'s: a change is durable when its call has answered.
+///
+/// Rows that belong together change in one [`Batch`], under expectations:
+///
+/// ```
+/// use openred_module::{Batch, Committed, Context, HostError};
+///
+/// /// Takes one of what is left; false if nothing is, or somebody was quicker.
+/// async fn take(context: &Context, who: &str) -> Result<bool, HostError> {
+///     let Some(left) = context.get("left").await?.filter(|left| left[0] > 0) else { return Ok(false) };
+///     let batch = Batch::new()
+///         .expect("left", Some(left.clone()))
+///         .put("left", vec![left[0] - 1])
+///         .put(format!("taken/{who}"), vec![1]);
+///     Ok(context.apply(batch).await? == Committed::Yes)
+/// }
+/// ```
+///
+/// A call of a peer that brings no answer says whether it may have been carried out; whoever asks again uses a key, or asks what cannot harm twice:
+///
+/// ```
+/// use openred_module::{Body, Context, NodeId, PeerError, PeerRequest};
+///
+/// async fn tell(context: &Context, peer: NodeId, text: String) -> &'static str {
+///     match context.peer_request(peer, PeerRequest::post("/tell", "text/plain", Body::whole(text))).await {
+///         Ok(answer) if answer.status.is_success() => "heard",
+///         Ok(_) => "refused",
+///         Err(PeerError::TimedOut | PeerError::Interrupted) => "perhaps heard",
+///         Err(_) => "not heard",
+///     }
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Context {
     host: Arc<dyn Host>,

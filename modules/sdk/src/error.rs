@@ -77,6 +77,30 @@ impl Status {
 /// A refusal by a module, as its caller will see it.
 ///
 /// Each module has one error enum of its own and a `From` into this type; `code` is stable and has an entry in `docs/errors.md`.
+///
+/// ```
+/// use openred_module::{HostError, ModuleError, Status};
+///
+/// enum ShopError {
+///     SoldOut,
+///     Host(HostError),
+/// }
+///
+/// impl From<HostError> for ShopError {
+///     fn from(error: HostError) -> Self {
+///         Self::Host(error)
+///     }
+/// }
+///
+/// impl From<ShopError> for ModuleError {
+///     fn from(error: ShopError) -> Self {
+///         match error {
+///             ShopError::SoldOut => ModuleError::new(Status::Conflict, "sold-out", "There is nothing left."),
+///             ShopError::Host(error) => error.into(),
+///         }
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {detail}")]
 pub struct ModuleError {

@@ -137,6 +137,46 @@ type Answer = Pin<Box<dyn Future<Output = Result<Verdict, ModuleError>> + Send>>
 pub(crate) type Handler = Arc<dyn Fn(Context, HookRequest) -> Answer + Send + Sync>;
 
 /// The hooks of a module under construction.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use openred_module::{
+///     Context, HookRequest, Hooks, Manifest, Module, ModuleError, Point, Routes, TestHost, Verdict,
+/// };
+///
+/// struct Gate;
+///
+/// impl Module for Gate {
+///     fn manifest(&self) -> Manifest {
+///         Manifest { id: "gate", version: "1.0.0", summary: "Keeps long attachments out" }
+///     }
+///
+///     fn routes(_: &mut Routes<Self>) {}
+///
+///     fn middleware(hooks: &mut Hooks<Self>) {
+///         hooks.on("length", Self::length);
+///     }
+/// }
+///
+/// impl Gate {
+///     async fn length(self: Arc<Self>, _: Context, request: HookRequest) -> Result<Verdict, ModuleError> {
+///         match request.length {
+///             Some(length) if length <= 65_536 => Ok(Verdict::Continue),
+///             _ => Ok(Verdict::deny("too-long", "Attachments stay below 64 KiB here.")),
+///         }
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let host = TestHost::start(1, Gate).await;
+/// let short = HookRequest { length: Some(10), ..HookRequest::new(Point::Inbound) };
+/// assert_eq!(host.hook("length", short).await, Ok(Verdict::Continue));
+/// let unknown = HookRequest::new(Point::Inbound);
+/// assert!(matches!(host.hook("length", unknown).await, Ok(Verdict::Deny(_))));
+/// # }
+/// ```
 pub struct Hooks<M> {
     module: Arc<M>,
     hooks: Vec<Hook>,

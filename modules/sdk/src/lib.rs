@@ -11,6 +11,49 @@
 //! through an attachment as it would call an [`Instance`]. Tests use `TestHost` (feature `test-host`), which links the module, and `SandboxHost`
 //! (feature `sandbox`), which runs its program in its cage.
 //!
+//! # A module, whole
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use openred_module::{Body, Context, Json, Manifest, Method, Module, ModuleError, PeerRequest, Routes, Table, TestHost};
+//!
+//! /// What must survive is in tables; the value itself may hold what is only for speed.
+//! struct Greeter;
+//!
+//! static GREETED: Table<String, u64> = Table::new("greeted");
+//!
+//! impl Module for Greeter {
+//!     fn manifest(&self) -> Manifest {
+//!         Manifest { id: "greeter", version: "1.0.0", summary: "Greets, and counts" }
+//!     }
+//!
+//!     fn routes(routes: &mut Routes<Self>) {
+//!         routes.operator(Method::Post, "/greet", 64, Self::greet);
+//!     }
+//! }
+//!
+//! impl Greeter {
+//!     async fn greet(self: Arc<Self>, context: Context, name: String) -> Result<Json<u64>, ModuleError> {
+//!         let count = GREETED.update(&context, &name, |count| count.unwrap_or(0) + 1).await?;
+//!         Ok(Json(count))
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! // In a test: the module on a node in memory.
+//! let host = TestHost::start(1, Greeter).await;
+//! for count in 1..=2 {
+//!     let answer = host.operator(PeerRequest::post("/greet", "text/plain", Body::whole("Ada"))).await;
+//!     assert_eq!(answer.json_body::<u64>().await.unwrap(), count);
+//! }
+//! # }
+//! ```
+//!
+//! With `openred.toml` beside Cargo.toml the attribute [`macro@module`] writes `manifest`, and callers and limits of the routes stand there; `openred module new`
+//! writes such a project. Then `fn main()` is `openred_module::run(Greeter)`.
+//!
 //! Only `process`, `remote` and `sandbox` touch sockets, and only the last opens files.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

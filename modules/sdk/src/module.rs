@@ -37,8 +37,73 @@ pub enum Event {
     IdentitiesChanged(NodeId),
 }
 
-/// A module. Handlers run at the same time as each other and as events, so shared state belongs behind the host's
+/// A module: `routes` alone is needed, and `manifest`, which [`macro@crate::module`] writes. Handlers run at the same time as each other and as events, so shared state belongs behind the host's
 /// transactions, or a lock that is not held across an `await`.
+///
+/// One that reminds, and is not stopped from it by any end of its process:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use openred_module::{
+///     Batch, Body, Context, Event, Manifest, Method, Module, ModuleError, PeerRequest, Routes, Table, TestHost, async_trait,
+/// };
+///
+/// struct Reminder;
+///
+/// static DUE: Table<String, u64> = Table::new("due");
+/// static DONE: Table<String, bool> = Table::new("done");
+///
+/// #[async_trait]
+/// impl Module for Reminder {
+///     fn manifest(&self) -> Manifest {
+///         Manifest { id: "reminder", version: "1.0.0", summary: "Reminds in an hour" }
+///     }
+///
+///     fn routes(routes: &mut Routes<Self>) {
+///         routes.operator(Method::Post, "/remind", 1024, Self::remind);
+///     }
+///
+///     // Timers are not kept, rows are: what was cut short is found here.
+///     async fn start(self: Arc<Self>, context: Context) -> Result<(), ModuleError> {
+///         for (_, at) in DUE.all(&context).await? {
+///             context.set_timer(1, at);
+///         }
+///         Ok(())
+///     }
+///
+///     async fn event(self: Arc<Self>, context: Context, event: Event) {
+///         let (Event::Timer(1), Ok(due)) = (event, DUE.all(&context).await) else { return };
+///         for (what, _) in due.iter().filter(|(_, at)| *at <= context.now()) {
+///             // Both rows or none. What could not be written now is found at the next start.
+///             if let Ok(batch) = DONE.put_in(Batch::new(), what, &true) {
+///                 let _ = context.apply(DUE.delete_in(batch, what)).await;
+///             }
+///         }
+///     }
+/// }
+///
+/// impl Reminder {
+///     async fn remind(self: Arc<Self>, context: Context, what: String) -> Result<(), ModuleError> {
+///         let at = context.now() + 3_600_000;
+///         DUE.put(&context, &what, &at).await?;
+///         context.set_timer(1, at);
+///         Ok(())
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let host = TestHost::start(1, Reminder).await;
+/// host.operator(PeerRequest::post("/remind", "text/plain", Body::whole("tea"))).await;
+/// host.kill_and_restart(Reminder).await;
+/// let done = async || DONE.get(&host.context(), &"tea".to_owned()).await.unwrap();
+/// host.advance(3_599_999).await;
+/// assert_eq!(done().await, None);
+/// host.advance(1).await;
+/// assert_eq!(done().await, Some(true));
+/// # }
+/// ```
 #[async_trait::async_trait]
 pub trait Module: Send + Sync + Sized + 'static {
     /// What it is.

@@ -26,6 +26,14 @@ enum Who {
 }
 
 impl Who {
+    fn of(auth: Auth) -> Self {
+        match auth {
+            Auth::Peer => Self::Peer,
+            Auth::Operator => Self::Operator,
+            Auth::Module => Self::Module,
+        }
+    }
+
     fn admits(self, caller: Caller) -> bool {
         let of = match caller {
             Caller::Peer(_) => Self::Peer,
@@ -37,7 +45,23 @@ impl Who {
     }
 }
 
-/// The routes of a module under construction.
+/// The routes of a module under construction. A pattern's `{name}` stands for one segment of the path.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use openred_module::{Method, ModuleError, Path, Routes};
+/// # struct Shelf;
+/// # impl Shelf {
+/// #     async fn list(self: Arc<Self>) -> Result<(), ModuleError> { Ok(()) }
+/// #     async fn book(self: Arc<Self>, Path(_): Path<u32>) -> Result<(), ModuleError> { Ok(()) }
+/// # }
+/// fn routes(routes: &mut Routes<Shelf>) {
+///     // The same handler for this node's operator and for linked peers; bodies of no bytes.
+///     routes.operator(Method::Get, "/books", 0, Shelf::list);
+///     routes.peer(Method::Get, "/books", 0, Shelf::list);
+///     routes.peer(Method::Get, "/books/{number}", 0, Shelf::book);
+/// }
+/// ```
 pub struct Routes<M> {
     module: Arc<M>,
     routes: Vec<Route>,
@@ -70,9 +94,7 @@ impl<M: Send + Sync + 'static> Routes<M> {
             if let Some(route) = self.routes.iter().find(|route| !claimed(route)) {
                 return Err((true, name(route.method, route.pattern)));
             }
-            // Calls of other modules are not served by any version of the contract yet.
-            let mut claims = self.claims.iter().filter(|claim| claim.auth != Auth::Module);
-            if let Some(claim) = claims.find(|claim| !self.routes.iter().any(|route| route.is(claim))) {
+            if let Some(claim) = self.claims.iter().find(|claim| !self.routes.iter().any(|route| route.is(claim))) {
                 return Err((false, name(claim.method, claim.path.as_str())));
             }
         }
@@ -94,12 +116,7 @@ impl<M: Send + Sync + 'static> Routes<M> {
         let fits = |claim: &&manifest::Route| claim.method == method && claim.path.as_str() == pattern;
         let before = self.routes.len();
         for claim in self.claims.iter().filter(fits) {
-            let who = match claim.auth {
-                Auth::Peer => Who::Peer,
-                Auth::Operator => Who::Operator,
-                Auth::Module => continue,
-            };
-            let body_limit = claim.body_bytes;
+            let (who, body_limit) = (Who::of(claim.auth), claim.body_bytes);
             self.routes.push(Route { who, method, pattern, body_limit, handler: Arc::clone(&handler) });
         }
         if self.routes.len() == before {
@@ -148,12 +165,7 @@ impl<M: Send + Sync + 'static> Routes<M> {
 
 impl Route {
     fn is(&self, claim: &manifest::Route) -> bool {
-        let who = match claim.auth {
-            Auth::Peer => Some(Who::Peer),
-            Auth::Operator => Some(Who::Operator),
-            Auth::Module => None,
-        };
-        who == Some(self.who) && claim.method == self.method && claim.path.as_str() == self.pattern
+        Who::of(claim.auth) == self.who && claim.method == self.method && claim.path.as_str() == self.pattern
     }
 }
 

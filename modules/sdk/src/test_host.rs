@@ -27,6 +27,57 @@ pub use fault::Fault;
 use node::Node;
 
 /// A module on a node of its own.
+///
+/// Two of them, linked, and an answer that is lost on its way:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use openred_module::{
+///     Body, Context, Fault, Json, Manifest, Method, Module, ModuleError, NodeId, PeerError, PeerRequest, Routes, Table,
+///     TestHost, link,
+/// };
+///
+/// struct Counter;
+///
+/// static COUNTS: Table<String, u64> = Table::new("counts");
+///
+/// impl Module for Counter {
+///     fn manifest(&self) -> Manifest {
+///         Manifest { id: "counter", version: "1.0.0", summary: "Counts what arrives" }
+///     }
+///
+///     fn routes(routes: &mut Routes<Self>) {
+///         routes.peer(Method::Post, "/count", 0, Self::count);
+///     }
+/// }
+///
+/// impl Counter {
+///     async fn count(self: Arc<Self>, context: Context, from: NodeId) -> Result<Json<u64>, ModuleError> {
+///         Ok(Json(COUNTS.update(&context, &from.to_string(), |count| count.unwrap_or(0) + 1).await?))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let (alice, bob) = (TestHost::start(1, Counter).await, TestHost::start(2, Counter).await);
+/// link(&alice, &bob);
+/// let count = async || alice.context().peer_request(bob.id(), PeerRequest::post("/count", "", Body::empty())).await;
+///
+/// alice.faults([Fault::DropResponse, Fault::Late(5_000)]);
+/// assert_eq!(count().await.err(), Some(PeerError::Interrupted));
+/// // It was carried out all the same; and this answer takes five seconds, which nobody waits for.
+/// let (before, answer) = (alice.context().now(), count().await.unwrap());
+/// assert_eq!(answer.json_body::<u64>().await.unwrap(), 2);
+/// assert_eq!(alice.context().now() - before, 5_000);
+///
+/// // The node ends right after the next change: what is durable stays.
+/// bob.crash_after(1);
+/// assert_eq!(count().await.err(), Some(PeerError::Interrupted));
+/// bob.kill_and_restart(Counter).await;
+/// assert_eq!(COUNTS.get(&bob.context(), &alice.id().to_string()).await.unwrap(), Some(3));
+/// # }
+/// ```
 pub struct TestHost {
     node: Arc<Node>,
 }
