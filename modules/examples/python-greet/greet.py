@@ -176,6 +176,7 @@ class Attachment:
 async def attach(socket, proof):
     """One attachment, from Hello to its end; whether the process shall end."""
     first, second = Channel(path=socket), Channel(path=socket)
+    ends = False
     try:
         async with module_grpc.AttachmentStub(first).Attach.open() as stream:
             hello = wire.Hello(
@@ -185,13 +186,14 @@ async def attach(socket, proof):
             welcome = (await stream.recv_message()).welcome
             host = module_grpc.HostStub(second)
             await host.Open(wire.OpenRequest(ticket=welcome.ticket))
-            return await Attachment(stream, Greet(host)).serve()
+            ends = await Attachment(stream, Greet(host)).serve()
+            await stream.end()
     except (GRPCError, StreamTerminatedError, OSError, AttributeError) as error:
         print(f"the attachment ended: {error}", file=sys.stderr)
-        return False
     finally:
         first.close()
         second.close()
+    return ends
 
 
 async def main():
