@@ -82,7 +82,7 @@ impl Project {
             let is_it = message["reason"] == "compiler-artifact" && message["target"]["name"] == program;
             is_it.then(|| message["executable"].as_str()).flatten().map(PathBuf::from)
         };
-        messages.lines().filter_map(executable).last().ok_or_else(|| {
+        messages.lines().filter_map(executable).next_back().ok_or_else(|| {
             let what = format!("cargo built no program {program}");
             Failure::new(Exit::Failed, "local", what, format!("`program` of {MANIFEST} must be a binary of Cargo.toml"))
         })
