@@ -31,8 +31,8 @@ const SMALL_BYTES: u64 = 8 << 20;
 const PIECE: usize = 64 * 1024;
 
 /// The files of a backup in their order, and whether each has to be there.
-pub(crate) const FILES: [(&str, bool); 5] =
-    [(CONFIG, true), (KEYSTORE, true), (VAULT_STATE, true), (DATABASE, true), (LOG, false)];
+pub(crate) const FILES: [(&str, bool); 6] =
+    [(CONFIG, true), (KEYSTORE, true), (VAULT_STATE, true), (DATABASE, true), (LOG, false), (PACKAGES, false)];
 /// The configuration.
 pub(crate) const CONFIG: &str = "openred.toml";
 /// The key part.
@@ -43,6 +43,9 @@ pub(crate) const VAULT_STATE: &str = "vault/state";
 pub(crate) const DATABASE: &str = "state/node.sqlite";
 /// The database's log, of a node that was killed and not started since.
 pub(crate) const LOG: &str = "state/node.sqlite-wal";
+
+/// The installed modules, if there are any: a tar of its own (`packages::carry`).
+pub(crate) const PACKAGES: &str = "modules.tar";
 
 /// Why a backup cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -214,7 +217,7 @@ fn read_files(
         if tar::read_header(&mut stream)? != Some((name.to_owned(), entry.bytes)) {
             return Err(ArchiveError::Mismatch(name));
         }
-        let is_small = !name.starts_with(DATABASE);
+        let is_small = !name.starts_with(DATABASE) && name != PACKAGES;
         if is_small && entry.bytes > SMALL_BYTES {
             return Err(ArchiveError::Shape("a small file is too long"));
         }

@@ -5,6 +5,7 @@
 //! node runs, the command line while it does not; both through [`Packages::change`]. What is read here is checked each time: a
 //! manifest counts only with its publisher's signature, a program only with the digest that the manifest binds.
 
+mod carry;
 mod change;
 mod offer;
 mod record;
@@ -26,6 +27,7 @@ use openred_proto::id::NodeId;
 use crate::cli::{Exit, Failure};
 use crate::home::Home;
 use crate::module::BUILT_IN;
+pub(crate) use carry::unpack;
 pub(crate) use change::Order;
 pub(crate) use offer::write as write_package;
 pub(crate) use record::{Granted, Record};
@@ -178,7 +180,7 @@ impl Packages {
     }
 
     fn trust_file(&self) -> PathBuf {
-        self.folder.join("trusted.keys")
+        self.folder.join(TRUST)
     }
 
     /// A folder of a package: its manifest, if the signature beside it holds.
@@ -192,6 +194,8 @@ impl Packages {
     }
 }
 
+/// Publishers that are trusted.
+const TRUST: &str = "trusted.keys";
 /// Before its name: a module whose state is to be deleted.
 const FORGET: &str = ".forget-";
 

@@ -26,11 +26,12 @@ use super::workshop::Workshop;
 use super::{StartFailure, now};
 use crate::archive::blobs::{self, Blobs, Totals};
 use crate::archive::{
-    self, ArchiveError, CONFIG, Content, DATABASE, Extracted, KEYSTORE, LOG, Manifest, Source, VAULT_STATE,
+    self, ArchiveError, CONFIG, Content, DATABASE, Extracted, KEYSTORE, LOG, Manifest, PACKAGES, Source, VAULT_STATE,
 };
 use crate::cli::{Exit, Failure, Passphrase};
 use crate::config::NodeConfig;
 use crate::home::Home;
+use crate::packages::Packages;
 use crate::store::{Sound, check};
 
 /// Longest vault state: 4,096 peers in two slots each, and two headers.
@@ -270,7 +271,18 @@ impl<'a> Backup<'a> {
         {
             contents.push((LOG, Content::File(log)));
         }
+        contents.extend(self.packages()?.map(|packages| (PACKAGES, Content::File(packages))));
         Ok(contents)
+    }
+
+    /// The installed modules as one file, which nobody else sees; nothing where there are none.
+    fn packages(&self) -> Result<Option<File>, Failure> {
+        let folder = Scratch::new(self.home.path())?;
+        let place = folder.path().join(PACKAGES);
+        let made = File::options().read(true).write(true).create_new(true).open(&place);
+        let file = made.map_err(failed(&place))?;
+        let count = Packages::of(self.home).pack(io::BufWriter::new(&file))?;
+        Ok((count > 0).then_some(file))
     }
 
     /// Streams the archive through the unsealer into `file`.
@@ -383,6 +395,7 @@ impl<'a> Backup<'a> {
         for (name, place) in [(DATABASE, home.database()), (LOG, home.database_log()), (BLOBS, home.blobs())] {
             layout.take(archive::place_of(name), &place)?;
         }
+        layout.take_modules(PACKAGES)?.map_err(|error| broken(from, &error))?;
         if !state.is_empty() {
             layout.put(&home.vault_state(), &state)?;
             // The trail stays where the node was: the one here begins anew, with the state's next sequence.

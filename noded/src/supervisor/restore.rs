@@ -17,9 +17,10 @@ use serde::{Deserialize, Serialize};
 use super::backup::failed;
 use super::keystore::put;
 use super::places::{lock_alone, make_private};
-use crate::archive::Manifest;
+use crate::archive::{ArchiveError, Manifest};
 use crate::cli::{Exit, Failure};
 use crate::home::Home;
+use crate::packages::unpack;
 
 /// The layout's name while it is read from a backup.
 const RESTORING: &str = "restoring";
@@ -103,7 +104,7 @@ struct Part {
 }
 
 /// What a node in its home consists of, in the order in which it is exchanged. Those that a layout does not hold stay.
-fn parts(home: &Home) -> [Part; 6] {
+fn parts(home: &Home) -> [Part; 7] {
     let kept = |name, place| Part { name, place, is_kept: true };
     [
         kept("vault", home.vault()),
@@ -112,6 +113,7 @@ fn parts(home: &Home) -> [Part; 6] {
         kept("openred.toml", home.config()),
         kept("keystore.age", home.keystore()),
         Part { name: STATE, place: home.vault_state(), is_kept: false },
+        kept("modules", home.packages()),
     ]
 }
 
@@ -124,7 +126,7 @@ pub(crate) struct Layout<'a> {
 impl<'a> Layout<'a> {
     /// Begins one for a whole node, which is read from a backup.
     pub(crate) fn of_node(home: &'a Home) -> Result<Self, Failure> {
-        Self::begin(home, RESTORING, &[READ, "new/vault", "new/state", "new/audit"])
+        Self::begin(home, RESTORING, &[READ, "new/vault", "new/state", "new/audit", "new/modules"])
     }
 
     /// Begins one for another key of the node that is here.
@@ -169,6 +171,16 @@ impl<'a> Layout<'a> {
         let (read, target) = (self.reading().join(name), self.at(place));
         let is_there = fs::metadata(&read).is_ok_and(|seen| seen.is_dir() || seen.len() > 0);
         if is_there { fs::rename(&read, &target).map_err(failed(&target)) } else { Ok(()) }
+    }
+
+    /// Lays out the installed modules that were read, if there were any.
+    pub(crate) fn take_modules(&self, name: &str) -> Result<Result<(), ArchiveError>, Failure> {
+        let read = self.reading().join(name);
+        match File::open(&read) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Ok(())),
+            Err(error) => Err(failed(&read)(error)),
+            Ok(file) => Ok(unpack(std::io::BufReader::new(file), &self.at(&self.home.packages()))),
+        }
     }
 
     /// Writes a small file.

@@ -6,7 +6,7 @@ use std::process::Command;
 use super::super::killed;
 use super::*;
 
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 16] = [
     Step::Laid,
     Step::Ready,
     Step::Aside(0),
@@ -19,6 +19,8 @@ const STEPS: [Step; 14] = [
     Step::Placed(3),
     Step::Aside(4),
     Step::Placed(4),
+    Step::Aside(6),
+    Step::Placed(6),
     Step::Whole,
     Step::Done,
 ];
@@ -35,8 +37,9 @@ fn manifest() -> Manifest {
 }
 
 /// The files of a node, each with the same content.
-fn files(home: &Home) -> [PathBuf; 5] {
-    [home.vault_state(), home.database(), home.audit().join("mark"), home.config(), home.keystore()]
+fn files(home: &Home) -> [PathBuf; 6] {
+    let [trail, modules] = [home.audit(), home.packages()].map(|folder| folder.join("mark"));
+    [home.vault_state(), home.database(), trail, home.config(), home.keystore(), modules]
 }
 
 fn old_node(home: &Home) {
@@ -51,8 +54,8 @@ fn lay<'a>(home: &'a Home) -> Layout<'a> {
     fs::write(layout.reading().join("node.sqlite"), "new").unwrap();
     layout.take("node.sqlite", &home.database()).unwrap();
     layout.take("absent", &home.blobs()).unwrap();
-    for place in [home.vault_state(), home.audit().join("mark"), home.config(), home.keystore()] {
-        layout.put(&place, b"new").unwrap();
+    for place in files(home).iter().filter(|place| **place != home.database()) {
+        layout.put(place, b"new").unwrap();
     }
     layout
 }
@@ -64,7 +67,7 @@ fn holds(home: &Home, content: &str) -> bool {
 /// What is in the home beside a node.
 fn left(home: &Home) -> Vec<String> {
     let names = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let own = ["vault", "state", "audit", "openred.toml", "keystore.age", "run"];
+    let own = ["vault", "state", "audit", "modules", "openred.toml", "keystore.age", "run"];
     names.filter(|name| !own.contains(&name.as_str())).collect()
 }
 
