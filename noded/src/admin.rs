@@ -385,8 +385,8 @@ impl Contract for Service {
     ) -> Outcome<Self::CallModuleStream> {
         let (head, body) = calls::take_request(request.into_inner()).await?;
         let modules = Arc::clone(&self.node.modules);
-        let (head, body) = self.on_main(async move { modules.operator_call(head, body).await }).await?;
-        Ok(Response::new(calls::give_response(head, body)))
+        let (answer, costs) = self.on_main(async move { modules.operator_call_costed(head, body).await }).await?;
+        Ok(Response::new(calls::give_response(answer, costs)))
     }
 }
 

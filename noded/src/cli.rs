@@ -104,9 +104,7 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
             let resolved = configuration::resolved(invocation)?;
             let (home, passphrase) = (invocation.home.clone(), Passphrase::new(&options.secret)?);
             let again = invocation.clone();
-            supervisor::up(&home, resolved.config, passphrase, move || {
-                configuration::resolved(&again).map(|resolved| resolved.config)
-            })
+            supervisor::up(&home, resolved.config, passphrase, move || configuration::reread(&again))
         }
         Command::Status(options) if options.watch => {
             let watching = Watching { every: options.every, count: options.count };

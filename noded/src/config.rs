@@ -13,6 +13,7 @@ mod monitor;
 mod recipient;
 mod text;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use url::{Host, Url};
 
 pub use document::document;
 pub use hooks::HooksConfig;
+pub(crate) use layers::refuse_key;
 pub use layers::{Origin, Resolved, resolve};
 pub use modules::ModulesConfig;
 pub use monitor::MonitorConfig;
@@ -49,8 +51,7 @@ const SESSION_REQUESTS_MIN: u64 = 1024;
 const SESSION_MEGABYTES_MIN: u32 = 16;
 /// Port that nodes listen on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7690;
-/// Opening a keystore is a fifth of a second of scrypt, or, at the most work that is accepted, one: a machine that is a hundred times
-/// slower is waited for.
+/// Opening a keystore takes up to a second of scrypt, at the most work that is accepted: a machine a hundred times slower is waited for.
 const PATIENCE_SECONDS: u32 = 300;
 /// A day: nobody waits longer.
 const PATIENCE_SECONDS_MAX: u32 = 86_400;
@@ -87,6 +88,8 @@ pub struct NodeConfig {
     pub storage: StorageConfig,
     /// Modules' processes, and what they may be granted.
     pub modules: ModulesConfig,
+    /// `[module.NAME]`: the settings of one module, as its manifest declares them.
+    pub module: BTreeMap<String, toml::Table>,
     /// Who reads the audit trail's closed segments.
     pub audit: AuditConfig,
     /// Modules' parts in calls that are not their own.
@@ -276,6 +279,7 @@ impl Default for NodeConfig {
             keys: KeysConfig::default(),
             storage: StorageConfig::default(),
             modules: ModulesConfig::default(),
+            module: BTreeMap::new(),
             audit: AuditConfig::default(),
             hooks: HooksConfig::default(),
             monitor: MonitorConfig::default(),
@@ -451,7 +455,7 @@ impl NodeConfig {
                 return Err(BadValue { key, why });
             }
         }
-        self.modules.check()?;
+        self.modules.check(&self.module)?;
         self.hooks.check()?;
         self.monitor.check()?;
         for endpoint in &self.endpoints {

@@ -152,6 +152,7 @@ pub(crate) fn tls_config(ca_file: &Path) -> Result<ClientConfig, DaemonError> {
 pub struct Prepared {
     outside: Outside,
     names: ResolvedNames,
+    egress: module::Names,
     runtime: Runtime,
     terminate: Signal,
     interrupt: Signal,
@@ -171,6 +172,7 @@ impl Prepared {
         getrandom::fill(&mut [0; 32]).map_err(|_| DaemonError::NoRandomness)?;
         // Before there is anything else in this process that its answers could reach.
         let names = resolve_names(&outside.config.directories);
+        let egress = module::Names::resolve(&outside.home.installed());
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(local("the runtime"))?;
         let entered = runtime.enter();
@@ -186,7 +188,7 @@ impl Prepared {
             .map_err(|error| DaemonError::Store(StoreFault(error)))?;
         let (disk, disk_thread) =
             module::open_disk(&state, megabytes(storage.blobs_megabytes)).map_err(local("the folder of blobs"))?;
-        Ok(Self { outside, names, runtime, terminate, interrupt, store, store_thread, disk, disk_thread, keys })
+        Ok(Self { outside, names, egress, runtime, terminate, interrupt, store, store_thread, disk, disk_thread, keys })
     }
 
     /// Serves until SIGTERM or SIGINT, then lets what runs come to its end. `ready` is called once peers and the operator
@@ -201,7 +203,19 @@ impl Prepared {
         modules: ModuleSockets,
         ready: impl FnOnce(),
     ) -> Result<(), DaemonError> {
-        let Self { outside, names, runtime, terminate, interrupt, store, store_thread, disk, disk_thread, keys } = self;
+        let Self {
+            outside,
+            names,
+            egress,
+            runtime,
+            terminate,
+            interrupt,
+            store,
+            store_thread,
+            disk,
+            disk_thread,
+            keys,
+        } = self;
         let listener = peers.local_addr().map_err(local("the peer-to-peer listener"))?;
         let stopping = Stopping { terminate, interrupt };
         let (installed, used) = (outside.home.installed(), Used::open(&outside.home.state()));
@@ -214,6 +228,7 @@ impl Prepared {
             used,
             installed,
             names,
+            egress: Arc::new(egress),
             tls: outside.tls,
         };
         let served = runtime.block_on(live(parts(listener), peers, admin, modules, stopping, ready));

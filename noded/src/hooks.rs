@@ -25,7 +25,7 @@ use openred_proto::admin;
 
 use crate::clock;
 use crate::health::{Condition, Health};
-pub(crate) use chain::Chain;
+pub(crate) use chain::{Chain, Costs};
 pub(crate) use decide::Failure;
 use entry::Entry;
 pub(crate) use order::{Cycle, order};

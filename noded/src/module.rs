@@ -9,6 +9,7 @@ mod beside;
 mod blobs;
 mod built_in;
 mod callee;
+mod egress;
 mod gates;
 mod granted;
 mod host;
@@ -26,6 +27,7 @@ mod space;
 mod supervisor;
 #[cfg_attr(not(test), allow(dead_code, reason = "swaps are driven next"))]
 mod swap;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -45,16 +47,18 @@ use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::NodeId;
 use openred_proto::secret::Secret;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock;
 use crate::health::Health;
-use crate::hooks::{Hooks, Spec};
+use crate::hooks::{Chain, Costs, Hooks, Spec};
 use crate::store::{Pen, RowSeal, Store, Writer};
 pub(crate) use blobs::{Disk, DiskThread};
 pub(crate) use built_in::{BUILT_IN, BuiltIn, MONITOR};
 use callee::{Asked, Callee};
+pub(crate) use egress::Names;
 use gates::Gates;
 use granted::Granted;
 pub(crate) use granted::{USED, Used};
@@ -90,6 +94,8 @@ struct Loaded {
     meter: Arc<Meter>,
     /// None for those that tests link.
     wanted: Option<Wanted>,
+    /// The operator's settings for it, as TOML.
+    settings: watch::Sender<String>,
     /// Of those that were installed.
     gates: Option<Gates>,
     /// Ends its life.
@@ -144,6 +150,8 @@ pub(crate) struct Parts {
     /// Where a module finds the others; filled when they are all there.
     pub(crate) beside: Beside,
     pub(crate) health: Arc<Health>,
+    /// Where modules' connections may lead.
+    pub(crate) names: Arc<Names>,
     /// The operator's order of hooks.
     pub(crate) hook_order: Vec<String>,
     pub(crate) view: Arc<View>,
@@ -228,8 +236,8 @@ impl Modules {
         let host = ModuleHost::new(&self.parts, id, pen, timers, space, Arc::clone(&self.hooks), granted);
         let context = Context::new(Arc::new(host));
         let (callee, places) = (callee(&context), Arc::default());
-        let (meter, life) = (Arc::default(), Mutex::default());
-        let loaded = Arc::new(Loaded { id, callee, context, places, meter, wanted, gates, life });
+        let (meter, life, settings) = (Arc::default(), Mutex::default(), watch::Sender::default());
+        let loaded = Arc::new(Loaded { id, callee, context, places, meter, wanted, settings, gates, life });
         self.loaded.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&loaded));
         loaded
     }
@@ -298,10 +306,17 @@ impl Modules {
 
     /// A call of the operator.
     pub(crate) async fn operator_call(&self, head: RequestHead, body: Body) -> (ResponseHead, Body) {
-        self.call(Caller::Operator, head, body).await
+        self.operator_call_costed(head, body).await.0
     }
 
-    async fn call(&self, caller: Caller, head: RequestHead, body: Body) -> (ResponseHead, Body) {
+    /// The same, and what it waited for. Peers are not told that: it would name who stands in their way, and how long each thinks.
+    pub(crate) async fn operator_call_costed(&self, head: RequestHead, body: Body) -> ((ResponseHead, Body), Costs) {
+        let mut chain = self.hooks.chain(None);
+        let answer = self.call(Caller::Operator, head, body, &mut chain).await;
+        (answer, chain.take_costs())
+    }
+
+    async fn call(&self, caller: Caller, head: RequestHead, body: Body, chain: &mut Chain) -> (ResponseHead, Body) {
         let Some(module) = self.get(&head.module) else {
             return refuse(ModuleError::not_found("no-such-module", "this node serves no such module"));
         };
@@ -327,14 +342,15 @@ impl Modules {
         };
         let (route, begun) = (format!("{:?} {}", request.method, request.path), Instant::now());
         let until = begun + limit;
-        let mut chain = self.hooks.chain(None);
         let response = match timeout_at(until, chain.request(id, request)).await {
             Ok(Ok(request)) => {
+                let asked = Instant::now();
                 let response = timeout_at(until, module.callee.dispatch(request)).await.unwrap_or_else(|_| {
                     let detail = format!("{id} did not answer {route} in time");
                     ModuleError::new(Status::TimedOut, "module-timed-out", detail).into()
                 });
                 module.called(&route, begun.elapsed(), &response);
+                chain.waited(id, asked.elapsed());
                 response
             }
             Ok(Err(response)) => response,
@@ -351,7 +367,7 @@ impl Modules {
 #[async_trait]
 impl crate::p2p::ports::Dispatch for Modules {
     async fn dispatch(&self, peer: NodeId, head: RequestHead, body: Body) -> (ResponseHead, Body) {
-        self.call(Caller::Peer(peer), head, body).await
+        self.call(Caller::Peer(peer), head, body, &mut self.hooks.chain(None)).await
     }
 }
 

@@ -70,6 +70,8 @@ pub(crate) struct Parts {
     /// Where it is told which modules are installed.
     pub(crate) installed: PathBuf,
     pub(crate) names: ResolvedNames,
+    /// Of modules' grants.
+    pub(crate) egress: Arc<module::Names>,
     pub(crate) tls: Arc<rustls::ClientConfig>,
 }
 
@@ -98,7 +100,7 @@ impl Node {
     /// # Errors
     /// State of another node, a store that cannot be read, a module that cannot be loaded.
     pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Self>, NodeError> {
-        let Parts { config, listener, keys, store, disk, used, installed, names, tls } = parts;
+        let Parts { config, listener, keys, store, disk, used, installed, names, egress, tls } = parts;
         let (health, reports) = (Arc::new(Health::default()), Arc::new(Reports::default()));
         let described = await_keys(&keys).await;
         let me = described.node;
@@ -152,6 +154,7 @@ impl Node {
             keys: Arc::new(keys.clone()),
             beside: Arc::default(),
             health: Arc::clone(&health),
+            names: egress,
             hook_order: config.hooks.order.clone(),
             view: Arc::clone(&view),
         };
@@ -309,8 +312,8 @@ async fn load_modules(
     }
     let mut known: Vec<&str> = modules.iter().map(|(module, _): &(Wanted, _)| module.id).collect();
     match module::installed::read(installed) {
-        Ok((wanted, _)) => {
-            known.extend(wanted.iter().map(|module| module.id));
+        Ok(read) => {
+            known.extend(read.wanted.iter().map(|module| module.id));
             methods.load(&known).await?;
         }
         // What cannot be read says nothing of what is gone: nothing is retired.

@@ -554,6 +554,7 @@ fn reload(context: &Context) {
     let now = now.unwrap_or_default().as_micros();
     context.manager.say(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
     context.settings.reload();
+    context.modules.look_again();
     context.manager.say("READY=1");
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn empty_root(kept: &[KeptPath]) -> Result<Layer> {
     let mounts = kept.iter().map(detach).collect::<Result<Vec<_>>>()?;
     let scaffold = SCAFFOLDS.into_iter().find(|path| Path::new(path).is_dir()).unwrap_or("/");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("openred"), scaffold, Some("tmpfs"), flags, Some("mode=0755,size=64k,nr_inodes=64"))
+    mount(Some("openred"), scaffold, Some("tmpfs"), flags, Some("mode=0755,size=64k,nr_inodes=1024"))
         .map_err(failed("mount tmpfs"))?;
     chdir(scaffold).map_err(failed("chdir"))?;
     for (path, mount) in kept.iter().zip(&mounts) {

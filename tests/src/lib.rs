@@ -4,7 +4,7 @@
 //! (`harness`), a recording proxy (`tap`), the search for canaries in bytes, files and memory (`canary`), what a node keeps to itself
 //! (`secrets`), a node with an attacker in it (`attacker`), a key process without a node (`cryptod`), a stranger that signs its
 //! requests (`caller`), backups that somebody changed (`forge`), bad REQUESTs
-//! without end (`flood`), a module that does wrong (`hostile`), and a machine for a
+//! without end (`flood`), an author's desk (`desk`), a module that does wrong (`hostile`), and a machine for a
 //! service manager (`machine`). It reads the programs' own output and `/proc`, and reaches them only as an operator, a supervisor or a peer could.
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ pub mod attacker;
 pub mod caller;
 pub mod canary;
 pub mod cryptod;
+pub mod desk;
 pub mod flood;
 pub mod forge;
 pub mod harness;

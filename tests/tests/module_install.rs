@@ -5,105 +5,30 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use openred_tests::harness::{Node, binaries, refusal, run, wait_for};
+use openred_tests::desk::{self, Desk, VERSION, probe_manifest, refused, text};
+use openred_tests::harness::{Node, wait_for};
 use openred_tests::world::{World, status};
 use serde_json::Value;
-
-const VERSION: &str = "1.0.0+openred.probe";
 
 /// What most packages here ask for.
 const ASKS: &str = "kv.quota = { megabytes = 1, reason = \"what it was told\" }\n";
 
-/// An author's desk: a key, and packages made with it.
-struct Desk {
-    folder: PathBuf,
-    key: PathBuf,
-    publisher: String,
-    made: std::cell::Cell<u32>,
+fn desk(folder: &Path) -> Desk {
+    Desk::new(folder).unwrap()
 }
 
-impl Desk {
-    fn new(folder: &Path) -> Self {
-        fs::create_dir(folder).unwrap();
-        let key = folder.join("publisher.key");
-        let made = openred(&["--json", "module", "key", &text(&key)]).json().unwrap();
-        let publisher = made["publisher"].as_str().unwrap().to_owned();
-        Self { folder: folder.to_owned(), key, publisher, made: Default::default() }
-    }
-
-    fn place(&self, name: &str) -> PathBuf {
-        self.made.set(self.made.get() + 1);
-        self.folder.join(format!("{}-{name}", self.made.get()))
-    }
-
-    /// The program as another version of itself.
-    fn program(&self, version: &str) -> PathBuf {
-        let mut bytes = fs::read(binaries().unwrap().join("openred-probe-module")).unwrap();
-        assert_eq!(version.len(), VERSION.len());
-        let places: Vec<usize> = bytes
-            .windows(VERSION.len())
-            .enumerate()
-            .filter(|(_, part)| *part == VERSION.as_bytes())
-            .map(|(at, _)| at)
-            .collect();
-        assert!(!places.is_empty(), "the program has its version in it");
-        for at in places {
-            bytes[at..at + version.len()].copy_from_slice(version.as_bytes());
-        }
-        let place = self.place("program");
-        fs::write(&place, bytes).unwrap();
-        place
-    }
-
-    fn manifest(&self, version: &str, permissions: &str) -> PathBuf {
-        let text = format!(
-            "id = \"probe\"\nversion = \"{version}\"\nprogram = \"probe\"\ndescription = \"Tries what it may\"\n
-[[route]]\nmethod = \"POST\"\npath = \"/try/{{what}}\"\nauth = \"operator\"\nbody_bytes = 4194304
-[[route]]\nmethod = \"GET\"\npath = \"/kept\"\nauth = \"operator\"
-[[route]]\nmethod = \"POST\"\npath = \"/end\"\nauth = \"operator\"
-[permissions]\n{permissions}"
-        );
-        let place = self.place("openred.toml");
-        fs::write(&place, text).unwrap();
-        place
-    }
-
-    /// A signed package of that version.
-    fn package(&self, version: &str, permissions: &str, ending: &str) -> PathBuf {
-        let (manifest, program, out) =
-            (self.manifest(version, permissions), self.program(version), self.place(&format!("package{ending}")));
-        let signed = ["module", "sign", &text(&manifest), "--program", &text(&program), "--key", &text(&self.key)];
-        openred(&[&signed[..], &["--out", &text(&out)]].concat()).ok().unwrap();
-        out
-    }
-}
-
-fn text(path: &Path) -> String {
-    path.to_str().unwrap().to_owned()
-}
-
-fn openred(arguments: &[&str]) -> openred_tests::harness::Answer {
-    run(&binaries().unwrap().join("openred"), arguments).unwrap()
+/// A signed package of that version.
+fn package(desk: &Desk, version: &str, permissions: &str, ending: &str) -> PathBuf {
+    desk.pack(&probe_manifest(version, permissions, ""), &desk.probe(version).unwrap(), ending).unwrap()
 }
 
 fn module(node: &Node, arguments: &[&str]) -> Value {
-    node.cli(&[&["module"], arguments].concat()).unwrap().json().unwrap()
-}
-
-fn refused(node: &Node, arguments: &[&str], code: &str) {
-    let answer = node.cli(&[&["module"], arguments].concat()).unwrap();
-    assert_eq!(refusal(&answer).1, code, "{}{}", answer.stdout, answer.stderr);
+    desk::module(node, arguments).unwrap()
 }
 
 /// Calls the probe until it answers as wanted.
 fn answers(node: &Node, what: &[&str], wanted: &str) {
-    wait_for(&format!("{what:?} to answer {wanted}"), || {
-        let answer = node.cli(&[&["module", "call", "probe"], what].concat())?;
-        let said = format!("{}{}", answer.stdout, answer.stderr);
-        anyhow::ensure!(said.contains(wanted), "{said}");
-        Ok(Some(()))
-    })
-    .unwrap();
+    desk::answers(node, what, wanted).unwrap();
 }
 
 /// How often the trail has it; what came together is one record with a count.
@@ -122,10 +47,10 @@ fn a_module_is_installed_granted_used_changed_and_removed_while_the_node_runs() 
     let world = World::without_directory().unwrap();
     let node = world.alone("alice", "").unwrap();
     let noded = node.child_pid("noded").unwrap();
-    let desk = Desk::new(&world.path().join("desk"));
-    let first = desk.package(VERSION, ASKS, "");
+    let author = desk(&world.path().join("desk"));
+    let first = package(&author, VERSION, ASKS, "");
     refused(&node, &["install", &text(&first)], "package.publisher");
-    module(&node, &["trust", &desk.publisher]);
+    module(&node, &["trust", &author.publisher]);
     let shown = module(&node, &["install", &text(&first)]);
     assert_eq!(shown["waiting"], VERSION, "{shown}");
     assert_eq!(shown["permissions"][0]["asked"], "kv.quota 1 MB");
@@ -158,11 +83,11 @@ fn a_module_is_installed_granted_used_changed_and_removed_while_the_node_runs() 
     module(&node, &["enable", "probe"]);
     answers(&node, &["GET", "/kept"], "\"bytes\":");
     // A newer version that asks for nothing new takes its place; one that asks for more waits.
-    let second = desk.package("1.0.1+openred.probe", ASKS, ".tar");
+    let second = package(&author, "1.0.1+openred.probe", ASKS, ".tar");
     let shown = module(&node, &["install", &text(&second)]);
     assert_eq!((&shown["version"], &shown["waiting"]), (&Value::from("1.0.1+openred.probe"), &Value::Null));
     let more = format!("{ASKS}peer.send = {{ reason = \"curiosity\" }}\n");
-    let third = desk.package("1.0.2+openred.probe", &more, "");
+    let third = package(&author, "1.0.2+openred.probe", &more, "");
     let shown = module(&node, &["install", &text(&third)]);
     assert_eq!(shown["waiting"], "1.0.2+openred.probe", "{shown}");
     answers(&node, &["POST", "/try/peer"], "not-granted");
@@ -187,10 +112,10 @@ fn a_module_is_installed_granted_used_changed_and_removed_while_the_node_runs() 
 fn a_module_is_installed_into_a_node_that_does_not_run() {
     let world = World::without_directory().unwrap();
     let mut node = world.alone("alice", "").unwrap();
-    let desk = Desk::new(&world.path().join("desk"));
+    let author = desk(&world.path().join("desk"));
     node.down().unwrap();
-    let package = desk.package(VERSION, ASKS, "");
-    module(&node, &["install", &text(&package), "--publisher", &desk.publisher, "--approve"]);
+    let package = package(&author, VERSION, ASKS, "");
+    module(&node, &["install", &text(&package), "--publisher", &author.publisher, "--approve"]);
     let mode = |name: &str| {
         use std::os::unix::fs::PermissionsExt as _;
         fs::metadata(node.home.join("modules/probe").join(name)).unwrap().permissions().mode() & 0o777
@@ -222,7 +147,7 @@ fn a_module_is_installed_into_a_node_that_does_not_run() {
     let named = status(&node).unwrap().to_string();
     assert!(named.contains("module.probe.refused") && named.contains("signature"), "{named}");
     module(&node, &["remove", "probe", "--keep-data"]);
-    module(&node, &["install", &text(&package), "--publisher", &desk.publisher, "--approve"]);
+    module(&node, &["install", &text(&package), "--publisher", &author.publisher, "--approve"]);
     answers(&node, &["GET", "/kept"], "\"bytes\":5");
 }
 
@@ -230,10 +155,10 @@ fn a_module_is_installed_into_a_node_that_does_not_run() {
 fn bad_packages_are_refused_by_name_and_leave_nothing() {
     let world = World::without_directory().unwrap();
     let mut node = world.alone("alice", "[modules]\nceiling = [\"kv.quota=1\"]\n").unwrap();
-    let desk = Desk::new(&world.path().join("desk"));
-    module(&node, &["trust", &desk.publisher]);
+    let author = desk(&world.path().join("desk"));
+    module(&node, &["trust", &author.publisher]);
     let spoilt = |spoil: &dyn Fn(&Path)| {
-        let package = desk.package(VERSION, ASKS, "");
+        let package = package(&author, VERSION, ASKS, "");
         spoil(&package);
         text(&package)
     };
@@ -242,24 +167,24 @@ fn bad_packages_are_refused_by_name_and_leave_nothing() {
         assert!(before.contains(from));
         fs::write(&file, before.replace(from, to)).unwrap();
     };
-    let other = Desk::new(&world.path().join("other"));
+    let other = desk(&world.path().join("other"));
     let signature = |package: &Path| package.join("openred.sig");
     let cases: Vec<(String, &str)> = vec![
         (spoilt(&|package| edit(package.join("openred.toml"), "megabytes = 1", "megabytes = 2")), "package.signature"),
         (spoilt(&|package| edit(package.join("openred.toml"), "[permissions]", "[permissons]")), "package.manifest"),
-        (spoilt(&|package| edit(signature(package), &desk.publisher, &other.publisher)), "package.signature"),
+        (spoilt(&|package| edit(signature(package), &author.publisher, &other.publisher)), "package.signature"),
         (spoilt(&|package| fs::write(signature(package), "x = 1").unwrap()), "package.malformed"),
         (spoilt(&|package| fs::remove_file(signature(package)).unwrap()), "package.malformed"),
         (spoilt(&|package| fs::write(package.join("probe"), "another").unwrap()), "package.digest"),
         (spoilt(&|package| fs::remove_file(package.join("probe")).unwrap()), "package.malformed"),
-        (text(&other.package(VERSION, ASKS, "")), "package.publisher"),
-        (text(&desk.folder.join("nothing")), "local"),
+        (text(&package(&other, VERSION, ASKS, "")), "package.publisher"),
+        (text(&author.folder.join("nothing")), "local"),
         (spoilt(&|package| fs::write(package.join("openred.toml"), vec![b'#'; 70_000]).unwrap()), "package.malformed"),
     ];
     for (package, code) in &cases {
         refused(&node, &["install", package], code);
     }
-    refused(&node, &["install", &text(&desk.key)], "package.malformed");
+    refused(&node, &["install", &text(&author.key)], "package.malformed");
     refused(&node, &["show", "probe"], "package.unknown");
     refused(&node, &["remove", "messaging"], "package.unknown");
     let left: Vec<_> =
@@ -267,24 +192,11 @@ fn bad_packages_are_refused_by_name_and_leave_nothing() {
     assert_eq!(left, ["trusted.keys"], "nothing is left of them");
     // The operator's ceiling holds whatever was granted; and a module that lies about its version is not let in.
     let more = format!("{ASKS}peer.send = {{ reason = \"curiosity\" }}\n");
-    let package = desk.package(VERSION, &more, "");
+    let package = package(&author, VERSION, &more, "");
     module(&node, &["install", &text(&package), "--approve"]);
     answers(&node, &["POST", "/try/peer"], "not-granted");
-    let (manifest, program) = (desk.manifest("1.0.5+openred.probe", ASKS), desk.program(VERSION));
-    let liar = desk.place("liar");
-    openred(&[
-        "module",
-        "sign",
-        &text(&manifest),
-        "--program",
-        &text(&program),
-        "--key",
-        &text(&desk.key),
-        "--out",
-        &text(&liar),
-    ])
-    .ok()
-    .unwrap();
+    let liar = probe_manifest("1.0.5+openred.probe", ASKS, "");
+    let liar = author.pack(&liar, &author.probe(VERSION).unwrap(), "").unwrap();
     module(&node, &["install", &text(&liar)]);
     wait_for("the lie to be named", || {
         let named = status(&node)?["node"]["conditions"].to_string();
@@ -308,9 +220,9 @@ fn bad_packages_are_refused_by_name_and_leave_nothing() {
 fn three_ends_put_it_under_quarantine_and_enable_lifts_that() {
     let world = World::without_directory().unwrap();
     let node = world.alone("alice", "").unwrap();
-    let desk = Desk::new(&world.path().join("desk"));
-    let package = desk.package(VERSION, ASKS, "");
-    module(&node, &["install", &text(&package), "--publisher", &desk.publisher, "--approve"]);
+    let author = desk(&world.path().join("desk"));
+    let package = package(&author, VERSION, ASKS, "");
+    module(&node, &["install", &text(&package), "--publisher", &author.publisher, "--approve"]);
     for _ in 0..3 {
         answers(&node, &["GET", "/kept"], "bytes");
         node.cli(&["module", "call", "probe", "POST", "/end"]).unwrap();

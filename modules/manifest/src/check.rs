@@ -57,6 +57,7 @@ fn limits(limits: Limits) -> Result<(), Wrong> {
     within("limits.tasks", limits.tasks, 1..=4096)?;
     within("limits.descriptors", limits.descriptors, 16..=65536)?;
     within("limits.start_seconds", limits.start_seconds, 1..=300)?;
+    within("limits.stop_seconds", limits.stop_seconds, 1..=60)?;
     within("limits.idle_seconds", limits.idle_seconds, 0..=86400)
 }
 

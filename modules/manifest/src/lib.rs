@@ -46,7 +46,7 @@ use serde::Deserialize;
 pub use asked::{Asked, Destination, Permissions};
 pub use hook::{Hook, HookName, Match, OnFailure};
 pub use permission::{BadGrant, Grants, Permission, PermissionName};
-pub use settings::{Kind, Setting};
+pub use settings::{Kind, Setting, WrongSetting};
 pub use vocabulary::{Field, Fields, HookClass, Point};
 pub use words::{BadWord, Code, Digest, Line, ModuleId, Pattern, Program, Version};
 
@@ -104,6 +104,9 @@ pub struct Manifest {
     /// What it may use of the machine.
     #[serde(default)]
     pub limits: Limits,
+    /// When it is started.
+    #[serde(default)]
+    pub start: Start,
     /// Its settings, by name.
     #[serde(default)]
     pub config: BTreeMap<Code, Setting>,
@@ -200,6 +203,17 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// When a module is started. The operator's `modules.idle_seconds` makes each of them lazy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// With its node.
+    #[default]
+    Eager,
+    /// By its first call: it hears of nothing before.
+    Lazy,
+}
+
 /// What a module may use of the machine. The cage holds it to this; the operator's configuration may say less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -212,15 +226,25 @@ pub struct Limits {
     pub tasks: u32,
     /// Open files and sockets.
     pub descriptors: u32,
-    /// How long it may take from its start to its first call.
+    /// How long its start may take, once it has attached.
     pub start_seconds: u32,
+    /// How long it may take to end what it does, before it is ended.
+    pub stop_seconds: u32,
     /// Without a call for so long it is ended, and started again by the next one. 0: never ended.
     pub idle_seconds: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory_megabytes: 64, cpu_percent: 100, tasks: 32, descriptors: 256, start_seconds: 10, idle_seconds: 0 }
+        Self {
+            memory_megabytes: 64,
+            cpu_percent: 100,
+            tasks: 32,
+            descriptors: 256,
+            start_seconds: 30,
+            stop_seconds: 10,
+            idle_seconds: 0,
+        }
     }
 }
 
@@ -320,5 +344,13 @@ impl Manifest {
     /// A setting that the module does not have, or a value that it does not take.
     pub fn configure(&self, file: &str, text: &str) -> Result<toml::Table, ConfigError> {
         settings::resolve(&self.config, &Source::new(file, text))
+    }
+
+    /// The same, where the operator's values are read already.
+    ///
+    /// # Errors
+    /// As of [`Manifest::configure`].
+    pub fn settings(&self, said: &toml::Table) -> Result<toml::Table, WrongSetting> {
+        settings::over_defaults(&self.config, said)
     }
 }

@@ -163,27 +163,39 @@ impl Kind {
     }
 }
 
-/// The operator's values over the defaults.
+/// A value that the operator set and the module does not take, or one that he has to set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {what}")]
+pub struct WrongSetting {
+    /// The setting.
+    pub key: String,
+    /// What is wrong, and what is taken instead.
+    pub what: String,
+}
+
+/// The operator's values over the defaults, out of a text.
 pub(super) fn resolve(settings: &BTreeMap<Code, Setting>, source: &Source) -> Result<Table, ConfigError> {
     let said: Table = source.parse()?;
-    for (key, value) in &said {
+    over_defaults(settings, &said).map_err(|wrong| places::refuse(source, &wrong.key, &wrong.what))
+}
+
+/// The operator's values over the defaults.
+pub(super) fn over_defaults(settings: &BTreeMap<Code, Setting>, said: &Table) -> Result<Table, WrongSetting> {
+    let wrong = |key: &str, what: String| WrongSetting { key: key.to_owned(), what };
+    for (key, value) in said {
         let Some(setting) = key.parse::<Code>().ok().and_then(|key| settings.get(&key)) else {
             let known: Vec<&str> = settings.keys().map(Code::as_str).collect();
             let known = if known.is_empty() { String::from("it has none") } else { known.join(", ") };
-            return Err(places::refuse(source, key, &format!("this module has no such setting; known here: {known}")));
+            return Err(wrong(key, format!("this module has no such setting; known here: {known}")));
         };
-        setting
-            .kind
-            .check(value)
-            .map_err(|takes| places::refuse(source, key, &format!("not a value of it; {takes}")))?;
+        setting.kind.check(value).map_err(|takes| wrong(key, format!("not a value of it; {takes}")))?;
     }
     let mut table = Table::new();
     for (key, setting) in settings {
         match said.get(key.as_str()).or(setting.default.as_ref()) {
             Some(value) => drop(table.insert(key.to_string(), value.clone())),
             None => {
-                let what = format!("has no default and is not set; {}", setting.kind.takes());
-                return Err(places::refuse(source, key.as_str(), &what));
+                return Err(wrong(key.as_str(), format!("has no default and is not set; {}", setting.kind.takes())));
             }
         }
     }

@@ -69,7 +69,6 @@ impl Context {
     }
 
     /// The host behind it.
-    #[cfg(feature = "remote")]
     pub(crate) fn host(&self) -> Arc<dyn Host> {
         Arc::clone(&self.host)
     }

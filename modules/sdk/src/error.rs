@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::body::{Body, BodyError};
 use crate::host::{CallError, HostError, PeerError};
 use crate::message::Response;
+use crate::network::DialError;
 
 /// Content type of a refusal's body.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -196,6 +197,20 @@ impl From<CallError> for ModuleError {
             CallError::Busy => (Status::TooMany, "module-busy"),
             CallError::TimedOut => (Status::TimedOut, "module-timed-out"),
             CallError::Ended => (Status::Unavailable, "call-ended"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<DialError> for ModuleError {
+    fn from(error: DialError) -> Self {
+        let (status, code) = match error {
+            DialError::NotGranted => (Status::Forbidden, "not-granted"),
+            DialError::Unresolved => (Status::BadGateway, "egress-unresolved"),
+            DialError::Private => (Status::Forbidden, "egress-private"),
+            DialError::Unreachable => (Status::BadGateway, "egress-unreachable"),
+            DialError::TimedOut => (Status::TimedOut, "egress-timed-out"),
+            DialError::Busy => (Status::TooMany, "egress-busy"),
         };
         Self::new(status, code, error.to_string())
     }

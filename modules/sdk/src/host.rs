@@ -9,8 +9,10 @@
 
 use bytes::Bytes;
 
+use crate::body::Body;
 use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
+use crate::network::DialError;
 use crate::status::NodeStatus;
 use openred_proto::id::NodeId;
 
@@ -359,6 +361,13 @@ pub trait Host: Send + Sync + 'static {
 
     /// Opens what [`Host::seal`] gave.
     async fn unseal(&self, context: Bytes, sealed: Bytes) -> Result<Bytes, HostError>;
+
+    /// Connects to a destination of the grant `net.egress`, and sends `sent`; what comes back. Both are pulled, and the connection ends with the
+    /// second, or when that is dropped. A host that lets nobody out refuses.
+    async fn dial(&self, to: &str, sent: Body) -> Result<Body, DialError> {
+        let _ = (to, sent);
+        Err(DialError::NotGranted)
+    }
 
     /// Calls another module of this node. At most [`DEPTH`] deep, never in a circle, and no longer than who waits for the caller does.
     async fn call_module(&self, within: Within, module: &str, request: PeerRequest) -> Result<Response, CallError>;

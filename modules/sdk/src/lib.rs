@@ -54,7 +54,7 @@
 //! With `openred.toml` beside Cargo.toml the attribute [`macro@module`] writes `manifest`, and callers and limits of the routes stand there; `openred module new`
 //! writes such a project. Then `fn main()` is `openred_module::run(Greeter)`.
 //!
-//! Only `process`, `remote` and `sandbox` touch sockets, and only the last opens files.
+//! Only `process`, `remote` and `sandbox` touch sockets; files are opened by the last, and by `open_granted` for a module that may.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -70,6 +70,7 @@ pub mod http;
 mod instance;
 mod message;
 mod module;
+mod network;
 mod params;
 #[cfg(feature = "process")]
 mod process;
@@ -102,12 +103,13 @@ pub use host::{
 pub use instance::{Instance, LoadError};
 pub use message::{Caller, IdempotencyKey, Method, ModuleName, PeerRequest, Request, Response};
 pub use module::{Event, Manifest, Module, TimerId};
+pub use network::DialError;
 pub use openred_proto::error::WireError;
 pub use openred_proto::id::NodeId;
 pub use openred_proto::method::description::MethodDescription;
 pub use params::Params;
 #[cfg(feature = "process")]
-pub use process::run;
+pub use process::{open_granted, run};
 pub use route::Routes;
 #[cfg(feature = "sandbox")]
 pub use sandbox::{SandboxError, SandboxHost};

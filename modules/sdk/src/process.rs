@@ -8,6 +8,7 @@
 //! The one part of this crate that dials, reads the clock and draws randomness.
 
 mod calls;
+mod files;
 mod host;
 mod notes;
 
@@ -25,6 +26,7 @@ use openred_proto::module::attachment_client::AttachmentClient;
 use openred_proto::module::host_client::HostClient;
 use openred_proto::module::host_frame::Kind as FromHost;
 use openred_proto::module::module_frame::Kind as FromModule;
+use openred_proto::module::network_client::NetworkClient;
 use openred_proto::module::peers_client::PeersClient;
 use openred_proto::module::{Hello, HostFrame, OpenRequest, Welcome};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -35,6 +37,8 @@ use tokio::time::timeout;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
+
+pub use files::open_granted;
 
 use crate::context::Context;
 use crate::instance::Instance;
@@ -234,12 +238,15 @@ async fn open(socket: &Path, welcome: Welcome) -> Result<(RemoteHost, impl Futur
     let channel = dial(socket, CALL_WINDOW, CONNECTION_WINDOW).await?;
     let peers =
         PeersClient::new(channel.clone()).max_decoding_message_size(FRAME_BYTES).max_encoding_message_size(FRAME_BYTES);
+    let network = NetworkClient::new(channel.clone())
+        .max_decoding_message_size(FRAME_BYTES)
+        .max_encoding_message_size(FRAME_BYTES);
     let mut client =
         HostClient::new(channel).max_decoding_message_size(REPLY_BYTES).max_encoding_message_size(MESSAGE_BYTES);
     client.open(OpenRequest { ticket: welcome.ticket }).await?;
     let notes = notes::Notes::new();
     let sending = Arc::clone(&notes).send(client.clone());
-    Ok((RemoteHost::new(node, client, peers, notes), sending))
+    Ok((RemoteHost::new(node, client, (peers, network), notes), sending))
 }
 
 async fn follow(calls: &Arc<Calls>, mut frames: Streaming<HostFrame>) -> Result<Next, Lost> {

@@ -17,6 +17,7 @@ mod fault;
 mod held;
 mod hooks;
 mod hosting;
+mod network;
 #[cfg(all(test, feature = "process", feature = "test-host"))]
 mod tests;
 

@@ -1,15 +1,18 @@
 //! Calls of modules through the admin socket: frames to a head and a body, and back.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use openred_module::{Body, BodyError};
-use openred_proto::admin::{ModuleRequestFrame, ModuleResponseFrame, ModuleResponseHead};
+use openred_proto::admin::{ModuleCost, ModuleRequestFrame, ModuleResponseFrame, ModuleResponseHead};
 use openred_proto::checked::session::{
     CONTENT_TYPE_BYTES, IDEMPOTENCY_BYTES, MODULE_BYTES, PATH_BYTES, RequestHead, ResponseHead,
 };
 use tonic::{Status, Streaming};
 
 use super::{Frames, reply};
+use crate::hooks::Costs;
 
 /// Bytes of one response frame: gRPC's own frames are smaller, its default limit is 4 MiB.
 const FRAME_BYTES: usize = 256 * 1024;
@@ -59,10 +62,12 @@ pub(super) async fn take_request(mut frames: Streaming<ModuleRequestFrame>) -> R
     Ok((head, body))
 }
 
-/// The head in the first frame, the body in the following ones; a body that fails ends the call with a status.
-pub(super) fn give_response(head: ResponseHead, body: Body) -> Frames<ModuleResponseFrame> {
-    let head =
-        ModuleResponseHead { status: u32::from(head.status), content_type: head.content_type, length: head.length };
+/// The head in the first frame, with what the answer has cost, the body in the following ones; a body that fails ends the call with a status.
+pub(super) fn give_response((head, body): (ResponseHead, Body), costs: Costs) -> Frames<ModuleResponseFrame> {
+    let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let costs = costs.into_iter().map(|(name, took)| ModuleCost { name, micros: micros(took) }).collect();
+    let ResponseHead { status, content_type, length } = head;
+    let head = ModuleResponseHead { status: u32::from(status), content_type, length, costs };
     let first = ModuleResponseFrame { head: Some(head), body: Bytes::new() };
     let rest = body.flat_map(|piece| {
         stream::iter(match piece {

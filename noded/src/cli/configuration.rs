@@ -3,20 +3,28 @@
 
 use std::path::{Path, PathBuf};
 
+use openred_policy::limits::{Resource, Ways};
 use openred_proto::admin::ListMethodsRequest;
 use openred_proto::config::{ConfigError, Source};
 use openred_proto::method::{Method, Schedule};
 use serde_json::{Map, Value, json};
 
 use super::client::{block_on, node, request};
-use super::{Exit, Failure, Invocation};
-use crate::config::{LinkConfig, NodeConfig, Resolved, resolve};
+use super::{Exit, Failure, Invocation, packages};
+use crate::config::{LinkConfig, NodeConfig, Resolved, refuse_key, resolve};
 use crate::store;
 
 /// The configuration in force: defaults, file, environment, `--set`.
 pub(crate) fn resolved(invocation: &Invocation) -> Result<Resolved, Failure> {
     let source = Source::read(&invocation.config)?;
     Ok(resolve(source.file(), source.text(), environment(), &invocation.overrides)?)
+}
+
+/// The same for a node that runs: also the settings of its modules are held against their manifests.
+pub(crate) fn reread(invocation: &Invocation) -> Result<NodeConfig, Failure> {
+    let config = resolved(invocation)?.config;
+    check_modules(invocation, &Source::read(&invocation.config)?, &config)?;
+    Ok(config)
 }
 
 /// The same for work on a home that may have no configuration yet, or none any more.
@@ -33,18 +41,22 @@ fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)))
 }
 
-/// Checks files alone: neither the environment nor the home counts.
+/// Checks files alone: the environment does not count, and of the home only what modules are installed there.
 pub(crate) fn check(invocation: &Invocation, mut files: Vec<PathBuf>) -> Result<Exit, Failure> {
-    if files.is_empty() {
+    let is_own = files.is_empty();
+    if is_own {
         files.push(invocation.config.clone());
     }
     let (mut good, mut worst) = (0, None);
     for file in &files {
-        match check_one(file) {
+        match check_one(invocation, file) {
             Ok(()) => {
                 good += 1;
                 invocation.output.line(format!("{}: ok", file.display()));
                 report(invocation, file, &Value::Null);
+                if is_own {
+                    show_limits(invocation);
+                }
             }
             Err(error) => {
                 let problem = match &error {
@@ -68,9 +80,35 @@ pub(crate) fn check(invocation: &Invocation, mut files: Vec<PathBuf>) -> Result<
     }
 }
 
-fn check_one(file: &Path) -> Result<(), ConfigError> {
+/// What would hold modules' limits if the node were started from here.
+fn show_limits(invocation: &Invocation) {
+    // Under a name of its own: a node of this home may run, and its groups are not touched.
+    let ways = Ways::find(&format!("check {}", std::process::id()));
+    let way = |resource: Resource| (resource.name().to_owned(), json!(ways.of(resource).name()));
+    invocation.output.line(format!("modules' limits on this machine: {ways}"));
+    invocation.output.document("openred.limits/1", &Value::Object(Resource::ALL.map(way).into_iter().collect()));
+}
+
+fn check_one(invocation: &Invocation, file: &Path) -> Result<(), ConfigError> {
     let source = Source::read(file)?;
-    resolve(source.file(), source.text(), [], &[]).map(|_| ())
+    let resolved = resolve(source.file(), source.text(), [], &[])?;
+    check_modules(invocation, &source, &resolved.config)
+}
+
+/// Holds what `[module.NAME]` says against the manifests that are at hand.
+fn check_modules(invocation: &Invocation, source: &Source, config: &NodeConfig) -> Result<(), ConfigError> {
+    for id in config.module.keys() {
+        let Some(manifest) = packages::manifest_of(invocation, id) else {
+            let what = format!("{}: [module.{id}]: no such module is installed here", source.file().display());
+            invocation.output.line(format!("{what}: its settings are not looked at"));
+            continue;
+        };
+        config.settings_of(&manifest).map_err(|wrong| {
+            let key = format!("module.{id}.{}", wrong.key);
+            refuse_key(source, &key, &format!("`{key}`: {}", wrong.what))
+        })?;
+    }
+    Ok(())
 }
 
 fn report(invocation: &Invocation, file: &Path, problem: &Value) {

@@ -1,6 +1,6 @@
 //! A call of a module's operator route through the node: head, body in frames, head, body in frames.
 
-use openred_proto::admin::{ModuleRequestFrame, ModuleRequestHead, ModuleResponseFrame};
+use openred_proto::admin::{ModuleCost, ModuleRequestFrame, ModuleRequestHead, ModuleResponseFrame};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -29,6 +29,7 @@ pub(crate) struct Route {
 /// An answer whose head said success; the body is still to come.
 pub(crate) struct Answer {
     frames: Streaming<ModuleResponseFrame>,
+    costs: Vec<ModuleCost>,
     waiting: bytes::Bytes,
 }
 
@@ -66,7 +67,7 @@ pub(crate) async fn open(
     let mut frames = node.call_module(ReceiverStream::new(queue)).await?.into_inner();
     let first = frames.message().await?.ok_or_else(|| bug("answer"))?;
     let head = first.head.ok_or_else(|| bug("answer"))?;
-    let mut answer = Answer { frames, waiting: first.body };
+    let mut answer = Answer { frames, costs: head.costs, waiting: first.body };
     if (200..300).contains(&head.status) {
         return Ok(answer);
     }
@@ -90,6 +91,15 @@ async fn feed(head: ModuleRequestHead, mut body: impl AsyncRead + Unpin, frames:
 }
 
 impl Answer {
+    /// What it has cost, as an HTTP server would say it (`Server-Timing`, W3C).
+    pub(crate) fn timing(&self) -> String {
+        let metric = |cost: &ModuleCost| {
+            // A slash is no part of a metric's name.
+            format!("{};dur={:.3}", one_line(&cost.name).replace('/', "."), cost.micros as f64 / 1e3)
+        };
+        self.costs.iter().map(metric).collect::<Vec<_>>().join(", ")
+    }
+
     /// The next piece of the body; none at its end.
     pub(crate) async fn next(&mut self) -> Result<Option<bytes::Bytes>, Failure> {
         loop {

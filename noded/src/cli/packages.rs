@@ -5,9 +5,10 @@
 
 mod review;
 
+use std::io::Write as _;
 use std::path::Path;
 
-use openred_module::manifest::{Manifest, ModuleId};
+use openred_module::manifest::{Manifest, ModuleId, Start};
 use openred_proto::admin::ModuleChange;
 use serde_json::{Value, json};
 
@@ -16,7 +17,7 @@ use super::author;
 use super::client::{block_on, request, supervisor};
 use super::module::Route;
 use super::output::{Output, table, wrap};
-use super::{Exit, Failure, Invocation, logs};
+use super::{Exit, Failure, Invocation, configuration, logs};
 use crate::module::BUILT_IN;
 use crate::module::installed::interned;
 use crate::packages::{Installed, MANIFEST, Order, Packages, PublisherKey, SIGNATURE, Verified, write_package};
@@ -52,11 +53,11 @@ pub(crate) fn module(invocation: &Invocation, command: Module) -> Result<Exit, F
         Module::Audit { module } => audit(invocation, &packages, module.as_ref()),
         Module::New { module, sdk } => author::new(&invocation.output, &module, sdk.as_deref()),
         Module::Dev { node } => author::dev(invocation, node),
-        Module::Call { dev, module, method, path, data, content_type } => {
+        Module::Call { dev, module, method, path, data, content_type, cost } => {
             let invocation = if dev { &author::on_dev_node(invocation)? } else { invocation };
             let method = if method == "GET" { "GET" } else { "POST" };
             let route = Route { module: interned(module.as_str()), method, path };
-            block_on(call(invocation, route, data, &content_type))
+            block_on(call(invocation, route, data, &content_type, cost))
         }
         Module::Logs { module, lines, follow } => block_on(logs::logs(invocation, module, lines, follow)),
         Module::Release { module } => block_on(logs::release(invocation, module)),
@@ -80,13 +81,23 @@ pub(crate) fn module(invocation: &Invocation, command: Module) -> Result<Exit, F
     }
 }
 
-async fn call(invocation: &Invocation, route: Route, data: String, content_type: &str) -> Result<Exit, Failure> {
+async fn call(
+    invocation: &Invocation,
+    route: Route,
+    data: String,
+    content_type: &str,
+    cost: bool,
+) -> Result<Exit, Failure> {
     let kind = if data.is_empty() { "" } else { content_type };
     let mut answer = super::module::open(invocation, route, kind, std::io::Cursor::new(data.into_bytes())).await?;
+    if cost {
+        // A reader that went away wants no more.
+        let _ = writeln!(std::io::stderr(), "Server-Timing: {}", answer.timing());
+    }
     let mut stdout = std::io::stdout();
     while let Some(piece) = answer.next().await? {
         // A reader that went away wants no more.
-        if std::io::Write::write_all(&mut stdout, &piece).is_err() {
+        if stdout.write_all(&piece).is_err() {
             break;
         }
     }
@@ -184,6 +195,18 @@ fn built_in(id: &ModuleId) -> Option<&'static Manifest> {
     BUILT_IN.iter().find(|module| module.id == id.as_str()).map(|module| module.manifest())
 }
 
+/// The manifest of a module that comes with the node or is installed here: of the version that runs.
+pub(crate) fn manifest_of(invocation: &Invocation, id: &str) -> Option<Manifest> {
+    let id: ModuleId = id.parse().ok()?;
+    if let Some(manifest) = built_in(&id) {
+        return Some(manifest.clone());
+    }
+    let packages = Packages::of(&invocation.home);
+    let installed = packages.get(&id).ok()??;
+    let version = installed.record.active.as_ref().or(installed.record.staged.as_ref())?;
+    packages.version(&installed, version).ok().map(|verified| verified.manifest)
+}
+
 fn shown(invocation: &Invocation, packages: &Packages, id: &ModuleId) -> Result<Exit, Failure> {
     let output = &invocation.output;
     if let Some(manifest) = built_in(id) {
@@ -209,13 +232,18 @@ fn shown(invocation: &Invocation, packages: &Packages, id: &ModuleId) -> Result<
     };
     wrap(&format!("{}{way_out}", state(&installed)), 2).iter().for_each(|line| output.line(line));
     print(output, &all);
-    let limits = manifest.limits;
+    let limits = configuration::resolved_if_any(invocation)?.modules.limits(manifest.limits);
+    let memory = limits.memory >> 20;
     let of_the_machine = format!(
-        "of the machine at most {} MB of memory, {} % of a processor, {} tasks, {} open files",
-        limits.memory_megabytes, limits.cpu_percent, limits.tasks, limits.descriptors
+        "of the machine at most {memory} MB of memory, {} % of a processor, {} tasks, {} open files",
+        limits.cpu, limits.tasks, limits.descriptors
     );
     wrap(&of_the_machine, 2).iter().for_each(|line| output.line(line));
     let mut body = summary(&installed)?;
+    body["limits"] = json!({
+        "memory_megabytes": memory, "cpu_percent": limits.cpu, "tasks": limits.tasks, "descriptors": limits.descriptors,
+    });
+    body["start"] = json!(if manifest.start == Start::Lazy { "lazy" } else { "eager" });
     body["description"] = json!(manifest.description);
     body["permissions"] = json!(all);
     output.document("openred.module/1", &body);

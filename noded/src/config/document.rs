@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 35] = [
+pub(super) const SETTINGS: [Setting; 39] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -76,6 +76,10 @@ pub(super) const SETTINGS: [Setting; 35] = [
         "modules.idle_seconds",
         "A module that is not called for so long is ended, and started by the next call; to 86400. 0: never.",
     ),
+    setting("modules.memory_megabytes", "Most megabytes of memory of one module, whatever it asks for; 8 to 65536."),
+    setting("modules.cpu_percent", "Most percent of one processor, likewise; 1 to 6400."),
+    setting("modules.tasks", "Most threads, likewise; 1 to 4096."),
+    setting("modules.descriptors", "Most open files and sockets, likewise; 16 to 65536."),
     setting(
         "modules.ceiling",
         "What may be granted to installed modules: permissions, each for any amount or with =AMOUNT.",

@@ -142,6 +142,13 @@ fn refuse(bad: &BadValue, source: &Source) -> ConfigError {
     source.refuse(span_of(source.text(), bad.key).unwrap_or(0..0), bad.to_string())
 }
 
+/// Refuses the value of a dotted key, at its place or at that of the section where it should stand.
+pub(crate) fn refuse_key(source: &Source, key: &str, message: &str) -> ConfigError {
+    let section = key.rsplit_once('.').map_or(key, |(section, _)| section);
+    let span = span_of(source.text(), key).or_else(|| span_of(source.text(), section));
+    source.refuse(span.unwrap_or(0..0), message)
+}
+
 fn span_of(text: &str, key: &str) -> Option<Range<usize>> {
     let table = toml::de::DeTable::parse(text).ok()?;
     let mut table = table.get_ref();

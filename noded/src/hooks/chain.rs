@@ -2,11 +2,13 @@
 //! observers beside the way.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use openred_module::{
     Body, Caller, Class, Field, Fields, Method, ModuleError, PeerRequest, Point, Request, Response, Status,
 };
 use openred_proto::id::NodeId;
+use tokio::time::Instant;
 
 use super::Table;
 use super::budget::Budget;
@@ -23,7 +25,11 @@ pub(crate) struct Chain {
     asked: Option<Asked>,
     /// The answer is a hook's: nobody decides about it again.
     is_hooks: bool,
+    costs: Costs,
 }
+
+/// What a call has waited for: whom, and how long.
+pub(crate) type Costs = Vec<(String, Duration)>;
 
 /// A request, for those who are shown its answer.
 struct Asked {
@@ -45,7 +51,24 @@ fn answer_of(point: Point) -> Point {
 
 impl Chain {
     pub(super) fn new(table: Arc<Table>, own: Option<&str>) -> Self {
-        Self { table, budget: Budget::default(), own: own.map(str::to_owned), asked: None, is_hooks: false }
+        Self {
+            table,
+            budget: Budget::default(),
+            own: own.map(str::to_owned),
+            asked: None,
+            is_hooks: false,
+            costs: Costs::new(),
+        }
+    }
+
+    /// Notes what the call has waited for beside hooks.
+    pub(crate) fn waited(&mut self, name: &str, time: Duration) {
+        self.costs.push((name.to_owned(), time));
+    }
+
+    /// All that it has waited for so far.
+    pub(crate) fn take_costs(&mut self) -> Costs {
+        std::mem::take(&mut self.costs)
     }
 
     fn is_empty(&self, point: Point) -> bool {
@@ -184,7 +207,9 @@ impl Chain {
             passing.show_body().await;
         }
         let request = entry.spec.shown(&passing.seen(), passing.shown.as_ref());
+        let begun = Instant::now();
         let said = entry.ask(request, &mut self.budget).await;
+        self.waited(&entry.spec.name(), begun.elapsed());
         match decide(&entry.spec, said) {
             Step::Next => Ok(Fields::default()),
             Step::Change(mutation) => Ok(passing.change(mutation)),

@@ -5,7 +5,6 @@
 use std::sync::LazyLock;
 
 use openred_module::manifest::Manifest;
-use openred_policy::limits::Limits;
 
 /// A module that comes with the node.
 #[derive(Debug)]
@@ -16,8 +15,6 @@ pub(crate) struct BuiltIn {
     pub(crate) program: &'static str,
     /// Which of the modules' uids is its own; never given to another.
     pub(crate) slot: u32,
-    /// What it may take of the machine.
-    pub(crate) limits: Limits,
 }
 
 impl BuiltIn {
@@ -38,16 +35,13 @@ const WATCHER: &str = include_str!("../../../modules/monitor/openred.toml");
 
 /// All of them.
 pub(crate) static BUILT_IN: [BuiltIn; 3] = [
-    BuiltIn { id: "messaging", program: "openred-messaging", slot: 0, limits: LIMITS },
-    BuiltIn { id: "files", program: "openred-files", slot: 1, limits: LIMITS },
-    BuiltIn { id: MONITOR, program: "openred-monitor", slot: 2, limits: LIMITS },
+    BuiltIn { id: "messaging", program: "openred-messaging", slot: 0 },
+    BuiltIn { id: "files", program: "openred-files", slot: 1 },
+    BuiltIn { id: MONITOR, program: "openred-monitor", slot: 2 },
 ];
 
 /// Watches the node.
 pub(crate) const MONITOR: &str = "monitor";
-
-/// Far above what any takes; files hashes with a whole processor.
-const LIMITS: Limits = Limits { memory: 128 << 20, cpu: 100, tasks: 32, descriptors: 256 };
 
 #[cfg(test)]
 mod tests {

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use openred_module::manifest::PermissionName;
 use openred_module::{
-    AuditEvent, Batch, BlobName, CallError, Committed, Host, HostError, KEY_LIMIT, Method, NodeStatus, PeerError,
-    PeerRequest, Response, Scan, ScanPage, Status, TimerId, Within,
+    AuditEvent, Batch, BlobName, Body, CallError, Committed, DialError, Host, HostError, KEY_LIMIT, Method, NodeStatus,
+    PeerError, PeerRequest, Response, Scan, ScanPage, Status, TimerId, Within,
 };
 use openred_proto::checked::module_word::is_domain;
 use openred_proto::checked::session::RequestHead;
@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::blobs::Disk;
 use super::built_in::BUILT_IN;
+use super::egress::Egress;
 use super::granted::Granted;
 use super::ports::{ModuleKeys, PeerCaller};
 use super::seals::{self, Seals};
@@ -44,6 +45,7 @@ pub(super) struct ModuleHost {
     hooks: Arc<Hooks>,
     keys: Arc<dyn ModuleKeys>,
     seals: Seals,
+    egress: Egress,
     beside: Beside,
     granted: Arc<Granted>,
     /// What comes with the node is part of it: it signs, seals and calls unasked.
@@ -76,6 +78,7 @@ impl ModuleHost {
             hooks,
             keys: Arc::clone(&parts.keys),
             seals: Seals::default(),
+            egress: Egress::new(&parts.names),
             beside: Arc::clone(&parts.beside),
             granted,
             is_ours: BUILT_IN.iter().any(|ours| ours.id == module),
@@ -289,6 +292,13 @@ impl Host for ModuleHost {
     async fn unseal(&self, context: Bytes, sealed: Bytes) -> Result<Bytes, HostError> {
         self.unasked_or(|granted| granted.may(PermissionName::Seal))?;
         self.seals.of(self.module, self.keys.as_ref()).await?.open(&context, &sealed)
+    }
+
+    async fn dial(&self, to: &str, sent: Body) -> Result<Body, DialError> {
+        if !self.pen.is_active() {
+            return Err(DialError::Unreachable);
+        }
+        self.egress.dial(&self.granted, to, sent).await
     }
 
     async fn call_module(&self, within: Within, module: &str, request: PeerRequest) -> Result<Response, CallError> {

@@ -1,7 +1,7 @@
 //! The installed modules as `noded` knows them: a file that the supervisor writes where `noded` can read it and not write, and names
 //! whenever it has changed. What a module may do stands in it already cut to what was granted and what the configuration allows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +19,8 @@ pub(crate) struct Installed {
     pub(crate) modules: Vec<Module>,
     /// Those whose state is to be deleted before they may run.
     pub(crate) forget: Vec<String>,
+    /// Settings of the modules that come with the node.
+    pub(crate) settings: BTreeMap<String, String>,
 }
 
 /// One of them.
@@ -28,6 +30,19 @@ pub(crate) struct Module {
     pub(crate) granted: Vec<String>,
     /// Another one when the operator has it started anew.
     pub(crate) turn: u32,
+    /// As TOML, checked and whole.
+    pub(crate) settings: String,
+}
+
+/// All that it says, read.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    /// Those that shall run.
+    pub(crate) wanted: Vec<Wanted>,
+    /// Those whose state is to be deleted.
+    pub(crate) forget: Vec<&'static str>,
+    /// Settings by module.
+    pub(crate) settings: BTreeMap<String, String>,
 }
 
 /// A module that shall run.
@@ -49,7 +64,7 @@ impl PartialEq for Wanted {
 }
 
 /// Reads it; nothing is installed where there is none.
-pub(crate) fn read(place: &Path) -> std::io::Result<(Vec<Wanted>, Vec<&'static str>)> {
+pub(crate) fn read(place: &Path) -> std::io::Result<Reading> {
     let file = match std::fs::File::open(place) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Default::default()),
         file => file?,
@@ -58,16 +73,18 @@ pub(crate) fn read(place: &Path) -> std::io::Result<(Vec<Wanted>, Vec<&'static s
     file.take(BYTES).read_to_end(&mut bytes)?;
     let bad = |what: String| std::io::Error::new(ErrorKind::InvalidData, what);
     let installed: Installed = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
-    let mut wanted = Vec::new();
+    let (mut wanted, mut settings) = (Vec::new(), installed.settings);
     for module in installed.modules {
         let manifest = Manifest::parse("openred.toml", &module.manifest).map_err(|error| bad(error.to_string()))?;
         let granted = Grants::parse(module.granted.iter().map(String::as_str));
         let granted = granted.map_err(|(text, error)| bad(format!("{text}: {error}")))?;
         let id = interned(manifest.id.as_str());
+        settings.insert(id.to_owned(), module.settings);
         wanted.push(Wanted { id, manifest: Arc::new(manifest), granted, turn: module.turn });
     }
     let forget = installed.forget.iter().filter(|id| id.parse::<ModuleId>().is_ok());
-    Ok((wanted, forget.map(|id| interned(id)).collect()))
+    let forget = forget.map(|id| interned(id)).collect();
+    Ok(Reading { wanted, forget, settings })
 }
 
 /// The id as a text that lives as long as the process. There is one for each module that was ever named here: as many as an operator

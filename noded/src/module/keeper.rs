@@ -1,11 +1,13 @@
 //! Keeps the modules' lives: begins those of the table at the start, and follows what the operator installs, changes and removes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use openred_module::manifest::PermissionName;
+use openred_module::remote::Attached;
 use openred_proto::modules::Ask;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -13,8 +15,10 @@ use tokio::time::timeout;
 
 use super::built_in::BUILT_IN;
 use super::callee::Callee;
+use super::installed::Reading;
 use super::lives::{Life, Troubles};
 use super::supervisor::Supervisor;
+use super::terms::Terms;
 use super::{Loaded, Modules, Sockets, Wanted, installed};
 use crate::health::Health;
 use crate::keys::CryptodClient;
@@ -53,7 +57,8 @@ pub(crate) fn built_in() -> Vec<Wanted> {
 impl Modules {
     /// Has every module started, and waits for a while until those that come with the node serve; one that does not is named by a
     /// condition, and tried again. What keeps them running ends with `tasks`.
-    /// One that nobody calls for `idle`, if that is said, is ended, and started by the next call; it is not started before the first.
+    /// One that nobody calls for `idle`, if that is said, is ended, and started by the next call; it is not started before the first. What a
+    /// manifest says of that counts for its module.
     pub(crate) async fn start(
         self: &Arc<Self>,
         sockets: Sockets,
@@ -73,6 +78,9 @@ impl Modules {
         let modules = Arc::clone(self);
         let mut keeper =
             Keeper { modules, supervisor, troubles, lives: JoinSet::new(), ended: BTreeSet::new(), source, idle };
+        // What cannot be read is read again soon, and said then.
+        let settings = installed::read(&keeper.source.place).map(|read| read.settings).unwrap_or_default();
+        self.hand_over(&settings);
         let mut first = Vec::new();
         for loaded in self.all() {
             if let Some(hears) = keeper.begin(&loaded)
@@ -102,11 +110,15 @@ impl Keeper {
         let comes_with_us = BUILT_IN.iter().any(|module| module.id == loaded.id);
         let life = Life {
             id: loaded.id,
-            version: (!comes_with_us).then(|| wanted.manifest.version.to_string()),
+            installed: (!comes_with_us).then(|| Arc::clone(&wanted.manifest)),
             anew: self.ended.contains(loaded.id),
             context: loaded.context.clone(),
             // What watches the node is needed while nobody calls.
-            idle: self.idle.filter(|_| !wanted.granted.has(PermissionName::NodeStatus)),
+            terms: Terms::new(
+                &wanted.manifest,
+                self.idle.filter(|_| !wanted.granted.has(PermissionName::NodeStatus)),
+                loaded.settings.subscribe(),
+            ),
             slot: Arc::clone(slot),
             meter: Arc::clone(&loaded.meter),
             door: Arc::clone(&self.modules.door),
@@ -136,14 +148,17 @@ impl Keeper {
     }
 
     async fn look(&mut self) -> Result<(), String> {
-        let (wanted, forget) = installed::read(&self.source.place).map_err(|error| error.to_string())?;
-        for loaded in self.modules.all() {
-            let stays = BUILT_IN.iter().any(|module| module.id == loaded.id)
-                || wanted.iter().any(|wanted| loaded.wanted.as_ref() == Some(wanted));
-            if !stays {
-                self.end(&loaded).await;
-            }
-        }
+        let read = installed::read(&self.source.place).map_err(|error| error.to_string())?;
+        let Reading { wanted, forget, settings } = read;
+        let stays = |loaded: &Arc<Loaded>| {
+            BUILT_IN.iter().any(|module| module.id == loaded.id)
+                || wanted.iter().any(|wanted| loaded.wanted.as_ref() == Some(wanted))
+        };
+        let leave: Vec<_> = self.modules.all().into_iter().filter(|loaded| !stays(loaded)).collect();
+        let attached: Vec<_> = leave.iter().map(|loaded| self.take_out(loaded)).collect();
+        // At once: one that does not come to its end holds no other up.
+        join_all(leave.iter().zip(attached).map(|(loaded, attached)| self.end(loaded, attached))).await;
+        self.modules.hand_over(&settings);
         for id in forget {
             self.modules.forget(id).await?;
             self.supervisor.ask(Ask::Forgotten { module: id.to_owned() }).await;
@@ -153,6 +168,7 @@ impl Keeper {
                 let key = self.source.keys.store_key(wanted.id).await.map_err(|error| error.to_string())?;
                 let (id, version) = (wanted.id, wanted.manifest.version.clone());
                 let loaded = self.modules.load(wanted, &key);
+                self.modules.hand_over(&settings);
                 self.begin(&loaded);
                 tracing::info!(module = id, %version, "installed");
             }
@@ -166,16 +182,24 @@ impl Keeper {
         Ok(())
     }
 
-    /// Takes a module out of the table and has its process ended.
-    async fn end(&mut self, loaded: &Arc<Loaded>) {
+    /// Takes a module out of the table: it is not called any more.
+    fn take_out(&mut self, loaded: &Loaded) -> Option<Arc<Attached>> {
         self.ended.insert(loaded.id);
         self.modules.loaded.write().unwrap_or_else(PoisonError::into_inner).remove(loaded.id);
         if let Some(life) = loaded.life.lock().unwrap_or_else(PoisonError::into_inner).take() {
             life.abort();
         }
-        #[cfg_attr(not(test), expect(irrefutable_let_patterns, reason = "only tests link modules"))]
-        if let Callee::Process(slot) = &loaded.callee {
-            slot.away();
+        match &loaded.callee {
+            Callee::Process(slot) => slot.leave(),
+            #[cfg(test)]
+            Callee::Linked(..) => None,
+        }
+    }
+
+    /// Lets it end what it does, as long as its manifest says, and has its process ended.
+    async fn end(&self, loaded: &Loaded, attached: Option<Arc<Attached>>) {
+        if let Some((attached, wanted)) = attached.zip(loaded.wanted.as_ref()) {
+            attached.drain(Duration::from_secs(wanted.manifest.limits.stop_seconds.into())).await;
         }
         self.modules.timers.forget(loaded.id);
         self.modules.space.module_full(loaded.id, None);
@@ -186,6 +210,14 @@ impl Keeper {
 }
 
 impl Modules {
+    /// Gives each module its settings; those that run hear of what has changed.
+    fn hand_over(&self, settings: &BTreeMap<String, String>) {
+        for loaded in self.all() {
+            let said = settings.get(loaded.id).cloned().unwrap_or_default();
+            loaded.settings.send_if_modified(|known| std::mem::replace(known, said.clone()) != said);
+        }
+    }
+
     /// Deletes all that a module keeps here.
     async fn forget(&self, id: &'static str) -> Result<(), String> {
         self.parts.store.forget_rows(id).await.map_err(|error| error.to_string())?;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use openred_module::Context;
+use openred_module::manifest::Manifest;
 use openred_module::remote::{Attached, Door, Fault, PROOF_BYTES};
 use openred_proto::modules::{Ask, Told, reason};
 use openred_proto::secret::Secret;
@@ -15,17 +16,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::meter::Meter;
-use super::methods::ModuleMethods;
+use super::methods::{self, ModuleMethods};
 use super::slot::Slot;
 use super::supervisor::Supervisor;
+use super::terms::{Settled, Terms};
 use crate::clock;
 use crate::health::{Condition, Health};
 use crate::supervisor::Backoff;
 
 /// How long a module may take to be started, caged and attached, on a loaded machine.
 const ATTACH: Duration = Duration::from_secs(30);
-/// How long its own start may take.
-const START: Duration = Duration::from_secs(30);
 /// How long the supervisor may take to end it.
 const STOP: Duration = Duration::from_secs(30);
 /// How long after its connection a process may take to be gone.
@@ -38,13 +38,12 @@ const WINDOW: Duration = Duration::from_secs(600);
 /// What a life is made of.
 pub(super) struct Life {
     pub(super) id: &'static str,
-    /// The version that it has to be; where it comes with the node, whatever it says.
-    pub(super) version: Option<String>,
+    /// What it has to be as the operator has read it; where it comes with the node, whatever it says.
+    pub(super) installed: Option<Arc<Manifest>>,
     /// Whether another life of it was ended here: that process must be gone first. One that outlived a `noded` is taken over.
     pub(super) anew: bool,
     pub(super) context: Context,
-    /// Ended when nobody needs it for so long, and not started before somebody does.
-    pub(super) idle: Option<Duration>,
+    pub(super) terms: Terms,
     pub(super) slot: Arc<Slot>,
     pub(super) meter: Arc<Meter>,
     pub(super) door: Arc<Door>,
@@ -53,8 +52,6 @@ pub(super) struct Life {
     pub(super) methods: Option<Arc<ModuleMethods>>,
 }
 
-/// A module that goes idle may take this long to end what it does.
-const DRAIN: Duration = Duration::from_secs(10);
 /// Looks at whether a module is needed, within the time after which it is not.
 const LOOKS: u32 = 4;
 
@@ -131,6 +128,15 @@ impl From<&str> for Trouble {
     }
 }
 
+/// Why a module is not called any more.
+enum Last {
+    /// Nobody needed it.
+    Idle,
+    Fault(Fault),
+    /// It does not take its settings.
+    Refused(String),
+}
+
 /// How a module came to its end.
 enum End {
     /// Nobody needed it.
@@ -154,7 +160,7 @@ impl Life {
                 let _ = first.send(());
             }
         };
-        if self.idle.is_some() {
+        if self.terms.is_lazy {
             self.slot.asleep();
             said(());
             self.slot.wanted().await;
@@ -189,19 +195,20 @@ impl Life {
     /// From its start to its end; its process is gone with that.
     async fn live(&self, told: &mut mpsc::Receiver<Told>, said: &mut (impl FnMut(()) + Send)) -> End {
         let mut trouble = match self.begin(told).await {
-            Ok(attached) => {
+            Ok((attached, settled)) => {
                 said(());
                 let attached = Arc::new(attached);
-                match self.serve(&attached).await {
-                    None => {
+                match self.serve(&attached, settled).await {
+                    Last::Idle => {
                         // Still attached: a process that sees its connection end might end by itself before.
                         self.stop(told).await;
                         return End::Idle;
                     }
-                    Some(fault) => match self.own_end(fault, told).await {
+                    Last::Fault(fault) => match self.own_end(fault, told).await {
                         Some(how) => format!("{fault} ({how})").into(),
                         None => Trouble::from(fault.to_string()),
                     },
+                    Last::Refused(why) => why.into(),
                 }
             }
             Err(trouble) => trouble,
@@ -232,7 +239,7 @@ impl Life {
     }
 
     /// Has it started and waits until it serves.
-    async fn begin(&self, told: &mut mpsc::Receiver<Told>) -> Result<Attached, Trouble> {
+    async fn begin(&self, told: &mut mpsc::Receiver<Told>) -> Result<(Attached, Settled), Trouble> {
         let mut value = [0; PROOF_BYTES];
         getrandom::fill(&mut value).map_err(|_| "the kernel's random generator does not answer")?;
         let expected = self.door.expect(self.id, Secret::new(value), self.context.clone());
@@ -252,27 +259,25 @@ impl Life {
                 _ => "the supervisor has gone".into(),
             }),
         };
+        if let Some(manifest) = &self.installed {
+            as_read(manifest, &attached)?;
+        }
         // Before it serves: what it describes is known when it is first called.
         if let Some(methods) = &self.methods {
             methods.declared(self.id, attached.methods()).await;
         }
-        match timeout(START, attached.start()).await {
+        let settled = self.terms.settle(&attached).await?;
+        match timeout(self.terms.start, attached.start()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(format!("it did not start: {}", error.detail).into()),
             Err(_) => return Err("it did not start in time".into()),
         }
-        if let Some(version) = &self.version
-            && attached.version() != version
-        {
-            let says = attached.version();
-            return Err(format!("it says that it is {says}, and its manifest says {version}").into());
-        }
         self.supervisor.ask(Ask::Ready { module }).await;
-        Ok(attached)
+        Ok((attached, settled))
     }
 
-    /// Lets calls in until it ends; nothing if that is because nobody needs it.
-    async fn serve(&self, attached: &Arc<Attached>) -> Option<Fault> {
+    /// Lets calls in until it ends.
+    async fn serve(&self, attached: &Arc<Attached>, settled: Settled) -> Last {
         tracing::info!(module = self.id, version = attached.version(), "attached");
         self.meter.started();
         self.slot.serving(Arc::clone(attached));
@@ -280,19 +285,23 @@ impl Life {
         tokio::select! {
             fault = attached.ended() => {
                 self.slot.away();
-                Some(fault)
+                Last::Fault(fault)
+            }
+            why = settled.follow(attached) => {
+                self.slot.away();
+                Last::Refused(why)
             }
             retired = self.retired() => {
                 // Nobody calls it any more, and whoever does waits for the next one.
-                retired.drain(DRAIN).await;
-                None
+                retired.drain(self.terms.stop).await;
+                Last::Idle
             }
         }
     }
 
     /// Waits until nobody has needed it for as long as was said.
     async fn retired(&self) -> Arc<Attached> {
-        let Some(idle) = self.idle else { return std::future::pending().await };
+        let Some(idle) = self.terms.idle else { return std::future::pending().await };
         loop {
             tokio::time::sleep(idle / LOOKS).await;
             if let Some(retired) = self.slot.retire(idle) {
@@ -331,6 +340,15 @@ impl Life {
         }
         how
     }
+}
+
+/// Whether a module is what its manifest says.
+fn as_read(manifest: &Manifest, attached: &Attached) -> Result<(), String> {
+    let (says, version) = (attached.version(), manifest.version.as_str());
+    if says != version {
+        return Err(format!("it says that it is {says}, and its manifest says {version}"));
+    }
+    methods::differ(manifest, attached.methods()).map_or(Ok(()), Err)
 }
 
 /// The next word that is not the end of a generation before this one.

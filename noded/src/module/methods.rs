@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use openred_module::manifest::{self, Manifest};
 use openred_proto::id::MethodId;
 use openred_proto::method::description::MethodDescription;
 use openred_proto::vault::RegisteredMethod;
@@ -106,4 +107,87 @@ impl ModuleMethods {
 
 fn id_of(method: &RegisteredMethod) -> Option<MethodId> {
     Some(MethodDescription::decode(&method.description).ok()?.id())
+}
+
+/// How what a module describes differs from what its manifest declares, which is what the operator has read; nothing if it does not.
+pub(super) fn differ(manifest: &Manifest, described: &[Bytes]) -> Option<String> {
+    let described: Vec<MethodDescription> =
+        match described.iter().map(|bytes| MethodDescription::decode(bytes)).collect() {
+            Ok(described) => described,
+            Err(error) => return Some(format!("it describes a method that cannot be read: {error}")),
+        };
+    for method in &described {
+        let Some(declared) = manifest.methods.iter().find(|declared| declared.name.as_str() == method.name) else {
+            let name = crate::cli::one_line(&method.name);
+            return Some(format!("it describes the method {name}, which its manifest does not declare"));
+        };
+        if let Some(part) = other_part(declared, method) {
+            return Some(format!("it describes the method {} with another {part} than its manifest", method.name));
+        }
+    }
+    let missing =
+        manifest.methods.iter().find(|declared| described.iter().all(|method| method.name != declared.name.as_str()));
+    missing.map(|declared| format!("it does not describe the method {}, which its manifest declares", declared.name))
+}
+
+/// The first of its parts that is not as declared. The numbers are those of the description's table.
+fn other_part(declared: &manifest::MethodDescription, method: &MethodDescription) -> Option<&'static str> {
+    let aead = match declared.aead {
+        manifest::Aead::ChaCha20Poly1305 => 1,
+        manifest::Aead::Aes256Gcm => 2,
+    };
+    let hash = match declared.hash {
+        manifest::Hash::Blake2s => 1,
+        manifest::Hash::Sha256 => 2,
+        manifest::Hash::Sha512 => 3,
+        manifest::Hash::Blake2b => 4,
+    };
+    let step = |transform: &manifest::Transform| match transform {
+        manifest::Transform::Mask => 1u8,
+        manifest::Transform::Rotate => 2,
+        manifest::Transform::Permute => 3,
+        manifest::Transform::Feistel => 4,
+    };
+    let steps: Vec<u8> = declared.transforms.iter().map(step).collect();
+    // Either of the two HKDFs is what a manifest calls `hkdf`.
+    let manifest::Kdf::Hkdf = declared.kdf;
+    let parts = [
+        ("kdf", (1..=2).contains(&method.kdf)),
+        ("aead", method.aead == aead),
+        ("hash", method.hash == hash),
+        ("order of transforms", method.transforms == steps),
+    ];
+    parts.into_iter().find(|(_, same)| !same).map(|(part, _)| part)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn what_a_module_describes_is_what_its_manifest_declares() {
+        let text = "id = \"m\"\nversion = \"1.0.0\"\nprogram = \"m\"\ndescription = \"d\"\n
+[[method]]\nname = \"omega\"\nkdf = \"hkdf\"\naead = \"chacha20-poly1305\"\nhash = \"blake2s\"\ntransforms = [\"feistel\", \"rotate\"]\n";
+        let manifest = Manifest::parse("openred.toml", text).unwrap();
+        let omega =
+            MethodDescription { aead: 1, hash: 1, kdf: 2, transforms: vec![4, 2], ..MethodDescription::floor("omega") };
+        let said = |described: &[&MethodDescription]| {
+            let encoded: Vec<Bytes> = described.iter().map(|method| method.encode().into()).collect();
+            differ(&manifest, &encoded).unwrap_or_default()
+        };
+        assert_eq!(said(&[&omega]), "");
+        assert_eq!(said(&[]), "it does not describe the method omega, which its manifest declares");
+        let other = MethodDescription::floor("psi");
+        assert!(said(&[&omega, &other]).contains("psi, which its manifest does not declare"));
+        for (part, changed) in [
+            ("aead", MethodDescription { aead: 2, ..omega.clone() }),
+            ("hash", MethodDescription { hash: 2, ..omega.clone() }),
+            ("kdf", MethodDescription { kdf: 9, ..omega.clone() }),
+            ("order of transforms", MethodDescription { transforms: vec![2, 4], ..omega.clone() }),
+        ] {
+            assert!(said(&[&changed]).contains(&format!("another {part}")), "{part}");
+        }
+        assert!(differ(&manifest, &[Bytes::from_static(b"x")]).is_some());
+    }
 }

@@ -68,6 +68,14 @@ impl Slot {
         self.set(Phase::Away);
     }
 
+    /// The same; its attachment, if it had one.
+    pub(super) fn leave(&self) -> Option<Arc<Attached>> {
+        match self.phase.send_replace(Phase::Away) {
+            Phase::Serving(attached) => Some(attached),
+            _ => None,
+        }
+    }
+
     pub(super) fn starting(&self) {
         self.set(Phase::Starting);
     }

@@ -155,6 +155,7 @@ async fn bench(most_blobs: u64) -> Bench {
     let (disk, disk_thread) = open_disk(directory.path(), most_blobs).unwrap();
     let health = Arc::new(Health::default());
     let parts = Parts {
+        names: Arc::default(),
         me: ME,
         store,
         disk,

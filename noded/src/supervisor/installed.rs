@@ -1,18 +1,21 @@
 //! Installed modules as the supervisor knows them: read and checked from their files at every change, told to `noded` in a file of
 //! its own, changed on the operator's word, and each change noted for the audit trail.
 
+use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use openred_module::manifest::Grants;
+use openred_module::manifest::{Grants, Manifest, PermissionName};
 use openred_policy::limits::Limits;
 use openred_proto::audit::Event;
 
 use super::keystore::Fresh;
 use super::{Context, now, owed, places};
-use crate::cli::Failure;
+use crate::cli::{Exit, Failure};
+use crate::config::NodeConfig;
 use crate::home::Home;
 use crate::module::installed::{Installed, Module, interned};
 use crate::module::{BUILT_IN, BuiltIn};
@@ -25,6 +28,14 @@ pub(crate) struct Known {
     pub(crate) program: Program,
     pub(crate) slot: u32,
     pub(crate) limits: Limits,
+    /// How long `noded` has for its last words with it.
+    pub(crate) stop: Duration,
+    /// What it may read of the machine.
+    pub(crate) reads: Vec<PathBuf>,
+    /// Names that it may connect to: `noded` looks them up when it starts.
+    pub(crate) names: BTreeSet<String>,
+    /// Why it is not started, if it is not.
+    pub(crate) refused: Option<String>,
     /// Another one when it shall be started anew.
     turn: u32,
     granted: Vec<String>,
@@ -39,32 +50,87 @@ pub(crate) enum Program {
     Installed { place: PathBuf, digest: [u8; 32] },
 }
 
-impl From<&BuiltIn> for Known {
-    fn from(module: &BuiltIn) -> Self {
-        let program = Program::Beside(module.program);
-        Self { id: module.id, program, slot: module.slot, limits: module.limits, turn: 0, granted: Vec::new() }
+impl Known {
+    fn new(manifest: &Manifest, program: Program, slot: u32, config: &NodeConfig) -> Self {
+        let limits = config.modules.limits(manifest.limits);
+        let stop = Duration::from_secs(manifest.limits.stop_seconds.into());
+        let id = interned(manifest.id.as_str());
+        let (reads, names, granted) = Default::default();
+        Self { id, program, slot, limits, stop, reads, names, refused: None, turn: 0, granted }
+    }
+
+    /// Whether `noded` is told of the difference: it is not of limits and of paths.
+    pub(crate) fn is_another_to_noded(&self, before: &Self) -> bool {
+        (self.turn, &self.granted, &self.program) != (before.turn, &before.granted, &before.program)
+    }
+
+    /// The same with what it was granted.
+    fn granted(self, granted: &Grants, turn: u32) -> Self {
+        let entries = |name| granted.get(name).map(|granted| granted.entries()).unwrap_or_default();
+        let is_name = |to: &&str| to.parse::<std::net::SocketAddr>().is_err();
+        let names = entries(PermissionName::NetEgress).into_iter().filter(is_name).map(str::to_owned).collect();
+        Self { turn, reads: reads(&entries(PermissionName::FsRead)), names, granted: granted.texts(), ..self }
+    }
+
+    fn built_in(module: &BuiltIn, config: &NodeConfig) -> Self {
+        Self::new(module.manifest(), Program::Beside(module.program), module.slot, config)
     }
 }
 
-fn known(verified: &Verified, slot: u32, turn: u32, granted: Vec<String>) -> Known {
-    let asked = verified.manifest.limits;
-    let limits = Limits {
-        memory: u64::from(asked.memory_megabytes) << 20,
-        cpu: asked.cpu_percent,
-        tasks: asked.tasks,
-        descriptors: asked.descriptors,
-    };
-    let program = Program::Installed { place: verified.program(), digest: verified.digest.0 };
-    Known { id: interned(verified.manifest.id.as_str()), program, slot, limits, turn, granted }
+/// The granted paths, without those that lie in another of them.
+fn reads(granted: &[&str]) -> Vec<PathBuf> {
+    let inside = |path: &str| granted.iter().any(|other| *other != path && Path::new(path).starts_with(other));
+    granted.iter().filter(|path| !inside(path)).map(PathBuf::from).collect()
+}
+
+/// Refuses a path that a module cannot be shown, or must not be.
+fn check_reads(home: &Home, reads: &[PathBuf]) -> Result<(), Failure> {
+    let own = home.path().canonicalize().unwrap_or_else(|_| home.path().to_owned());
+    for path in reads {
+        let refuse = |what: &str| {
+            let what = format!("fs.read of {}: {what}", path.display());
+            let way_out = "approve the module without it (`--only`), or mend the path";
+            Err(Failure::new(Exit::Denied, "package.path", what, way_out))
+        };
+        if path.starts_with(&own) || own.starts_with(path) {
+            return refuse("it holds this node's own files, or is one of them");
+        }
+        match path.canonicalize() {
+            // Whoever may write a folder on the way would choose what is read.
+            Ok(real) if real != *path => return refuse("a symbolic link is on the way"),
+            Ok(_) => {}
+            Err(error) => return refuse(&error.to_string()),
+        }
+    }
+    Ok(())
+}
+
+/// A module's settings, as `noded` hands them over.
+fn settings(manifest: &Manifest, config: &NodeConfig) -> Result<String, Failure> {
+    config.settings_of(manifest).map_err(|wrong| {
+        let what = format!("`module.{}.{}` in the configuration: {}", manifest.id, wrong.key, wrong.what);
+        let way_out = "`openred check` shows the line; change it, then send the node SIGHUP";
+        Failure::new(Exit::BadConfiguration, "module.settings", what, way_out)
+    })
 }
 
 /// Those that may run, as their files say now; `noded` can read the same from here on. One that cannot be believed does not run, and
 /// is named by a condition.
 pub(crate) fn look(context: &Context) -> Vec<Known> {
     let packages = Packages::of(&context.home);
-    let mut all: Vec<Known> = BUILT_IN.iter().map(Known::from).collect();
+    let config = context.settings.current();
     let mut file = Installed::default();
-    let ceiling = context.settings.ceiling();
+    let mut all: Vec<Known> = Vec::new();
+    for module in &BUILT_IN {
+        let mut known = Known::built_in(module, &config);
+        let said = note(context, module.id, "change its settings", settings(module.manifest(), &config));
+        match said {
+            Ok(settings) => drop(file.settings.insert(module.id.to_owned(), settings)),
+            Err(failure) => known.refused = Some(failure.what),
+        }
+        all.push(known);
+    }
+    let ceiling = config.modules.ceiling();
     let read = || -> Result<_, Failure> { Ok((packages.all()?, packages.forgotten()?)) };
     let (installed, forgotten) = read().unwrap_or_else(|failure| {
         tracing::error!("the installed modules cannot be read: {failure}");
@@ -72,22 +138,14 @@ pub(crate) fn look(context: &Context) -> Vec<Known> {
     });
     file.forget = forgotten.iter().map(ToString::to_string).collect();
     for module in &installed {
-        let code = format!("module.{}.refused", module.id);
-        match candidate(&packages, module, &ceiling) {
-            Ok(Some((verified, granted))) => {
-                context.starter.board.clear(&code);
-                let (slot, turn, texts) = (module.record.slot, module.record.turn, granted.texts());
-                let entry = Module { manifest: verified.text.clone(), granted: texts.clone(), turn };
-                file.modules.push(entry);
-                all.push(known(&verified, slot, turn, texts));
-            }
-            Ok(None) => context.starter.board.clear(&code),
-            Err(failure) => {
-                tracing::error!("the module {} does not run: {failure}", module.id);
-                context.starter.board.report(Event::ModuleRefused);
-                let help = "install it again, or remove it with `openred module remove`";
-                context.starter.board.alarm(&code, failure.to_string(), help, now());
-            }
+        let help = "install it again, or remove it with `openred module remove`";
+        let candidate = candidate(context, &packages, module, &ceiling);
+        if let Ok(Some((verified, granted, settings))) = note(context, module.id.as_str(), help, candidate) {
+            let (slot, turn) = (module.record.slot, module.record.turn);
+            let program = Program::Installed { place: verified.program(), digest: verified.digest.0 };
+            let known = Known::new(&verified.manifest, program, slot, &config);
+            all.push(known.granted(&granted, turn));
+            file.modules.push(Module { manifest: verified.text, granted: granted.texts(), turn, settings });
         }
     }
     if let Err(failure) = tell(context, &file) {
@@ -96,15 +154,34 @@ pub(crate) fn look(context: &Context) -> Vec<Known> {
     all
 }
 
+/// Why a module does not run, if it does not, is a condition until it does.
+fn note<T>(context: &Context, id: &str, help: &str, outcome: Result<T, Failure>) -> Result<T, Failure> {
+    let code = format!("module.{id}.refused");
+    match &outcome {
+        Ok(_) => context.starter.board.clear(&code),
+        Err(failure) => {
+            tracing::error!("the module {id} does not run: {failure}");
+            context.starter.board.report(Event::ModuleRefused);
+            let help = if failure.way_out.is_empty() { help } else { &failure.way_out };
+            context.starter.board.alarm(&code, failure.what.clone(), help, now());
+        }
+    }
+    outcome
+}
+
 fn candidate(
+    context: &Context,
     packages: &Packages,
     module: &packages::Installed,
     ceiling: &Grants,
-) -> Result<Option<(Verified, Grants)>, Failure> {
+) -> Result<Option<(Verified, Grants, String)>, Failure> {
     let Some(version) = module.record.active.as_ref().filter(|_| module.record.enabled) else { return Ok(None) };
     let verified = packages.version(module, version)?;
     let granted = Packages::effective(module, &verified.manifest, ceiling)?;
-    Ok(Some((verified, granted)))
+    let settings = settings(&verified.manifest, &context.settings.current())?;
+    let read = granted.get(PermissionName::FsRead).map(|granted| granted.entries()).unwrap_or_default();
+    check_reads(&context.home, &reads(&read))?;
+    Ok(Some((verified, granted, settings)))
 }
 
 fn tell(context: &Context, file: &Installed) -> Result<(), Failure> {

@@ -3,6 +3,10 @@
 //!
 //! Only modules of the table are started, and not too often. All of them end with the node, and die with this process.
 
+mod channel;
+mod start;
+
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
@@ -13,23 +17,22 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use openred_policy::limits::{Held, Resource, Usage};
 use openred_policy::spawn::Exit as Ended;
 use openred_proto::audit::Event;
-use openred_proto::error::WireError;
-use openred_proto::modules::{Ask, FRAME_BYTES, Told, decode, encode, reason};
+use openred_proto::modules::{Ask, Told, reason};
 use openred_proto::secret::Secret;
-use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
-use super::child::{Caged, Fault, ModulePlan, start_module};
-use super::installed::{self, Known, Program};
+use channel::Channel;
+use start::{Begun, begin};
+
+use super::child::{Caged, Fault};
+use super::installed::{self, Known};
 use super::{Context, looked, now};
 use crate::cli::{Exit, Failure};
-use crate::config::LogFormat;
 use crate::packages::Order;
 
 /// Starts of one module within [`WINDOW`]: `noded` asks for three in ten minutes at most, and one more each time it is restarted.
@@ -38,6 +41,8 @@ const STARTS: usize = 20;
 const WINDOW: Duration = Duration::from_secs(600);
 /// Between two looks at what modules take, where nobody but this process holds them to it.
 const LOOK: Duration = Duration::from_millis(250);
+/// Beyond what a module has for its end: for `noded` to say so.
+const GRACE: Duration = Duration::from_secs(5);
 /// Why one is under quarantine that the filter has killed.
 const FILTER: &str = "SIGSYS: a system call outside its filter";
 /// A look is told again for so long.
@@ -59,6 +64,8 @@ enum Word {
     Release(String, oneshot::Sender<Result<(), Failure>>),
     /// The operator changes what is installed.
     Change(Order, oneshot::Sender<Result<(), Failure>>),
+    /// The configuration is another.
+    Reload,
     /// The node ends.
     End(oneshot::Sender<()>),
 }
@@ -96,6 +103,13 @@ impl Modules {
         outcome.await.unwrap_or_else(|_| Err(stopping()))
     }
 
+    /// The configuration is another: looks again at what may run, and how.
+    pub(crate) fn look_again(&self) {
+        if self.0.try_send(Word::Reload).is_err() {
+            tracing::warn!("the modules' part has too much to do to hear of the new configuration; send SIGHUP again");
+        }
+    }
+
     /// Ends all of them and waits until they are gone.
     pub(crate) async fn end(&self) {
         let (done, ended) = oneshot::channel();
@@ -112,6 +126,8 @@ struct Running {
     values: std::fs::File,
     /// As was asked.
     stopping: bool,
+    /// It may not run any more: `noded` lets it end what it does, and it is ended here then at the latest.
+    leave_by: Option<Instant>,
     held: Arc<Held>,
     usage: Usage,
     /// For what it was killed here.
@@ -124,13 +140,6 @@ impl Running {
         let killed = exit == Ended::Signal(Signal::SIGKILL as i32);
         self.broken.or_else(|| self.held.killed_for()).filter(|_| killed)
     }
-}
-
-/// What was started.
-struct Begun {
-    child: Caged,
-    values: std::fs::File,
-    held: Arc<Held>,
 }
 
 enum State {
@@ -159,17 +168,20 @@ impl Entry {
         Self { module, wanted: true, state: State::Away, starts: Vec::new() }
     }
 
-    /// Ends what runs of it.
-    fn leave(&mut self) {
-        match &mut self.state {
-            State::Starting(_, unwanted) => *unwanted = true,
-            State::Running(running) => {
+    /// Ends what runs of it. Where `noded` hears of the change, it has so long to let it come to its end.
+    fn leave(&mut self, stop: Option<Duration>) {
+        match (&mut self.state, stop) {
+            (State::Starting(_, unwanted), _) => *unwanted = true,
+            (State::Running(running), Some(stop)) => {
+                running.leave_by.get_or_insert(Instant::now() + stop + GRACE);
+            }
+            (State::Running(running), None) => {
                 running.stopping = true;
                 running.child.end_now();
             }
             // The operator has looked at it.
-            State::Quarantined(_) => self.state = State::Away,
-            State::Away => {}
+            (State::Quarantined(_), _) => self.state = State::Away,
+            (State::Away, _) => {}
         }
     }
 }
@@ -183,26 +195,23 @@ struct Table<'a> {
     node: Option<Channel>,
     /// The last look, as it is told.
     looked: Option<(Instant, Vec<u8>)>,
-}
-
-/// The channel to a `noded`.
-struct Channel {
-    stream: UnixStream,
-    bytes: Vec<u8>,
+    /// Names that `noded` has looked up when it started, or will.
+    names: BTreeSet<String>,
 }
 
 /// Serves `noded`'s wishes until the supervisor ends; what still runs then dies with its handles.
 pub(crate) async fn serve(context: &Context, known: Vec<Known>, mut words: Words) {
+    let names = known.iter().flat_map(|known| known.names.iter().cloned()).collect();
     let entries = known.into_iter().map(Entry::new).collect();
-    let mut table =
-        Table { context, entries, starting: Starting::new(), ending: Ending::new(), node: None, looked: None };
+    let (starting, ending) = (Starting::new(), Ending::new());
+    let mut table = Table { context, entries, starting, ending, node: None, looked: None, names };
     let watches = context.starter.ways.watches();
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             word = words.0.recv() => match word {
-                Some(Word::Node(stream)) => table.node = Some(Channel { stream, bytes: Vec::new() }),
+                Some(Word::Node(stream)) => table.node = Some(Channel::new(stream)),
                 Some(Word::Release(module, done)) => {
                     let _ = done.send(table.release(&module));
                 }
@@ -210,6 +219,7 @@ pub(crate) async fn serve(context: &Context, known: Vec<Known>, mut words: Words
                     // Whoever asked may have gone.
                     let _ = answer.send(table.change(&order));
                 }
+                Some(Word::Reload) => table.reload(),
                 Some(Word::End(done)) => {
                     table.end().await;
                     let _ = done.send(());
@@ -226,29 +236,7 @@ pub(crate) async fn serve(context: &Context, known: Vec<Known>, mut words: Words
             },
             Some((place, outcome)) = table.starting.next() => table.started(place, outcome),
             Some((place, exit)) = table.ending.next() => table.ended(place, exit),
-            _ = looks.tick(), if watches => table.look(Instant::now()),
-        }
-    }
-}
-
-impl Channel {
-    /// The next ask. Nothing is lost where another future is ready first.
-    async fn next(node: &mut Option<Self>) -> io::Result<Ask> {
-        let Some(channel) = node else { return std::future::pending().await };
-        loop {
-            match decode::<Ask>(&channel.bytes) {
-                Ok((ask, used)) => {
-                    channel.bytes.drain(..used);
-                    return Ok(ask);
-                }
-                Err(WireError::Incomplete { .. }) => {
-                    channel.bytes.reserve(FRAME_BYTES);
-                    if channel.stream.read_buf(&mut channel.bytes).await? == 0 {
-                        return Err(io::ErrorKind::UnexpectedEof.into());
-                    }
-                }
-                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
-            }
+            _ = looks.tick(), if watches || table.leaves() => table.look(Instant::now()),
         }
     }
 }
@@ -257,9 +245,7 @@ impl Table<'_> {
     /// Tells `noded` at once or not at all: one that does not read its channel is told nothing.
     fn tell(&mut self, told: &Told) {
         let Some(channel) = &self.node else { return };
-        let written =
-            encode(told).ok().map(|bytes| channel.stream.try_write(&bytes).is_ok_and(|count| count == bytes.len()));
-        if written != Some(true) {
+        if !channel.tell(told) {
             tracing::warn!("noded does not hear what becomes of its modules");
             self.node = None;
         }
@@ -286,12 +272,14 @@ impl Table<'_> {
             if now == Some(&entry.module) {
                 continue;
             }
+            let heard = now.is_none_or(|now| now.is_another_to_noded(&entry.module));
+            let stop = Some(entry.module.stop).filter(|_| heard);
             if let Some(now) = now {
                 entry.module = now.clone();
                 entry.starts.clear();
                 self.context.starter.board.clear(&format!("module.{}.filter", entry.module.id));
             }
-            entry.leave();
+            entry.leave(stop);
         }
         for new in known {
             if self.entries.iter().all(|entry| entry.module.id != new.id) {
@@ -299,6 +287,12 @@ impl Table<'_> {
             }
         }
         self.tell(&Told::Changed);
+        let names: BTreeSet<String> =
+            self.entries.iter().filter(|entry| entry.wanted).flat_map(|entry| entry.module.names.clone()).collect();
+        if !names.is_subset(&self.names) {
+            self.names.extend(names);
+            self.context.settings.begin_anew("a module may connect to names that it has not looked up");
+        }
     }
 
     fn take(&mut self, ask: Ask) {
@@ -333,7 +327,7 @@ impl Table<'_> {
         };
         let Some(channel) = &self.node else { return };
         // All or nothing, as in `tell`.
-        if !channel.stream.try_write(&seen.1).is_ok_and(|count| count == seen.1.len()) {
+        if !channel.put(&seen.1) {
             tracing::warn!("noded does not hear how its processes are");
             self.node = None;
         }
@@ -344,7 +338,14 @@ impl Table<'_> {
         let Entry { module, state, starts, .. } = &mut self.entries[place];
         let id = module.id;
         let why = match state {
+            _ if module.refused.is_some() => module.refused.as_deref().unwrap_or_default(),
             State::Running(running) if running.stopping => "it is being ended",
+            // What runs is not what was asked for.
+            State::Running(running) if running.leave_by.is_some() => {
+                running.stopping = true;
+                running.child.end_now();
+                "the one before it is being ended"
+            }
             // Another `noded`: the module takes the value and dials anew.
             State::Running(running) => match running.values.write_all(value.expose()) {
                 Ok(()) => return,
@@ -367,7 +368,8 @@ impl Table<'_> {
                 return;
             }
         };
-        self.refuse(id, why);
+        let why = why.to_owned();
+        self.refuse(id, &why);
     }
 
     /// One that may not run any more is ended like any other.
@@ -391,10 +393,19 @@ impl Table<'_> {
         }
     }
 
-    /// Ends those that take more than they may.
+    fn leaves(&self) -> bool {
+        let leaves = |entry: &Entry| matches!(&entry.state, State::Running(running) if running.leave_by.is_some());
+        self.entries.iter().any(leaves)
+    }
+
+    /// Ends those that take more than they may, and those whose time to leave is over.
     fn look(&mut self, now: Instant) {
         for Entry { state, .. } in &mut self.entries {
             let State::Running(running) = state else { continue };
+            if running.leave_by.is_some_and(|by| by <= now) && !running.stopping {
+                running.stopping = true;
+                running.child.end_now();
+            }
             if let Some(broken) = running.usage.look(&running.held, running.child.pid(), now) {
                 running.broken = Some(broken);
                 running.child.end_now();
@@ -459,6 +470,7 @@ impl Table<'_> {
             child: Rc::clone(&child),
             values,
             stopping: unwanted,
+            leave_by: None,
             held,
             usage: Usage::default(),
             broken: None,
@@ -544,43 +556,6 @@ fn is_seldom(starts: &mut Vec<Instant>, now: Instant) -> bool {
         starts.push(now);
     }
     seldom
-}
-
-/// Starts a module's program; the end of its pipe of values.
-async fn begin(context: &Context, module: Known) -> Result<Begun, Fault> {
-    let role = openred_policy::Role::Module;
-    let setup = |errno: nix::Error| Fault::Setup { role, what: "its pipe", source: errno.into() };
-    let (input, values) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(setup)?;
-    // A module that does not read must not hold the supervisor up.
-    fcntl(&values, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(setup)?;
-    let (level, format) = context.settings.log();
-    let format = match format {
-        LogFormat::Human => "human",
-        LogFormat::Json => "json",
-    };
-    let place = match &module.program {
-        Program::Beside(name) => context.starter.programs.join(name),
-        Program::Installed { place, .. } => place.clone(),
-    };
-    let program = std::fs::metadata(&place);
-    let held = program.and_then(|program| context.starter.ways.hold(module.id, module.limits, program.len()));
-    let held = Arc::new(held.map_err(|source| Fault::Setup { role, what: "a group for its limits", source })?);
-    let plan = ModulePlan {
-        name: module.id,
-        program: place,
-        digest: match module.program {
-            Program::Beside(_) => None,
-            Program::Installed { digest, .. } => Some(digest),
-        },
-        arguments: vec![context.home.module_socket().into_os_string()],
-        variables: vec![("OPENRED_LOG", level), ("OPENRED_LOG_FORMAT", format), ("RUST_BACKTRACE", "0")],
-        identity: context.identities.module(module.slot),
-        kept: context.home.module_keeps(),
-        input,
-        held: Arc::clone(&held),
-    };
-    let child = start_module(&context.starter, plan).await?;
-    Ok(Begun { child, values: values.into(), held })
 }
 
 #[cfg(test)]

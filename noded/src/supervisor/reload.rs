@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::cli::Failure;
-use crate::config::{LogFormat, NodeConfig};
+use crate::config::{LogFormat, ModulesConfig, NodeConfig};
 
 /// Reads the configuration as the start did.
 type Reread = Box<dyn Fn() -> Result<NodeConfig, Failure>>;
@@ -43,9 +43,9 @@ impl Settings {
         (held.current.log.level.as_str(), held.current.log.format)
     }
 
-    /// What may be granted to modules at most.
-    pub(super) fn ceiling(&self) -> openred_module::manifest::Grants {
-        self.held().current.modules.ceiling()
+    /// All of it.
+    pub(super) fn current(&self) -> NodeConfig {
+        self.held().current.clone()
     }
 
     /// The vault's quota of signatures.
@@ -78,12 +78,31 @@ impl Settings {
         if config == held.current {
             return tracing::info!("SIGHUP: nothing else changed");
         }
+        // What is the supervisor's to tell of modules is told to the `noded` that runs.
+        let rest = |config: &NodeConfig| NodeConfig {
+            module: Default::default(),
+            modules: ModulesConfig { idle_seconds: config.modules.idle_seconds, ..ModulesConfig::default() },
+            ..config.clone()
+        };
+        let only_modules = rest(&config) == rest(&held.current);
+        if only_modules && held.good == held.current {
+            held.good = config.clone();
+        }
         held.current = config;
+        if only_modules {
+            return tracing::info!("SIGHUP: modules change, noded goes on");
+        }
         tracing::info!("SIGHUP: noded restarts with the new configuration");
         self.reloaded.notify_one();
     }
 
-    /// Returns when there is a new configuration.
+    /// Has `noded` start anew, for what it reads only then.
+    pub(super) fn begin_anew(&self, why: &str) {
+        tracing::info!("noded restarts: {why}");
+        self.reloaded.notify_one();
+    }
+
+    /// Returns when `noded` is to start anew.
     pub(super) async fn reloaded(&self) {
         self.reloaded.notified().await;
     }
@@ -111,6 +130,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use futures_util::FutureExt as _;
     use std::cell::RefCell;
     use std::rc::Rc;
 
@@ -142,5 +162,11 @@ mod tests {
         settings.taken();
         settings.refused();
         assert_eq!(settings.text(), second);
+        while settings.reloaded().now_or_never().is_some() {}
+        let module = NodeConfig { module: [("m".to_owned(), toml::Table::new())].into(), ..named };
+        *next.borrow_mut() = Ok(module);
+        settings.reload();
+        assert!(settings.current().module.contains_key("m"));
+        assert!(settings.reloaded().now_or_never().is_none(), "noded is not restarted for that");
     }
 }

@@ -6,13 +6,29 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use openred_module::{
-    BlobName, Context, Manifest, Method, Module, ModuleError, NodeId, PeerRequest, Request, Response, Routes, Status,
-    async_trait,
+    BlobName, Body, Config, Context, Manifest, Method, Module, ModuleError, NodeId, PeerRequest, Request, Response,
+    Routes, Status, async_trait, open_granted,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 
 struct Probe;
+
+/// Settings, as the tests' manifests declare them.
+#[derive(Deserialize, Serialize)]
+struct Settings {
+    mode: String,
+    days: i64,
+}
+
+impl Config for Settings {
+    const MANIFEST: &'static str = "id = \"probe\"\nversion = \"1.0.0\"\nprogram = \"probe\"\ndescription = \"d\"
+[config.mode]\ntype = \"text\"\none_of = [\"strict\", \"kind\"]\ndefault = \"strict\"\nhelp = \"h\"
+[config.days]\ntype = \"integer\"\nleast = 1\nmost = 9\ndefault = 3\nhelp = \"h\"";
+}
 
 #[async_trait]
 impl Module for Probe {
@@ -49,9 +65,37 @@ impl Probe {
                 let peer = NodeId::from_bytes([7; 32]);
                 context.peer_request(peer, PeerRequest::get("/hello")).await?;
             }
-            _ => return Err(ModuleError::not_found("no-such-trial", "kv, blob or peer")),
+            "dial" => return Self::dial(&context, body).await,
+            "read" => return Self::read(&body),
+            "settings" => return Response::json(Status::Ok, &context.config::<Settings>()?),
+            _ => return Err(ModuleError::not_found("no-such-trial", "there is no such trial")),
         }
         Response::json(Status::Ok, &json!({ "tried": what }))
+    }
+
+    /// Sends the rest of the body to the destination in its first line; what came back, or how long that was. Held open where nothing is sent.
+    async fn dial(context: &Context, body: Bytes) -> Result<Response, ModuleError> {
+        let end = body.iter().position(|byte| *byte == b'\n').unwrap_or(body.len());
+        let to = String::from_utf8_lossy(&body[..end]).into_owned();
+        let sent = body.slice((end + 1).min(body.len())..);
+        let answer = if sent.is_empty() {
+            let mut stream = context.connect(&to).await?;
+            let mut heard = Vec::new();
+            // Until the other side ends it, or the module is ended.
+            let _ = stream.read_to_end(&mut heard).await;
+            heard.into()
+        } else {
+            context.dial(&to, Body::whole(sent)).await?.collect(8 << 20).await?
+        };
+        let text = String::from_utf8_lossy(&answer[..answer.len().min(100)]).into_owned();
+        Response::json(Status::Ok, &json!({ "heard": text, "bytes": answer.len() }))
+    }
+
+    fn read(body: &[u8]) -> Result<Response, ModuleError> {
+        let path = String::from_utf8_lossy(body).into_owned();
+        let text = std::io::read_to_string(open_granted(&path)?);
+        let text = text.map_err(|error| ModuleError::not_found("unreadable", error.to_string()))?;
+        Response::json(Status::Ok, &json!({ "read": text }))
     }
 
     async fn kept(self: Arc<Self>, context: Context, _: Request) -> Result<Response, ModuleError> {

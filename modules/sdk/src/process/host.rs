@@ -7,6 +7,7 @@ use bytes::Bytes;
 use openred_proto::id::NodeId;
 use openred_proto::module as wire;
 use openred_proto::module::host_client::HostClient;
+use openred_proto::module::network_client::NetworkClient;
 use openred_proto::module::peers_client::PeersClient;
 use prost::Message as _;
 use tonic::Status;
@@ -20,9 +21,10 @@ use crate::host::{
 };
 use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
+use crate::network::DialError;
 use crate::status::NodeStatus;
 use crate::wire::status::to_status;
-use crate::wire::words::{to_call, to_host, to_peer};
+use crate::wire::words::{to_call, to_dial, to_host, to_peer};
 use crate::wire::{DETAIL_BYTES, MESSAGE_BYTES, bodies, convert};
 
 /// See the file's head.
@@ -30,6 +32,7 @@ pub(super) struct RemoteHost {
     node: NodeId,
     client: HostClient<Channel>,
     peers: PeersClient<Channel>,
+    network: NetworkClient<Channel>,
     notes: Arc<Notes>,
     settings: Arc<Mutex<String>>,
 }
@@ -38,10 +41,10 @@ impl RemoteHost {
     pub(super) fn new(
         node: NodeId,
         client: HostClient<Channel>,
-        peers: PeersClient<Channel>,
+        (peers, network): (PeersClient<Channel>, NetworkClient<Channel>),
         notes: Arc<Notes>,
     ) -> Self {
-        Self { node, client, peers, notes, settings: Arc::default() }
+        Self { node, client, peers, network, notes, settings: Arc::default() }
     }
 
     /// Where the operator's settings are kept once the node has said them.
@@ -221,6 +224,15 @@ impl Host for RemoteHost {
         let head = frame.head.clone().ok_or(CallError::Ended)?;
         let body = bodies::body(frame, replies);
         convert::to_response(head.status, head.content_type, head.length, body).ok_or(CallError::Ended)
+    }
+
+    async fn dial(&self, to: &str, sent: Body) -> Result<Body, DialError> {
+        let frame = wire::DialFrame { to: to.to_owned(), ..Default::default() };
+        // A body that is there already still comes behind the head: the node answers that before it reads on.
+        let sent = self.network.clone().dial(bodies::frames(frame, sent)).await;
+        let mut frames = sent.map_err(|status| to_dial(&status))?.into_inner();
+        let first = frames.message().await.map_err(|status| to_dial(&status))?;
+        Ok(bodies::body(first.ok_or(DialError::Unreachable)?, frames))
     }
 
     fn audit(&self, event: AuditEvent<'_>) {

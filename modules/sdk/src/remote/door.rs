@@ -20,6 +20,7 @@ use openred_proto::module::attachment_server::{Attachment, AttachmentServer};
 use openred_proto::module::host_frame::Kind as FromHost;
 use openred_proto::module::host_server::HostServer;
 use openred_proto::module::module_frame::Kind as FromModule;
+use openred_proto::module::network_server::NetworkServer;
 use openred_proto::module::peers_server::PeersServer;
 use openred_proto::module::{Hello, HostFrame, ModuleFrame, Welcome};
 use openred_proto::secret::Secret;
@@ -172,8 +173,9 @@ impl Door {
             .max_encoding_message_size(FRAME_BYTES);
         let hosting = Hosting::new(Arc::clone(&connection));
         let peers = PeersServer::new(hosting.clone()).max_decoding_message_size(FRAME_BYTES);
+        let network = NetworkServer::new(hosting.clone()).max_decoding_message_size(FRAME_BYTES);
         let hosting = HostServer::new(hosting).max_decoding_message_size(MESSAGE_BYTES);
-        let routes = Routes::new(attachment).add_service(hosting).add_service(peers).prepare();
+        let routes = Routes::new(attachment).add_service(hosting).add_service(peers).add_service(network).prepare();
         let service = TowerToHyperService::new(Held::new(routes));
         let served = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(CALL_WINDOW)

@@ -49,7 +49,8 @@ impl Service<Request<Incoming>> for Held {
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let mut routes = self.routes.clone();
         let path = request.uri().path();
-        let waits = path.starts_with("/openred.module.v1.Peers/") || path.starts_with("/openred.module.v1.Attachment/");
+        let services = ["Peers", "Attachment", "Network"];
+        let waits = services.into_iter().any(|name| path.starts_with(&format!("/openred.module.v1.{name}/")));
         let places = Arc::clone(if waits { &self.peers } else { &self.calls });
         Box::pin(async move {
             // Nobody closes them; without a place nothing of the request's body is read.

@@ -38,7 +38,7 @@ impl Hosting {
         Self(connection)
     }
 
-    fn host(&self) -> Result<Arc<dyn Host>, Status> {
+    pub(super) fn host(&self) -> Result<Arc<dyn Host>, Status> {
         let attachment = self.0.attachment().ok_or_else(|| Status::unauthenticated(NOT_ATTACHED))?;
         attachment.host().ok_or_else(|| Status::unauthenticated(NOT_ATTACHED))
     }

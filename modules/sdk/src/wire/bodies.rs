@@ -1,9 +1,9 @@
-//! Bodies of requests to peers, as frames of the second connection, both ways. How fast they go is HTTP/2's own matter: each
+//! Bodies of requests to peers, and of connections, as frames of the second connection, both ways. How fast they go is HTTP/2's own matter: each
 //! has a stream of its own.
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use openred_proto::module::{End, PeerReplyFrame, PeerSendFrame};
+use openred_proto::module::{DialFrame, DialedFrame, End, PeerReplyFrame, PeerSendFrame};
 use tonic::Streaming;
 
 use super::PIECE_BYTES;
@@ -18,25 +18,21 @@ pub(crate) trait BodyFrame: Default + Send + 'static {
     fn parts(self) -> (Bytes, i32, u64);
 }
 
-impl BodyFrame for PeerSendFrame {
-    fn set(&mut self, body: Bytes, end: End, limit: u64) {
-        (self.body, self.end, self.limit) = (body, end.into(), limit);
-    }
+macro_rules! body_frames {
+    ($($frame:ident)*) => {
+        $(impl BodyFrame for $frame {
+            fn set(&mut self, body: Bytes, end: End, limit: u64) {
+                (self.body, self.end, self.limit) = (body, end.into(), limit);
+            }
 
-    fn parts(self) -> (Bytes, i32, u64) {
-        (self.body, self.end, self.limit)
-    }
+            fn parts(self) -> (Bytes, i32, u64) {
+                (self.body, self.end, self.limit)
+            }
+        })*
+    };
 }
 
-impl BodyFrame for PeerReplyFrame {
-    fn set(&mut self, body: Bytes, end: End, limit: u64) {
-        (self.body, self.end, self.limit) = (body, end.into(), limit);
-    }
-
-    fn parts(self) -> (Bytes, i32, u64) {
-        (self.body, self.end, self.limit)
-    }
-}
+body_frames! { PeerSendFrame PeerReplyFrame DialFrame DialedFrame }
 
 /// The frame that has the head, with a short body in it, or with the body in frames behind it; the last one says how it ended.
 pub(crate) fn frames<F: BodyFrame>(mut head: F, mut body: Body) -> impl Stream<Item = F> + Send + 'static {

@@ -3,6 +3,7 @@
 use tonic::{Code, Status};
 
 use crate::host::{CallError, HostError, PeerError};
+use crate::network::DialError;
 
 /// The module was not granted this.
 pub(crate) const NOT_GRANTED: &str = "not-granted";
@@ -68,6 +69,30 @@ pub(crate) fn to_call(status: &Status) -> CallError {
     }
 }
 
+pub(crate) fn of_dial(error: DialError) -> Status {
+    match error {
+        DialError::NotGranted => Status::permission_denied(NOT_GRANTED),
+        DialError::Unresolved => Status::not_found("unresolved"),
+        DialError::Private => Status::failed_precondition("private"),
+        DialError::Unreachable => Status::unavailable("unreachable"),
+        DialError::TimedOut => Status::deadline_exceeded("timed-out"),
+        DialError::Busy => Status::resource_exhausted("busy"),
+    }
+}
+
+/// What a module reads of a status. A node that is gone, or that has no such service, lets nobody out.
+#[cfg(any(feature = "process", test))]
+pub(crate) fn to_dial(status: &Status) -> DialError {
+    match status.code() {
+        Code::PermissionDenied => DialError::NotGranted,
+        Code::NotFound => DialError::Unresolved,
+        Code::FailedPrecondition => DialError::Private,
+        Code::DeadlineExceeded => DialError::TimedOut,
+        Code::ResourceExhausted => DialError::Busy,
+        _ => DialError::Unreachable,
+    }
+}
+
 pub(crate) fn of_peer(error: PeerError) -> Status {
     match error {
         PeerError::NotGranted => Status::permission_denied(NOT_GRANTED),
@@ -120,6 +145,17 @@ mod tests {
         ];
         for error in calls {
             assert_eq!(to_call(&of_call(error)), error);
+        }
+        let dials = [
+            DialError::NotGranted,
+            DialError::Unresolved,
+            DialError::Private,
+            DialError::Unreachable,
+            DialError::TimedOut,
+            DialError::Busy,
+        ];
+        for error in dials {
+            assert_eq!(to_dial(&of_dial(error)), error);
         }
         for error in host {
             assert_eq!(to_host(&of_host(error)), error);

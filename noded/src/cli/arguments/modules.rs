@@ -99,6 +99,9 @@ pub(crate) enum Module {
         /// The body's media type
         #[arg(long, value_name = "TYPE", default_value = "application/json")]
         content_type: String,
+        /// Say on standard error what the answer waited for
+        #[arg(long)]
+        cost: bool,
     },
     /// Take packages that are signed with this publisher's key
     Trust {
