@@ -17,11 +17,11 @@ fn every_group_measures_what_it_owes() {
         .env("OPENRED_BIN_DIR", program.parent().unwrap())
         .args(["--smoke", "--out"])
         .arg(out.path())
-        .args(["handshake", "session", "file", "memory", "cage", "vault"])
+        .args(["handshake", "session", "file", "memory", "cage", "vault", "modules"])
         .output()
         .unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    let owed: [(&str, &[&str]); 6] = [
+    let owed: [(&str, &[&str]); 7] = [
         (
             "handshake",
             &["connect_first_reply", "handshake_rate_8", "connect_first_reply_8", "connect_first_reply_flooded"],
@@ -52,6 +52,14 @@ fn every_group_measures_what_it_owes() {
             ],
         ),
         ("cage", &["call_plain", "call_plain_vault", "call_checked_front", "set_up_front", "set_up_noded"]),
+        (
+            "modules",
+            if is_root() {
+                &["spawn_to_ready", "private_idle", "stream_1k", "unary_1k", "hook", "hooks_5", "hook_rate_32"]
+            } else {
+                &["spawn_to_ready", "stream_1k", "unary_1k", "hook", "hooks_5", "hook_rate_32"]
+            },
+        ),
         ("memory", if is_root() { &["up_to_ready", "pss_idle_node", "pss_vault"] } else { &["up_to_ready"] }),
     ];
     for (group, names) in owed {

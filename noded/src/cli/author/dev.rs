@@ -228,7 +228,7 @@ impl Node {
     }
 
     /// Looks at its status until it is as wanted.
-    fn wait_for(&mut self, what: &str, ready: impl Fn(&Value) -> bool) -> Result<(), Failure> {
+    fn wait_for(&mut self, what: &str, ready: impl Fn(&Value) -> bool) -> Result<Value, Failure> {
         let begun = Instant::now();
         let mut last = Value::Null;
         while begun.elapsed() < READY && !ends() {
@@ -236,7 +236,7 @@ impl Node {
             let answer = self.command(&["status"]).stdin(Stdio::null()).output();
             if let Some(status) = answer.ok().and_then(|answer| last_document(&answer.stdout)) {
                 if ready(&status) {
-                    return Ok(());
+                    return Ok(status);
                 }
                 last = status["node"]["conditions"].clone();
             }
@@ -324,14 +324,25 @@ impl Session<'_> {
             self.install(&publisher)?;
             self.runs = Some(build);
         }
+        // One that is ended while nobody calls is started by its first call.
+        if self.manifest.limits.idle_seconds > 0 {
+            return Ok(());
+        }
         let id = self.manifest.id.as_str();
         let name = format!("module {id}");
-        self.node.wait_for(&format!("the module {id}"), |status| {
+        let is = |status: &Value, state: &str| {
             let processes = status["supervisor"]["processes"].as_array();
             processes.is_some_and(|all| {
-                all.iter().any(|process| process["name"] == name.as_str() && process["state"] == "ready")
+                all.iter().any(|process| process["name"] == name.as_str() && process["state"] == state)
             })
-        })
+        };
+        let settled = |status: &Value| is(status, "ready") || is(status, "quarantined");
+        let status = self.node.wait_for(&format!("the module {id}"), settled)?;
+        if is(&status, "ready") {
+            return Ok(());
+        }
+        let what = format!("{id} ends again and again, and is not started any more");
+        Err(Failure::new(Exit::Failed, "local", what, "its last words are above; mend it and save"))
     }
 
     fn place(&self) -> PathBuf {
@@ -367,7 +378,8 @@ impl Session<'_> {
     fn tell(&self) {
         let output = &self.invocation.output;
         let id = &self.manifest.id;
-        output.line(format!("{id} {} runs; save a file to build it anew, Ctrl-C ends it", self.manifest.version));
+        let runs = if self.manifest.limits.idle_seconds > 0 { "runs when it is called" } else { "runs" };
+        output.line(format!("{id} {} {runs}; save a file to build it anew, Ctrl-C ends it", self.manifest.version));
         for route in self.manifest.routes.iter().filter(|route| route.auth == Auth::Operator) {
             let (method, body) = match route.method {
                 Method::Get => ("GET", ""),
