@@ -12,7 +12,7 @@ const CONTRACTS: [&str; 4] = [
 ];
 
 /// Messages that the operator's command line prints as JSON; their field names are part of its versioned schemas.
-const PRINTED: [&str; 26] = [
+const PRINTED: [&str; 28] = [
     "Hooks",
     "HookPoint",
     "Hook",
@@ -39,6 +39,8 @@ const PRINTED: [&str; 26] = [
     "Trail",
     "ModuleStatus",
     "ModuleLogLine",
+    "ModuleGenerations",
+    "ModuleGeneration",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

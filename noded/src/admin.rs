@@ -20,10 +20,10 @@ use openred_module::Body;
 use openred_proto::admin::node_server::{Node as Contract, NodeServer};
 use openred_proto::admin::{
     AcceptLinkRequest, ConfirmContactRequest, Contact, ContactRequest, CopyDatabaseRequest, DatabaseCopy,
-    DecideMethodRequest, DecidePeerRequest, Hooks, Link, LinkSelector, Links, ListHooksRequest, ListLinksRequest,
-    ListMethodsRequest, ListPeersRequest, Methods, ModuleRequestFrame, ModuleResponseFrame, NodeStatus, Peer,
-    PeerSelector, Peers, PingReport, PingRequest, RequestLinkRequest, SessionProof, SessionProofs, StatusRequest,
-    SyncedLinks,
+    DecideMethodRequest, DecidePeerRequest, Hooks, Link, LinkSelector, Links, ListGenerationsRequest, ListHooksRequest,
+    ListLinksRequest, ListMethodsRequest, ListPeersRequest, Methods, ModuleGenerations, ModuleRequestFrame,
+    ModuleResponseFrame, NodeStatus, Peer, PeerSelector, Peers, PingReport, PingRequest, RequestLinkRequest,
+    SessionProof, SessionProofs, StatusRequest, SwapModuleRequest, SyncedLinks,
 };
 use openred_proto::checked::session::RequestHead;
 use openred_proto::id::NodeId;
@@ -36,6 +36,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 
 use crate::link::state::LinkState;
+use crate::module::Want;
 use crate::node::Node;
 use crate::p2p::PingPlan;
 use crate::store::{COPY, KnownPeer};
@@ -375,6 +376,24 @@ impl Contract for Service {
         let pinging = AbortOnDropHandle::new(self.main.spawn(async move { network.ping(plan).await }));
         let outcome = pinging.await.map_err(|_| Status::unavailable("the node is stopping"))?;
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(reply::ping_report(outcome))))))
+    }
+
+    async fn swap_module(&self, request: Request<SwapModuleRequest>) -> Outcome<ModuleGenerations> {
+        let SwapModuleRequest { module, back, snapshot, version } = request.into_inner();
+        let want = match version {
+            _ if back => Want::Back { snapshot },
+            version if version.is_empty() => Want::Again,
+            version => Want::Await(version),
+        };
+        let (modules, asked) = (Arc::clone(&self.node.modules), module.clone());
+        let swapped = self.on_main(async move { modules.swap(asked, want).await }).await?;
+        swapped.map_err(|error| reply::swap_refused(&error))?;
+        Ok(Response::new(reply::generations(self.node.modules.generations(), &module)))
+    }
+
+    async fn list_generations(&self, request: Request<ListGenerationsRequest>) -> Outcome<ModuleGenerations> {
+        let module = request.into_inner().module;
+        Ok(Response::new(reply::generations(self.node.modules.generations(), &module)))
     }
 
     type CallModuleStream = Frames<ModuleResponseFrame>;

@@ -139,6 +139,11 @@ impl Home {
         self.run().join("modules")
     }
 
+    /// Programs of modules' generations that may be needed again, a folder each module.
+    pub(crate) fn kept_programs(&self) -> PathBuf {
+        self.path().join("programs")
+    }
+
     /// `noded`'s socket for modules.
     pub(crate) fn module_socket(&self) -> PathBuf {
         self.modules().join("module.sock")

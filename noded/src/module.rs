@@ -25,8 +25,8 @@ mod seals;
 mod slot;
 mod space;
 mod supervisor;
-#[cfg_attr(not(test), allow(dead_code, reason = "swaps are driven next"))]
 mod swap;
+mod swaps;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -35,7 +35,7 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -47,14 +47,13 @@ use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::NodeId;
 use openred_proto::secret::Secret;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock;
 use crate::health::Health;
 use crate::hooks::{Chain, Costs, Hooks, Spec};
-use crate::store::{Pen, RowSeal, Store, Writer};
+use crate::store::{RowSeal, Store};
 pub(crate) use blobs::{Disk, DiskThread};
 pub(crate) use built_in::{BUILT_IN, BuiltIn, MONITOR};
 use callee::{Asked, Callee};
@@ -63,6 +62,7 @@ use gates::Gates;
 use granted::Granted;
 pub(crate) use granted::{USED, Used};
 use host::ModuleHost;
+use installed::SettingsOf;
 pub(crate) use installed::Wanted;
 pub(crate) use keeper::{Source, built_in};
 pub(crate) use loopback::Loopback;
@@ -71,6 +71,9 @@ pub(crate) use methods::ModuleMethods;
 use places::Places;
 use ports::{ModuleKeys, PeerCaller};
 use space::Space;
+pub(crate) use swap::{Shown, Want};
+pub(crate) use swaps::SwapError;
+use swaps::{Hosts, Nudge, Reach};
 use timers::Timers;
 pub(crate) use view::{NodeView, View};
 
@@ -89,17 +92,16 @@ const BODY_BYTES: u64 = 1 << 40;
 struct Loaded {
     id: &'static str,
     callee: Callee,
-    context: Context,
+    hosts: Hosts,
     places: Arc<Places>,
     meter: Arc<Meter>,
-    /// None for those that tests link.
+    /// What its active generation is of. None for those that tests link.
     wanted: Option<Wanted>,
     /// The operator's settings for it, as TOML.
-    settings: watch::Sender<String>,
+    settings: Arc<watch::Sender<String>>,
     /// Of those that were installed.
     gates: Option<Gates>,
-    /// Ends its life.
-    life: Mutex<Option<AbortHandle>>,
+    life: Arc<Reach>,
 }
 
 impl Loaded {
@@ -134,6 +136,12 @@ pub(crate) struct Modules {
     hook_order: Vec<String>,
     /// None in tests, whose modules are linked.
     methods: Option<Arc<ModuleMethods>>,
+    /// Installed versions that may be gone back to.
+    earlier: RwLock<Vec<Wanted>>,
+    /// The operator's settings for each module and version.
+    settings: RwLock<SettingsOf>,
+    /// The way to the keeper of their lives.
+    nudges: OnceLock<mpsc::Sender<Nudge>>,
 }
 
 /// The table of modules, for those in it.
@@ -182,7 +190,9 @@ impl Modules {
         let space = Space::new(Arc::clone(&parts.health));
         let hooks = Hooks::new(&parts.health);
         let (door, hook_order) = (Door::new(parts.me), parts.hook_order.clone());
-        Self { loaded: RwLock::default(), parts, timers: Arc::default(), space, used, door, hooks, hook_order, methods }
+        let (loaded, earlier, settings) = Default::default();
+        let (timers, nudges) = (Arc::default(), OnceLock::new());
+        Self { loaded, parts, timers, space, used, door, hooks, hook_order, methods, earlier, settings, nudges }
     }
 
     /// From now on the hooks of the modules that are here are asked, those of them that were granted.
@@ -214,30 +224,35 @@ impl Modules {
 
     /// Puts a module into the table; calls find it from here on.
     fn load(&self, wanted: Wanted, key: &Secret<32>) -> Arc<Loaded> {
-        let granted = Granted::new(wanted.id, wanted.granted.clone(), &self.used);
-        // What comes with the node is part of it: its own routes are its gates.
-        let is_ours = BUILT_IN.iter().any(|ours| ours.id == wanted.id);
-        let gates = (!is_ours).then(|| Gates::new(Arc::clone(&wanted.manifest), Arc::clone(&granted)));
-        let callee = |_: &Context| Callee::Process(Arc::default());
-        self.put(wanted.id, Some(wanted), gates, granted, key, callee)
+        let (id, hosts) = (wanted.id, self.hosts(wanted.id, key));
+        let callee = Callee::Process(Arc::default());
+        let gates = self.gates(&wanted);
+        let (places, meter, settings, life) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        self.put(Loaded { id, callee, hosts, places, meter, wanted: Some(wanted), settings, gates, life })
     }
 
-    fn put(
-        &self,
-        id: &'static str,
-        wanted: Option<Wanted>,
-        gates: Option<Gates>,
-        granted: Arc<Granted>,
-        key: &Secret<32>,
-        callee: impl FnOnce(&Context) -> Callee,
-    ) -> Arc<Loaded> {
-        let (timers, space) = (Arc::clone(&self.timers), Arc::clone(&self.space));
-        let pen = Pen::new(RowSeal::new(id, key), Writer::Active(1));
-        let host = ModuleHost::new(&self.parts, id, pen, timers, space, Arc::clone(&self.hooks), granted);
-        let context = Context::new(Arc::new(host));
-        let (callee, places) = (callee(&context), Arc::default());
-        let (meter, life, settings) = (Arc::default(), Mutex::default(), watch::Sender::default());
-        let loaded = Arc::new(Loaded { id, callee, context, places, meter, wanted, settings, gates, life });
+    /// The gates of what was installed. What comes with the node is part of it: its own routes are its gates.
+    fn gates(&self, wanted: &Wanted) -> Option<Gates> {
+        let is_ours = BUILT_IN.iter().any(|ours| ours.id == wanted.id);
+        (!is_ours).then(|| Gates::new(Arc::clone(&wanted.manifest), self.granted(wanted)))
+    }
+
+    fn granted(&self, wanted: &Wanted) -> Arc<Granted> {
+        Granted::new(wanted.id, wanted.granted.clone(), &self.used)
+    }
+
+    fn hosts(&self, id: &'static str, key: &Secret<32>) -> Hosts {
+        let (parts, timers, space) = (self.parts.clone(), Arc::clone(&self.timers), Arc::clone(&self.space));
+        let hooks = Arc::clone(&self.hooks);
+        let make = move |pen, granted| {
+            let (timers, space) = (Arc::clone(&timers), Arc::clone(&space));
+            Context::new(Arc::new(ModuleHost::new(&parts, id, pen, timers, space, Arc::clone(&hooks), granted)))
+        };
+        Hosts { seal: Arc::new(RowSeal::new(id, key)), make: Arc::new(make) }
+    }
+
+    fn put(&self, loaded: Loaded) -> Arc<Loaded> {
+        let (id, loaded) = (loaded.id, Arc::new(loaded));
         self.loaded.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&loaded));
         loaded
     }

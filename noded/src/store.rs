@@ -7,7 +7,6 @@
 //! What is kept: links with their sealed rows (the key process alone can open them), cards of peers, approvals, and the
 //! modules' rows, which are sealed here with a key from the key process. No secret of a link or session is ever in it.
 
-#[cfg_attr(not(test), allow(dead_code, reason = "swaps are driven next"))]
 mod calls;
 mod copy;
 mod links;
@@ -15,9 +14,7 @@ mod peers;
 mod proofs;
 mod rows;
 mod schema;
-#[cfg_attr(not(test), allow(dead_code, reason = "swaps are driven next"))]
 mod seal;
-#[cfg_attr(not(test), allow(dead_code, reason = "swaps are driven next"))]
 mod states;
 mod successions;
 

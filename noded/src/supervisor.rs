@@ -28,6 +28,7 @@ mod node;
 mod operator;
 mod owed;
 mod places;
+mod programs;
 mod reload;
 mod restore;
 mod scratch;

@@ -1,5 +1,5 @@
 //! Between `noded` and its supervisor: which module shall run. Bounded frames on a socket pair; `noded` decides, the supervisor starts only
-//! what it has in its own table.
+//! what it has in its own table. A module that is swapped has several processes, each a generation with a number of its own.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,15 @@ pub enum Ask {
     Start {
         /// Its id.
         module: String,
+        /// Which of its processes.
+        generation: u64,
+        /// Of a module that comes with the node: the program that was kept under this number, or is from now on; zero: the one that
+        /// lies there now.
+        program: u64,
+        /// The running generation whose program is kept under its number first; zero: none.
+        preserve: u64,
+        /// Of an installed module: which version.
+        version: String,
         /// Drawn by `noded`, used once.
         value: Secret<32>,
     },
@@ -34,6 +43,8 @@ pub enum Ask {
     Stop {
         /// Its id.
         module: String,
+        /// Which of its processes; zero: each.
+        generation: u64,
     },
     /// It ended too often: it is not to be started before the operator says so, also where another `noded` asks.
     Quarantine {
@@ -47,10 +58,32 @@ pub enum Ask {
         /// Its id.
         module: String,
     },
-    /// It has attached and started.
+    /// It has attached and started, and is the one that is called.
     Ready {
         /// Its id.
         module: String,
+        /// Which of its processes.
+        generation: u64,
+    },
+    /// Of what was kept of it, no more is needed than this.
+    Keep {
+        /// Its id.
+        module: String,
+        /// Numbers of kept programs.
+        programs: Vec<u64>,
+        /// Installed versions.
+        versions: Vec<String>,
+    },
+    /// The swap of an installed module to a version did not last: the one before it is what runs.
+    Settle {
+        /// Its id.
+        module: String,
+        /// The version that was left.
+        from: String,
+        /// The one that runs.
+        to: String,
+        /// The turn of that.
+        turn: u32,
     },
     /// How are the processes and their cages? Answered with [`Told::Process`] for each, [`Told::Layer`] behind it for each of its layers,
     /// and [`Told::Looked`].
@@ -66,6 +99,8 @@ pub enum Told {
     Refused {
         /// Its id, as it was asked for.
         module: String,
+        /// Which of its processes.
+        generation: u64,
         /// One line.
         reason: String,
     },
@@ -73,6 +108,8 @@ pub enum Told {
     Quarantined {
         /// Its id.
         module: String,
+        /// Which of its processes.
+        generation: u64,
         /// One line.
         why: String,
     },
@@ -85,11 +122,15 @@ pub enum Told {
     Stopped {
         /// Its id.
         module: String,
+        /// Which of its processes; zero: each.
+        generation: u64,
     },
     /// Its process has ended by itself.
     Ended {
         /// Its id.
         module: String,
+        /// Which of its processes.
+        generation: u64,
         /// How, in a few words.
         how: String,
     },
@@ -126,11 +167,26 @@ impl Ask {
     pub fn module(&self) -> &str {
         match self {
             Self::Start { module, .. }
-            | Self::Stop { module }
+            | Self::Stop { module, .. }
             | Self::Quarantine { module, .. }
             | Self::Forgotten { module }
-            | Self::Ready { module } => module,
+            | Self::Ready { module, .. }
+            | Self::Keep { module, .. }
+            | Self::Settle { module, .. } => module,
             Self::Look => "",
+        }
+    }
+
+    /// Which of its processes; zero where it is about the module.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        match self {
+            Self::Start { generation, .. } | Self::Stop { generation, .. } | Self::Ready { generation, .. } => {
+                *generation
+            }
+            Self::Quarantine { .. } | Self::Forgotten { .. } | Self::Keep { .. } | Self::Settle { .. } | Self::Look => {
+                0
+            }
         }
     }
 }
@@ -144,8 +200,22 @@ impl Told {
             Self::Refused { module, .. }
             | Self::Quarantined { module, .. }
             | Self::Released { module }
-            | Self::Stopped { module }
+            | Self::Stopped { module, .. }
             | Self::Ended { module, .. } => module,
+        }
+    }
+
+    /// Which of its processes; zero where it is about the module.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        match self {
+            Self::Refused { generation, .. }
+            | Self::Quarantined { generation, .. }
+            | Self::Stopped { generation, .. }
+            | Self::Ended { generation, .. } => *generation,
+            Self::Changed | Self::Released { .. } | Self::Process { .. } | Self::Layer { .. } | Self::Looked { .. } => {
+                0
+            }
         }
     }
 }
@@ -198,14 +268,21 @@ mod tests {
 
     #[test]
     fn frames_come_back_and_parts_of_them_wait() {
-        let ask = Ask::Start { module: "m".repeat(MODULE_ID_BYTES), value: Secret::new([7; 32]) };
+        let ask = Ask::Start {
+            module: "m".repeat(MODULE_ID_BYTES),
+            generation: u64::MAX,
+            program: 1,
+            preserve: 0,
+            version: "1.0.0".into(),
+            value: Secret::new([7; 32]),
+        };
         let bytes = encode(&ask).unwrap();
         for cut in 0..bytes.len() {
             let partial = decode::<Ask>(&bytes[..cut]);
             assert!(matches!(partial, Err(WireError::Incomplete { .. })), "{cut}");
         }
         assert_eq!(decode::<Ask>(&bytes).unwrap(), (ask, bytes.len()));
-        let told = Told::Refused { module: "m".into(), reason: reason(&"é\n".repeat(REASON_BYTES)) };
+        let told = Told::Refused { module: "m".into(), generation: 1, reason: reason(&"é\n".repeat(REASON_BYTES)) };
         let bytes = encode(&told).unwrap();
         let (again, used) = decode::<Told>(&[&bytes[..], b"next"].concat()).unwrap();
         assert_eq!((again, used), (told, bytes.len()));
@@ -213,11 +290,11 @@ mod tests {
 
     #[test]
     fn what_is_too_long_or_none_is_refused() {
-        let long = Told::Ended { module: "m".into(), how: "x".repeat(FRAME_BYTES) };
+        let long = Told::Ended { module: "m".into(), generation: 1, how: "x".repeat(FRAME_BYTES) };
         assert!(matches!(encode(&long), Err(WireError::TooLong { .. })));
         assert!(matches!(decode::<Ask>(&[0xff, 0xff]), Err(WireError::TooLong { .. })));
         assert!(matches!(decode::<Ask>(&[0, 1, 99]), Err(WireError::Malformed { .. })));
-        let mut trailing = encode(&Ask::Stop { module: "m".into() }).unwrap().to_vec();
+        let mut trailing = encode(&Ask::Stop { module: "m".into(), generation: 1 }).unwrap().to_vec();
         trailing.push(0);
         trailing[1] += 1;
         assert!(matches!(decode::<Ask>(&trailing), Err(WireError::Malformed { .. })));

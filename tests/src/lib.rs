@@ -4,7 +4,8 @@
 //! (`harness`), a recording proxy (`tap`), the search for canaries in bytes, files and memory (`canary`), what a node keeps to itself
 //! (`secrets`), a node with an attacker in it (`attacker`), a key process without a node (`cryptod`), a stranger that signs its
 //! requests (`caller`), backups that somebody changed (`forge`), bad REQUESTs
-//! without end (`flood`), an author's desk (`desk`), a module that does wrong (`hostile`), and a machine for a
+//! without end (`flood`), an author's desk (`desk`) and one of an author whose module is swapped (`swap_desk`), calls of a module at a steady rate
+//! (`load`), a module that does wrong (`hostile`), and a machine for a
 //! service manager (`machine`). It reads the programs' own output and `/proc`, and reaches them only as an operator, a supervisor or a peer could.
 #![forbid(unsafe_code)]
 
@@ -17,7 +18,9 @@ pub mod flood;
 pub mod forge;
 pub mod harness;
 pub mod hostile;
+pub mod load;
 pub mod machine;
 pub mod secrets;
+pub mod swap_desk;
 pub mod tap;
 pub mod world;

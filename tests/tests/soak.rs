@@ -62,6 +62,7 @@ fn a_short_soak_violates_nothing() {
         "unplug-directory",
         "split",
         "clock",
+        "swap",
         "foul",
     ] {
         assert!(report["faults"][kind][0].as_u64() > Some(0), "{kind}: {}", report["faults"]);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use openred_proto::admin;
+use openred_proto::admin::{self, ModuleGeneration, ModuleGenerations};
 use openred_proto::checked::card::Card;
 use openred_proto::checked::session_proof::SessionProof;
 use openred_proto::id::NodeId;
@@ -17,6 +17,7 @@ use crate::link::methods::BadDecision;
 use crate::link::renewal::renewal_at;
 use crate::link::state::{Link, LinkState};
 use crate::link::{LinkError, words};
+use crate::module::{Shown, SwapError};
 use crate::node::Node;
 use crate::p2p::PingOutcome;
 use crate::p2p::ports::SignedSession;
@@ -199,6 +200,34 @@ const fn store(error: &StoreError) -> (Code, &'static str) {
         StoreError::Closed => (Code::Unavailable, "node.stopping"),
         _ => (Code::Internal, "store.failed"),
     }
+}
+
+pub(super) fn swap_refused(error: &SwapError) -> Status {
+    let (kind, code) = match error {
+        SwapError::Unknown => (Code::NotFound, "module.unknown"),
+        SwapError::Stopping => (Code::Unavailable, "node.stopping"),
+        SwapError::Busy => (Code::ResourceExhausted, "module.busy"),
+        SwapError::NotDone(_) => (Code::FailedPrecondition, "module.not-swapped"),
+    };
+    status(kind, code, &error.to_string())
+}
+
+/// The generations of one module, or of all.
+pub(super) fn generations(shown: Vec<(&'static str, Shown)>, module: &str) -> ModuleGenerations {
+    let wanted = shown.into_iter().filter(|(id, _)| module.is_empty() || module == *id);
+    let modules = wanted.map(|(id, Shown { record, doing })| ModuleGeneration {
+        module: id.to_owned(),
+        generation: record.active.number,
+        version: record.active.version,
+        epoch: record.epoch,
+        doing: doing.unwrap_or_default().to_owned(),
+        leaving: record.leaving,
+        probation_until: record.probation.as_ref().map_or(0, |probation| probation.until),
+        rollback_to: record.probation.map_or_else(String::new, |probation| probation.good.version),
+        set_aside: record.aside.is_some(),
+        outcome: record.outcome,
+    });
+    ModuleGenerations { modules: modules.collect() }
 }
 
 const fn directory(error: &DirectoryError) -> (Code, &'static str) {

@@ -4,6 +4,7 @@
 //! is read from the home's own files, and means the same in both cases.
 
 mod review;
+mod swaps;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -48,6 +49,10 @@ pub(crate) fn module(invocation: &Invocation, command: Module) -> Result<Exit, F
             invocation.output.document("openred.module/1", &body);
             Ok(Exit::Ok)
         }
+        Module::Swap { module, path, to: None } => swaps::swap(invocation, &packages, &module, path.as_deref()),
+        Module::Swap { module, to: Some(version), .. } => swaps::to(invocation, &packages, &module, &version),
+        Module::Rollback { module, snapshot } => swaps::roll_back(invocation, &module, snapshot),
+        Module::Generations { module } => swaps::generations(invocation, module.as_ref()),
         Module::List => list(invocation, &packages),
         Module::Show { module } => shown(invocation, &packages, &module),
         Module::Audit { module } => audit(invocation, &packages, module.as_ref()),

@@ -8,7 +8,7 @@ use openred_module::{Context, Instance};
 use openred_module::{Event, Request, Response, Verdict};
 
 use super::places::Places;
-use super::slot::Slot;
+use super::slot::{Slot, Use};
 use crate::hooks::{Askable, Failure};
 
 /// A module as the host's table has it.
@@ -55,9 +55,10 @@ impl Callee {
             Self::Process(slot) => {
                 let used = match event {
                     Event::Timer(_) => slot.awake().await.ok(),
-                    _ => slot.now(),
+                    _ => slot.now().await,
                 };
-                if let Some(used) = used {
+                // A handler may wait for peers: a swap does not wait for it.
+                if let Some(used) = used.map(Use::wait_not) {
                     used.attached.event(event).await;
                 }
             }

@@ -108,7 +108,7 @@ impl ModuleHost {
         let Some(most) = self.granted.bytes(PermissionName::KvQuota) else { return Ok(()) };
         let fits = |rows: u64| rows.saturating_add(more) <= most;
         if more > 0 && !fits(self.rows.load(Ordering::Relaxed)) {
-            let rows = self.store.row_bytes(self.module).await?;
+            let rows = self.store.row_bytes(self.pen.seal()).await?;
             self.rows.store(rows, Ordering::Relaxed);
             if !fits(rows) {
                 return Err(HostError::Full);

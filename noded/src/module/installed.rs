@@ -17,6 +17,9 @@ const BYTES: u64 = 8 << 20;
 pub(crate) struct Installed {
     /// Those that shall run.
     pub(crate) modules: Vec<Module>,
+    /// Versions of them that may be gone back to.
+    #[serde(default)]
+    pub(crate) earlier: Vec<Module>,
     /// Those whose state is to be deleted before they may run.
     pub(crate) forget: Vec<String>,
     /// Settings of the modules that come with the node.
@@ -34,15 +37,19 @@ pub(crate) struct Module {
     pub(crate) settings: String,
 }
 
+/// Settings by module and version; without a version those of a module that comes with the node.
+pub(crate) type SettingsOf = BTreeMap<(String, String), String>;
+
 /// All that it says, read.
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
     /// Those that shall run.
     pub(crate) wanted: Vec<Wanted>,
+    /// Versions of them that may be gone back to.
+    pub(crate) earlier: Vec<Wanted>,
     /// Those whose state is to be deleted.
     pub(crate) forget: Vec<&'static str>,
-    /// Settings by module.
-    pub(crate) settings: BTreeMap<String, String>,
+    pub(crate) settings: SettingsOf,
 }
 
 /// A module that shall run.
@@ -52,6 +59,13 @@ pub(crate) struct Wanted {
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) granted: Grants,
     pub(crate) turn: u32,
+}
+
+impl Wanted {
+    /// Whether this is the version, installed in that turn.
+    pub(crate) fn is(&self, version: &str, turn: u32) -> bool {
+        self.manifest.version.as_str() == version && self.turn == turn
+    }
 }
 
 impl PartialEq for Wanted {
@@ -66,25 +80,39 @@ impl PartialEq for Wanted {
 /// Reads it; nothing is installed where there is none.
 pub(crate) fn read(place: &Path) -> std::io::Result<Reading> {
     let file = match std::fs::File::open(place) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Default::default()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Reading::default()),
         file => file?,
     };
     let mut bytes = Vec::new();
     file.take(BYTES).read_to_end(&mut bytes)?;
-    let bad = |what: String| std::io::Error::new(ErrorKind::InvalidData, what);
     let installed: Installed = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
-    let (mut wanted, mut settings) = (Vec::new(), installed.settings);
-    for module in installed.modules {
-        let manifest = Manifest::parse("openred.toml", &module.manifest).map_err(|error| bad(error.to_string()))?;
-        let granted = Grants::parse(module.granted.iter().map(String::as_str));
-        let granted = granted.map_err(|(text, error)| bad(format!("{text}: {error}")))?;
-        let id = interned(manifest.id.as_str());
-        settings.insert(id.to_owned(), module.settings);
-        wanted.push(Wanted { id, manifest: Arc::new(manifest), granted, turn: module.turn });
-    }
+    let mut settings: SettingsOf =
+        installed.settings.into_iter().map(|(id, settings)| ((id, String::new()), settings)).collect();
+    let mut all = |modules: Vec<Module>| {
+        let read = |module: Module| {
+            let said = module.settings.clone();
+            let wanted = wanted(module)?;
+            settings.insert((wanted.id.to_owned(), wanted.manifest.version.to_string()), said);
+            Ok(wanted)
+        };
+        modules.into_iter().map(read).collect::<std::io::Result<Vec<_>>>()
+    };
+    let (wanted, earlier) = (all(installed.modules)?, all(installed.earlier)?);
     let forget = installed.forget.iter().filter(|id| id.parse::<ModuleId>().is_ok());
     let forget = forget.map(|id| interned(id)).collect();
-    Ok(Reading { wanted, forget, settings })
+    Ok(Reading { wanted, earlier, forget, settings })
+}
+
+fn wanted(module: Module) -> std::io::Result<Wanted> {
+    let manifest = Manifest::parse("openred.toml", &module.manifest).map_err(|error| bad(error.to_string()))?;
+    let granted = Grants::parse(module.granted.iter().map(String::as_str));
+    let granted = granted.map_err(|(text, error)| bad(format!("{text}: {error}")))?;
+    let id = interned(manifest.id.as_str());
+    Ok(Wanted { id, manifest: Arc::new(manifest), granted, turn: module.turn })
+}
+
+fn bad(what: String) -> std::io::Error {
+    std::io::Error::new(ErrorKind::InvalidData, what)
 }
 
 /// The id as a text that lives as long as the process. There is one for each module that was ever named here: as many as an operator

@@ -1,6 +1,6 @@
 //! Keeps the modules' lives: begins those of the table at the start, and follows what the operator installs, changes and removes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -9,16 +9,16 @@ use futures_util::future::join_all;
 use openred_module::manifest::PermissionName;
 use openred_module::remote::Attached;
 use openred_proto::modules::Ask;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::built_in::BUILT_IN;
 use super::callee::Callee;
-use super::installed::Reading;
+use super::installed::{Reading, SettingsOf};
 use super::lives::{Life, Troubles};
 use super::supervisor::Supervisor;
-use super::terms::Terms;
+use super::swaps::Nudge;
 use super::{Loaded, Modules, Sockets, Wanted, installed};
 use crate::health::Health;
 use crate::keys::CryptodClient;
@@ -27,6 +27,9 @@ use crate::keys::CryptodClient;
 const FIRST: Duration = Duration::from_secs(20);
 /// After a change could not be followed, it is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// Wishes about swaps that wait until what is installed was looked at.
+const NUDGES: usize = 16;
 
 /// Where what is installed stands, and who has the keys of modules' rows.
 pub(crate) struct Source {
@@ -76,11 +79,13 @@ impl Modules {
         }
         let troubles = Troubles::new(Arc::clone(health));
         let modules = Arc::clone(self);
+        let (nudges, nudged) = mpsc::channel(NUDGES);
+        // Once, here.
+        let _ = self.nudges.set(nudges);
         let mut keeper =
             Keeper { modules, supervisor, troubles, lives: JoinSet::new(), ended: BTreeSet::new(), source, idle };
         // What cannot be read is read again soon, and said then.
-        let settings = installed::read(&keeper.source.place).map(|read| read.settings).unwrap_or_default();
-        self.hand_over(&settings);
+        self.hand_over(installed::read(&keeper.source.place).map(|read| read.settings).unwrap_or_default());
         let mut first = Vec::new();
         for loaded in self.all() {
             if let Some(hears) = keeper.begin(&loaded)
@@ -97,7 +102,7 @@ impl Modules {
             }
         };
         all.await;
-        tasks.spawn(keeper.follow());
+        tasks.spawn(keeper.follow(nudged));
     }
 }
 
@@ -110,55 +115,60 @@ impl Keeper {
         let comes_with_us = BUILT_IN.iter().any(|module| module.id == loaded.id);
         let life = Life {
             id: loaded.id,
-            installed: (!comes_with_us).then(|| Arc::clone(&wanted.manifest)),
+            comes_with_us,
+            wanted: wanted.clone(),
             anew: self.ended.contains(loaded.id),
-            context: loaded.context.clone(),
+            hosts: loaded.hosts.clone(),
             // What watches the node is needed while nobody calls.
-            terms: Terms::new(
-                &wanted.manifest,
-                self.idle.filter(|_| !wanted.granted.has(PermissionName::NodeStatus)),
-                loaded.settings.subscribe(),
-            ),
+            idle: self.idle.filter(|_| !wanted.granted.has(PermissionName::NodeStatus)),
             slot: Arc::clone(slot),
             meter: Arc::clone(&loaded.meter),
             door: Arc::clone(&self.modules.door),
             supervisor: Arc::clone(&self.supervisor),
             troubles: Arc::clone(&self.troubles),
             methods: self.modules.methods.clone(),
+            shown: Arc::clone(&loaded.life.shown),
+            modules: Arc::clone(&self.modules),
         };
         let (attempted, hears) = oneshot::channel();
-        let life = self.lives.spawn(life.run(attempted));
-        *loaded.life.lock().unwrap_or_else(PoisonError::into_inner) = Some(life);
+        let life = self.lives.spawn(life.run(attempted, loaded.life.open()));
+        *loaded.life.abort.lock().unwrap_or_else(PoisonError::into_inner) = Some(life);
         Some(hears)
     }
 
     /// Follows every change; never returns.
-    async fn follow(mut self) {
+    async fn follow(mut self, mut nudged: mpsc::Receiver<Nudge>) {
+        let mut nudge: Option<Nudge> = None;
         // What changed while this process started is seen now.
         loop {
             while let Err(error) = self.look().await {
                 tracing::warn!("the installed modules are not as they shall be: {error}; tried again");
                 tokio::time::sleep(AGAIN).await;
             }
-            tokio::select! {
-                () = self.supervisor.changed() => {}
-                Some(_) = self.lives.join_next() => {}
-            }
+            // Behind what was installed for it.
+            nudge.into_iter().for_each(|nudge| self.modules.pass(nudge));
+            nudge = tokio::select! {
+                () = self.supervisor.changed() => None,
+                Some(_) = self.lives.join_next() => None,
+                nudge = nudged.recv() => nudge,
+            };
         }
     }
 
     async fn look(&mut self) -> Result<(), String> {
         let read = installed::read(&self.source.place).map_err(|error| error.to_string())?;
-        let Reading { wanted, forget, settings } = read;
-        let stays = |loaded: &Arc<Loaded>| {
-            BUILT_IN.iter().any(|module| module.id == loaded.id)
-                || wanted.iter().any(|wanted| loaded.wanted.as_ref() == Some(wanted))
-        };
-        let leave: Vec<_> = self.modules.all().into_iter().filter(|loaded| !stays(loaded)).collect();
+        let Reading { wanted, earlier, forget, settings } = read;
+        *self.modules.earlier.write().unwrap_or_else(PoisonError::into_inner) = earlier;
+        self.modules.hand_over(settings);
+        let mut leave = Vec::new();
+        for loaded in self.modules.all() {
+            if self.leaves(&loaded, &wanted)? {
+                leave.push(loaded);
+            }
+        }
         let attached: Vec<_> = leave.iter().map(|loaded| self.take_out(loaded)).collect();
         // At once: one that does not come to its end holds no other up.
         join_all(leave.iter().zip(attached).map(|(loaded, attached)| self.end(loaded, attached))).await;
-        self.modules.hand_over(&settings);
         for id in forget {
             self.modules.forget(id).await?;
             self.supervisor.ask(Ask::Forgotten { module: id.to_owned() }).await;
@@ -168,7 +178,6 @@ impl Keeper {
                 let key = self.source.keys.store_key(wanted.id).await.map_err(|error| error.to_string())?;
                 let (id, version) = (wanted.id, wanted.manifest.version.clone());
                 let loaded = self.modules.load(wanted, &key);
-                self.modules.hand_over(&settings);
                 self.begin(&loaded);
                 tracing::info!(module = id, %version, "installed");
             }
@@ -182,11 +191,35 @@ impl Keeper {
         Ok(())
     }
 
+    /// Whether a module of the table is to go, now that these are wanted; one of which another version is wanted is asked to swap.
+    fn leaves(&self, loaded: &Arc<Loaded>, wanted: &[Wanted]) -> Result<bool, String> {
+        if BUILT_IN.iter().any(|module| module.id == loaded.id) {
+            return Ok(false);
+        }
+        let wanted = wanted.iter().find(|wanted| wanted.id == loaded.id);
+        match (wanted, &loaded.wanted) {
+            (Some(wanted), Some(has)) if wanted == has => {
+                loaded.life.asked_nothing();
+                Ok(false)
+            }
+            // Another version takes its place while it is called.
+            (Some(wanted), Some(has)) if wanted.manifest.version != has.manifest.version => {
+                if loaded.life.ask(wanted) {
+                    Ok(false)
+                } else {
+                    Err(format!("{} is busy", loaded.id))
+                }
+            }
+            // The operator has it started anew, or another has come of the same version.
+            _ => Ok(true),
+        }
+    }
+
     /// Takes a module out of the table: it is not called any more.
     fn take_out(&mut self, loaded: &Loaded) -> Option<Arc<Attached>> {
         self.ended.insert(loaded.id);
         self.modules.loaded.write().unwrap_or_else(PoisonError::into_inner).remove(loaded.id);
-        if let Some(life) = loaded.life.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(life) = loaded.life.abort.lock().unwrap_or_else(PoisonError::into_inner).take() {
             life.abort();
         }
         match &loaded.callee {
@@ -204,16 +237,18 @@ impl Keeper {
         self.modules.timers.forget(loaded.id);
         self.modules.space.module_full(loaded.id, None);
         self.troubles.clear(loaded.id);
-        self.supervisor.ask(Ask::Stop { module: loaded.id.to_owned() }).await;
+        self.supervisor.ask(Ask::Stop { module: loaded.id.to_owned(), generation: 0 }).await;
         tracing::info!(module = loaded.id, "taken out");
     }
 }
 
 impl Modules {
     /// Gives each module its settings; those that run hear of what has changed.
-    fn hand_over(&self, settings: &BTreeMap<String, String>) {
+    fn hand_over(&self, settings: SettingsOf) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
         for loaded in self.all() {
-            let said = settings.get(loaded.id).cloned().unwrap_or_default();
+            let Some(wanted) = &loaded.wanted else { continue };
+            let said = self.settings_of(wanted);
             loaded.settings.send_if_modified(|known| std::mem::replace(known, said.clone()) != said);
         }
     }

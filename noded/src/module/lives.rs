@@ -7,27 +7,29 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use openred_module::Context;
 use openred_module::manifest::Manifest;
 use openred_module::remote::{Attached, Door, Fault, PROOF_BYTES};
 use openred_proto::modules::{Ask, Told, reason};
 use openred_proto::secret::Secret;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::meter::Meter;
 use super::methods::{self, ModuleMethods};
 use super::slot::Slot;
 use super::supervisor::Supervisor;
-use super::terms::{Settled, Terms};
+use super::swap::{Board, Drive, Generation, Live, Wish};
+use super::terms::{Settling, Terms};
+use super::{Hosts, Modules, Wanted};
 use crate::clock;
 use crate::health::{Condition, Health};
+use crate::store::{Pen, Writer};
 use crate::supervisor::Backoff;
 
 /// How long a module may take to be started, caged and attached, on a loaded machine.
 const ATTACH: Duration = Duration::from_secs(30);
 /// How long the supervisor may take to end it.
-const STOP: Duration = Duration::from_secs(30);
+pub(super) const STOP: Duration = Duration::from_secs(30);
 /// How long after its connection a process may take to be gone.
 const LAST_WORD: Duration = Duration::from_secs(2);
 /// So many ends within [`WINDOW`] are no accident any more.
@@ -38,18 +40,23 @@ const WINDOW: Duration = Duration::from_secs(600);
 /// What a life is made of.
 pub(super) struct Life {
     pub(super) id: &'static str,
-    /// What it has to be as the operator has read it; where it comes with the node, whatever it says.
-    pub(super) installed: Option<Arc<Manifest>>,
-    /// Whether another life of it was ended here: that process must be gone first. One that outlived a `noded` is taken over.
+    /// Whether it comes with the node: then its version is what it says, and its program what lies beside `openred`.
+    pub(super) comes_with_us: bool,
+    /// What is to run, as it stood when this life began.
+    pub(super) wanted: Wanted,
+    /// Whether another life of it was ended here: its processes must be gone first. One that outlived a `noded` is taken over.
     pub(super) anew: bool,
-    pub(super) context: Context,
-    pub(super) terms: Terms,
+    pub(super) hosts: Hosts,
+    /// The operator's word on how long one may run that nobody needs.
+    pub(super) idle: Option<Duration>,
     pub(super) slot: Arc<Slot>,
     pub(super) meter: Arc<Meter>,
     pub(super) door: Arc<Door>,
     pub(super) supervisor: Arc<Supervisor>,
     pub(super) troubles: Arc<Troubles>,
     pub(super) methods: Option<Arc<ModuleMethods>>,
+    pub(super) shown: Board,
+    pub(super) modules: Arc<Modules>,
 }
 
 /// Looks at whether a module is needed, within the time after which it is not.
@@ -110,10 +117,10 @@ impl Ends {
 
 /// Why a module does not run, in a few words.
 #[derive(Debug)]
-struct Trouble {
-    detail: String,
+pub(super) struct Trouble {
+    pub(super) detail: String,
     /// The supervisor does not start it before the operator says so.
-    quarantined: bool,
+    pub(super) quarantined: bool,
 }
 
 impl From<String> for Trouble {
@@ -128,17 +135,8 @@ impl From<&str> for Trouble {
     }
 }
 
-/// Why a module is not called any more.
-enum Last {
-    /// Nobody needed it.
-    Idle,
-    Fault(Fault),
-    /// It does not take its settings.
-    Refused(String),
-}
-
 /// How a module came to its end.
-enum End {
+pub(super) enum End {
     /// Nobody needed it.
     Idle,
     Trouble(Trouble),
@@ -146,13 +144,21 @@ enum End {
 
 impl Life {
     /// Lives until the node ends. `first` is told how the first attempt went, whichever way.
-    pub(super) async fn run(self, first: oneshot::Sender<()>) {
+    pub(super) async fn run(self, first: oneshot::Sender<()>, mut wishes: mpsc::Receiver<Wish>) {
         let id = self.id;
-        let mut told = self.supervisor.hear(id);
+        // Of the module, not of one of its processes.
+        let mut told = self.supervisor.hear(id, 0);
         if self.anew {
-            // The generation before it may still be on its way out.
-            self.stop(&mut told).await;
+            // The generations before it may still be on their way out.
+            self.stop(0, &mut told).await;
         }
+        let mut drive = match Drive::restore(&self).await {
+            Ok(drive) => drive,
+            Err(Trouble { detail, .. }) => {
+                tracing::error!(module = id, "{detail}");
+                return self.troubles.raise(id, detail);
+            }
+        };
         let (mut ends, mut backoff, mut first) = (Ends::default(), Backoff::default(), Some(first));
         let mut said = |()| {
             if let Some(first) = first.take() {
@@ -160,97 +166,96 @@ impl Life {
                 let _ = first.send(());
             }
         };
-        if self.terms.is_lazy {
+        if self.terms(&self.wanted, &watch::Sender::default()).is_lazy {
             self.slot.asleep();
             said(());
-            self.slot.wanted().await;
+            drive.sleep(&mut wishes).await;
         }
         loop {
-            self.slot.starting();
             let begun = Instant::now();
-            let trouble = match self.live(&mut told, &mut said).await {
+            let Trouble { detail, quarantined } = match drive.live(&mut wishes, &mut said).await {
                 End::Idle => {
                     tracing::debug!(module = id, "nobody needs it");
-                    self.slot.wanted().await;
+                    drive.sleep(&mut wishes).await;
                     continue;
                 }
                 End::Trouble(trouble) => trouble,
             };
+            if drive.ended(&detail).await {
+                tracing::warn!(module = id, "{detail}; the version before it has taken its place");
+                continue;
+            }
             self.slot.away();
             said(());
-            let Trouble { detail, quarantined } = trouble;
+            drive.refuse(&detail);
             if quarantined || ends.add(Instant::now()) {
                 let more = format!("{detail}; it ended {ENDS} times in ten minutes and is not started again");
-                self.quarantine(if quarantined { detail } else { more }, &mut told).await;
+                self.quarantine(if quarantined { detail } else { more }, &mut told, (&mut drive, &mut wishes)).await;
                 (ends, backoff) = (Ends::default(), Backoff::default());
                 continue;
             }
             let pause = backoff.after(begun.elapsed());
             tracing::warn!(module = id, "{detail}; it is started again in {} ms", pause.as_millis());
             self.troubles.raise(id, detail);
-            tokio::time::sleep(pause).await;
+            let _ = timeout(pause, drive.wait(&mut wishes)).await;
         }
     }
 
-    /// From its start to its end; its process is gone with that.
-    async fn live(&self, told: &mut mpsc::Receiver<Told>, said: &mut (impl FnMut(()) + Send)) -> End {
-        let mut trouble = match self.begin(told).await {
-            Ok((attached, settled)) => {
-                said(());
-                let attached = Arc::new(attached);
-                match self.serve(&attached, settled).await {
-                    Last::Idle => {
-                        // Still attached: a process that sees its connection end might end by itself before.
-                        self.stop(told).await;
-                        return End::Idle;
-                    }
-                    Last::Fault(fault) => match self.own_end(fault, told).await {
-                        Some(how) => format!("{fault} ({how})").into(),
-                        None => Trouble::from(fault.to_string()),
-                    },
-                    Last::Refused(why) => why.into(),
-                }
-            }
-            Err(trouble) => trouble,
-        };
-        if let Some(how) = self.stop(told).await {
-            trouble.detail = format!("{} ({how})", trouble.detail);
-        }
-        End::Trouble(trouble)
-    }
-
-    /// Stays down until the operator has released it.
-    async fn quarantine(&self, detail: String, told: &mut mpsc::Receiver<Told>) {
+    /// Stays down until the operator has released it, or has another version take its place.
+    async fn quarantine(
+        &self,
+        detail: String,
+        told: &mut mpsc::Receiver<Told>,
+        (drive, wishes): (&mut Drive<'_>, &mut mpsc::Receiver<Wish>),
+    ) {
         let id = self.id;
         tracing::error!(module = id, "{detail}");
         self.slot.quarantined();
         self.supervisor.ask(Ask::Quarantine { module: id.to_owned(), why: reason(&detail) }).await;
         self.troubles.quarantine(id, detail);
         loop {
-            match told.recv().await {
-                Some(Told::Released { .. }) => break,
-                Some(_) => {}
-                // The supervisor has gone, and this process goes with it.
-                None => std::future::pending().await,
+            tokio::select! {
+                said = told.recv() => match said {
+                    Some(Told::Released { .. }) => break,
+                    Some(_) => {}
+                    // The supervisor has gone, and this process goes with it.
+                    None => std::future::pending().await,
+                },
+                () = drive.wait(wishes) => {
+                    if drive.has_another() {
+                        break;
+                    }
+                    drive.refuse("it is under quarantine; `openred module release` has it started again");
+                }
             }
         }
         tracing::info!(module = id, "released by the operator");
         self.troubles.clear(id);
     }
 
-    /// Has it started and waits until it serves.
-    async fn begin(&self, told: &mut mpsc::Receiver<Told>) -> Result<(Attached, Settled), Trouble> {
+    /// Has a generation started and waits until it has attached. `preserve` names the running one whose program is kept.
+    pub(super) async fn attach(
+        &self,
+        generation: &Generation,
+        wanted: Wanted,
+        (writer, preserve): (Writer, u64),
+    ) -> Result<Live, Trouble> {
+        let (id, number) = (self.id, generation.number);
+        let mut told = self.supervisor.hear(id, number);
         let mut value = [0; PROOF_BYTES];
         getrandom::fill(&mut value).map_err(|_| "the kernel's random generator does not answer")?;
-        let expected = self.door.expect(self.id, Secret::new(value), self.context.clone());
-        let module = self.id.to_owned();
-        self.supervisor.ask(Ask::Start { module: module.clone(), value: Secret::new(value) }).await;
+        let pen = Pen::new(self.hosts.seal.of_state(generation.state), writer);
+        let context = (self.hosts.make)(Arc::clone(&pen), self.modules.granted(&wanted));
+        let expected = self.door.expect(id, Secret::new(value), context);
+        let version = if self.comes_with_us { String::new() } else { wanted.manifest.version.to_string() };
+        let (module, program, value) = (id.to_owned(), generation.program, Secret::new(value));
+        self.supervisor.ask(Ask::Start { module, generation: number, program, preserve, version, value }).await;
         let attached = tokio::select! {
             attached = timeout(ATTACH, expected.attached()) => match attached {
-                Ok(attached) => attached.map_err(|fault| fault.to_string())?,
+                Ok(attached) => Arc::new(attached.map_err(|fault| fault.to_string())?),
                 Err(_) => return Err("it did not attach in time".into()),
             },
-            said = not_stopped(told) => return Err(match said {
+            said = not_stopped(&mut told) => return Err(match said {
                 Some(Told::Refused { reason, .. }) => reason.into(),
                 Some(Told::Quarantined { why, .. }) => Trouble { detail: why, quarantined: true },
                 Some(Told::Ended { how, .. }) => format!("it ended before it had attached: {how}").into(),
@@ -259,49 +264,47 @@ impl Life {
                 _ => "the supervisor has gone".into(),
             }),
         };
-        if let Some(manifest) = &self.installed {
-            as_read(manifest, &attached)?;
+        if !self.comes_with_us {
+            as_read(&wanted.manifest, &attached)?;
         }
-        // Before it serves: what it describes is known when it is first called.
-        if let Some(methods) = &self.methods {
-            methods.declared(self.id, attached.methods()).await;
-        }
-        let settled = self.terms.settle(&attached).await?;
-        match timeout(self.terms.start, attached.start()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(format!("it did not start: {}", error.detail).into()),
-            Err(_) => return Err("it did not start in time".into()),
-        }
-        self.supervisor.ask(Ask::Ready { module }).await;
-        Ok((attached, settled))
+        // Before it migrates anything: one that does not take its settings takes nobody's place.
+        let settings = Arc::new(watch::Sender::new(self.modules.settings_of(&wanted)));
+        let terms = self.terms(&wanted, &settings);
+        let settled = Settling::begin(terms.settle(&attached).await?, attached.clone());
+        tracing::info!(module = id, generation = number, version = attached.version(), "attached");
+        Ok(Live { number, attached, pen, told, wanted, terms, settings, settled })
     }
 
-    /// Lets calls in until it ends.
-    async fn serve(&self, attached: &Arc<Attached>, settled: Settled) -> Last {
-        tracing::info!(module = self.id, version = attached.version(), "attached");
-        self.meter.started();
-        self.slot.serving(Arc::clone(attached));
-        self.troubles.clear(self.id);
-        tokio::select! {
-            fault = attached.ended() => {
-                self.slot.away();
-                Last::Fault(fault)
-            }
-            why = settled.follow(attached) => {
-                self.slot.away();
-                Last::Refused(why)
-            }
-            retired = self.retired() => {
-                // Nobody calls it any more, and whoever does waits for the next one.
-                retired.drain(self.terms.stop).await;
-                Last::Idle
-            }
+    fn terms(&self, wanted: &Wanted, settings: &watch::Sender<String>) -> Terms {
+        Terms::new(&wanted.manifest, self.idle, settings.subscribe())
+    }
+
+    /// Runs a generation's start; it is the one that writes.
+    pub(super) async fn activate(&self, live: &Live, epoch: u64, most: Duration) -> Result<(), Trouble> {
+        // Before it serves: what it describes is known when it is first called.
+        if let Some(methods) = &self.methods {
+            methods.declared(self.id, live.attached.methods()).await;
         }
+        match timeout(most, live.attached.activate(epoch)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("it did not start: {}", error.detail).into()),
+            Err(_) => Err("it did not start in time".into()),
+        }
+    }
+
+    /// Lets calls in: a generation is the one that is called from now on.
+    pub(super) async fn serving(&self, live: &Live) {
+        let generation = live.number;
+        self.supervisor.ask(Ask::Ready { module: self.id.to_owned(), generation }).await;
+        self.modules.serve(self.id, &live.wanted, &live.settings);
+        self.meter.started();
+        self.slot.serving(Arc::clone(&live.attached));
+        self.troubles.clear(self.id);
     }
 
     /// Waits until nobody has needed it for as long as was said.
-    async fn retired(&self) -> Arc<Attached> {
-        let Some(idle) = self.terms.idle else { return std::future::pending().await };
+    pub(super) async fn retired(&self, idle: Option<Duration>) -> Arc<Attached> {
+        let Some(idle) = idle else { return std::future::pending().await };
         loop {
             tokio::time::sleep(idle / LOOKS).await;
             if let Some(retired) = self.slot.retire(idle) {
@@ -312,19 +315,19 @@ impl Life {
 
     /// How a process ended whose connection broke: that is seen a moment earlier than its end. Asked at once to end it, the supervisor
     /// could not tell the two apart.
-    async fn own_end(&self, fault: Fault, told: &mut mpsc::Receiver<Told>) -> Option<String> {
+    pub(super) async fn own_end(&self, fault: Fault, told: &mut mpsc::Receiver<Told>) -> Trouble {
         if fault != Fault::Gone {
-            return None;
+            return fault.to_string().into();
         }
         match timeout(LAST_WORD, told.recv()).await {
-            Ok(Some(Told::Ended { how, .. })) => Some(how),
-            _ => None,
+            Ok(Some(Told::Ended { how, .. })) => format!("{fault} ({how})").into(),
+            _ => fault.to_string().into(),
         }
     }
 
-    /// Has its process ended, if it is still there; how it ended, if by itself.
-    async fn stop(&self, told: &mut mpsc::Receiver<Told>) -> Option<String> {
-        self.supervisor.ask(Ask::Stop { module: self.id.to_owned() }).await;
+    /// Has a generation's process ended, if it is still there (zero: all of them); how it ended, if by itself.
+    pub(super) async fn stop(&self, generation: u64, told: &mut mpsc::Receiver<Told>) -> Option<String> {
+        self.supervisor.ask(Ask::Stop { module: self.id.to_owned(), generation }).await;
         let mut how = None;
         let stopped = async {
             while let Some(said) = told.recv().await {

@@ -1,7 +1,9 @@
-//! Where one module's calls go: to where it is attached, or, while it sleeps, to whoever starts it; a caller waits for that, not for ever.
+//! Where one module's calls go: to where it is attached, or, while it sleeps, to whoever starts it; a caller waits for that, not for ever. While
+//! it is swapped, callers are held for a moment: they wait for what takes its place.
 //!
 //! Falling asleep and taking a place exclude each other: a call either finds the module awake and keeps it so until its answer has
-//! begun (how long the rest takes, the attachment knows), or finds it asleep and has it started. None falls between.
+//! begun (how long the rest takes, the attachment knows), or finds it asleep and has it started. None falls between. So do being held and
+//! taking a place: whoever waits until it is quiet misses no call.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,21 +29,28 @@ enum Phase {
     /// It ended again and again: the operator has the next word.
     Quarantined,
     Serving(Arc<Attached>),
+    /// Its callers wait; the version that they have called.
+    Held(String),
 }
 
 /// See the file's head.
 pub(super) struct Slot {
     phase: watch::Sender<Phase>,
     wanted: Notify,
-    /// Calls whose answers have not begun.
+    /// Whoever keeps it awake.
+    uses: AtomicUsize,
+    /// Of those, calls whose answers have not begun.
     calls: AtomicUsize,
+    answered: Notify,
     used: Mutex<Instant>,
 }
 
 impl Default for Slot {
     fn default() -> Self {
         let phase = watch::Sender::new(Phase::Away);
-        Self { phase, wanted: Notify::new(), calls: AtomicUsize::new(0), used: Mutex::new(Instant::now()) }
+        let (uses, calls) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (wanted, answered) = (Notify::new(), Notify::new());
+        Self { phase, wanted, uses, calls, answered, used: Mutex::new(Instant::now()) }
     }
 }
 
@@ -49,12 +58,28 @@ impl Default for Slot {
 pub(super) struct Use {
     slot: Arc<Slot>,
     pub(super) attached: Arc<Attached>,
+    is_call: bool,
+}
+
+impl Use {
+    /// No swap waits for it: it may take long, and whoever comes next looks itself at what there is.
+    pub(super) fn wait_not(mut self) -> Self {
+        self.end_call();
+        self
+    }
+
+    fn end_call(&mut self) {
+        if std::mem::take(&mut self.is_call) && self.slot.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.slot.answered.notify_waiters();
+        }
+    }
 }
 
 impl Drop for Use {
     fn drop(&mut self) {
         self.slot.touch();
-        self.slot.calls.fetch_sub(1, Ordering::AcqRel);
+        self.end_call();
+        self.slot.uses.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -98,6 +123,34 @@ impl Slot {
         self.set(Phase::Serving(attached));
     }
 
+    /// No call begins from now on; whoever comes waits.
+    pub(super) fn hold(&self) {
+        let mut before = None;
+        self.phase.send_if_modified(|phase| {
+            let version = match phase {
+                Phase::Serving(attached) => attached.version().to_owned(),
+                _ => String::new(),
+            };
+            before = Some(std::mem::replace(phase, Phase::Held(version)));
+            true
+        });
+        drop(before);
+    }
+
+    /// Waits until no call is in flight whose answer has not begun. To be called while callers are held.
+    pub(super) async fn quiet(&self) {
+        loop {
+            let answered = self.answered.notified();
+            tokio::pin!(answered);
+            // Before the look, so that none is missed in between.
+            answered.as_mut().enable();
+            if self.calls.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            answered.await;
+        }
+    }
+
     fn touch(&self) {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
@@ -107,7 +160,7 @@ impl Slot {
         let mut retired = None;
         self.phase.send_if_modified(|phase| {
             let Phase::Serving(attached) = &*phase else { return false };
-            if self.calls.load(Ordering::Acquire) > 0 || attached.running() > 0 {
+            if self.uses.load(Ordering::Acquire) > 0 || attached.running() > 0 {
                 self.touch();
                 return false;
             }
@@ -145,12 +198,20 @@ impl Slot {
         waited.await.unwrap_or_else(|_| Err(down("the module was not started in time")))
     }
 
-    /// Where to call it, if it is awake.
-    pub(super) fn now(self: &Arc<Self>) -> Option<Use> {
-        match &*self.phase.borrow() {
-            Phase::Serving(attached) => Some(self.using(attached)),
-            _ => None,
-        }
+    /// Where to tell it of something, if it is awake, or soon will be, because its callers are held.
+    pub(super) async fn now(self: &Arc<Self>) -> Option<Use> {
+        let mut phases = self.phase.subscribe();
+        let waited = timeout(WAKE, async {
+            loop {
+                match &*phases.borrow_and_update() {
+                    Phase::Serving(attached) => return Some(self.using(attached)),
+                    Phase::Held(_) => {}
+                    _ => return None,
+                }
+                let _ = phases.changed().await;
+            }
+        });
+        waited.await.ok().flatten()
     }
 
     /// To be called while the phase is held.
@@ -166,13 +227,14 @@ impl Slot {
                 self.wanted.notify_one();
                 None
             }
-            Phase::Starting => None,
+            Phase::Starting | Phase::Held(_) => None,
         }
     }
 
     fn using(self: &Arc<Self>, attached: &Arc<Attached>) -> Use {
+        self.uses.fetch_add(1, Ordering::AcqRel);
         self.calls.fetch_add(1, Ordering::AcqRel);
-        Use { slot: Arc::clone(self), attached: Arc::clone(attached) }
+        Use { slot: Arc::clone(self), attached: Arc::clone(attached), is_call: true }
     }
 
     /// Its state in a word, and its version while it runs.
@@ -183,6 +245,8 @@ impl Slot {
             Phase::Starting => ("starting", None),
             Phase::Quarantined => ("quarantined", None),
             Phase::Serving(attached) => ("serving", Some(attached.version().to_owned())),
+            Phase::Held(version) if version.is_empty() => ("starting", None),
+            Phase::Held(version) => ("serving", Some(version.clone())),
         }
     }
 }
@@ -217,6 +281,26 @@ mod tests {
         slot.quarantined();
         assert_eq!(code(call.await.unwrap()), "module-quarantined");
         assert_eq!(slot.state(), ("quarantined", None));
+    }
+
+    #[tokio::test]
+    async fn callers_that_are_held_wait_for_what_comes() {
+        let slot = Arc::new(Slot::default());
+        slot.hold();
+        slot.quiet().await;
+        let call = tokio::spawn({
+            let slot = Arc::clone(&slot);
+            async move { slot.awake().await }
+        });
+        let event = tokio::spawn({
+            let slot = Arc::clone(&slot);
+            async move { slot.now().await.is_some() }
+        });
+        tokio::task::yield_now().await;
+        assert!(!call.is_finished() && !event.is_finished());
+        slot.away();
+        assert_eq!(code(call.await.unwrap()), "module-down");
+        assert!(!event.await.unwrap());
     }
 
     #[tokio::test]

@@ -15,9 +15,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Words that wait to be written: each module asks one thing at a time.
+/// Words that wait to be written: each generation asks one thing at a time.
 const ASKS: usize = 64;
-/// Words about one module that wait to be heard; there are two at most between two asks.
+/// Words about one generation that wait to be heard; there are two at most between two asks.
 const WORDS: usize = 8;
 /// Processes and layers of each that are kept of a look: all that a node has, many times over.
 const PROCESSES: usize = 128;
@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// The supervisor, for the modules' lives.
 pub(super) struct Supervisor {
     asks: mpsc::Sender<Ask>,
-    hearing: Mutex<HashMap<&'static str, mpsc::Sender<Told>>>,
+    hearing: Mutex<HashMap<(&'static str, u64), mpsc::Sender<Told>>>,
     changed: Notify,
     /// One looks at a time.
     turn: tokio::sync::Mutex<()>,
@@ -68,11 +68,16 @@ impl Supervisor {
         supervisor
     }
 
-    /// What is said of `module` from now on.
-    pub(super) fn hear(&self, module: &'static str) -> mpsc::Receiver<Told> {
+    /// What is said of this generation of `module` from now on; of generation zero: of the module.
+    pub(super) fn hear(&self, module: &'static str, generation: u64) -> mpsc::Receiver<Told> {
         let (sender, words) = mpsc::channel(WORDS);
-        self.hearing.lock().unwrap_or_else(PoisonError::into_inner).insert(module, sender);
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner).insert((module, generation), sender);
         words
+    }
+
+    /// Nobody hears of this generation any more.
+    pub(super) fn forget(&self, module: &'static str, generation: u64) {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner).remove(&(module, generation));
     }
 
     /// Waits until what is installed has changed since the last time.
@@ -133,7 +138,8 @@ impl Supervisor {
                     }
                     let Some(told) = self.seen(told) else { continue };
                     let hearing = self.hearing.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(words) = hearing.get(told.module())
+                    let words = hearing.get(&(told.module(), told.generation())).cloned();
+                    if let Some(words) = words
                         && words.try_send(told).is_err()
                     {
                         tracing::warn!("too many words of the supervisor about one module; one was dropped");

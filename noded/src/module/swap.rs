@@ -4,7 +4,12 @@
 //! One is active: calls go to it and it alone may write. What is durable of that is the record (`record`), written with the store's
 //! epoch of the module in one transaction; the order of steps is the machine's (`machine`), which does nothing itself.
 
+mod drive;
 mod machine;
 mod record;
 #[cfg(test)]
 mod tests;
+
+pub(super) use drive::{Board, Done, Drive, Live, Wish};
+pub(crate) use drive::{Shown, Want};
+pub(super) use record::Generation;

@@ -4,12 +4,14 @@
 //! In: its manifest, the operator's `modules.idle_seconds`, the settings as the supervisor has checked them against the manifest. Out: to the
 //! module itself, whose refusal ends it by name.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use openred_module::manifest::{Manifest, Start};
 use openred_module::remote::Attached;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How long a module may take to look at its settings.
 const LOOKED: Duration = Duration::from_secs(10);
@@ -77,6 +79,31 @@ impl Settled {
                 return refused;
             }
             tracing::info!(module = attached.module(), "has new settings");
+        }
+    }
+}
+
+/// The same, beside everything else: what it refuses is heard of by [`Settling::refused`].
+pub(super) struct Settling {
+    refused: oneshot::Receiver<String>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Settling {
+    pub(super) fn begin(settled: Settled, attached: Arc<Attached>) -> Self {
+        let (refuse, refused) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            // Whoever hears of it may have gone.
+            let _ = refuse.send(settled.follow(&attached).await);
+        });
+        Self { refused, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Waits until it does not take a change, and says why.
+    pub(super) async fn refused(&mut self) -> String {
+        match (&mut self.refused).await {
+            Ok(why) => why,
+            Err(_) => std::future::pending().await,
         }
     }
 }

@@ -17,11 +17,11 @@ use openred_proto::id::NodeId;
 use openred_proto::secret::Secret;
 
 use super::callee::Callee;
-use super::{DiskThread, Granted, Modules, Parts, Used, open_disk};
+use super::{DiskThread, Granted, Loaded, Modules, Parts, Used, open_disk};
 use crate::health::Health;
 use crate::module::ports::PeerCaller;
 use crate::p2p::ports::Dispatch as _;
-use crate::store::{Store, StoreThread};
+use crate::store::{Pen, Store, StoreThread, Writer};
 
 const ME: NodeId = NodeId::from_bytes([1; 32]);
 const PEER: NodeId = NodeId::from_bytes([2; 32]);
@@ -169,8 +169,11 @@ async fn bench(most_blobs: u64) -> Bench {
     let trial = Arc::new(Instance::load(Trial).unwrap());
     let modules = Modules::empty(parts, Used::nowhere(), None);
     let granted = Granted::new("trial", Grants::all(), &modules.used);
-    let callee = |context: &Context| Callee::Linked(Arc::clone(&trial), context.clone());
-    modules.put("trial", None, None, granted, &Secret::new([5; 32]), callee);
+    let hosts = modules.hosts("trial", &Secret::new([5; 32]));
+    let context = (hosts.make)(Pen::new(hosts.seal.of_state(0), Writer::Active(1)), granted);
+    let callee = Callee::Linked(Arc::clone(&trial), context);
+    let (places, meter, settings, life) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+    modules.put(Loaded { id: "trial", callee, hosts, places, meter, wanted: None, settings, gates: None, life });
     let modules = Arc::new(modules);
     Bench { modules, health, _directory: directory, _threads: (store_thread, disk_thread) }
 }

@@ -181,7 +181,7 @@ impl Packages {
         match asked {
             // Nothing that the operator has not weighed: it takes the place of the one before.
             Some(asked) if record.active.is_some() && verified.manifest.asks().beyond(&asked).is_empty() => {
-                (record.active, record.staged) = (Some(version), None);
+                record.activate(version);
             }
             _ => record.staged = Some(version),
         }
@@ -299,10 +299,9 @@ impl Packages {
 
     /// Removes versions that nothing refers to.
     fn prune(&self, id: &ModuleId, record: &Record) {
-        let known = [&record.active, &record.staged];
         for name in super::names(&self.module(id)).unwrap_or_default() {
             let version = name.parse::<Version>().ok();
-            if version.is_some_and(|version| known.iter().all(|known| known.as_ref() != Some(&version))) {
+            if version.is_some_and(|version| record.versions().all(|known| *known != version)) {
                 let _ = self.put_away(&self.module(id).join(name));
             }
         }
@@ -332,8 +331,36 @@ impl Packages {
         };
         self.grant(id, &version, &asks, &granted)?;
         let mut record = installed.record.clone();
-        (record.active, record.staged, record.enabled) = (Some(version), None, true);
-        record.turn = record.turn.wrapping_add(1);
+        record.activate(version);
+        record.enabled = true;
+        self.write(id, &record)?;
+        self.prune(id, &record);
+        Ok(())
+    }
+
+    /// The swap from `to` to `from` did not last; nothing if another version was installed meanwhile.
+    pub(crate) fn settle(&self, id: &ModuleId, from: &str, to: &str, turn: u32) -> Result<bool, Failure> {
+        let installed = self.need(id)?;
+        let mut record = installed.record;
+        let to = record.earlier.iter().find(|version| version.as_str() == to).cloned();
+        let (Some(to), true) = (to, record.active.as_ref().is_some_and(|active| active.as_str() == from)) else {
+            return Ok(false);
+        };
+        record.earlier.retain(|version| *version != to);
+        (record.active, record.turn) = (Some(to), turn);
+        self.write(id, &record)?;
+        self.prune(id, &record);
+        Ok(true)
+    }
+
+    /// Of the versions that may be gone back to, no others are needed than these.
+    pub(crate) fn keep(&self, id: &ModuleId, needed: &[String]) -> Result<(), Failure> {
+        let Some(Installed { mut record, .. }) = self.get(id)? else { return Ok(()) };
+        let before = record.earlier.len();
+        record.earlier.retain(|version| needed.iter().any(|needed| version.as_str() == needed));
+        if record.earlier.len() == before {
+            return Ok(());
+        }
         self.write(id, &record)?;
         self.prune(id, &record);
         Ok(())

@@ -29,6 +29,9 @@ pub(crate) struct Record {
     pub(crate) active: Option<Version>,
     /// One that waits for the operator's word.
     pub(crate) staged: Option<Version>,
+    /// Versions that may be gone back to.
+    #[serde(default)]
+    pub(crate) earlier: Vec<Version>,
     /// Raised when the operator has it started anew, although nothing else changed.
     #[serde(default)]
     pub(crate) turn: u32,
@@ -36,11 +39,22 @@ pub(crate) struct Record {
 
 impl Record {
     pub(super) fn new(slot: u32, publisher: &NodeId) -> Self {
-        let mut turn = [0; 4];
-        // One that is installed again is another than the one before; where no randomness is to be had, that is told by its version alone.
-        let _ = getrandom::fill(&mut turn);
-        let turn = u32::from_be_bytes(turn);
-        Self { slot, enabled: false, publisher: publisher.to_string(), active: None, staged: None, turn }
+        let publisher = publisher.to_string();
+        Self { slot, enabled: false, publisher, active: None, staged: None, earlier: Vec::new(), turn: draw_turn() }
+    }
+
+    /// From now on this version runs; the one before it may be gone back to.
+    pub(super) fn activate(&mut self, version: Version) {
+        self.earlier.retain(|earlier| *earlier != version);
+        if let Some(before) = self.active.replace(version).filter(|before| Some(before) != self.active.as_ref()) {
+            self.earlier.push(before);
+        }
+        (self.staged, self.turn) = (None, draw_turn());
+    }
+
+    /// Every version that it refers to.
+    pub(super) fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.active.iter().chain(&self.staged).chain(&self.earlier)
     }
 
     pub(crate) fn publisher(&self) -> Result<NodeId, Failure> {
@@ -50,6 +64,13 @@ impl Record {
     pub(super) fn set_publisher(&mut self, publisher: &NodeId) {
         self.publisher = publisher.to_string();
     }
+}
+
+/// One that is installed again is another than the one before; where no randomness is to be had, that is told by its version alone.
+fn draw_turn() -> u32 {
+    let mut turn = [0; 4];
+    let _ = getrandom::fill(&mut turn);
+    u32::from_be_bytes(turn)
 }
 
 /// What an operator granted, and of what.
@@ -69,7 +90,7 @@ impl Granted {
         parse(&self.granted)
     }
 
-    pub(super) fn asked(&self) -> Result<Grants, Failure> {
+    pub(crate) fn asked(&self) -> Result<Grants, Failure> {
         parse(&self.asked)
     }
 }

@@ -104,7 +104,18 @@ fn what_is_granted_is_what_was_reviewed_and_more_waits() {
     let only =
         |text: &str| packages.change(&Order::Approve { module: id("m"), only: vec![text.into()] }).unwrap_err().code;
     assert_eq!((only("peer.send"), only("everything")), ("package.grant".into(), "package.grant".into()));
-    assert_eq!(names(&bench.home.packages().join("m")).unwrap(), ["1.2.0", "grants.toml", "state.toml"]);
+    let here = || names(&bench.home.packages().join("m")).unwrap();
+    assert_eq!(here(), ["1.0.0", "1.1.0", "1.2.0", "grants.toml", "state.toml"], "until nobody goes back to them");
+    // A swap that did not last; only of what is installed still.
+    assert!(!packages.settle(&id("m"), "1.1.0", "1.0.0", 7).unwrap());
+    assert!(packages.settle(&id("m"), "1.2.0", "1.1.0", 7).unwrap());
+    let record = packages.need(&id("m")).unwrap().record;
+    assert_eq!((record.active.as_ref().unwrap().as_str(), record.turn), ("1.1.0", 7));
+    assert_eq!(here(), ["1.0.0", "1.1.0", "grants.toml", "state.toml"]);
+    packages.keep(&id("m"), &["1.1.0".to_owned()]).unwrap();
+    assert_eq!(here(), ["1.1.0", "grants.toml", "state.toml"]);
+    bench.add("m", "1.2.0", "").unwrap();
+    assert_ne!(packages.need(&id("m")).unwrap().record.turn, 7, "installed again it is another");
 }
 
 #[test]

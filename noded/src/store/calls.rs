@@ -238,14 +238,14 @@ impl Store {
         self.call(move |connection| states::copy(connection, module, from, to)).await
     }
 
-    /// Bytes of all rows of a module.
-    pub(crate) async fn row_bytes(&self, module: &'static str) -> Result<u64> {
-        self.call(move |connection| rows::bytes(connection, module)).await
+    /// Bytes of all rows that a writer of this seal works on.
+    pub(crate) async fn row_bytes(&self, seal: Arc<RowSeal>) -> Result<u64> {
+        self.call(move |connection| rows::bytes(connection, seal.place())).await
     }
 
-    /// Deletes all rows of a module.
+    /// Deletes all rows of a module, and what is kept of its generations.
     pub(crate) async fn forget_rows(&self, module: &'static str) -> Result<()> {
-        self.call(move |connection| rows::forget(connection, module)).await
+        self.call(move |connection| states::forget(connection, module)).await
     }
 
     /// Rows of a module by prefix.

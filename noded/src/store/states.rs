@@ -105,6 +105,15 @@ pub(crate) fn save(connection: &Connection, module: &str, epoch: u64, record: &[
     Ok(())
 }
 
+/// Deletes all of them, and what is kept of the module's generations.
+pub(crate) fn forget(connection: &Connection, module: &str) -> Result<()> {
+    for found in places(connection, module)? {
+        rows::forget(connection, &found)?;
+    }
+    connection.execute("DELETE FROM module_life WHERE module = ?1", [module])?;
+    Ok(())
+}
+
 /// The names under which there are rows of this module: one look at the index each.
 fn places(connection: &Connection, module: &str) -> Result<Vec<String>> {
     let mut found: Vec<String> = Vec::new();

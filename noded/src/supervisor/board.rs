@@ -2,6 +2,8 @@
 //!
 //! Written by the lives of the processes, read by the control socket. It decides nothing.
 
+mod modules;
+
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -186,45 +188,6 @@ impl Board {
             entry.state = if restarting { "restarting" } else { "down" };
             entry.since = now;
             entry.restarts += u32::from(restarting);
-        }
-    }
-
-    /// The entry of a module; each that was ever started has one, and there are as many as the supervisor knows.
-    fn module<'a>(inner: &'a mut Inner, module: &str, now: u64) -> &'a mut Entry {
-        let name = format!("module {module}");
-        let place = match inner.modules.iter().position(|entry| entry.name == name) {
-            Some(place) => place,
-            None => {
-                inner.modules.push(Entry::new(Role::Module, name, now));
-                inner.modules.len() - 1
-            }
-        };
-        &mut inner.modules[place]
-    }
-
-    /// Notes a module whose cage is as it must be.
-    pub(crate) fn module_caged(&self, module: &str, cage: Cage) {
-        Self::module(&mut self.inner(), module, 0).cage = Some(cage);
-    }
-
-    /// Notes a change of a module's state.
-    pub(crate) fn module_state(&self, module: &str, state: &'static str, now: u64) {
-        let mut inner = self.inner();
-        let entry = Self::module(&mut inner, module, now);
-        entry.state = state;
-        entry.since = now;
-    }
-
-    /// Notes a module's end; whether it comes back is `noded`'s to say.
-    pub(crate) fn module_ended(&self, module: &str, how: &str, wanted: bool, now: u64) {
-        let mut inner = self.inner();
-        let entry = Self::module(&mut inner, module, now);
-        entry.cage = None;
-        entry.state = "down";
-        entry.since = now;
-        if !wanted {
-            how.clone_into(&mut entry.last_exit);
-            entry.restarts += 1;
         }
     }
 

@@ -4,7 +4,7 @@
 //! what is seen of it equals its manifest.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek as _};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -202,7 +202,11 @@ pub(crate) struct ModulePlan {
     pub(crate) digest: Option<openred_policy::launch::Digest>,
     /// Its id, which names its lines in the log.
     pub(crate) name: &'static str,
-    pub(crate) program: PathBuf,
+    /// As the board has it.
+    pub(crate) label: String,
+    /// Its name in the list of processes.
+    pub(crate) program: std::ffi::OsString,
+    pub(crate) file: File,
     pub(crate) arguments: Vec<std::ffi::OsString>,
     pub(crate) variables: Vec<(&'static str, &'static str)>,
     pub(crate) identity: Option<Identity>,
@@ -214,12 +218,12 @@ pub(crate) struct ModulePlan {
 
 /// Starts a module through the launcher and brings it into its cage with every layer seen; then it runs.
 pub(crate) async fn start_module(starter: &Starter, plan: ModulePlan) -> Result<Caged, Fault> {
-    let (name, expected) = (plan.name, Expected { identity: plan.identity, kept: plan.kept.clone() });
+    let (label, expected) = (plan.label.clone(), Expected { identity: plan.identity, kept: plan.kept.clone() });
     let held = Arc::clone(&plan.held);
     let mut caged = launch_module(starter, plan)?;
     let cage = confined(starter, &mut caged, expected, Some(held)).await?;
     caged.executed().await?;
-    starter.board.module_caged(name, cage);
+    starter.board.module_caged(&label, cage);
     Ok(caged)
 }
 
@@ -231,14 +235,13 @@ fn launch_module(starter: &Starter, plan: ModulePlan) -> Result<Caged, Fault> {
         nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).map_err(setup("the log pipe"))?;
     let digest = match plan.digest {
         Some(digest) => digest,
-        // It lies beside this program, and whoever can change the one can change the other: what is held fast is that the launcher
-        // runs what was opened here.
-        None => File::open(&plan.program).and_then(|file| digest_of(&file)).map_err(setup("its program"))?,
+        // It lies beside this program, or was kept from there, and whoever can change the one can change the other: what is held fast is
+        // that the launcher runs what was opened here.
+        None => digest_of(&plan.file).map_err(setup("its program"))?,
     };
-    let program = File::open(&plan.program).map_err(setup("its program"))?;
-    let name = plan.program.file_name().unwrap_or_default();
+    (&plan.file).rewind().map_err(setup("its program"))?;
     let build = || {
-        let launch = Launch::new(&starter.programs.join("openred-launch"), &program, digest, name)?;
+        let launch = Launch::new(&starter.programs.join("openred-launch"), &plan.file, digest, &plan.program)?;
         let launch = plan.arguments.iter().fold(launch, Launch::argument);
         let launch = plan.variables.iter().fold(launch, |launch, (name, value)| launch.variable(name, value));
         let launch = plan.kept.iter().cloned().fold(launch, Launch::keep);

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use openred_module::manifest::{Grants, Manifest, PermissionName};
+use openred_module::manifest::{Grants, Manifest, PermissionName, Version};
 use openred_policy::limits::Limits;
 use openred_proto::audit::Event;
 
@@ -25,13 +25,11 @@ use crate::packages::{self, Order, Packages, Verified};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) id: &'static str,
-    pub(crate) program: Program,
+    /// The version that shall run first, then those that may be gone back to.
+    pub(crate) versions: Vec<Runnable>,
     pub(crate) slot: u32,
-    pub(crate) limits: Limits,
     /// How long `noded` has for its last words with it.
     pub(crate) stop: Duration,
-    /// What it may read of the machine.
-    pub(crate) reads: Vec<PathBuf>,
     /// Names that it may connect to: `noded` looks them up when it starts.
     pub(crate) names: BTreeSet<String>,
     /// Why it is not started, if it is not.
@@ -39,6 +37,17 @@ pub(crate) struct Known {
     /// Another one when it shall be started anew.
     turn: u32,
     granted: Vec<String>,
+}
+
+/// A version that may be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Runnable {
+    /// Empty for a module that comes with the node.
+    pub(crate) version: String,
+    pub(crate) program: Program,
+    pub(crate) limits: Limits,
+    /// What it may read of the machine.
+    pub(crate) reads: Vec<PathBuf>,
 }
 
 /// Where its program is.
@@ -51,29 +60,55 @@ pub(crate) enum Program {
 }
 
 impl Known {
-    fn new(manifest: &Manifest, program: Program, slot: u32, config: &NodeConfig) -> Self {
-        let limits = config.modules.limits(manifest.limits);
-        let stop = Duration::from_secs(manifest.limits.stop_seconds.into());
-        let id = interned(manifest.id.as_str());
-        let (reads, names, granted) = Default::default();
-        Self { id, program, slot, limits, stop, reads, names, refused: None, turn: 0, granted }
+    fn new(id: &str, slot: u32, turn: u32) -> Self {
+        let (versions, stop, names, refused, granted) = Default::default();
+        Self { id: interned(id), versions, slot, stop, names, refused, turn, granted }
     }
 
-    /// Whether `noded` is told of the difference: it is not of limits and of paths.
+    /// The version of that name.
+    pub(crate) fn version(&self, version: &str) -> Option<&Runnable> {
+        self.versions.iter().find(|known| known.version == version)
+    }
+
+    /// What shall run.
+    fn first(&self) -> (&str, Option<&Program>) {
+        self.versions.first().map_or(("", None), |first| (&first.version, Some(&first.program)))
+    }
+
+    /// Whether the operator has changed what shall run: not only what may be gone back to.
+    pub(crate) fn is_changed(&self, before: &Self) -> bool {
+        let what = |known: &Self| (known.turn, known.granted.clone(), known.versions.first().cloned(), known.stop);
+        what(self) != what(before) || self.refused != before.refused
+    }
+
+    /// Whether it is the same version, and of that what `noded` is told: limits and paths are not.
     pub(crate) fn is_another_to_noded(&self, before: &Self) -> bool {
-        (self.turn, &self.granted, &self.program) != (before.turn, &before.granted, &before.program)
+        (self.turn, &self.granted, self.first()) != (before.turn, &before.granted, before.first())
     }
 
-    /// The same with what it was granted.
-    fn granted(self, granted: &Grants, turn: u32) -> Self {
+    /// Whether another version shall run: that takes the place of the one before while it is called.
+    pub(crate) fn is_another_version(&self, before: &Self) -> bool {
+        self.first().0 != before.first().0
+    }
+
+    /// One more version that may be started, with what it was granted: the first is the one that shall run.
+    fn add(&mut self, version: &str, (manifest, granted): (&Manifest, &Grants), program: Program, config: &NodeConfig) {
         let entries = |name| granted.get(name).map(|granted| granted.entries()).unwrap_or_default();
         let is_name = |to: &&str| to.parse::<std::net::SocketAddr>().is_err();
-        let names = entries(PermissionName::NetEgress).into_iter().filter(is_name).map(str::to_owned).collect();
-        Self { turn, reads: reads(&entries(PermissionName::FsRead)), names, granted: granted.texts(), ..self }
+        self.names.extend(entries(PermissionName::NetEgress).into_iter().filter(is_name).map(str::to_owned));
+        if self.versions.is_empty() {
+            self.stop = Duration::from_secs(manifest.limits.stop_seconds.into());
+            self.granted = if version.is_empty() { Vec::new() } else { granted.texts() };
+        }
+        let (version, limits) = (version.to_owned(), config.modules.limits(manifest.limits));
+        let reads = reads(&entries(PermissionName::FsRead));
+        self.versions.push(Runnable { version, program, limits, reads });
     }
 
-    fn built_in(module: &BuiltIn, config: &NodeConfig) -> Self {
-        Self::new(module.manifest(), Program::Beside(module.program), module.slot, config)
+    pub(super) fn built_in(module: &BuiltIn, config: &NodeConfig) -> Self {
+        let mut known = Self::new(module.id, module.slot, 0);
+        known.add("", (module.manifest(), &Grants::default()), Program::Beside(module.program), config);
+        known
     }
 }
 
@@ -139,14 +174,21 @@ pub(crate) fn look(context: &Context) -> Vec<Known> {
     file.forget = forgotten.iter().map(ToString::to_string).collect();
     for module in &installed {
         let help = "install it again, or remove it with `openred module remove`";
-        let candidate = candidate(context, &packages, module, &ceiling);
-        if let Ok(Some((verified, granted, settings))) = note(context, module.id.as_str(), help, candidate) {
-            let (slot, turn) = (module.record.slot, module.record.turn);
+        let first = candidate(context, &packages, module, &ceiling);
+        let Ok(Some(first)) = note(context, module.id.as_str(), help, first) else { continue };
+        let mut known = Known::new(module.id.as_str(), module.record.slot, module.record.turn);
+        let mut add = |(verified, granted, settings): Candidate| {
             let program = Program::Installed { place: verified.program(), digest: verified.digest.0 };
-            let known = Known::new(&verified.manifest, program, slot, &config);
-            all.push(known.granted(&granted, turn));
-            file.modules.push(Module { manifest: verified.text, granted: granted.texts(), turn, settings });
-        }
+            let manifest = &verified.manifest;
+            known.add(manifest.version.as_str(), (manifest, &granted), program, &config);
+            Module { manifest: verified.text, granted: granted.texts(), turn: module.record.turn, settings }
+        };
+        file.modules.push(add(first));
+        // One that cannot be believed is none that may be gone back to.
+        let earlier =
+            module.record.earlier.iter().map(|version| version_of(context, &packages, module, version, &ceiling));
+        file.earlier.extend(earlier.filter_map(Result::ok).map(add));
+        all.push(known);
     }
     if let Err(failure) = tell(context, &file) {
         tracing::error!("noded is not told of the installed modules: {failure}");
@@ -169,19 +211,32 @@ fn note<T>(context: &Context, id: &str, help: &str, outcome: Result<T, Failure>)
     outcome
 }
 
+/// A version that may run, what it may do, and its settings.
+type Candidate = (Verified, Grants, String);
+
 fn candidate(
     context: &Context,
     packages: &Packages,
     module: &packages::Installed,
     ceiling: &Grants,
-) -> Result<Option<(Verified, Grants, String)>, Failure> {
+) -> Result<Option<Candidate>, Failure> {
     let Some(version) = module.record.active.as_ref().filter(|_| module.record.enabled) else { return Ok(None) };
+    version_of(context, packages, module, version, ceiling).map(Some)
+}
+
+fn version_of(
+    context: &Context,
+    packages: &Packages,
+    module: &packages::Installed,
+    version: &Version,
+    ceiling: &Grants,
+) -> Result<Candidate, Failure> {
     let verified = packages.version(module, version)?;
     let granted = Packages::effective(module, &verified.manifest, ceiling)?;
     let settings = settings(&verified.manifest, &context.settings.current())?;
     let read = granted.get(PermissionName::FsRead).map(|granted| granted.entries()).unwrap_or_default();
     check_reads(&context.home, &reads(&read))?;
-    Ok(Some((verified, granted, settings)))
+    Ok((verified, granted, settings))
 }
 
 fn tell(context: &Context, file: &Installed) -> Result<(), Failure> {
@@ -204,6 +259,30 @@ pub(super) fn change(context: &Context, order: &Order) -> Result<(), Failure> {
     let event = noted(order, &changed);
     context.starter.board.report(event);
     changed
+}
+
+/// A swap did not last; true if the version before it runs from now on.
+pub(super) fn settle(context: &Context, module: &str, from: &str, to: &str, turn: u32) -> bool {
+    let Ok(id) = module.parse() else { return false };
+    match Packages::of(&context.home).settle(&id, from, to, turn) {
+        Ok(true) => {
+            tracing::warn!("the module {id} goes on with {to}: {from} did not take its place");
+            true
+        }
+        Ok(false) => false,
+        Err(failure) => {
+            tracing::error!("{failure}");
+            false
+        }
+    }
+}
+
+/// Versions that nobody goes back to any more are removed.
+pub(super) fn keep(context: &Context, module: &str, versions: &[String]) {
+    let Ok(id) = module.parse() else { return };
+    if let Err(failure) = Packages::of(&context.home).keep(&id, versions) {
+        tracing::error!("{failure}");
+    }
 }
 
 /// The state of a module that was removed is deleted.

@@ -1,7 +1,7 @@
-//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, memory, cage, vault, modules.
+//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, memory, cage, vault, modules, modules-swap.
 //!
 //! It starts a directory and two nodes with the release binaries, lets alice's node time its own requests to bob's (`vault` starts a
-//! key process by itself, `modules` a module), and writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table (of a few runs `p99` is the worst).
+//! key process by itself, `modules` a module, `modules-swap` a node of its own), and writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table (of a few runs `p99` is the worst).
 //! Given the output of a run of the peers (`--peers FILE`, one line per figure), it prints the ratios that docs/budgets.md
 //! speaks of. `--smoke` does a little of everything, for the suite: it shows that the measuring works.
 
@@ -13,6 +13,7 @@ mod bench {
     pub(crate) mod modules;
     pub(crate) mod peer_vault;
     pub(crate) mod peers;
+    pub(crate) mod swaps;
     pub(crate) mod vault;
 }
 
@@ -21,10 +22,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use bench::figures::{Figures, say};
-use bench::{groups, modules, peers, vault};
+use bench::{groups, modules, peers, swaps, vault};
 
 /// What can be measured.
-const GROUPS: [&str; 7] = ["handshake", "session", "file", "memory", "cage", "vault", "modules"];
+const GROUPS: [&str; 8] = ["handshake", "session", "file", "memory", "cage", "vault", "modules", "modules-swap"];
 
 /// Parses arguments, runs the groups in one stage, prints tables and ratios.
 fn main() -> Result<()> {
@@ -53,6 +54,7 @@ fn main() -> Result<()> {
         let figures = match name.as_str() {
             "vault" => vault::measure(&out, size.vault)?,
             "modules" => modules::measure(size.modules)?,
+            "modules-swap" => swaps::measure(&out, size.swaps)?,
             _ => {
                 if stage.is_none() {
                     stage = Some(groups::Stage::start(&out, size)?);

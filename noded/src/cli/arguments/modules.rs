@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use openred_module::manifest::ModuleId;
+use openred_module::manifest::{ModuleId, Version};
 use openred_proto::id::NodeId;
 
 #[derive(Debug, Subcommand)]
@@ -65,6 +65,34 @@ pub(crate) enum Module {
         /// Leave its rows and files for a later installation
         #[arg(long)]
         keep_data: bool,
+    },
+    /// Have another version of a running module take over; no call fails
+    Swap {
+        /// The module
+        #[arg(value_name = "ID")]
+        module: ModuleId,
+        /// A package of a newer version; without it the program as it lies
+        /// there now takes over from the one that runs
+        path: Option<PathBuf>,
+        /// Go to this version, which is installed
+        #[arg(long, value_name = "VERSION", conflicts_with = "path")]
+        to: Option<Version>,
+    },
+    /// Go back to the last version that finished its probation
+    Rollback {
+        /// The module
+        #[arg(value_name = "ID")]
+        module: ModuleId,
+        /// Also go back to the state of before, and put aside what was
+        /// written since
+        #[arg(long)]
+        snapshot: bool,
+    },
+    /// Show which version is called, and how the last swap ended
+    Generations {
+        /// The module; all without
+        #[arg(value_name = "ID")]
+        module: Option<ModuleId>,
     },
     /// List the modules
     List,

@@ -153,14 +153,20 @@ impl Machine {
         })
     }
 
-    /// The active generation has attached, and names its version.
-    pub(crate) fn attached(&mut self, version: &str) {
-        version.clone_into(&mut self.record.active.version);
+    /// The active generation has attached, and names its version; what is to be saved if that was not known.
+    pub(crate) fn attached(&mut self, version: &str, turn: u32) -> Vec<Action> {
+        let active = &mut self.record.active;
+        if (active.version.as_str(), active.turn) == (version, turn) {
+            return Vec::new();
+        }
+        (active.version, active.turn) = (version.to_owned(), turn);
+        vec![Action::Save(Box::new(self.record.clone()))]
     }
 
-    /// Swaps to the program that comes with the node as it is now, which is kept for that.
-    pub(crate) fn swap(&mut self) -> Result<Vec<Action>, Refused> {
-        let next = Generation { number: 0, program: 0, version: String::new(), state: 0 };
+    /// Swaps to this version, installed in that turn; or, where none is named, to the program that comes with the node as it is now, which is
+    /// kept for that.
+    pub(crate) fn swap(&mut self, version: &str, turn: u32) -> Result<Vec<Action>, Refused> {
+        let next = Generation { number: 0, program: 0, version: version.to_owned(), turn, state: 0 };
         self.begin(Way::On, next, None)
     }
 
@@ -321,11 +327,13 @@ impl Machine {
                 // A snapshot is of use only to whoever works on the same rows.
                 let snapshot = kept.filter(|_| good.state == record.active.state);
                 record.probation = Some(Probation { until: now + PROBATION_MILLIS, good, snapshot });
+                record.left = None;
                 record.outcome = format!("swapped to {}", name(&record.active.version));
             }
             Way::Back => {
                 record.probation = None;
                 record.aside = (old.state != record.active.state).then_some(old.state);
+                record.left = Some((old.version.clone(), old.turn));
                 let version = name(&old.version);
                 record.outcome = match &swap.why {
                     Some(why) => format!("{version} was rolled back in its probation: {why}"),
@@ -362,6 +370,9 @@ impl Machine {
         let active = record.active.number;
         record.leaving.retain(|number| *number != active);
         record.next = None;
+        if swap.way == Way::On {
+            record.left = Some((swap.next.version.clone(), swap.next.turn));
+        }
         let version = name(&swap.next.version);
         record.outcome = match swap.way {
             Way::On => format!("not swapped to {version}: {why}"),
@@ -389,6 +400,9 @@ impl Machine {
         let active = self.record.active.number;
         self.record.leaving.retain(|number| *number != active);
         self.record.leaving.push(swap.next.number);
+        if swap.way == Way::On {
+            self.record.left = Some((swap.next.version.clone(), swap.next.turn));
+        }
         self.record.outcome = format!("not swapped to {}: it did not begin: {why}", name(&swap.next.version));
         swap.step = Step::Returning;
         vec![Action::Save(Box::new(self.record.clone()))]

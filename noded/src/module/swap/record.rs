@@ -9,8 +9,11 @@ pub(crate) struct Generation {
     pub(crate) number: u64,
     /// Which program it runs: the one that was kept for the generation of this number; zero: the one that comes with the node.
     pub(crate) program: u64,
-    /// As it said when it attached; empty before.
+    /// As it said when it attached; of an installed module, as its manifest says. Empty before.
     pub(crate) version: String,
+    /// Of an installed module: in which turn of the operator it was installed.
+    #[serde(default)]
+    pub(crate) turn: u32,
     /// Which rows it works on, `store::states`.
     pub(crate) state: u64,
 }
@@ -43,6 +46,9 @@ pub(crate) struct Record {
     pub(crate) aside: Option<u64>,
     /// States of before the last change, in case that has to be taken back.
     pub(crate) spare: Vec<u64>,
+    /// The version, and its turn, that did not take its place or was rolled back.
+    #[serde(default)]
+    pub(crate) left: Option<(String, u32)>,
     /// How the last swap ended, for people.
     pub(crate) outcome: String,
 }
@@ -53,12 +59,13 @@ impl Default for Record {
         Self {
             epoch: 1,
             drawn: 1,
-            active: Generation { number: 1, program: 0, version: String::new(), state: 0 },
+            active: Generation { number: 1, program: 0, version: String::new(), turn: 0, state: 0 },
             probation: None,
             next: None,
             leaving: Vec::new(),
             aside: None,
             spare: Vec::new(),
+            left: None,
             outcome: String::new(),
         }
     }
@@ -85,6 +92,26 @@ impl Record {
         states.sort_unstable();
         states.dedup();
         states
+    }
+
+    /// The kept programs that may be needed.
+    pub(crate) fn programs(&self) -> Vec<u64> {
+        let mut programs = vec![self.active.program];
+        programs.extend(self.probation.iter().map(|probation| probation.good.program));
+        // The active one's own is kept when the next is started.
+        programs.extend(self.next.iter().flat_map(|next| [next.program, self.active.number]));
+        programs.retain(|program| *program != 0);
+        programs
+    }
+
+    /// The versions that may be needed.
+    pub(crate) fn versions(&self) -> Vec<String> {
+        let good = self.probation.iter().map(|probation| &probation.good);
+        let all = [&self.active].into_iter().chain(good).chain(&self.next);
+        let mut versions: Vec<String> = all.map(|generation| generation.version.clone()).collect();
+        versions.sort_unstable();
+        versions.dedup();
+        versions
     }
 
     pub(super) fn draw(&mut self) -> u64 {

@@ -94,7 +94,7 @@ impl Driver {
         self.routed = Some((active, record.epoch));
         let program = record.active.program;
         let version = world.programs.get(&program).map_or(self.installed, String::as_str);
-        self.machine.attached(version);
+        self.machine.attached(version, 0);
         self.held = false;
     }
 
@@ -289,7 +289,7 @@ fn check(world: &World, driver: &Driver) {
 fn swap(to: &'static str) -> impl Fn(&mut Driver) -> Result<Vec<Action>, Refused> {
     move |driver| {
         driver.installed = to;
-        driver.machine.swap()
+        driver.machine.swap("", 0)
     }
 }
 

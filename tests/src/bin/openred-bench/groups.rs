@@ -14,7 +14,7 @@ use openred_tests::world::{link, registered};
 use serde_json::Value;
 
 use super::figures::{Better, Figure, Figures};
-use super::{modules, vault};
+use super::{modules, swaps, vault};
 
 /// What the stage's nodes have in their configuration: method beta (AES-256-GCM, SHA-256).
 const EXTRA: &str = "[diagnostics]\nthroughput = true\n[links]\nincoming = \"open\"\nmethods = [\"beta\"]\n\
@@ -45,6 +45,8 @@ pub(crate) struct Size {
     pub(crate) vault: vault::Size,
     /// The group `modules`.
     pub(crate) modules: modules::Size,
+    /// The group `modules-swap`.
+    pub(crate) swaps: swaps::Size,
     /// Runs of a rate, bulk responses, files and starts measured.
     runs: usize,
 }
@@ -63,6 +65,7 @@ impl Size {
         calls: "50000",
         vault: vault::Size { single: 2000, rate: 16_000, runs: 3 },
         modules: modules::Size { single: 20_000, rate: 200_000, starts: 20, runs: 5 },
+        swaps: swaps::Size { rate: 2000, seconds: 60, swaps: 20 },
         runs: 3,
     };
     /// Everything once, on little: shows that the measuring works and yields no figure to quote.
@@ -78,6 +81,7 @@ impl Size {
         calls: "1000",
         vault: vault::Size { single: 64, rate: 256, runs: 1 },
         modules: modules::Size { single: 50, rate: 200, starts: 2, runs: 1 },
+        swaps: swaps::Size { rate: 20, seconds: 2, swaps: 2 },
         runs: 1,
     };
 }

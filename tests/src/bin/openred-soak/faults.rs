@@ -101,6 +101,8 @@ impl Faults {
                 clock.nap(span(lasts));
                 member(node).place.step(0)?;
             }
+            // One that meets another trouble is not done, and the version before it goes on; what messages came to is looked at in the end.
+            Fault::Swap { node, module } => return Ok(member(node).cli(&["module", "swap", module])?.code == 0),
             Fault::Foul { lasts } => {
                 crew.weather.turn(true);
                 clock.nap(span(lasts));

@@ -15,7 +15,7 @@ const NODES: usize = 40;
 /// the clock has passed that (docs/audit.md). That is meant, and nothing that passes by itself within a run.
 const STEPS: [i64; 8] = [-3600, -600, -90, -20, -5, 5, 20, 50];
 /// Kinds of trouble, by name.
-const KINDS: usize = 11;
+const KINDS: usize = 12;
 /// Node 0 is spared from kills, so that its memory is watched over the whole run.
 pub(crate) const SPARED: usize = 0;
 
@@ -132,6 +132,8 @@ pub(crate) enum Fault {
     Split { mask: u64, lasts: f64 },
     /// A node's wall clock is off.
     Clock { node: usize, seconds: i64, lasts: f64 },
+    /// A node's module is swapped for its program as it is, while it is called.
+    Swap { node: usize, module: &'static str },
     /// Requests to the nodes behind proxies, and all to the directory, are lost, doubled and held up.
     Foul { lasts: f64 },
 }
@@ -148,6 +150,7 @@ impl Fault {
             Self::UnplugDirectory { .. } => "unplug-directory",
             Self::Split { .. } => "split",
             Self::Clock { .. } => "clock",
+            Self::Swap { .. } => "swap",
             Self::Foul { .. } => "foul",
         }
     }
@@ -159,6 +162,7 @@ impl Fault {
             | Self::KillSupervisor { node, .. }
             | Self::Restart { node, .. }
             | Self::Unplug { node, .. }
+            | Self::Swap { node, .. }
             | Self::Clock { node, .. } => *node == number,
             _ => true,
         }
@@ -179,7 +183,8 @@ impl Fault {
             65..75 => Self::Unplug { node: any, lasts },
             75..78 => Self::UnplugDirectory { lasts },
             78..83 => Self::Split { mask: mask(chance, nodes), lasts },
-            83..92 => Self::Clock { node: any, seconds: STEPS[chance.below(STEPS.len())], lasts },
+            83..90 => Self::Clock { node: any, seconds: STEPS[chance.below(STEPS.len())], lasts },
+            90..95 => Self::Swap { node: mortal, module: "messaging" },
             _ => Self::Foul { lasts },
         }
     }

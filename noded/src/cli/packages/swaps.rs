@@ -1,0 +1,173 @@
+//! `openred module swap|rollback|generations`: another version of a module, while it is called, and back.
+
+use std::path::Path;
+use std::time::Duration;
+
+use openred_module::manifest::{Manifest, ModuleId, Version};
+use openred_proto::admin::{ListGenerationsRequest, ModuleGeneration, ModuleGenerations, SwapModuleRequest};
+
+use crate::cli::client::{block_on, node, request};
+use crate::cli::output::{Output, Tone, moment, now, table};
+use crate::cli::{Exit, Failure, Invocation, one_line};
+use crate::packages::{Installed, Order, Packages};
+
+/// A swap waits for a start, a migration and its callers, each of which has a limit of its own.
+const SWAP: Duration = Duration::from_secs(240);
+
+/// To a package's version, or the program as it is now.
+pub(super) fn swap(
+    invocation: &Invocation,
+    packages: &Packages,
+    module: &ModuleId,
+    path: Option<&Path>,
+) -> Result<Exit, Failure> {
+    let mut version = String::new();
+    if let Some(path) = path {
+        // There must be one that is called: of a node that does not run, `install` is enough.
+        block_on(node(invocation))?;
+        packages.need(module)?;
+        version = install(invocation, packages, module, path)?.to_string();
+    }
+    ask(invocation, SwapModuleRequest { module: module.to_string(), version, ..SwapModuleRequest::default() })
+}
+
+/// Takes the package in, unless it asks for more than was granted.
+fn install(invocation: &Invocation, packages: &Packages, module: &ModuleId, path: &Path) -> Result<Version, Failure> {
+    let staged = packages.stage(path)?;
+    let found = packages.staged(&staged);
+    let changed = found.and_then(|found| {
+        if found.manifest.id != *module {
+            let what = format!("{} is a package of {}, not of {module}", path.display(), found.manifest.id);
+            return Err(Failure::usage(what, "name the module that it is of"));
+        }
+        super::change(invocation, &Order::Install { staged: staged.clone(), publisher: None })?;
+        Ok(found.manifest)
+    });
+    packages.drop_staged(&staged);
+    let manifest = changed?;
+    let installed = packages.need(module)?;
+    if installed.record.staged.as_ref() == Some(&manifest.version) {
+        return Err(waiting(&installed, &manifest));
+    }
+    Ok(manifest.version)
+}
+
+/// What a version asks for beyond what the operator has weighed.
+pub(super) fn beyond(installed: &Installed, manifest: &Manifest) -> Vec<String> {
+    let asked = installed.granted.as_ref().and_then(|granted| granted.asked().ok()).unwrap_or_default();
+    manifest.asks().beyond(&asked).into_iter().map(ToString::to_string).collect()
+}
+
+fn waiting(installed: &Installed, manifest: &Manifest) -> Failure {
+    let (id, version) = (&installed.id, &manifest.version);
+    let more = beyond(installed, manifest).join(", ");
+    let before = installed.record.active.as_ref().map(ToString::to_string).unwrap_or_default();
+    let what = match before.is_empty() {
+        true => format!("{id} {version} was not approved"),
+        false => format!("{id} {version} asks for more than {before}: {more}; {before} goes on"),
+    };
+    Failure::new(
+        Exit::Conflict,
+        "package.waiting",
+        what,
+        format!("`openred module approve {id}` grants that and swaps"),
+    )
+}
+
+/// To a version that is here.
+pub(super) fn to(
+    invocation: &Invocation,
+    packages: &Packages,
+    module: &ModuleId,
+    version: &Version,
+) -> Result<Exit, Failure> {
+    if let Some(installed) = packages.get(module)?
+        && installed.record.staged.as_ref() == Some(version)
+    {
+        return Err(waiting(&installed, &packages.version(&installed, version)?.manifest));
+    }
+    let shown = block_on(list(invocation, module.as_str()))?;
+    let named = |shown: &&ModuleGeneration| shown.module == module.as_str();
+    let shown = shown.modules.iter().find(named).ok_or_else(|| unknown(module))?;
+    let back = match version.as_str() {
+        same if same == shown.version => false,
+        before if before == shown.rollback_to => true,
+        other => {
+            let what = format!("{module} {other} is not here");
+            let way_out =
+                format!("`openred module generations {module}` names what is; a package is taken in by its path");
+            return Err(Failure::new(Exit::NotFound, "package.version", what, way_out));
+        }
+    };
+    ask(invocation, SwapModuleRequest { module: module.to_string(), back, ..SwapModuleRequest::default() })
+}
+
+fn unknown(module: &ModuleId) -> Failure {
+    let what = format!("there is no module {module}");
+    Failure::new(Exit::NotFound, "module.unknown", what, "`openred module list` names those there are")
+}
+
+/// Back to the last that finished its probation.
+pub(super) fn roll_back(invocation: &Invocation, module: &ModuleId, snapshot: bool) -> Result<Exit, Failure> {
+    let module = module.to_string();
+    ask(invocation, SwapModuleRequest { module, back: true, snapshot, ..SwapModuleRequest::default() })
+}
+
+/// What there is.
+pub(super) fn generations(invocation: &Invocation, module: Option<&ModuleId>) -> Result<Exit, Failure> {
+    let shown = block_on(list(invocation, module.map(ModuleId::as_str).unwrap_or_default()))?;
+    match module {
+        Some(module) if shown.modules.is_empty() => Err(unknown(module)),
+        _ => Ok(print(&invocation.output, &shown)),
+    }
+}
+
+async fn list(invocation: &Invocation, module: &str) -> Result<ModuleGenerations, Failure> {
+    let asked = request(ListGenerationsRequest { module: module.to_owned() });
+    Ok(node(invocation).await?.list_generations(asked).await?.into_inner())
+}
+
+fn ask(invocation: &Invocation, asked: SwapModuleRequest) -> Result<Exit, Failure> {
+    let shown = block_on(async {
+        let mut asked = request(asked);
+        asked.set_timeout(SWAP);
+        Ok::<_, Failure>(node(invocation).await?.swap_module(asked).await?.into_inner())
+    })?;
+    Ok(print(&invocation.output, &shown))
+}
+
+fn print(output: &Output, generations: &ModuleGenerations) -> Exit {
+    let head = ["MODULE", "GENERATION", "VERSION", "EPOCH", "PROBATION", "LEAVING"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    rows.extend(generations.modules.iter().map(|module| {
+        let probation = match module.probation_until {
+            0 => output.paint(Tone::Good, "finished"),
+            until => format!("until {}", moment(until, now())),
+        };
+        vec![
+            module.module.clone(),
+            module.generation.to_string(),
+            one_line(&module.version),
+            module.epoch.to_string(),
+            probation,
+            module.leaving.len().to_string(),
+        ]
+    }));
+    table(&rows).iter().for_each(|line| output.line(line));
+    for module in &generations.modules {
+        if !module.doing.is_empty() {
+            output.line(format!("{}: a swap is under way ({})", module.module, module.doing));
+        }
+        if !module.outcome.is_empty() {
+            output.line(format!("{}: {}", module.module, one_line(&module.outcome)));
+        }
+        if module.set_aside {
+            output.line(format!(
+                "{}: the rows of the version that was left are kept until a later one has finished its probation",
+                module.module
+            ));
+        }
+    }
+    output.document("openred.module-generations/1", generations);
+    Exit::Ok
+}
