@@ -57,7 +57,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn help_of_every_command_is_golden_and_fits_80_columns() {
     let (_guard, folder) = folder();
-    let commands: [&[&str]; 62] = [
+    let commands: [&[&str]; 65] = [
         &[],
         &["init"],
         &["up"],
@@ -91,6 +91,9 @@ fn help_of_every_command_is_golden_and_fits_80_columns() {
         &["module", "enable"],
         &["module", "disable"],
         &["module", "remove"],
+        &["module", "swap"],
+        &["module", "rollback"],
+        &["module", "generations"],
         &["module", "list"],
         &["module", "show"],
         &["module", "audit"],

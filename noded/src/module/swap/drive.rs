@@ -86,6 +86,8 @@ pub(in crate::module) struct Drive<'a> {
     leaves: mpsc::Sender<u64>,
     /// What the operator has installed.
     desired: Wanted,
+    /// What the active generation is of, if that is another.
+    known: Option<Wanted>,
     /// It is not what runs, and was not tried.
     pending: bool,
     queue: VecDeque<Wish>,
@@ -118,12 +120,14 @@ impl<'a> Drive<'a> {
             left,
             leaves,
             desired: life.wanted.clone(),
+            known: None,
             pending: false,
             queue: VecDeque::new(),
             waiting: None,
             told_left,
         };
         drive.pending = drive.is_another(&life.wanted);
+        drive.known = life.modules.earlier(life.id, &drive.record().active.version);
         if drive.pending && drive.is_left(&life.wanted) {
             // It was on its way to be told when this process ended.
             drive.pending = false;
@@ -159,8 +163,8 @@ impl<'a> Drive<'a> {
         if self.life.comes_with_us || generation.version.is_empty() || is_it(&self.desired) {
             return Ok(self.desired.clone());
         }
-        let active = self.active.as_ref().map(|active| &active.wanted).filter(|wanted| is_it(wanted)).cloned();
-        let found = active.or_else(|| self.life.modules.earlier(self.life.id, &generation.version));
+        let known = self.known.clone().filter(is_it);
+        let found = known.or_else(|| self.life.modules.earlier(self.life.id, &generation.version));
         let found = found.ok_or_else(|| format!("its version {} is not installed any more", generation.version))?;
         Ok(Wanted { turn: generation.turn, ..found })
     }
@@ -247,6 +251,7 @@ impl<'a> Drive<'a> {
         self.life.activate(&live, epoch, live.terms.start).await?;
         let actions = self.machine.attached(live.attached.version(), live.wanted.turn);
         self.life.serving(&live).await;
+        self.known = Some(live.wanted.clone());
         self.active = Some(live);
         self.run(actions).await;
         Ok(())
@@ -490,6 +495,7 @@ impl<'a> Drive<'a> {
                     active.pen.pass(self.record().active.state, Writer::Active(epoch));
                 }
                 self.life.serving(active).await;
+                self.known = Some(active.wanted.clone());
             }
             // It has ended: its life starts it again.
             _ => self.life.slot.starting(),
