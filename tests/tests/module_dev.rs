@@ -83,7 +83,9 @@ impl Project {
     /// Where the throw-away node lives, and its processes.
     fn node(&self) -> (PathBuf, Vec<u64>) {
         let home = PathBuf::from(fs::read_to_string(self.path().join("target/openred-dev")).unwrap());
-        let status = self.ask(&["--json", "--home", home.to_str().unwrap(), "status"]).json().unwrap();
+        // Whatever its conditions are, which its exit code tells.
+        let status = self.ask(&["--json", "--home", home.to_str().unwrap(), "status"]).stdout;
+        let status: serde_json::Value = serde_json::from_str(status.trim()).unwrap();
         let processes = status["supervisor"]["processes"].as_array().unwrap();
         let pids: Vec<u64> =
             processes.iter().filter_map(|process| process["pid"].as_u64()).filter(|pid| *pid > 0).collect();
