@@ -51,6 +51,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let descriptors = protox::compile(CONTRACTS, ["."])?;
+    // The operator's operations as they are described, with their comments: for who serves them in another form.
+    let mut described = protox::Compiler::new(["."])?;
+    described.include_source_info(true).open_file("openred/admin/v1/admin.proto")?;
+    let place = std::path::Path::new(&std::env::var("OUT_DIR")?).join("admin.descriptors");
+    std::fs::write(place, described.encode_file_descriptor_set())?;
     let mut builder = tonic_prost_build::configure().bytes(".");
     for message in PRINTED {
         builder = builder.type_attribute(format!("openred.admin.v1.{message}"), "#[derive(serde::Serialize)]");

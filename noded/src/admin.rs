@@ -5,6 +5,7 @@
 
 mod calls;
 mod contacts;
+mod operate;
 mod reply;
 
 use std::collections::HashMap;
@@ -40,6 +41,7 @@ use crate::module::Want;
 use crate::node::Node;
 use crate::p2p::PingPlan;
 use crate::store::{COPY, KnownPeer};
+pub(crate) use operate::Operations;
 use reply::{link_status, peer_status, refuse};
 
 /// Longest wait for a peer's receipt that one call may ask for.

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod audit;
+mod auth;
 mod author;
 mod backup;
 mod client;
@@ -124,6 +125,7 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
         Command::Inbox(options) => client::block_on(messages::inbox(invocation, options)),
         Command::Share(options) => client::block_on(files::share(invocation, options)),
         Command::Fetch(options) => client::block_on(files::fetch(invocation, options)),
+        Command::Auth(command) => client::block_on(auth::auth(invocation, command)),
         Command::Monitor(command) => client::block_on(monitor::monitor(invocation, command)),
         Command::Audit(command) => client::block_on(audit::audit(invocation, command)),
         Command::Check { files } => configuration::check(invocation, files),

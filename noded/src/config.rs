@@ -5,6 +5,7 @@
 //! checks; it opens no file and resolves no name. Decisions (approved peers, revoked links) are no settings: they live in
 //! the store and can only narrow what stands here.
 
+mod auth;
 mod document;
 mod hooks;
 mod layers;
@@ -28,6 +29,7 @@ use openred_proto::method::{Method, MethodSet, Schedule};
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
+pub use auth::AuthConfig;
 pub use document::document;
 pub use hooks::HooksConfig;
 pub(crate) use layers::refuse_key;
@@ -96,6 +98,8 @@ pub struct NodeConfig {
     pub hooks: HooksConfig,
     /// What the module `monitor` serves.
     pub monitor: MonitorConfig,
+    /// What the module `auth` serves.
+    pub auth: AuthConfig,
     /// What the processes log.
     pub log: LogConfig,
     /// Switches for measurements.
@@ -283,6 +287,7 @@ impl Default for NodeConfig {
             audit: AuditConfig::default(),
             hooks: HooksConfig::default(),
             monitor: MonitorConfig::default(),
+            auth: AuthConfig::default(),
             log: LogConfig::default(),
             diagnostics: DiagnosticsConfig::default(),
         }
@@ -458,6 +463,7 @@ impl NodeConfig {
         self.modules.check(&self.module)?;
         self.hooks.check()?;
         self.monitor.check()?;
+        self.auth.check(&self.monitor)?;
         for endpoint in &self.endpoints {
             check_endpoint(endpoint).map_err(|why| BadValue { key: "endpoints", why })?;
             if !is_dialable(endpoint) {

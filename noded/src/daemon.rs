@@ -247,16 +247,20 @@ pub struct ModuleSockets {
     pub supervisor: UnixStream,
     /// What the monitor is served on; something that is no listener where the configuration names none.
     pub monitor: OwnedFd,
+    /// What the operator's API is served on, or the same.
+    pub auth: OwnedFd,
 }
 
 impl ModuleSockets {
     fn for_the_runtime(self, config: &NodeConfig) -> std::io::Result<module::Sockets> {
         let mut loopback = Vec::new();
-        if config.monitor.listen.is_some() {
-            let listener = TcpListener::from(self.monitor);
+        let monitor = (module::MONITOR, config.monitor.listen, self.monitor);
+        let auth = (module::AUTH, config.auth.listen, self.auth);
+        for (module, _, listener) in [monitor, auth].into_iter().filter(|(_, listen, _)| listen.is_some()) {
+            let listener = TcpListener::from(listener);
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            loopback.push(module::Loopback { module: module::MONITOR, listener });
+            loopback.push(module::Loopback { module, listener });
         }
         self.listener.set_nonblocking(true)?;
         self.supervisor.set_nonblocking(true)?;

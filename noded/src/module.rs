@@ -55,7 +55,7 @@ use crate::health::Health;
 use crate::hooks::{Chain, Costs, Hooks, Spec};
 use crate::store::{RowSeal, Store};
 pub(crate) use blobs::{Disk, DiskThread};
-pub(crate) use built_in::{BUILT_IN, BuiltIn, MONITOR};
+pub(crate) use built_in::{AUTH, BUILT_IN, BuiltIn, MONITOR};
 use callee::{Asked, Callee};
 pub(crate) use egress::Names;
 use gates::Gates;
@@ -75,7 +75,7 @@ pub(crate) use swap::{Shown, Want};
 pub(crate) use swaps::SwapError;
 use swaps::{Hosts, Nudge, Reach};
 use timers::Timers;
-pub(crate) use view::{NodeView, View};
+pub(crate) use view::{NodeView, Operate, View};
 
 /// A peer's call ends after this long. The head of the answer counts; a body may take longer.
 const CALL_TIME: Duration = Duration::from_secs(60);
@@ -317,6 +317,11 @@ impl Modules {
             module.meter.read(module.id, state, version)
         };
         self.all().iter().map(read).collect()
+    }
+
+    /// The operator's operations, for modules that were granted them.
+    pub(crate) fn operate_by(&self, operations: Arc<dyn Operate>) {
+        self.parts.view.operate_by(operations);
     }
 
     /// A call of the operator.

@@ -18,6 +18,7 @@ use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::admin::Operations;
 use crate::arrivals;
 use crate::clock;
 use crate::config::NodeConfig;
@@ -199,6 +200,7 @@ impl Node {
     /// Starts modules and everything that runs beside the listener; the tasks end with `tasks`.
     pub(crate) async fn start(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<()>) {
         self.links.fetch_keys().await;
+        self.modules.operate_by(Arc::new(Operations::new(self)));
         let source = Source { place: self.installed.clone(), keys: self.keys.clone() };
         let idle = self.config.modules.idle_seconds;
         let idle = (idle > 0).then(|| Duration::from_secs(idle.into()));

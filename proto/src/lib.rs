@@ -47,6 +47,9 @@ pub mod cryptod {
 )]
 pub mod admin {
     tonic::include_proto!("openred.admin.v1");
+
+    /// The same as a `FileDescriptorSet`, with the contract's comments.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/admin.descriptors"));
 }
 
 /// Generated contract between a module and its node: `openred.module.v1`.

@@ -45,7 +45,7 @@ pub fn binaries() -> Result<PathBuf> {
 }
 
 /// A node's programs.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "openred",
     "cryptod",
     "cryptod-vault",
@@ -55,6 +55,7 @@ const PROGRAMS: [&str; 9] = [
     "openred-messaging",
     "openred-files",
     "openred-monitor",
+    "openred-auth",
 ];
 
 /// Lays a node's programs out in a new folder, with another in the place of the one of this name.

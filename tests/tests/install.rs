@@ -67,7 +67,7 @@ fn what_is_installed_works_and_goes_away_again() {
     let lib = "usr/local/lib/openred/";
     let programs: BTreeSet<&str> = first.iter().filter_map(|path| path.strip_prefix(lib)).collect();
     let ours = ["openred", "noded", "cryptod", "cryptod-vault", "cryptod-unseal", "openred-launch", "directory"];
-    let modules = ["openred-messaging", "openred-files", "openred-monitor", "openred-conformance"];
+    let modules = ["openred-messaging", "openred-files", "openred-monitor", "openred-auth", "openred-conformance"];
     assert_eq!(programs, ours.into_iter().chain(modules).chain(["installed"]).collect());
     // An installed program finds the others beside itself, by its link too: `init` seals an identity in a caged process.
     let home = root_path.join("var/lib/openred");

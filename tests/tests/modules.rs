@@ -11,7 +11,7 @@ use openred_tests::harness::{Node, is_root, signal_pid, wait_for};
 use openred_tests::world::{World, inbox, status};
 use serde_json::Value;
 
-const MODULES: [&str; 3] = ["module messaging", "module files", "module monitor"];
+const MODULES: [&str; 4] = ["module messaging", "module files", "module monitor", "module auth"];
 
 fn process(node: &Node, name: &str) -> Result<Value> {
     let status = status(node)?;

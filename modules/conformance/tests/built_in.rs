@@ -35,6 +35,12 @@ fn monitor_conforms() {
 }
 
 #[test]
+fn auth_conforms() {
+    let report = judge(include_str!("../../auth/openred.toml"), "openred-auth");
+    assert!(report.ok, "{report}");
+}
+
+#[test]
 fn what_is_no_module_fails_by_name() {
     let report = judge(include_str!("../../files/openred.toml"), "/bin/cat");
     assert!(!report.ok, "{report}");

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer};
 
 use super::ENTRIES;
-use super::permission::{MEGABYTES, Permission, PermissionName, is_destination, is_loopback, is_path};
+use super::permission::{MEGABYTES, Permission, PermissionName, is_destination, is_loopback, is_operation, is_path};
 use super::words::{Line, ModuleId};
 
 /// A permission that a manifest asks for, and why.
@@ -61,7 +61,13 @@ family! {
     NetFamily { egress: Destinations }
     FsFamily { read: Paths }
     HttpFamily { listen: Listener }
-    NodeFamily { status: Bare }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct NodeFamily {
+    status: Option<Bare>,
+    operate: Option<Operations>,
 }
 
 #[derive(Deserialize)]
@@ -96,6 +102,13 @@ struct Destinations {
 #[serde(deny_unknown_fields)]
 struct Paths {
     paths: Vec<ReadPath>,
+    reason: Line,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operations {
+    operations: Vec<Operation>,
     reason: Line,
 }
 
@@ -139,6 +152,7 @@ entry!(
     is_path,
     "not a path that can be granted; use an absolute one without . or .., outside of /proc, /sys and /dev"
 );
+entry!(Operation, is_operation, "not an operation; use names of the admin contract's service Node, such as ListLinks");
 entry!(Loopback, is_loopback, "not an address of this machine; use 127.0.0.1:PORT or [::1]:PORT, from 1024 up");
 
 impl Destination {
@@ -182,6 +196,10 @@ impl TryFrom<Written> for Permissions {
         }
         if let Some(Listener { address, reason }) = written.http.listen {
             asked.push(listed(PermissionName::HttpListen, vec![address.0], reason)?);
+        }
+        if let Some(Operations { operations, reason }) = written.node.operate {
+            let operations = operations.into_iter().map(|operation| operation.0).collect();
+            asked.push(listed(PermissionName::NodeOperate, operations, reason)?);
         }
         asked.sort_by_key(|asked| asked.permission.name());
         Ok(Self(asked))

@@ -45,11 +45,13 @@ pub enum PermissionName {
     HttpListen,
     /// The node's health and figures.
     NodeStatus,
+    /// The operator's own operations, one by one.
+    NodeOperate,
 }
 
 impl PermissionName {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::KvQuota,
         Self::BlobQuota,
         Self::PeerSend,
@@ -62,6 +64,7 @@ impl PermissionName {
         Self::FsRead,
         Self::HttpListen,
         Self::NodeStatus,
+        Self::NodeOperate,
     ];
 
     /// As it is written.
@@ -80,6 +83,7 @@ impl PermissionName {
             Self::FsRead => "fs.read",
             Self::HttpListen => "http.listen",
             Self::NodeStatus => "node.status",
+            Self::NodeOperate => "node.operate",
         }
     }
 
@@ -99,6 +103,9 @@ impl PermissionName {
             Self::FsRead => "read these files and folders of this machine",
             Self::HttpListen => "answer HTTP on this address of this machine, to whoever can reach it here",
             Self::NodeStatus => "read the node's health and figures, among them peers' ids",
+            Self::NodeOperate => {
+                "do these operations as you would yourself: give it to nobody whom you would not give the admin socket"
+            }
         }
     }
 
@@ -111,6 +118,7 @@ impl PermissionName {
             Self::NetEgress => Takes::Entries(is_destination),
             Self::FsRead => Takes::Entries(is_path),
             Self::HttpListen => Takes::Entries(is_loopback),
+            Self::NodeOperate => Takes::Entries(is_operation),
         }
     }
 }
@@ -404,6 +412,13 @@ pub(super) fn is_path(text: &str) -> bool {
         && plain == text
         && is_bare(text)
         && text.len() <= PATH_BYTES
+}
+
+/// A name in the contract of the admin socket; which there are, the node says.
+pub(super) fn is_operation(text: &str) -> bool {
+    (1..=32).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphabetic())
+        && text.starts_with(char::is_uppercase)
 }
 
 pub(super) fn is_loopback(text: &str) -> bool {

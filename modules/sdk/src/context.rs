@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use crate::config::Config;
 use crate::error::ModuleError;
 use crate::host::{
-    AuditEvent, Batch, BlobName, CONTEXT_LIMIT, CallError, Committed, Host, HostError, PeerError, SEAL_LIMIT, Scan,
-    ScanPage, UnixMillis, Within,
+    AuditEvent, Batch, BlobName, CONTEXT_LIMIT, CallError, Committed, Host, HostError, OPERATE_LIMIT, OperateError,
+    PeerError, SEAL_LIMIT, Scan, ScanPage, UnixMillis, Within,
 };
 use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
@@ -339,6 +339,24 @@ impl Context {
     pub async fn call_module(&self, module: &str, request: PeerRequest) -> Result<Response, CallError> {
         let within = Within { call: self.call, ..Within::default() };
         self.host.call_module(within, module, request).await
+    }
+
+    /// Carries out an operation of the node's operator; see [`Host::operate`].
+    ///
+    /// # Errors
+    /// The node's refusal, or the host's; [`HostError::NotGranted`] without the permission `node.operate` for it.
+    pub async fn operate(&self, operation: &str, request: impl Into<Bytes> + Send) -> Result<Bytes, OperateError> {
+        let request = request.into();
+        within_limit(request.len(), OPERATE_LIMIT)?;
+        self.host.operate(operation, request).await
+    }
+
+    /// Calls an operator's route of another module, as the operator; see [`Host::operator_call`].
+    ///
+    /// # Errors
+    /// [`CallError`] if no answer came; a refusal is an answer.
+    pub async fn operator_call(&self, module: &str, request: PeerRequest) -> Result<Response, CallError> {
+        self.host.operator_call(module, request).await
     }
 
     /// How the node, its processes and their cages are; see [`Host::node_status`].

@@ -10,6 +10,7 @@
 use bytes::Bytes;
 
 use crate::body::Body;
+use crate::error::Status;
 use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
 use crate::network::DialError;
@@ -90,6 +91,29 @@ pub enum CallError {
     #[error("the call in which this one is made has ended")]
     Ended,
 }
+
+/// Why an operation of the operator was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OperateError {
+    /// The host's, among them [`HostError::NotGranted`].
+    #[error("{0}")]
+    Host(#[from] HostError),
+    /// The node refused, as it would have refused the operator.
+    #[error("{code}: {detail}")]
+    Refused {
+        /// Class of the refusal.
+        status: Status,
+        /// Stable name.
+        code: String,
+        /// For people.
+        detail: String,
+    },
+}
+
+/// Longest message of an operation, in bytes.
+pub const OPERATE_LIMIT: usize = 1024 * 1024;
+/// Longest reply to one: what a message of gRPC may be, and room.
+pub const OPERATE_REPLY: usize = 3 * 1024 * 1024;
 
 /// Most modules in a chain of calls, the first and the last included.
 pub const DEPTH: usize = 4;
@@ -371,6 +395,18 @@ pub trait Host: Send + Sync + 'static {
 
     /// Calls another module of this node. At most [`DEPTH`] deep, never in a circle, and no longer than who waits for the caller does.
     async fn call_module(&self, within: Within, module: &str, request: PeerRequest) -> Result<Response, CallError>;
+    /// Carries out an operation of the node's operator: `operation` of `openred.admin.v1.Node`, with its message (at most [`OPERATE_LIMIT`]);
+    /// the reply's message, of a stream the last. Needs the permission `node.operate` for this operation. Who is behind it, the module has to know:
+    /// the node takes it for the operator's word.
+    async fn operate(&self, _operation: &str, _request: Bytes) -> Result<Bytes, OperateError> {
+        Err(HostError::NotGranted.into())
+    }
+
+    /// Calls an operator's route of another module, as the operator. Needs the permission `node.operate` for `CallModule`.
+    async fn operator_call(&self, _module: &str, _request: PeerRequest) -> Result<Response, CallError> {
+        Err(CallError::NotGranted)
+    }
+
     /// How the node, its processes and their cages are. [`HostError::NotGranted`] without the permission `node.status`.
     async fn node_status(&self) -> Result<NodeStatus, HostError> {
         Err(HostError::NotGranted)

@@ -98,12 +98,16 @@ pub use hook::{
 };
 pub use host::{
     AuditEvent, BLOB_CHUNK, Batch, BlobName, CONTEXT_LIMIT, CallError, Committed, DEPTH, Host, HostError, KEY_LIMIT,
-    PeerError, SCAN_LIMIT, SEAL_LIMIT, Scan, ScanPage, UnixMillis, VALUE_LIMIT, Within,
+    OPERATE_LIMIT, OPERATE_REPLY, OperateError, PeerError, SCAN_LIMIT, SEAL_LIMIT, Scan, ScanPage, UnixMillis,
+    VALUE_LIMIT, Within,
 };
 pub use instance::{Instance, LoadError};
 pub use message::{Caller, IdempotencyKey, Method, ModuleName, PeerRequest, Request, Response};
 pub use module::{Event, Manifest, Module, TimerId};
 pub use network::DialError;
+/// What can be asked for with [`Context::operate`]: `openred.admin.v1` as a `FileDescriptorSet`, with the contract's comments.
+#[cfg(feature = "wire")]
+pub use openred_proto::admin::DESCRIPTORS as OPERATIONS;
 pub use openred_proto::error::WireError;
 pub use openred_proto::id::NodeId;
 pub use openred_proto::method::description::MethodDescription;

@@ -11,13 +11,14 @@ mod node;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use openred_proto::id::NodeId;
 
 use crate::body::Body;
 use crate::context::Context;
 use crate::error::ModuleError;
 use crate::hook::{HookRequest, Verdict};
-use crate::host::{AuditEvent, Host, UnixMillis};
+use crate::host::{AuditEvent, Host, OperateError, UnixMillis};
 use crate::instance::Instance;
 use crate::message::{Caller, Method, PeerRequest, Request, Response};
 use crate::module::{Event, Module};
@@ -181,6 +182,15 @@ impl TestHost {
     /// What the module has told the operator.
     pub fn alerted(&self) -> Option<String> {
         self.node.state().alert.clone()
+    }
+
+    /// What the operator's operations do from now on, and that the module was granted them, its calls of modules beside it as the operator among
+    /// them; before, it was not.
+    pub fn set_operations(
+        &self,
+        operations: impl Fn(&str, Bytes) -> Result<Bytes, OperateError> + Send + Sync + 'static,
+    ) {
+        self.node.state().operations = Some(Arc::new(operations));
     }
 
     /// Calls a peer route as `peer`, without the peer's node taking part: for hostile input.

@@ -19,13 +19,16 @@ pub(crate) const NEWEST: u32 = crate::manifest::SPOKEN.newest;
 /// See [`NEWEST`]: that one, the one before it, and the one before that.
 pub(crate) const OLDEST: u32 = crate::manifest::SPOKEN.oldest;
 /// Features by name; both sides use those that both have.
-pub(crate) const FEATURES: [&str; 3] = [HOOKS, NODE_STATUS, LOOPBACK];
+pub(crate) const FEATURES: [&str; 4] = [HOOKS, NODE_STATUS, LOOPBACK, OPERATE];
 /// Calls of hooks and their answers.
 pub(crate) const HOOKS: &str = "hooks";
 /// The node's state, and alerts.
 pub(crate) const NODE_STATUS: &str = "node-status";
 /// Calls that are connections. A module without it would take them for the operator's: it gets none.
 pub(crate) const LOOPBACK: &str = "loopback";
+
+/// Operations of the node's operator.
+pub(crate) const OPERATE: &str = "operate";
 
 /// Longest frame of the stream, in bytes: short enough that one call's body does not hold up another's head for long.
 pub(crate) const FRAME_BYTES: usize = 64 * 1024;

@@ -24,7 +24,7 @@ use crate::p2p::ports::SignedSession;
 use crate::store::{KnownPeer, StoreError, Word};
 
 /// Header that carries the stable code (docs/errors.md).
-const CODE_HEADER: &str = "openred-code";
+pub(super) const CODE_HEADER: &str = "openred-code";
 
 pub(super) fn link_status(node: &Node, link: &Link) -> admin::Link {
     let summary = &link.summary;

@@ -2,7 +2,8 @@
 //!
 //! Started by the supervisor alone, as `noded HOME`, with exactly these descriptors: 0 and 1 nothing, 2 log, 3 barrier,
 //! 4 listener for peers, 5 listener for the operator, 6 state directory, 7 configuration, 8 listener for modules, 9 the
-//! channel on which the supervisor is asked for them, 10 the listener that serves the monitor, or nothing.
+//! channel on which the supervisor is asked for them, 10 the listener that serves the monitor and 11 that of the
+//! operator's API, or nothing.
 #![forbid(unsafe_code)]
 
 use std::net::TcpListener;
@@ -29,13 +30,13 @@ fn run(slot: &mut Option<Barrier>) -> anyhow::Result<()> {
         .map(PathBuf::from)
         .context("noded is started by `openred up`, with the node's home")?;
     // Exactly what the supervisor gave; one descriptor more or less is fatal.
-    let mut inherited = Unconfined::enter(Role::Noded, Descriptors::Exactly(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]))?;
+    let mut inherited = Unconfined::enter(Role::Noded, Descriptors::Exactly(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]))?;
     let barrier = slot.insert(inherited.barrier(3)?);
     let (peers, operator) = (TcpListener::from(inherited.take(4)?), UnixListener::from(inherited.take(5)?));
     // The state directory was opened by the supervisor without following links; held so that it stays the one mounted here.
     let _state = inherited.take(6)?;
     let (listener, supervisor) = (UnixListener::from(inherited.take(8)?), UnixStream::from(inherited.take(9)?));
-    let modules = ModuleSockets { listener, supervisor, monitor: inherited.take(10)? };
+    let modules = ModuleSockets { listener, supervisor, monitor: inherited.take(10)?, auth: inherited.take(11)? };
     // Certificates lie outside the cage: read first, before anybody can be heard.
     let outside = Outside::read(home, inherited.take(7)?)?;
     outside.start_log();

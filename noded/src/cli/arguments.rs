@@ -1,5 +1,6 @@
 //! The command line's words. Their help texts are what `openred help` and the manual pages show; nothing acts here.
 
+mod auth;
 mod links;
 mod modules;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use openred_proto::id::NodeId;
 
+pub(crate) use auth::{Auth, Totp, User};
 pub(crate) use links::Link;
 pub(crate) use modules::Module;
 
@@ -99,6 +101,9 @@ pub(crate) enum Command {
     Share(Share),
     /// Fetch a file that a linked node shares, and verify it
     Fetch(Fetch),
+    /// Who may use the operator's API over HTTP; challenges to peers
+    #[command(subcommand)]
+    Auth(Auth),
     /// The node's health: graph, figures for Prometheus, alerts
     #[command(subcommand)]
     Monitor(Monitor),

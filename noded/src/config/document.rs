@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 39] = [
+pub(super) const SETTINGS: [Setting; 40] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -95,6 +95,10 @@ pub(super) const SETTINGS: [Setting; 39] = [
     setting(
         "monitor.listen",
         "Where this machine's Prometheus reads the node's figures, such as \"127.0.0.1:7692\". Empty: nowhere.",
+    ),
+    setting(
+        "auth.listen",
+        "Where the operator's API is served on this machine, such as \"127.0.0.1:7693\". Empty: nowhere.",
     ),
     setting("log.level", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\" (docs/logging.md)."),
     setting("log.format", "\"human\" or \"json\"."),

@@ -32,13 +32,15 @@ pub struct ModulesConfig {
 
 impl Default for ModulesConfig {
     fn default() -> Self {
+        // Who may do all that the operator may, an operator has to say here first.
+        let most = PermissionName::ALL.iter().filter(|name| **name != PermissionName::NodeOperate);
         Self {
             idle_seconds: 0,
             memory_megabytes: 1024,
             cpu_percent: 200,
             tasks: 256,
             descriptors: 1024,
-            ceiling: PermissionName::ALL.iter().map(ToString::to_string).collect(),
+            ceiling: most.map(ToString::to_string).collect(),
         }
     }
 }

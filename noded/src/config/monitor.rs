@@ -23,7 +23,7 @@ impl MonitorConfig {
 }
 
 /// Whether nobody reaches it from elsewhere, and no service of the system is in its place.
-fn is_served_here(listen: Option<SocketAddr>) -> bool {
+pub(super) fn is_served_here(listen: Option<SocketAddr>) -> bool {
     listen.is_none_or(|address| address.ip().is_loopback() && address.port() >= 1024)
 }
 

@@ -20,8 +20,8 @@ pub(crate) struct BuiltIn {
 impl BuiltIn {
     /// Its manifest, which its program was built with.
     pub(crate) fn manifest(&self) -> &'static Manifest {
-        static ALL: LazyLock<[Manifest; 3]> = LazyLock::new(|| {
-            [("messaging", MESSAGING), ("files", FILES), (MONITOR, WATCHER)]
+        static ALL: LazyLock<[Manifest; 4]> = LazyLock::new(|| {
+            [("messaging", MESSAGING), ("files", FILES), (MONITOR, WATCHER), (AUTH, DOOR)]
                 .map(|(name, text)| Manifest::parse(name, text).expect("the manifest was read by a test"))
         });
         let own = ALL.iter().find(|manifest| manifest.id.as_str() == self.id);
@@ -32,16 +32,20 @@ impl BuiltIn {
 const MESSAGING: &str = include_str!("../../../modules/messaging/openred.toml");
 const FILES: &str = include_str!("../../../modules/files/openred.toml");
 const WATCHER: &str = include_str!("../../../modules/monitor/openred.toml");
+const DOOR: &str = include_str!("../../../modules/auth/openred.toml");
 
 /// All of them.
-pub(crate) static BUILT_IN: [BuiltIn; 3] = [
+pub(crate) static BUILT_IN: [BuiltIn; 4] = [
     BuiltIn { id: "messaging", program: "openred-messaging", slot: 0 },
     BuiltIn { id: "files", program: "openred-files", slot: 1 },
     BuiltIn { id: MONITOR, program: "openred-monitor", slot: 2 },
+    BuiltIn { id: AUTH, program: "openred-auth", slot: 3 },
 ];
 
 /// Watches the node.
 pub(crate) const MONITOR: &str = "monitor";
+/// Serves the operator's API.
+pub(crate) const AUTH: &str = "auth";
 
 #[cfg(test)]
 mod tests {

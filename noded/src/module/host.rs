@@ -11,10 +11,10 @@ use bytes::Bytes;
 use openred_module::manifest::PermissionName;
 use openred_module::{
     AuditEvent, Batch, BlobName, Body, CallError, Committed, DialError, Host, HostError, KEY_LIMIT, Method, NodeStatus,
-    PeerError, PeerRequest, Response, Scan, ScanPage, Status, TimerId, Within,
+    OperateError, PeerError, PeerRequest, Response, Scan, ScanPage, Status, TimerId, Within,
 };
 use openred_proto::checked::module_word::is_domain;
-use openred_proto::checked::session::RequestHead;
+use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::{NodeId, UnixMillis};
 use sha2::{Digest as _, Sha256};
 
@@ -31,6 +31,9 @@ use crate::clock;
 use crate::health::Health;
 use crate::hooks::Hooks;
 use crate::store::{Pen, Store, StoreError};
+
+/// The operation that is every operator's route of every module.
+const CALL_MODULE: &str = "CallModule";
 
 /// The host of one module.
 pub(super) struct ModuleHost {
@@ -129,6 +132,28 @@ impl From<StoreError> for HostError {
     }
 }
 
+/// A module's request, for a module of this name here or at a peer.
+fn to_head(module: &str, request: PeerRequest) -> (RequestHead, Body) {
+    let head = RequestHead {
+        module: module.to_owned(),
+        method: match request.method {
+            Method::Get => "GET".to_owned(),
+            Method::Post => "POST".to_owned(),
+        },
+        path: request.path,
+        content_type: request.content_type,
+        length: request.length,
+        deadline_millis: request.deadline.map_or(0, |at| at.saturating_sub(clock::now().0).max(1)),
+        idempotency_key: request.idempotency_key.map_or_else(Vec::new, |key| key.to_vec()),
+        from: 0,
+    };
+    (head, request.body)
+}
+
+fn to_response((head, body): (ResponseHead, Body)) -> Response {
+    Response { status: Status::from_code(head.status), content_type: head.content_type, length: head.length, body }
+}
+
 #[async_trait]
 impl Host for ModuleHost {
     fn node_id(&self) -> NodeId {
@@ -221,22 +246,8 @@ impl Host for ModuleHost {
             // What a hook says in the peer's place is an answer.
             Err(response) => return Ok(chain.response(response).await),
         };
-        let head = RequestHead {
-            module: self.module.to_owned(),
-            method: match request.method {
-                Method::Get => "GET".to_owned(),
-                Method::Post => "POST".to_owned(),
-            },
-            path: request.path,
-            content_type: request.content_type,
-            length: request.length,
-            deadline_millis: request.deadline.map_or(0, |at| at.saturating_sub(clock::now().0).max(1)),
-            idempotency_key: request.idempotency_key.map_or_else(Vec::new, |key| key.to_vec()),
-            from: 0,
-        };
-        let (head, body) = self.peers.call(peer, head, request.body).await?;
-        let status = Status::from_code(head.status);
-        let response = Response { status, content_type: head.content_type, length: head.length, body };
+        let (head, body) = to_head(self.module, request);
+        let response = to_response(self.peers.call(peer, head, body).await?);
         Ok(chain.response(response).await)
     }
 
@@ -267,6 +278,30 @@ impl Host for ModuleHost {
             self.view.alert(self.module, detail, &self.health);
         }
         Ok(())
+    }
+
+    async fn operate(&self, operation: &str, request: Bytes) -> Result<Bytes, OperateError> {
+        self.active()?;
+        // Each operation is granted by its name; what the node has besides, nobody reaches this way.
+        if !self.granted.may_do(PermissionName::NodeOperate, operation) {
+            return Err(HostError::NotGranted.into());
+        }
+        self.view.operate(operation, request).await
+    }
+
+    async fn operator_call(&self, module: &str, request: PeerRequest) -> Result<Response, CallError> {
+        if !self.pen.is_active() {
+            return Err(CallError::Ended);
+        }
+        if !self.granted.may_do(PermissionName::NodeOperate, CALL_MODULE) {
+            return Err(CallError::NotGranted);
+        }
+        if module == self.module {
+            return Err(CallError::Cycle);
+        }
+        let modules = self.beside.get().and_then(Weak::upgrade).ok_or(CallError::Ended)?;
+        let (head, body) = to_head(module, request);
+        Ok(to_response(modules.operator_call(head, body).await))
     }
 
     fn set_full(&self, detail: Option<String>) {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use openred_module::manifest;
 use openred_module::manifest::Grants;
 use openred_module::{
-    Body, Context, HookRequest, Hooks, HostError, Instance, Manifest, Method, Module, ModuleError, Mutation, PeerError,
-    PeerRequest, Request, Response, Routes, Status, Verdict,
+    Body, CallError, Context, HookRequest, Hooks, HostError, Instance, Manifest, Method, Module, ModuleError, Mutation,
+    OperateError, PeerError, PeerRequest, Request, Response, Routes, Status, Verdict,
 };
 use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::NodeId;
@@ -230,6 +230,46 @@ fn what_cannot_be_dispatched_is_answered_with_a_status() {
         assert_eq!(refused(head("GET", "/get/a")).await, 404, "the operator's routes are not there for peers");
         let (answer, body) = bench.modules.dispatch(PEER, head("GET", "/who"), Body::empty()).await;
         assert_eq!((answer.status, body.collect(100).await.unwrap()), (200, PEER.to_string().into()));
+    });
+}
+
+/// Says which operation was asked for.
+struct Named;
+
+#[async_trait]
+impl super::Operate for Named {
+    async fn operate(&self, operation: &str, request: Bytes) -> Result<Bytes, OperateError> {
+        assert_eq!(request, "q");
+        Ok(operation.to_owned().into())
+    }
+}
+
+#[test]
+fn an_operation_of_the_operator_needs_its_own_grant() {
+    run(async {
+        let bench = bench(0).await;
+        bench.modules.operate_by(Arc::new(Named));
+        let _ = bench.modules.parts.beside.set(Arc::downgrade(&bench.modules));
+        assert_eq!(bench.operator("POST", "/put/a", "one").await.0, 201);
+        let granted = |id: &'static str, grants: &[&str]| {
+            let grants = Grants::parse(grants.iter().copied()).unwrap();
+            let granted = Granted::new(id, grants, &bench.modules.used);
+            let hosts = bench.modules.hosts(id, &Secret::new([6; 32]));
+            (hosts.make)(Pen::new(hosts.seal.of_state(0), Writer::Active(1)), granted)
+        };
+        let narrow = granted("narrow", &["node.operate=ListLinks", "node.status"]);
+        assert_eq!(narrow.operate("ListLinks", "q").await.unwrap(), "ListLinks");
+        let refused = Err(OperateError::Host(HostError::NotGranted));
+        assert_eq!(narrow.operate("ForgetPeer", "q").await, refused);
+        assert_eq!(granted("none", &["kv.quota=1"]).operate("ListLinks", "q").await, refused);
+        let get = || PeerRequest::get("/get/a");
+        assert_eq!(narrow.operator_call("trial", get()).await.err(), Some(CallError::NotGranted));
+        let caller = granted("caller", &["node.operate=CallModule"]);
+        assert_eq!(caller.operate("ListLinks", "q").await, refused);
+        let answer = caller.operator_call("trial", get()).await.unwrap();
+        assert_eq!(answer.body.collect(100).await.unwrap(), "one");
+        assert_eq!(caller.operator_call("caller", get()).await.err(), Some(CallError::Cycle), "not itself");
+        assert_eq!(caller.operator_call("nobody", get()).await.unwrap().status, Status::NotFound);
     });
 }
 

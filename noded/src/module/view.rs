@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use openred_module::{ConditionState, HostError, ModuleState, NodeStatus};
+use async_trait::async_trait;
+use bytes::Bytes;
+use openred_module::{ConditionState, HostError, ModuleState, NodeStatus, OperateError};
 
 use super::Modules;
 use super::supervisor::Supervisor;
@@ -16,12 +18,20 @@ pub(crate) trait NodeView: Send + Sync {
     fn own_half(&self) -> NodeStatus;
 }
 
+/// The operator's operations.
+#[async_trait]
+pub(crate) trait Operate: Send + Sync {
+    /// Carries one out, as for the operator.
+    async fn operate(&self, operation: &str, request: Bytes) -> Result<Bytes, OperateError>;
+}
+
 /// See the file's head. Its sources are set once, when they are there.
 #[derive(Default)]
 pub(crate) struct View {
     node: OnceLock<Weak<dyn NodeView>>,
     modules: OnceLock<Weak<Modules>>,
     supervisor: OnceLock<Arc<Supervisor>>,
+    operations: OnceLock<Arc<dyn Operate>>,
     alerts: Mutex<BTreeMap<&'static str, String>>,
 }
 
@@ -34,6 +44,18 @@ impl View {
 
     pub(super) fn through(&self, supervisor: Arc<Supervisor>) {
         let _ = self.supervisor.set(supervisor);
+    }
+
+    pub(super) fn operate_by(&self, operations: Arc<dyn Operate>) {
+        let _ = self.operations.set(operations);
+    }
+
+    /// Carries out an operation of the operator. What the module may do is its host's to say, before.
+    pub(super) async fn operate(&self, operation: &str, request: Bytes) -> Result<Bytes, OperateError> {
+        match self.operations.get() {
+            Some(operations) => operations.operate(operation, request).await,
+            None => Err(HostError::ShuttingDown.into()),
+        }
     }
 
     /// Both halves; without the supervisor's where it does not answer.

@@ -1,6 +1,7 @@
 //! `noded`: started alone, restarted alone. Its configuration goes in as a sealed memory file, resolved here once.
 
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -31,18 +32,21 @@ pub(crate) async fn begin(context: &Context) -> Result<Node, StartFailure> {
     let config = sealed_file("openred.toml", context.settings.text().as_bytes()).map_err(setup("its configuration"))?;
     let modules = module_listener(&context.home, &context.identities).map_err(setup("its socket for modules"))?;
     let (asked, asks) = stream_pair().map_err(setup("its channel for modules"))?;
-    let monitor: io::Result<OwnedFd> = match &context.places.monitor {
-        Some(listener) => listener.try_clone().map(Into::into),
-        None => context.starter.null.try_clone().map(Into::into),
+    let or_nothing = |listener: &Option<TcpListener>| -> io::Result<OwnedFd> {
+        match listener {
+            Some(listener) => listener.try_clone().map(Into::into),
+            None => context.starter.null.try_clone().map(Into::into),
+        }
     };
-    let monitor = monitor.map_err(setup("the monitor's listener"))?;
+    let monitor = or_nothing(&context.places.monitor).map_err(setup("the monitor's listener"))?;
+    let auth = or_nothing(&context.places.auth).map_err(setup("the API's listener"))?;
     let plan = Plan {
         role: Role::Noded,
         program: "noded",
         arguments: vec![context.home.path().as_os_str().to_owned()],
         identity: context.identities.noded,
         kept: context.home.noded_keeps(),
-        descriptors: vec![peers.into(), admin.into(), state.into(), config, modules.into(), asks, monitor],
+        descriptors: vec![peers.into(), admin.into(), state.into(), config, modules.into(), asks, monitor, auth],
     };
     let begun = async {
         let mut child = start(&context.starter, plan).await?;

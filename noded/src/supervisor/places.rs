@@ -64,6 +64,8 @@ pub(crate) struct Places {
     pub(crate) peers: TcpListener,
     /// What the module `monitor` is served on, if the operator wants that.
     pub(crate) monitor: Option<TcpListener>,
+    /// What the module `auth` is served on, if the operator wants that.
+    pub(crate) auth: Option<TcpListener>,
 }
 
 /// Locks the home, makes what is missing, opens what is passed on.
@@ -101,7 +103,8 @@ pub(crate) fn prepare(home: &Home, config: &NodeConfig, identities: &Identities)
         open_no_symlinks(&vault_state, OFlag::O_RDWR | OFlag::O_CREAT, 0o600).map_err(failed(&vault_state))?;
     let peers = listener(config.listen, "listen")?;
     let monitor = config.monitor.listen.map(|address| listener(address, "monitor.listen")).transpose()?;
-    Ok(Places { _lock: lock, state, vault_state, peers, monitor })
+    let auth = config.auth.listen.map(|address| listener(address, "auth.listen")).transpose()?;
+    Ok(Places { _lock: lock, state, vault_state, peers, monitor, auth })
 }
 
 /// Listens where the setting `key` says.

@@ -63,17 +63,21 @@ impl Settings {
         Some(self.held().current.audit.auditor.clone()).filter(|auditor| !auditor.is_empty())
     }
 
-    /// Reads the configuration again. `listen`, `uid_base`, `keys` and `monitor` are the supervisor's own: they stay until it is restarted.
+    /// Reads the configuration again. `listen`, `uid_base`, `keys`, `monitor` and `auth` are the supervisor's own: they stay until it is restarted.
     pub(super) fn reload(&self) {
         let mut config = match (self.reread)() {
             Ok(config) => config,
             Err(failure) => return tracing::error!("SIGHUP: {failure}; the configuration stays as it was"),
         };
         let mut held = self.held();
-        let own = |config: &NodeConfig| (config.listen, config.uid_base, config.keys.clone(), config.monitor.clone());
+        let own = |config: &NodeConfig| {
+            (config.listen, config.uid_base, config.keys.clone(), config.monitor.clone(), config.auth.clone())
+        };
         if own(&config) != own(&held.current) {
-            tracing::warn!("SIGHUP: `listen`, `uid_base`, `keys` and `monitor` change only when the node is restarted");
-            (config.listen, config.uid_base, config.keys, config.monitor) = own(&held.current);
+            tracing::warn!(
+                "SIGHUP: `listen`, `uid_base`, `keys`, `monitor` and `auth` change only when the node is restarted"
+            );
+            (config.listen, config.uid_base, config.keys, config.monitor, config.auth) = own(&held.current);
         }
         if config == held.current {
             return tracing::info!("SIGHUP: nothing else changed");

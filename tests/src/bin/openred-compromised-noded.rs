@@ -72,11 +72,12 @@ fn list() -> std::io::Result<()> {
 /// The steps of `noded`'s own program (`noded/src/bin/noded.rs`) up to service.
 fn run(slot: &mut Option<Barrier>) -> Result<()> {
     let home = std::env::args_os().nth(1).map(PathBuf::from).context("started as noded, with the node's home")?;
-    let mut inherited = Unconfined::enter(Role::Noded, Descriptors::Exactly(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]))?;
+    let mut inherited = Unconfined::enter(Role::Noded, Descriptors::Exactly(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]))?;
     let barrier = slot.insert(inherited.barrier(3)?);
     let state = home.join("state");
     // Held: what an exploited process has, it has open. The operator's listener it holds without ever answering, or leaves alone.
     let _held = (inherited.take(4)?, inherited.take(6)?, inherited.take(8)?, inherited.take(9)?, inherited.take(10)?);
+    let _api = inherited.take(11)?;
     let _mute = Some(inherited.take(5)?).filter(|_| state.join(MUTE).exists());
     let outside = Outside::read(home.clone(), inherited.take(7)?)?;
     let cage = outside.keeps().into_iter().fold(Cage::new(Role::Noded, Identity::from_env()?), Cage::keep);

@@ -15,9 +15,10 @@ use tonic::transport::Channel;
 
 use super::notes::Notes;
 use crate::body::Body;
+use crate::error::Status as RefusalStatus;
 use crate::host::{
-    AuditEvent, BLOB_CHUNK, Batch, BlobName, CallError, Committed, Host, HostError, KEY_LIMIT, PeerError, Scan,
-    ScanPage, UnixMillis, Within,
+    AuditEvent, BLOB_CHUNK, Batch, BlobName, CallError, Committed, Host, HostError, KEY_LIMIT, OperateError, PeerError,
+    Scan, ScanPage, UnixMillis, Within,
 };
 use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
@@ -55,6 +56,29 @@ impl RemoteHost {
     /// Calls share the connection; a clone is a handle.
     fn client(&self) -> HostClient<Channel> {
         self.client.clone()
+    }
+}
+
+impl RemoteHost {
+    /// Another module, as this one or as the operator.
+    async fn call(
+        &self,
+        parent: u64,
+        module: &str,
+        operator: bool,
+        mut request: PeerRequest,
+    ) -> Result<Response, CallError> {
+        let head = convert::of_module_request(parent, module, &request);
+        let head = wire::PeerSendHead { operator, ..head };
+        let body = std::mem::replace(&mut request.body, Body::empty());
+        let frame = wire::PeerSendFrame { head: Some(head), ..Default::default() };
+        let sent = self.peers.clone().call_module(bodies::frames(frame, body)).await;
+        let mut replies = sent.map_err(|status| to_call(&status))?.into_inner();
+        let first = replies.message().await.map_err(|status| to_call(&status))?;
+        let frame = first.ok_or(CallError::Ended)?;
+        let head = frame.head.clone().ok_or(CallError::Ended)?;
+        let body = bodies::body(frame, replies);
+        convert::to_response(head.status, head.content_type, head.length, body).ok_or(CallError::Ended)
     }
 }
 
@@ -177,6 +201,22 @@ impl Host for RemoteHost {
         peers.iter().map(|peer| convert::node_id(peer).ok_or(HostError::Storage)).collect()
     }
 
+    async fn operate(&self, operation: &str, request: Bytes) -> Result<Bytes, OperateError> {
+        let request = wire::OperateRequest { operation: operation.to_owned(), request };
+        let reply = self.client().operate(request).await.map_err(refused)?.into_inner();
+        match reply.refusal {
+            None => Ok(reply.reply),
+            Some(wire::Refusal { status, code, detail }) => {
+                let status = RefusalStatus::from_code(u16::try_from(status).unwrap_or(500));
+                Err(OperateError::Refused { status, code, detail })
+            }
+        }
+    }
+
+    async fn operator_call(&self, module: &str, request: PeerRequest) -> Result<Response, CallError> {
+        self.call(0, module, true, request).await
+    }
+
     async fn node_status(&self) -> Result<NodeStatus, HostError> {
         let reply = self.client().node_status(wire::NodeStatusRequest {}).await.map_err(refused)?;
         Ok(to_status(reply.into_inner()))
@@ -213,17 +253,8 @@ impl Host for RemoteHost {
         Ok(self.client().unseal(request).await.map_err(refused)?.into_inner().body)
     }
 
-    async fn call_module(&self, within: Within, module: &str, mut request: PeerRequest) -> Result<Response, CallError> {
-        let head = convert::of_module_request(within.call, module, &request);
-        let body = std::mem::replace(&mut request.body, Body::empty());
-        let frame = wire::PeerSendFrame { head: Some(head), ..Default::default() };
-        let sent = self.peers.clone().call_module(bodies::frames(frame, body)).await;
-        let mut replies = sent.map_err(|status| to_call(&status))?.into_inner();
-        let first = replies.message().await.map_err(|status| to_call(&status))?;
-        let frame = first.ok_or(CallError::Ended)?;
-        let head = frame.head.clone().ok_or(CallError::Ended)?;
-        let body = bodies::body(frame, replies);
-        convert::to_response(head.status, head.content_type, head.length, body).ok_or(CallError::Ended)
+    async fn call_module(&self, within: Within, module: &str, request: PeerRequest) -> Result<Response, CallError> {
+        self.call(within.call, module, false, request).await
     }
 
     async fn dial(&self, to: &str, sent: Body) -> Result<Body, DialError> {

@@ -13,8 +13,8 @@ use tonic::{Request, Response as Reply, Status, Streaming};
 use super::door::Connection;
 use crate::body::Body;
 use crate::host::{
-    AuditEvent, BLOB_CHUNK, BlobName, CONTEXT_LIMIT, CallError, Committed, Host, HostError, KEY_LIMIT, SCAN_LIMIT,
-    SEAL_LIMIT,
+    AuditEvent, BLOB_CHUNK, BlobName, CONTEXT_LIMIT, CallError, Committed, Host, HostError, KEY_LIMIT, OPERATE_LIMIT,
+    OPERATE_REPLY, OperateError, SCAN_LIMIT, SEAL_LIMIT,
 };
 use crate::message::ModuleName;
 use crate::wire::status::of_status;
@@ -210,6 +210,24 @@ impl Contract for Hosting {
         done(self.host()?.alert(detail).await)
     }
 
+    async fn operate(&self, request: Request<wire::OperateRequest>) -> Outcome<wire::OperateReply> {
+        let wire::OperateRequest { operation, request } = request.into_inner();
+        within(request.len(), OPERATE_LIMIT)?;
+        if operation.len() > NAME_BYTES {
+            return Err(malformed());
+        }
+        let reply = match self.host()?.operate(&operation, request).await {
+            Ok(reply) if reply.len() <= OPERATE_REPLY => wire::OperateReply { reply, refusal: None },
+            Ok(_) => return Err(of_host(HostError::TooLarge { limit: OPERATE_REPLY })),
+            Err(OperateError::Host(error)) => return Err(of_host(error)),
+            Err(OperateError::Refused { status, code, detail }) => {
+                let refusal = wire::Refusal { status: u32::from(status.code()), code, detail };
+                wire::OperateReply { reply: bytes::Bytes::new(), refusal: Some(refusal) }
+            }
+        };
+        Ok(Reply::new(reply))
+    }
+
     async fn telemetry(&self, request: Request<wire::TelemetryRequest>) -> Outcome<wire::Done> {
         self.host()?;
         // Taken and bounded; who shows it is still to come.
@@ -228,7 +246,7 @@ impl Peers for Hosting {
     async fn peer_send(&self, request: Request<Streaming<wire::PeerSendFrame>>) -> Outcome<Frames> {
         let (head, first, frames) = begun(request.into_inner()).await?;
         // Another module is asked by CallModule.
-        if !head.module.is_empty() {
+        if !head.module.is_empty() || head.operator {
             return Err(malformed());
         }
         let body = bodies::body(first, frames);
@@ -244,9 +262,13 @@ impl Peers for Hosting {
         }
         let attachment = self.0.attachment().ok_or_else(|| Status::unauthenticated(NOT_ATTACHED))?;
         let within = attachment.within(head.parent).ok_or_else(|| of_call(CallError::Ended))?;
-        let (module, body) = (head.module.clone(), bodies::body(first, frames));
+        let (module, operator, body) = (head.module.clone(), head.operator, bodies::body(first, frames));
         let request = convert::to_sent_request(head, body).ok_or_else(malformed)?;
-        let response = self.host()?.call_module(within, &module, request).await.map_err(of_call)?;
+        let response = match operator {
+            true => self.host()?.operator_call(&module, request).await,
+            false => self.host()?.call_module(within, &module, request).await,
+        };
+        let response = response.map_err(of_call)?;
         Ok(answered(response))
     }
 }

@@ -133,6 +133,19 @@ impl Node {
         found.map(|(.., body)| body.clone()).ok_or(HostError::NotSealed)
     }
 
+    /// As the operator, whoever waits for it: a module beside this one, never itself.
+    pub(super) async fn operator_beside(&self, module: &str, request: PeerRequest) -> Result<Response, CallError> {
+        if self.state().operations.is_none() {
+            return Err(CallError::NotGranted);
+        }
+        let target = {
+            let state = self.state();
+            let target = state.beside.modules.iter().find(|(name, _)| name == module);
+            target.map(|(_, target)| Arc::clone(target)).ok_or(CallError::NoModule)?
+        };
+        Ok(target.dispatch(Request { caller: Caller::Operator, ..request.into_request(self.id) }).await)
+    }
+
     pub(super) async fn call_beside(
         &self,
         within: Within,

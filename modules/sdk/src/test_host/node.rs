@@ -14,8 +14,8 @@ use super::fault::{Fault, truncated};
 use crate::body::Body;
 use crate::error::{ModuleError, Status};
 use crate::host::{
-    AuditEvent, BLOB_CHUNK, Batch, BlobName, CallError, Committed, Host, HostError, PeerError, SCAN_LIMIT, Scan,
-    ScanPage, UnixMillis, Within,
+    AuditEvent, BLOB_CHUNK, Batch, BlobName, CallError, Committed, Host, HostError, OperateError, PeerError,
+    SCAN_LIMIT, Scan, ScanPage, UnixMillis, Within,
 };
 use crate::message::{PeerRequest, Request, Response};
 use crate::module::TimerId;
@@ -60,7 +60,12 @@ pub(super) struct State {
     /// Who goes on for whom, as this node knows it.
     pub(super) successors: BTreeMap<NodeId, NodeId>,
     pub(super) beside: Beside,
+    /// What the operator's operations do.
+    pub(super) operations: Option<Operations>,
 }
+
+/// Operations of the operator, as a test wants them.
+pub(super) type Operations = Arc<dyn Fn(&str, Bytes) -> Result<Bytes, OperateError> + Send + Sync>;
 
 /// Bytes as a reader sees them, and as they would be after a power cut.
 #[derive(Default)]
@@ -103,6 +108,7 @@ impl Node {
             crash_after: None,
             settings: String::new(),
             beside: Beside::default(),
+            operations: None,
         };
         Arc::new_cyclic(|this| Self {
             id: NodeId::from_bytes([seed; 32]),
@@ -373,6 +379,15 @@ impl Host for Node {
 
     fn set_timer(&self, timer: TimerId, at: UnixMillis) {
         self.state().timers.insert(timer, at);
+    }
+
+    async fn operate(&self, operation: &str, request: Bytes) -> Result<Bytes, OperateError> {
+        let operations = self.state().operations.clone().ok_or(HostError::NotGranted)?;
+        operations(operation, request)
+    }
+
+    async fn operator_call(&self, module: &str, request: PeerRequest) -> Result<Response, CallError> {
+        self.operator_beside(module, request).await
     }
 
     async fn node_status(&self) -> Result<NodeStatus, HostError> {
