@@ -49,9 +49,14 @@ impl Module for Swapped {
     async fn start(self: Arc<Self>, context: Context) -> Result<(), ModuleError> {
         match act() {
             "start-fails" => Err(ModuleError::new(Status::Internal, "unwilling", "as was asked")),
-            "start-hangs" if context.get("begun").await?.is_none() => {
-                context.put("begun", "yes").await?;
-                for_ever().await
+            "start-hangs" => {
+                // Once: what it has written lasts.
+                let begun = format!("begun {}", self.manifest().version);
+                if context.get(begun.clone()).await?.is_none() {
+                    context.put(begun, "yes").await?;
+                    for_ever().await
+                }
+                Ok(())
             }
             _ => Ok(()),
         }
