@@ -199,10 +199,13 @@ fn bad_packages_are_refused_by_name_and_leave_nothing() {
     let liar = author.pack(&liar, &author.probe(VERSION).unwrap(), "").unwrap();
     module(&node, &["install", &text(&liar)]);
     wait_for("the lie to be named", || {
-        let named = status(&node)?["node"]["conditions"].to_string();
-        Ok((named.contains("its manifest says 1.0.5")).then_some(()))
+        let generation = node.cli(&["module", "generations", "probe"])?.json()?["modules"][0].clone();
+        let named = generation["outcome"].to_string().contains("its manifest says 1.0.5");
+        let installed = node.cli(&["module", "show", "probe"])?.json()?["version"].clone();
+        Ok((named && generation["version"] == VERSION && installed == VERSION).then_some(()))
     })
     .unwrap();
+    answers(&node, &["POST", "/try/peer"], "not-granted");
     assert_eq!(node.cli(&["inbox"]).unwrap().code, 0, "the rest goes on");
     // A folder that takes nothing is named, and what is installed stays.
     node.down().unwrap();
@@ -213,7 +216,7 @@ fn bad_packages_are_refused_by_name_and_leave_nothing() {
     assert!(answer.code != 0 && answer.stderr.contains("modules"), "{}", answer.stderr);
     fs::remove_file(&folder).unwrap();
     fs::rename(&aside, &folder).unwrap();
-    assert_eq!(module(&node, &["show", "probe"])["version"], "1.0.5+openred.probe");
+    assert_eq!(module(&node, &["show", "probe"])["version"], VERSION);
 }
 
 #[test]
