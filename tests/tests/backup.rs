@@ -401,7 +401,8 @@ fn a_stopped_node_is_backed_up_for_a_recipient_and_a_stock_age_opens_it() {
     let mut restored: Vec<String> =
         fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     restored.sort();
-    assert_eq!(restored, ["audit", "keystore.age", "openred.toml", "run", "state", "vault"], "nothing is left behind");
+    let parts = ["audit", "keystore.age", "modules", "openred.toml", "run", "state", "vault"];
+    assert_eq!(restored, parts, "nothing is left behind");
     let config = fs::read_to_string(place.join("node/openred.toml")).unwrap();
     assert_eq!(fs::read_to_string(format!("{home}/openred.toml")).unwrap(), config);
     let log = place.join("restored.log");

@@ -159,7 +159,9 @@ mod tests {
         let id: ModuleId = "two-words".parse().unwrap();
         for (place, text) in TEMPLATE {
             let text = filled(text, &id, Path::new("/with \"quotes\"/sdk"));
-            assert!(!text.contains("{{"), "{place}: {text}");
+            // Two braces stand in Rust's own format strings as well.
+            let open = |(at, _)| text[at + 2..].starts_with(char::is_alphabetic);
+            assert!(!text.match_indices("{{").any(open), "{place}: {text}");
             match place {
                 "openred.toml" => {
                     let manifest = openred_module::manifest::Manifest::parse(place, &text).unwrap();

@@ -32,6 +32,9 @@ impl Desk {
         );
         let signature = self.key.sign(&text).text();
         let out = self.folder.path().join(out);
+        if out.exists() {
+            fs::remove_dir_all(&out).unwrap();
+        }
         write_package(
             &out,
             [(MANIFEST, text.as_bytes()), (SIGNATURE, signature.as_bytes()), ("p", program.as_bytes())],
