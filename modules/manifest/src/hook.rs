@@ -1,6 +1,7 @@
 //! A module's part in calls that are not its own: where, when, of which calls, with what of them, and what becomes of a call when the
 //! hook fails.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -56,11 +57,13 @@ const fn timeout() -> u32 {
 }
 
 impl Hook {
-    /// As it is named among grants: all of it that an operator weighs, so that a hook which wants more is another grant.
+    /// As it is named among grants: all of it that an operator weighs, so that a hook which wants more is another grant. That is what it
+    /// sees and changes, of which calls, between which others, and whether calls go on where it fails. Its reason and its time-out, which has a
+    /// bound of its own, are not in it. No two hooks that differ in any of the rest have the same entry.
     #[must_use]
     pub fn entry(&self) -> String {
         let fields = |fields: &[Field]| {
-            let sorted: std::collections::BTreeSet<_> = fields.iter().map(|field| field.name()).collect();
+            let sorted: BTreeSet<_> = fields.iter().map(|field| field.name()).collect();
             sorted.into_iter().collect::<Vec<_>>().join("+")
         };
         let mut entry = format!("{} {} {}", self.id, self.point.name(), self.class.name());
@@ -69,6 +72,16 @@ impl Hook {
         }
         if !self.changes.is_empty() {
             entry += &format!(" changes {}", fields(&self.changes));
+        }
+        entry += &self.matches.entry();
+        for (word, others) in [("before", &self.before), ("after", &self.after)] {
+            if !others.is_empty() {
+                entry += &format!(" {word} {}", sorted(others));
+            }
+        }
+        // Of the other classes none has a choice.
+        if self.class == HookClass::Transform && self.on_failure() == OnFailure::Open {
+            entry += " opens";
         }
         entry
     }
@@ -110,6 +123,38 @@ pub struct Match {
     pub peers: Vec<NodeId>,
     /// The media type up to here: calls between nodes have no other header.
     pub content_type: Option<String>,
+}
+
+impl Match {
+    /// What it leaves of all calls; nothing where that is each.
+    fn entry(&self) -> String {
+        let mut entry = String::new();
+        if !self.modules.is_empty() {
+            entry += &format!(" of {}", sorted(&self.modules));
+        }
+        entry += match self.method {
+            Some(Method::Get) => " method GET",
+            Some(Method::Post) => " method POST",
+            None => "",
+        };
+        // Quoted: what an author writes there is no word of the entry.
+        if let Some(path) = &self.path {
+            entry += &format!(" path {path:?}");
+        }
+        if !self.peers.is_empty() {
+            entry += &format!(" peers {}", sorted(&self.peers));
+        }
+        if let Some(kind) = &self.content_type {
+            entry += &format!(" type {kind:?}");
+        }
+        entry
+    }
+}
+
+/// The same text in whatever order they are named.
+fn sorted<T: ToString>(names: &[T]) -> String {
+    let sorted: BTreeSet<String> = names.iter().map(ToString::to_string).collect();
+    sorted.into_iter().collect::<Vec<_>>().join("+")
 }
 
 fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Method>, D::Error> {

@@ -32,6 +32,7 @@ mod check;
 mod hook;
 mod permission;
 mod places;
+mod raised;
 mod settings;
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,8 @@ pub(super) const MEGABYTES: u64 = 1 << 20;
 const HOST_BYTES: usize = 253;
 /// Longest path.
 const PATH_BYTES: usize = 256;
+/// Longest entry of a hook: every list of it full, every text of it quoted.
+const HOOK_BYTES: usize = 16 << 10;
 
 /// What can be granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,7 +115,8 @@ impl PermissionName {
         match self {
             Self::KvQuota | Self::BlobQuota => Takes::Megabytes,
             Self::PeerSend | Self::SignDomain | Self::Seal | Self::NodeStatus => Takes::Nothing,
-            Self::RoutePeer | Self::Hook => Takes::Entries(is_bare),
+            Self::RoutePeer => Takes::Entries(is_bare),
+            Self::Hook => Takes::Entries(is_hook),
             Self::ModuleCall => Takes::Entries(is_module),
             Self::NetEgress => Takes::Entries(is_destination),
             Self::FsRead => Takes::Entries(is_path),
@@ -373,6 +376,10 @@ impl FromIterator<Permission> for Grants {
 
 fn is_bare(text: &str) -> bool {
     !text.is_empty() && text.len() <= 2 * PATH_BYTES && !text.chars().any(char::is_control)
+}
+
+fn is_hook(text: &str) -> bool {
+    !text.is_empty() && text.len() <= HOOK_BYTES && !text.chars().any(char::is_control)
 }
 
 fn is_module(text: &str) -> bool {

@@ -93,7 +93,8 @@ fn all_of_a_manifest_is_read() {
         "kv.quota 16 MB",
         "peer.send",
         "route.peer POST /ask/{peer}/now",
-        "hook count inbound transform sees body+path+peer changes body",
+        "hook count inbound transform sees body+path+peer changes body of messaging method POST path \"/deliver\" \
+         type \"application/\" before files+other/first opens",
         "module.call files, messaging",
         "sign.domain",
         "seal",
@@ -301,6 +302,68 @@ fn what_goes_beyond_is_told_from_what_does_not() {
     assert_eq!(beyond(&["net.egress=a.example:1", "net.egress=c.example:1"]), ["net.egress a.example:1, c.example:1"]);
     assert_eq!(grants(&["kv.quota=1", "kv.quota=3", "kv.quota=2"]).texts(), ["kv.quota=3"]);
     assert_eq!(grants(&["hook=a inbound observe", "hook"]).texts(), ["hook"]);
+}
+
+#[test]
+fn a_hook_that_differs_in_anything_that_is_weighed_is_another_grant() {
+    let peer = |byte| openred_proto::id::NodeId::from_bytes([byte; 32]).to_string();
+    let (one, two) = (peer(1), peer(2));
+    let asks = |class: &str, more: &str| {
+        let hook = format!("[[hook]]\nid = \"h\"\nreason = \"r\"\npoint = \"inbound\"\nclass = \"{class}\"\n{more}\n");
+        Manifest::parse("openred.toml", &format!("{LEAST}{hook}")).unwrap().asks()
+    };
+    let matches = |text: &str| format!("match = {{ {text} }}");
+    let with = [
+        String::new(),
+        matches("modules = [\"greet\"]"),
+        matches("modules = [\"greet\", \"files\"]"),
+        matches("method = \"GET\""),
+        matches("method = \"POST\""),
+        matches("path = \"/a\""),
+        matches("path = \"/a\\\" type \\\"text/\""),
+        matches("path = \"/a\", content_type = \"text/\""),
+        matches("content_type = \"text/\""),
+        matches(&format!("peers = [\"{one}\"]")),
+        matches(&format!("peers = [\"{one}\", \"{two}\"]")),
+        String::from("before = [\"other\"]"),
+        String::from("after = [\"other\"]"),
+        String::from("after = [\"other/gate\"]"),
+        String::from("on_failure = \"open\""),
+        String::from("fields = [\"body\"]"),
+        String::from("fields = [\"body\"]\nchanges = [\"body\"]"),
+    ];
+    for (place, own) in with.iter().enumerate() {
+        let own_asks = asks("transform", own);
+        let texts = own_asks.texts();
+        assert_eq!(Grants::parse(texts.iter().map(String::as_str)).unwrap(), own_asks, "{own}");
+        for (other_place, other) in with.iter().enumerate() {
+            let beyond = own_asks.beyond(&asks("transform", other)).len();
+            assert_eq!(beyond, usize::from(place != other_place), "{own:?} beside {other:?}");
+        }
+    }
+    let order = |peers: &str| asks("observe", &matches(&format!("peers = [{peers}]")));
+    assert_eq!(order(&format!("\"{one}\", \"{two}\"")), order(&format!("\"{two}\", \"{one}\"")));
+    assert_eq!(asks("observe", "timeout_millis = 100"), asks("observe", ""), "a time-out is bounded anyway");
+}
+
+#[test]
+fn the_longest_hook_is_a_grant_that_is_read_back() {
+    let names = |of: &dyn Fn(usize) -> String| (0..ENTRIES).map(of).collect::<Vec<_>>().join(", ");
+    let long = |number: usize, length: usize| format!("a{number:0>rest$}", rest = length - 1);
+    let hooks = names(&|number| format!("\"{}/{}\"", long(number, 32), long(number, 64)));
+    let peers = names(&|number| {
+        let byte = u8::try_from(number).unwrap();
+        format!("\"{}\"", openred_proto::id::NodeId::from_bytes([byte; 32]))
+    });
+    let modules = names(&|number| format!("\"{}\"", long(number, 32)));
+    let odd = "\\u200b".repeat(85);
+    let text = format!(
+        "{LEAST}[[hook]]\nid = \"{}\"\nreason = \"r\"\npoint = \"inbound\"\nclass = \"observe\"\nbefore = [{hooks}]\n\
+         after = [{hooks}]\nmatch = {{ modules = [{modules}], peers = [{peers}], path = \"/{odd}\", content_type = \"{odd}\" }}\n",
+        long(0, 64)
+    );
+    let asks = Manifest::parse("openred.toml", &text).unwrap().asks();
+    assert_eq!(Grants::parse(asks.texts().iter().map(String::as_str)).unwrap(), asks);
 }
 
 #[test]
