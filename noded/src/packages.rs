@@ -12,6 +12,7 @@ mod record;
 mod signature;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -23,6 +24,7 @@ use openred_module::manifest::{Abi, Digest, Grants, Manifest, ModuleId, SPOKEN, 
 use openred_policy::socket::open_no_symlinks;
 use openred_proto::config::CONFIG_BYTES;
 use openred_proto::id::NodeId;
+use sha2::{Digest as _, Sha256};
 
 use crate::cli::{Exit, Failure};
 use crate::home::Home;
@@ -41,8 +43,8 @@ pub(crate) const SIGNATURE: &str = "openred.sig";
 pub(crate) const INSTALLED: usize = 56;
 /// First slot of an installed module: those before it are for modules that come with the node.
 const FIRST_SLOT: u32 = 8;
-/// Publishers that are trusted at a time.
-const TRUSTED: usize = 64;
+/// Bytes of a manifest's SHA-256 that an operator copies.
+const SHOWN_BYTES: usize = 16;
 
 /// The place where they lie.
 #[derive(Clone, Debug)]
@@ -66,6 +68,12 @@ impl Verified {
     /// Where its program is.
     pub(crate) fn program(&self) -> PathBuf {
         self.folder.join(self.manifest.program.as_str())
+    }
+
+    /// What names this version and all that its manifest says, for the operator who has looked at it: `VERSION:HASH`.
+    pub(crate) fn shown(&self) -> String {
+        let hash = Sha256::digest(self.text.as_bytes());
+        format!("{}:{}", self.manifest.version, hex::encode(&hash[..SHOWN_BYTES]))
     }
 
     /// Whether the program is the one that the manifest binds.
@@ -96,8 +104,8 @@ impl Packages {
         Self { folder: home.packages() }
     }
 
-    /// Every installed module, by id.
-    pub(crate) fn all(&self) -> Result<Vec<Installed>, Failure> {
+    /// Every installed module, by id; in its place why it cannot be read, where that is so: one that is damaged says nothing of the others.
+    pub(crate) fn each(&self) -> Result<Vec<(ModuleId, Result<Installed, Failure>)>, Failure> {
         let mut ids = BTreeSet::new();
         for name in names(&self.folder)? {
             // What begins with a dot is on its way in or out.
@@ -105,15 +113,24 @@ impl Packages {
                 ids.insert(id);
             }
         }
-        ids.into_iter().filter_map(|id| self.get(&id).transpose()).collect()
+        Ok(ids.into_iter().filter_map(|id| Some((id.clone(), self.get(&id).transpose()?))).collect())
+    }
+
+    /// Those that can be read.
+    fn others(&self) -> Result<Vec<Installed>, Failure> {
+        Ok(self.each()?.into_iter().filter_map(|(_, installed)| installed.ok()).collect())
     }
 
     /// One of them.
     pub(crate) fn get(&self, id: &ModuleId) -> Result<Option<Installed>, Failure> {
         let folder = self.module(id);
-        let Some(record) = record::read::<Record>(&folder.join(record::RECORD))? else { return Ok(None) };
-        let granted = record::read::<Granted>(&folder.join(record::GRANTS))?;
-        Ok(Some(Installed { id: id.clone(), record, granted }))
+        let read = || -> Result<_, Failure> {
+            let Some(record) = record::read::<Record>(&folder.join(record::RECORD))? else { return Ok(None) };
+            let granted = record::read::<Granted>(&folder.join(record::GRANTS))?;
+            Ok(Some(Installed { id: id.clone(), record, granted }))
+        };
+        let way_out = || format!("restore that file, or `openred module remove {id}` and install it again");
+        read().map_err(|failure| Failure { way_out: way_out(), ..failure })
     }
 
     /// The same, or that there is none.
@@ -130,7 +147,7 @@ impl Packages {
     /// A version of a module, if its signature holds and its publisher is still one of ours.
     pub(crate) fn version(&self, installed: &Installed, version: &Version) -> Result<Verified, Failure> {
         let verified = self.open(&self.module(&installed.id).join(version.as_str()))?;
-        let (is_it, publisher) = (verified.manifest.id == installed.id, installed.record.publisher()?);
+        let (is_it, publisher) = (verified.manifest.id == installed.id, installed.record.publisher_of(version)?);
         if !is_it || verified.manifest.version != *version {
             return Err(malformed(&verified.folder, "it holds another module than its place says"));
         }
@@ -149,38 +166,24 @@ impl Packages {
         Ok(manifest.asks().meet(&granted).meet(ceiling))
     }
 
-    /// Publishers whose packages are taken without naming them.
-    pub(crate) fn trusted(&self) -> Result<Vec<NodeId>, Failure> {
-        let place = self.trust_file();
-        let text = match read_text(&place) {
-            Err(failure) if failure.exit == Exit::NotFound => return Ok(Vec::new()),
-            text => text?,
-        };
-        let parse = |line: &str| line.parse().map_err(|_| malformed(&place, "a line of it is no did:key"));
-        text.lines().filter(|line| !line.is_empty()).take(TRUSTED).map(parse).collect()
-    }
-
     /// Modules whose state is to be deleted, before one of that name is started again.
     pub(crate) fn forgotten(&self) -> Result<Vec<ModuleId>, Failure> {
         let names = names(&self.folder)?;
         Ok(names.iter().filter_map(|name| name.strip_prefix(FORGET)?.parse().ok()).collect())
     }
 
-    /// Their state is deleted.
-    pub(crate) fn forget_done(&self, id: &ModuleId) -> Result<(), Failure> {
+    /// Its state is deleted; false where that was known.
+    pub(crate) fn forget_done(&self, id: &ModuleId) -> Result<bool, Failure> {
         let place = self.folder.join(format!("{FORGET}{id}"));
         match fs::remove_file(&place) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::local(place.display(), &error)),
-            _ => Ok(()),
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Failure::local(place.display(), &error)),
         }
     }
 
     fn module(&self, id: &ModuleId) -> PathBuf {
         self.folder.join(id.as_str())
-    }
-
-    fn trust_file(&self) -> PathBuf {
-        self.folder.join(TRUST)
     }
 
     /// A folder of a package: its manifest, if the signature beside it holds.
@@ -194,8 +197,6 @@ impl Packages {
     }
 }
 
-/// Publishers that are trusted.
-const TRUST: &str = "trusted.keys";
 /// Before its name: a module whose state is to be deleted.
 const FORGET: &str = ".forget-";
 
@@ -260,11 +261,15 @@ fn open_regular(place: &Path) -> Result<File, Failure> {
 
 /// A small text of ours.
 fn read_text(place: &Path) -> Result<String, Failure> {
+    read_bounded(place, CONFIG_BYTES)
+}
+
+fn read_bounded(place: &Path, most: usize) -> Result<String, Failure> {
     let mut text = String::new();
-    let read = open_regular(place)?.take(CONFIG_BYTES as u64 + 1).read_to_string(&mut text);
+    let read = open_regular(place)?.take(most as u64 + 1).read_to_string(&mut text);
     read.map_err(|error| match error.kind() {
         ErrorKind::InvalidData => malformed(place, "not UTF-8 text"),
         _ => Failure::local(place.display(), &error),
     })?;
-    if text.len() > CONFIG_BYTES { Err(malformed(place, "longer than 65,536 bytes")) } else { Ok(text) }
+    if text.len() > most { Err(malformed(place, &format!("longer than {most} bytes"))) } else { Ok(text) }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use openred_module::manifest::{Manifest, ModuleId, Start};
 use openred_proto::admin::ModuleChange;
+use openred_proto::id::NodeId;
 use serde_json::{Value, json};
 
 use super::arguments::Module;
@@ -29,8 +30,9 @@ pub(crate) fn module(invocation: &Invocation, command: Module) -> Result<Exit, F
     let packages = Packages::of(&invocation.home);
     match command {
         Module::Install { path, publisher, approve } => install(invocation, &packages, &path, publisher, approve),
-        Module::Approve { module, only } => {
-            change(invocation, &Order::Approve { module: module.clone(), only })?;
+        Module::Approve { module, only, shown: seen } => {
+            let seen = seen.map_or_else(|| seen_before(&packages, &module), Ok)?;
+            change(invocation, &Order::Approve { module: module.clone(), only, shown: seen })?;
             shown(invocation, &packages, &module)
         }
         Module::Enable { module } => {
@@ -72,7 +74,7 @@ pub(crate) fn module(invocation: &Invocation, command: Module) -> Result<Exit, F
         }
         Module::Distrust { publisher } => {
             change(invocation, &Order::Distrust(publisher))?;
-            trusted(&invocation.output, &packages)
+            distrusted(&invocation.output, &packages, &publisher)
         }
         Module::Trusted => trusted(&invocation.output, &packages),
         Module::Key { file } => {
@@ -132,19 +134,37 @@ fn install(
     invocation: &Invocation,
     packages: &Packages,
     path: &Path,
-    publisher: Option<openred_proto::id::NodeId>,
+    publisher: Option<NodeId>,
     approve: bool,
 ) -> Result<Exit, Failure> {
     let staged = packages.stage(path)?;
     let id = packages.staged_id(&staged);
+    let granted = approve.then(|| packages.staged(&staged));
     let changed = change(invocation, &Order::Install { staged: staged.clone(), publisher });
     packages.drop_staged(&staged);
     changed?;
     let id = id?;
-    if approve {
-        change(invocation, &Order::Approve { module: id.clone(), only: Vec::new() })?;
+    if let Some(granted) = granted {
+        // This package, and none that has come meanwhile.
+        change(invocation, &Order::Approve { module: id.clone(), only: Vec::new(), shown: granted?.shown() })?;
     }
     shown(invocation, packages, &id)
+}
+
+/// What runs was weighed when it came; what waits is to be named by whoever has looked at it, as it may be another since.
+fn seen_before(packages: &Packages, id: &ModuleId) -> Result<String, Failure> {
+    let installed = packages.need(id)?;
+    if let Some(waiting) = &installed.record.staged {
+        let what = format!("{id} {waiting} waits, and you do not say that you have looked at it");
+        let way_out = format!("`openred module show {id}` shows what it asks for, and the whole command");
+        return Err(Failure::new(Exit::Usage, "package.unseen", what, way_out));
+    }
+    Ok(newest(packages, &installed)?.shown())
+}
+
+/// The command that grants what was shown.
+fn approval(verified: &Verified) -> String {
+    format!("openred module approve {} --shown {}", verified.manifest.id, verified.shown())
 }
 
 /// The version that waits, or the one that runs.
@@ -173,11 +193,20 @@ fn list(invocation: &Invocation, packages: &Packages) -> Result<Exit, Failure> {
         documents.push(json!({ "id": module.id, "version": version, "state": "built in", "publisher": Value::Null }));
         rows.push(vec![module.id.to_owned(), version, String::from("built in"), String::from("-")]);
     }
-    for installed in packages.all()? {
-        let version = installed.record.active.as_ref().map_or_else(|| String::from("-"), ToString::to_string);
-        let publisher = installed.record.publisher()?.to_string();
-        documents.push(summary(&installed)?);
-        rows.push(vec![installed.id.to_string(), version, state(&installed), publisher]);
+    for (id, installed) in packages.each()? {
+        let read = installed.and_then(|installed| Ok((summary(&installed)?, installed)));
+        let (document, row) = match read {
+            Ok((document, installed)) => {
+                let version = installed.record.active.as_ref().map_or_else(|| String::from("-"), ToString::to_string);
+                (document, vec![id.to_string(), version, state(&installed), installed.record.publisher()?.to_string()])
+            }
+            Err(failure) => {
+                let document = json!({ "id": id.as_str(), "state": "unreadable", "why": failure.what });
+                (document, vec![id.to_string(), String::from("-"), String::from("unreadable"), String::from("-")])
+            }
+        };
+        documents.push(document);
+        rows.push(row);
     }
     table(&rows).iter().for_each(|line| invocation.output.line(line));
     invocation.output.document("openred.modules/1", &json!({ "modules": documents }));
@@ -231,11 +260,15 @@ fn shown(invocation: &Invocation, packages: &Packages, id: &ModuleId) -> Result<
     output.line(format!("{id} {}: {}", manifest.version, manifest.description));
     output.line(format!("signed by {}", verified.publisher));
     let way_out = match &installed.record {
-        record if record.staged.is_some() => format!("; `openred module approve {id}` grants what follows"),
+        record if record.staged.is_some() => format!("; this grants what follows: {}", approval(&verified)),
         record if record.enabled => String::new(),
         _ => format!("; `openred module enable {id}` lets it run"),
     };
     wrap(&format!("{}{way_out}", state(&installed)), 2).iter().for_each(|line| output.line(line));
+    let more = if installed.record.staged.is_some() { packages.beyond(&installed, &verified)? } else { Vec::new() };
+    if let Some(before) = installed.record.active.as_ref().filter(|_| !more.is_empty()) {
+        wrap(&format!("more than {before}: {}", more.join("; ")), 2).iter().for_each(|line| output.line(line));
+    }
     print(output, &all);
     let limits = configuration::resolved_if_any(invocation)?.modules.limits(manifest.limits);
     let memory = limits.memory >> 20;
@@ -250,6 +283,8 @@ fn shown(invocation: &Invocation, packages: &Packages, id: &ModuleId) -> Result<
     });
     body["start"] = json!(if manifest.start == Start::Lazy { "lazy" } else { "eager" });
     body["description"] = json!(manifest.description);
+    body["shown"] = json!(verified.shown());
+    body["more"] = json!(more);
     body["permissions"] = json!(all);
     output.document("openred.module/1", &body);
     Ok(Exit::Ok)
@@ -292,10 +327,17 @@ fn audit(invocation: &Invocation, packages: &Packages, only: Option<&ModuleId>) 
         Some(id) if built_in(id).is_none() => drop(packages.need(id)?),
         _ => {}
     }
-    for installed in packages.all()?.iter().filter(|installed| only.is_none_or(|only| *only == installed.id)) {
-        let granted = installed.granted.as_ref().map(crate::packages::Granted::grants).transpose()?;
-        let manifest = newest(packages, installed)?.manifest;
-        add(installed.id.as_str(), &lines(&manifest, granted.as_ref(), used.get(installed.id.as_str())));
+    for (id, installed) in packages.each()?.into_iter().filter(|(id, _)| only.is_none_or(|only| only == id)) {
+        let read = installed.and_then(|installed| {
+            let granted = installed.granted.as_ref().map(crate::packages::Granted::grants).transpose()?;
+            Ok(lines(&newest(packages, &installed)?.manifest, granted.as_ref(), used.get(id.as_str())))
+        });
+        match read {
+            Ok(all) => add(id.as_str(), &all),
+            // Asked for alone it is an error; among others it hides none of them.
+            Err(failure) if only.is_some() => return Err(failure),
+            Err(failure) => tracing::warn!("{id} is left out: {failure}"),
+        }
     }
     table(&rows).iter().for_each(|line| invocation.output.line(line));
     invocation.output.document("openred.module-audit/1", &json!({ "modules": documents }));
@@ -310,6 +352,18 @@ fn trusted(output: &Output, packages: &Packages) -> Result<Exit, Failure> {
     }
     output.document("openred.module-trust/1", &json!({ "trusted": trusted }));
     Ok(Exit::Ok)
+}
+
+/// What is installed stays, and runs on: that is said.
+fn distrusted(output: &Output, packages: &Packages, publisher: &NodeId) -> Result<Exit, Failure> {
+    let signed = |(id, installed): (ModuleId, Result<Installed, Failure>)| {
+        installed.and_then(|installed| installed.record.publisher()).is_ok_and(|of| of == *publisher).then_some(id)
+    };
+    for id in packages.each()?.into_iter().filter_map(signed) {
+        output.line(format!("{id} is signed with that key and stays as it is; its upgrades are refused"));
+        output.line(format!("  `openred module remove {id}` removes it, `openred module disable {id}` ends it"));
+    }
+    trusted(output, packages)
 }
 
 /// The digest goes in as the first line: a key before every table, whatever the manifest has.

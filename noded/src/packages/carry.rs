@@ -15,8 +15,9 @@ use openred_module::manifest::{ModuleId, Program, Version};
 use openred_policy::launch::MOST;
 use openred_proto::config::CONFIG_BYTES;
 
-use super::record::{GRANTS, RECORD};
-use super::{FORGET, INSTALLED, MANIFEST, Packages, SIGNATURE, TRUST, names, open_regular, parse, read_text};
+use super::record::{GRANTS, RECORD, RECORD_BYTES};
+use super::trust::TRUST;
+use super::{FORGET, INSTALLED, MANIFEST, Packages, SIGNATURE, names, open_regular, parse, read_text};
 use crate::archive::{ArchiveError, tar};
 use crate::cli::{Exit, Failure};
 
@@ -135,7 +136,7 @@ fn kind(name: &str) -> Option<(u64, u32)> {
         [mark] => mark.strip_prefix(FORGET)?.parse::<ModuleId>().ok().map(|_| (0, 0o600)),
         [id, file] => {
             id.parse::<ModuleId>().ok()?;
-            [RECORD, GRANTS].contains(&file).then_some((small, 0o600))
+            [RECORD, GRANTS].contains(&file).then_some((RECORD_BYTES as u64, 0o600))
         }
         [id, version, file] => {
             id.parse::<ModuleId>().ok()?;

@@ -1,6 +1,7 @@
 //! The operator's changes. Each is one step that a crash leaves done or not done: what is new is written beside, then renamed or
 //! referred to by the one small file that counts.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -12,9 +13,7 @@ use openred_proto::audit::Event;
 use openred_proto::id::NodeId;
 
 use super::record::{self, Granted, Record};
-use super::{
-    FIRST_SLOT, FORGET, INSTALLED, Installed, Packages, TRUSTED, Verified, check_abi, foreign, malformed, offer,
-};
+use super::{FIRST_SLOT, FORGET, INSTALLED, Installed, Packages, Verified, check_abi, foreign, malformed, offer};
 use crate::cli::{Exit, Failure};
 use crate::hooks::{Spec, order};
 use crate::module::BUILT_IN;
@@ -39,6 +38,8 @@ pub(crate) enum Order {
         module: ModuleId,
         /// Only these of what it asks for; all of it if empty.
         only: Vec<String>,
+        /// What the operator was shown ([`Verified::shown`]): nothing else is granted.
+        shown: String,
     },
     /// Lets it run, also out of quarantine.
     Enable(ModuleId),
@@ -90,7 +91,9 @@ impl From<&Order> for ModuleChange {
                 publisher: publisher.map(|publisher| publisher.to_string()).unwrap_or_default(),
                 ..Self::default()
             },
-            Order::Approve { module, only } => Self { only: only.clone(), ..of("approve", module) },
+            Order::Approve { module, only, shown } => {
+                Self { only: only.clone(), shown: shown.clone(), ..of("approve", module) }
+            }
             Order::Enable(module) => of("enable", module),
             Order::Disable(module) => of("disable", module),
             Order::Remove { module, keep_data } => Self { keep_data: *keep_data, ..of("remove", module) },
@@ -112,7 +115,8 @@ impl TryFrom<ModuleChange> for Order {
                 let publisher = if change.publisher.is_empty() { None } else { Some(publisher()?) };
                 Self::Install { staged: change.staged.clone(), publisher }
             }
-            "approve" => Self::Approve { module: module()?, only: change.only.clone() },
+            "approve" if change.shown.is_empty() => return Err(usage("version that was shown")),
+            "approve" => Self::Approve { module: module()?, only: change.only.clone(), shown: change.shown.clone() },
             "enable" => Self::Enable(module()?),
             "disable" => Self::Disable(module()?),
             "remove" => Self::Remove { module: module()?, keep_data: change.keep_data },
@@ -129,7 +133,7 @@ impl Packages {
         make_private(&self.folder).map_err(|error| Failure::local(self.folder.display(), &error))?;
         match order {
             Order::Install { staged, publisher } => self.install(staged, publisher.as_ref()),
-            Order::Approve { module, only } => self.approve(&self.need(module)?, only),
+            Order::Approve { module, only, shown } => self.approve(&self.need(module)?, only, shown),
             Order::Enable(module) => self.enable(self.need(module)?),
             Order::Disable(module) => {
                 let installed = self.need(module)?;
@@ -151,7 +155,7 @@ impl Packages {
     }
 
     fn write(&self, module: &ModuleId, record: &Record) -> Result<(), Failure> {
-        record::write(&self.module(module).join(record::RECORD), record)
+        record::write_record(&self.module(module).join(record::RECORD), record)
     }
 
     fn install(&self, staged: &str, publisher: Option<&NodeId>) -> Result<(), Failure> {
@@ -159,10 +163,7 @@ impl Packages {
         let id = &verified.manifest.id;
         let installed = self.get(id)?;
         self.check_publisher(&verified, installed.as_ref(), publisher)?;
-        check_abi(verified.manifest.abi, id)?;
-        let others = self.all()?;
-        self.check_taken(&verified, &others)?;
-        self.check_order(&verified, &others)?;
+        self.check_fits(&verified)?;
         let version = verified.manifest.version.clone();
         if let Some(known) = installed.as_ref().and_then(|known| known.record.active.as_ref())
             && !version.is_newer_than(known)
@@ -173,14 +174,15 @@ impl Packages {
         }
         let mut record = match &installed {
             Some(known) => known.record.clone(),
-            None => Record::new(free_slot(&others)?, &verified.publisher),
+            None => Record::new(self.free_slot()?, &verified.publisher),
         };
         self.put_version(&verified, staged)?;
-        record.set_publisher(&verified.publisher);
-        let asked = installed.as_ref().and_then(|known| known.granted.as_ref()).map(Granted::asked).transpose()?;
-        match asked {
+        record.took(&version, &verified.publisher);
+        match &installed {
             // Nothing that the operator has not weighed: it takes the place of the one before.
-            Some(asked) if record.active.is_some() && verified.manifest.asks().beyond(&asked).is_empty() => {
+            Some(known)
+                if record.active.is_some() && known.granted.is_some() && self.beyond(known, &verified)?.is_empty() =>
+            {
                 record.activate(version);
             }
             _ => record.staged = Some(version),
@@ -188,6 +190,29 @@ impl Packages {
         self.write(id, &record)?;
         self.prune(id, &record);
         Ok(())
+    }
+
+    /// What this version asks for, or takes, that the operator has not weighed; what cannot be compared was not weighed.
+    pub(crate) fn beyond(&self, installed: &Installed, verified: &Verified) -> Result<Vec<String>, Failure> {
+        let asked = installed.granted.as_ref().map(Granted::asked).transpose()?.unwrap_or_default();
+        let asks = verified.manifest.asks();
+        let mut beyond: Vec<String> = asks.beyond(&asked).into_iter().map(ToString::to_string).collect();
+        match installed.record.active.as_ref().map(|version| self.version(installed, version)) {
+            Some(Ok(before)) => beyond.extend(verified.manifest.raised(&before.manifest)),
+            Some(Err(failure)) => {
+                beyond.push(format!("what the version before it took is not known: {}", failure.what))
+            }
+            None => {}
+        }
+        Ok(beyond)
+    }
+
+    /// Whether it can run beside what is installed.
+    fn check_fits(&self, verified: &Verified) -> Result<(), Failure> {
+        check_abi(verified.manifest.abi, &verified.manifest.id)?;
+        let others = self.others()?;
+        self.check_taken(verified, &others)?;
+        self.check_order(verified, &others)
     }
 
     fn check_publisher(
@@ -199,13 +224,19 @@ impl Packages {
         if named == Some(&verified.publisher) {
             return Ok(());
         }
+        let keys = self.keys()?;
         match installed {
             // Whoever else is trusted: a module changes hands only by the operator's word.
             Some(known) if known.record.publisher()? != verified.publisher => {
                 Err(foreign(&known.id, &verified.publisher))
             }
+            Some(known) if keys.distrusted.contains(&verified.publisher) => {
+                let what = format!("{} is signed by {}, whom you have distrusted", known.id, verified.publisher);
+                let way_out = format!("if you trust that key again: `openred module trust {}`", verified.publisher);
+                Err(Failure::new(Exit::Denied, "package.publisher", what, way_out))
+            }
             Some(_) => Ok(()),
-            None if self.trusted()?.contains(&verified.publisher) => Ok(()),
+            None if keys.trusted.contains(&verified.publisher) => Ok(()),
             None => {
                 let what =
                     format!("{} is signed by {}, whom you do not trust", verified.manifest.id, verified.publisher);
@@ -307,11 +338,20 @@ impl Packages {
         }
     }
 
-    fn approve(&self, installed: &Installed, only: &[String]) -> Result<(), Failure> {
+    fn approve(&self, installed: &Installed, only: &[String], shown: &str) -> Result<(), Failure> {
         let id = &installed.id;
         let version = installed.record.staged.as_ref().or(installed.record.active.as_ref());
         let version = version.ok_or_else(|| malformed(&self.module(id), "it has no version"))?.clone();
-        let asks = self.version(installed, &version)?.manifest.asks();
+        let verified = self.version(installed, &version)?;
+        if verified.shown() != shown {
+            let what =
+                format!("{id} is not what you were shown any more: {version} has come, or its manifest is another");
+            let way_out = format!("`openred module show {id}` shows it, and the command that approves it");
+            return Err(Failure::new(Exit::Conflict, "package.changed", what, way_out));
+        }
+        // What came since it was taken in may stand against it.
+        self.check_fits(&verified)?;
+        let asks = verified.manifest.asks();
         let granted = match only {
             [] => asks.clone(),
             only => {
@@ -346,8 +386,7 @@ impl Packages {
         let (Some(to), true) = (to, record.active.as_ref().is_some_and(|active| active.as_str() == from)) else {
             return Ok(false);
         };
-        record.earlier.retain(|version| *version != to);
-        (record.active, record.turn) = (Some(to), turn);
+        record.go_back(to, turn);
         self.write(id, &record)?;
         self.prune(id, &record);
         Ok(true)
@@ -373,21 +412,22 @@ impl Packages {
 
     fn enable(&self, installed: Installed) -> Result<(), Failure> {
         let id = &installed.id;
-        if installed.record.active.is_none() {
+        let Some(version) = &installed.record.active else {
+            let way_out =
+                format!("`openred module show {id}` shows what it asks for, and the command that approves it");
             let what = format!("{id} was not approved");
-            return Err(Failure::new(
-                Exit::Conflict,
-                "package.waiting",
-                what,
-                format!("`openred module approve {id}`"),
-            ));
-        }
+            return Err(Failure::new(Exit::Conflict, "package.waiting", what, way_out));
+        };
+        self.check_fits(&self.version(&installed, version)?)?;
         let turn = installed.record.turn.wrapping_add(1);
         self.write(id, &Record { enabled: true, turn, ..installed.record })
     }
 
     fn remove(&self, module: &ModuleId, keep_data: bool) -> Result<(), Failure> {
-        self.need(module)?;
+        // Whatever is in it: one whose record cannot be read is removed like any other.
+        if !self.module(module).is_dir() {
+            self.need(module)?;
+        }
         if !keep_data {
             // First: one that is gone and whose state nobody deletes would hand it to the next of its name.
             put(&self.folder.join(format!("{FORGET}{module}")), b"", true, |_| ())?;
@@ -395,44 +435,18 @@ impl Packages {
         self.put_away(&self.module(module))
     }
 
-    fn trust(&self, publisher: &NodeId) -> Result<(), Failure> {
-        let mut trusted = self.trusted()?;
-        if trusted.contains(publisher) {
-            return Ok(());
+    /// The least slot that no module has. One that cannot be read has one, too, and nobody knows which.
+    fn free_slot(&self) -> Result<u32, Failure> {
+        let mut taken = BTreeSet::new();
+        for (_, installed) in self.each()? {
+            taken.insert(installed?.record.slot);
         }
-        if trusted.len() >= TRUSTED {
-            let what = format!("{TRUSTED} publishers are trusted already");
-            return Err(Failure::new(Exit::Conflict, "package.trust", what, "`openred module distrust` one of them"));
-        }
-        trusted.push(*publisher);
-        self.write_trusted(&trusted)
+        let most = FIRST_SLOT + u32::try_from(INSTALLED).unwrap_or(0);
+        (FIRST_SLOT..most).find(|slot| !taken.contains(slot)).ok_or_else(|| {
+            let what = format!("{INSTALLED} modules are installed already");
+            Failure::new(Exit::Conflict, "package.many", what, "remove one first")
+        })
     }
-
-    fn distrust(&self, publisher: &NodeId) -> Result<(), Failure> {
-        let mut trusted = self.trusted()?;
-        let before = trusted.len();
-        trusted.retain(|known| known != publisher);
-        if trusted.len() == before {
-            let what = format!("{publisher} was not trusted");
-            return Err(Failure::new(Exit::NotFound, "package.trust", what, "`openred module trusted` lists who is"));
-        }
-        self.write_trusted(&trusted)
-    }
-
-    fn write_trusted(&self, trusted: &[NodeId]) -> Result<(), Failure> {
-        let text: String = trusted.iter().map(|publisher| format!("{publisher}\n")).collect();
-        put(&self.trust_file(), text.as_bytes(), true, |_| ())
-    }
-}
-
-/// The least slot that no module has.
-fn free_slot(others: &[Installed]) -> Result<u32, Failure> {
-    let most = FIRST_SLOT + u32::try_from(INSTALLED).unwrap_or(0);
-    let free = (FIRST_SLOT..most).find(|slot| others.iter().all(|other| other.record.slot != *slot));
-    free.ok_or_else(|| {
-        let what = format!("{INSTALLED} modules are installed already");
-        Failure::new(Exit::Conflict, "package.many", what, "remove one first")
-    })
 }
 
 fn sync(folder: &Path) -> io::Result<()> {

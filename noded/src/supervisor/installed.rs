@@ -86,6 +86,12 @@ impl Known {
         (self.turn, &self.granted, self.first()) != (before.turn, &before.granted, before.first())
     }
 
+    /// Whether the operator has looked at it: another version shall run, or the same one anew. What holds all modules, such as a limit or the
+    /// ceiling, says nothing of this one.
+    pub(crate) fn is_looked_at(&self, before: &Self) -> bool {
+        (self.turn, self.first().0) != (before.turn, before.first().0)
+    }
+
     /// Whether another version shall run: that takes the place of the one before while it is called.
     pub(crate) fn is_another_version(&self, before: &Self) -> bool {
         self.first().0 != before.first().0
@@ -166,31 +172,36 @@ pub(crate) fn look(context: &Context) -> Vec<Known> {
         all.push(known);
     }
     let ceiling = config.modules.ceiling();
-    let read = || -> Result<_, Failure> { Ok((packages.all()?, packages.forgotten()?)) };
+    let read = || -> Result<_, Failure> { Ok((packages.each()?, packages.forgotten()?)) };
     let (installed, forgotten) = read().unwrap_or_else(|failure| {
         tracing::error!("the installed modules cannot be read: {failure}");
         Default::default()
     });
     file.forget = forgotten.iter().map(ToString::to_string).collect();
-    for module in &installed {
+    for (id, module) in installed {
+        // Not before `noded` has deleted what the one before it kept: that goes by its name, and would go from under this one.
+        if forgotten.contains(&id) {
+            continue;
+        }
         let help = "install it again, or remove it with `openred module remove`";
-        let first = candidate(context, &packages, module, &ceiling);
-        let Ok(Some(first)) = note(context, module.id.as_str(), help, first) else { continue };
+        let first = module.and_then(|module| Ok((candidate(context, &packages, &module, &ceiling)?, module)));
+        let Ok((Some(first), module)) = note(context, id.as_str(), help, first) else { continue };
         let mut known = Known::new(module.id.as_str(), module.record.slot, module.record.turn);
         let mut add = |(verified, granted, settings): Candidate| {
             let program = Program::Installed { place: verified.program(), digest: verified.digest.0 };
             let manifest = &verified.manifest;
             known.add(manifest.version.as_str(), (manifest, &granted), program, &config);
-            Module { manifest: verified.text, granted: granted.texts(), turn: module.record.turn, settings }
+            let (id, turn) = (id.to_string(), module.record.turn);
+            Module { id, manifest: verified.text, granted: granted.texts(), turn, settings }
         };
         file.modules.push(add(first));
         // One that cannot be believed is none that may be gone back to.
         let earlier =
-            module.record.earlier.iter().map(|version| version_of(context, &packages, module, version, &ceiling));
+            module.record.earlier.iter().map(|version| version_of(context, &packages, &module, version, &ceiling));
         file.earlier.extend(earlier.filter_map(Result::ok).map(add));
         all.push(known);
     }
-    if let Err(failure) = tell(context, &file) {
+    if let Err(failure) = tell(context, file) {
         tracing::error!("noded is not told of the installed modules: {failure}");
     }
     all
@@ -239,10 +250,10 @@ fn version_of(
     Ok((verified, granted, settings))
 }
 
-fn tell(context: &Context, file: &Installed) -> Result<(), Failure> {
+fn tell(context: &Context, file: Installed) -> Result<(), Failure> {
     let place = context.home.installed();
     let failed = |error: std::io::Error| Failure::local(place.display(), &error);
-    let bytes = serde_json::to_vec(file).map_err(|error| failed(error.into()))?;
+    let bytes = file.written().map_err(failed)?;
     let mut fresh = Fresh::begin(&place)?;
     fresh.file.write_all(&bytes).map_err(failed)?;
     if let Some(noded) = context.identities.noded {
@@ -258,6 +269,9 @@ pub(super) fn change(context: &Context, order: &Order) -> Result<(), Failure> {
     let changed = Packages::of(&context.home).change(order);
     let event = noted(order, &changed);
     context.starter.board.report(event);
+    if let (Ok(()), Order::Remove { module, .. }) = (&changed, order) {
+        context.starter.board.clear(&format!("module.{module}.refused"));
+    }
     changed
 }
 
@@ -285,12 +299,14 @@ pub(super) fn keep(context: &Context, module: &str, versions: &[String]) {
     }
 }
 
-/// The state of a module that was removed is deleted.
-pub(super) fn forgotten(context: &Context, module: &str) {
-    let Ok(id) = module.parse() else { return };
-    if let Err(failure) = Packages::of(&context.home).forget_done(&id) {
+/// The state of a module that was removed is deleted; true if that was waited for: another of its name may run from now on, and `noded` is to be
+/// told that nothing of it is to be deleted any more.
+pub(super) fn forgotten(context: &Context, module: &str) -> bool {
+    let Ok(id) = module.parse() else { return false };
+    Packages::of(&context.home).forget_done(&id).unwrap_or_else(|failure| {
         tracing::error!("{failure}");
-    }
+        false
+    })
 }
 
 fn noted(order: &Order, changed: &Result<(), Failure>) -> Event {

@@ -44,6 +44,10 @@ pub(crate) enum Module {
         /// net.egress=HOST:PORT; may be repeated
         #[arg(long, value_name = "PERMISSION")]
         only: Vec<String>,
+        /// The version that you have looked at, as `module show` prints it;
+        /// needed where one waits
+        #[arg(long, value_name = "VERSION:HASH")]
+        shown: Option<String>,
     },
     /// Let an approved module run, out of quarantine too
     Enable {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use openred_module::manifest::{Manifest, ModuleId, Version};
+use openred_module::manifest::{ModuleId, Version};
 use openred_proto::admin::{ListGenerationsRequest, ModuleGeneration, ModuleGenerations, SwapModuleRequest};
 
 use crate::cli::client::{block_on, node, request};
@@ -41,37 +41,33 @@ fn install(invocation: &Invocation, packages: &Packages, module: &ModuleId, path
             return Err(Failure::usage(what, "name the module that it is of"));
         }
         super::change(invocation, &Order::Install { staged: staged.clone(), publisher: None })?;
-        Ok(found.manifest)
+        Ok(found.manifest.version)
     });
     packages.drop_staged(&staged);
-    let manifest = changed?;
+    let version = changed?;
     let installed = packages.need(module)?;
-    if installed.record.staged.as_ref() == Some(&manifest.version) {
-        return Err(waiting(&installed, &manifest));
+    if installed.record.staged.as_ref() == Some(&version) {
+        return Err(waiting(packages, &installed, &version));
     }
-    Ok(manifest.version)
+    Ok(version)
 }
 
-/// What a version asks for beyond what the operator has weighed.
-pub(super) fn beyond(installed: &Installed, manifest: &Manifest) -> Vec<String> {
-    let asked = installed.granted.as_ref().and_then(|granted| granted.asked().ok()).unwrap_or_default();
-    manifest.asks().beyond(&asked).into_iter().map(ToString::to_string).collect()
-}
-
-fn waiting(installed: &Installed, manifest: &Manifest) -> Failure {
-    let (id, version) = (&installed.id, &manifest.version);
-    let more = beyond(installed, manifest).join(", ");
-    let before = installed.record.active.as_ref().map(ToString::to_string).unwrap_or_default();
-    let what = match before.is_empty() {
-        true => format!("{id} {version} was not approved"),
-        false => format!("{id} {version} asks for more than {before}: {more}; {before} goes on"),
+/// Why a version that waits is not swapped to.
+fn waiting(packages: &Packages, installed: &Installed, version: &Version) -> Failure {
+    let id = &installed.id;
+    let read = || -> Result<(String, Vec<String>), Failure> {
+        let verified = packages.version(installed, version)?;
+        Ok((super::approval(&verified), packages.beyond(installed, &verified)?))
     };
-    Failure::new(
-        Exit::Conflict,
-        "package.waiting",
-        what,
-        format!("`openred module approve {id}` grants that and swaps"),
-    )
+    let (approval, more) = match read() {
+        Ok(read) => read,
+        Err(failure) => return failure,
+    };
+    let what = match &installed.record.active {
+        None => format!("{id} {version} was not approved"),
+        Some(before) => format!("{id} {version} asks for more than {before}: {}; {before} goes on", more.join(", ")),
+    };
+    Failure::new(Exit::Conflict, "package.waiting", what, format!("`{approval}` grants that and swaps"))
 }
 
 /// To a version that is here.
@@ -84,7 +80,7 @@ pub(super) fn to(
     if let Some(installed) = packages.get(module)?
         && installed.record.staged.as_ref() == Some(version)
     {
-        return Err(waiting(&installed, &packages.version(&installed, version)?.manifest));
+        return Err(waiting(packages, &installed, version));
     }
     let shown = block_on(list(invocation, module.as_str()))?;
     let named = |shown: &&ModuleGeneration| shown.module == module.as_str();

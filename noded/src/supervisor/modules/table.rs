@@ -91,11 +91,13 @@ impl<'a> Table<'a> {
                 entry.quarantine = None;
                 continue;
             };
-            if now.is_changed(&entry.module) {
-                entry.starts.clear();
-                // The operator has looked at it.
+            if now.is_looked_at(&entry.module) {
+                // `noded` begins another life of it for that, or swaps it, and so ends the quarantine where it is, too.
                 entry.quarantine = None;
                 self.context.starter.board.clear(&format!("module.{}.filter", entry.module.id));
+            }
+            if now.is_changed(&entry.module) {
+                entry.starts.clear();
                 let stop = entry.module.stop;
                 match (now.is_another_version(&entry.module), now.is_another_to_noded(&entry.module)) {
                     (true, _) => {}
@@ -128,7 +130,11 @@ impl<'a> Table<'a> {
         let found = self.find(ask.module());
         match ask {
             Ask::Look => self.tell_look(),
-            Ask::Forgotten { module } => installed::forgotten(self.context, &module),
+            Ask::Forgotten { module } => {
+                if installed::forgotten(self.context, &module) {
+                    self.reload();
+                }
+            }
             Ask::Stop { module, .. } => match found {
                 // One that may not run any more is ended like any other.
                 Some(place) => self.stop(place, generation),
