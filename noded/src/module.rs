@@ -136,6 +136,8 @@ pub(crate) struct Modules {
     hook_order: Vec<String>,
     /// None in tests, whose modules are linked.
     methods: Option<Arc<ModuleMethods>>,
+    /// Installed modules that shall run.
+    expected: RwLock<Vec<Wanted>>,
     /// Installed versions that may be gone back to.
     earlier: RwLock<Vec<Wanted>>,
     /// The operator's settings for each module and version.
@@ -190,12 +192,27 @@ impl Modules {
         let space = Space::new(Arc::clone(&parts.health));
         let hooks = Hooks::new(&parts.health);
         let (door, hook_order) = (Door::new(parts.me), parts.hook_order.clone());
-        let (loaded, earlier, settings) = Default::default();
+        let (loaded, expected, earlier, settings) = Default::default();
         let (timers, nudges) = (Arc::default(), OnceLock::new());
-        Self { loaded, parts, timers, space, used, door, hooks, hook_order, methods, earlier, settings, nudges }
+        Self {
+            loaded,
+            parts,
+            timers,
+            space,
+            used,
+            door,
+            hooks,
+            hook_order,
+            methods,
+            expected,
+            earlier,
+            settings,
+            nudges,
+        }
     }
 
-    /// From now on the hooks of the modules that are here are asked, those of them that were granted.
+    /// From now on the hooks of the modules that are here are asked, those of them that were granted. So are those of one that shall be here and is
+    /// not yet: they fail, and so close what they are to close.
     pub(crate) fn set_granted_hooks(&self) {
         let granted = |wanted: &Wanted| {
             let mut manifest = (*wanted.manifest).clone();
@@ -203,7 +220,10 @@ impl Modules {
             manifest
         };
         let all = self.all();
-        let manifests: Vec<Manifest> = all.iter().filter_map(|module| module.wanted.as_ref()).map(granted).collect();
+        let expected = self.expected.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let expected = expected.iter().filter(|wanted| all.iter().all(|module| module.id != wanted.id));
+        let manifests: Vec<Manifest> =
+            all.iter().filter_map(|module| module.wanted.as_ref()).chain(expected).map(granted).collect();
         self.set_hooks(&manifests.iter().collect::<Vec<_>>());
     }
 

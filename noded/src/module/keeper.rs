@@ -1,16 +1,15 @@
 //! Keeps the modules' lives: begins those of the table at the start, and follows what the operator installs, changes and removes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use openred_module::manifest::PermissionName;
 use openred_module::remote::Attached;
 use openred_proto::modules::Ask;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::timeout;
 
 use super::built_in::BUILT_IN;
@@ -44,6 +43,9 @@ struct Keeper {
     lives: JoinSet<()>,
     /// Whose lives were ended here.
     ended: BTreeSet<&'static str>,
+    /// Modules that were taken out and come to their ends, each in a task: nothing is done about one before it is gone.
+    ends: JoinSet<()>,
+    ending: HashMap<task::Id, &'static str>,
     source: Source,
     idle: Option<Duration>,
 }
@@ -82,8 +84,8 @@ impl Modules {
         let (nudges, nudged) = mpsc::channel(NUDGES);
         // Once, here.
         let _ = self.nudges.set(nudges);
-        let mut keeper =
-            Keeper { modules, supervisor, troubles, lives: JoinSet::new(), ended: BTreeSet::new(), source, idle };
+        let (lives, ends, ended, ending) = Default::default();
+        let mut keeper = Keeper { modules, supervisor, troubles, lives, ended, ends, ending, source, idle };
         // What cannot be read is read again soon, and said then.
         self.hand_over(installed::read(&keeper.source.place).map(|read| read.settings).unwrap_or_default());
         let mut first = Vec::new();
@@ -150,6 +152,10 @@ impl Keeper {
             nudge = tokio::select! {
                 () = self.supervisor.changed() => None,
                 Some(_) = self.lives.join_next() => None,
+                Some(gone) = self.ends.join_next_with_id() => {
+                    self.ending.remove(&gone.map_or_else(|error| error.id(), |(id, ())| id));
+                    None
+                }
                 nudge = nudged.recv() => nudge,
             };
         }
@@ -157,8 +163,9 @@ impl Keeper {
 
     async fn look(&mut self) -> Result<(), String> {
         let read = installed::read(&self.source.place).map_err(|error| error.to_string())?;
-        let Reading { wanted, earlier, forget, settings } = read;
+        let Reading { wanted, earlier, forget, unread, settings } = read;
         *self.modules.earlier.write().unwrap_or_else(PoisonError::into_inner) = earlier;
+        self.modules.expected.write().unwrap_or_else(PoisonError::into_inner).clone_from(&wanted);
         self.modules.hand_over(settings);
         let mut leave = Vec::new();
         for loaded in self.modules.all() {
@@ -166,29 +173,32 @@ impl Keeper {
                 leave.push(loaded);
             }
         }
-        let attached: Vec<_> = leave.iter().map(|loaded| self.take_out(loaded)).collect();
-        // At once: one that does not come to its end holds no other up.
-        join_all(leave.iter().zip(attached).map(|(loaded, attached)| self.end(loaded, attached))).await;
-        for id in forget {
+        for loaded in &leave {
+            self.take_out(loaded);
+        }
+        for id in forget.into_iter().filter(|id| self.is_gone(id)) {
             self.modules.forget(id).await?;
             self.supervisor.ask(Ask::Forgotten { module: id.to_owned() }).await;
         }
-        for wanted in wanted {
-            if self.modules.get(wanted.id).is_none() {
-                let key = self.source.keys.store_key(wanted.id).await.map_err(|error| error.to_string())?;
-                let (id, version) = (wanted.id, wanted.manifest.version.clone());
-                let loaded = self.modules.load(wanted, &key);
-                self.begin(&loaded);
-                tracing::info!(module = id, %version, "installed");
-            }
+        for wanted in wanted.iter().filter(|wanted| self.is_gone(wanted.id)).cloned().collect::<Vec<_>>() {
+            let key = self.source.keys.store_key(wanted.id).await.map_err(|error| error.to_string())?;
+            let (id, version) = (wanted.id, wanted.manifest.version.clone());
+            let loaded = self.modules.load(wanted, &key);
+            self.begin(&loaded);
+            tracing::info!(module = id, %version, "installed");
         }
         self.modules.set_granted_hooks();
         if let Some(methods) = &self.modules.methods {
-            let all = self.modules.all();
-            let installed: Vec<&str> = all.iter().map(|module| module.id).collect();
+            let ours = BUILT_IN.iter().map(|module| module.id);
+            let installed: Vec<&str> = ours.chain(wanted.iter().map(|wanted| wanted.id)).chain(unread).collect();
             methods.load(&installed).await.map_err(|error| error.to_string())?;
         }
         Ok(())
+    }
+
+    /// Whether nothing of that name is here, nor on its way out.
+    fn is_gone(&self, id: &str) -> bool {
+        self.modules.get(id).is_none() && self.ending.values().all(|ending| *ending != id)
     }
 
     /// Whether a module of the table is to go, now that these are wanted; one of which another version is wanted is asked to swap.
@@ -215,31 +225,42 @@ impl Keeper {
         }
     }
 
-    /// Takes a module out of the table: it is not called any more.
-    fn take_out(&mut self, loaded: &Loaded) -> Option<Arc<Attached>> {
+    /// Takes a module out of the table: it is not called any more. It comes to its end by itself and holds no other up.
+    fn take_out(&mut self, loaded: &Arc<Loaded>) {
         self.ended.insert(loaded.id);
         self.modules.loaded.write().unwrap_or_else(PoisonError::into_inner).remove(loaded.id);
         if let Some(life) = loaded.life.abort.lock().unwrap_or_else(PoisonError::into_inner).take() {
             life.abort();
         }
-        match &loaded.callee {
+        let attached = match &loaded.callee {
             Callee::Process(slot) => slot.leave(),
             #[cfg(test)]
             Callee::Linked(..) => None,
-        }
+        };
+        let (modules, supervisor, troubles) =
+            (Arc::clone(&self.modules), Arc::clone(&self.supervisor), Arc::clone(&self.troubles));
+        let end = end(modules, supervisor, troubles, Arc::clone(loaded), attached);
+        let task = self.ends.spawn(end);
+        self.ending.insert(task.id(), loaded.id);
     }
+}
 
-    /// Lets it end what it does, as long as its manifest says, and has its process ended.
-    async fn end(&self, loaded: &Loaded, attached: Option<Arc<Attached>>) {
-        if let Some((attached, wanted)) = attached.zip(loaded.wanted.as_ref()) {
-            attached.drain(Duration::from_secs(wanted.manifest.limits.stop_seconds.into())).await;
-        }
-        self.modules.timers.forget(loaded.id);
-        self.modules.space.module_full(loaded.id, None);
-        self.troubles.clear(loaded.id);
-        self.supervisor.ask(Ask::Stop { module: loaded.id.to_owned(), generation: 0 }).await;
-        tracing::info!(module = loaded.id, "taken out");
+/// Lets a module that was taken out end what it does, as long as its manifest says, and has its process ended.
+async fn end(
+    modules: Arc<Modules>,
+    supervisor: Arc<Supervisor>,
+    troubles: Arc<Troubles>,
+    loaded: Arc<Loaded>,
+    attached: Option<Arc<Attached>>,
+) {
+    if let Some((attached, wanted)) = attached.zip(loaded.wanted.as_ref()) {
+        attached.drain(Duration::from_secs(wanted.manifest.limits.stop_seconds.into())).await;
     }
+    modules.timers.forget(loaded.id);
+    modules.space.module_full(loaded.id, None);
+    troubles.clear(loaded.id);
+    supervisor.ask(Ask::Stop { module: loaded.id.to_owned(), generation: 0 }).await;
+    tracing::info!(module = loaded.id, "taken out");
 }
 
 impl Modules {
