@@ -119,7 +119,16 @@ pub fn module(node: &Node, arguments: &[&str]) -> Result<Value> {
     node.cli(&[&["module"], arguments].concat())?.json()
 }
 
-/// The same, which must refuse it with this code.
+/// Approves the probe's version that waits, as whoever has just looked at it.
+///
+/// # Errors
+/// When the node refuses it.
+pub fn approve(node: &Node, more: &[&str]) -> Result<Value> {
+    let shown = module(node, &["show", "probe"])?["shown"].as_str().context("it names the version")?.to_owned();
+    module(node, &[&["approve", "probe", "--shown", &shown], more].concat())
+}
+
+/// The same as [`module`], which must refuse it with this code.
 ///
 /// # Panics
 /// When it does not.

@@ -5,8 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
 use openred_tests::desk::{self, Desk, VERSION, probe_manifest, refused, text};
-use openred_tests::harness::{Node, wait_for};
+use openred_tests::harness::{Node, signal_pid, wait_for};
 use openred_tests::world::{World, status};
 use serde_json::Value;
 
@@ -57,7 +58,10 @@ fn a_module_is_installed_granted_used_changed_and_removed_while_the_node_runs() 
     assert_eq!(shown["permissions"][0]["granted"], Value::Null);
     refused(&node, &["enable", "probe"], "package.waiting");
     assert!(node.cli(&["module", "call", "probe", "GET", "/kept"]).unwrap().stderr.contains("no-such-module"));
-    let shown = module(&node, &["approve", "probe"]);
+    // Only what was looked at, and nothing that has come since.
+    refused(&node, &["approve", "probe"], "package.unseen");
+    refused(&node, &["approve", "probe", "--shown", "0.9.0:00"], "package.changed");
+    let shown = desk::approve(&node, &[]).unwrap();
     assert_eq!((&shown["version"], &shown["enabled"]), (&Value::from(VERSION), &Value::from(true)));
     answers(&node, &["GET", "/kept"], "\"bytes\":null");
     // What it may, and no more of it.
@@ -91,7 +95,7 @@ fn a_module_is_installed_granted_used_changed_and_removed_while_the_node_runs() 
     let shown = module(&node, &["install", &text(&third)]);
     assert_eq!(shown["waiting"], "1.0.2+openred.probe", "{shown}");
     answers(&node, &["POST", "/try/peer"], "not-granted");
-    module(&node, &["approve", "probe"]);
+    desk::approve(&node, &[]).unwrap();
     answers(&node, &["POST", "/try/peer"], "peer-not-linked");
     module(&node, &["approve", "probe", "--only", "kv.quota"]);
     answers(&node, &["POST", "/try/peer"], "not-granted");
@@ -148,6 +152,60 @@ fn a_module_is_installed_into_a_node_that_does_not_run() {
     assert!(named.contains("module.probe.refused") && named.contains("signature"), "{named}");
     module(&node, &["remove", "probe", "--keep-data"]);
     module(&node, &["install", &text(&package), "--publisher", &author.publisher, "--approve"]);
+    answers(&node, &["GET", "/kept"], "\"bytes\":5");
+}
+
+#[test]
+fn state_of_a_module_that_was_removed_goes_once_and_that_of_the_next_of_its_name_stays() {
+    let world = World::without_directory().unwrap();
+    let mut node = world.alone("alice", "").unwrap();
+    let author = desk(&world.path().join("desk"));
+    let package = text(&package(&author, VERSION, ASKS, ""));
+    let install = ["install", &package, "--publisher", &author.publisher, "--approve"];
+    module(&node, &install);
+    answers(&node, &["POST", "/try/kv", "--data", "before"], "tried");
+    for is_running in [false, true] {
+        if !is_running {
+            node.down().unwrap();
+        }
+        module(&node, &["remove", "probe"]);
+        module(&node, &install);
+        if !is_running {
+            node.up_without_answers().unwrap();
+        }
+        answers(&node, &["GET", "/kept"], "\"bytes\":null");
+        answers(&node, &["POST", "/try/kv", "--data", "hello"], "tried");
+        // Whatever is looked at again, by this `noded` or the next.
+        module(&node, &["enable", "probe"]);
+        answers(&node, &["GET", "/kept"], "\"bytes\":5");
+        let noded = node.child_pid("noded").unwrap();
+        signal_pid(noded, Signal::SIGKILL).unwrap();
+        wait_for("the next noded", || Ok(node.child_pid("noded").ok().filter(|next| *next != noded))).unwrap();
+        answers(&node, &["GET", "/kept"], "\"bytes\":5");
+        module(&node, &["enable", "probe"]);
+        answers(&node, &["GET", "/kept"], "\"bytes\":5");
+    }
+}
+
+#[test]
+fn a_damaged_record_is_named_and_takes_no_other_module_down() {
+    let world = World::without_directory().unwrap();
+    let node = world.alone("alice", "").unwrap();
+    let author = desk(&world.path().join("desk"));
+    author.install_probe(&node, &probe_manifest(VERSION, ASKS, "")).unwrap();
+    answers(&node, &["POST", "/try/kv", "--data", "hello"], "tried");
+    let manifest = probe_manifest(VERSION, ASKS, "").replace("id = \"probe\"", "id = \"other\"");
+    let other = author.pack(&manifest, &author.probe(VERSION).unwrap(), "").unwrap();
+    module(&node, &["install", &text(&other), "--publisher", &author.publisher]);
+    fs::write(node.home.join("modules/other/state.toml"), "no record").unwrap();
+    module(&node, &["enable", "probe"]);
+    let conditions = || status(&node).unwrap()["supervisor"]["conditions"].to_string();
+    assert!(conditions().contains("module.other.refused"), "{}", conditions());
+    answers(&node, &["GET", "/kept"], "\"bytes\":5");
+    let listed = module(&node, &["list"]).to_string();
+    assert!(listed.contains("unreadable") && listed.contains("\"probe\""), "{listed}");
+    module(&node, &["remove", "other"]);
+    assert!(!conditions().contains("module.other.refused"), "{}", conditions());
     answers(&node, &["GET", "/kept"], "\"bytes\":5");
 }
 
@@ -220,21 +278,34 @@ fn bad_packages_are_refused_by_name_and_leave_nothing() {
 }
 
 #[test]
-fn three_ends_put_it_under_quarantine_and_enable_lifts_that() {
+fn three_ends_put_it_under_quarantine_and_the_operators_word_about_it_lifts_that() {
     let world = World::without_directory().unwrap();
-    let node = world.alone("alice", "").unwrap();
+    let mut node = world.alone("alice", "[modules]\ndescriptors = 128\n").unwrap();
     let author = desk(&world.path().join("desk"));
     let package = package(&author, VERSION, ASKS, "");
     module(&node, &["install", &text(&package), "--publisher", &author.publisher, "--approve"]);
-    for _ in 0..3 {
-        answers(&node, &["GET", "/kept"], "bytes");
-        node.cli(&["module", "call", "probe", "POST", "/end"]).unwrap();
-    }
-    wait_for("the quarantine", || {
-        let named = status(&node)?["node"]["conditions"].to_string();
-        Ok(named.contains("not started again").then_some(()))
-    })
-    .unwrap();
+    let ends = |node: &Node| {
+        for _ in 0..3 {
+            answers(node, &["GET", "/kept"], "bytes");
+            node.cli(&["module", "call", "probe", "POST", "/end"]).unwrap();
+        }
+        wait_for("the quarantine", || {
+            let named = status(node)?["node"]["conditions"].to_string();
+            Ok(named.contains("not started again").then_some(()))
+        })
+        .unwrap();
+    };
+    ends(&node);
+    // What holds all modules says nothing of this one: it stays where it is, for both processes.
+    let place = node.home.join("openred.toml");
+    let config = fs::read_to_string(&place).unwrap();
+    fs::write(&place, config.replace("descriptors = 128", "descriptors = 64")).unwrap();
+    signal_pid(node.daemon().unwrap().pid(), Signal::SIGHUP).unwrap();
+    wait_for("the new limit", || Ok(node.daemon()?.output().contains("modules change, noded goes on").then_some(())))
+        .unwrap();
+    module(&node, &["release", "probe"]);
+    answers(&node, &["GET", "/kept"], "bytes");
+    ends(&node);
     module(&node, &["enable", "probe"]);
     answers(&node, &["GET", "/kept"], "bytes");
 }

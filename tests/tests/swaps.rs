@@ -169,7 +169,8 @@ fn what_goes_wrong_before_the_moment_leaves_the_version_before_with_its_rows() {
     refused(&place.module(&["rollback", MODULE]), "module.not-swapped", &["none to go back to"]);
     refused(&place.module(&["swap", MODULE, "--to", "9.9.9"]), "package.version", &["9.9.9"]);
     // Approved, it takes its place.
-    place.ok(&["approve", MODULE]);
+    let seen = place.module(&["show", MODULE]).json().unwrap()["shown"].as_str().unwrap().to_owned();
+    place.ok(&["approve", MODULE, "--shown", &seen]);
     place.runs(&version(1, 5), 2);
     place.counts(3);
 }
