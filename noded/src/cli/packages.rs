@@ -31,9 +31,8 @@ pub(crate) fn module(invocation: &Invocation, command: Module) -> Result<Exit, F
     match command {
         Module::Install { path, publisher, approve } => install(invocation, &packages, &path, publisher, approve),
         Module::Approve { module, only, shown: seen } => {
-            let seen = seen.map_or_else(|| seen_before(&packages, &module), Ok)?;
-            change(invocation, &Order::Approve { module: module.clone(), only, shown: seen })?;
-            shown(invocation, &packages, &module)
+            let seen = seen.map_or_else(|| running(&packages, &module), Ok)?;
+            grant(invocation, &packages, module, only, seen)
         }
         Module::Enable { module } => {
             change(invocation, &Order::Enable(module.clone()))?;
@@ -143,16 +142,26 @@ fn install(
     let changed = change(invocation, &Order::Install { staged: staged.clone(), publisher });
     packages.drop_staged(&staged);
     changed?;
-    let id = id?;
-    if let Some(granted) = granted {
+    match granted {
         // This package, and none that has come meanwhile.
-        change(invocation, &Order::Approve { module: id.clone(), only: Vec::new(), shown: granted?.shown() })?;
+        Some(granted) => grant(invocation, packages, id?, Vec::new(), granted?.shown()),
+        None => shown(invocation, packages, &id?),
     }
-    shown(invocation, packages, &id)
+}
+
+fn grant(
+    invocation: &Invocation,
+    packages: &Packages,
+    module: ModuleId,
+    only: Vec<String>,
+    seen: String,
+) -> Result<Exit, Failure> {
+    change(invocation, &Order::Approve { module: module.clone(), only, shown: seen })?;
+    shown(invocation, packages, &module)
 }
 
 /// What runs was weighed when it came; what waits is to be named by whoever has looked at it, as it may be another since.
-fn seen_before(packages: &Packages, id: &ModuleId) -> Result<String, Failure> {
+fn running(packages: &Packages, id: &ModuleId) -> Result<String, Failure> {
     let installed = packages.need(id)?;
     if let Some(waiting) = &installed.record.staged {
         let what = format!("{id} {waiting} waits, and you do not say that you have looked at it");
@@ -336,7 +345,7 @@ fn audit(invocation: &Invocation, packages: &Packages, only: Option<&ModuleId>) 
             Ok(all) => add(id.as_str(), &all),
             // Asked for alone it is an error; among others it hides none of them.
             Err(failure) if only.is_some() => return Err(failure),
-            Err(failure) => tracing::warn!("{id} is left out: {failure}"),
+            Err(failure) => invocation.output.line(format!("{id} is left out: {failure}")),
         }
     }
     table(&rows).iter().for_each(|line| invocation.output.line(line));

@@ -206,10 +206,10 @@ mod tests {
             Module { granted, settings: "\"".repeat(1 << 15), ..module(&id, &(head + &"\"".repeat(rest))) }
         };
         let all = |count: usize| (0..count).map(|number| full(format!("m{number}"))).collect::<Vec<_>>();
-        let file = Installed { modules: all(56), earlier: all(100), ..Installed::default() };
+        let file = Installed { modules: all(56), earlier: all(60), ..Installed::default() };
         let written = file.written().unwrap();
         let back: Installed = serde_json::from_slice(&written).unwrap();
         assert_eq!(back.modules.len(), 56);
-        assert!(written.len() <= BYTES && !back.earlier.is_empty() && back.earlier.len() < 100);
+        assert!(written.len() <= BYTES && !back.earlier.is_empty() && back.earlier.len() < 60);
     }
 }
