@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use openred_tests::desk::{Desk, VERSION, answers, module, probe_manifest};
-use openred_tests::harness::{Node, wait_for};
+use openred_tests::harness::{Answer, Node, wait_for};
 use openred_tests::world::{World, status};
 
 /// A server that says back what it hears, until that ends; each connection is also handed to the test.
@@ -37,6 +37,16 @@ fn echo() -> (u16, Receiver<TcpStream>) {
 
 fn dial(node: &Node, to: &str, wanted: &str) {
     answers(node, &["POST", "/try/dial", "--data", &format!("{to}\nhello")], wanted).unwrap();
+}
+
+/// A call that goes on for as long as the connection that it has opened.
+fn hold(node: &Node, to: &str) -> std::thread::JoinHandle<Answer> {
+    let (home, to) = (node.home.display().to_string(), to.to_owned());
+    std::thread::spawn(move || {
+        let openred = openred_tests::harness::binaries().unwrap().join("openred");
+        let call = ["--json", "--home", &home, "module", "call", "probe", "POST", "/try/dial", "--data", &to];
+        openred_tests::harness::run(&openred, &call).unwrap()
+    })
 }
 
 #[test]
@@ -69,14 +79,7 @@ fn a_module_reaches_what_it_was_granted_through_its_node_and_nothing_else() {
     .unwrap();
     // What is open ends with the module.
     while connections.try_recv().is_ok() {}
-    let home = node.home.clone();
-    let to = address.clone();
-    let holding = std::thread::spawn(move || {
-        let openred = openred_tests::harness::binaries().unwrap().join("openred");
-        let home = home.display().to_string();
-        let call = ["--json", "--home", &home, "module", "call", "probe", "POST", "/try/dial", "--data", &to];
-        openred_tests::harness::run(&openred, &call).unwrap()
-    });
+    let holding = hold(&node, &address);
     let mut held = connections.recv_timeout(openred_tests::harness::PATIENCE).unwrap();
     held.set_read_timeout(Some(openred_tests::harness::PATIENCE)).unwrap();
     module(&node, &["approve", "probe", "--only", &format!("net.egress={name}")]).unwrap();
@@ -87,6 +90,36 @@ fn a_module_reaches_what_it_was_granted_through_its_node_and_nothing_else() {
     // What is not granted any more is refused.
     dial(&node, &address, "not-granted");
     dial(&node, &name, "egress-private");
+}
+
+#[test]
+fn one_that_takes_its_time_to_end_holds_no_other_up() {
+    let world = World::without_directory().unwrap();
+    let node = world.alone("alice", "").unwrap();
+    let desk = Desk::new(&world.path().join("desk")).unwrap();
+    let (port, connections) = echo();
+    let address = format!("127.0.0.1:{port}");
+    let egress = format!("net.egress = {{ to = [\"{address}\"], reason = \"echoes\" }}\n");
+    let manifest = probe_manifest(VERSION, &egress, "[limits]\nstop_seconds = 60\n");
+    desk.install_probe(&node, &manifest).unwrap();
+    dial(&node, &address, "\"heard\":\"hello\"");
+    while connections.try_recv().is_ok() {}
+    let holding = hold(&node, &address);
+    let held = connections.recv_timeout(openred_tests::harness::PATIENCE).unwrap();
+    module(&node, &["disable", "probe"]).unwrap();
+    // Beside it another comes, whose program says that it is somebody else: that it is there is enough.
+    let other = manifest.replace("id = \"probe\"", "id = \"other\"");
+    let other = desk.pack(&other, &desk.probe(VERSION).unwrap(), "").unwrap();
+    let other = openred_tests::desk::text(&other);
+    module(&node, &["install", &other, "--publisher", &desk.publisher, "--approve"]).unwrap();
+    wait_for("the other module", || Ok(status(&node)?["node"]["modules"].to_string().contains("other").then_some(())))
+        .unwrap();
+    assert!(!holding.is_finished(), "the first has a call still");
+    module(&node, &["enable", "probe"]).unwrap();
+    held.shutdown(std::net::Shutdown::Both).unwrap();
+    holding.join().unwrap();
+    // Gone, it comes back.
+    dial(&node, &address, "\"heard\":\"hello\"");
 }
 
 #[test]
