@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use openred_policy::KeptPath;
+use openred_policy::launch::DOOR_SOCKET;
 
 /// Longest home: `run/cryptod/cryptod.sock` must fit into a socket address of 107 bytes, inside the cage as well, where no
 /// shorter name for the same place exists.
@@ -146,7 +147,7 @@ impl Home {
 
     /// `noded`'s socket for modules.
     pub(crate) fn module_socket(&self) -> PathBuf {
-        self.modules().join("module.sock")
+        self.modules().join(DOOR_SOCKET)
     }
 
     /// The installed modules; only the operator enters.
@@ -161,7 +162,7 @@ impl Home {
 
     /// The paths that a built-in module keeps in its cage.
     pub(crate) fn module_keeps(&self) -> Vec<KeptPath> {
-        let mut kept = vec![KeptPath::readable(&self.modules())];
+        let mut kept = vec![KeptPath::door(&self.modules())];
         kept.extend(openred_policy::launch::runtime());
         kept
     }

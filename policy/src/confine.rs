@@ -9,7 +9,9 @@ use nix::unistd::{Pid, getppid};
 
 use crate::barrier::Barrier;
 use crate::error::{Error, Result};
+use crate::launch::{DOOR_FOLDER, NAME_BYTES};
 use crate::layer::{Layer, LayerName, LayerReport};
+use crate::namespaces::first_component;
 use crate::role::{Role, Uid};
 use crate::self_check::Descriptors;
 use crate::{arena, landlock, namespaces, panic, privileges, seccomp, self_check, sys};
@@ -43,34 +45,62 @@ impl fmt::Display for Identity {
     }
 }
 
-/// A file or directory that stays visible, under the same absolute path as outside.
+/// A file or directory that stays visible, under the same absolute path as outside (but for [`KeptPath::door`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptPath {
-    /// Its absolute path, outside and inside.
+    /// Its absolute path outside.
     pub path: PathBuf,
     /// Whether it may be written; if not, the mount is read-only too. Connecting to a socket in it needs no write right.
     pub writable: bool,
     /// Whether what lies in it may be executed: never what may be written, and only for a foreign program.
     pub(crate) executable: bool,
+    /// Whether symbolic links on the way are followed.
+    pub(crate) links: bool,
+    /// Where it is inside.
+    inside: PathBuf,
 }
 
 impl KeptPath {
     /// May be read and written.
     #[must_use]
     pub fn writable(path: &Path) -> Self {
-        Self { path: path.to_owned(), writable: true, executable: false }
+        Self { writable: true, ..Self::readable(path) }
     }
 
     /// May be read.
     #[must_use]
     pub fn readable(path: &Path) -> Self {
-        Self { path: path.to_owned(), writable: false, executable: false }
+        let (path, inside) = (path.to_owned(), path.to_owned());
+        Self { path, writable: false, executable: false, links: true, inside }
+    }
+
+    /// May be read, as somebody who is not this program's user has granted: a symbolic link on the way to it is refused, since whoever may
+    /// write the folder that the link is in would choose what is read.
+    #[must_use]
+    pub fn granted(path: &Path) -> Self {
+        Self { links: false, ..Self::readable(path) }
+    }
+
+    /// The folder with the one socket that a foreign program may connect to, [`DOOR`](crate::launch::DOOR) inside.
+    #[must_use]
+    pub fn door(folder: &Path) -> Self {
+        Self { inside: Path::new("/").join(DOOR_FOLDER), ..Self::readable(folder) }
+    }
+
+    pub(crate) fn is_door(&self) -> bool {
+        self.inside != self.path
+    }
+
+    /// Its absolute path inside.
+    #[must_use]
+    pub fn inside(&self) -> &Path {
+        &self.inside
     }
 
     /// May be read and executed: the runtime of a foreign program, such as its loader and libraries. Only [`Role::Module`] may.
     #[must_use]
     pub fn runtime(path: &Path) -> Self {
-        Self { path: path.to_owned(), writable: false, executable: true }
+        Self { executable: true, ..Self::readable(path) }
     }
 
     /// The files that the resolver needs for host names, those of them that exist.
@@ -112,7 +142,12 @@ impl Cage {
     #[must_use]
     pub fn keeps_too_much(&self) -> bool {
         let executable = self.kept.iter().any(|kept| kept.executable);
-        (!self.kept.is_empty() && !self.role.keeps_paths()) || (executable && self.role != Role::Module)
+        // A socket in it could be named by a path as short as the door's.
+        let is_short = |kept: &KeptPath| {
+            !kept.is_door() && first_component(kept.inside()).is_none_or(|name| name.len() < NAME_BYTES)
+        };
+        let short = self.role == Role::Module && self.kept.iter().any(is_short);
+        (!self.kept.is_empty() && !self.role.keeps_paths()) || (executable && self.role != Role::Module) || short
     }
 
     /// Limits outgoing TCP to these ports (an empty list: none). Without this call any port may be connected to. Landlock sees

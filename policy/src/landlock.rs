@@ -45,10 +45,10 @@ fn ruleset(cage: &Cage) -> std::result::Result<RulesetCreated, RulesetError> {
         .scope(Scope::from_all(HANDLED))?
         .create()?;
     for kept in &cage.kept {
-        let directory = fs::metadata(&kept.path).is_ok_and(|found| found.is_dir());
+        let directory = fs::metadata(kept.inside()).is_ok_and(|found| found.is_dir());
         let rights = rights(kept, directory);
         // A kept path that cannot be opened any more is left without a rule: refused, not opened.
-        if let Ok(path) = PathFd::new(&kept.path) {
+        if let Ok(path) = PathFd::new(kept.inside()) {
             rules = rules.add_rule(PathBeneath::new(path, rights))?;
         }
     }

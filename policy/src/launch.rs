@@ -42,6 +42,20 @@ pub const MOST: u64 = 256 << 20;
 /// The descriptor from which the program is executed. The filter allows this number alone; above every table that is passed.
 pub(crate) const PROGRAM: RawFd = 120;
 
+/// The folder of [`KeptPath::door`] in the program's root.
+pub(crate) const DOOR_FOLDER: &str = "@";
+
+/// The name of the socket in that folder, outside as inside.
+pub const DOOR_SOCKET: &str = "s";
+
+/// The one socket that the program may connect to, as it names it: its working directory is its root, and it cannot change that. The kernel
+/// reads no more of an address than its length says, and the filter allows `connect` with the length of this path alone. So no socket that
+/// lies in a folder which the program may read is within its reach: every path to one has more bytes (see [`NAME_BYTES`]).
+pub const DOOR: &str = "@/s";
+
+/// At least so many bytes has the first name of a path that a foreign program is granted.
+pub const NAME_BYTES: usize = 3;
+
 /// SHA-256 of a program's file.
 pub type Digest = [u8; 32];
 
@@ -101,7 +115,8 @@ impl Launch {
         Ok(self)
     }
 
-    /// Lets the program see a path: [`KeptPath::runtime`] for what it executes, the others for its state.
+    /// Lets the program see a path: [`KeptPath::runtime`] for what it executes, [`KeptPath::granted`] for what it reads (one that is readable
+    /// is taken as granted), [`KeptPath::door`] for whom it calls, the others for its state.
     #[must_use]
     pub fn keep(mut self, path: KeptPath) -> Self {
         self.kept.push(path);
@@ -140,6 +155,7 @@ impl Launch {
             let option = match (kept.writable, kept.executable) {
                 (true, _) => "--state",
                 (false, true) => "--runtime",
+                (false, false) if kept.is_door() => "--door",
                 (false, false) => "--read",
             };
             spec = spec.argument(option)?.argument(&kept.path)?;
@@ -202,7 +218,8 @@ impl Plan {
             match next()?.to_str() {
                 Some("--state") => kept.push(KeptPath::writable(&PathBuf::from(next()?))),
                 Some("--runtime") => kept.push(KeptPath::runtime(&PathBuf::from(next()?))),
-                Some("--read") => kept.push(KeptPath::readable(&PathBuf::from(next()?))),
+                Some("--read") => kept.push(KeptPath::granted(&PathBuf::from(next()?))),
+                Some("--door") => kept.push(KeptPath::door(&PathBuf::from(next()?))),
                 Some("--limit") => {
                     let limit = next()?;
                     rlimits.push(limit.to_str().and_then(parse_rlimit).ok_or(Error::MisuseText)?);
@@ -288,10 +305,15 @@ mod tests {
 
     #[test]
     fn a_command_line_is_read_and_garbage_is_refused() {
-        let found = plan(&["ab", "3", "--state", "/s", "--runtime", "/lib", "--variable", "A=b", "--", "x", "--", "y"]);
-        let found = found.unwrap();
+        let kept = ["--state", "/s", "--runtime", "/lib", "--read", "/r", "--door", "/d"];
+        let rest = ["--variable", "A=b", "--", "x", "--", "y"];
+        let found = plan(&[&["ab", "3"], &kept[..], &rest[..]].concat()).unwrap();
         assert_eq!((found.digest.as_str(), found.given), ("ab", 3));
-        assert_eq!(found.kept, [KeptPath::writable(Path::new("/s")), KeptPath::runtime(Path::new("/lib"))]);
+        let (state, lib, read, door) = (Path::new("/s"), Path::new("/lib"), Path::new("/r"), Path::new("/d"));
+        let kept =
+            [KeptPath::writable(state), KeptPath::runtime(lib), KeptPath::granted(read), KeptPath::door(door)];
+        assert_eq!(found.kept, kept);
+        assert_eq!(found.kept[3].inside().join(DOOR_SOCKET), Path::new("/").join(DOOR));
         assert_eq!(found.variables, [CString::new("A=b").unwrap()]);
         assert_eq!(found.arguments, ["x", "--", "y"].map(|text| CString::new(text).unwrap()));
         for words in [

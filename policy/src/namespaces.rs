@@ -4,10 +4,10 @@
 //! namespace in which his one uid and gid are mapped to themselves. `noded` and the directory keep the network.
 
 use std::ffi::CString;
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -19,7 +19,7 @@ use crate::confine::KeptPath;
 use crate::error::{Error, Result};
 use crate::layer::{Layer, LayerName};
 use crate::role::{Role, Uid};
-use crate::sys;
+use crate::{socket, sys};
 
 /// Directories on which the new root may be mounted while the old one is still there; the first that exists.
 const SCAFFOLDS: [&str; 4] = ["/tmp", "/run", "/mnt", "/proc"];
@@ -83,7 +83,7 @@ pub(crate) fn empty_root(kept: &[KeptPath]) -> Result<Layer> {
     let read_only = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(none, "/", none, read_only, none).map_err(failed("remount read-only"))?;
     let seen = entries("/")?;
-    let mut expected: Vec<String> = kept.iter().filter_map(|kept| first_component(&kept.path)).collect();
+    let mut expected: Vec<String> = kept.iter().filter_map(|kept| first_component(kept.inside())).collect();
     expected.sort();
     expected.dedup();
     Ok(Layer::new(LayerName::EmptyRoot, format!("{expected:?}"), format!("{seen:?}")))
@@ -99,7 +99,7 @@ fn entries(directory: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn first_component(path: &Path) -> Option<String> {
+pub(crate) fn first_component(path: &Path) -> Option<String> {
     path.components().find_map(|part| match part {
         Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
         _ => None,
@@ -111,22 +111,27 @@ fn c_path(path: &Path) -> Result<CString> {
 }
 
 fn detach(kept: &KeptPath) -> Result<OwnedFd> {
-    let mount =
-        sys::clone_mount(&c_path(&kept.path)?).map_err(Error::io(LayerName::EmptyRoot, "open_tree of a kept path"))?;
+    let failed = |call| Error::io(LayerName::EmptyRoot, call);
+    let found = socket::open_place(&kept.path, kept.links).map_err(failed("openat2 of a kept path"))?;
+    let mount = sys::clone_mount(found.as_fd()).map_err(failed("open_tree of a kept path"))?;
     let read_only = if kept.writable { 0 } else { READ_ONLY };
     let no_exec = if kept.executable { 0 } else { NO_EXEC };
-    sys::set_mount_attributes(mount.as_fd(), NO_SUID | NO_DEV | no_exec | read_only)
-        .map_err(Error::io(LayerName::EmptyRoot, "mount_setattr"))?;
+    sys::set_mount_attributes(mount.as_fd(), NO_SUID | NO_DEV | no_exec | read_only).map_err(failed("mount_setattr"))?;
     Ok(mount)
 }
 
 /// Mounts a kept path below the working directory, which is the new root.
 fn attach(kept: &KeptPath, mount: &OwnedFd) -> Result<()> {
     let failed = |call| Error::io(LayerName::EmptyRoot, call);
-    let inside: PathBuf = kept.path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    let inside: PathBuf = kept.inside().components().filter(|part| matches!(part, Component::Normal(_))).collect();
     // By the descriptor: the scaffold may cover the path.
     let kind = fstat(mount).map_err(Error::kernel(LayerName::EmptyRoot, "fstat of a kept path"))?.st_mode;
-    let directory = SFlag::from_bits_truncate(kind) & SFlag::S_IFMT == SFlag::S_IFDIR;
+    let kind = SFlag::from_bits_truncate(kind) & SFlag::S_IFMT;
+    let directory = kind == SFlag::S_IFDIR;
+    if !directory && kind != SFlag::S_IFREG {
+        // A socket could be connected to, a FIFO or a device is somebody's other end: nothing that is only read.
+        return Err(failed("a kept path that is neither a file nor a folder")(io::ErrorKind::InvalidInput.into()));
+    }
     let parents = if directory { Some(inside.as_path()) } else { inside.parent() };
     make_directories(parents.unwrap_or(Path::new("")))?;
     if !directory {

@@ -208,7 +208,7 @@ fn mount_layer(manifest: &Manifest, seen: &Observation, expected: &Expected) -> 
     let mut wanted = vec!["/ ro tmpfs".to_owned()];
     wanted.extend(kept.iter().map(|kept| {
         let mode = if kept.writable { "rw" } else { "ro" };
-        format!("{} {mode} {}", kept.path.display(), if kept.executable { "runtime" } else { "noexec" })
+        format!("{} {mode} {}", kept.inside().display(), if kept.executable { "runtime" } else { "noexec" })
     }));
     let mut found: Vec<String> = seen.mounts.iter().map(mount_text).collect();
     wanted.sort();

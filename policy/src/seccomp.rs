@@ -447,6 +447,20 @@ mod tests {
         }
     }
 
+    /// A foreign program names one socket by the length of its address, and nothing makes another's path shorter.
+    #[test]
+    fn a_module_connects_by_the_length_of_its_door() {
+        let door = std::os::unix::net::SocketAddr::from_pathname(crate::launch::DOOR).unwrap();
+        let length = 2 + door.as_pathname().unwrap().as_os_str().len() as u64;
+        for given in 0..=128 {
+            let may = passes(Role::Module, libc::SYS_connect, [3, 1, given, 0, 0, 0]);
+            assert_eq!(may, given == length || given == length + 1, "{given}");
+        }
+        for call in [libc::SYS_chdir, libc::SYS_fchdir, libc::SYS_chroot, libc::SYS_symlinkat, libc::SYS_bind] {
+            assert!(!can_pass(filter(Role::Module).unwrap(), call as u32, None), "{call}");
+        }
+    }
+
     /// A foreign program is started from the one descriptor, starts threads and no process, and has no network.
     #[test]
     fn a_module_is_started_once_and_starts_nobody() {

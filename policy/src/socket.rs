@@ -136,6 +136,12 @@ pub fn open_no_symlinks(path: &Path, flags: OFlag, mode: u32) -> io::Result<File
     open(AT_FDCWD, path, flags, mode, libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS)
 }
 
+/// Opens `path` as a place, neither for reading nor for writing; `links`: whether symbolic links are followed.
+pub(crate) fn open_place(path: &Path, links: bool) -> io::Result<File> {
+    let resolve = if links { 0 } else { libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS };
+    open(AT_FDCWD, path, OFlag::O_PATH, 0, resolve)
+}
+
 /// Opens `path` below `directory`: no symbolic link, and no way out through `..` or an absolute path.
 pub fn open_beneath(directory: impl AsFd, path: &Path, flags: OFlag, mode: u32) -> io::Result<File> {
     let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;

@@ -75,11 +75,11 @@ pub(crate) fn inode(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
 
 // ---------------------------------------------------------------- mounts
 
-/// A detached copy of the mount under `path` (`open_tree` with `OPEN_TREE_CLONE`).
-pub(crate) fn clone_mount(path: &CStr) -> io::Result<OwnedFd> {
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
-    // SAFETY: `path` is NUL-terminated; the rest are integers.
-    let fd = check(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
+/// A detached copy of the mount under an open path (`open_tree` with `OPEN_TREE_CLONE`).
+pub(crate) fn clone_mount(place: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as c_uint;
+    // SAFETY: the empty path is NUL-terminated; the rest are integers.
+    let fd = check(unsafe { libc::syscall(libc::SYS_open_tree, place.as_raw_fd(), c"".as_ptr(), flags) })?;
     Ok(own(fd as RawFd))
 }
 

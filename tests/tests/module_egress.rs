@@ -160,11 +160,13 @@ fn a_module_reads_what_it_was_granted_and_nothing_else() {
     // What a module cannot be shown, or must not be, keeps it down, by name.
     let link = shared.join("link");
     std::os::unix::fs::symlink(shared.join("one"), &link).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(shared.join("socket")).unwrap();
     let home = node.home.canonicalize().unwrap().display().to_string();
     for (version, path, why) in [
         ("1.0.1+openred.probe", place("link"), "a symbolic link is on the way"),
         ("1.0.2+openred.probe", home, "this node's own files"),
         ("1.0.3+openred.probe", place("nothing"), "No such file"),
+        ("1.0.4+openred.probe", place("socket"), "neither a file nor a folder"),
     ] {
         let manifest = probe_manifest(version, &asks(&[path]), "");
         let package = desk.pack(&manifest, &desk.probe(version).unwrap(), "").unwrap();

@@ -107,7 +107,7 @@ fn modules_outlive_noded_and_end_with_the_node() {
     for pid in pids {
         assert!(!place(pid).exists(), "{pid} outlives its node");
     }
-    assert!(!alice.home.join("run/modules/module.sock").exists());
+    assert!(!alice.home.join("run/modules/s").exists());
 }
 
 #[test]

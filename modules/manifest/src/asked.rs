@@ -150,7 +150,7 @@ entry!(
 entry!(
     ReadPath,
     is_path,
-    "not a path that can be granted; use an absolute one without . or .., outside of /proc, /sys and /dev"
+    "not a path that can be granted; use an absolute one without . or .., outside of /proc, /sys and /dev, whose first name has three bytes at least"
 );
 entry!(Operation, is_operation, "not an operation; use names of the admin contract's service Node, such as ListLinks");
 entry!(Loopback, is_loopback, "not an address of this machine; use 127.0.0.1:PORT or [::1]:PORT, from 1024 up");

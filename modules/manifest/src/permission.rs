@@ -19,6 +19,8 @@ const HOST_BYTES: usize = 253;
 const PATH_BYTES: usize = 256;
 /// Longest entry of a hook: every list of it full, every text of it quoted.
 const HOOK_BYTES: usize = 16 << 10;
+/// Shortest first name of a path: the launcher of modules refuses shorter ones, below which a socket could be named like the node's own.
+const FIRST_BYTES: usize = 3;
 
 /// What can be granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,7 +104,7 @@ impl PermissionName {
             Self::SignDomain => "have statements signed by your node's key, marked as this module's",
             Self::Seal => "seal and open bytes under a key that only this module's calls use",
             Self::NetEgress => "open connections to these hosts: what it knows can leave this machine",
-            Self::FsRead => "read these files and folders of this machine",
+            Self::FsRead => "read these files and folders of this machine, and all that is put into them later",
             Self::HttpListen => "answer HTTP on this address of this machine, to whoever can reach it here",
             Self::NodeStatus => "read the node's health and figures, among them peers' ids",
             Self::NodeOperate => {
@@ -408,6 +410,7 @@ pub(super) fn is_path(text: &str) -> bool {
     let path = Path::new(text);
     let is_plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
     let is_system = ["/proc", "/sys", "/dev"].into_iter().any(|place| path.starts_with(place));
+    let is_short = path.components().nth(1).is_none_or(|first| first.as_os_str().len() < FIRST_BYTES);
     let plain: String = path
         .components()
         .filter(|part| *part != Component::RootDir)
@@ -416,6 +419,7 @@ pub(super) fn is_path(text: &str) -> bool {
     path.is_absolute()
         && path.components().all(is_plain)
         && !is_system
+        && !is_short
         && plain == text
         && is_bare(text)
         && text.len() <= PATH_BYTES

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use openred_policy::launch::DOOR_SOCKET;
 use openred_policy::limits::{Limits, Resource};
 use openred_policy::spawn::Exit;
 use openred_policy::{KeptPath, Layer};
@@ -136,7 +137,7 @@ impl SandboxHost {
         let launcher = launcher().ok_or(SandboxError::NoLauncher)?;
         let program = std::path::absolute(program).map_err(local("the program's path"))?;
         let folder = tempfile::Builder::new().prefix("openred-sandbox.").tempdir().map_err(local("a folder"))?;
-        let socket = folder.path().join("module.sock");
+        let socket = folder.path().join(DOOR_SOCKET);
         let listener = UnixListener::bind(&socket).map_err(local("the module socket"))?;
         // The program may have a uid of its own; what it must bring is its proof.
         for (path, mode) in [(folder.path(), 0o755), (socket.as_path(), 0o666)] {
@@ -169,13 +170,12 @@ impl SandboxHost {
     /// Why it is not in its cage.
     pub async fn launch(&mut self) -> Result<(), SandboxError> {
         self.kill().await;
-        let mut kept = vec![KeptPath::readable(self.folder.path())];
+        let mut kept = vec![KeptPath::door(self.folder.path())];
         kept.extend(openred_policy::launch::runtime());
         let plan = Plan {
             launcher: self.launcher.clone(),
             program: self.program.clone(),
             name: self.module.clone(),
-            socket: self.folder.path().join("module.sock"),
             kept,
             limits: self.limits,
         };

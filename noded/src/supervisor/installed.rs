@@ -139,6 +139,7 @@ fn check_reads(home: &Home, reads: &[PathBuf]) -> Result<(), Failure> {
         match path.canonicalize() {
             // Whoever may write a folder on the way would choose what is read.
             Ok(real) if real != *path => return refuse("a symbolic link is on the way"),
+            Ok(_) if !(path.is_file() || path.is_dir()) => return refuse("it is neither a file nor a folder"),
             Ok(_) => {}
             Err(error) => return refuse(&error.to_string()),
         }

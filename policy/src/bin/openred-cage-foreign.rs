@@ -2,7 +2,8 @@
 //! confines nothing and tries to get out. Not installed.
 //!
 //! `launch HOW UID STATE PROGRAM ARGUMENT…` prints one JSON line: what the launcher said, what was seen from outside, what the program
-//! wrote and how it ended. HOW: `right`, `wrong` (another digest), `leave` (the supervisor ends while the program runs). PROGRAM `self`
+//! wrote and how it ended. Beside STATE, `door`, if there is one, is the folder with the socket that it may connect to, and `granted`
+//! what it may read. HOW: `right`, `wrong` (another digest), `leave` (the supervisor ends while the program runs). PROGRAM `self`
 //! is this one; `held` and `watched` start it with small limits, held by what this machine has or without any group, and look at it until it
 //! ends or was held back. `foreign ACT STATE` says `ready`, waits for a byte and tries the act: exit code 0 it worked, 100 + errno the
 //! kernel refused it.
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use openred_policy::launch::{Launch, digest_of, runtime};
+use openred_policy::launch::{DOOR, Launch, digest_of, runtime};
 use openred_policy::limits::{Held, Limits, Resource, Usage, Ways};
 use openred_policy::probe::{self, memory};
 use openred_policy::spawn::Child;
@@ -75,6 +76,12 @@ fn launch(how: &str, uid: &str, state: &Path, program: &str, rest: &[&str]) -> R
     let file = File::open(&path).map_err(failed)?;
     let mut launch = Launch::new(&this.with_file_name("openred-launch"), file, digest, name)?.identity(identity)?;
     launch = launch.keep(KeptPath::writable(state)).variable("OPENRED_TEST", "given");
+    for (name, keep) in [("door", KeptPath::door as fn(&Path) -> KeptPath), ("granted", KeptPath::granted)] {
+        let path = state.with_file_name(name);
+        if path.symlink_metadata().is_ok() {
+            launch = launch.keep(keep(&path));
+        }
+    }
     launch = runtime().into_iter().fold(launch, Launch::keep);
     launch = rest.iter().fold(launch, |launch, argument| launch.argument(argument));
     launch = launch.descriptor(input)?.descriptor(output)?.descriptor(std::io::stderr())?;
@@ -214,6 +221,10 @@ fn attempt(act: &str, state: &Path) -> Result<(), i32> {
         "connect-abstract" => {
             SocketAddr::from_abstract_name("openred-nobody").and_then(|name| UnixStream::connect_addr(&name)).map(drop)
         }
+        "connect-granted" => UnixStream::connect(state.with_file_name("granted").join("s")).map(drop),
+        "connect-door" => UnixStream::connect(DOOR).map(drop),
+        "read-granted" => std::fs::read(state.with_file_name("granted").join("file")).map(drop),
+        "change-directory" => std::env::set_current_dir(state.with_file_name("granted")),
         "take-memory" => take_memory(),
         "take-cpu" => loop {
             std::hint::spin_loop();

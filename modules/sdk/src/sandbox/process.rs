@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use openred_policy::launch::{Launch, digest_of};
+use openred_policy::launch::{DOOR, Launch, digest_of};
 use openred_policy::limits::{Held, Limits, Resource, Usage, Ways};
 use openred_policy::spawn::{Child, Exit};
 use openred_policy::{Error, Identity, KeptPath, Layer, Role, barrier, observe};
@@ -29,7 +29,6 @@ pub(super) struct Plan {
     pub(super) launcher: PathBuf,
     pub(super) program: PathBuf,
     pub(super) name: String,
-    pub(super) socket: PathBuf,
     pub(super) kept: Vec<KeptPath>,
     pub(super) limits: Option<Limits>,
 }
@@ -185,7 +184,7 @@ fn begin(plan: &Plan, input: File, output: File) -> Result<(Child, Vec<Layer>, O
     let null = File::options().write(true).open("/dev/null").map_err(local)?;
     let identity = identity();
     let mut launch = Launch::new(&plan.launcher, file, digest, &plan.name)?.identity(identity)?;
-    launch = plan.kept.iter().cloned().fold(launch, Launch::keep).argument(&plan.socket);
+    launch = plan.kept.iter().cloned().fold(launch, Launch::keep).argument(DOOR);
     for (name, value) in [("OPENRED_LOG", "debug"), ("RUST_BACKTRACE", "0")] {
         launch = launch.variable(name, value);
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use openred_policy::KeptPath;
+use openred_policy::launch::DOOR;
 use openred_policy::limits::Held;
 
 use crate::config::LogFormat;
@@ -61,14 +62,14 @@ pub(super) async fn begin(context: &Context, wanted: Wanted) -> Result<Begun, Fa
     let held = file.metadata().and_then(|file| context.starter.ways.hold(&group, runnable.limits, file.len()));
     let held = Arc::new(held.map_err(|source| Fault::Setup { role, what: "a group for its limits", source })?);
     let mut kept = context.home.module_keeps();
-    kept.extend(runnable.reads.iter().map(|path| KeptPath::readable(path)));
+    kept.extend(runnable.reads.iter().map(|path| KeptPath::granted(path)));
     let plan = ModulePlan {
         name: id,
         label,
         program: name,
         file,
         digest,
-        arguments: vec![context.home.module_socket().into_os_string()],
+        arguments: vec![DOOR.into()],
         variables: vec![("OPENRED_LOG", level), ("OPENRED_LOG_FORMAT", format), ("RUST_BACKTRACE", "0")],
         identity: context.identities.module(slot),
         kept,

@@ -21,7 +21,7 @@ use openred_module::{
     Verdict,
 };
 use openred_policy::barrier::{Host, Stage};
-use openred_policy::launch::{Launch, digest_of, runtime};
+use openred_policy::launch::{DOOR, DOOR_SOCKET, Launch, digest_of, runtime};
 use openred_policy::spawn::Child;
 use openred_policy::{Identity, KeptPath};
 use openred_proto::id::NodeId;
@@ -105,7 +105,7 @@ impl Ground {
     }
 
     fn socket(&self) -> PathBuf {
-        self.folder.join("module.sock")
+        self.folder.join(DOOR_SOCKET)
     }
 
     /// Starts the program in its cage, as a supervisor does, and waits until it serves.
@@ -117,8 +117,8 @@ impl Ground {
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let identity = is_root().then_some(Identity { uid: UID, gid: UID });
         let launch = Launch::new(&programs.join("openred-launch"), File::open(&path)?, digest, PROGRAM)?;
-        let launch = launch.argument(self.socket()).variable("OPENRED_LOG", "error").identity(identity)?;
-        let launch = runtime().into_iter().fold(launch.keep(KeptPath::readable(&self.folder)), Launch::keep);
+        let launch = launch.argument(DOOR).variable("OPENRED_LOG", "error").identity(identity)?;
+        let launch = runtime().into_iter().fold(launch.keep(KeptPath::door(&self.folder)), Launch::keep);
         let (child, host) = launch.descriptor(&input)?.descriptor(&null)?.descriptor(std::io::stderr())?.start()?;
         drop(input);
         stages(&host)?;
