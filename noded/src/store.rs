@@ -83,6 +83,9 @@ pub(crate) enum StoreError {
     /// A read, write or statement failed.
     #[error("the node's database failed ({0:?})")]
     Failed(ErrorCode),
+    /// A module's rows would be more than it was granted.
+    #[error("the module's rows would be more bytes than its `kv.quota`")]
+    Quota,
     /// A write of a module's generation that was replaced.
     #[error("this generation of the module was replaced: it writes nothing more")]
     Replaced,

@@ -1,9 +1,10 @@
 //! Blobs: plain files under `blobs/<module>/`, all touched by one thread of their own so that no disk holds up the network.
 //!
 //! A name is no path (checked by the SDK's type), links are not followed, and a module's folder is its own. The thread is
-//! started before the final filter. Open files are kept for a while: a transfer writes many chunks to one of them.
+//! started before the final filter. A blob counts for no less than a block of the disk, and a bounded module has so many and no more: files cost more than
+//! their bytes. Open files are kept for a while: a transfer writes many chunks to one of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -19,6 +20,10 @@ use tokio::sync::{mpsc, oneshot};
 const QUEUE: usize = 32;
 /// Files kept open.
 const OPEN_FILES: usize = 32;
+/// What a blob counts for at least: a file takes an inode and a name, and of the disk a block as soon as there is anything in it.
+const LEAST: u64 = 4096;
+/// Blobs of a module whose bytes are bounded.
+const BLOBS: u64 = 65_536;
 
 type Job = Box<dyn FnOnce(&mut Folder) + Send>;
 type Result<T> = std::result::Result<T, HostError>;
@@ -70,7 +75,7 @@ impl Disk {
         answer.await.map_err(|_| HostError::ShuttingDown)?
     }
 
-    /// Writes, if the module's blobs are not more than `most` bytes then.
+    /// Writes, if the module's blobs are not more than `most` bytes then, each counted for [`LEAST`] at least, and not more than [`BLOBS`].
     pub(super) async fn write(
         &self,
         module: &'static str,
@@ -78,7 +83,7 @@ impl Disk {
         offset: u64,
         bytes: Bytes,
         most: Option<u64>,
-    ) -> Result<()> {
+    ) -> Result<Written> {
         if bytes.len() > BLOB_CHUNK {
             return Err(HostError::TooLarge { limit: BLOB_CHUNK });
         }
@@ -122,12 +127,43 @@ impl Disk {
     }
 }
 
+/// What became of a write.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// It is there.
+    Yes,
+    /// Nothing was written: the module would have more than it was granted.
+    BeyondQuota,
+}
+
+/// What a module's blobs come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
+    blobs: u64,
+    bytes: u64,
+}
+
+impl Sum {
+    /// One blob of this length more; none that is not there.
+    const fn with(self, length: Option<u64>) -> Self {
+        let Some(length) = length else { return self };
+        let counts = if length > LEAST { length } else { LEAST };
+        Self { blobs: self.blobs.saturating_add(1), bytes: self.bytes.saturating_add(counts) }
+    }
+
+    const fn without(self, length: Option<u64>) -> Self {
+        let less = Self { blobs: 0, bytes: 0 }.with(length);
+        Self { blobs: self.blobs.saturating_sub(less.blobs), bytes: self.bytes.saturating_sub(less.bytes) }
+    }
+}
+
 /// The folder of all modules' blobs, on its thread.
 struct Folder {
     root: PathBuf,
     most_bytes: u64,
-    /// Bytes of each module's blobs, counted once and kept up.
-    used: HashMap<&'static str, u64>,
+    /// Each module's blobs, counted once and kept up.
+    used: HashMap<&'static str, Sum>,
     /// Open files, the last used at the back.
     open: VecDeque<(PathBuf, File)>,
 }
@@ -178,20 +214,25 @@ impl Folder {
         offset: u64,
         bytes: &[u8],
         most: Option<u64>,
-    ) -> Result<()> {
-        let before = self.length(module, name)?.unwrap_or(0);
-        let after = before.max(offset.saturating_add(bytes.len() as u64));
-        let others = self.used(module).map_err(fault)?.saturating_sub(before);
-        let all = others.saturating_add(after);
-        if self.most_bytes > 0 && all > self.most_bytes || most.is_some_and(|most| all > most) {
+    ) -> Result<Written> {
+        let before = self.length(module, name)?;
+        let after = before.unwrap_or(0).max(offset.saturating_add(bytes.len() as u64));
+        let used = self.used(module).map_err(fault)?;
+        let others = used.without(before);
+        let all = others.with(Some(after));
+        // What takes no more is written: a module that was granted less meanwhile goes on with what it has.
+        if all != used && most.is_some_and(|most| all.bytes > most || all.blobs > BLOBS) {
+            return Ok(Written::BeyondQuota);
+        }
+        if self.most_bytes > 0 && all.bytes > self.most_bytes {
             return Err(HostError::Full);
         }
         let file = self.file(module, name, true).map_err(fault)?.ok_or(HostError::Storage)?;
         let written = file.write_all_at(bytes, offset);
         // A disk that fills up takes a part of a write: what counts is what is there.
         let length = file.metadata().map_err(fault)?.len();
-        self.used.insert(module, others.saturating_add(length));
-        written.map_err(fault)
+        self.used.insert(module, others.with(Some(length)));
+        written.map(|()| Written::Yes).map_err(fault)
     }
 
     fn read(&mut self, module: &str, name: &BlobName, offset: u64, most: usize) -> Result<Bytes> {
@@ -215,13 +256,13 @@ impl Folder {
 
     fn rename(&mut self, module: &'static str, from: &BlobName, to: &BlobName) -> Result<()> {
         self.sync(module, from)?;
-        let replaced = if from == to { 0 } else { self.length(module, to)?.unwrap_or(0) };
+        let replaced = if from == to { None } else { self.length(module, to)? };
         let (from, to) = (self.path(module, from), self.path(module, to));
         fs::rename(&from, &to).map_err(fault)?;
         self.close(&from);
         self.close(&to);
         let used = self.used(module).map_err(fault)?;
-        self.used.insert(module, used.saturating_sub(replaced));
+        self.used.insert(module, used.without(replaced));
         self.sync_folder(module).map_err(fault)
     }
 
@@ -231,7 +272,7 @@ impl Folder {
         self.close(&path);
         fs::remove_file(&path).map_err(fault)?;
         let used = self.used(module).map_err(fault)?;
-        self.used.insert(module, used.saturating_sub(length));
+        self.used.insert(module, used.without(Some(length)));
         self.sync_folder(module).map_err(fault)
     }
 
@@ -241,25 +282,27 @@ impl Folder {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(fault(error)),
         };
-        let mut names = Vec::new();
+        // The least of them, the greatest on top: as many as are asked for, however many there are.
+        let mut names = BinaryHeap::with_capacity(SCAN_LIMIT + 1);
         for entry in entries {
             let name = entry.map_err(fault)?.file_name();
             names.extend(name.to_str().and_then(BlobName::new).filter(|name| after.is_none_or(|after| name > after)));
+            if names.len() > SCAN_LIMIT {
+                names.pop();
+            }
         }
-        names.sort();
-        names.truncate(SCAN_LIMIT);
-        Ok(names)
+        Ok(names.into_sorted_vec())
     }
 
-    fn used(&mut self, module: &'static str) -> io::Result<u64> {
+    fn used(&mut self, module: &'static str) -> io::Result<Sum> {
         if let Some(used) = self.used.get(module) {
             return Ok(*used);
         }
-        let mut used = 0;
+        let mut used = Sum::default();
         match fs::read_dir(self.root.join(module)) {
             Ok(entries) => {
                 for entry in entries {
-                    used += entry?.metadata()?.len();
+                    used = used.with(Some(entry?.metadata()?.len()));
                 }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -335,13 +378,54 @@ mod tests {
             assert_eq!(folder.write("m", &name, 0, &chunk, None), Err(HostError::Full));
             let there = folder.length("m", &name).unwrap().unwrap();
             assert!(0 < there && there <= SIZE as u64, "{there} bytes of the write fitted");
-            assert_eq!(folder.used("m").unwrap(), there);
+            assert_eq!(folder.used("m").unwrap(), Sum { blobs: 1, bytes: there });
         }
         folder.delete("m", &name).unwrap();
-        assert_eq!(folder.used("m").unwrap(), 0);
-        assert_eq!(folder.write("m", &name, 0, &chunk[..1000], None), Ok(()));
-        assert_eq!(folder.write("m", &name, 1000, &chunk[..1], Some(1000)), Err(HostError::Full), "its own quota");
-        assert_eq!(folder.write("m", &name, 999, &chunk[..1], Some(1000)), Ok(()));
-        assert_eq!(folder.used("m").unwrap(), 1000);
+        assert_eq!(folder.used("m").unwrap(), Sum::default());
+    }
+
+    fn name(name: &str) -> BlobName {
+        BlobName::new(name).unwrap()
+    }
+
+    #[test]
+    fn a_quota_counts_bytes_blocks_and_blobs() {
+        let root = tempfile::tempdir().unwrap();
+        let mut folder = Folder::new(root.path(), 0);
+        let write = |folder: &mut Folder, blob: &str, offset: u64, bytes: &[u8]| {
+            folder.write("m", &name(blob), offset, bytes, Some(3 * LEAST)).unwrap()
+        };
+        let long = vec![7; usize::try_from(LEAST).unwrap()];
+        assert_eq!(write(&mut folder, "a", 0, &long), Written::Yes);
+        assert_eq!(write(&mut folder, "a", LEAST, &long), Written::Yes);
+        // Nothing at all is a file still.
+        assert_eq!(write(&mut folder, "b", 0, b""), Written::Yes);
+        assert_eq!(folder.used("m").unwrap(), Sum { blobs: 2, bytes: 3 * LEAST });
+        assert_eq!(write(&mut folder, "c", 0, b""), Written::BeyondQuota);
+        assert_eq!(write(&mut folder, "a", 2 * LEAST, b"x"), Written::BeyondQuota);
+        assert_eq!(folder.length("m", &name("c")).unwrap(), None, "and it was not made");
+        assert_eq!(write(&mut folder, "b", LEAST - 1, b"x"), Written::Yes, "in what it counts for already");
+        folder.rename("m", &name("b"), &name("a")).unwrap();
+        assert_eq!(folder.used("m").unwrap(), Sum { blobs: 1, bytes: LEAST });
+        assert_eq!(Folder::new(root.path(), 0).used("m").unwrap(), Sum { blobs: 1, bytes: LEAST }, "counted anew");
+        folder.delete("m", &name("a")).unwrap();
+        assert_eq!(folder.used("m").unwrap(), Sum::default());
+        // A million of them, as far as the sum knows.
+        folder.used.insert("m", Sum { blobs: BLOBS, bytes: 0 });
+        assert_eq!(write(&mut folder, "d", 0, b""), Written::BeyondQuota);
+    }
+
+    #[test]
+    fn a_list_is_the_least_names_in_their_order() {
+        let root = tempfile::tempdir().unwrap();
+        let mut folder = Folder::new(root.path(), 0);
+        let numbered = |number: usize| name(&format!("n{number:05}"));
+        for number in (0..SCAN_LIMIT + 5).rev() {
+            let _ = folder.write("m", &numbered(number), 0, b"", None).unwrap();
+        }
+        let first = folder.list("m", None).unwrap();
+        assert_eq!(first, (0..SCAN_LIMIT).map(numbered).collect::<Vec<_>>());
+        let rest = folder.list("m", first.last()).unwrap();
+        assert_eq!(rest, (SCAN_LIMIT..SCAN_LIMIT + 5).map(numbered).collect::<Vec<_>>());
     }
 }

@@ -3,7 +3,6 @@
 //! Rows are sealed before they reach the database (`store::seal`). Blobs are plain files: what a module keeps there is
 //! protected by the state directory's mode and the cage, no further (SECURITY.md).
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
@@ -18,7 +17,7 @@ use openred_proto::checked::session::{RequestHead, ResponseHead};
 use openred_proto::id::{NodeId, UnixMillis};
 use sha2::{Digest as _, Sha256};
 
-use super::blobs::Disk;
+use super::blobs::{Disk, Written};
 use super::built_in::BUILT_IN;
 use super::egress::Egress;
 use super::granted::Granted;
@@ -53,8 +52,6 @@ pub(super) struct ModuleHost {
     granted: Arc<Granted>,
     /// What comes with the node is part of it: it signs, seals and calls unasked.
     is_ours: bool,
-    /// At least the bytes of its rows: what was written since they were counted is added, what was replaced is not taken off.
-    rows: AtomicU64,
     health: Arc<Health>,
     view: Arc<View>,
 }
@@ -85,7 +82,6 @@ impl ModuleHost {
             beside: Arc::clone(&parts.beside),
             granted,
             is_ours: BUILT_IN.iter().any(|ours| ours.id == module),
-            rows: AtomicU64::new(u64::MAX),
             health: Arc::clone(&parts.health),
             view: Arc::clone(&parts.view),
         }
@@ -105,27 +101,12 @@ impl ModuleHost {
     fn knows_peers(&self) -> Result<(), HostError> {
         if self.granted.knows_peers() { Ok(()) } else { Err(HostError::NotGranted) }
     }
-
-    /// Whether so many more bytes of rows fit. The rows are counted when the estimate says that they might not.
-    async fn row_quota(&self, more: u64) -> Result<(), HostError> {
-        let Some(most) = self.granted.bytes(PermissionName::KvQuota) else { return Ok(()) };
-        let fits = |rows: u64| rows.saturating_add(more) <= most;
-        if more > 0 && !fits(self.rows.load(Ordering::Relaxed)) {
-            let rows = self.store.row_bytes(self.pen.seal()).await?;
-            self.rows.store(rows, Ordering::Relaxed);
-            if !fits(rows) {
-                return Err(HostError::Full);
-            }
-        }
-        self.rows.fetch_add(more, Ordering::Relaxed);
-        Ok(())
-    }
 }
 
 impl From<StoreError> for HostError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Full => Self::Full,
+            StoreError::Full | StoreError::Quota => Self::Full,
             StoreError::Closed | StoreError::Replaced => Self::ShuttingDown,
             _ => Self::Storage,
         }
@@ -181,10 +162,11 @@ impl Host for ModuleHost {
     async fn apply(&self, batch: Batch) -> Result<Committed, HostError> {
         batch.check()?;
         self.granted.need(PermissionName::KvQuota)?;
-        let bytes = batch_bytes(&batch);
-        self.row_quota(bytes).await?;
-        let applied = self.store.apply(Arc::clone(&self.pen), batch).await.map_err(HostError::from);
-        self.space.noted(self.module, Place::Rows, bytes, applied)
+        let (bytes, most) = (batch_bytes(&batch), self.granted.bytes(PermissionName::KvQuota));
+        match self.store.apply(Arc::clone(&self.pen), batch, most).await {
+            Err(StoreError::Quota) => Err(self.space.own_full(self.module, Place::Rows, bytes)),
+            applied => self.space.noted(self.module, Place::Rows, bytes, applied.map_err(HostError::from)),
+        }
     }
 
     async fn scan(&self, scan: Scan) -> Result<ScanPage, HostError> {
@@ -197,8 +179,10 @@ impl Host for ModuleHost {
         self.granted.need(PermissionName::BlobQuota)?;
         let count = bytes.len() as u64;
         let most = self.granted.bytes(PermissionName::BlobQuota);
-        let written = self.disk.write(self.module, name, offset, bytes, most).await;
-        self.space.noted(self.module, Place::Blobs, count, written)
+        match self.disk.write(self.module, name, offset, bytes, most).await {
+            Ok(Written::BeyondQuota) => Err(self.space.own_full(self.module, Place::Blobs, count)),
+            written => self.space.noted(self.module, Place::Blobs, count, written.map(drop)),
+        }
     }
 
     async fn blob_read(&self, name: &BlobName, offset: u64, most: usize) -> Result<Bytes, HostError> {
@@ -226,7 +210,7 @@ impl Host for ModuleHost {
         self.active()?;
         self.granted.need(PermissionName::BlobQuota)?;
         self.disk.delete(self.module, name).await?;
-        self.space.blob_deleted();
+        self.space.blob_deleted(self.module);
         Ok(())
     }
 

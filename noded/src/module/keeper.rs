@@ -257,7 +257,7 @@ async fn end(
         attached.drain(Duration::from_secs(wanted.manifest.limits.stop_seconds.into())).await;
     }
     modules.timers.forget(loaded.id);
-    modules.space.module_full(loaded.id, None);
+    modules.space.forget(loaded.id);
     troubles.clear(loaded.id);
     supervisor.ask(Ask::Stop { module: loaded.id.to_owned(), generation: 0 }).await;
     tracing::info!(module = loaded.id, "taken out");

@@ -212,9 +212,9 @@ impl Store {
         self.call(move |connection| rows::get(connection, &seal, &key)).await
     }
 
-    /// A batch of a module's rows; checked by the caller.
-    pub(crate) async fn apply(&self, pen: Arc<Pen>, batch: Batch) -> Result<Committed> {
-        self.call(move |connection| pen.apply(connection, &batch)).await
+    /// A batch of a module's rows, checked by the caller, that leads to no more than `most` bytes of them.
+    pub(crate) async fn apply(&self, pen: Arc<Pen>, batch: Batch, most: Option<u64>) -> Result<Committed> {
+        self.call(move |connection| pen.apply(connection, &batch, most)).await
     }
 
     /// What is kept of a module's generations, if it was ever swapped.
@@ -236,11 +236,6 @@ impl Store {
     /// Copies a state's rows to another, in place of what is there; how many.
     pub(crate) async fn copy_state(&self, module: &'static str, from: u64, to: u64) -> Result<usize> {
         self.call(move |connection| states::copy(connection, module, from, to)).await
-    }
-
-    /// Bytes of all rows that a writer of this seal works on.
-    pub(crate) async fn row_bytes(&self, seal: Arc<RowSeal>) -> Result<u64> {
-        self.call(move |connection| rows::bytes(connection, seal.place())).await
     }
 
     /// Deletes all rows of a module, and what is kept of its generations.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use openred_module::{Batch, Committed, SCAN_LIMIT, Scan, ScanPage};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{Result, RowSeal};
+use super::{Result, RowSeal, StoreError};
 
 /// A scan stops after this many bytes of values, so that a page of large rows does not fill the memory.
 const SCAN_BYTES: usize = 4 << 20;
@@ -14,16 +14,24 @@ pub(crate) fn get(connection: &Connection, seal: &RowSeal, key: &[u8]) -> Result
     Ok(read(connection, seal, key)?.map(|(_, value)| value))
 }
 
-/// All of a batch, or nothing.
-pub(crate) fn apply(connection: &Connection, seal: &RowSeal, batch: &Batch) -> Result<Committed> {
+/// All of a batch, or nothing; also nothing if the rows grow by it and are more than `most` bytes then.
+///
+/// # Errors
+/// [`StoreError::Quota`] then.
+pub(crate) fn apply(connection: &Connection, seal: &RowSeal, batch: &Batch, most: Option<u64>) -> Result<Committed> {
     for (key, expected) in &batch.expect {
         if get(connection, seal, key)? != *expected {
             return Ok(Committed::No);
         }
     }
+    let before = counted(connection, seal.place())?;
+    let (mut added, mut removed) = (0, 0);
     for (key, value) in &batch.put {
-        let version = read_version(connection, seal, key)?.map_or(1, |version| version.saturating_add(1));
+        let known = known(connection, seal, key)?;
+        let version = known.map_or(1, |(version, _)| version.saturating_add(1));
         let sealed = seal.seal(key, version, value);
+        added += (key.len() + sealed.len()) as u64;
+        removed += known.map_or(0, |(_, bytes)| bytes);
         connection
             .prepare_cached(
                 "INSERT INTO module_row (module, key, version, sealed) VALUES (?1, ?2, ?3, ?4)
@@ -32,24 +40,40 @@ pub(crate) fn apply(connection: &Connection, seal: &RowSeal, batch: &Batch) -> R
             .execute(params![seal.place(), &key[..], version, sealed])?;
     }
     for key in &batch.delete {
+        removed += known(connection, seal, key)?.map_or(0, |(_, bytes)| bytes);
         connection
             .prepare_cached("DELETE FROM module_row WHERE module = ?1 AND key = ?2")?
             .execute(params![seal.place(), &key[..]])?;
     }
+    let after = before.saturating_add(added).saturating_sub(removed);
+    if after > before && most.is_some_and(|most| after > most) {
+        return Err(StoreError::Quota);
+    }
+    count(connection, seal.place(), after)?;
     Ok(Committed::Yes)
 }
 
-/// Bytes of all rows of a module, as they lie in the database.
-pub(crate) fn bytes(connection: &Connection, module: &str) -> Result<u64> {
-    let sum: i64 = connection
-        .prepare_cached("SELECT COALESCE(SUM(LENGTH(key) + LENGTH(sealed)), 0) FROM module_row WHERE module = ?1")?
-        .query_row([module], |row| row.get(0))?;
-    Ok(u64::try_from(sum).unwrap_or(0))
+/// Bytes of all rows under this name, as they lie in the database: kept up with each change of them, so that nobody has them counted.
+fn counted(connection: &Connection, place: &str) -> Result<u64> {
+    let known: Option<i64> = connection
+        .prepare_cached("SELECT bytes FROM module_bytes WHERE module = ?1")?
+        .query_row([place], |row| row.get(0))
+        .optional()?;
+    u64::try_from(known.unwrap_or(0)).map_err(|_| StoreError::Damaged("module_bytes"))
 }
 
-/// Deletes all rows of a module.
-pub(crate) fn forget(connection: &Connection, module: &str) -> Result<()> {
-    connection.execute("DELETE FROM module_row WHERE module = ?1", [module])?;
+fn count(connection: &Connection, place: &str, bytes: u64) -> Result<()> {
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO module_bytes (module, bytes) VALUES (?1, ?2)")?
+        .execute(params![place, bytes])?;
+    Ok(())
+}
+
+/// Deletes all rows under this name.
+pub(crate) fn forget(connection: &Connection, place: &str) -> Result<()> {
+    connection.prepare_cached("DELETE FROM module_row WHERE module = ?1")?.execute([place])?;
+    connection.prepare_cached("DELETE FROM module_bytes WHERE module = ?1")?.execute([place])?;
     Ok(())
 }
 
@@ -92,11 +116,13 @@ fn read(connection: &Connection, seal: &RowSeal, key: &[u8]) -> Result<Option<(i
     found.map(open).transpose()
 }
 
-fn read_version(connection: &Connection, seal: &RowSeal, key: &[u8]) -> Result<Option<i64>> {
-    Ok(connection
-        .prepare_cached("SELECT version FROM module_row WHERE module = ?1 AND key = ?2")?
-        .query_row(params![seal.place(), key], |row| row.get(0))
-        .optional()?)
+/// A row's version, and its bytes as they lie in the database.
+fn known(connection: &Connection, seal: &RowSeal, key: &[u8]) -> Result<Option<(i64, u64)>> {
+    let found: Option<(i64, i64)> = connection
+        .prepare_cached("SELECT version, LENGTH(key) + LENGTH(sealed) FROM module_row WHERE module = ?1 AND key = ?2")?
+        .query_row(params![seal.place(), key], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(found.map(|(version, bytes)| (version, u64::try_from(bytes).unwrap_or(0))))
 }
 
 /// The least key beyond every key with this prefix; none for a prefix of nothing but 0xff, or an empty one.

@@ -15,7 +15,7 @@ use super::{Result, StoreError};
 const APPLICATION_ID: i32 = 0x4f52_6564;
 
 /// Step n leads from version n to version n + 1.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     "
     -- Times are Unix milliseconds. Ids are raw bytes. Enumerations are the numbers in src/link/state.rs.
     CREATE TABLE link (
@@ -113,6 +113,11 @@ const STEPS: [&str; 7] = [
         epoch INTEGER NOT NULL,        -- of the one that may write
         record BLOB NOT NULL           -- src/module/swap/record.rs
     ) WITHOUT ROWID;
+    ",
+    "
+    -- Bytes of keys and sealed values of each module's rows, changed with them: a quota is held without looking at the rows.
+    CREATE TABLE module_bytes (module TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO module_bytes SELECT module, SUM(LENGTH(key) + LENGTH(sealed)) FROM module_row GROUP BY module;
     ",
 ];
 
@@ -240,16 +245,16 @@ mod tests {
     fn an_upgrade_keeps_the_file_as_it_was_and_the_older_program_refuses_the_new_one_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
-        let kept = folder.path().join("node.sqlite.schema-7");
+        let kept = folder.path().join("node.sqlite.schema-8");
         // Half a copy of an upgrade that was killed.
-        std::fs::write(folder.path().join("node.sqlite.schema-7.new"), "half").unwrap();
+        std::fs::write(folder.path().join("node.sqlite.schema-8.new"), "half").unwrap();
         assert!(!kept.exists(), "a new file is none that has to be kept");
         take_steps(&connection, folder.path(), &[&STEPS[..], &[NEXT]].concat()).unwrap();
-        assert_eq!(mark(&kept), (7, vec![0x2a]));
-        assert_eq!(mark(&folder.path().join(super::super::FILE)), (8, vec![0x2a]));
-        assert!(!folder.path().join("node.sqlite.schema-7.new").exists());
+        assert_eq!(mark(&kept), (8, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (9, vec![0x2a]));
+        assert!(!folder.path().join("node.sqlite.schema-8.new").exists());
         let older = migrate(&connection, folder.path()).unwrap_err();
-        assert_eq!(older, StoreError::NewerSchema { found: 8, known: 7 });
+        assert_eq!(older, StoreError::NewerSchema { found: 9, known: 8 });
         assert!(older.to_string().contains("newer version of openred"));
         // Put back, the copy is what the older program had.
         drop(connection);
@@ -261,8 +266,8 @@ mod tests {
     fn a_shape_that_no_step_leads_to_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
-        check_shape(&connection, 7).unwrap();
-        for version in [0, 1, 2, 3, 4, 5, 6] {
+        check_shape(&connection, 8).unwrap();
+        for version in [0, 1, 2, 3, 4, 5, 6, 7] {
             assert_eq!(check_shape(&connection, version), Err(StoreError::Shape), "as version {version}");
         }
         for (there, back) in [
@@ -273,19 +278,19 @@ mod tests {
             ("ALTER TABLE meta ADD COLUMN more", "ALTER TABLE meta DROP COLUMN more"),
         ] {
             connection.execute_batch(there).unwrap();
-            assert_eq!(check_shape(&connection, 7), Err(StoreError::Shape), "{there}");
+            assert_eq!(check_shape(&connection, 8), Err(StoreError::Shape), "{there}");
             connection.execute_batch(back).unwrap();
         }
-        check_shape(&connection, 7).unwrap();
+        check_shape(&connection, 8).unwrap();
         connection.execute_batch("DROP TABLE carried").unwrap();
-        assert_eq!(check_shape(&connection, 7), Err(StoreError::Shape));
+        assert_eq!(check_shape(&connection, 8), Err(StoreError::Shape));
         // Comments are no difference; what poses as one is.
         let text = "CREATE TABLE carried (peer BLOB PRIMARY KEY,{} earlier BLOB NOT NULL, withdrawn INTEGER NOT NULL) WITHOUT ROWID";
         connection.execute_batch(&text.replace("{}", " -- another comment\n")).unwrap();
-        check_shape(&connection, 7).unwrap();
+        check_shape(&connection, 8).unwrap();
         connection.execute_batch("DROP TABLE carried").unwrap();
         connection.execute_batch(&text.replace("{}", " \"--\n\" TEXT,")).unwrap();
-        assert_eq!(check_shape(&connection, 7), Err(StoreError::Shape));
+        assert_eq!(check_shape(&connection, 8), Err(StoreError::Shape));
     }
 
     #[test]
@@ -300,6 +305,21 @@ mod tests {
         let links = super::super::links::all(&connection).unwrap();
         assert_eq!((links.len(), links[0].renews, links[0].row.as_slice()), (1, None, &[7][..]));
         assert!(folder.path().join("node.sqlite.schema-2").exists(), "kept as it was");
+    }
+
+    #[test]
+    fn rows_of_an_older_file_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::open(folder.path().join(super::super::FILE)).unwrap();
+        take_steps(&connection, folder.path(), &STEPS[..7]).unwrap();
+        let insert = "INSERT INTO module_row VALUES ('a', x'0101', 1, zeroblob(40)), ('a', x'02', 1, zeroblob(50)), ('b', x'01', 1, zeroblob(60))";
+        connection.execute(insert, []).unwrap();
+        migrate(&connection, folder.path()).unwrap();
+        let counted = |module: &str| {
+            let sql = "SELECT bytes FROM module_bytes WHERE module = ?1";
+            connection.query_row(sql, [module], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        assert_eq!((counted("a"), counted("b")), (93, 61));
     }
 
     #[test]
@@ -323,7 +343,7 @@ mod tests {
             &[&STEPS[..], &["CREATE TABLE later (x); CREATE TABLE link (x);"]].concat(),
         )
         .unwrap_err();
-        assert_eq!(mark(&folder.path().join(super::super::FILE)), (7, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (8, vec![0x2a]));
         migrate(&connection, folder.path()).unwrap();
         take_steps(&connection, folder.path(), &[&STEPS[..], &[NEXT]].concat()).unwrap();
     }

@@ -69,9 +69,9 @@ impl Pen {
     }
 
     /// A batch, if it may.
-    pub(super) fn apply(&self, connection: &Connection, batch: &Batch) -> Result<Committed> {
+    pub(super) fn apply(&self, connection: &Connection, batch: &Batch, most: Option<u64>) -> Result<Committed> {
         let (seal, writer) = self.now().clone();
-        let committed = apply(connection, &seal, writer, batch)?;
+        let committed = apply(connection, &seal, writer, batch, most)?;
         if committed == Committed::Yes {
             self.writes.fetch_add(1, Ordering::AcqRel);
         }
@@ -99,7 +99,7 @@ pub(crate) fn save(connection: &Connection, module: &str, epoch: u64, record: &[
     let kept: Vec<String> = states.iter().map(|state| place(module, *state)).collect();
     for found in places(connection, module)? {
         if !kept.contains(&found) {
-            connection.prepare_cached("DELETE FROM module_row WHERE module = ?1")?.execute([found])?;
+            rows::forget(connection, &found)?;
         }
     }
     Ok(())
@@ -139,20 +139,29 @@ fn places(connection: &Connection, module: &str) -> Result<Vec<String>> {
 /// Copies a state's rows to another, in place of what is there; how many.
 pub(crate) fn copy(connection: &Connection, module: &str, from: u64, to: u64) -> Result<usize> {
     let (from, to) = (place(module, from), place(module, to));
-    connection.prepare_cached("DELETE FROM module_row WHERE module = ?1")?.execute([&to])?;
+    rows::forget(connection, &to)?;
     let sql = "INSERT INTO module_row (module, key, version, sealed)
         SELECT ?2, key, version, sealed FROM module_row WHERE module = ?1 ORDER BY key";
-    Ok(connection.prepare_cached(sql)?.execute([&from, &to])?)
+    let copied = connection.prepare_cached(sql)?.execute([&from, &to])?;
+    let sql = "INSERT INTO module_bytes (module, bytes) SELECT ?2, bytes FROM module_bytes WHERE module = ?1";
+    connection.prepare_cached(sql)?.execute([&from, &to])?;
+    Ok(copied)
 }
 
 /// A batch of rows by a writer, if it is the one who may.
-fn apply(connection: &Connection, seal: &RowSeal, writer: Writer, batch: &Batch) -> Result<Committed> {
+fn apply(
+    connection: &Connection,
+    seal: &RowSeal,
+    writer: Writer,
+    batch: &Batch,
+    most: Option<u64>,
+) -> Result<Committed> {
     let may = match writer {
         Writer::Copy => true,
         Writer::Nobody => false,
         Writer::Active(own) => epoch(connection, seal.module())? == own,
     };
-    if may { rows::apply(connection, seal, batch) } else { Err(StoreError::Replaced) }
+    if may { rows::apply(connection, seal, batch, most) } else { Err(StoreError::Replaced) }
 }
 
 fn epoch(connection: &Connection, module: &str) -> Result<u64> {
@@ -178,13 +187,43 @@ mod tests {
 
     async fn put(store: &Store, pen: &Arc<Pen>, value: &'static str) -> Result<()> {
         store
-            .apply(Arc::clone(pen), Batch::new().put("key", value))
+            .apply(Arc::clone(pen), Batch::new().put("key", value), None)
             .await
             .map(|committed| assert_eq!(committed, Committed::Yes))
     }
 
     async fn get(store: &Store, pen: &Pen) -> Option<Bytes> {
         store.row(pen.seal(), "key".into()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_quota_is_held_by_a_sum_that_follows_the_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, thread) = Store::open(folder.path(), 0).unwrap();
+        let (pen, next) = (pen("m", 0, Writer::Active(1)), pen("m", 1, Writer::Copy));
+        // A key of one byte, and 40 more for nonce and tag.
+        let apply = |pen: &Arc<Pen>, batch: Batch, most: u64| store.apply(Arc::clone(pen), batch, Some(most));
+        let long = |length: usize| vec![7u8; length];
+        let mut value = Batch::new();
+        for key in ["a", "b", "c"] {
+            value = value.put(key, long(59));
+        }
+        assert_eq!(apply(&pen, value.clone(), 299).await, Err(StoreError::Quota));
+        assert_eq!(apply(&pen, value, 300).await, Ok(Committed::Yes), "what was refused left nothing");
+        assert_eq!(apply(&pen, Batch::new().put("d", ""), 300).await, Err(StoreError::Quota));
+        assert_eq!(apply(&pen, Batch::new().put("a", long(60)), 300).await, Err(StoreError::Quota));
+        // A full one may shorten, replace and delete, also where it was granted less meanwhile.
+        assert_eq!(apply(&pen, Batch::new().put("a", long(59)), 10).await, Ok(Committed::Yes));
+        assert_eq!(apply(&pen, Batch::new().put("a", long(9)), 10).await, Ok(Committed::Yes));
+        assert_eq!(apply(&pen, Batch::new().put("d", long(9)), 300).await, Ok(Committed::Yes));
+        assert_eq!(apply(&pen, Batch::new().delete("d").put("d", long(9)), 300).await, Ok(Committed::Yes));
+        // Whoever takes its place has its rows, and so their sum.
+        assert_eq!(store.copy_state("m", 0, 1).await.unwrap(), 3);
+        assert_eq!(apply(&next, Batch::new().put("e", long(10)), 300).await, Err(StoreError::Quota));
+        store.forget_rows("m").await.unwrap();
+        assert_eq!(apply(&pen, Batch::new().put("a", long(259)), 300).await, Ok(Committed::Yes));
+        drop(store);
+        thread.join();
     }
 
     #[tokio::test]

@@ -31,7 +31,7 @@ fn open(directory: &Path) -> (Store, StoreThread) {
 
 async fn put(store: &Store, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<()> {
     let batch = Batch::new().put(key, value);
-    let committed = store.call(move |connection| rows::apply(connection, &seal(), &batch)).await?;
+    let committed = store.call(move |connection| rows::apply(connection, &seal(), &batch, None)).await?;
     assert_eq!(committed, Committed::Yes);
     Ok(())
 }
@@ -154,7 +154,7 @@ fn trouble_lasts_until_a_long_write_goes_through() {
         put(&store, "small", "x").await.unwrap();
         assert_eq!(store.trouble().await, Some(StoreError::Full), "a small write proves nothing");
         let batch = (0..kept).fold(Batch::new(), |batch, row| batch.delete(format!("row {row}")));
-        let _ = store.call(move |connection| rows::apply(connection, &seal(), &batch)).await.unwrap();
+        let _ = store.call(move |connection| rows::apply(connection, &seal(), &batch, None)).await.unwrap();
         assert_eq!(store.trouble().await, None);
         assert_eq!(get(&store, "small").await, Ok(Some("x".into())));
     });
@@ -166,7 +166,7 @@ fn one_failing_job_of_a_group_takes_nothing_with_it() {
     let (store, _thread) = open(directory.path());
     runtime().block_on(async {
         let failing = store.call(|connection| {
-            let _ = rows::apply(connection, &seal(), &Batch::new().put("half", "x"))?;
+            let _ = rows::apply(connection, &seal(), &Batch::new().put("half", "x"), None)?;
             Err::<(), _>(StoreError::Damaged("test"))
         });
         let (one, failed, two) = tokio::join!(put(&store, "one", "1"), failing, put(&store, "two", "2"));
@@ -183,7 +183,7 @@ fn batches_compare_and_set() {
     runtime().block_on(async {
         let apply = |batch: Batch| {
             let store = store.clone();
-            async move { store.call(move |connection| rows::apply(connection, &seal(), &batch)).await.unwrap() }
+            async move { store.call(move |connection| rows::apply(connection, &seal(), &batch, None)).await.unwrap() }
         };
         assert_eq!(apply(Batch::new().expect("a", None).put("a", "1").put("b", "1")).await, Committed::Yes);
         assert_eq!(apply(Batch::new().expect("a", None).put("b", "2")).await, Committed::No);
@@ -261,7 +261,7 @@ fn newer_schema_foreign_file_and_second_process_are_refused_by_name() {
     thread.join();
     let file = directory.path().join(FILE);
     Connection::open(&file).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    assert_eq!(Store::open(directory.path(), 0).err(), Some(StoreError::NewerSchema { found: 99, known: 7 }));
+    assert_eq!(Store::open(directory.path(), 0).err(), Some(StoreError::NewerSchema { found: 99, known: 8 }));
     Connection::open(&file).unwrap().pragma_update(None, "application_id", 1).unwrap();
     assert_eq!(Store::open(directory.path(), 0).err(), Some(StoreError::Foreign));
     std::fs::write(&file, [7; 9000]).unwrap();
@@ -279,7 +279,7 @@ fn a_copy_taken_under_load_is_whole_and_as_of_one_moment() {
                 // Two rows of one call: a copy has both or neither.
                 let value = number.to_be_bytes().to_vec();
                 let batch = Batch::new().put("one", value.clone()).put("two", value);
-                let applied = writing.call(move |connection| rows::apply(connection, &seal(), &batch)).await;
+                let applied = writing.call(move |connection| rows::apply(connection, &seal(), &batch, None)).await;
                 assert_eq!(applied, Ok(Committed::Yes));
             }
         });
