@@ -21,6 +21,7 @@ mod meter;
 mod methods;
 mod places;
 pub(crate) mod ports;
+mod rate;
 mod seals;
 mod slot;
 mod space;
@@ -61,7 +62,7 @@ pub(crate) use egress::Names;
 use gates::Gates;
 use granted::Granted;
 pub(crate) use granted::{USED, Used};
-use host::ModuleHost;
+use host::{ModuleHost, Shared};
 use installed::SettingsOf;
 pub(crate) use installed::Wanted;
 pub(crate) use keeper::{Source, built_in};
@@ -70,6 +71,7 @@ use meter::Meter;
 pub(crate) use methods::ModuleMethods;
 use places::Places;
 use ports::{ModuleKeys, PeerCaller};
+use rate::Bounds;
 use space::Space;
 pub(crate) use swap::{Shown, Want};
 pub(crate) use swaps::SwapError;
@@ -258,16 +260,16 @@ impl Modules {
     }
 
     fn granted(&self, wanted: &Wanted) -> Arc<Granted> {
-        Granted::new(wanted.id, wanted.granted.clone(), &self.used)
+        let codes = wanted.manifest.audit.keys().map(ToString::to_string).collect();
+        Granted::with_codes(wanted.id, wanted.granted.clone(), codes, &self.used)
     }
 
     fn hosts(&self, id: &'static str, key: &Secret<32>) -> Hosts {
-        let (parts, timers, space) = (self.parts.clone(), Arc::clone(&self.timers), Arc::clone(&self.space));
-        let hooks = Arc::clone(&self.hooks);
-        let make = move |pen, granted| {
-            let (timers, space) = (Arc::clone(&timers), Arc::clone(&space));
-            Context::new(Arc::new(ModuleHost::new(&parts, id, pen, timers, space, Arc::clone(&hooks), granted)))
-        };
+        let (parts, hooks) = (self.parts.clone(), Arc::clone(&self.hooks));
+        let (timers, space) = (Arc::clone(&self.timers), Arc::clone(&self.space));
+        let shared = Shared { timers, space, hooks, bounds: Arc::new(Bounds::new(Instant::now().into_std())) };
+        let make =
+            move |pen, granted| Context::new(Arc::new(ModuleHost::new(&parts, id, pen, shared.clone(), granted)));
         Hosts { seal: Arc::new(RowSeal::new(id, key)), make: Arc::new(make) }
     }
 
@@ -308,7 +310,11 @@ impl Modules {
         let Some(module) = self.get(module) else { return true };
         let id = module.id;
         let Some(waiting) = module.places.event() else {
-            tracing::warn!(module = id, "too many events wait: one was dropped");
+            // A timer comes again, and a module may set hundreds.
+            match event {
+                Event::Timer(_) => tracing::debug!(module = id, "too many events wait: a timer comes later"),
+                _ => tracing::warn!(module = id, "too many events wait: one was dropped"),
+            }
             return false;
         };
         let callee = module.callee.clone();
@@ -373,16 +379,22 @@ impl Modules {
         };
         let request = to_request(caller, head, body);
         let passed = request.and_then(|request| match &module.gates {
-            Some(gates) => gates.pass(request),
-            None => Ok(request),
+            Some(gates) => gates.pass(request).map(|(request, route)| (request, Some((gates, route)))),
+            None => Ok((request, None)),
         });
-        let request = match passed {
-            Ok(request) => request,
+        let (request, gates) = match passed {
+            Ok(passed) => passed,
             Err(refused) => return refuse(refused),
         };
         let (route, begun) = (format!("{:?} {}", request.method, request.path), Instant::now());
         let until = begun + limit;
-        let response = match timeout_at(until, chain.request(id, request)).await {
+        let hooked = timeout_at(until, chain.request(id, request)).await;
+        // A hook may have made another call of it.
+        let hooked = hooked.map(|hooked| match (hooked, gates) {
+            (Ok(request), Some((gates, route))) => gates.pass_again(request, route).map_err(Response::from),
+            (hooked, _) => hooked,
+        });
+        let response = match hooked {
             Ok(Ok(request)) => {
                 let asked = Instant::now();
                 let response = timeout_at(until, module.callee.dispatch(request)).await.unwrap_or_else(|_| {

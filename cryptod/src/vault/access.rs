@@ -7,8 +7,10 @@ use openred_proto::vault::{Request, Role};
 pub(crate) enum Class {
     /// Says who the node is. Everybody.
     Describe,
-    /// Signs a card, an HTTP request, that a session was opened, or what a module states. Node.
+    /// Signs a card, an HTTP request, or that a session was opened. Node.
     Sign,
+    /// Signs what a module states: apart from the node's own signatures, which no module shall use up. Node.
+    SignModule,
     /// Issues, opens or takes an offer: HPKE and signatures. Node.
     Offer,
     /// One phase of a handshake. Node.
@@ -28,9 +30,10 @@ pub(crate) enum Class {
 
 impl Class {
     /// Every class, in the order of the quotas.
-    pub(crate) const ALL: [Class; 9] = [
+    pub(crate) const ALL: [Class; 10] = [
         Class::Describe,
         Class::Sign,
+        Class::SignModule,
         Class::Offer,
         Class::Handshake,
         Class::Direct,
@@ -44,10 +47,8 @@ impl Class {
     pub(crate) const fn of(request: &Request) -> Self {
         match request {
             Request::Describe => Class::Describe,
-            Request::SignCard { .. }
-            | Request::SignHttp(_)
-            | Request::SignSession { .. }
-            | Request::SignModule { .. } => Class::Sign,
+            Request::SignCard { .. } | Request::SignHttp(_) | Request::SignSession { .. } => Class::Sign,
+            Request::SignModule { .. } => Class::SignModule,
             Request::IssueLink { .. }
             | Request::InspectOffer(_)
             | Request::AcceptOffer(_)
@@ -84,6 +85,7 @@ impl Class {
         match self {
             Class::Describe => true,
             Class::Sign
+            | Class::SignModule
             | Class::Offer
             | Class::Handshake
             | Class::Direct

@@ -32,6 +32,8 @@ pub struct Rates {
     pub describe: Rate,
     /// Cards and HTTP requests: a few a minute in service, more when a directory is retried.
     pub sign: Rate,
+    /// What modules state: each signature leaves a record in the trail, so the operator's number of signatures does not raise it.
+    pub module: Rate,
     /// Offers: rare; each costs about a millisecond of the one thread.
     pub offer: Rate,
     /// Phases of handshakes: two a side and session, for as many peers as there are links.
@@ -53,6 +55,7 @@ impl Default for Rates {
         Self {
             describe: Rate { burst: 200, per_second: 100 },
             sign: Rate::of_signatures(SIGNATURES_PER_SECOND),
+            module: Rate::of_signatures(SIGNATURES_PER_SECOND),
             offer: Rate { burst: 200, per_second: 50 },
             handshake: Rate { burst: 8192, per_second: 4096 },
             direct: Rate { burst: 64, per_second: 8 },
@@ -76,6 +79,7 @@ impl Rates {
         match class {
             Class::Describe => self.describe,
             Class::Sign => self.sign,
+            Class::SignModule => self.module,
             Class::Offer => self.offer,
             Class::Handshake => self.handshake,
             Class::Direct => self.direct,
@@ -156,6 +160,8 @@ mod tests {
     #[test]
     fn classes_do_not_starve_each_other() {
         let mut quotas = Quotas::new(&Rates::default(), NOW);
+        while quotas.take(Class::SignModule, NOW).is_ok() {}
+        assert!(quotas.take(Class::Sign, NOW).is_ok(), "the node signs its card whatever its modules state");
         while quotas.take(Class::Offer, NOW).is_ok() {}
         assert_eq!(quotas.take(Class::Offer, NOW), Err(Error::MisuseQuota));
         assert!(quotas.take(Class::Handshake, NOW).is_ok());

@@ -14,6 +14,10 @@ use crate::Method;
 /// Largest rate and burst.
 const RATE: RangeInclusive<u32> = 1..=1_000_000;
 
+/// Shortest time after which a module may be ended that nobody calls, and longest. What ends is started again, and that copies and hashes its program: one
+/// that sets itself timers has it done as often as it sleeps.
+const IDLE_SECONDS: RangeInclusive<u32> = 30..=86_400;
+
 /// A rule that is broken: at which key, how, and the way out.
 pub(super) struct Wrong {
     pub(super) key: String,
@@ -58,7 +62,8 @@ fn limits(limits: Limits) -> Result<(), Wrong> {
     within("limits.descriptors", limits.descriptors, 16..=65536)?;
     within("limits.start_seconds", limits.start_seconds, 1..=300)?;
     within("limits.stop_seconds", limits.stop_seconds, 1..=60)?;
-    within("limits.idle_seconds", limits.idle_seconds, 0..=86400)
+    // 0: never.
+    if limits.idle_seconds == 0 { Ok(()) } else { within("limits.idle_seconds", limits.idle_seconds, IDLE_SECONDS) }
 }
 
 fn routes(routes: &[Route]) -> Result<(), Wrong> {

@@ -231,7 +231,7 @@ pub struct Limits {
     pub start_seconds: u32,
     /// How long it may take to end what it does, before it is ended.
     pub stop_seconds: u32,
-    /// Without a call for so long it is ended, and started again by the next one. 0: never ended.
+    /// Without a call for so long it is ended, and started again by the next one: 30 at least. 0: never ended.
     pub idle_seconds: u32,
 }
 

@@ -214,6 +214,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("[limits]\nmemory_megabytes = 1", &["limits.memory_megabytes:", "8 to 65536"]),
     ("[limits]\nmemory = 64", &["unknown key `memory`", "memory_megabytes"]),
     ("[limits]\ntasks = -1", &["limits.tasks:"]),
+    ("[limits]\nidle_seconds = 29", &["limits.idle_seconds:", "30 to 86400"]),
     ("[config.a]\ntype = \"bool\"\ndefault = 1\nhelp = \"h\"", &["config.a", "use true or false"]),
     ("[config.a]\ntype = \"integer\"\ndefault = 9\nmost = 8\nhelp = \"h\"", &["config.a", "to 8"]),
     ("[config.a]\ntype = \"integer\"\nleast = 9\nmost = 8\nhelp = \"h\"", &["config.a", "turn them round"]),

@@ -393,7 +393,8 @@ pub trait Host: Send + Sync + 'static {
         Err(DialError::NotGranted)
     }
 
-    /// Calls another module of this node. At most [`DEPTH`] deep, never in a circle, and no longer than who waits for the caller does.
+    /// Calls another module of this node. At most [`DEPTH`] deep, never in a circle, and no longer than who waits for the caller does; a call that a module
+    /// makes of its own accord begins anew.
     async fn call_module(&self, within: Within, module: &str, request: PeerRequest) -> Result<Response, CallError>;
     /// Carries out an operation of the node's operator: `operation` of `openred.admin.v1.Node`, with its message (at most [`OPERATE_LIMIT`]);
     /// the reply's message, of a stream the last. Needs the permission `node.operate` for this operation. Who is behind it, the module has to know:

@@ -1,7 +1,11 @@
 //! Calls of one module by another: how deep, never in a circle, no longer than whoever waits.
 //!
-//! In: a request and the chain of modules that wait for it, as the attachments have it; no module is believed about that. Out: the other
-//! module's answer. What was granted is the caller's host to say.
+//! In: a request and the chain of modules that wait for it, as the attachments have it. Out: the other module's answer. What was granted is the caller's
+//! host to say.
+//!
+//! The chain is what a module says of itself as far as it may say that nobody waits: a call outside of any is one that modules make of their own accord
+//! (at their start, for a timer), and nothing tells it from one that belongs to a call. So depth and circles catch mistakes. Modules that lie
+//! about it go round in a circle until the 16 places that each has for the others are taken, which are theirs.
 
 use std::time::Duration;
 
@@ -47,7 +51,7 @@ impl Modules {
         call.deadline = Some(deadline.unwrap_or_else(|| clock::now().plus(CALL_TIME).0));
         let call = match &target.gates {
             Some(gates) => match gates.pass(call) {
-                Ok(call) => call,
+                Ok((call, _)) => call,
                 Err(refused) => return Ok(refused.into()),
             },
             None => call,

@@ -28,7 +28,8 @@ use super::installed;
 const CONNECTIONS: usize = 16;
 /// Addresses kept of one name.
 const ADDRESSES: usize = 8;
-/// How long all names may take that are looked up at the start.
+/// How long all names may take that are looked up at the start. It is looked at between two names: one of them takes no longer than the supervisor lets the
+/// resolver take (`RES_OPTIONS`). A thread for each, given up after that, would be ended by the filter, and this process with it.
 const LOOKS: Duration = Duration::from_secs(5);
 /// How long one address may take.
 const CONNECT: Duration = Duration::from_secs(10);

@@ -1,5 +1,5 @@
 //! Which calls reach a module at all: those that its manifest declares, that were granted, that are short enough and not too many. A
-//! module hears of no other.
+//! module hears of no other: what hooks have changed is held to the same before it is called.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use openred_module::manifest::{Auth, Manifest, PermissionName, Rate, Route};
 use openred_module::{Caller, ModuleError, Request, Status};
-use openred_proto::id::NodeId;
 
 use super::granted::Granted;
+use super::rate::Bucket;
 
 /// Callers whose rates are remembered, of one module; the one that waits least is forgotten first.
 const CALLERS: usize = 4096;
@@ -18,25 +18,7 @@ const CALLERS: usize = 4096;
 pub(super) struct Gates {
     manifest: Arc<Manifest>,
     granted: Arc<Granted>,
-    buckets: Mutex<HashMap<(usize, NodeId), Bucket>>,
-}
-
-/// A token bucket. Time is an argument.
-struct Bucket {
-    tokens: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn take(&mut self, rate: Rate, now: Instant) -> bool {
-        let grown = now.saturating_duration_since(self.at).as_secs_f64() * f64::from(rate.per_second);
-        (self.tokens, self.at) = ((self.tokens + grown).min(f64::from(rate.burst)), now);
-        let has = self.tokens >= 1.0;
-        if has {
-            self.tokens -= 1.0;
-        }
-        has
-    }
+    buckets: Mutex<HashMap<(usize, Caller), Bucket>>,
 }
 
 impl Gates {
@@ -44,19 +26,32 @@ impl Gates {
         Self { manifest, granted, buckets: Mutex::default() }
     }
 
-    /// Lets a call through, with its body bounded, or refuses it.
-    pub(super) fn pass(&self, mut request: Request) -> Result<Request, ModuleError> {
+    /// Lets a call through, with its body bounded, or refuses it; which route it goes to.
+    pub(super) fn pass(&self, request: Request) -> Result<(Request, usize), ModuleError> {
+        self.admit(request, None)
+    }
+
+    /// The same for a call that has passed to this route, and that hooks may have changed since: what is as it was, is not counted twice.
+    pub(super) fn pass_again(&self, request: Request, route: usize) -> Result<Request, ModuleError> {
+        self.admit(request, Some(route)).map(|(request, _)| request)
+    }
+
+    fn admit(&self, mut request: Request, counted: Option<usize>) -> Result<(Request, usize), ModuleError> {
         let (number, route) = self.find(&request)?;
-        if let Caller::Peer(peer) = request.caller {
-            if !self.granted.may_do(PermissionName::RoutePeer, &route.entry()) {
-                let detail = format!("{} was not granted the route {}", self.manifest.id, route.entry());
-                return Err(ModuleError::new(Status::Forbidden, "not-granted", detail));
-            }
-            if let Some(rate) = route.rate
-                && !self.is_seldom(number, peer, rate, Instant::now())
-            {
-                return Err(ModuleError::new(Status::TooMany, "too-often", "this route takes calls less often"));
-            }
+        let is_counted = counted == Some(number);
+        if matches!(request.caller, Caller::Peer(_))
+            && !is_counted
+            && !self.granted.may_do(PermissionName::RoutePeer, &route.entry())
+        {
+            let detail = format!("{} was not granted the route {}", self.manifest.id, route.entry());
+            return Err(ModuleError::new(Status::Forbidden, "not-granted", detail));
+        }
+        // The manifest has none for the operator.
+        if let Some(rate) = route.rate
+            && !is_counted
+            && !self.is_seldom(number, request.caller, rate, Instant::now())
+        {
+            return Err(ModuleError::new(Status::TooMany, "too-often", "this route takes calls less often"));
         }
         if request.length.is_some_and(|length| length > route.body_bytes) {
             let detail = format!("the body is longer than {} bytes", route.body_bytes);
@@ -64,7 +59,7 @@ impl Gates {
         }
         let body = std::mem::replace(&mut request.body, openred_module::Body::empty());
         request.body = body.limited(route.body_bytes);
-        Ok(request)
+        Ok((request, number))
     }
 
     fn find(&self, request: &Request) -> Result<(usize, &Route), ModuleError> {
@@ -86,25 +81,23 @@ impl Gates {
         })
     }
 
-    fn is_seldom(&self, route: usize, peer: NodeId, rate: Rate, now: Instant) -> bool {
+    fn is_seldom(&self, route: usize, caller: Caller, rate: Rate, now: Instant) -> bool {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= CALLERS && !buckets.contains_key(&(route, peer)) {
-            let oldest = buckets.iter().min_by_key(|(_, bucket)| bucket.at).map(|(key, _)| *key);
+        if buckets.len() >= CALLERS && !buckets.contains_key(&(route, caller)) {
+            let oldest = buckets.iter().min_by_key(|(_, bucket)| bucket.at()).map(|(key, _)| *key);
             if let Some(oldest) = oldest {
                 buckets.remove(&oldest);
             }
         }
-        let full = || Bucket { tokens: f64::from(rate.burst), at: now };
-        buckets.entry((route, peer)).or_insert_with(full).take(rate, now)
+        buckets.entry((route, caller)).or_insert_with(|| Bucket::full(rate, now)).take(rate, now)
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::time::Duration;
-
-    use openred_module::{Body, Method};
+    use openred_module::{Body, Method, ModuleName};
+    use openred_proto::id::NodeId;
 
     use super::super::granted::Used;
     use super::*;
@@ -112,11 +105,14 @@ mod tests {
     const MANIFEST: &str = "id = \"m\"\nversion = \"1.0.0\"\nprogram = \"m\"\ndescription = \"d\"\n
 [[route]]\nmethod = \"POST\"\npath = \"/a/{b}\"\nauth = \"peer\"\nbody_bytes = 4\nrate = { per_second = 1, burst = 2 }\n
 [[route]]\nmethod = \"GET\"\npath = \"/c\"\nauth = \"peer\"\n
-[[route]]\nmethod = \"GET\"\npath = \"/o\"\nauth = \"operator\"\n";
+[[route]]\nmethod = \"GET\"\npath = \"/o\"\nauth = \"operator\"\n
+[[route]]\nmethod = \"GET\"\npath = \"/m\"\nauth = \"module\"\nrate = { per_second = 1, burst = 2 }\n
+[[route]]\nmethod = \"POST\"\npath = \"/p\"\nauth = \"peer\"\n
+[[route]]\nmethod = \"POST\"\npath = \"/b\"\nauth = \"peer\"\nrate = { per_second = 1, burst = 1 }\n";
 
     fn gates() -> Gates {
         let manifest = Arc::new(Manifest::parse("openred.toml", MANIFEST).unwrap());
-        let grants = openred_module::manifest::Grants::parse(["route.peer=POST /a/{b}"]).unwrap();
+        let grants = openred_module::manifest::Grants::parse(["route.peer=POST /a/{b}", "route.peer=POST /b"]).unwrap();
         Gates::new(manifest, Granted::new("m", grants, &Used::nowhere()))
     }
 
@@ -148,11 +144,34 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_fills_again() {
-        let (rate, begun) = (Rate { per_second: 2, burst: 2 }, Instant::now());
-        let mut bucket = Bucket { tokens: 2.0, at: begun };
-        assert!(bucket.take(rate, begun) && bucket.take(rate, begun) && !bucket.take(rate, begun));
-        assert!(bucket.take(rate, begun + Duration::from_millis(500)));
-        assert!(!bucket.take(rate, begun + Duration::from_millis(600)));
+    fn a_module_that_calls_is_held_to_the_rate_like_a_peer() {
+        let gates = gates();
+        let caller = |name| Caller::Module(ModuleName::new(name).unwrap());
+        for _ in 0..2 {
+            assert_eq!(call(&gates, caller("one"), Method::Get, "/m", b""), Ok(()));
+        }
+        assert_eq!(call(&gates, caller("one"), Method::Get, "/m", b""), Err("too-often"));
+        assert_eq!(call(&gates, caller("two"), Method::Get, "/m", b""), Ok(()), "each has a bucket of its own");
+    }
+
+    #[test]
+    fn what_a_hook_has_made_of_a_call_passes_the_gates_again() {
+        let (gates, peer) = (gates(), Caller::Peer(NodeId::from_bytes([1; 32])));
+        let request = |path: &str, body: &'static [u8]| {
+            Request::new(peer, Method::Post, path).with_body("", Body::whole(body))
+        };
+        let again = |path: &str, body: &'static [u8], route| {
+            gates.pass_again(request(path, body), route).map(drop).map_err(|error| error.code)
+        };
+        let (_, route) = gates.pass(request("/a/x", b"1234")).unwrap();
+        for _ in 0..9 {
+            assert_eq!(again("/a/y", b"1234", route), Ok(()), "it is the same call, and counted once");
+        }
+        assert_eq!(again("/a/x", b"12345", route), Err("body-too-long"));
+        assert_eq!(again("/p", b"", route), Err("not-granted"));
+        assert_eq!(again("/o", b"", route), Err("no-such-route"));
+        // To another route it is another call.
+        assert_eq!(again("/b", b"", route), Ok(()));
+        assert_eq!(again("/b", b"", route), Err("too-often"));
     }
 }

@@ -1,7 +1,7 @@
 //! What one module may do here, and how often it used each permission: a call that was not granted ends with the permission's name, one
 //! that was is counted. The counts are kept in a small file, for `openred module audit`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -98,11 +98,29 @@ pub(super) struct Granted {
     grants: Grants,
     counts: Arc<Counts>,
     used: Arc<Used>,
+    /// Events that its manifest declares.
+    codes: BTreeSet<String>,
 }
 
 impl Granted {
+    #[cfg(test)]
     pub(super) fn new(module: &'static str, grants: Grants, used: &Arc<Used>) -> Arc<Self> {
-        Arc::new(Self { module, grants, counts: used.of(module), used: Arc::clone(used) })
+        Self::with_codes(module, grants, BTreeSet::new(), used)
+    }
+
+    /// What a module was granted whose manifest declares these events.
+    pub(super) fn with_codes(
+        module: &'static str,
+        grants: Grants,
+        codes: BTreeSet<String>,
+        used: &Arc<Used>,
+    ) -> Arc<Self> {
+        Arc::new(Self { module, grants, counts: used.of(module), used: Arc::clone(used), codes })
+    }
+
+    /// Whether its manifest declares this event.
+    pub(super) fn declares(&self, code: &str) -> bool {
+        self.codes.contains(code)
     }
 
     /// Whether it has any of it. A use is counted.

@@ -4,6 +4,7 @@
 //! protected by the state directory's mode and the cage, no further (SECURITY.md).
 
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use super::built_in::BUILT_IN;
 use super::egress::Egress;
 use super::granted::Granted;
 use super::ports::{ModuleKeys, PeerCaller};
+use super::rate::Bounds;
 use super::seals::{self, Seals};
 use super::space::{Place, Space, batch_bytes};
 use super::timers::Timers;
@@ -54,6 +56,16 @@ pub(super) struct ModuleHost {
     is_ours: bool,
     health: Arc<Health>,
     view: Arc<View>,
+    bounds: Arc<Bounds>,
+}
+
+/// What the processes of one module share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) timers: Arc<Timers>,
+    pub(super) space: Arc<Space>,
+    pub(super) hooks: Arc<Hooks>,
+    pub(super) bounds: Arc<Bounds>,
 }
 
 impl ModuleHost {
@@ -61,11 +73,10 @@ impl ModuleHost {
         parts: &Parts,
         module: &'static str,
         pen: Arc<Pen>,
-        timers: Arc<Timers>,
-        space: Arc<Space>,
-        hooks: Arc<Hooks>,
+        shared: Shared,
         granted: Arc<Granted>,
     ) -> Self {
+        let Shared { timers, space, hooks, bounds } = shared;
         Self {
             me: parts.me,
             module,
@@ -84,6 +95,7 @@ impl ModuleHost {
             is_ours: BUILT_IN.iter().any(|ours| ours.id == module),
             health: Arc::clone(&parts.health),
             view: Arc::clone(&parts.view),
+            bounds,
         }
     }
 
@@ -96,6 +108,15 @@ impl ModuleHost {
 impl ModuleHost {
     fn unasked_or(&self, may: impl FnOnce(&Granted) -> bool) -> Result<(), HostError> {
         if self.is_ours || may(&self.granted) { Ok(()) } else { Err(HostError::NotGranted) }
+    }
+
+    /// Writes a line on the module's word, unless it has too many written.
+    fn say(&self, line: impl FnOnce()) {
+        let Some(left_out) = self.bounds.line(Instant::now()) else { return };
+        if left_out > 0 {
+            tracing::warn!(module = self.module, left_out, "lines of a module that says too much were left out");
+        }
+        line();
     }
 
     fn knows_peers(&self) -> Result<(), HostError> {
@@ -246,8 +267,8 @@ impl Host for ModuleHost {
     }
 
     fn set_timer(&self, timer: TimerId, at: openred_module::UnixMillis) {
-        if self.pen.is_active() {
-            self.timers.set(self.module, timer, UnixMillis(at));
+        if self.pen.is_active() && !self.timers.set(self.module, timer, UnixMillis(at)) {
+            self.say(|| tracing::warn!(module = self.module, timer, "too many timers; this one is dropped"));
         }
     }
 
@@ -299,6 +320,10 @@ impl Host for ModuleHost {
             return Err(HostError::BadDomain);
         }
         self.unasked_or(|granted| granted.may_do(PermissionName::SignDomain, domain))?;
+        // Each leaves a record in the trail, and the key process signs so many a second for all modules.
+        if !self.bounds.signs(Instant::now()) {
+            return Err(HostError::Busy);
+        }
         let digest = Sha256::digest(&body).into();
         self.keys.sign(self.module, domain, digest, body.len() as u64).await.map_err(seals::failed)
     }
@@ -330,6 +355,10 @@ impl Host for ModuleHost {
 
     fn audit(&self, event: AuditEvent<'_>) {
         // The signed trail is the key process's and comes with it; until then the local log has the event, without content.
-        tracing::info!(module = self.module, code = event.code, outcome = event.outcome, "audit");
+        if !self.is_ours && !self.granted.declares(event.code) {
+            let code = event.code;
+            return self.say(|| tracing::warn!(module = self.module, code, "an event that its manifest does not declare"));
+        }
+        self.say(|| tracing::info!(module = self.module, code = event.code, outcome = event.outcome, "audit"));
     }
 }

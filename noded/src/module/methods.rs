@@ -51,7 +51,12 @@ impl ModuleMethods {
     pub(crate) async fn declared(&self, module: &str, described: &[Bytes]) {
         let _turn = self.turn.lock().await;
         let mut troubles = Vec::new();
-        for description in described {
+        // Each registration takes of what the key process does for all modules in a second: a module that is started again brings nothing new.
+        let known = self.keys.registered_methods().await.unwrap_or_default();
+        let is_known = |description: &Bytes| {
+            known.iter().any(|known| known.module == module && !known.retired && known.description == *description)
+        };
+        for description in described.iter().filter(|description| !is_known(description)) {
             match self.keys.register_method(module, description.clone()).await {
                 Ok(_) => {}
                 Err(KeysError::Refused(refusal)) => {

@@ -124,7 +124,7 @@ mod tests {
         };
         assert_eq!(terms("", None), (false, None));
         assert_eq!(terms("", Some(9)), (true, Some(9)));
-        assert_eq!(terms("[limits]\nidle_seconds = 5\n", Some(9)), (true, Some(5)));
+        assert_eq!(terms("[limits]\nidle_seconds = 30\n", Some(40)), (true, Some(30)));
         assert_eq!(terms("[limits]\nidle_seconds = 50\n", Some(9)), (true, Some(9)));
         assert_eq!(terms("[limits]\nidle_seconds = 50\n", None), (false, Some(50)));
         assert_eq!(terms("start = \"lazy\"\n", None), (true, None));

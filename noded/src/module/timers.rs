@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::clock;
 
-/// Timers of all modules. A module has a handful; beyond this, new ones are dropped and logged.
+/// Timers of all modules. A module has a handful; beyond this, new ones are dropped.
 const TIMERS: usize = 1024;
 /// Of those, of one module.
 const OF_ONE: usize = 256;
@@ -47,21 +47,22 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// Sets or moves a timer.
-    pub(super) fn set(&self, module: &'static str, timer: TimerId, at: UnixMillis) {
-        self.set_at(module, timer, at, moment());
+    /// Sets or moves a timer; false where there are too many.
+    pub(super) fn set(&self, module: &'static str, timer: TimerId, at: UnixMillis) -> bool {
+        self.set_at(module, timer, at, moment())
     }
 
-    fn set_at(&self, module: &'static str, timer: TimerId, at: UnixMillis, now: (UnixMillis, Instant)) {
+    fn set_at(&self, module: &'static str, timer: TimerId, at: UnixMillis, now: (UnixMillis, Instant)) -> bool {
         {
             let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
             let own = set.range((module, TimerId::MIN)..=(module, TimerId::MAX)).count();
             if (set.len() >= TIMERS || own >= OF_ONE) && !set.contains_key(&(module, timer)) {
-                return tracing::warn!(module, timer, "too many timers; this one is dropped");
+                return false;
             }
             set.insert((module, timer), Due::new(at, now));
         }
         self.changed.notify_one();
+        true
     }
 
     /// Drops those of a module that is gone.
