@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use openred_tests::desk::{Desk, VERSION, answers, module, probe_manifest};
@@ -160,7 +161,7 @@ fn a_module_reads_what_it_was_granted_and_nothing_else() {
     // What a module cannot be shown, or must not be, keeps it down, by name.
     let link = shared.join("link");
     std::os::unix::fs::symlink(shared.join("one"), &link).unwrap();
-    let _socket = std::os::unix::net::UnixListener::bind(shared.join("socket")).unwrap();
+    let _socket = UnixListener::bind(shared.join("socket")).unwrap();
     let home = node.home.canonicalize().unwrap().display().to_string();
     for (version, path, why) in [
         ("1.0.1+openred.probe", place("link"), "a symbolic link is on the way"),
@@ -178,4 +179,35 @@ fn a_module_reads_what_it_was_granted_and_nothing_else() {
         .unwrap();
     }
     assert_eq!(node.cli(&["inbox"]).unwrap().code, 0, "the rest goes on");
+}
+
+#[test]
+fn iso_a_module_connects_to_no_socket_that_it_may_read() {
+    let world = World::without_directory().unwrap();
+    let node = world.alone("alice", "").unwrap();
+    let desk = Desk::new(&world.path().join("desk")).unwrap();
+    let shared = world.path().canonicalize().unwrap().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(shared.join("file"), "text").unwrap();
+    fs::set_permissions(shared.join("file"), fs::Permissions::from_mode(0o644)).unwrap();
+    let socket = shared.join("agent");
+    let agent = UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    // The control: whoever is not in a cage connects.
+    drop((UnixStream::connect(&socket).unwrap(), agent.accept().unwrap()));
+    let asks = format!("fs.read = {{ paths = [\"{}\"], reason = \"lists\" }}\n", shared.display());
+    desk.install_probe(&node, &probe_manifest(VERSION, &asks, "")).unwrap();
+    let file = shared.join("file").display().to_string();
+    answers(&node, &["POST", "/try/read", "--data", &file], "\"read\":\"text\"").unwrap();
+    let path = socket.display().to_string();
+    let said = node.cli(&["module", "call", "probe", "POST", "/try/connect", "--data", &path]).unwrap();
+    assert!(said.code != 0 && !said.stdout.contains("connected"), "{}{}", said.stdout, said.stderr);
+    agent.set_nonblocking(true).unwrap();
+    assert_eq!(agent.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    wait_for("what became of it", || {
+        let conditions = status(&node)?["node"]["conditions"].to_string();
+        Ok((conditions.contains("module.quarantined") && conditions.contains("SIGSYS")).then_some(()))
+    })
+    .unwrap();
 }

@@ -17,6 +17,7 @@ use openred_proto::id::NodeId;
 use openred_proto::secret::Secret;
 
 use super::callee::Callee;
+use super::gates::Gates;
 use super::{DiskThread, Granted, Loaded, Modules, Parts, Used, open_disk};
 use crate::health::Health;
 use crate::module::ports::PeerCaller;
@@ -330,6 +331,25 @@ fn what_a_hook_changes_reaches_the_route() {
         bench.modules.set_hooks(&[]);
         assert_eq!(bench.operator("GET", "/get/a", "").await.0, 404);
         assert_eq!(bench.operator("GET", "/get/b", "").await, (200, "two".into()));
+    });
+}
+
+#[test]
+fn what_a_hook_changes_is_held_to_the_manifest() {
+    run(async {
+        let bench = bench(0).await;
+        let route = "[[route]]\nmethod = \"POST\"\npath = \"/put/a\"\nauth = \"operator\"\nbody_bytes = 9\n";
+        let manifest = manifest::Manifest::parse("openred.toml", &format!("{HOOKED}\n{route}")).unwrap();
+        let granted = Granted::new("trial", Grants::all(), &bench.modules.used);
+        let gates = Some(Gates::new(Arc::new(manifest.clone()), granted));
+        let trial = bench.modules.get("trial").unwrap();
+        let (callee, hosts) = (trial.callee.clone(), trial.hosts.clone());
+        let (places, meter, settings, life) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        bench.modules.put(Loaded { id: "trial", callee, hosts, places, meter, wanted: None, settings, gates, life });
+        assert_eq!(bench.operator("POST", "/put/a", "one").await.0, 201);
+        bench.modules.set_hooks(&[&manifest]);
+        assert_eq!(bench.operator("POST", "/put/a", "one").await.0, 404, "its manifest declares no /put/b");
+        assert_eq!(bench.operator("POST", "/put/b", "one").await.0, 404, "whoever asks for it");
     });
 }
 

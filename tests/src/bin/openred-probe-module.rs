@@ -67,6 +67,7 @@ impl Probe {
             }
             "dial" => return Self::dial(&context, body).await,
             "read" => return Self::read(&body),
+            "connect" => return Self::connect(&body),
             "settings" => return Response::json(Status::Ok, &context.config::<Settings>()?),
             _ => return Err(ModuleError::not_found("no-such-trial", "there is no such trial")),
         }
@@ -96,6 +97,12 @@ impl Probe {
         let text = std::io::read_to_string(open_granted(&path)?);
         let text = text.map_err(|error| ModuleError::not_found("unreadable", error.to_string()))?;
         Response::json(Status::Ok, &json!({ "read": text }))
+    }
+
+    fn connect(body: &[u8]) -> Result<Response, ModuleError> {
+        let path = String::from_utf8_lossy(body).into_owned();
+        let connected = std::os::unix::net::UnixStream::connect(path);
+        Response::json(Status::Ok, &json!({ "connected": connected.is_ok() }))
     }
 
     async fn kept(self: Arc<Self>, context: Context, _: Request) -> Result<Response, ModuleError> {
