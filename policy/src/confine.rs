@@ -11,7 +11,6 @@ use crate::barrier::Barrier;
 use crate::error::{Error, Result};
 use crate::launch::{DOOR_FOLDER, NAME_BYTES};
 use crate::layer::{Layer, LayerName, LayerReport};
-use crate::namespaces::first_component;
 use crate::role::{Role, Uid};
 use crate::self_check::Descriptors;
 use crate::{arena, landlock, namespaces, panic, privileges, seccomp, self_check, sys};
@@ -144,7 +143,8 @@ impl Cage {
         let executable = self.kept.iter().any(|kept| kept.executable);
         // A socket in it could be named by a path as short as the door's.
         let is_short = |kept: &KeptPath| {
-            !kept.is_door() && first_component(kept.inside()).is_none_or(|name| name.len() < NAME_BYTES)
+            let first = kept.inside().components().nth(1);
+            !kept.is_door() && first.is_none_or(|name| name.as_os_str().len() < NAME_BYTES)
         };
         let short = self.role == Role::Module && self.kept.iter().any(is_short);
         (!self.kept.is_empty() && !self.role.keeps_paths()) || (executable && self.role != Role::Module) || short

@@ -99,7 +99,7 @@ fn entries(directory: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-pub(crate) fn first_component(path: &Path) -> Option<String> {
+fn first_component(path: &Path) -> Option<String> {
     path.components().find_map(|part| match part {
         Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
         _ => None,

@@ -49,7 +49,9 @@ pub(crate) fn apply(connection: &Connection, seal: &RowSeal, batch: &Batch, most
     if after > before && most.is_some_and(|most| after > most) {
         return Err(StoreError::Quota);
     }
-    count(connection, seal.place(), after)?;
+    if after != before {
+        count(connection, seal.place(), after)?;
+    }
     Ok(Committed::Yes)
 }
 
