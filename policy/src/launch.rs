@@ -307,11 +307,10 @@ mod tests {
     fn a_command_line_is_read_and_garbage_is_refused() {
         let kept = ["--state", "/s", "--runtime", "/lib", "--read", "/r", "--door", "/d"];
         let rest = ["--variable", "A=b", "--", "x", "--", "y"];
-        let found = plan(&[&["ab", "3"], &kept[..], &rest[..]].concat()).unwrap();
+        let found = plan(&[&["ab", "3"][..], &kept[..], &rest[..]].concat()).unwrap();
         assert_eq!((found.digest.as_str(), found.given), ("ab", 3));
         let (state, lib, read, door) = (Path::new("/s"), Path::new("/lib"), Path::new("/r"), Path::new("/d"));
-        let kept =
-            [KeptPath::writable(state), KeptPath::runtime(lib), KeptPath::granted(read), KeptPath::door(door)];
+        let kept = [KeptPath::writable(state), KeptPath::runtime(lib), KeptPath::granted(read), KeptPath::door(door)];
         assert_eq!(found.kept, kept);
         assert_eq!(found.kept[3].inside().join(DOOR_SOCKET), Path::new("/").join(DOOR));
         assert_eq!(found.variables, [CString::new("A=b").unwrap()]);

@@ -116,7 +116,8 @@ fn detach(kept: &KeptPath) -> Result<OwnedFd> {
     let mount = sys::clone_mount(found.as_fd()).map_err(failed("open_tree of a kept path"))?;
     let read_only = if kept.writable { 0 } else { READ_ONLY };
     let no_exec = if kept.executable { 0 } else { NO_EXEC };
-    sys::set_mount_attributes(mount.as_fd(), NO_SUID | NO_DEV | no_exec | read_only).map_err(failed("mount_setattr"))?;
+    sys::set_mount_attributes(mount.as_fd(), NO_SUID | NO_DEV | no_exec | read_only)
+        .map_err(failed("mount_setattr"))?;
     Ok(mount)
 }
 

@@ -206,7 +206,10 @@ const BAD: &[(&str, &[&str])] = &[
     ("[permissions]\nfs.read = { paths = [\"/proc/1\"], reason = \"r\" }", &["permissions.fs.read.paths", "/proc"]),
     ("[permissions]\nfs.read = { paths = [\"/etc/\"], reason = \"r\" }", &["permissions.fs.read.paths"]),
     ("[permissions]\nfs.read = { paths = [\"/\"], reason = \"r\" }", &["permissions.fs.read.paths"]),
-    ("[permissions]\nfs.read = { paths = [\"/ab/cd\"], reason = \"r\" }", &["permissions.fs.read.paths", "three bytes"]),
+    (
+        "[permissions]\nfs.read = { paths = [\"/ab/cd\"], reason = \"r\" }",
+        &["permissions.fs.read.paths", "three bytes"],
+    ),
     (
         "[permissions]\nhttp.listen = { address = \"0.0.0.0:8080\", reason = \"r\" }",
         &["http.listen.address", "127.0.0.1"],

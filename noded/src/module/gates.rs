@@ -157,9 +157,8 @@ mod tests {
     #[test]
     fn what_a_hook_has_made_of_a_call_passes_the_gates_again() {
         let (gates, peer) = (gates(), Caller::Peer(NodeId::from_bytes([1; 32])));
-        let request = |path: &str, body: &'static [u8]| {
-            Request::new(peer, Method::Post, path).with_body("", Body::whole(body))
-        };
+        let request =
+            |path: &str, body: &'static [u8]| Request::new(peer, Method::Post, path).with_body("", Body::whole(body));
         let again = |path: &str, body: &'static [u8], route| {
             gates.pass_again(request(path, body), route).map(drop).map_err(|error| error.code)
         };

@@ -360,7 +360,8 @@ impl Host for ModuleHost {
         // The signed trail is the key process's and comes with it; until then the local log has the event, without content.
         if !self.is_ours && !self.granted.declares(event.code) {
             let code = event.code;
-            return self.say(|| tracing::warn!(module = self.module, code, "an event that its manifest does not declare"));
+            return self
+                .say(|| tracing::warn!(module = self.module, code, "an event that its manifest does not declare"));
         }
         self.say(|| tracing::info!(module = self.module, code = event.code, outcome = event.outcome, "audit"));
     }

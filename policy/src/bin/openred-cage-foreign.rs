@@ -76,10 +76,10 @@ fn launch(how: &str, uid: &str, state: &Path, program: &str, rest: &[&str]) -> R
     let file = File::open(&path).map_err(failed)?;
     let mut launch = Launch::new(&this.with_file_name("openred-launch"), file, digest, name)?.identity(identity)?;
     launch = launch.keep(KeptPath::writable(state)).variable("OPENRED_TEST", "given");
-    for (name, keep) in [("door", KeptPath::door as fn(&Path) -> KeptPath), ("granted", KeptPath::granted)] {
-        let path = state.with_file_name(name);
-        if path.symlink_metadata().is_ok() {
-            launch = launch.keep(keep(&path));
+    let [door, granted] = ["door", "granted"].map(|name| state.with_file_name(name));
+    for kept in [KeptPath::door(&door), KeptPath::granted(&granted)] {
+        if kept.path.symlink_metadata().is_ok() {
+            launch = launch.keep(kept);
         }
     }
     launch = runtime().into_iter().fold(launch, Launch::keep);
