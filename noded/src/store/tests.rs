@@ -288,7 +288,7 @@ fn a_copy_taken_under_load_is_whole_and_as_of_one_moment() {
             let bytes = store.copy().await.unwrap();
             let copy = directory.path().join(COPY);
             assert_eq!(std::fs::metadata(&copy).unwrap().len(), bytes);
-            assert_eq!(check(&copy).unwrap(), Sound { schema: 7, links: 0 });
+            assert_eq!(check(&copy).unwrap(), Sound { schema: 8, links: 0 });
             let connection = Connection::open(&copy).unwrap();
             let read = |key: &[u8]| rows::get(&connection, &seal(), key).unwrap();
             assert_eq!(read(b"one"), read(b"two"));
