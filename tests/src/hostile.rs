@@ -1,4 +1,5 @@
-//! A module that does one thing wrong: how its program is told which, and how the operator's calls reach it.
+//! Modules against the bare contract, one that does one thing wrong above all: how its program is told which, how it dials, and how the operator's calls
+//! reach it.
 //!
 //! A module sees no file, no variable and no argument of a test's. So the act is written into the program itself, behind a mark, before the
 //! program is put in the place of a built-in module's.
@@ -8,9 +9,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use hyper_util::rt::TokioIo;
 use openred_proto::admin::node_client::NodeClient;
 use openred_proto::admin::{ModuleRequestFrame, ModuleRequestHead};
-use tonic::transport::Endpoint;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
 
 use crate::harness::binaries;
 
@@ -63,4 +67,17 @@ pub fn call(home: &Path, module: &str, path: &str) -> Result<(u32, String)> {
         }
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     })
+}
+
+/// One connection of a module's to its node, by the socket of its first argument.
+///
+/// # Errors
+/// When nobody listens there.
+pub async fn dial(socket: &str) -> Result<Channel> {
+    let mut stream = Some(UnixStream::connect(socket).await?);
+    let connector = service_fn(move |_| {
+        let stream = stream.take();
+        async move { stream.map(TokioIo::new).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected)) }
+    });
+    Ok(Endpoint::from_static("http://node").connect_with_connector(connector).await?)
 }

@@ -1,24 +1,19 @@
 //! No room: a node whose disk is really full, and a peer that has filled its share of an inbox.
 //!
-//! For the full disk a node's home is a small file system of its own, filled to the last byte. The file system is mounted in a mount namespace that only this test sees, which takes root. An ordinary user could mount it inside a user
-//! namespace only, and there the cage refuses to start, rightly: the kernel gives the files of a process that is not dumpable to the root
-//! of the outer namespace, who is the user itself then, and the layer `not-dumpable` would not hold. The module's share of this,
-//! a write that the disk cut, is tested for both users in `noded/src/module/blobs.rs`.
+//! For the full disk a node's home is a small file system of its own, filled to the last byte (`openred_tests::disk`, which says why it takes root).
+//! The module's share of this, a write that the disk cut, is tested for both users in `noded/src/module/blobs.rs`.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
+use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use nix::sys::signal::Signal;
+use openred_tests::disk::{self, again_on_a_small_disk, fill};
 use openred_tests::harness::{Node, is_root, signal_pid, wait_for};
 use openred_tests::world::{World, link, registered, status};
 use serde_json::Value;
 
-/// Names the folder, in which `bob` is the small file system, to a child of this test: this test program again.
-const CHILD: &str = "OPENRED_TEST_SMALL_DISK";
 /// Bytes of it: a node's state and some messages.
 const SIZE: usize = 16 << 20;
 /// Bytes of a message: a few of them are more than the database has in reserve.
@@ -27,39 +22,6 @@ const TEXT: usize = 100_000;
 const MOST: usize = 100;
 /// Exit code of docs/operations.md.
 const DEGRADED: i32 = 3;
-
-/// Runs one test of this program again, with `bob` in a fresh folder mounted as a small disk.
-fn on_a_small_disk(test: &str) {
-    let folder = tempfile::Builder::new().prefix("openred-disk-").tempdir().unwrap();
-    fs::create_dir(folder.path().join("bob")).unwrap();
-    let script = format!(
-        "mount -t tmpfs -o size={SIZE},mode=0700 tmpfs \"${CHILD}/bob\" && \
-         exec \"$0\" --exact {test} --nocapture --test-threads 1"
-    );
-    let output = Command::new("unshare")
-        .args(["--mount", "sh", "-c", &script])
-        .arg(std::env::current_exe().unwrap())
-        .env(CHILD, folder.path())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("1 passed"), "{said}");
-}
-
-/// Takes every byte that is left.
-fn fill(file: &Path) {
-    let mut file = File::create(file).unwrap();
-    for size in [1 << 16, 1 << 12, 1] {
-        loop {
-            match file.write(&vec![0x5a; size]) {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::StorageFull => break,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-}
 
 fn text(number: usize) -> String {
     format!("{number} {}", "x".repeat(TEXT))
@@ -89,21 +51,26 @@ fn condition(node: &Node, code: &str) -> bool {
 #[test]
 fn a_full_disk_loses_nothing_that_was_acknowledged_and_is_survived() {
     if !is_root() {
-        // See the head of this file.
+        // See `openred_tests::disk`.
         return;
     }
-    let Some(folder) = std::env::var_os(CHILD) else {
-        return on_a_small_disk("a_full_disk_loses_nothing_that_was_acknowledged_and_is_survived");
+    let Some(folder) = disk::folder() else {
+        return again_on_a_small_disk(
+            "a_full_disk_loses_nothing_that_was_acknowledged_and_is_survived",
+            "bob",
+            SIZE as u64,
+        )
+        .unwrap();
     };
     let world = World::start().unwrap();
     let alice = world.node("alice").unwrap();
-    let mut bob = world.init_in(Path::new(&folder), "bob", "[links]\nincoming = \"open\"\n").unwrap();
+    let mut bob = world.init_in(&folder, "bob", "[links]\nincoming = \"open\"\n").unwrap();
     bob.up().unwrap();
     registered(&bob).unwrap();
     link(&alice, &bob).unwrap();
     let pids = ["front", "vault", "noded"].map(|name| bob.child_pid(name).unwrap());
     let filler = bob.home.join("filler");
-    fill(&filler);
+    fill(&filler).unwrap();
 
     // What is acknowledged before the first that does not fit is what must be there afterwards.
     let mut acknowledged = BTreeSet::new();
@@ -175,15 +142,16 @@ fn texts(node: &Node) -> BTreeSet<String> {
 #[test]
 fn a_full_disk_in_the_middle_of_a_renewal_costs_no_link() {
     if !is_root() {
-        // See the head of this file.
+        // See `openred_tests::disk`.
         return;
     }
-    let Some(folder) = std::env::var_os(CHILD) else {
-        return on_a_small_disk("a_full_disk_in_the_middle_of_a_renewal_costs_no_link");
+    let Some(folder) = disk::folder() else {
+        return again_on_a_small_disk("a_full_disk_in_the_middle_of_a_renewal_costs_no_link", "bob", SIZE as u64)
+            .unwrap();
     };
     let world = World::start().unwrap();
     let (alice, carol) = (world.node("alice").unwrap(), world.node("carol").unwrap());
-    let mut bob = world.init_in(Path::new(&folder), "bob", "[links]\nincoming = \"open\"\n").unwrap();
+    let mut bob = world.init_in(&folder, "bob", "[links]\nincoming = \"open\"\n").unwrap();
     bob.up().unwrap();
     registered(&bob).unwrap();
     let answers = |one: &Node, other: &Node| {
@@ -198,7 +166,7 @@ fn a_full_disk_in_the_middle_of_a_renewal_costs_no_link() {
         answers(issuer, acceptor);
     }
     let filler = bob.home.join("filler");
-    fill(&filler);
+    fill(&filler).unwrap();
     let taken = stuff(&bob, &alice);
     let offered = wait_for("a renewal that bob does not take", || {
         let newest = newest(&alice, &bob);
@@ -238,13 +206,18 @@ fn a_full_disk_in_the_middle_of_a_renewal_costs_no_link() {
 #[test]
 fn a_backup_or_a_restore_that_does_not_fit_says_so_and_leaves_nothing_half() {
     if !is_root() {
-        // See the head of this file.
+        // See `openred_tests::disk`.
         return;
     }
-    let Some(folder) = std::env::var_os(CHILD) else {
-        return on_a_small_disk("a_backup_or_a_restore_that_does_not_fit_says_so_and_leaves_nothing_half");
+    let Some(folder) = disk::folder() else {
+        return again_on_a_small_disk(
+            "a_backup_or_a_restore_that_does_not_fit_says_so_and_leaves_nothing_half",
+            "bob",
+            SIZE,
+        )
+        .unwrap();
     };
-    let small = Path::new(&folder).canonicalize().unwrap().join("bob");
+    let small = &folder.canonicalize().unwrap().join("bob");
     let world = World::without_directory().unwrap();
     let node = world.init("alice", "").unwrap();
     let blobs = node.home.join("state/blobs/files");

@@ -1,34 +1,17 @@
 //! A disk that is full while modules are installed and changed: nothing of what was there is lost, nothing half is left, and with room again the same
-//! command does it. Takes root, as every test of a small disk (tests/disk.rs says why).
+//! command does it. Takes root, as every test of a small disk (`openred_tests::disk` says why).
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
+use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use openred_tests::desk::{Desk, VERSION, answers, module, probe_manifest, refused, text};
+use openred_tests::disk::{self, again_on_a_small_disk, fill};
 use openred_tests::harness::{binaries, is_root};
 use openred_tests::world::World;
 
-/// Names the folder, in which `alice` is the small file system, to a child of this test: this test program again.
-const CHILD: &str = "OPENRED_TEST_SMALL_DISK";
 /// Bytes of a node without modules, and some room.
 const NODE: u64 = 32 << 20;
-
-/// Takes every byte that is left.
-fn fill(place: &Path) {
-    let mut file = File::create(place).unwrap();
-    for size in [1 << 20, 1 << 12, 1] {
-        loop {
-            match file.write(&vec![0x5a; size]) {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::StorageFull => break,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-}
 
 /// Everything below a folder.
 fn names(folder: &Path) -> Vec<String> {
@@ -49,34 +32,14 @@ fn a_full_disk_loses_no_module_and_what_it_refused_works_when_there_is_room() {
     if !is_root() {
         return;
     }
-    let Some(folder) = std::env::var_os(CHILD) else {
-        let folder = tempfile::Builder::new().prefix("openred-disk-").tempdir().unwrap();
-        fs::create_dir(folder.path().join("alice")).unwrap();
+    let Some(folder) = disk::folder() else {
         let program = fs::metadata(binaries().unwrap().join("openred-probe-module")).unwrap().len();
         // One version has room, two have not; or would have, without what is filled in.
-        let size = NODE + 3 * program;
         let name = "a_full_disk_loses_no_module_and_what_it_refused_works_when_there_is_room";
-        let script = format!(
-            "mount -t tmpfs -o size={size},mode=0700 tmpfs \"${CHILD}/alice\" && \
-             exec \"$0\" --exact {name} --nocapture --test-threads 1"
-        );
-        let output = Command::new("unshare")
-            .args(["--mount", "sh", "-c", &script])
-            .arg(std::env::current_exe().unwrap())
-            .env(CHILD, folder.path())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && said.contains("1 passed"),
-            "{said}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        return;
+        return again_on_a_small_disk(name, "alice", NODE + 3 * program).unwrap();
     };
-    let folder = Path::new(&folder);
     let world = World::without_directory().unwrap();
-    let mut node = world.init_in(folder, "alice", "").unwrap();
+    let mut node = world.init_in(&folder, "alice", "").unwrap();
     node.up_without_answers().unwrap();
     let desk = Desk::new(&world.path().join("desk")).unwrap();
     let asks = "kv.quota = { megabytes = 1, reason = \"r\" }";
@@ -86,7 +49,7 @@ fn a_full_disk_loses_no_module_and_what_it_refused_works_when_there_is_room() {
     let package = desk.pack(&probe_manifest(newer, asks, ""), &desk.probe(newer).unwrap(), "").unwrap();
     let modules = node.home.join("modules");
     let (before, filler) = (names(&modules), node.home.join("filler"));
-    fill(&filler);
+    fill(&filler).unwrap();
     refused(&node, &["install", &text(&package)], "disk.full");
     refused(&node, &["disable", "probe"], "disk.full");
     refused(&node, &["approve", "probe"], "disk.full");

@@ -5,7 +5,6 @@
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 
-use hyper_util::rt::TokioIo;
 use openred_proto::module::attachment_client::AttachmentClient;
 use openred_proto::module::hook_reply::Verdict;
 use openred_proto::module::host_client::HostClient;
@@ -15,11 +14,9 @@ use openred_proto::module::{
     Activated, Cancelled, Configured, Continue, Deny, Drained, End, EventDone, Hello, HookFailed, HookReply,
     ModuleFrame, OpenRequest, Pong, Reply,
 };
-use tokio::net::UnixStream;
+use openred_tests::hostile::dial;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
-use tower::service_fn;
 
 type Failed = Box<dyn std::error::Error>;
 
@@ -36,15 +33,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-async fn dial(socket: &str) -> Result<Channel, Failed> {
-    let mut stream = Some(UnixStream::connect(socket).await?);
-    let connector = service_fn(move |_| {
-        let stream = stream.take();
-        async move { stream.map(TokioIo::new).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected)) }
-    });
-    Ok(Endpoint::from_static("http://node").connect_with_connector(connector).await?)
 }
 
 async fn serve() -> Result<(), Failed> {

@@ -9,7 +9,6 @@ use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use openred_proto::module::attachment_client::AttachmentClient;
 use openred_proto::module::host_client::HostClient;
 use openred_proto::module::host_frame::Kind as FromHost;
@@ -18,12 +17,10 @@ use openred_proto::module::{
     Activated, Chunk, Drained, End, EventDone, Hello, KvApplyRequest, KvGetRequest, ModuleFrame, OpenRequest, Pong,
     Reply, Row,
 };
-use openred_tests::hostile::{ACT_BYTES, MARK};
-use tokio::net::UnixStream;
+use openred_tests::hostile::{ACT_BYTES, MARK, dial};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
-use tower::service_fn;
+use tonic::transport::Channel;
 
 /// The mark and the act, as [`openred_tests::hostile::plant`] finds and changes them.
 #[used]
@@ -58,15 +55,6 @@ fn main() -> ExitCode {
             ExitCode::from(9)
         }
     }
-}
-
-async fn dial(socket: &str) -> Result<Channel, Failed> {
-    let mut stream = Some(UnixStream::connect(socket).await?);
-    let connector = service_fn(move |_| {
-        let stream = stream.take();
-        async move { stream.map(TokioIo::new).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected)) }
-    });
-    Ok(Endpoint::from_static("http://node").connect_with_connector(connector).await?)
 }
 
 fn hello(act: &str, proof: [u8; 32]) -> Hello {
