@@ -98,6 +98,9 @@ pub(crate) struct Installed {
     pub(crate) granted: Option<Granted>,
 }
 
+/// A module, or why it cannot be read.
+pub(crate) type Known = (ModuleId, Result<Installed, Failure>);
+
 impl Packages {
     /// Of this home. Nothing need be there yet.
     pub(crate) fn of(home: &Home) -> Self {
@@ -105,7 +108,7 @@ impl Packages {
     }
 
     /// Every installed module, by id; in its place why it cannot be read, where that is so: one that is damaged says nothing of the others.
-    pub(crate) fn each(&self) -> Result<Vec<(ModuleId, Result<Installed, Failure>)>, Failure> {
+    pub(crate) fn each(&self) -> Result<Vec<Known>, Failure> {
         let mut ids = BTreeSet::new();
         for name in names(&self.folder)? {
             // What begins with a dot is on its way in or out.
