@@ -213,7 +213,7 @@ fn a_backup_or_a_restore_that_does_not_fit_says_so_and_leaves_nothing_half() {
         return again_on_a_small_disk(
             "a_backup_or_a_restore_that_does_not_fit_says_so_and_leaves_nothing_half",
             "bob",
-            SIZE,
+            SIZE as u64,
         )
         .unwrap();
     };
