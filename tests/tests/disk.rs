@@ -234,7 +234,7 @@ fn a_backup_or_a_restore_that_does_not_fit_says_so_and_leaves_nothing_half() {
     let refused = backup(&small.join("backup"));
     assert!(refused.code == 1 && refused.stderr.contains("disk.full"), "{refused:?}");
     assert!(refused.stderr.contains(small.to_str().unwrap()), "it says where: {refused:?}");
-    assert!(left(&small).is_empty(), "{:?}", left(&small));
+    assert!(left(small).is_empty(), "{:?}", left(small));
 
     let whole = world.path().join("backup");
     backup(&whole).ok().unwrap();
