@@ -1,6 +1,7 @@
 //! The HTTP API, `/api/v3` (PROTOCOL 7): routes, the OpenAPI document generated from them, and what they share. It takes
 //! requests from [`crate::serve`] (or a test), asks store and mailboxes, and calls nobody.
 
+pub mod log;
 pub mod nodes;
 pub mod problem;
 pub mod signed;
@@ -41,6 +42,9 @@ use crate::state::Directory;
         tokens::request_connection,
         tokens::receive,
         tokens::acknowledge,
+        log::head,
+        log::inclusion,
+        log::consistency,
         system::health,
         system::metrics,
     ),
@@ -59,6 +63,9 @@ pub fn router(directory: Arc<Directory>) -> Router {
         .route("/api/v3/tokens/request-connection", routing::post(tokens::request_connection))
         .route("/api/v3/tokens/receive", routing::get(tokens::receive))
         .route("/api/v3/tokens/acknowledge", routing::post(tokens::acknowledge))
+        .route("/api/v3/log/head", routing::get(log::head))
+        .route("/api/v3/log/inclusion", routing::get(log::inclusion))
+        .route("/api/v3/log/consistency", routing::get(log::consistency))
         .route("/api/v3/health", routing::get(system::health))
         .route("/api/v3/metrics", routing::get(system::metrics))
         .route("/api/v3/openapi.json", routing::get(document))

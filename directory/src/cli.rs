@@ -2,6 +2,7 @@
 //! its admin socket), prints text or JSON, and ends with an exit code of docs/operations.md.
 
 mod doctor;
+mod log;
 pub mod render;
 
 use std::ffi::OsString;
@@ -60,6 +61,9 @@ enum Command {
     /// Look at nodes, ban them.
     #[command(subcommand)]
     Nodes(Nodes),
+    /// Look at the log of cards.
+    #[command(subcommand)]
+    Log(log::Log),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -191,6 +195,7 @@ impl Arguments {
             Command::Check => check(&loaded, json),
             Command::Doctor => doctor::run(&loaded, json),
             Command::Status => status(&loaded, json),
+            Command::Log(command) => log::run(&loaded, command, json),
             Command::Nodes(command) => nodes(&loaded, command, json),
             Command::Config(ConfigCommand::Show { origin }) => {
                 let settings = loaded.source.settings(&loaded.config);

@@ -1,5 +1,5 @@
 //! The directory's Ed25519 key: made once, kept in a file that only its owner may read, loaded before the cage closes. It
-//! signs receipts (PROTOCOL 4, 7) and nothing else; its did:key is the directory's id.
+//! signs receipts and the log's heads (PROTOCOL 4, 7) and nothing else; its did:key is the directory's id.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -11,8 +11,10 @@ use openred_proto::checked::receipt::Receipt;
 use openred_proto::checked::statement;
 use openred_proto::id::NodeId;
 use openred_proto::label::{Label, signed_bytes};
+use openred_proto::log::head::Head;
 
 use crate::error::{Error, Result};
+use crate::store::LogEnd;
 
 /// First line of the key file.
 const HEADER: &str = "openred directory key 1";
@@ -52,6 +54,13 @@ impl Identity {
         let payload = receipt.encode();
         let signature = self.key.sign(&signed_bytes(Label::Receipt, &payload)).to_bytes();
         statement::encode(&payload, &self.id, &signature)
+    }
+
+    /// Signs how far the log goes.
+    #[must_use]
+    pub fn sign_head(&self, end: &LogEnd) -> String {
+        let head = Head { directory: self.id, size: end.size, root: end.root };
+        head.note(&self.key.sign(head.text().as_bytes()).to_bytes())
     }
 
     /// Loads the key, or makes one when there is no file yet; true when it was made.

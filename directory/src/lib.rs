@@ -1,8 +1,8 @@
 //! The directory: registers nodes' signed cards and routes sealed link offers. It is trusted for availability alone.
 //!
 //! What it stores is cards, which are public and signed; what it routes it keeps in bounded memory for ten minutes at the
-//! most and never writes down. It opens no sealed part, calls no address that a node registered, and signs one thing: that
-//! it took an offer for somebody ([`identity`]). The way of a request: [`serve`] (sockets, time limits) → [`api`] (signature,
+//! most and never writes down. It opens no sealed part, calls no address that a node registered, and signs two things: that
+//! it took an offer for somebody, and how far its log of cards goes ([`identity`]). The way of a request: [`serve`] (sockets, time limits) → [`api`] (signature,
 //! limits, one call a route) → [`store`] (cards, on a thread of their own) or [`route`] (offers and receipts, in memory).
 //! The operator comes in by another door: [`admin`], an AF_UNIX socket served by its own thread.
 //!

@@ -17,7 +17,7 @@ use crate::limits::{ADDRESSES_FOR_ALL_STREAMS, BANS, Buckets, NEW_NODE_EVERY, NE
 use crate::metrics::Metrics;
 use crate::replay::Replay;
 use crate::route::{Bounds, Mailboxes};
-use crate::store::{Held, PreviousRun, StoreHandle};
+use crate::store::{Held, LogEnd, PreviousRun, StoreHandle};
 
 /// Reads the time; a test passes its own.
 pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
@@ -51,7 +51,7 @@ pub struct Remembered {
 
 /// The shared state.
 pub struct Directory {
-    /// Signs receipts.
+    /// Signs receipts and heads.
     pub identity: Identity,
     /// Public origin: what `@target-uri` begins with.
     pub origin: String,
@@ -78,6 +78,8 @@ pub struct Directory {
     bans: RwLock<HashSet<NodeId>>,
     /// Open streams by address.
     open_streams: Mutex<HashMap<IpAddr, u64>>,
+    /// The last head that was signed: one signature serves all who ask until the log grows.
+    head: Mutex<Option<(LogEnd, String)>>,
     store_failing: AtomicBool,
     draining: watch::Sender<bool>,
 }
@@ -119,6 +121,7 @@ impl Directory {
             new_nodes: Mutex::new(Buckets::slow(NEW_NODE_EVERY, NEW_NODES_BURST)),
             bans: RwLock::new(remembered.bans),
             open_streams: Mutex::default(),
+            head: Mutex::default(),
             store_failing: AtomicBool::new(false),
             draining: watch::Sender::new(false),
         })
@@ -134,6 +137,15 @@ impl Directory {
     #[must_use]
     pub fn address(&self) -> String {
         format!("{}@{}", self.identity.id(), self.origin)
+    }
+
+    /// The signed head of a log that goes so far.
+    pub(crate) fn sign_head(&self, end: LogEnd) -> String {
+        let mut last = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((signed, note)) if *signed == end => note.clone(),
+            _ => last.insert((end, self.identity.sign_head(&end))).1.clone(),
+        }
     }
 
     /// The mailboxes. A panic elsewhere left them consistent: every change is one call.

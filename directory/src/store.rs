@@ -1,4 +1,4 @@
-//! What the directory keeps on disk: cards, bans, evidence of lies, nothing else. [`CardStore`] is the seam: one real
+//! What the directory keeps on disk: cards, their log, bans, evidence of lies, nothing else. [`CardStore`] is the seam: one real
 //! implementation is here ([`sqlite`]), others may stand beside it. [`StoreHandle`] is how the asynchronous side asks:
 //! bounded queues to two threads that were started before the system-call filter, one that writes and one that looks up.
 
@@ -7,6 +7,7 @@ mod thread;
 
 use openred_proto::checked::succession::{Contradiction, Lineage};
 use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::log::{Hash, Salt, tree};
 use openred_proto::method::Method;
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +79,26 @@ pub struct Held {
     pub last_seen: UnixMillis,
     /// Conflicting cards of it that were kept.
     pub evidence: u64,
+    /// Where its card stands in the log.
+    pub logged: Logged,
+}
+
+/// A card's place in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// Entries before it.
+    pub index: u64,
+    /// What its entry is salted with, where the card is not listed.
+    pub salt: Option<Salt>,
+}
+
+/// How far the log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    /// Entries.
+    pub size: u64,
+    /// Root over them.
+    pub root: Hash,
 }
 
 /// Which nodes a page shows. Order is by id, so a cursor stays right whatever comes and goes.
@@ -177,6 +198,38 @@ pub trait CardReader {
     /// # Errors
     /// The storage's.
     fn bans(&mut self) -> Result<Vec<Ban>>;
+    /// How far the log goes.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn log_end(&mut self) -> Result<LogEnd>;
+    /// The hash of a complete subtree of the log, by its [`tree::position`].
+    ///
+    /// # Errors
+    /// The storage's; there is none beyond the log's end.
+    fn log_hash(&mut self, position: u64) -> Result<Hash>;
+}
+
+/// Proof that an entry is one of the log's first `size`; none when the log does not go so far.
+///
+/// # Errors
+/// The storage's.
+pub fn prove_inclusion(reader: &mut dyn CardReader, index: u64, size: u64) -> Result<Option<Vec<Hash>>> {
+    if index >= size || size > reader.log_end()?.size {
+        return Ok(None);
+    }
+    tree::prove_inclusion(index, size, |position| reader.log_hash(position)).map(Some)
+}
+
+/// Proof that the log's first `old` entries are the beginning of its first `new`; none when it does not go so far.
+///
+/// # Errors
+/// The storage's.
+pub fn prove_consistency(reader: &mut dyn CardReader, old: u64, new: u64) -> Result<Option<Vec<Hash>>> {
+    if old > new || new > reader.log_end()?.size {
+        return Ok(None);
+    }
+    tree::prove_consistency(old, new, |position| reader.log_hash(position)).map(Some)
 }
 
 /// A place for cards. Calls come from one thread at a time; between [`CardStore::begin`] and [`CardStore::commit`] they

@@ -16,6 +16,7 @@ pub mod http_signature;
 pub mod id;
 pub mod label;
 pub mod limits;
+pub mod log;
 pub mod method;
 pub mod modules;
 pub mod refusal;

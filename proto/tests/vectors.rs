@@ -15,6 +15,9 @@ use openred_proto::checked::succession::Succession;
 use openred_proto::error::{Result, WireError};
 use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::log::head::Head;
+use openred_proto::log::heads::Heads;
+use openred_proto::log::{Hash, entry, tree};
 use openred_proto::method::description::MethodDescription;
 use openred_proto::vault::Refusal;
 use serde_json::Value;
@@ -106,6 +109,40 @@ fn what_is_inside_noise_and_sessions() {
         "response" => ResponseHead::decode(bytes).map(|head| Some(head.encode())),
         _ => Accept::decode(bytes).map(|accept| Some(accept.encode())),
     });
+}
+
+fn number(case: &Value, name: &str) -> u64 {
+    case[name].as_u64().unwrap()
+}
+
+fn hash(case: &Value, name: &str) -> Hash {
+    bytes(case, name).try_into().unwrap()
+}
+
+#[test]
+fn what_directories_sign_and_prove_of_their_logs() {
+    hold("log-head.json", |case, note| {
+        let directory = NodeId::from_bytes(hash(case, "directory"));
+        let head = Head::verify(note, &directory)?;
+        assert_eq!(head, Head { directory, size: number(case, "size"), root: hash(case, "root") });
+        Ok(None)
+    });
+    hold("log-proof.json", |case, proof| {
+        let proof: Vec<Hash> = proof.chunks(32).map(|hash| hash.try_into().unwrap()).collect();
+        if case["proof"] == "consistency" {
+            let (old, new) = (number(case, "old"), number(case, "new"));
+            return tree::verify_consistency(old, new, &hash(case, "old_root"), &hash(case, "new_root"), &proof)
+                .map(|()| None);
+        }
+        if case.get("card").is_some() {
+            let salt = case.get("salt").map(|_| bytes(case, "salt").try_into().unwrap());
+            assert_eq!(entry(&bytes(case, "card"), salt.as_ref()), hash(case, "entry"), "{}", case["why"]);
+        }
+        let leaf = tree::leaf_hash(&bytes(case, "entry"));
+        tree::verify_inclusion(number(case, "index"), number(case, "size"), &leaf, &proof, &hash(case, "root"))
+            .map(|()| None)
+    });
+    hold("directory-heads.json", |_, bytes| Heads::decode(bytes).map(|heads| Some(heads.encode())));
 }
 
 #[test]

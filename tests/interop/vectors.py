@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+import log
 from wire import NAMES, Identity, Link, Prekey, did, encode, open_offer, sha256, varint
 
 NOW = 1_800_000_000_000
@@ -435,7 +436,107 @@ def signatures():
     return file
 
 
+def log_heads():
+    """Signed heads of directories' logs; `directory` is whose it is taken to be."""
+    file, origin = File(), did(ALICE.id)
+    top = filler(32)
+    for why, size, at in [("of an empty log", 0, sha256(b"")), ("of one entry", 1, top), ("of many", 4_000_000_000, top), ("of the longest", 2**62, top)]:
+        file.right(why, log.note(ALICE, size, at).encode(), directory=ALICE.id.hex(), size=size, root=at.hex())
+    good = log.note(ALICE, 77, top)
+    wrong = lambda why, note, owner=ALICE: file.wrong(why, note if isinstance(note, bytes) else note.encode(), directory=owner.id.hex())
+    body = log.text(origin, 77, top)
+    wrong("of another directory", good, BOB)
+    wrong("under another's name", log.note(ALICE, 77, top, body=log.text(did(BOB.id), 77, top)), BOB)
+    wrong("another's signature", log.note(ALICE, 77, top, key=BOB))
+    wrong("the key has another name than the origin", log.note(ALICE, 77, top, name="directory.example"))
+    wrong("another kind of key", log.note(ALICE, 77, top, kind=4))
+    wrong("another size than the signed one", good.replace("\n77\n", "\n78\n"))
+    for why, bent in [
+        ("a leading zero", body.replace("\n77\n", "\n077\n")),
+        ("a sign before the size", body.replace("\n77\n", "\n+77\n")),
+        ("a size that is too large", log.text(origin, 2**62 + 1, top)),
+        ("a size beyond 64 bits", log.text(origin, 2**64, top)),
+        ("no size", body.replace("\n77\n", "\n\n")),
+        ("a size of another base", body.replace("\n77\n", "\n0x4d\n")),
+        ("a root that is too short", log.text(origin, 77, top[:31])),
+        ("a root that is too long", log.text(origin, 77, top + b"\0")),
+        ("a root without its padding", body.replace("=\n", "\n")),
+        ("a fourth line", body + "more\n"),
+        ("an origin that is a host name", body.replace(origin, "directory.example")),
+        ("a space behind the origin", body.replace(origin, origin + " ")),
+    ]:
+        wrong(f"{why}, and signed", log.note(ALICE, 77, top, body=bent))
+    wrong("no signature", body)
+    wrong("an empty line and no signature", body + "\n")
+    wrong("two signatures", good + good.split("\n\n")[1])
+    wrong("a hyphen for the dash", good.replace("\u2014", "-"))
+    wrong("the last line has no end", good[:-1])
+    wrong("a line after it", good + "\n")
+    wrong("lines that end as on Windows", good.replace("\n", "\r\n"))
+    wrong("not UTF-8", good.encode().replace(b"\xe2\x80\x94", b"\xe2\x80\xff"))
+    wrong("signed under a label", log.note(ALICE, 77, top).rsplit(" ", 1)[0] + " " + base64.b64encode(
+        sha256(origin.encode() + b"\n\1" + ALICE.id)[:4] + ALICE.key.sign(b"openred/1/receipt\0" + body.encode())).decode() + "\n")
+    wrong("nothing", "")
+    return file
+
+
+def log_proofs():
+    """Entries, roots and proofs; `bytes` is the proof, its hashes side by side."""
+    file = File()
+    card = ALICE.statement("openred/1/card", filler(300))
+    entries = [log.entry(card), log.entry(card, filler(16, 1))] + [filler(32, seed) for seed in range(2, 13)]
+    leaves = [log.leaf(data) for data in entries]
+    hexes = lambda proof: b"".join(proof)
+    for size in (1, 2, 3, 7, 8, 13):
+        top = log.root(leaves[:size])
+        for index in sorted({0, 1, size // 2, size - 1} & set(range(size))):
+            more = dict(proof="inclusion", index=index, size=size, entry=entries[index].hex(), root=top.hex())
+            if index < 2:
+                more |= dict(card=card.hex()) | (dict(salt=filler(16, 1).hex()) if index else {})
+            file.right(f"entry {index} of {size}", hexes(log.inclusion(index, leaves[:size])), **more)
+    for old, new in [(0, 0), (0, 5), (1, 1), (1, 2), (2, 3), (3, 7), (4, 8), (6, 8), (7, 13), (8, 13), (13, 13)]:
+        proof = log.consistency(old, leaves[:new]) if old else []
+        file.right(f"{old} before {new}", hexes(proof), proof="consistency", old=old, new=new, old_root=log.root(leaves[:old]).hex(), new_root=log.root(leaves[:new]).hex())
+    good = list(file.cases)
+    for case in good:
+        more = {name: value for name, value in case.items() if name not in ("accept", "why", "bytes", "card", "salt")}
+        proof, why = bytes.fromhex(case["bytes"]), case["why"]
+        file.wrong(f"{why}: a hash more", proof + filler(32, 99), **more)
+        if case.get("old") != 0 or case["new"] == 0:
+            file.wrong(f"{why}: another root", proof, **more | {("root" if "root" in more else "new_root"): filler(32, 98).hex()})
+        if proof:
+            file.wrong(f"{why}: a hash less", proof[:-32], **more)
+            file.wrong(f"{why}: a bit flipped", bytes([proof[0] ^ 1]) + proof[1:], **more)
+            file.wrong(f"{why}: in the other order", b"".join(proof[at : at + 32] for at in range(len(proof) - 32, -1, -32)) if len(proof) > 32 else bytes(32), **more)
+        if case["proof"] == "inclusion":
+            file.wrong(f"{why}: beyond the end", proof, **more | dict(index=case["size"]))
+            file.wrong(f"{why}: an inner hash as an entry", proof, **more | dict(entry=(entries[0] + entries[1]).hex()))
+        else:
+            file.wrong(f"{why}: another older root", proof, **more | dict(old_root=filler(32, 97).hex()))
+            file.wrong(f"{why}: the older one is larger", proof, **more | dict(old=case["new"] + 1))
+    file.wrong("65 hashes", filler(32) * 65, proof="inclusion", index=0, size=2**62, entry=entries[0].hex(), root=filler(32).hex())
+    return file
+
+
+def directory_heads():
+    file = File()
+    notes = [log.note(owner, 5, filler(32, 1)) for owner in (ALICE, BOB, CAROL)]
+    file.right("no head", b"")
+    for count in range(1, 4):
+        file.plain(f"{count} heads", [(1, notes[:count])])
+    file.wrong("one directory twice", encode((1, notes[:1] * 2)))
+    file.wrong("one directory twice, at two sizes", encode((1, [notes[0], log.note(ALICE, 6, filler(32, 1))])))
+    file.wrong("nine heads", encode((1, [log.note(identity_of(bytes([seed]) * 32), 5, filler(32, 1)) for seed in range(10, 19)])))
+    file.wrong("one that is too long", encode((1, [notes[0] + "x" * 400])))
+    file.wrong("one of nobody", encode((1, ["x\n5\n"])))
+    file.wrong("an empty one", encode((1, [""])))
+    return file
+
+
 FILES = {
+    "log-head.json": log_heads,
+    "log-proof.json": log_proofs,
+    "directory-heads.json": directory_heads,
     "card.json": cards,
     "static-certificate.json": certificates,
     "receipt.json": receipts,

@@ -15,6 +15,7 @@ use openred_proto::method::Method;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::log::LogPlace;
 use super::problem::{Code, Problem};
 use super::signed::{Anonymous, Signed};
 use super::{Base64Bytes, to_base64};
@@ -59,6 +60,8 @@ pub struct NodeView {
     pub sequence: u64,
     /// Whether it was heard of within its lease.
     pub fresh: bool,
+    /// Where the card stands in this directory's log.
+    pub log: LogPlace,
 }
 
 /// What to look for.
@@ -257,6 +260,7 @@ fn view(directory: &Directory, held: &Held) -> NodeView {
         card: to_base64(&held.card),
         sequence: held.sequence,
         fresh: is_fresh(directory.now(), held, directory.lease),
+        log: LogPlace { index: held.logged.index, salt: held.logged.salt.map(hex::encode) },
     }
 }
 

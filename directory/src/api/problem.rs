@@ -53,6 +53,7 @@ codes! {
     NodeUnregistered 403 "node.unregistered" "The calling node is not registered here" "Register its card first.";
     NodeSucceeded 409 "node.succeeded" "This identity has named a successor" "If that was not you, take it back within 72 hours: `openred key take-back --of DID`.";
     NodeUnknown 404 "node.unknown" "No such node here" "It never registered here, or its card has ended.";
+    LogRange 422 "log.range" "The log does not go so far" "Ask for less than the size of the head that you were given; from and index lie below it.";
     CardMalformed 422 "card.malformed" "The card cannot be read" "Build it by docs/protocol.md section 2.";
     CardSignature 422 "card.signature" "The card's signature does not verify" "The node that the card names must have signed it.";
     CardForeign 403 "card.foreign" "The card is another node's" "A node registers its own card only.";

@@ -162,6 +162,34 @@ pub fn done(node: &str, done: &str, json: bool) -> String {
     if json { document("done", &Done { node, done }) } else { format!("{done} {node}\n") }
 }
 
+/// What `log verify` found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LogVerified {
+    /// Whether all of it is in order.
+    pub ok: bool,
+    /// Entries, as far as the log says.
+    pub size: u64,
+    /// Root over them, hex.
+    pub root: String,
+    /// Cards that were found in it.
+    pub cards: u64,
+    /// The first thing that is not in order.
+    pub fault: Option<String>,
+}
+
+/// `log verify`.
+#[must_use]
+pub fn log_verified(verified: &LogVerified, json: bool) -> String {
+    if json {
+        return document("log-verified", verified);
+    }
+    let LogVerified { size, root, cards, fault, .. } = verified;
+    match fault {
+        Some(fault) => format!("WRONG     {fault}\n"),
+        None => format!("ok        {size} entries, {cards} cards among them\nroot      {root}\n"),
+    }
+}
+
 /// One line of `doctor`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {

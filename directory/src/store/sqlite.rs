@@ -8,19 +8,25 @@ use std::time::Duration;
 
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::CARD_LIFE;
+use openred_proto::log::Hash;
+use openred_proto::log::tree::Frontier;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use sha2::{Digest as _, Sha256};
 
-use super::{Ban, CardReader, CardStore, Counts, Held, NewCard, Page, PreviousRun, Query, Registration};
+use super::{
+    Ban, CardReader, CardStore, Counts, Held, LogEnd, Logged, NewCard, Page, PreviousRun, Query, Registration,
+};
 use crate::error::{Error, Result};
 use crate::limits::{EVIDENCE, PURGE, SUCCESSION_KEPT};
 
+mod log;
 mod successions;
 
+pub use log::{Fault, Walked};
 use successions::Standing;
 
 /// Schema that this program writes.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 /// The writer of the other thread holds its lock for one commit; more is an error.
 const BUSY: Duration = Duration::from_secs(2);
 /// SQLite's page size, for the cap.
@@ -64,7 +70,7 @@ INSERT INTO run (one, latest) VALUES (1, NULL);
 ";
 
 const HELD: &str = "SELECT id, sequence, card, listed, sector, expires_at, first_seen, last_seen,
-    (SELECT count(*) FROM evidence WHERE evidence.node = nodes.id) FROM nodes WHERE card IS NOT NULL";
+    (SELECT count(*) FROM evidence WHERE evidence.node = nodes.id), log_index, log_salt FROM nodes WHERE card IS NOT NULL";
 
 /// The SQLite store.
 #[derive(Debug)]
@@ -73,6 +79,8 @@ pub struct SqliteStore {
     /// Places taken, and the version of the data that they were counted in: counting a million for each new node would be
     /// slow, and a ban comes in by another connection.
     taken: Option<(u64, i64)>,
+    /// The log's end while a transaction makes it longer; another connection may do so before the next one.
+    growing: Option<Frontier>,
 }
 
 impl SqliteStore {
@@ -88,13 +96,18 @@ impl SqliteStore {
         store.limit_pages(u64::from(max_megabytes) * 1024 * 1024 / PAGE_BYTES)?;
         let found: i64 = store.connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         let steps = match found {
-            0 => format!("{CREATE}{}", successions::CREATE),
-            1 => format!("{UPGRADE_1}{}", successions::CREATE),
-            2 => successions::CREATE.to_owned(),
+            0 => format!("{CREATE}{}{}", successions::CREATE, log::CREATE),
+            1 => format!("{UPGRADE_1}{}{}", successions::CREATE, log::CREATE),
+            2 => format!("{}{}", successions::CREATE, log::CREATE),
+            3 => log::CREATE.to_owned(),
             SCHEMA => return Ok(store),
             found => return Err(Error::LocalSchemaNewer { found, known: SCHEMA }),
         };
-        store.connection.execute_batch(&format!("BEGIN; {steps} PRAGMA user_version = {SCHEMA}; COMMIT"))?;
+        // Rolled back when it is dropped.
+        let change = store.connection.transaction()?;
+        change.execute_batch(&format!("{steps} PRAGMA user_version = {SCHEMA};"))?;
+        log::take_over(&change)?;
+        change.commit()?;
         Ok(store)
     }
 
@@ -108,6 +121,19 @@ impl SqliteStore {
         Ok(reader)
     }
 
+    /// The same, of this program's schema and no other: for a look from outside of the process that serves.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open_reader`], and [`Error::LocalSchemaNewer`].
+    pub fn open_checked(path: &Path) -> Result<Self> {
+        let reader = Self::open_reader(path)?;
+        match reader.connection.pragma_query_value(None, "user_version", |row| row.get(0))? {
+            SCHEMA => Ok(reader),
+            found if found > SCHEMA => Err(Error::LocalSchemaNewer { found, known: SCHEMA }),
+            _ => Err(Error::Misuse("the database is of an older version, which kept no log; start the directory once")),
+        }
+    }
+
     fn connect(path: &Path) -> Result<Self> {
         let connection = Connection::open(path)?;
         connection.busy_timeout(BUSY)?;
@@ -115,7 +141,7 @@ impl SqliteStore {
         connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.pragma_update(None, "trusted_schema", false)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
-        Ok(Self { connection, taken: None })
+        Ok(Self { connection, taken: None, growing: None })
     }
 
     /// Caps the file at so many pages.
@@ -164,12 +190,26 @@ impl SqliteStore {
         Ok(self.connection.query_row(sql, params![card.node.as_bytes(), signed(card.sequence)], |row| row.get(0))?)
     }
 
-    fn insert(&self, now: UnixMillis, card: &NewCard, hash: &[u8; 32]) -> Result<()> {
+    /// Adds the card to the log.
+    fn log(&mut self, card: &NewCard) -> Result<Logged> {
+        let growing = match &mut self.growing {
+            Some(growing) => growing,
+            none => {
+                let size = log::end(&self.connection)?.size;
+                none.insert(Frontier::load(size, |position| log::hash(&self.connection, position))?)
+            }
+        };
+        log::append(&self.connection, growing, &card.bytes, card.listed)
+    }
+
+    /// Writes a card; without a place in the log it keeps the one that it has.
+    fn insert(&self, now: UnixMillis, card: &NewCard, hash: &[u8; 32], logged: Option<Logged>) -> Result<()> {
         let mut insert = self.connection.prepare_cached(
-            "INSERT INTO nodes (id, sequence, card, card_hash, listed, sector, methods, expires_at, first_seen, last_seen)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9)
+            "INSERT INTO nodes (id, sequence, card, card_hash, listed, sector, methods, expires_at, first_seen, last_seen,
+                 log_index, log_salt)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11)
              ON CONFLICT (id) DO UPDATE SET sequence = ?2, card = ?3, card_hash = ?4, listed = ?5, sector = ?6, methods = ?7,
-                 expires_at = ?8, last_seen = ?9",
+                 expires_at = ?8, last_seen = ?9, log_index = coalesce(?10, log_index), log_salt = iif(?10 IS NULL, log_salt, ?11)",
         )?;
         insert.execute(params![
             card.node.as_bytes(),
@@ -181,8 +221,48 @@ impl SqliteStore {
             card.methods,
             signed(card.expires_at.0),
             signed(now.0),
+            logged.map(|logged| signed(logged.index)),
+            logged.and_then(|logged| logged.salt),
         ])?;
         Ok(())
+    }
+
+    /// [`CardStore::register`] inside a transaction.
+    fn take_in(&mut self, now: UnixMillis, card: &NewCard, most: u64) -> Result<Registration> {
+        let plan = match successions::judge(&self.connection, card, now)? {
+            Standing::Follows(plan) => plan,
+            Standing::Succeeded(successor) => return Ok(Registration::Succeeded(successor)),
+            Standing::Contradicts(contradiction) => return Ok(Registration::Contradiction(contradiction)),
+        };
+        let hash: [u8; 32] = Sha256::digest(&card.bytes).into();
+        let mut select =
+            self.connection.prepare_cached("SELECT sequence, card_hash, card IS NULL FROM nodes WHERE id = ?1")?;
+        let held: Option<(i64, [u8; 32], bool)> =
+            select.query_row([card.node.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+        drop(select);
+        let gone = held.is_none_or(|(_, _, gone)| gone);
+        if let Some((sequence, held_hash, _)) = held {
+            match card.sequence.cmp(&unsigned(sequence)) {
+                Ordering::Less => return Ok(Registration::Rollback),
+                Ordering::Equal if hash != held_hash => {
+                    let kept = self.keep_evidence(now, card)?;
+                    return Ok(Registration::Equivocation { kept });
+                }
+                Ordering::Equal if !gone => {
+                    self.insert(now, card, &hash, None)?;
+                    successions::keep(&self.connection, &plan)?;
+                    return Ok(Registration::Refreshed);
+                }
+                Ordering::Equal | Ordering::Greater => {}
+            }
+        }
+        if gone && !self.has_place(most)? {
+            return Ok(Registration::Full);
+        }
+        let logged = self.log(card)?;
+        self.insert(now, card, &hash, Some(logged))?;
+        successions::keep(&self.connection, &plan)?;
+        Ok(Registration::Stored)
     }
 }
 
@@ -245,6 +325,14 @@ impl CardReader for SqliteStore {
         })
     }
 
+    fn log_end(&mut self) -> Result<LogEnd> {
+        log::end(&self.connection)
+    }
+
+    fn log_hash(&mut self, position: u64) -> Result<Hash> {
+        log::hash(&self.connection, position)
+    }
+
     fn bans(&mut self) -> Result<Vec<Ban>> {
         let mut select = self.connection.prepare_cached("SELECT node, at, reason FROM bans ORDER BY node")?;
         let rows = select.query_map([], |row| {
@@ -261,6 +349,9 @@ impl CardStore for SqliteStore {
     }
 
     fn commit(&mut self) -> Result<()> {
+        if let Some(grown) = self.growing.take() {
+            log::close(&self.connection, &grown)?;
+        }
         Ok(self.connection.execute_batch("COMMIT")?)
     }
 
@@ -268,42 +359,20 @@ impl CardStore for SqliteStore {
         // SQLite rolls back by itself on some errors; then there is nothing left to do and this fails.
         let _ = self.connection.execute_batch("ROLLBACK");
         self.taken = None;
+        self.growing = None;
     }
 
     fn register(&mut self, now: UnixMillis, card: &NewCard, most: u64) -> Result<Registration> {
-        let plan = match successions::judge(&self.connection, card, now)? {
-            Standing::Follows(plan) => plan,
-            Standing::Succeeded(successor) => return Ok(Registration::Succeeded(successor)),
-            Standing::Contradicts(contradiction) => return Ok(Registration::Contradiction(contradiction)),
-        };
-        let hash: [u8; 32] = Sha256::digest(&card.bytes).into();
-        let mut select =
-            self.connection.prepare_cached("SELECT sequence, card_hash, card IS NULL FROM nodes WHERE id = ?1")?;
-        let held: Option<(i64, [u8; 32], bool)> =
-            select.query_row([card.node.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
-        drop(select);
-        let gone = held.is_none_or(|(_, _, gone)| gone);
-        if let Some((sequence, held_hash, _)) = held {
-            match card.sequence.cmp(&unsigned(sequence)) {
-                Ordering::Less => return Ok(Registration::Rollback),
-                Ordering::Equal if hash != held_hash => {
-                    let kept = self.keep_evidence(now, card)?;
-                    return Ok(Registration::Equivocation { kept });
-                }
-                Ordering::Equal if !gone => {
-                    self.insert(now, card, &hash)?;
-                    successions::keep(&self.connection, &plan)?;
-                    return Ok(Registration::Refreshed);
-                }
-                Ordering::Equal | Ordering::Greater => {}
-            }
+        // A card and its entry hold together, also where nobody has begun a group.
+        if !self.connection.is_autocommit() {
+            return self.take_in(now, card, most);
         }
-        if gone && !self.has_place(most)? {
-            return Ok(Registration::Full);
+        self.begin()?;
+        let taken = self.take_in(now, card, most).and_then(|taken| self.commit().map(|()| taken));
+        if taken.is_err() {
+            self.roll_back();
         }
-        self.insert(now, card, &hash)?;
-        successions::keep(&self.connection, &plan)?;
-        Ok(Registration::Stored)
+        taken
     }
 
     fn purge(&mut self, ended_before: UnixMillis) -> Result<u64> {
@@ -311,7 +380,7 @@ impl CardStore for SqliteStore {
         let some =
             |of: &str| format!("rowid IN (SELECT rowid FROM nodes WHERE {of} AND expires_at < ?1 LIMIT {PURGE})");
         let ended = self.connection.execute(
-            &format!("UPDATE nodes SET card = NULL, listed = 0 WHERE {}", some("card IS NOT NULL")),
+            &format!("UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL WHERE {}", some("card IS NOT NULL")),
             [signed(ended_before.0)],
         )?;
         // An older card that its node signed has ended by then: it can live no longer than this.
@@ -377,6 +446,7 @@ fn held(row: &Row<'_>) -> rusqlite::Result<Held> {
         first_seen: time(6)?,
         last_seen: time(7)?,
         evidence: unsigned(row.get(8)?),
+        logged: Logged { index: unsigned(row.get(9)?), salt: row.get(10)? },
     })
 }
 
@@ -390,147 +460,4 @@ fn unsigned(value: i64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use openred_proto::checked::succession::Lineage;
-
-    use super::*;
-
-    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
-    const DAY: Duration = Duration::from_secs(86_400);
-
-    fn store() -> (tempfile::TempDir, SqliteStore) {
-        let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&folder.path().join("db"), 64).unwrap();
-        (folder, store)
-    }
-
-    fn card(number: u32, expires_at: UnixMillis) -> NewCard {
-        let mut id = [0; 32];
-        id[..4].copy_from_slice(&number.to_be_bytes());
-        NewCard {
-            node: NodeId::from_bytes(id),
-            sequence: 1,
-            expires_at,
-            listed: true,
-            sector: format!("s{}", number % 2),
-            methods: 1,
-            bytes: vec![7; 100],
-            lineage: Lineage::default(),
-        }
-    }
-
-    #[test]
-    fn a_place_comes_back_at_the_cards_end_and_the_row_goes_when_no_older_card_can_come() {
-        let (_folder, mut store) = store();
-        let (old, new) = (card(1, NOW.plus(DAY)), card(2, NOW.plus(DAY * 60)));
-        assert_eq!(store.register(NOW, &old, 1).unwrap(), Registration::Stored);
-        assert_eq!(store.register(NOW, &new, 1).unwrap(), Registration::Full);
-        assert_eq!(store.purge(NOW.plus(DAY)).unwrap(), 0);
-        assert_eq!(store.purge(NOW.plus(DAY * 2)).unwrap(), 1, "the card");
-        assert_eq!(store.register(NOW, &new, 1).unwrap(), Registration::Stored);
-        assert_eq!(store.register(NOW, &NewCard { sequence: 0, ..old.clone() }, 9).unwrap(), Registration::Rollback);
-        assert_eq!(store.register(NOW, &old, 1).unwrap(), Registration::Full, "coming back takes a place as well");
-        assert_eq!(store.purge(NOW.plus(DAY * 9)).unwrap(), 0, "a card of eight days could still come");
-        assert_eq!(store.purge(NOW.plus(DAY * 9).plus(Duration::from_millis(1))).unwrap(), 1, "the row");
-        assert_eq!(store.register(NOW, &NewCard { sequence: 0, ..old }, 9).unwrap(), Registration::Stored);
-    }
-
-    #[test]
-    fn a_ban_stays_and_gives_the_place_back() {
-        let (folder, mut store) = store();
-        let mut admin = SqliteStore::open(&folder.path().join("db"), 64).unwrap();
-        store.register(NOW, &card(1, NOW.plus(DAY)), 1).unwrap();
-        assert_eq!(store.register(NOW, &card(2, NOW.plus(DAY * 60)), 1).unwrap(), Registration::Full);
-        let ban = Ban { node: card(1, NOW).node, at: NOW, reason: "spam".into() };
-        assert!(admin.ban(&ban).unwrap());
-        assert_eq!(store.register(NOW, &card(2, NOW.plus(DAY * 60)), 1).unwrap(), Registration::Stored);
-        while store.purge(NOW.plus(DAY * 30)).unwrap() > 0 {}
-        assert_eq!((store.node(&ban.node).unwrap(), store.bans().unwrap()), (None, vec![ban]));
-    }
-
-    #[test]
-    fn a_page_is_looked_up_in_an_index_and_looks_at_so_many_rows() {
-        let (_folder, mut store) = store();
-        store.begin().unwrap();
-        for number in 0..500 {
-            let listed = number % 100 != 50;
-            store.register(NOW, &NewCard { listed, ..card(number, NOW.plus(DAY)) }, 1000).unwrap();
-        }
-        store.commit().unwrap();
-        let all = Query { listed_only: true, limit: 64, examine: Some(100), ..Query::default() };
-        for (query, pages, found) in [
-            (all.clone(), 8, 495),
-            (Query { sector: Some("none".into()), ..all.clone() }, 1, 0),
-            (Query { sector: Some("s1".into()), ..all.clone() }, 4, 250),
-            (Query { seen_since: Some(NOW.plus(DAY)), ..all.clone() }, 5, 0),
-            (Query { alive_at: Some(NOW.plus(DAY)), examine: None, ..all.clone() }, 1, 0),
-            (Query { listed_only: false, examine: None, limit: 1000, ..all }, 1, 500),
-        ] {
-            let (mut seen, mut asked, mut query) = (0, 0, query);
-            loop {
-                let page = store.page(&query).unwrap();
-                asked += 1;
-                seen += page.held.len();
-                query.after = page.next;
-                if page.next.is_none() {
-                    break;
-                }
-            }
-            assert_eq!((asked, seen), (pages, found), "{query:?}");
-        }
-        for (sector, index) in [("", "listed_nodes"), (" AND sector = 'a'", "listed_sectors")] {
-            let sql = format!(
-                "EXPLAIN QUERY PLAN SELECT id, methods, last_seen, expires_at FROM nodes WHERE listed = 1 AND id > x'00'{sector} ORDER BY id"
-            );
-            let plan: String = store.connection.query_row(&sql, [], |row| row.get(3)).unwrap();
-            assert!(plan.contains(&format!("USING COVERING INDEX {index} ")), "{plan}");
-        }
-    }
-
-    #[test]
-    fn evidence_that_has_no_room_is_not_said_to_be_kept() {
-        let (_folder, mut store) = store();
-        let first = card(1, NOW.plus(DAY));
-        store.register(NOW, &first, 9).unwrap();
-        let other = NewCard { bytes: vec![8; 100], ..first };
-        let fill = "WITH RECURSIVE count(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < ?1)
-            INSERT INTO evidence SELECT randomblob(32), n, x'00', x'00', 0 FROM count";
-        store.connection.execute(fill, [EVIDENCE]).unwrap();
-        assert_eq!(store.register(NOW, &other, 9).unwrap(), Registration::Equivocation { kept: false });
-        store.connection.execute("DELETE FROM evidence", []).unwrap();
-        for _ in 0..2 {
-            assert_eq!(store.register(NOW, &other, 9).unwrap(), Registration::Equivocation { kept: true });
-        }
-    }
-
-    #[test]
-    fn a_run_that_ended_in_order_says_so_to_the_next() {
-        let (_folder, mut store) = store();
-        assert_eq!(store.begin_run().unwrap(), PreviousRun::Never);
-        assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff);
-        store.end_run(77).unwrap();
-        assert_eq!(store.begin_run().unwrap(), PreviousRun::Ended { latest: 77 });
-        assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff, "said once");
-    }
-
-    #[test]
-    fn a_database_of_the_schema_before_is_taken_over() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("db");
-        let old = Connection::open(&path).unwrap();
-        old.execute_batch(include_str!("sqlite/schema-1.sql")).unwrap();
-        old.execute_batch(
-            "INSERT INTO nodes VALUES (zeroblob(32), 5, x'07', zeroblob(32), 1, 'lab', 1, 9, 1, 1);
-             INSERT INTO nodes VALUES (randomblob(32), 5, NULL, zeroblob(32), 1, 'lab', 1, 9, 1, 1);",
-        )
-        .unwrap();
-        drop(old);
-        let mut store = SqliteStore::open(&path, 64).unwrap();
-        assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff, "it may have run a moment ago");
-        let query = Query { listed_only: true, sector: Some("lab".into()), limit: 9, ..Query::default() };
-        assert_eq!(store.page(&query).unwrap().held.len(), 1);
-        drop(store);
-        SqliteStore::open(&path, 64).unwrap();
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@
 mod disk;
 mod fixture;
 mod hostile;
+mod log;
 mod nodes;
 mod process;
 mod render;

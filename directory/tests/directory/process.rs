@@ -80,7 +80,13 @@ impl Place {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn json(&self, arguments: &[&str]) -> Value {
+    /// A command's exit code and what it prints.
+    pub(crate) fn outcome(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.run(arguments);
+        (output.status.code().unwrap_or(-1), String::from_utf8(output.stdout).unwrap())
+    }
+
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.text(&[arguments, &["--json"]].concat())).unwrap()
     }
 
@@ -90,7 +96,7 @@ impl Place {
         (output.status.code().unwrap_or(-1), String::from_utf8(output.stderr).unwrap())
     }
 
-    fn serve(&self) -> Serving {
+    pub(crate) fn serve(&self) -> Serving {
         let mut child = self.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
@@ -112,7 +118,7 @@ impl Place {
 /// A directory that serves; killed when dropped, if it is our child.
 pub(crate) struct Serving {
     child: Option<Child>,
-    id: NodeId,
+    pub(crate) id: NodeId,
     origin: String,
     socket: SocketAddr,
 }
@@ -146,8 +152,17 @@ impl Serving {
         i32::try_from(self.child.as_ref().unwrap().id()).unwrap()
     }
 
+    pub(crate) fn process(&self) -> Pid {
+        Pid::from_raw(self.pid())
+    }
+
+    /// Waits until it is gone, however it ends.
+    pub(crate) fn gone(&mut self) {
+        self.child().wait().unwrap();
+    }
+
     /// Ends it with SIGTERM; its exit code.
-    fn end(mut self) -> Option<i32> {
+    pub(crate) fn end(mut self) -> Option<i32> {
         kill(Pid::from_raw(self.pid()), Signal::SIGTERM).unwrap();
         self.child().wait().unwrap().code()
     }
@@ -165,6 +180,22 @@ impl Serving {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         exchange(TcpStream::connect(self.socket).unwrap(), head.as_bytes(), body)
+    }
+
+    /// The status of a registration that is signed a minute ahead; none when the directory is gone before it answers.
+    pub(crate) fn try_register(&self, node: &Node) -> Option<u16> {
+        let (body, path) = (json("card", &node.sign_card(&node.card(now()))), "/api/v3/nodes/register");
+        let input = node.input("POST", &format!("{}{path}", self.origin), &body, now().seconds() + 59);
+        let mut head =
+            format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+        for (name, value) in node.sign_input(&input) {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        let mut stream = TcpStream::connect(self.socket).ok()?;
+        stream.write_all(&[head.as_bytes(), b"\r\n", &body].concat()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.split(' ').nth(1)?.parse().ok()
     }
 
     pub(crate) fn register(&self, node: &Node) -> (u16, Value) {

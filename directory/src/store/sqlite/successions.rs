@@ -113,7 +113,7 @@ pub(super) fn keep(connection: &Connection, plan: &Plan) -> Result<()> {
     }
     plan.followed.earlier.iter().chain(&plan.ended).try_for_each(|gone| {
         connection
-            .prepare_cached("UPDATE nodes SET card = NULL, listed = 0 WHERE id = ?1")?
+            .prepare_cached("UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL WHERE id = ?1")?
             .execute([gone.as_bytes()])?;
         Ok(())
     })

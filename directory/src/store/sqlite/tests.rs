@@ -1,0 +1,143 @@
+//! Places, bans, pages, evidence, runs, and databases of before.
+#![allow(clippy::unwrap_used, reason = "tests")]
+use openred_proto::checked::succession::Lineage;
+
+use super::*;
+
+const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn store() -> (tempfile::TempDir, SqliteStore) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("db"), 64).unwrap();
+    (folder, store)
+}
+
+fn card(number: u32, expires_at: UnixMillis) -> NewCard {
+    let mut id = [0; 32];
+    id[..4].copy_from_slice(&number.to_be_bytes());
+    NewCard {
+        node: NodeId::from_bytes(id),
+        sequence: 1,
+        expires_at,
+        listed: true,
+        sector: format!("s{}", number % 2),
+        methods: 1,
+        bytes: vec![7; 100],
+        lineage: Lineage::default(),
+    }
+}
+
+#[test]
+fn a_place_comes_back_at_the_cards_end_and_the_row_goes_when_no_older_card_can_come() {
+    let (_folder, mut store) = store();
+    let (old, new) = (card(1, NOW.plus(DAY)), card(2, NOW.plus(DAY * 60)));
+    assert_eq!(store.register(NOW, &old, 1).unwrap(), Registration::Stored);
+    assert_eq!(store.register(NOW, &new, 1).unwrap(), Registration::Full);
+    assert_eq!(store.purge(NOW.plus(DAY)).unwrap(), 0);
+    assert_eq!(store.purge(NOW.plus(DAY * 2)).unwrap(), 1, "the card");
+    assert_eq!(store.register(NOW, &new, 1).unwrap(), Registration::Stored);
+    assert_eq!(store.register(NOW, &NewCard { sequence: 0, ..old.clone() }, 9).unwrap(), Registration::Rollback);
+    assert_eq!(store.register(NOW, &old, 1).unwrap(), Registration::Full, "coming back takes a place as well");
+    assert_eq!(store.purge(NOW.plus(DAY * 9)).unwrap(), 0, "a card of eight days could still come");
+    assert_eq!(store.purge(NOW.plus(DAY * 9).plus(Duration::from_millis(1))).unwrap(), 1, "the row");
+    assert_eq!(store.register(NOW, &NewCard { sequence: 0, ..old }, 9).unwrap(), Registration::Stored);
+}
+
+#[test]
+fn a_ban_stays_and_gives_the_place_back() {
+    let (folder, mut store) = store();
+    let mut admin = SqliteStore::open(&folder.path().join("db"), 64).unwrap();
+    store.register(NOW, &card(1, NOW.plus(DAY)), 1).unwrap();
+    assert_eq!(store.register(NOW, &card(2, NOW.plus(DAY * 60)), 1).unwrap(), Registration::Full);
+    let ban = Ban { node: card(1, NOW).node, at: NOW, reason: "spam".into() };
+    assert!(admin.ban(&ban).unwrap());
+    assert_eq!(store.register(NOW, &card(2, NOW.plus(DAY * 60)), 1).unwrap(), Registration::Stored);
+    while store.purge(NOW.plus(DAY * 30)).unwrap() > 0 {}
+    assert_eq!((store.node(&ban.node).unwrap(), store.bans().unwrap()), (None, vec![ban]));
+}
+
+#[test]
+fn a_page_is_looked_up_in_an_index_and_looks_at_so_many_rows() {
+    let (_folder, mut store) = store();
+    store.begin().unwrap();
+    for number in 0..500 {
+        let listed = number % 100 != 50;
+        store.register(NOW, &NewCard { listed, ..card(number, NOW.plus(DAY)) }, 1000).unwrap();
+    }
+    store.commit().unwrap();
+    let all = Query { listed_only: true, limit: 64, examine: Some(100), ..Query::default() };
+    for (query, pages, found) in [
+        (all.clone(), 8, 495),
+        (Query { sector: Some("none".into()), ..all.clone() }, 1, 0),
+        (Query { sector: Some("s1".into()), ..all.clone() }, 4, 250),
+        (Query { seen_since: Some(NOW.plus(DAY)), ..all.clone() }, 5, 0),
+        (Query { alive_at: Some(NOW.plus(DAY)), examine: None, ..all.clone() }, 1, 0),
+        (Query { listed_only: false, examine: None, limit: 1000, ..all }, 1, 500),
+    ] {
+        let (mut seen, mut asked, mut query) = (0, 0, query);
+        loop {
+            let page = store.page(&query).unwrap();
+            asked += 1;
+            seen += page.held.len();
+            query.after = page.next;
+            if page.next.is_none() {
+                break;
+            }
+        }
+        assert_eq!((asked, seen), (pages, found), "{query:?}");
+    }
+    for (sector, index) in [("", "listed_nodes"), (" AND sector = 'a'", "listed_sectors")] {
+        let sql = format!(
+            "EXPLAIN QUERY PLAN SELECT id, methods, last_seen, expires_at FROM nodes WHERE listed = 1 AND id > x'00'{sector} ORDER BY id"
+        );
+        let plan: String = store.connection.query_row(&sql, [], |row| row.get(3)).unwrap();
+        assert!(plan.contains(&format!("USING COVERING INDEX {index} ")), "{plan}");
+    }
+}
+
+#[test]
+fn evidence_that_has_no_room_is_not_said_to_be_kept() {
+    let (_folder, mut store) = store();
+    let first = card(1, NOW.plus(DAY));
+    store.register(NOW, &first, 9).unwrap();
+    let other = NewCard { bytes: vec![8; 100], ..first };
+    let fill = "WITH RECURSIVE count(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < ?1)
+        INSERT INTO evidence SELECT randomblob(32), n, x'00', x'00', 0 FROM count";
+    store.connection.execute(fill, [EVIDENCE]).unwrap();
+    assert_eq!(store.register(NOW, &other, 9).unwrap(), Registration::Equivocation { kept: false });
+    store.connection.execute("DELETE FROM evidence", []).unwrap();
+    for _ in 0..2 {
+        assert_eq!(store.register(NOW, &other, 9).unwrap(), Registration::Equivocation { kept: true });
+    }
+}
+
+#[test]
+fn a_run_that_ended_in_order_says_so_to_the_next() {
+    let (_folder, mut store) = store();
+    assert_eq!(store.begin_run().unwrap(), PreviousRun::Never);
+    assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff);
+    store.end_run(77).unwrap();
+    assert_eq!(store.begin_run().unwrap(), PreviousRun::Ended { latest: 77 });
+    assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff, "said once");
+}
+
+#[test]
+fn a_database_of_the_schema_before_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(include_str!("schema-1.sql")).unwrap();
+    old.execute_batch(
+        "INSERT INTO nodes VALUES (zeroblob(32), 5, x'07', zeroblob(32), 1, 'lab', 1, 9, 1, 1);
+         INSERT INTO nodes VALUES (randomblob(32), 5, NULL, zeroblob(32), 1, 'lab', 1, 9, 1, 1);",
+    )
+    .unwrap();
+    drop(old);
+    let mut store = SqliteStore::open(&path, 64).unwrap();
+    assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff, "it may have run a moment ago");
+    let query = Query { listed_only: true, sector: Some("lab".into()), limit: 9, ..Query::default() };
+    assert_eq!(store.page(&query).unwrap().held.len(), 1);
+    drop(store);
+    SqliteStore::open(&path, 64).unwrap();
+}
