@@ -1,8 +1,11 @@
 //! `directory …`: the commands. Each reads the configuration, does one thing (alone, or by asking the running directory over
 //! its admin socket), prints text or JSON, and ends with an exit code of docs/operations.md.
 
+mod database;
+mod decisions;
 mod doctor;
 mod log;
+mod portable;
 pub mod render;
 
 use std::ffi::OsString;
@@ -58,12 +61,39 @@ enum Command {
     Doctor,
     /// Say how the running directory is.
     Status,
-    /// Look at nodes, ban them.
+    /// Count what is kept: nodes by sector and method, tombstones, invites.
+    Stats,
+    /// Look at nodes, let them in, ban and remove them.
     #[command(subcommand)]
-    Nodes(Nodes),
+    Nodes(decisions::Nodes),
+    /// Let nodes in by invite.
+    #[command(subcommand)]
+    Invite(decisions::Invite),
+    /// Show what operators changed, the newest first.
+    History {
+        /// Only before this number.
+        #[arg(long, value_name = "NUMBER")]
+        before: Option<u64>,
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Write cards, bans, invites and approvals as lines of JSON.
+    Export {
+        /// A new file; without it, the standard output.
+        file: Option<PathBuf>,
+    },
+    /// Take over what `export` wrote. Cards count by their signatures and sequences.
+    Import {
+        /// The file; `-` for the standard input.
+        file: PathBuf,
+    },
     /// Look at the log of cards.
     #[command(subcommand)]
     Log(log::Log),
+    /// Look after the database.
+    #[command(subcommand)]
+    Db(database::Db),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -78,43 +108,6 @@ enum Command {
     Man {
         /// The folder.
         folder: PathBuf,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum Nodes {
-    /// List nodes, in the order of their ids.
-    List {
-        /// Only banned ones.
-        #[arg(long)]
-        banned: bool,
-        /// Only this sector.
-        #[arg(long)]
-        sector: Option<String>,
-        /// Only after this node.
-        #[arg(long, value_name = "DID")]
-        after: Option<String>,
-        /// At most so many.
-        #[arg(long, default_value_t = 100)]
-        limit: usize,
-    },
-    /// Show one node.
-    Show {
-        /// Its did:key.
-        node: String,
-    },
-    /// Refuse a node from now on, known or not.
-    Ban {
-        /// Its did:key.
-        node: String,
-        /// Why; only the operator sees it.
-        #[arg(long, default_value = "")]
-        reason: String,
-    },
-    /// Lift a ban.
-    Unban {
-        /// Its did:key.
-        node: String,
     },
 }
 
@@ -141,7 +134,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let json = arguments.json;
     match arguments.run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Error::LocalDegraded) => ExitCode::from(Error::LocalDegraded.exit_code()),
+        Err(error @ (Error::LocalDegraded | Error::LocalPartly)) => ExitCode::from(error.exit_code()),
         Err(error) => {
             complain(&error, json);
             ExitCode::from(error.exit_code())
@@ -196,7 +189,13 @@ impl Arguments {
             Command::Doctor => doctor::run(&loaded, json),
             Command::Status => status(&loaded, json),
             Command::Log(command) => log::run(&loaded, command, json),
-            Command::Nodes(command) => nodes(&loaded, command, json),
+            Command::Stats => decisions::stats(&loaded, json),
+            Command::Nodes(command) => decisions::nodes(&loaded, command, json),
+            Command::Invite(command) => decisions::invite(&loaded, command, json),
+            Command::History { before, limit } => decisions::history(&loaded, before, limit, json),
+            Command::Export { file } => portable::export(&loaded, file.as_deref(), json),
+            Command::Import { file } => portable::import(&loaded, &file, json),
+            Command::Db(command) => database::run(&loaded, &command, json),
             Command::Config(ConfigCommand::Show { origin }) => {
                 let settings = loaded.source.settings(&loaded.config);
                 let settings = settings.map_err(|_| Error::Misuse("the configuration cannot be shown"))?;
@@ -260,21 +259,6 @@ fn status(loaded: &Loaded, json: bool) -> Result<()> {
     };
     print(&render::status(&status, json))?;
     if status.health.status == "ok" { Ok(()) } else { Err(Error::LocalDegraded) }
-}
-
-fn nodes(loaded: &Loaded, command: Nodes, json: bool) -> Result<()> {
-    let ask = match command {
-        Nodes::List { banned, sector, after, limit } => Ask::Nodes { banned, sector, after, limit },
-        Nodes::Show { node } => Ask::Show { node },
-        Nodes::Ban { node, reason } => Ask::Ban { node, reason },
-        Nodes::Unban { node } => Ask::Unban { node },
-    };
-    match client::ask(&loaded.home.socket(), &ask)? {
-        Answer::Nodes(list) => print(&render::nodes(&list, json)),
-        Answer::Node(node) => print(&render::node(&node, json)),
-        Answer::Done { node, done } => print(&render::done(&node, &done, json)),
-        Answer::Status(_) | Answer::Doctor(_) | Answer::Refused(_) => Err(Error::PeerMalformed),
-    }
 }
 
 fn log_to_stderr(loaded: &Loaded) {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use openred_proto::config::{ConfigError, Source, Spanned};
+use openred_proto::limits::WORK_BITS;
 use serde::{Deserialize, Serialize};
 
 /// Longest configured public origin.
@@ -37,8 +38,34 @@ pub struct Config {
     pub lease: Lease,
     /// Database.
     pub store: Store,
+    /// Who may come.
+    pub admission: Admission,
     /// Limits that an operator may want to change; the fixed ones are in the program.
     pub limits: Limits,
+}
+
+/// Who may come that is not here yet. Nodes that are here stay, whatever is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admission {
+    /// What a new node is asked for.
+    pub mode: Mode,
+    /// Zero bits that a new node must find by trying (mode `work`): 2 to the power of so many hashes.
+    pub work_bits: Spanned<u32>,
+}
+
+/// What a new node is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Nothing.
+    Open,
+    /// Proof of work; or an invite.
+    Work,
+    /// An invite, or the operator's approval before it comes.
+    Invite,
+    /// Nothing, and it is neither shown nor routed to until the operator approves; or an invite.
+    Approval,
 }
 
 /// HTTPS by rustls.
@@ -115,6 +142,8 @@ pub struct Limits {
     pub requests_per_second: Spanned<u32>,
     /// How many of them may come at once.
     pub requests_burst: Spanned<u32>,
+    /// Requests a second of everybody together; more are told to come again.
+    pub overall_per_second: Spanned<u32>,
 }
 
 fn plain<T>(value: T) -> Spanned<T> {
@@ -135,6 +164,7 @@ impl Default for Config {
             log: Log::default(),
             lease: Lease::default(),
             store: Store::default(),
+            admission: Admission::default(),
             limits: Limits::default(),
         }
     }
@@ -164,6 +194,12 @@ impl Default for Store {
     }
 }
 
+impl Default for Admission {
+    fn default() -> Self {
+        Self { mode: Mode::Open, work_bits: plain(20) }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -174,6 +210,7 @@ impl Default for Limits {
             offers: 16_384,
             requests_per_second: plain(20),
             requests_burst: plain(60),
+            overall_per_second: plain(50_000),
         }
     }
 }
@@ -253,8 +290,13 @@ impl Config {
                 return Err(source.refuse(id.span(), "0 is root; name an id that nothing else uses"));
             }
         }
+        let bits = &self.admission.work_bits;
+        if !(1..=WORK_BITS).contains(bits.get_ref()) {
+            return Err(source.refuse(bits.span(), "must be between 1 and 28; each one more doubles the work"));
+        }
         let positive = [&self.lease.seconds, &self.store.max_megabytes, &self.limits.requests_per_second];
-        for number in positive.into_iter().chain([&self.limits.requests_burst]) {
+        let limits = &self.limits;
+        for number in positive.into_iter().chain([&limits.requests_burst, &limits.overall_per_second]) {
             if *number.get_ref() == 0 {
                 return Err(source.refuse(number.span(), "must be at least 1"));
             }
@@ -401,6 +443,8 @@ mod tests {
             ("metrics_listen = \"0.0.0.0:1\"", "directory.toml:1:18: must be a loopback address"),
             ("uid = 0", "directory.toml:1:7: 0 is root"),
             ("[lease]\nseconds = 0", "directory.toml:2:11: must be at least 1"),
+            ("[admission]\nwork_bits = 29", "directory.toml:2:13: must be between 1 and 28"),
+            ("[admission]\nmode = \"friends\"", "directory.toml:2:8: unknown value `friends`"),
         ] {
             let error = check(text).unwrap_err();
             assert!(error.starts_with(expected), "{text}\n{error}");

@@ -222,10 +222,8 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
     let config = &loaded.config;
     let database = loaded.home.database();
     let megabytes = *config.store.max_megabytes.get_ref();
-    let store = SqliteStore::open(&database, megabytes)?;
-    let mut admin_store = SqliteStore::open(&database, megabytes)?;
-    let bans = admin_store.bans()?.into_iter().map(|ban| ban.node).collect();
-    let before = admin_store.begin_run()?;
+    let mut store = SqliteStore::open(&database, megabytes)?;
+    let (bans, before) = (store.bans()?, store.begin_run()?);
     wait_for_next_second(before);
     let bound = opened.listener.local_addr().map_err(Error::LocalRuntime)?;
     let origin = config.public_origin(bound);
@@ -237,7 +235,7 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
         listener: opened.admin,
         operator: opened.operator,
         directory: Arc::clone(&directory),
-        store: admin_store,
+        store: SqliteStore::open_reader(&database)?,
         cage,
         settings,
     };

@@ -113,6 +113,25 @@ pub enum Error {
     /// Something on the command line.
     #[error("{0}")]
     Misuse(&'static str),
+    /// Some of many things did not go; the output has said which.
+    #[error("not all of it went")]
+    LocalPartly,
+    /// A line of a file that is to be taken over.
+    #[error("{}:{line}: {why}", .path.display())]
+    LocalLine {
+        /// The file.
+        path: PathBuf,
+        /// Which line.
+        line: u64,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// There is no database.
+    #[error("{}: no database yet; `directory serve` makes it", .path.display())]
+    LocalNoDatabase {
+        /// Where it would be.
+        path: PathBuf,
+    },
     /// A check found something; its output has said what.
     #[error("not everything is in order")]
     LocalDegraded,
@@ -131,6 +150,8 @@ impl Error {
             Error::LocalConfig(_) | Error::LocalTls { .. } | Error::LocalInherited { .. } => 78,
             Error::Misuse(_) => 2,
             Error::LocalDegraded => 3,
+            Error::LocalNoDatabase { .. } => 4,
+            Error::LocalPartly => 9,
             Error::LocalPortTaken { .. } | Error::LocalAlreadyRunning { .. } => 6,
             Error::PeerRefused(refusal) => refusal.exit_code(),
             _ => 1,

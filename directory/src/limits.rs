@@ -54,6 +54,8 @@ pub const SWEEP: Duration = Duration::from_secs(30);
 
 /// Requests for the store that may wait; more are answered 503.
 pub const STORE_QUEUE: usize = 1024;
+/// Operators' requests for the store that may wait: the admin's thread asks one at a time.
+pub const URGENT_QUEUE: usize = 4;
 /// Requests that one transaction takes together (group commit).
 pub const STORE_BATCH: usize = 64;
 /// Nodes on a page of discovery: about 150 KiB of JSON.
@@ -72,9 +74,23 @@ pub const SUCCESSIONS: i64 = 100_000;
 pub const SUCCESSION_KEPT: Duration = Duration::from_secs(366 * 86_400);
 /// Evidence rows kept: two cards each, so 80 MB at the most.
 pub const EVIDENCE: i64 = 10_000;
-/// Bans held in memory.
+/// Bans of nodes held in memory.
 pub const BANS: usize = 100_000;
+/// Bans of address prefixes held in memory; each request of a banned length costs one look.
+pub const PREFIX_BANS: usize = 10_000;
+/// Invites kept.
+pub const INVITES: usize = 10_000;
+/// Nodes that may come by one invite.
+pub const INVITE_USES: u32 = 100_000;
+/// Longest that an invite is good.
+pub const INVITE_LIFE: Duration = Duration::from_secs(366 * 86_400);
+/// An invite that has ended is shown so long.
+pub const INVITE_KEPT: Duration = Duration::from_secs(30 * 86_400);
 
+/// Records that go in or out in one piece: cards of 4 KiB in base64 make half a megabyte.
+pub const RECORDS: usize = 64;
+/// Longest line of an export: a card in base64 and its fields.
+pub const RECORD_BYTES: u64 = 8 * 1024;
 /// One admin request or answer line. An answer holds a page of nodes.
 pub const ADMIN_BYTES: usize = 1024 * 1024;
 /// An admin caller must send its line within this.

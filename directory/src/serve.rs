@@ -1,6 +1,7 @@
 //! Sockets: accepts connections, TLS where it is configured, HTTP/1.1 with limits on number, head, time and silence; hands
 //! requests to the API. HTTP/2 is left out: nodes need one connection each, and its stream and header floods stay outside.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,14 +55,14 @@ pub async fn serve(directory: Arc<Directory>, service: Service) {
         match accepted {
             Ok((stream, address)) => {
                 directory.metrics.connections.add();
-                match Arc::clone(&places).try_acquire_owned() {
-                    Ok(place) => {
+                match Place::take(&directory, &places, address) {
+                    Some(place) => {
                         let router = service.router.clone();
                         let connection =
                             Connection { directory: Arc::clone(&directory), peer: Peer(address), router, place };
                         tokio::spawn(connection.run(stream, service.tls.clone()));
                     }
-                    Err(_) => directory.metrics.connections_refused.add(),
+                    None => directory.metrics.connections_refused.add(),
                 }
             }
             Err(error) => {
@@ -77,11 +78,33 @@ pub async fn serve(directory: Arc<Directory>, service: Service) {
     }
 }
 
+/// A connection's place, among all and in its address's share of them.
+struct Place {
+    directory: Arc<Directory>,
+    counted: Option<IpAddr>,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn take(directory: &Arc<Directory>, places: &Arc<Semaphore>, address: SocketAddr) -> Option<Self> {
+        let of_all = Arc::clone(places).try_acquire_owned().ok()?;
+        let counted = directory.counted(address.ip());
+        let has_share = directory.connection_opens(counted);
+        has_share.then(|| Self { directory: Arc::clone(directory), counted, _of_all: of_all })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.directory.connection_closed(self.counted);
+    }
+}
+
 struct Connection {
     directory: Arc<Directory>,
     peer: Peer,
     router: Router,
-    place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Connection {

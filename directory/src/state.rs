@@ -1,22 +1,24 @@
 //! What the API's handlers share. Locks are held for a few lines, never over an await.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::LINEAGE;
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::error::Result;
 use crate::identity::Identity;
-use crate::limits::{ADDRESSES_FOR_ALL_STREAMS, BANS, Buckets, NEW_NODE_EVERY, NEW_NODES_BURST};
+use crate::limits::{ADDRESSES_FOR_ALL_STREAMS, BANS, Buckets, NEW_NODE_EVERY, NEW_NODES_BURST, PREFIX_BANS};
 use crate::metrics::Metrics;
 use crate::replay::Replay;
 use crate::route::{Bounds, Mailboxes};
+use crate::store::decision::Bans;
 use crate::store::{Held, LogEnd, PreviousRun, StoreHandle};
 
 /// Reads the time; a test passes its own.
@@ -43,10 +45,73 @@ pub enum Caller {
 /// What the store kept of earlier runs.
 #[derive(Clone, Debug)]
 pub struct Remembered {
-    /// Banned nodes.
-    pub bans: HashSet<NodeId>,
+    /// Bans.
+    pub bans: Bans,
     /// What the run before left behind.
     pub before: PreviousRun,
+}
+
+/// Prefixes that are refused, by their length: one look for each length that is used.
+#[derive(Debug, Default)]
+struct BannedPrefixes {
+    by_length: HashMap<u8, HashSet<IpNet>>,
+    count: usize,
+}
+
+impl BannedPrefixes {
+    fn contain(&self, address: IpAddr) -> bool {
+        let is_in = |(length, prefixes): (&u8, &HashSet<IpNet>)| {
+            IpNet::new(address, *length).is_ok_and(|prefix| prefixes.contains(&prefix.trunc()))
+        };
+        self.by_length.iter().any(is_in)
+    }
+
+    fn insert(&mut self, prefix: IpNet) {
+        self.count += usize::from(self.by_length.entry(prefix.prefix_len()).or_default().insert(prefix));
+    }
+
+    fn remove(&mut self, prefix: &IpNet) {
+        if let Some(prefixes) = self.by_length.get_mut(&prefix.prefix_len()) {
+            self.count -= usize::from(prefixes.remove(prefix));
+            if prefixes.is_empty() {
+                self.by_length.remove(&prefix.prefix_len());
+            }
+        }
+    }
+}
+
+/// What addresses hold open at once, each up to its share.
+#[derive(Debug)]
+struct Shares {
+    share: u64,
+    open: Mutex<HashMap<IpAddr, u64>>,
+}
+
+impl Shares {
+    /// Of so many places.
+    fn of(places: u64) -> Self {
+        Self { share: (places / ADDRESSES_FOR_ALL_STREAMS).max(1), open: Mutex::default() }
+    }
+
+    fn opens(&self, address: Option<IpAddr>) -> bool {
+        let Some(address) = address else { return true };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = open.entry(address).or_default();
+        let allowed = *mine < self.share;
+        *mine += u64::from(allowed);
+        allowed
+    }
+
+    fn closed(&self, address: Option<IpAddr>) {
+        let Some(address) = address else { return };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mine) = open.get_mut(&address) {
+            *mine = mine.saturating_sub(1);
+            if *mine == 0 {
+                open.remove(&address);
+            }
+        }
+    }
 }
 
 /// The shared state.
@@ -61,6 +126,10 @@ pub struct Directory {
     pub lease: Duration,
     /// Nodes that may be registered.
     pub nodes: u64,
+    /// What a node is asked for that is not here yet.
+    pub mode: Mode,
+    /// The work that is asked for, as zero bits.
+    pub work_bits: u32,
     /// Streams that may be open.
     pub streams: u64,
     /// Cards.
@@ -75,9 +144,12 @@ pub struct Directory {
     buckets: Mutex<Buckets<Caller>>,
     /// New nodes by address.
     new_nodes: Mutex<Buckets<IpAddr>>,
+    /// Everybody's requests together.
+    overall: Mutex<Buckets<()>>,
     bans: RwLock<HashSet<NodeId>>,
-    /// Open streams by address.
-    open_streams: Mutex<HashMap<IpAddr, u64>>,
+    banned_prefixes: RwLock<BannedPrefixes>,
+    streams_by_address: Shares,
+    connections_by_address: Shares,
     /// The last head that was signed: one signature serves all who ask until the log grows.
     head: Mutex<Option<(LogEnd, String)>>,
     store_failing: AtomicBool,
@@ -103,6 +175,10 @@ impl Directory {
     ) -> Arc<Self> {
         let limits = &config.limits;
         let started = clock();
+        let Remembered { bans, before } = remembered;
+        let mut banned_prefixes = BannedPrefixes::default();
+        bans.prefixes.iter().for_each(|ban| banned_prefixes.insert(ban.who));
+        let overall = *limits.overall_per_second.get_ref();
         let bounds = Bounds { offers_per_node: limits.offers_per_node as usize, items: limits.offers as usize };
         Arc::new(Self {
             identity,
@@ -110,17 +186,22 @@ impl Directory {
             behind_proxy: config.behind_proxy,
             lease: Duration::from_secs(u64::from(*config.lease.seconds.get_ref())),
             nodes: u64::from(limits.nodes),
+            mode: config.admission.mode,
+            work_bits: *config.admission.work_bits.get_ref(),
             streams: u64::from(limits.streams),
             store,
             metrics: Metrics::default(),
             started,
             clock,
             mailboxes: Mutex::new(Mailboxes::new(bounds)),
-            replay: Mutex::new(Replay::new(started, remembered.before)),
+            replay: Mutex::new(Replay::new(started, before)),
             buckets: Mutex::new(Buckets::new(*limits.requests_per_second.get_ref(), *limits.requests_burst.get_ref())),
             new_nodes: Mutex::new(Buckets::slow(NEW_NODE_EVERY, NEW_NODES_BURST)),
-            bans: RwLock::new(remembered.bans),
-            open_streams: Mutex::default(),
+            overall: Mutex::new(Buckets::new(overall, overall)),
+            bans: RwLock::new(bans.nodes.into_iter().map(|ban| ban.who).collect()),
+            banned_prefixes: RwLock::new(banned_prefixes),
+            streams_by_address: Shares::of(u64::from(limits.streams)),
+            connections_by_address: Shares::of(u64::from(limits.connections)),
             head: Mutex::default(),
             store_failing: AtomicBool::new(false),
             draining: watch::Sender::new(false),
@@ -157,8 +238,13 @@ impl Directory {
         self.replay.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A node whose card has not ended and that is not banned.
+    /// A node whose card has not ended and that is neither banned nor quarantined.
     pub(crate) async fn registered(&self, id: NodeId) -> Result<Option<Held>> {
+        Ok(self.held(id).await?.filter(|held| !held.quarantined))
+    }
+
+    /// A node whose card has not ended and that is not banned.
+    pub(crate) async fn held(&self, id: NodeId) -> Result<Option<Held>> {
         if self.is_banned(&id) {
             return Ok(None);
         }
@@ -195,26 +281,64 @@ impl Directory {
         self.new_nodes.lock().unwrap_or_else(PoisonError::into_inner).take(self.now(), address)
     }
 
+    /// Takes a token of all requests together.
+    pub(crate) fn take_overall(&self) -> std::result::Result<(), Duration> {
+        self.overall.lock().unwrap_or_else(PoisonError::into_inner).take(self.now(), ())
+    }
+
     /// Counts a stream against its address; false when the address has its share of all.
     pub(crate) fn stream_opens(&self, address: Option<IpAddr>) -> bool {
-        let Some(address) = address else { return true };
-        let mut open = self.open_streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = open.entry(address).or_default();
-        let allowed = *mine < (self.streams / ADDRESSES_FOR_ALL_STREAMS).max(1);
-        *mine += u64::from(allowed);
-        allowed
+        self.streams_by_address.opens(address)
     }
 
     /// A stream that was counted has ended.
     pub(crate) fn stream_closed(&self, address: Option<IpAddr>) {
-        let Some(address) = address else { return };
-        let mut open = self.open_streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mine) = open.get_mut(&address) {
-            *mine = mine.saturating_sub(1);
-            if *mine == 0 {
-                open.remove(&address);
-            }
+        self.streams_by_address.closed(address);
+    }
+
+    /// Counts a connection against its address; false when the address has its share of all.
+    pub(crate) fn connection_opens(&self, address: Option<IpAddr>) -> bool {
+        self.connections_by_address.opens(address)
+    }
+
+    /// A connection that was counted has ended.
+    pub(crate) fn connection_closed(&self, address: Option<IpAddr>) {
+        self.connections_by_address.closed(address);
+    }
+
+    /// What an address is counted by: an IPv4 address itself, of an IPv6 one its /64, which one customer has. None for loopback,
+    /// which is this machine's own, nor behind a proxy, where every address is the proxy's: there the proxy limits.
+    pub(crate) fn counted(&self, address: IpAddr) -> Option<IpAddr> {
+        match address.to_canonical() {
+            _ if self.behind_proxy => None,
+            address if address.is_loopback() => None,
+            IpAddr::V6(address) => Some(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))),
+            address => Some(address),
         }
+    }
+
+    /// Whether a ban covers an address.
+    #[must_use]
+    pub fn is_banned_address(&self, address: IpAddr) -> bool {
+        self.banned_prefixes.read().unwrap_or_else(PoisonError::into_inner).contain(address.to_canonical())
+    }
+
+    /// Takes a ban of addresses into effect.
+    pub fn ban_prefix(&self, prefix: IpNet) {
+        self.banned_prefixes.write().unwrap_or_else(PoisonError::into_inner).insert(prefix);
+    }
+
+    /// Lifts one.
+    pub fn unban_prefix(&self, prefix: &IpNet) {
+        self.banned_prefixes.write().unwrap_or_else(PoisonError::into_inner).remove(prefix);
+    }
+
+    /// Whether another ban can be held.
+    #[must_use]
+    pub fn has_room_for_bans(&self) -> (bool, bool) {
+        let nodes = self.bans.read().unwrap_or_else(PoisonError::into_inner).len();
+        let prefixes = self.banned_prefixes.read().unwrap_or_else(PoisonError::into_inner).count;
+        (nodes < BANS, prefixes < PREFIX_BANS)
     }
 
     /// Whether a node is banned.
@@ -223,16 +347,10 @@ impl Directory {
         self.bans.read().unwrap_or_else(PoisonError::into_inner).contains(node)
     }
 
-    /// Takes a ban into effect; false when [`BANS`] are held.
-    pub fn ban(&self, node: NodeId) -> bool {
-        let mut bans = self.bans.write().unwrap_or_else(PoisonError::into_inner);
-        if bans.len() >= BANS {
-            return false;
-        }
-        bans.insert(node);
-        drop(bans);
+    /// Takes a ban into effect.
+    pub fn ban(&self, node: NodeId) {
+        self.bans.write().unwrap_or_else(PoisonError::into_inner).insert(node);
         self.mailboxes().evict(&node);
-        true
     }
 
     /// Lifts a ban.

@@ -1,17 +1,21 @@
-//! What the directory keeps on disk: cards, their log, bans, evidence of lies, nothing else. [`CardStore`] is the seam: one real
+//! What the directory keeps on disk: cards, their log, evidence of lies, and operators' decisions ([`decision`]). [`CardStore`] is the seam: one real
 //! implementation is here ([`sqlite`]), others may stand beside it. [`StoreHandle`] is how the asynchronous side asks:
 //! bounded queues to two threads that were started before the system-call filter, one that writes and one that looks up.
 
+pub mod decision;
 pub mod sqlite;
 mod thread;
 
+use openred_proto::checked::card::Card;
 use openred_proto::checked::succession::{Contradiction, Lineage};
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::log::{Hash, Salt, tree};
 use openred_proto::method::Method;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Mode;
 use crate::error::Result;
+use decision::{Author, Bans, Change, Entry, InviteLine, Kept};
 
 pub use thread::StoreHandle;
 
@@ -36,6 +40,59 @@ pub struct NewCard {
     pub lineage: Lineage,
 }
 
+impl NewCard {
+    /// From a verified card and its bytes.
+    #[must_use]
+    pub fn new(card: &Card, bytes: Vec<u8>) -> Self {
+        Self {
+            node: card.node_id,
+            sequence: card.sequence,
+            expires_at: card.expires_at,
+            listed: card.fields.listed,
+            sector: card.fields.sector.clone(),
+            methods: card.suites.bits(),
+            bytes,
+            lineage: card.lineage.clone(),
+        }
+    }
+}
+
+/// On which terms a node that is not here yet is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Nodes that are not banned and may have a card.
+    pub most: u64,
+    /// What the operator asks for.
+    pub mode: Mode,
+    /// The node has worked for it.
+    pub worked: bool,
+    /// Hash of the invite that the node shows.
+    pub invite: Option<[u8; 32]>,
+}
+
+impl Terms {
+    /// So many, and whoever comes.
+    #[must_use]
+    pub const fn open(most: u64) -> Self {
+        Self { most, mode: Mode::Open, worked: false, invite: None }
+    }
+}
+
+/// What a node that was not let in lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Proof of work.
+    Work,
+    /// An invite.
+    Invite,
+    /// An invite that is known here and not revoked.
+    InviteUnknown,
+    /// An invite that has not ended.
+    InviteEnded,
+    /// An invite that fewer nodes have used.
+    InviteSpent,
+}
+
 /// What became of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registration {
@@ -50,8 +107,12 @@ pub enum Registration {
         /// Whether both are kept as evidence; not when there is no more room for it, or the held one was dropped at its end.
         kept: bool,
     },
+    /// Held, and neither shown nor routed to until the operator approves.
+    Quarantined,
     /// As many nodes as the operator allows.
     Full,
+    /// Not let in.
+    NotAdmitted(Lack),
     /// The node has named this successor; refused.
     Succeeded(NodeId),
     /// Its lineage contradicts what was heard before; refused.
@@ -81,6 +142,8 @@ pub struct Held {
     pub evidence: u64,
     /// Where its card stands in the log.
     pub logged: Logged,
+    /// Whether it waits for the operator's approval.
+    pub quarantined: bool,
 }
 
 /// A card's place in the log.
@@ -104,14 +167,20 @@ pub struct LogEnd {
 /// Which nodes a page shows. Order is by id, so a cursor stays right whatever comes and goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
-    /// Only listed ones.
+    /// Only listed ones that are not quarantined.
     pub listed_only: bool,
+    /// Only those that chose to be listed, quarantined ones too.
+    pub wants_listing: bool,
+    /// Only quarantined ones.
+    pub quarantined_only: bool,
     /// Only this sector.
     pub sector: Option<String>,
     /// Only nodes that speak this method.
     pub method: Option<Method>,
     /// Only nodes heard of since then.
     pub seen_since: Option<UnixMillis>,
+    /// Only nodes not heard of since then.
+    pub seen_before: Option<UnixMillis>,
     /// Only cards that end after this.
     pub alive_at: Option<UnixMillis>,
     /// After this id.
@@ -138,12 +207,39 @@ pub struct Counts {
     pub nodes: u64,
     /// Of them, heard of within the lease.
     pub fresh: u64,
+    /// Of them, waiting for the operator's approval.
+    pub quarantined: u64,
     /// Conflicts kept.
     pub evidence: u64,
     /// Bans.
     pub bans: u64,
     /// Bytes of the database.
     pub bytes: u64,
+}
+
+/// Figures about everything that is kept. They are counted when they are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// As in `status`.
+    pub counts: Counts,
+    /// Nodes that chose to be listed.
+    pub listed: u64,
+    /// Nodes that registered first within the last day.
+    pub new_today: u64,
+    /// Sequences that are kept without a card, so that no older one comes back.
+    pub tombstones: u64,
+    /// Words of successions.
+    pub successions: u64,
+    /// Nodes that came by invite or approval.
+    pub admitted: u64,
+    /// Invites that can be used.
+    pub invites_open: u64,
+    /// Changes in the history.
+    pub changes: u64,
+    /// The largest sectors, at most twenty.
+    pub sectors: Vec<(String, u64)>,
+    /// Nodes by method.
+    pub methods: Vec<(String, u64)>,
 }
 
 /// What is known of the run before, for [`crate::replay`]. Times are seconds since the epoch.
@@ -158,17 +254,6 @@ pub enum PreviousRun {
     },
     /// It did not say how it ended.
     CutOff,
-}
-
-/// A ban.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ban {
-    /// Who.
-    pub node: NodeId,
-    /// Since when.
-    pub at: UnixMillis,
-    /// The operator's reason; shown to the operator alone.
-    pub reason: String,
 }
 
 /// What can be looked up without waiting for those who write.
@@ -193,11 +278,32 @@ pub trait CardReader {
     /// # Errors
     /// The storage's.
     fn counts(&mut self, seen_since: UnixMillis) -> Result<Counts>;
+    /// Figures; fresh are those seen since then.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn stats(&mut self, now: UnixMillis, seen_since: UnixMillis) -> Result<Stats>;
     /// All bans.
     ///
     /// # Errors
     /// The storage's.
-    fn bans(&mut self) -> Result<Vec<Ban>>;
+    fn bans(&mut self) -> Result<Bans>;
+    /// All invites, the oldest first.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn invites(&mut self) -> Result<Vec<InviteLine>>;
+    /// What operators changed, the newest first: at most `limit` entries before that number.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn history(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<Entry>>;
+    /// Everything that can be taken elsewhere, in pieces: what comes after `after` (what the last piece ended with), at most
+    /// `limit` records; none when nothing is left.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn kept(&mut self, after: Option<&Kept>, limit: usize) -> Result<Vec<Kept>>;
     /// How far the log goes.
     ///
     /// # Errors
@@ -247,11 +353,22 @@ pub trait CardStore: CardReader {
     fn commit(&mut self) -> Result<()>;
     /// Forgets the group.
     fn roll_back(&mut self);
-    /// Takes a card by the sequence rules (PROTOCOL 1); `most` nodes that are not banned may have one.
+    /// Takes a card by the sequence rules (PROTOCOL 1), of a node that is here or is let in on these terms.
     ///
     /// # Errors
     /// The storage's.
-    fn register(&mut self, now: UnixMillis, card: &NewCard, most: u64) -> Result<Registration>;
+    fn register(&mut self, now: UnixMillis, card: &NewCard, terms: &Terms) -> Result<Registration>;
+    /// Makes an operator's change and writes it down with its author, both or neither; false (and nothing written) when there was
+    /// nothing to change.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn change(&mut self, author: &Author, change: &Change) -> Result<bool>;
+    /// Takes one record over that is not here; false when there is one. Cards go by [`CardStore::register`].
+    ///
+    /// # Errors
+    /// The storage's.
+    fn restore(&mut self, kept: &Kept) -> Result<bool>;
     /// Drops some of the cards that ended before then, and some of the rows that have stood without one for as long as a
     /// card can live: until then their sequences keep older cards out. How many; none when nothing is left to drop.
     ///
@@ -268,14 +385,4 @@ pub trait CardStore: CardReader {
     /// # Errors
     /// The storage's.
     fn end_run(&mut self, latest: u64) -> Result<()>;
-    /// Adds a ban; false when there was one.
-    ///
-    /// # Errors
-    /// The storage's.
-    fn ban(&mut self, ban: &Ban) -> Result<bool>;
-    /// Lifts a ban; false when there was none.
-    ///
-    /// # Errors
-    /// The storage's.
-    fn unban(&mut self, node: &NodeId) -> Result<bool>;
 }

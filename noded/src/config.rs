@@ -19,6 +19,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use openred_proto::admission::Invite;
 use openred_proto::checked::card::check_endpoint;
 use openred_proto::id::NodeId;
 use openred_proto::limits::{
@@ -191,6 +192,8 @@ pub struct DirectoryConfig {
     pub ca_file: PathBuf,
     /// Life of the card that is registered, in hours; renewed at a third of it.
     pub card_hours: u32,
+    /// Invites that directories' operators gave; each is shown to the one that it is for.
+    pub invites: Vec<String>,
 }
 
 /// `[keys]`: what the key process does for the node.
@@ -323,7 +326,7 @@ impl Default for SessionConfig {
 
 impl Default for DirectoryConfig {
     fn default() -> Self {
-        Self { ca_file: PathBuf::new(), card_hours: 24 }
+        Self { ca_file: PathBuf::new(), card_hours: 24, invites: Vec::new() }
     }
 }
 
@@ -387,6 +390,12 @@ impl DirectoryConfig {
     pub fn card_life(&self) -> Duration {
         Duration::from_secs(u64::from(self.card_hours) * 3600)
     }
+
+    /// The invites; none when one of them is not one, or there are more than could be meant.
+    pub(crate) fn checked_invites(&self) -> Option<Vec<Invite>> {
+        let invites = self.invites.iter().map(|invite| invite.parse().ok()).collect::<Option<Vec<Invite>>>();
+        invites.filter(|invites| invites.len() <= 4 * DIRECTORIES)
+    }
 }
 
 /// A value that parses and makes no sense: its key, and what is wrong with it.
@@ -406,7 +415,7 @@ impl NodeConfig {
     /// The first rule broken, by key.
     pub fn check(&self) -> Result<(), BadValue> {
         self.sessions.check()?;
-        let rules: [(&'static str, bool, &'static str); 19] = [
+        let rules: [(&'static str, bool, &'static str); 20] = [
             ("name", self.name.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("sector", self.sector.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("endpoints", self.endpoints.len() <= CARD_ENDPOINTS, "more than 8"),
@@ -424,6 +433,7 @@ impl NodeConfig {
                 "not between 10 and 2592000 (30 days)",
             ),
             ("directory.card_hours", in_hours(self.directory.card_hours, CARD_LIFE), "not between 1 and 192 (8 days)"),
+            ("directory.invites", self.directory.checked_invites().is_some(), "not up to 16 invites (invite-…)"),
             (
                 "keys.signatures_per_second",
                 (1..=SIGNATURES_PER_SECOND_MAX).contains(&self.keys.signatures_per_second),

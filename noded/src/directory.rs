@@ -20,6 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use openred_proto::admin::DirectoryStatus;
+use openred_proto::admission::Invite;
 use openred_proto::checked::card::{Card, CardFields, Succession};
 use openred_proto::error::WireError;
 use openred_proto::id::{NodeId, UnixMillis};
@@ -28,6 +29,7 @@ use tokio::sync::mpsc;
 use url::{Host, Url};
 
 use crate::clock;
+use crate::config::DirectoryAddress;
 use crate::health::{Condition, Health};
 use crate::keys::{CryptodClient, KeysError, SignedCard};
 use crate::link::ports::{Carrier, FoundCard};
@@ -76,6 +78,16 @@ pub(crate) enum DirectoryError {
          within 72 hours (the directory's operator can name it)"
     )]
     Succeeded,
+    #[error(
+        "the directory asks new nodes for more work (2^{0} hashes) than this node does; ask its operator for an invite"
+    )]
+    WorkWanted(u32),
+    #[error(
+        "the directory lets new nodes in by invite, and has none from this node or not this one; ask its operator: `directory.invites`"
+    )]
+    InviteWanted,
+    #[error("the directory's operator has not approved this node yet: until then nobody finds it there")]
+    Quarantined,
     #[error(transparent)]
     Keys(#[from] KeysError),
     #[error(transparent)]
@@ -109,12 +121,13 @@ pub(crate) struct Parts {
     pub(crate) me: NodeId,
     /// Whether the node listens on loopback alone.
     pub(crate) listens_locally: bool,
-    pub(crate) addresses: Vec<crate::config::DirectoryAddress>,
+    pub(crate) addresses: Vec<DirectoryAddress>,
     pub(crate) names: ResolvedNames,
     pub(crate) tls: Arc<rustls::ClientConfig>,
     pub(crate) card: CardFields,
     pub(crate) suites: MethodSet,
     pub(crate) card_life: Duration,
+    pub(crate) invites: Vec<Invite>,
     pub(crate) keys: CryptodClient,
     pub(crate) store: Store,
     pub(crate) health: Arc<Health>,
@@ -175,12 +188,15 @@ enum Keep {
 
 impl Directories {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { me, listens_locally, addresses, names, tls, card, suites, card_life, keys, store, health, reports } =
-            parts;
+        let Parts { me, listens_locally, addresses, names, tls, .. } = parts;
+        let Parts { card, suites, card_life, invites, keys, store, health, reports, .. } = parts;
         if addresses.is_empty() {
             health.raise(Condition::NoDirectory, clock::now(), "");
         }
-        let client = |address| Arc::new(Client::new(me, address, &names, &tls, keys.clone()));
+        let client = |address: DirectoryAddress| {
+            let invite = invites.iter().find(|invite| invite.is_for(&address.id)).cloned();
+            Arc::new(Client::new(me, address, invite, &names, &tls, keys.clone()))
+        };
         Arc::new(Self {
             me,
             listens_locally,

@@ -126,6 +126,7 @@ impl Node {
             },
             suites: config.links.method_set(),
             card_life: config.directory.card_life(),
+            invites: config.directory.checked_invites().unwrap_or_default(),
             keys: keys.clone(),
             store: store.clone(),
             health: Arc::clone(&health),

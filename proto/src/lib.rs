@@ -6,6 +6,7 @@
 //! opens no socket and reads no clock.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod audit;
 pub mod checked;
 pub mod concat;

@@ -46,6 +46,10 @@ pub const LINK_LIFE_MIN: Duration = Duration::from_secs(10);
 pub const LINK_LIFE_MAX: Duration = Duration::from_secs(30 * 86400);
 /// Offers wait at most this long in a directory's memory (PROTOCOL 7).
 pub const OFFER_IN_DIRECTORY: Duration = Duration::from_secs(600);
+/// Proof of work for a directory is taken this long before and after its time: longer than a slow machine needs for it.
+pub const WORK_LIFE: Duration = Duration::from_secs(600);
+/// Most zero bits that a node works for: 2^28 hashes, a minute or two of a core.
+pub const WORK_BITS: u32 = 28;
 
 /// Life of a static certificate and how far it is backdated (PROTOCOL 1).
 pub const STATIC_LIFE: Duration = Duration::from_secs(24 * 3600);

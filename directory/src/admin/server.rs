@@ -1,7 +1,11 @@
 //! The daemon's end of the admin socket: one thread, blocking, one caller at a time. It shares with the API only what is
-//! behind short locks; the database it reads through a connection of its own.
+//! behind short locks; the database it reads through a connection of its own, and changes by the one thread that writes, before
+//! whatever waits there.
 
-use std::collections::HashMap;
+mod changes;
+mod nodes;
+mod portable;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, OnceLock};
@@ -10,22 +14,20 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{getsockopt, sockopt};
 use openred_policy::LayerReport;
 use openred_proto::config::Setting;
-use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::id::NodeId;
 
-use super::{Answer, Ask, Doctor, NodeLine, NodeList, Refusal, Status};
+use super::{Answer, Ask, Doctor, Refusal, Status};
 use crate::api::system::health_of;
 use crate::error::{Error, Result};
-use crate::limits::{ADMIN_TIME, BANS};
+use crate::limits::{ADMIN_BYTES, ADMIN_TIME};
 use crate::state::Directory;
+use crate::store::decision::{Author, Change};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Ban, CardReader as _, CardStore as _, Held, Query};
+use crate::store::{CardReader as _, Held};
 
-/// Longest request line: a did:key and a reason.
-const ASK_BYTES: u64 = 4096;
-/// Longest reason that is kept.
-const REASON_BYTES: usize = 200;
-/// Nodes on one page.
-const LIST: usize = 1000;
+/// What an ask comes to.
+type Answered = std::result::Result<Answer, Refusal>;
+
 /// The uid that ids outside a user namespace read as.
 const UNMAPPED: u32 = 65_534;
 
@@ -37,7 +39,7 @@ pub struct Server {
     pub operator: u32,
     /// Shared with the API.
     pub directory: Arc<Directory>,
-    /// A connection of its own.
+    /// A connection of its own, to read.
     pub store: SqliteStore,
     /// Filled once the cage is closed.
     pub cage: Arc<OnceLock<LayerReport>>,
@@ -72,34 +74,55 @@ impl Server {
 
     fn serve(&mut self, mut stream: UnixStream) -> std::io::Result<()> {
         stream.set_write_timeout(Some(ADMIN_TIME))?;
-        let answer = if self.may_ask(&stream) {
-            read_ask(&stream).and_then(|ask| self.answer(ask))
-        } else {
-            Err(Refusal::Denied)
-        };
+        let answer = self.caller(&stream).and_then(|uid| read_ask(&stream).and_then(|ask| self.answer(ask, uid)));
         let mut line = serde_json::to_vec(&answer.unwrap_or_else(Answer::Refused))?;
         line.push(b'\n');
         stream.write_all(&line)
     }
 
-    /// The folder's permissions are the first check; this is the second. Inside a user namespace root reads as unmapped.
-    fn may_ask(&self, stream: &UnixStream) -> bool {
-        let Ok(peer) = getsockopt(stream, sockopt::PeerCredentials) else { return false };
-        peer.uid() == self.operator || (self.operator != 0 && [0, UNMAPPED].contains(&peer.uid()))
+    /// Who asks. The folder's permissions are the first check; this is the second. Inside a user namespace root reads as unmapped.
+    fn caller(&self, stream: &UnixStream) -> std::result::Result<u32, Refusal> {
+        let uid = getsockopt(stream, sockopt::PeerCredentials).map_err(|_| Refusal::Denied)?.uid();
+        let may = uid == self.operator || (self.operator != 0 && [0, UNMAPPED].contains(&uid));
+        if may { Ok(uid) } else { Err(Refusal::Denied) }
     }
 
-    fn answer(&mut self, ask: Ask) -> std::result::Result<Answer, Refusal> {
+    fn answer(&mut self, ask: Ask, uid: u32) -> Answered {
+        let author = Author { uid, at: self.directory.now() };
         match ask {
             Ask::Status => self.status(),
             Ask::Doctor => self.doctor(),
-            Ask::Nodes { banned, sector, after, limit } => self.nodes(banned, sector, after.as_deref(), limit),
+            Ask::Nodes { state, listed, sector, after, limit } => {
+                self.nodes(state, listed, sector, after.as_deref(), limit)
+            }
             Ask::Show { node } => self.show(&node),
-            Ask::Ban { node, reason } => self.ban(&node, reason),
-            Ask::Unban { node } => self.unban(&node),
+            Ask::Ban { who, reason } => self.ban(author, &who, reason),
+            Ask::Unban { who } => self.unban(author, &who),
+            Ask::Bans => self.bans(),
+            Ask::Approve { node } => self.approve(author, &node),
+            Ask::Remove { node } => self.remove(author, &node),
+            Ask::Invite { uses, life_seconds, note } => self.invite(author, uses, life_seconds, note),
+            Ask::Invites => self.invites(),
+            Ask::Revoke { invite } => self.revoke(author, &invite),
+            Ask::History { before, limit } => self.history(before, limit),
+            Ask::Stats => self.stats(),
+            Ask::Export { after } => self.export(after.as_ref()),
+            Ask::ImportBegins { records } => self.import_begins(author, records),
+            Ask::Import { records } => self.import(records),
         }
     }
 
-    fn status(&mut self) -> std::result::Result<Answer, Refusal> {
+    /// Makes a change durable, with its line in the history; false when there was nothing to change.
+    fn change(&self, author: Author, change: Change) -> std::result::Result<bool, Refusal> {
+        let (action, target, _) = change.words();
+        let changed = self.directory.store.urgently(move |store| store.change(&author, &change)).map_err(log)?;
+        if changed {
+            tracing::info!(uid = author.uid, action, target, "changed by the operator");
+        }
+        Ok(changed)
+    }
+
+    fn status(&mut self) -> Answered {
         let directory = &self.directory;
         let now = directory.now();
         let counts = self.store.counts(now.minus(directory.lease)).map_err(log)?;
@@ -116,7 +139,7 @@ impl Server {
         })))
     }
 
-    fn doctor(&mut self) -> std::result::Result<Answer, Refusal> {
+    fn doctor(&mut self) -> Answered {
         // The thread starts before the cage is closed; nobody is answered in between.
         let cage = self.cage.get().ok_or(Refusal::Malformed)?.clone();
         let health = health_of(&self.directory);
@@ -124,102 +147,20 @@ impl Server {
         Ok(Answer::Doctor(Box::new(Doctor { pid: std::process::id(), health, cage, settings })))
     }
 
-    fn nodes(
-        &mut self,
-        banned: bool,
-        sector: Option<String>,
-        after: Option<&str>,
-        limit: usize,
-    ) -> std::result::Result<Answer, Refusal> {
-        let bans = self.bans()?;
-        let after = after.map(str::parse::<NodeId>).transpose().map_err(|_| Refusal::BadNode)?;
-        let limit = limit.clamp(1, LIST);
-        let now = self.directory.now();
-        if banned {
-            let mut ids: Vec<NodeId> =
-                bans.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).collect();
-            ids.sort_unstable();
-            let next = ids.get(limit - 1).filter(|_| ids.len() > limit).map(ToString::to_string);
-            ids.truncate(limit);
-            let line = |id: &NodeId| Ok(self.line(now, *id, self.held(id)?.as_ref(), bans.get(id)));
-            let nodes = ids.iter().map(line).collect::<std::result::Result<_, Refusal>>()?;
-            return Ok(Answer::Nodes(NodeList { nodes, next }));
-        }
-        let page = self.store.page(&Query { sector, after, limit, ..Query::default() }).map_err(log)?;
-        let nodes = page.held.iter().map(|held| self.line(now, held.node, Some(held), bans.get(&held.node))).collect();
-        Ok(Answer::Nodes(NodeList { nodes, next: page.next.map(|next| next.to_string()) }))
-    }
-
-    fn show(&mut self, node: &str) -> std::result::Result<Answer, Refusal> {
-        let id: NodeId = node.parse().map_err(|_| Refusal::BadNode)?;
-        let (held, bans) = (self.held(&id)?, self.bans()?);
-        if held.is_none() && !bans.contains_key(&id) {
-            return Err(Refusal::UnknownNode);
-        }
-        let line = self.line(self.directory.now(), id, held.as_ref(), bans.get(&id));
-        Ok(Answer::Node(Box::new(line)))
-    }
-
-    /// A node can be banned before it ever comes.
-    fn ban(&mut self, node: &str, mut reason: String) -> std::result::Result<Answer, Refusal> {
-        let id: NodeId = node.parse().map_err(|_| Refusal::BadNode)?;
-        if self.store.counts(UnixMillis(0)).map_err(log)?.bans >= BANS as u64 {
-            return Err(Refusal::TooManyBans);
-        }
-        reason.retain(|character| !character.is_control());
-        reason.truncate(reason.floor_char_boundary(REASON_BYTES));
-        // Durable first: a ban that was confirmed outlives this process.
-        let ban = Ban { node: id, at: self.directory.now(), reason };
-        if !self.store.ban(&ban).map_err(log)? {
-            return Err(Refusal::AlreadyBanned);
-        }
-        self.directory.ban(id);
-        tracing::info!(node = %id.short(), "banned by the operator");
-        Ok(Answer::Done { node: id.to_string(), done: "banned".into() })
-    }
-
-    fn unban(&mut self, node: &str) -> std::result::Result<Answer, Refusal> {
-        let id: NodeId = node.parse().map_err(|_| Refusal::BadNode)?;
-        if !self.store.unban(&id).map_err(log)? {
-            return Err(Refusal::NotBanned);
-        }
-        self.directory.unban(&id);
-        tracing::info!(node = %id.short(), "ban lifted by the operator");
-        Ok(Answer::Done { node: id.to_string(), done: "unbanned".into() })
-    }
-
-    fn bans(&mut self) -> std::result::Result<HashMap<NodeId, String>, Refusal> {
-        let bans = self.store.bans().map_err(log)?;
-        Ok(bans.into_iter().map(|ban| (ban.node, ban.reason)).collect())
-    }
-
     fn held(&self, id: &NodeId) -> std::result::Result<Option<Held>, Refusal> {
         self.store.read(id).map_err(log)
     }
 
-    fn line(&self, now: UnixMillis, id: NodeId, held: Option<&Held>, ban: Option<&String>) -> NodeLine {
-        let lease = self.directory.lease;
-        let state = match held {
-            _ if ban.is_some() => "banned",
-            Some(held) if held.expires_at <= now => "ended",
-            Some(held) if held.last_seen.plus(lease) < now => "away",
-            Some(_) => "fresh",
-            None => "unknown",
-        };
-        let seconds = |from: UnixMillis, to: UnixMillis| to.0.saturating_sub(from.0) / 1000;
-        NodeLine {
-            node: id.to_string(),
-            state: state.to_owned(),
-            listed: held.is_some_and(|held| held.listed),
-            sector: held.map(|held| held.sector.clone()).unwrap_or_default(),
-            sequence: held.map_or(0, |held| held.sequence),
-            seen_seconds_ago: held.map(|held| seconds(held.last_seen, now)),
-            known_for_seconds: held.map(|held| seconds(held.first_seen, now)),
-            ends_in_seconds: held.map(|held| seconds(now, held.expires_at)),
-            evidence: held.map_or(0, |held| held.evidence),
-            ban_reason: ban.cloned(),
-        }
+    fn stats(&mut self) -> Answered {
+        let (now, lease) = (self.directory.now(), self.directory.lease);
+        let stats = self.store.stats(now, now.minus(lease)).map_err(log)?;
+        Ok(Answer::Stats(Box::new(stats)))
     }
+}
+
+/// A did:key.
+fn node_id(text: &str) -> std::result::Result<NodeId, Refusal> {
+    text.parse().map_err(|_| Refusal::BadNode)
 }
 
 fn log(error: Error) -> Refusal {
@@ -231,7 +172,7 @@ fn log(error: Error) -> Refusal {
 fn read_ask(stream: &UnixStream) -> std::result::Result<Ask, Refusal> {
     let ends = Instant::now() + ADMIN_TIME;
     let mut line = Vec::new();
-    let mut reader = BufReader::new(stream.take(ASK_BYTES));
+    let mut reader = BufReader::new(stream.take(ADMIN_BYTES as u64));
     while !line.ends_with(b"\n") {
         let left = ends.saturating_duration_since(Instant::now());
         if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {

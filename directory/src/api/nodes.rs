@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
+use openred_proto::admission::{Invite, Work};
 use openred_proto::checked::card::Card;
 use openred_proto::error::WireError;
 use openred_proto::id::{NodeId, UnixMillis};
@@ -21,7 +22,7 @@ use super::signed::{Anonymous, Signed};
 use super::{Base64Bytes, to_base64};
 use crate::limits::{CARD_BODY_BYTES, EXAMINE, PAGE};
 use crate::state::Directory;
-use crate::store::{self, Held, NewCard, Registration};
+use crate::store::{self, Held, Lack, NewCard, Registration, Terms};
 
 /// Body of a registration.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -30,6 +31,24 @@ pub struct RegisterBody {
     /// The signed card, standard base64.
     #[schema(value_type = String)]
     pub card: Base64Bytes,
+    /// What a new node has worked, where the directory asks for it (`admission.work`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<WorkBody>,
+    /// The operator's invite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 64)]
+    pub invite: Option<String>,
+}
+
+/// Proof of work: the SHA-256 over `openred/1/work`, a zero byte, the directory's and the node's 32 raw bytes, time and nonce as
+/// eight bytes each, the greatest first, begins with as many zero bits as `admission.work` named.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WorkBody {
+    /// Seconds since the epoch; good for ten minutes.
+    pub time: u64,
+    /// What was found.
+    pub nonce: u64,
 }
 
 /// Answer to a registration.
@@ -41,7 +60,8 @@ pub struct Registered {
     pub directory: String,
     /// Sequence of the card that is held now.
     pub sequence: u64,
-    /// `stored` (new or newer) or `refreshed` (the same card again).
+    /// `stored` (new or newer), `refreshed` (the same card again) or `quarantined` (neither shown nor routed to until the operator
+    /// approves).
     pub outcome: String,
     /// The node is listed and counted as present for so long.
     pub lease_seconds: u64,
@@ -103,36 +123,18 @@ pub(crate) async fn register(
     State(directory): State<Arc<Directory>>,
     signed: Signed<RegisterBody, CARD_BODY_BYTES>,
 ) -> Result<Json<Registered>, Problem> {
-    let Base64Bytes(bytes) = signed.body.card;
+    let RegisterBody { card: Base64Bytes(bytes), work, invite } = signed.body;
     let now = directory.now();
     let card = Card::verify(&bytes, now).map_err(refuse_card)?;
     if card.node_id != signed.node {
         return Err(Code::CardForeign.into());
     }
+    let terms = terms(&directory, card.node_id, now, work, invite.as_deref())?;
     admit_new(&directory, card.node_id, signed.address).await?;
-    let new = new_card(&card, bytes);
-    let most = directory.nodes;
-    let outcome = directory.store.call(move |store| store.register(now, &new, most)).await;
-    directory.note_store(outcome.is_err());
-    let outcome = match outcome? {
-        Registration::Stored => "stored",
-        Registration::Refreshed => "refreshed",
-        Registration::Rollback => return Err(Code::CardRollback.into()),
-        Registration::Equivocation { kept } => {
-            tracing::warn!(node = %card.node_id.short(), kept, "two cards of one sequence");
-            let gone = "they are not kept as evidence: there is no room, or the held card has ended";
-            let detail = if kept { "both are kept as evidence" } else { gone };
-            return Err(Problem::new(Code::CardEquivocation, detail));
-        }
-        Registration::Succeeded(successor) => {
-            return Err(Problem::new(Code::NodeSucceeded, format!("its successor is {successor}")));
-        }
-        Registration::Contradiction(contradiction) => {
-            tracing::warn!(node = %card.node_id.short(), %contradiction, "a card's lineage is refused");
-            return Err(Problem::new(Code::CardSuccession, contradiction.to_string()));
-        }
-        Registration::Full => return Err(Problem::from(Code::DirectoryFull).retry_after(directory.lease)),
-    };
+    let new = NewCard::new(&card, bytes);
+    let registration = directory.store.call(move |store| store.register(now, &new, &terms)).await;
+    directory.note_store(registration.is_err());
+    let outcome = outcome(&directory, card.node_id, registration?)?;
     directory.metrics.registrations.add();
     Ok(Json(Registered {
         node: card.node_id.to_string(),
@@ -144,6 +146,63 @@ pub(crate) async fn register(
     }))
 }
 
+/// On which terms a caller comes that may be new: what it brings is looked at before the store is asked.
+fn terms(
+    directory: &Directory,
+    node: NodeId,
+    now: UnixMillis,
+    work: Option<WorkBody>,
+    invite: Option<&str>,
+) -> Result<Terms, Problem> {
+    let (mine, bits) = (directory.identity.id(), directory.work_bits);
+    let verify = |work: WorkBody| Work { time: work.time, nonce: work.nonce }.verify(&mine, &node, now, bits);
+    let worked = work.map(verify).transpose();
+    let worked =
+        worked.map_err(|error| Problem::new(Code::AdmissionWork, error.to_string()).work(bits).at(now.seconds()))?;
+    let refuse = |error: WireError| Problem::new(Code::AdmissionInvite, error.to_string());
+    let invite = invite.map(str::parse::<Invite>).transpose().map_err(refuse)?;
+    if invite.as_ref().is_some_and(|invite| !invite.is_for(&mine)) {
+        return Err(Problem::new(Code::AdmissionInvite, "this invite is another directory's"));
+    }
+    let invite = invite.map(|invite| invite.hash());
+    Ok(Terms { most: directory.nodes, mode: directory.mode, worked: worked.is_some(), invite })
+}
+
+/// The word for a card that was taken, or why it was not.
+fn outcome(directory: &Directory, node: NodeId, registration: Registration) -> Result<&'static str, Problem> {
+    Err(match registration {
+        Registration::Stored => return Ok("stored"),
+        Registration::Refreshed => return Ok("refreshed"),
+        Registration::Quarantined => return Ok("quarantined"),
+        Registration::Rollback => Code::CardRollback.into(),
+        Registration::Equivocation { kept } => {
+            tracing::warn!(node = %node.short(), kept, "two cards of one sequence");
+            let gone = "they are not kept as evidence: there is no room, or the held card has ended";
+            let detail = if kept { "both are kept as evidence" } else { gone };
+            Problem::new(Code::CardEquivocation, detail)
+        }
+        Registration::Succeeded(successor) => {
+            Problem::new(Code::NodeSucceeded, format!("its successor is {successor}"))
+        }
+        Registration::Contradiction(contradiction) => {
+            tracing::warn!(node = %node.short(), %contradiction, "a card's lineage is refused");
+            Problem::new(Code::CardSuccession, contradiction.to_string())
+        }
+        Registration::Full => Problem::from(Code::DirectoryFull).retry_after(directory.lease),
+        Registration::NotAdmitted(Lack::Work) => {
+            Problem::from(Code::AdmissionWork).work(directory.work_bits).at(directory.now().seconds())
+        }
+        Registration::NotAdmitted(Lack::Invite) => Code::AdmissionInvite.into(),
+        Registration::NotAdmitted(Lack::InviteUnknown) => {
+            Problem::new(Code::AdmissionInvite, "this invite is not known here, or revoked")
+        }
+        Registration::NotAdmitted(Lack::InviteEnded) => Problem::new(Code::AdmissionInvite, "this invite has ended"),
+        Registration::NotAdmitted(Lack::InviteSpent) => {
+            Problem::new(Code::AdmissionInvite, "as many nodes as it was for have used this invite")
+        }
+    })
+}
+
 /// A node that has no card here counts against its address.
 async fn admit_new(directory: &Directory, node: NodeId, address: Option<IpAddr>) -> Result<(), Problem> {
     let Some(address) = address else { return Ok(()) };
@@ -152,19 +211,6 @@ async fn admit_new(directory: &Directory, node: NodeId, address: Option<IpAddr>)
     }
     let detail = "too many new nodes from this address";
     directory.take_new_node(address).map_err(|wait| Problem::new(Code::RateLimited, detail).retry_after(wait))
-}
-
-fn new_card(card: &Card, bytes: Vec<u8>) -> NewCard {
-    NewCard {
-        node: card.node_id,
-        sequence: card.sequence,
-        expires_at: card.expires_at,
-        listed: card.fields.listed,
-        sector: card.fields.sector.clone(),
-        methods: card.suites.bits(),
-        bytes,
-        lineage: card.lineage.clone(),
-    }
 }
 
 fn refuse_card(error: WireError) -> Problem {
@@ -251,6 +297,7 @@ fn checked_query(directory: &Directory, query: &DiscoverQuery) -> Result<store::
         after: after.map_err(|_| malformed("cursor is not from this call"))?,
         limit,
         examine: Some(EXAMINE),
+        ..store::Query::default()
     })
 }
 

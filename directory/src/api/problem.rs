@@ -50,6 +50,10 @@ codes! {
     SignatureRepeated 401 "signature.repeated" "This nonce was used before" "Draw a new nonce for each request.";
     SignatureBad 401 "signature.bad" "The signature does not verify" "Sign with the key of keyid; @target-uri begins with this directory's public origin.";
     NodeBanned 403 "node.banned" "This node is banned here" "Ask the operator of this directory.";
+    AddressBanned 403 "address.banned" "Callers from this address are refused here" "Ask the operator of this directory.";
+    NodeQuarantined 403 "node.quarantined" "This node waits for the operator's approval" "Ask the operator of this directory; an invite lets a node in at once.";
+    AdmissionWork 403 "admission.work" "New nodes work for their place here" "Find a nonce as docs/protocol.md section 7 says, of work_bits zero bits, and register with it; or show an invite.";
+    AdmissionInvite 403 "admission.invite" "New nodes need an invite here" "Ask the operator for one: `directory.invites` in openred.toml.";
     NodeUnregistered 403 "node.unregistered" "The calling node is not registered here" "Register its card first.";
     NodeSucceeded 409 "node.succeeded" "This identity has named a successor" "If that was not you, take it back within 72 hours: `openred key take-back --of DID`.";
     NodeUnknown 404 "node.unknown" "No such node here" "It never registered here, or its card has ended.";
@@ -97,6 +101,7 @@ pub struct Problem {
     detail: Cow<'static, str>,
     retry_after: Option<Duration>,
     now: Option<u64>,
+    work_bits: Option<u32>,
 }
 
 /// The document (RFC 9457).
@@ -119,12 +124,15 @@ pub struct ProblemDocument {
     /// This directory's time in seconds since the epoch, where clocks are the problem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<u64>,
+    /// The zero bits to find, where work is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work_bits: Option<u32>,
 }
 
 impl Problem {
     /// With a detail that tells this occurrence from others.
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), retry_after: None, now: None }
+        Self { code, detail: detail.into(), retry_after: None, now: None, work_bits: None }
     }
 
     pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
@@ -135,6 +143,12 @@ impl Problem {
     /// Names the directory's time, so that a client can correct its own.
     pub(crate) fn at(mut self, seconds: u64) -> Self {
         self.now = Some(seconds);
+        self
+    }
+
+    /// Says how much work is asked for.
+    pub(crate) fn work(mut self, bits: u32) -> Self {
+        self.work_bits = Some(bits);
         self
     }
 
@@ -195,6 +209,7 @@ impl IntoResponse for Problem {
             code: code.to_owned(),
             help: help.to_owned(),
             now: self.now,
+            work_bits: self.work_bits,
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, axum::Json(document)).into_response();

@@ -5,7 +5,7 @@
 //! bucket and its share of the nonces are touched only once its signature has been verified: nobody can use up another's.
 //! The table of nonces as a whole is bounded and shared; the address's bucket is what stands before many keys of one caller.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -69,18 +69,24 @@ impl<B: DeserializeOwned, const LIMIT: usize> FromRequest<Arc<Directory>> for Si
 impl<B, const LIMIT: usize> Signed<B, LIMIT> {
     /// The calling node as it is registered here.
     pub(crate) async fn registered(&self, directory: &Directory) -> Result<Held, Problem> {
-        Ok(directory.registered(self.node).await?.ok_or(Code::NodeUnregistered)?)
+        match directory.held(self.node).await? {
+            Some(held) if held.quarantined => Err(Code::NodeQuarantined.into()),
+            held => Ok(held.ok_or(Code::NodeUnregistered)?),
+        }
     }
 }
 
-/// Takes a token of the caller's address. There is none for loopback, which is this machine's own, nor behind a proxy, where
-/// every address is the proxy's: there the proxy limits.
+/// Refuses banned addresses; takes a token of the caller's address, where it is counted, and one of all.
 fn admit_address(directory: &Directory, extensions: &Extensions) -> Result<Option<IpAddr>, Problem> {
     let address = extensions.get::<Peer>().map(|peer| peer.0.ip());
-    let address = address.filter(|address| !directory.behind_proxy && !address.is_loopback()).map(prefix);
+    if address.is_some_and(|address| directory.is_banned_address(address)) {
+        return Err(Code::AddressBanned.into());
+    }
+    let address = address.and_then(|address| directory.counted(address));
     if let Some(address) = address {
         take_token(directory, Caller::Address(address))?;
     }
+    directory.take_overall().map_err(|wait| Problem::from(Code::DirectoryBusy).retry_after(wait))?;
     Ok(address)
 }
 
@@ -127,14 +133,6 @@ fn refuse_replay(refused: Refused, created: u64, now: u64) -> Problem {
         Refused::Repeated => Code::SignatureRepeated.into(),
         Refused::Share => Problem::from(Code::RateLimited).retry_after(SIGNATURE_SKEW),
         Refused::Full => Problem::from(Code::DirectoryBusy).retry_after(SIGNATURE_SKEW),
-    }
-}
-
-/// One IPv6 customer has a /64.
-fn prefix(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        address => address,
     }
 }
 

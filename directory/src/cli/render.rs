@@ -8,6 +8,10 @@ use serde::Serialize;
 
 use crate::admin::{NodeLine, NodeList, Status};
 
+mod decisions;
+
+pub use decisions::{bans, exported, history, imported, invited, invites, migrated, stats};
+
 /// JSON: the schema's name beside the value's own fields.
 fn document(schema: &str, value: &impl Serialize) -> String {
     #[derive(Serialize)]
@@ -92,8 +96,15 @@ pub fn status(status: &Status, json: bool) -> String {
     }
     let _ = writeln!(
         text,
-        "nodes     {} registered, {} fresh, {} banned, {} with conflicting cards",
-        counts.nodes, counts.fresh, counts.bans, counts.evidence
+        "nodes     {} registered, {} fresh, {} quarantined",
+        counts.nodes, counts.fresh, counts.quarantined
+    );
+    let _ = writeln!(
+        text,
+        "          {} bans, {} conflicts of cards, {} MiB",
+        counts.bans,
+        counts.evidence,
+        counts.bytes.div_ceil(1024 * 1024)
     );
     let _ = writeln!(
         text,
@@ -114,10 +125,10 @@ pub fn nodes(list: &NodeList, json: bool) -> String {
     if list.nodes.is_empty() {
         return "no nodes\n".to_owned();
     }
-    let mut text = format!("{:<56}  {:<7}  {}\n", "NODE", "STATE", "SEEN");
+    let mut text = format!("{:<56}  {:<11}  {}\n", "NODE", "STATE", "SEEN");
     for node in &list.nodes {
         let seen = node.seen_seconds_ago.map_or_else(|| "never".to_owned(), duration);
-        let _ = writeln!(text, "{:<56}  {:<7}  {seen}", node.node, node.state);
+        let _ = writeln!(text, "{:<56}  {:<11}  {seen}", node.node, node.state);
     }
     if let Some(next) = &list.next {
         let _ = writeln!(text, "more: --after {next}");
@@ -151,15 +162,15 @@ pub fn node(node: &NodeLine, json: bool) -> String {
     text
 }
 
-/// `nodes ban`, `nodes unban`.
+/// What changes one thing.
 #[must_use]
-pub fn done(node: &str, done: &str, json: bool) -> String {
+pub fn done(what: &str, done: &str, json: bool) -> String {
     #[derive(Serialize)]
     struct Done<'a> {
-        node: &'a str,
+        what: &'a str,
         done: &'a str,
     }
-    if json { document("done", &Done { node, done }) } else { format!("{done} {node}\n") }
+    if json { document("done", &Done { what, done }) } else { format!("{done} {what}\n") }
 }
 
 /// What `log verify` found.

@@ -13,20 +13,26 @@ use openred_proto::log::tree::Frontier;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use sha2::{Digest as _, Sha256};
 
+use super::decision::{Author, Bans, Change, Entry, InviteLine, Kept};
 use super::{
-    Ban, CardReader, CardStore, Counts, Held, LogEnd, Logged, NewCard, Page, PreviousRun, Query, Registration,
+    CardReader, CardStore, Counts, Held, LogEnd, Logged, NewCard, Page, PreviousRun, Query, Registration, Stats, Terms,
 };
 use crate::error::{Error, Result};
 use crate::limits::{EVIDENCE, PURGE, SUCCESSION_KEPT};
 
+mod decisions;
 mod log;
+pub mod migrate;
+mod portable;
+mod stats;
 mod successions;
 
+use decisions::Admission;
 pub use log::{Fault, Walked};
 use successions::Standing;
 
 /// Schema that this program writes.
-const SCHEMA: i64 = 4;
+const SCHEMA: i64 = 5;
 /// The writer of the other thread holds its lock for one commit; more is an error.
 const BUSY: Duration = Duration::from_secs(2);
 /// SQLite's page size, for the cap.
@@ -38,7 +44,7 @@ CREATE TABLE nodes (
     sequence INTEGER NOT NULL,
     card BLOB,                    -- NULL once it has ended: the sequence stays, so that no older card comes back
     card_hash BLOB NOT NULL,
-    listed INTEGER NOT NULL,      -- 0 without a card
+    listed INTEGER NOT NULL,      -- 0 without a card; 2 while it wants to be and is quarantined
     sector TEXT NOT NULL,
     methods INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
@@ -70,7 +76,8 @@ INSERT INTO run (one, latest) VALUES (1, NULL);
 ";
 
 const HELD: &str = "SELECT id, sequence, card, listed, sector, expires_at, first_seen, last_seen,
-    (SELECT count(*) FROM evidence WHERE evidence.node = nodes.id), log_index, log_salt FROM nodes WHERE card IS NOT NULL";
+    (SELECT count(*) FROM evidence WHERE evidence.node = nodes.id), log_index, log_salt, quarantined
+    FROM nodes WHERE card IS NOT NULL";
 
 /// The SQLite store.
 #[derive(Debug)]
@@ -83,32 +90,36 @@ pub struct SqliteStore {
     growing: Option<Frontier>,
 }
 
+/// A row of a node, with a card or without.
+struct Known {
+    sequence: u64,
+    hash: [u8; 32],
+    gone: bool,
+    quarantined: bool,
+}
+
 impl SqliteStore {
     /// Opens or creates the database; it may grow to `max_megabytes`.
     ///
     /// # Errors
     /// The file cannot be used, is no database, or comes from a newer version.
     pub fn open(path: &Path, max_megabytes: u32) -> Result<Self> {
+        let (store, migration) = Self::open_and_tell(path, max_megabytes)?;
+        if let Some(snapshot) = &migration.snapshot {
+            let (from, to) = (migration.found, migration.known);
+            tracing::info!(from, to, snapshot = %snapshot.display(), "brought the database to this version's schema");
+        }
+        Ok(store)
+    }
+
+    fn open_and_tell(path: &Path, max_megabytes: u32) -> Result<(Self, migrate::Migration)> {
         let mut store = Self::connect(path)?;
         store.connection.pragma_update(None, "journal_mode", "WAL")?;
         // FULL: what is acknowledged survives a power cut. Group commit pays for it.
         store.connection.pragma_update(None, "synchronous", "FULL")?;
         store.limit_pages(u64::from(max_megabytes) * 1024 * 1024 / PAGE_BYTES)?;
-        let found: i64 = store.connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        let steps = match found {
-            0 => format!("{CREATE}{}{}", successions::CREATE, log::CREATE),
-            1 => format!("{UPGRADE_1}{}{}", successions::CREATE, log::CREATE),
-            2 => format!("{}{}", successions::CREATE, log::CREATE),
-            3 => log::CREATE.to_owned(),
-            SCHEMA => return Ok(store),
-            found => return Err(Error::LocalSchemaNewer { found, known: SCHEMA }),
-        };
-        // Rolled back when it is dropped.
-        let change = store.connection.transaction()?;
-        change.execute_batch(&format!("{steps} PRAGMA user_version = {SCHEMA};"))?;
-        log::take_over(&change)?;
-        change.commit()?;
-        Ok(store)
+        let migration = migrate::upgrade(&mut store.connection, path)?;
+        Ok((store, migration))
     }
 
     /// A second connection to a database that is open, for look-ups alone.
@@ -177,6 +188,17 @@ impl SqliteStore {
         Ok(free)
     }
 
+    /// What a registration needs to know of the node's row.
+    fn row(&self, node: &NodeId) -> Result<Option<Known>> {
+        let sql = "SELECT sequence, card_hash, card IS NULL, quarantined FROM nodes WHERE id = ?1";
+        let mut select = self.connection.prepare_cached(sql)?;
+        let known = |row: &Row<'_>| {
+            let (sequence, hash, gone) = (unsigned(row.get(0)?), row.get(1)?, row.get(2)?);
+            Ok(Known { sequence, hash, gone, quarantined: row.get(3)? })
+        };
+        Ok(select.query_row([node.as_bytes()], known).optional()?)
+    }
+
     /// Keeps two cards of one sequence, once; whether they are kept.
     fn keep_evidence(&self, now: UnixMillis, card: &NewCard) -> Result<bool> {
         let kept: i64 = self.connection.query_row("SELECT count(*) FROM evidence", [], |row| row.get(0))?;
@@ -203,66 +225,81 @@ impl SqliteStore {
     }
 
     /// Writes a card; without a place in the log it keeps the one that it has.
-    fn insert(&self, now: UnixMillis, card: &NewCard, hash: &[u8; 32], logged: Option<Logged>) -> Result<()> {
+    fn insert(
+        &self,
+        now: UnixMillis,
+        card: &NewCard,
+        hash: &[u8; 32],
+        quarantined: bool,
+        logged: Option<Logged>,
+    ) -> Result<()> {
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO nodes (id, sequence, card, card_hash, listed, sector, methods, expires_at, first_seen, last_seen,
-                 log_index, log_salt)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11)
+                 log_index, log_salt, quarantined)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11, ?12)
              ON CONFLICT (id) DO UPDATE SET sequence = ?2, card = ?3, card_hash = ?4, listed = ?5, sector = ?6, methods = ?7,
-                 expires_at = ?8, last_seen = ?9, log_index = coalesce(?10, log_index), log_salt = iif(?10 IS NULL, log_salt, ?11)",
+                 expires_at = ?8, last_seen = ?9, log_index = coalesce(?10, log_index), log_salt = iif(?10 IS NULL, log_salt, ?11),
+                 quarantined = ?12",
         )?;
         insert.execute(params![
             card.node.as_bytes(),
             signed(card.sequence),
             card.bytes,
             hash,
-            card.listed,
+            i64::from(card.listed) * if quarantined { 2 } else { 1 },
             card.sector,
             card.methods,
             signed(card.expires_at.0),
             signed(now.0),
             logged.map(|logged| signed(logged.index)),
             logged.and_then(|logged| logged.salt),
+            quarantined,
         ])?;
         Ok(())
     }
 
     /// [`CardStore::register`] inside a transaction.
-    fn take_in(&mut self, now: UnixMillis, card: &NewCard, most: u64) -> Result<Registration> {
+    fn take_in(&mut self, now: UnixMillis, card: &NewCard, terms: &Terms) -> Result<Registration> {
         let plan = match successions::judge(&self.connection, card, now)? {
             Standing::Follows(plan) => plan,
             Standing::Succeeded(successor) => return Ok(Registration::Succeeded(successor)),
             Standing::Contradicts(contradiction) => return Ok(Registration::Contradiction(contradiction)),
         };
         let hash: [u8; 32] = Sha256::digest(&card.bytes).into();
-        let mut select =
-            self.connection.prepare_cached("SELECT sequence, card_hash, card IS NULL FROM nodes WHERE id = ?1")?;
-        let held: Option<(i64, [u8; 32], bool)> =
-            select.query_row([card.node.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
-        drop(select);
-        let gone = held.is_none_or(|(_, _, gone)| gone);
-        if let Some((sequence, held_hash, _)) = held {
-            match card.sequence.cmp(&unsigned(sequence)) {
+        let row = self.row(&card.node)?;
+        let gone = row.as_ref().is_none_or(|row| row.gone);
+        let mut refreshed = false;
+        if let Some(row) = &row {
+            match card.sequence.cmp(&row.sequence) {
                 Ordering::Less => return Ok(Registration::Rollback),
-                Ordering::Equal if hash != held_hash => {
+                Ordering::Equal if hash != row.hash => {
                     let kept = self.keep_evidence(now, card)?;
                     return Ok(Registration::Equivocation { kept });
                 }
-                Ordering::Equal if !gone => {
-                    self.insert(now, card, &hash, None)?;
-                    successions::keep(&self.connection, &plan)?;
-                    return Ok(Registration::Refreshed);
-                }
-                Ordering::Equal | Ordering::Greater => {}
+                Ordering::Equal => refreshed = !gone,
+                Ordering::Greater => {}
             }
         }
-        if gone && !self.has_place(most)? {
+        let held = row.filter(|_| !gone).map(|row| row.quarantined);
+        let admission = decisions::judge(&self.connection, now, card, plan.earlier(), terms, held)?;
+        if let Admission::Out(lack) = admission {
+            return Ok(Registration::NotAdmitted(lack));
+        }
+        if gone && !self.has_place(terms.most)? {
             return Ok(Registration::Full);
         }
-        let logged = self.log(card)?;
-        self.insert(now, card, &hash, Some(logged))?;
+        let quarantined = admission == Admission::Quarantined;
+        let logged = if refreshed { None } else { Some(self.log(card)?) };
+        self.insert(now, card, &hash, quarantined, logged)?;
+        if let Admission::ByInvite(hash) = admission {
+            decisions::use_invite(&self.connection, now, &card.node, &hash)?;
+        }
         successions::keep(&self.connection, &plan)?;
-        Ok(Registration::Stored)
+        Ok(match (quarantined, refreshed) {
+            (true, _) => Registration::Quarantined,
+            (_, true) => Registration::Refreshed,
+            (_, false) => Registration::Stored,
+        })
     }
 }
 
@@ -280,10 +317,14 @@ impl CardReader for SqliteStore {
         let mut next = None;
         {
             // Looked through in an index that has all that is asked for; the cards are fetched for those that fit.
-            let among = if query.listed_only { "listed = 1" } else { "card IS NOT NULL" };
+            let among = match (query.listed_only, query.quarantined_only) {
+                (true, _) => "listed = 1",
+                (_, true) => "quarantined = 1 AND card IS NOT NULL",
+                _ => "card IS NOT NULL",
+            };
             let sector = if query.sector.is_some() { " AND sector = ?2" } else { "" };
             let mut select = self.connection.prepare_cached(&format!(
-                "SELECT id, methods, last_seen, expires_at FROM nodes WHERE {among} AND id > ?1{sector} ORDER BY id"
+                "SELECT id, methods, last_seen, expires_at, listed FROM nodes WHERE {among} AND id > ?1{sector} ORDER BY id"
             ))?;
             let after = query.after.as_ref().map_or(&[][..], |id| id.as_bytes());
             let mut rows = match &query.sector {
@@ -319,8 +360,9 @@ impl CardReader for SqliteStore {
         Ok(Counts {
             nodes: count("SELECT count(*) FROM nodes WHERE card IS NOT NULL")?,
             fresh: unsigned(fresh),
+            quarantined: count("SELECT count(*) FROM nodes WHERE quarantined = 1 AND card IS NOT NULL")?,
             evidence: count("SELECT count(*) FROM evidence")?,
-            bans: count("SELECT count(*) FROM bans")?,
+            bans: count("SELECT (SELECT count(*) FROM bans) + (SELECT count(*) FROM prefix_bans)")?,
             bytes: count("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?,
         })
     }
@@ -333,13 +375,25 @@ impl CardReader for SqliteStore {
         log::hash(&self.connection, position)
     }
 
-    fn bans(&mut self) -> Result<Vec<Ban>> {
-        let mut select = self.connection.prepare_cached("SELECT node, at, reason FROM bans ORDER BY node")?;
-        let rows = select.query_map([], |row| {
-            let at: i64 = row.get(1)?;
-            Ok(Ban { node: NodeId::from_bytes(row.get(0)?), at: UnixMillis(unsigned(at)), reason: row.get(2)? })
-        })?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    fn stats(&mut self, now: UnixMillis, seen_since: UnixMillis) -> Result<Stats> {
+        let counts = self.counts(seen_since)?;
+        stats::stats(&self.connection, now, counts)
+    }
+
+    fn bans(&mut self) -> Result<Bans> {
+        decisions::bans(&self.connection)
+    }
+
+    fn invites(&mut self) -> Result<Vec<InviteLine>> {
+        decisions::invites(&self.connection)
+    }
+
+    fn history(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<Entry>> {
+        decisions::history(&self.connection, before, limit)
+    }
+
+    fn kept(&mut self, after: Option<&Kept>, limit: usize) -> Result<Vec<Kept>> {
+        portable::kept(&self.connection, after, limit)
     }
 }
 
@@ -362,17 +416,28 @@ impl CardStore for SqliteStore {
         self.growing = None;
     }
 
-    fn register(&mut self, now: UnixMillis, card: &NewCard, most: u64) -> Result<Registration> {
+    fn register(&mut self, now: UnixMillis, card: &NewCard, terms: &Terms) -> Result<Registration> {
         // A card and its entry hold together, also where nobody has begun a group.
         if !self.connection.is_autocommit() {
-            return self.take_in(now, card, most);
+            return self.take_in(now, card, terms);
         }
         self.begin()?;
-        let taken = self.take_in(now, card, most).and_then(|taken| self.commit().map(|()| taken));
+        let taken = self.take_in(now, card, terms).and_then(|taken| self.commit().map(|()| taken));
         if taken.is_err() {
             self.roll_back();
         }
         taken
+    }
+
+    fn change(&mut self, author: &Author, change: &Change) -> Result<bool> {
+        // A ban or a removal gives a place back, and this connection does not see its own changes in the data's version.
+        self.taken = None;
+        decisions::change(&self.connection, author, change)
+    }
+
+    fn restore(&mut self, kept: &Kept) -> Result<bool> {
+        self.taken = None;
+        portable::restore(&self.connection, kept)
     }
 
     fn purge(&mut self, ended_before: UnixMillis) -> Result<u64> {
@@ -389,6 +454,7 @@ impl CardStore for SqliteStore {
             [signed(ended_before.minus(CARD_LIFE).0)],
         )?;
         successions::purge(&self.connection, ended_before.minus(SUCCESSION_KEPT))?;
+        decisions::purge(&self.connection, ended_before)?;
         self.taken = None;
         Ok((ended + forgotten) as u64)
     }
@@ -407,25 +473,17 @@ impl CardStore for SqliteStore {
         self.connection.execute("UPDATE run SET latest = ?1", [signed(latest)])?;
         Ok(())
     }
-
-    fn ban(&mut self, ban: &Ban) -> Result<bool> {
-        let added = self.connection.execute(
-            "INSERT OR IGNORE INTO bans (node, at, reason) VALUES (?1, ?2, ?3)",
-            params![ban.node.as_bytes(), signed(ban.at.0), ban.reason],
-        )?;
-        Ok(added == 1)
-    }
-
-    fn unban(&mut self, node: &NodeId) -> Result<bool> {
-        Ok(self.connection.execute("DELETE FROM bans WHERE node = ?1", [node.as_bytes()])? == 1)
-    }
 }
 
-/// Whether a row of (id, methods, last_seen, expires_at) is asked for.
+/// Whether a row of (id, methods, last_seen, expires_at, listed) is asked for.
 fn fits(query: &Query, row: &Row<'_>) -> rusqlite::Result<bool> {
     let (methods, last_seen, expires_at): (i64, i64, i64) = (row.get(1)?, row.get(2)?, row.get(3)?);
+    if query.wants_listing && row.get::<_, i64>(4)? == 0 {
+        return Ok(false);
+    }
     Ok(query.method.is_none_or(|method| methods & method_bit(method) != 0)
         && query.seen_since.is_none_or(|since| unsigned(last_seen) >= since.0)
+        && query.seen_before.is_none_or(|before| unsigned(last_seen) < before.0)
         && query.alive_at.is_none_or(|now| unsigned(expires_at) > now.0))
 }
 
@@ -447,6 +505,7 @@ fn held(row: &Row<'_>) -> rusqlite::Result<Held> {
         last_seen: time(7)?,
         evidence: unsigned(row.get(8)?),
         logged: Logged { index: unsigned(row.get(9)?), salt: row.get(10)? },
+        quarantined: row.get(11)?,
     })
 }
 

@@ -9,13 +9,15 @@ use tokio::sync::oneshot;
 
 use super::{CardReader, CardStore};
 use crate::error::{Error, Result};
-use crate::limits::{STORE_BATCH, STORE_QUEUE};
+use crate::limits::{STORE_BATCH, STORE_QUEUE, URGENT_QUEUE};
 
 /// Tells one waiting caller how the transaction ended.
 type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 /// Works on the store, or is told why it cannot; says whether the storage failed under it, so that the whole group is rolled
 /// back.
 type Job = Box<dyn FnOnce(Result<&mut dyn CardStore>) -> (bool, Answer) + Send>;
+/// An operator's request. It waits for nobody else's, and holds or fails by itself.
+type Urgent = Box<dyn FnOnce(&mut dyn CardStore) + Send>;
 /// Looks something up and answers.
 type LookUp = Box<dyn FnOnce(&mut dyn CardReader) + Send>;
 
@@ -23,6 +25,7 @@ type LookUp = Box<dyn FnOnce(&mut dyn CardReader) + Send>;
 #[derive(Clone)]
 pub struct StoreHandle {
     jobs: SyncSender<Job>,
+    urgent: SyncSender<Urgent>,
     look_ups: SyncSender<LookUp>,
 }
 
@@ -39,12 +42,13 @@ impl StoreHandle {
     /// No thread could be started.
     pub fn start(store: impl CardStore + Send + 'static, mut reader: impl CardReader + Send + 'static) -> Result<Self> {
         let (jobs, to_write) = sync_channel(STORE_QUEUE);
+        let (urgent, to_do_first) = sync_channel(URGENT_QUEUE);
         let (look_ups, to_look_up) = sync_channel::<LookUp>(STORE_QUEUE);
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
-        thread("store").spawn(move || serve(store, &to_write)).map_err(Error::LocalRuntime)?;
+        thread("store").spawn(move || serve(store, &to_write, &to_do_first)).map_err(Error::LocalRuntime)?;
         let look_up = move || to_look_up.iter().for_each(|look_up| look_up(&mut reader));
         thread("look-ups").spawn(look_up).map_err(Error::LocalRuntime)?;
-        Ok(Self { jobs, look_ups })
+        Ok(Self { jobs, urgent, look_ups })
     }
 
     /// Runs `work` beside those who write; it sees what they were acknowledged.
@@ -61,6 +65,33 @@ impl StoreHandle {
         let look_up: LookUp = Box::new(move |reader| drop(tell.send(work(reader))));
         self.look_ups.try_send(look_up).map_err(not_queued)?;
         answer.await.map_err(|_| Error::LocalStoreStopped)?
+    }
+
+    /// Runs an operator's `work` before whatever waits, in a transaction of its own, and blocks until it is durable: for the admin's
+    /// thread alone. By the one thread that writes, because a second writer would have to be lucky to get the lock under a flood.
+    ///
+    /// # Errors
+    /// As [`StoreHandle::call`].
+    pub fn urgently<T, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut dyn CardStore) -> Result<T> + Send + 'static,
+    {
+        let (tell, answer) = sync_channel(1);
+        let urgent: Urgent = Box::new(move |store| {
+            let result = store.begin().and_then(|()| work(store));
+            let result = result.and_then(|value| store.commit().map(|()| value));
+            if result.is_err() {
+                store.roll_back();
+            }
+            // A caller that went away needs no answer.
+            let _ = tell.send(result);
+        });
+        self.urgent.try_send(urgent).map_err(not_queued)?;
+        // Wakes a thread that waits for work. One whose queue is full does not wait.
+        let nothing: Job = Box::new(|_| (false, Box::new(|_| ())));
+        let _ = self.jobs.try_send(nothing);
+        answer.recv().map_err(|_| Error::LocalStoreStopped)?
     }
 
     /// Runs `work` on the store and waits until it is durable.
@@ -94,8 +125,9 @@ fn not_queued<T>(error: TrySendError<T>) -> Error {
     }
 }
 
-fn serve(mut store: impl CardStore, jobs: &Receiver<Job>) {
+fn serve(mut store: impl CardStore, jobs: &Receiver<Job>, urgent: &Receiver<Urgent>) {
     while let Ok(first) = jobs.recv() {
+        urgent.try_iter().for_each(|work| work(&mut store));
         let batch = std::iter::once(first).chain(jobs.try_iter().take(STORE_BATCH - 1)).collect();
         run(&mut store, batch);
     }

@@ -1,6 +1,5 @@
 //! A node that signs as a real one does, and a directory in this process with a clock that the test turns.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use openred_directory::api::signed::Peer;
 use openred_directory::config::Config;
 use openred_directory::identity::Identity;
 use openred_directory::state::{Directory, Remembered};
+use openred_directory::store::decision::Bans;
 use openred_directory::store::sqlite::SqliteStore;
 use openred_directory::store::{PreviousRun, StoreHandle};
 use openred_proto::checked::card::{Card, CardFields, Prekey, prekey_id};
@@ -208,7 +208,7 @@ impl TestDirectory {
         let read: openred_directory::state::Clock = Arc::new(move || UnixMillis(hand.load(Ordering::SeqCst)));
         let identity = Identity::from_seed(&[200; 32]);
         let directory =
-            Directory::new(config, identity, ORIGIN.into(), store, Remembered { bans: HashSet::new(), before }, read);
+            Directory::new(config, identity, ORIGIN.into(), store, Remembered { bans: Bans::default(), before }, read);
         let router = api::router(Arc::clone(&directory));
         Self { directory, router, folder, clock }
     }
@@ -277,6 +277,10 @@ pub(crate) fn request(method: &str, path: &str, headers: &[(&str, String)], body
 /// `{"field": "<base64>"}`.
 pub(crate) fn json(field: &str, bytes: &[u8]) -> Vec<u8> {
     format!("{{\"{field}\":\"{}\"}}", STANDARD.encode(bytes)).into_bytes()
+}
+
+pub(crate) fn base64_text(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
 }
 
 pub(crate) fn base64(text: &str) -> Vec<u8> {

@@ -1,11 +1,13 @@
 //! Tests of the directory: its API in-process, hostile bytes over real sockets, and the real program in its cage.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod admission;
 mod disk;
 mod fixture;
 mod hostile;
 mod log;
 mod nodes;
+mod operator;
 mod process;
 mod render;
 mod service;

@@ -31,11 +31,12 @@ pub(crate) struct Place {
 
 /// Every kind of user that this run can be.
 pub(crate) fn places() -> Vec<Place> {
-    if geteuid().is_root() { vec![Place::new(None), Place::new(Some(ORDINARY))] } else { vec![Place::new(None)] }
+    if geteuid().is_root() { vec![Place::of(None), Place::of(Some(ORDINARY))] } else { vec![Place::of(None)] }
 }
 
 impl Place {
-    fn new(user: Option<u32>) -> Self {
+    /// A new home of this user; none is the one who runs the test.
+    pub(crate) fn of(user: Option<u32>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // The build's folder may be closed to the other user. Copied by a process of its own: a child that another test
         // forks meanwhile would inherit our writing descriptor, and a program open for writing cannot be started.
@@ -60,7 +61,7 @@ impl Place {
         std::fs::write(self.home().join("directory.toml"), text).unwrap();
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--home").arg(self.home()).args(arguments).env_clear().current_dir("/").stdin(Stdio::null());
         if let Some(user) = self.user {
@@ -69,12 +70,12 @@ impl Place {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
     /// A command that succeeds; its output.
-    fn text(&self, arguments: &[&str]) -> String {
+    pub(crate) fn text(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert!(output.status.success(), "{arguments:?} {output:?}");
         String::from_utf8(output.stdout).unwrap()
@@ -91,7 +92,7 @@ impl Place {
     }
 
     /// A command that fails: its code and what it says.
-    fn failure(&self, arguments: &[&str]) -> (i32, String) {
+    pub(crate) fn failure(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.run(arguments);
         (output.status.code().unwrap_or(-1), String::from_utf8(output.stderr).unwrap())
     }
@@ -119,8 +120,8 @@ impl Place {
 pub(crate) struct Serving {
     child: Option<Child>,
     pub(crate) id: NodeId,
-    origin: String,
-    socket: SocketAddr,
+    pub(crate) origin: String,
+    pub(crate) socket: SocketAddr,
 }
 
 impl Drop for Serving {
@@ -148,7 +149,7 @@ impl Serving {
         self.child.as_mut().unwrap()
     }
 
-    fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.as_ref().unwrap().id()).unwrap()
     }
 
@@ -267,7 +268,7 @@ fn the_operator_lists_shows_and_bans() {
         assert_eq!(place.text(&["nodes", "list"]), "no nodes\n");
         serving.register(&node);
         let listed = place.text(&["nodes", "list"]);
-        assert!(listed.starts_with(&format!("{:<56}  STATE    SEEN\n{id}  fresh    ", "NODE")), "{listed}");
+        assert!(listed.starts_with(&format!("{:<56}  STATE        SEEN\n{id}  fresh        ", "NODE")), "{listed}");
         assert!(
             place
                 .text(&["nodes", "show", &id])
@@ -279,7 +280,7 @@ fn the_operator_lists_shows_and_bans() {
         assert_eq!(place.failure(&["nodes", "ban", &id]).0, 6);
         let (status, problem) = serving.register(&node);
         assert_eq!((status, &problem["code"]), (403, &"node.banned".into()));
-        assert_eq!(place.json(&["nodes", "list", "--banned"])["nodes"][0]["ban_reason"], "spam");
+        assert_eq!(place.json(&["nodes", "list", "--state", "banned"])["nodes"][0]["ban_reason"], "spam");
         assert_eq!(serving.end(), Some(0));
 
         let serving = place.serve();
@@ -397,7 +398,7 @@ fn what_stops_the_start_is_one_line_with_a_way_out() {
 
 #[test]
 fn a_wrong_configuration_is_shown_where_it_is_wrong() {
-    let place = Place::new(None);
+    let place = Place::of(None);
     let file = place.home().join("directory.toml");
     let file = file.display();
     for command in ["serve", "check", "status"] {
@@ -419,7 +420,7 @@ fn a_wrong_configuration_is_shown_where_it_is_wrong() {
 
 #[test]
 fn commands_that_need_no_directory() {
-    let place = Place::new(None);
+    let place = Place::of(None);
     let (code, said) = place.failure(&["status"]);
     assert!(code == 1 && said.contains("no directory is running there; start it with `directory serve`"), "{said}");
     assert_eq!(place.failure(&["no-such-command"]).0, 2);
@@ -440,7 +441,7 @@ fn commands_that_need_no_directory() {
 
 #[test]
 fn init_writes_only_what_can_be_served() {
-    let place = Place::new(None);
+    let place = Place::of(None);
     let file = place.home().join("directory.toml");
     std::fs::remove_file(&file).unwrap();
     for (listen, origin, why) in [

@@ -236,7 +236,11 @@ const fn directory(error: &DirectoryError) -> (Code, &'static str) {
         DirectoryError::UnknownNode | DirectoryError::Behind => (Code::NotFound, "directory.unknown-node"),
         DirectoryError::Unreachable | DirectoryError::Unresolved => (Code::Unavailable, "directory.unreachable"),
         DirectoryError::Slow => (Code::DeadlineExceeded, "directory.slow"),
-        DirectoryError::Refused(_) | DirectoryError::Unregistered => (Code::PermissionDenied, "directory.refused"),
+        DirectoryError::Refused(_)
+        | DirectoryError::Unregistered
+        | DirectoryError::WorkWanted(_)
+        | DirectoryError::InviteWanted
+        | DirectoryError::Quarantined => (Code::PermissionDenied, "directory.refused"),
         DirectoryError::BadAnswer(_) | DirectoryError::Rollback | DirectoryError::Equivocation => {
             (Code::FailedPrecondition, "directory.dishonest")
         }

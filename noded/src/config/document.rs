@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 40] = [
+pub(super) const SETTINGS: [Setting; 41] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -62,6 +62,10 @@ pub(super) const SETTINGS: [Setting; 40] = [
     setting("sessions.megabytes", "A session ends after so many megabytes, both ways; 16 to 65536."),
     setting("directory.ca_file", "PEM file of the authorities to trust for https. Empty: the public web's."),
     setting("directory.card_hours", "Life of the registered card; 1 to 192. It is renewed at a third of it."),
+    setting(
+        "directory.invites",
+        "Invites that operators of directories gave you; each goes to the directory that it is for.",
+    ),
     setting(
         "keys.signatures_per_second",
         "Cards and directory requests that the key process signs in a second, ten times as many at once; 1 to 100000.",

@@ -124,6 +124,9 @@ const fn standing_of(error: DirectoryError) -> Standing {
         | DirectoryError::BadAnswer(_)
         | DirectoryError::Unregistered
         | DirectoryError::Behind
+        | DirectoryError::WorkWanted(_)
+        | DirectoryError::InviteWanted
+        | DirectoryError::Quarantined
         | DirectoryError::Succeeded => Standing::Refused(error),
         _ => Standing::Unreachable(error),
     }

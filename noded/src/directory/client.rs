@@ -14,10 +14,12 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use openred_proto::admin::DirectoryStatus;
+use openred_proto::admission::{Challenge, Invite};
 use openred_proto::checked::offer::Offer;
 use openred_proto::checked::receipt::{Receipt, ReceiptKind};
 use openred_proto::error::WireError;
 use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::limits::{WORK_BITS, WORK_LIFE};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
@@ -37,6 +39,9 @@ const ANSWER_BYTES: usize = 512 * 1024;
 /// A correction below this is the network's delay, not the clock's fault.
 const CLOCK_NOISE_MILLIS: u64 = 2000;
 
+/// Hashes that are tried before others have their turn: a millisecond.
+const TRIES: u64 = 4096;
+
 type Connector = HttpsConnector<HttpConnector<ResolvedNames>>;
 type Result<T> = std::result::Result<T, DirectoryError>;
 
@@ -54,6 +59,7 @@ pub(super) struct Client {
     me: NodeId,
     address: DirectoryAddress,
     known_name: bool,
+    invite: Option<Invite>,
     http: HttpClient<Connector, Full<Bytes>>,
     keys: CryptodClient,
     /// Milliseconds to add to this machine's clock to get the directory's.
@@ -69,6 +75,7 @@ impl Client {
     pub(super) fn new(
         me: NodeId,
         address: DirectoryAddress,
+        invite: Option<Invite>,
         names: &ResolvedNames,
         tls: &Arc<rustls::ClientConfig>,
         keys: CryptodClient,
@@ -86,6 +93,7 @@ impl Client {
         Self {
             me,
             known_name,
+            invite,
             http: HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(2).build(connector),
             address,
             keys,
@@ -141,9 +149,38 @@ impl Client {
 
     /// Announces a signed card; the answer says after how long to come again.
     pub(super) async fn register(&self, card: &[u8]) -> Result<Duration> {
-        let body = wire::RegisterBody { card: wire::encode(card) };
-        let registered: wire::Registered = self.post("/api/v3/nodes/register", &body).await?;
-        Ok(Duration::from_secs(registered.announce_after_seconds))
+        let path = "/api/v3/nodes/register";
+        let invite = self.invite.as_ref().map(ToString::to_string);
+        let mut body = wire::RegisterBody { card: wire::encode(card), work: None, invite };
+        let answer: Result<wire::Registered> = match self.post(path, &body).await {
+            Err(DirectoryError::WorkWanted(bits)) if bits <= WORK_BITS => {
+                body.work = Some(self.work(bits).await);
+                self.post(path, &body).await
+            }
+            answer => answer,
+        };
+        match answer? {
+            registered if registered.outcome == "quarantined" => Err(DirectoryError::Quarantined),
+            registered => Ok(Duration::from_secs(registered.announce_after_seconds)),
+        }
+    }
+
+    /// Works for a place: so many tries at a time, so that everything else goes on between them.
+    async fn work(&self, bits: u32) -> wire::WorkBody {
+        loop {
+            let began = self.corrected_now();
+            let challenge = Challenge::new(&self.address.id, &self.me, began.seconds());
+            // With time left for the request: work that took longer is begun anew, which costs nothing but what was in vain.
+            while self.corrected_now() < began.plus(WORK_LIFE / 2) {
+                let mut start = [0; 8];
+                getrandom::fill(&mut start).expect("the kernel's generator answers since the probe at start");
+                let from = u64::from_le_bytes(start);
+                if let Some(nonce) = challenge.search(bits, from, TRIES) {
+                    return wire::WorkBody { time: began.seconds(), nonce };
+                }
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     /// A node's signed card, unverified.
@@ -284,9 +321,14 @@ fn refusal(status: StatusCode, body: &[u8]) -> DirectoryError {
     #[derive(serde::Deserialize)]
     struct Problem {
         code: String,
+        #[serde(default)]
+        work_bits: Option<u32>,
     }
-    let code = serde_json::from_slice::<Problem>(body).map(|problem| problem.code).unwrap_or_default();
-    match code.as_str() {
+    let problem = serde_json::from_slice(body).unwrap_or(Problem { code: String::new(), work_bits: None });
+    match problem.code.as_str() {
+        "admission.work" => DirectoryError::WorkWanted(problem.work_bits.unwrap_or(u32::MAX)),
+        "admission.invite" => DirectoryError::InviteWanted,
+        "node.quarantined" => DirectoryError::Quarantined,
         "node.unregistered" => DirectoryError::Unregistered,
         "recipient.unregistered" => DirectoryError::UnknownNode,
         "node.succeeded" => DirectoryError::Succeeded,

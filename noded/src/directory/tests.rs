@@ -9,6 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use openred_proto::admission::Work;
 
 use super::*;
 use crate::keys::tests::{Daemon, daemon};
@@ -26,6 +27,12 @@ struct Script {
     ahead: u64,
     /// Requests to `receive`.
     received: AtomicU64,
+    /// Zero bits of work that it asks for.
+    work: Option<u32>,
+    /// What it says of a registration.
+    outcome: &'static str,
+    /// What registrations brought.
+    bodies: Mutex<Vec<serde_json::Value>>,
     /// Registrations, with the time that each was signed for.
     registered: Mutex<Vec<u64>>,
 }
@@ -40,7 +47,7 @@ async fn look_up(State(script): State<Arc<Script>>, Path(_): Path<String>) -> Re
 }
 
 /// Refuses a signature of another time than its own, as a directory does.
-async fn register(State(script): State<Arc<Script>>, headers: HeaderMap) -> Response {
+async fn register(State(script): State<Arc<Script>>, headers: HeaderMap, body: Bytes) -> Response {
     let input = headers["signature-input"].to_str().unwrap();
     let created = input.split_once("created=").unwrap().1.split(';').next().unwrap().parse::<u64>().unwrap();
     let now = clock::now().0 / 1000 + script.ahead;
@@ -48,7 +55,14 @@ async fn register(State(script): State<Arc<Script>>, headers: HeaderMap) -> Resp
     if created.abs_diff(now) > 60 {
         return (StatusCode::UNAUTHORIZED, [(header::DATE, http_date(now))]).into_response();
     }
-    axum::Json(serde_json::json!({ "announce_after_seconds": 3600 })).into_response()
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    lock(&script.bodies).push(body.clone());
+    if let Some(bits) = script.work.filter(|_| body["work"].is_null()) {
+        let problem = serde_json::json!({ "code": "admission.work", "work_bits": bits });
+        return (StatusCode::FORBIDDEN, axum::Json(problem)).into_response();
+    }
+    let (outcome, again) = (script.outcome, 3600);
+    axum::Json(serde_json::json!({ "outcome": outcome, "announce_after_seconds": again })).into_response()
 }
 
 fn http_date(seconds: u64) -> String {
@@ -96,6 +110,7 @@ impl Stage {
             card: CardFields::default(),
             suites: MethodSet::ALL,
             card_life: DAY,
+            invites: vec![Invite::new(&LIAR, [1; 16]), Invite::new(&NodeId::from_bytes([9; 32]), [2; 16])],
             keys,
             store,
             health: Arc::clone(&health),
@@ -264,4 +279,27 @@ fn a_card_sends_requests_to_other_hosts_only() {
         assert!(!is_reachable(local, false), "{local}");
         assert!(is_reachable(local, true), "{local}");
     }
+}
+
+#[tokio::test]
+async fn a_node_works_for_its_place_and_shows_each_directory_its_own_invite() {
+    let stage = Stage::new(Script { work: Some(10), ..Script::default() }).await;
+    let client = &stage.directories.clients[0];
+    client.register(b"card").await.unwrap();
+    let bodies = lock(&stage.script.bodies).clone();
+    assert_eq!(bodies.len(), 2, "it works when it is asked to");
+    assert!(bodies.iter().all(|body| body["invite"] == Invite::new(&LIAR, [1; 16]).to_string()));
+    let number = |name: &str| bodies[1]["work"][name].as_u64().unwrap();
+    let work = Work { time: number("time"), nonce: number("nonce") };
+    let me = stage.directories.me;
+    assert_eq!(work.verify(&LIAR, &me, clock::now(), 10), Ok(()));
+}
+
+#[tokio::test]
+async fn work_that_is_too_much_and_quarantine_are_told_by_name() {
+    let stage = Stage::new(Script { work: Some(29), ..Script::default() }).await;
+    let refused = stage.directories.clients[0].register(b"card").await;
+    assert_eq!(refused, Err(DirectoryError::WorkWanted(29)));
+    let stage = Stage::new(Script { outcome: "quarantined", ..Script::default() }).await;
+    assert_eq!(stage.directories.clients[0].register(b"card").await, Err(DirectoryError::Quarantined));
 }

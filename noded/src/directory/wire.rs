@@ -13,10 +13,22 @@ use super::stream::Kind;
 #[derive(Serialize)]
 pub(super) struct RegisterBody {
     pub(super) card: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) work: Option<WorkBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) invite: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct WorkBody {
+    pub(super) time: u64,
+    pub(super) nonce: u64,
 }
 
 #[derive(Deserialize)]
 pub(super) struct Registered {
+    #[serde(default)]
+    pub(super) outcome: String,
     pub(super) announce_after_seconds: u64,
 }
 

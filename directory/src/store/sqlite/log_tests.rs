@@ -9,7 +9,7 @@ use openred_proto::id::UnixMillis;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{CardReader as _, CardStore as _, NewCard, Registration, prove_consistency, prove_inclusion};
+use crate::store::{CardReader as _, CardStore as _, NewCard, Registration, Terms, prove_consistency, prove_inclusion};
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -46,9 +46,12 @@ fn a_card_is_logged_when_it_changes_and_is_proven_against_every_later_head() {
     let mut ends = vec![store.log_end().unwrap()];
     for sequence in 1..4 {
         for node in 1..6 {
-            assert_eq!(store.register(NOW, &card(node, sequence), 99).unwrap(), Registration::Stored);
-            assert_eq!(store.register(NOW, &card(node, sequence), 99).unwrap(), Registration::Refreshed);
-            assert_eq!(store.register(NOW, &card(node, sequence - 1), 99).unwrap(), Registration::Rollback);
+            assert_eq!(store.register(NOW, &card(node, sequence), &Terms::open(99)).unwrap(), Registration::Stored);
+            assert_eq!(store.register(NOW, &card(node, sequence), &Terms::open(99)).unwrap(), Registration::Refreshed);
+            assert_eq!(
+                store.register(NOW, &card(node, sequence - 1), &Terms::open(99)).unwrap(),
+                Registration::Rollback
+            );
             ends.push(store.log_end().unwrap());
         }
     }
@@ -71,11 +74,11 @@ fn a_card_is_logged_when_it_changes_and_is_proven_against_every_later_head() {
 fn a_group_that_is_lost_takes_cards_and_entries_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(&folder);
-    store.register(NOW, &card(1, 1), 99).unwrap();
+    store.register(NOW, &card(1, 1), &Terms::open(99)).unwrap();
     let before = store.log_end().unwrap();
     store.begin().unwrap();
-    store.register(NOW, &card(2, 1), 99).unwrap();
-    store.register(NOW, &card(1, 2), 99).unwrap();
+    store.register(NOW, &card(2, 1), &Terms::open(99)).unwrap();
+    store.register(NOW, &card(1, 2), &Terms::open(99)).unwrap();
     // As after kill -9: nothing is written back, another connection finds what was durable.
     let mut after = SqliteStore::open_reader(&folder.path().join("db")).unwrap();
     assert_eq!(after.walk_log().unwrap(), Ok(Walked { end: before, cards: 1 }));
@@ -86,10 +89,10 @@ fn a_group_that_is_lost_takes_cards_and_entries_with_it() {
     for sequence in 2..9 {
         let [one, two] = if sequence % 2 == 0 { [&mut store, &mut other] } else { [&mut other, &mut store] };
         one.begin().unwrap();
-        one.register(NOW, &card(1, sequence), 99).unwrap();
-        one.register(NOW, &card(2, sequence), 99).unwrap();
+        one.register(NOW, &card(1, sequence), &Terms::open(99)).unwrap();
+        one.register(NOW, &card(2, sequence), &Terms::open(99)).unwrap();
         one.commit().unwrap();
-        two.register(NOW, &card(3, sequence), 99).unwrap();
+        two.register(NOW, &card(3, sequence), &Terms::open(99)).unwrap();
     }
     assert_eq!(store.walk_log().unwrap().unwrap().end.size, 1 + 7 * 3);
     (1..4).for_each(|node| verify(&mut store, node));
@@ -99,12 +102,12 @@ fn a_group_that_is_lost_takes_cards_and_entries_with_it() {
 fn a_salt_goes_with_its_card_and_one_that_comes_back_is_logged_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(&folder);
-    store.register(NOW, &card(1, 1), 99).unwrap();
+    store.register(NOW, &card(1, 1), &Terms::open(99)).unwrap();
     store.purge(NOW.plus(Duration::from_secs(7200))).unwrap();
     let salts = "SELECT count(*) FROM nodes WHERE log_salt IS NOT NULL";
     assert_eq!(store.connection.query_row(salts, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
     assert_eq!(store.walk_log().unwrap().unwrap().cards, 0);
-    store.register(NOW, &card(1, 1), 99).unwrap();
+    store.register(NOW, &card(1, 1), &Terms::open(99)).unwrap();
     assert_eq!(store.walk_log().unwrap().unwrap().end.size, 2);
     verify(&mut store, 1);
 }
@@ -134,7 +137,7 @@ fn bent(folder: &Path, sql: &str) -> std::result::Result<Walked, Fault> {
     if store.log_end().unwrap().size == 0 {
         for sequence in 1..3 {
             for node in 1..6 {
-                store.register(NOW, &card(node, sequence), 99).unwrap();
+                store.register(NOW, &card(node, sequence), &Terms::open(99)).unwrap();
             }
         }
     }
@@ -191,7 +194,7 @@ proptest! {
                 (2, true) => { store.roll_back(); grouped = false; }
                 (3, false) => { store.purge(NOW.plus(Duration::from_secs(7200))).unwrap(); }
                 (4, false) => { drop(store); store = open(&folder); }
-                _ => { store.register(NOW, &card(node, sequence), 99).unwrap(); }
+                _ => { store.register(NOW, &card(node, sequence), &Terms::open(99)).unwrap(); }
             }
             if !grouped {
                 known.push(store.log_end().unwrap());

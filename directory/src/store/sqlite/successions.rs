@@ -42,6 +42,13 @@ pub(super) struct Plan {
     ended: Vec<NodeId>,
 }
 
+impl Plan {
+    /// Whose standing the card's node has, by their own word.
+    pub(super) fn earlier(&self) -> &[NodeId] {
+        &self.followed.earlier
+    }
+}
+
 /// The successor that a node has named and not taken back.
 pub(super) fn successor(connection: &Connection, node: &NodeId) -> Result<Option<NodeId>> {
     Ok(heard(connection, node)?.map(|(heard, _)| heard).filter(|heard| !heard.taken_back).map(|heard| heard.new))

@@ -3,6 +3,7 @@
 use openred_proto::checked::succession::Lineage;
 
 use super::*;
+use crate::store::decision::Ban;
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -32,29 +33,38 @@ fn card(number: u32, expires_at: UnixMillis) -> NewCard {
 fn a_place_comes_back_at_the_cards_end_and_the_row_goes_when_no_older_card_can_come() {
     let (_folder, mut store) = store();
     let (old, new) = (card(1, NOW.plus(DAY)), card(2, NOW.plus(DAY * 60)));
-    assert_eq!(store.register(NOW, &old, 1).unwrap(), Registration::Stored);
-    assert_eq!(store.register(NOW, &new, 1).unwrap(), Registration::Full);
+    assert_eq!(store.register(NOW, &old, &Terms::open(1)).unwrap(), Registration::Stored);
+    assert_eq!(store.register(NOW, &new, &Terms::open(1)).unwrap(), Registration::Full);
     assert_eq!(store.purge(NOW.plus(DAY)).unwrap(), 0);
     assert_eq!(store.purge(NOW.plus(DAY * 2)).unwrap(), 1, "the card");
-    assert_eq!(store.register(NOW, &new, 1).unwrap(), Registration::Stored);
-    assert_eq!(store.register(NOW, &NewCard { sequence: 0, ..old.clone() }, 9).unwrap(), Registration::Rollback);
-    assert_eq!(store.register(NOW, &old, 1).unwrap(), Registration::Full, "coming back takes a place as well");
+    assert_eq!(store.register(NOW, &new, &Terms::open(1)).unwrap(), Registration::Stored);
+    assert_eq!(
+        store.register(NOW, &NewCard { sequence: 0, ..old.clone() }, &Terms::open(9)).unwrap(),
+        Registration::Rollback
+    );
+    assert_eq!(
+        store.register(NOW, &old, &Terms::open(1)).unwrap(),
+        Registration::Full,
+        "coming back takes a place as well"
+    );
     assert_eq!(store.purge(NOW.plus(DAY * 9)).unwrap(), 0, "a card of eight days could still come");
     assert_eq!(store.purge(NOW.plus(DAY * 9).plus(Duration::from_millis(1))).unwrap(), 1, "the row");
-    assert_eq!(store.register(NOW, &NewCard { sequence: 0, ..old }, 9).unwrap(), Registration::Stored);
+    assert_eq!(store.register(NOW, &NewCard { sequence: 0, ..old }, &Terms::open(9)).unwrap(), Registration::Stored);
 }
 
 #[test]
 fn a_ban_stays_and_gives_the_place_back() {
     let (folder, mut store) = store();
     let mut admin = SqliteStore::open(&folder.path().join("db"), 64).unwrap();
-    store.register(NOW, &card(1, NOW.plus(DAY)), 1).unwrap();
-    assert_eq!(store.register(NOW, &card(2, NOW.plus(DAY * 60)), 1).unwrap(), Registration::Full);
-    let ban = Ban { node: card(1, NOW).node, at: NOW, reason: "spam".into() };
-    assert!(admin.ban(&ban).unwrap());
-    assert_eq!(store.register(NOW, &card(2, NOW.plus(DAY * 60)), 1).unwrap(), Registration::Stored);
+    let author = Author { uid: 0, at: NOW };
+    store.register(NOW, &card(1, NOW.plus(DAY)), &Terms::open(1)).unwrap();
+    assert_eq!(store.register(NOW, &card(2, NOW.plus(DAY * 60)), &Terms::open(1)).unwrap(), Registration::Full);
+    let banned = card(1, NOW).node;
+    assert!(admin.change(&author, &Change::Ban(banned, "spam".into())).unwrap());
+    assert_eq!(store.register(NOW, &card(2, NOW.plus(DAY * 60)), &Terms::open(1)).unwrap(), Registration::Stored);
     while store.purge(NOW.plus(DAY * 30)).unwrap() > 0 {}
-    assert_eq!((store.node(&ban.node).unwrap(), store.bans().unwrap()), (None, vec![ban]));
+    let ban = Ban { who: banned, at: NOW, reason: "spam".into() };
+    assert_eq!((store.node(&banned).unwrap(), store.bans().unwrap().nodes), (None, vec![ban]));
 }
 
 #[test]
@@ -63,7 +73,7 @@ fn a_page_is_looked_up_in_an_index_and_looks_at_so_many_rows() {
     store.begin().unwrap();
     for number in 0..500 {
         let listed = number % 100 != 50;
-        store.register(NOW, &NewCard { listed, ..card(number, NOW.plus(DAY)) }, 1000).unwrap();
+        store.register(NOW, &NewCard { listed, ..card(number, NOW.plus(DAY)) }, &Terms::open(1000)).unwrap();
     }
     store.commit().unwrap();
     let all = Query { listed_only: true, limit: 64, examine: Some(100), ..Query::default() };
@@ -100,15 +110,15 @@ fn a_page_is_looked_up_in_an_index_and_looks_at_so_many_rows() {
 fn evidence_that_has_no_room_is_not_said_to_be_kept() {
     let (_folder, mut store) = store();
     let first = card(1, NOW.plus(DAY));
-    store.register(NOW, &first, 9).unwrap();
+    store.register(NOW, &first, &Terms::open(9)).unwrap();
     let other = NewCard { bytes: vec![8; 100], ..first };
     let fill = "WITH RECURSIVE count(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < ?1)
         INSERT INTO evidence SELECT randomblob(32), n, x'00', x'00', 0 FROM count";
     store.connection.execute(fill, [EVIDENCE]).unwrap();
-    assert_eq!(store.register(NOW, &other, 9).unwrap(), Registration::Equivocation { kept: false });
+    assert_eq!(store.register(NOW, &other, &Terms::open(9)).unwrap(), Registration::Equivocation { kept: false });
     store.connection.execute("DELETE FROM evidence", []).unwrap();
     for _ in 0..2 {
-        assert_eq!(store.register(NOW, &other, 9).unwrap(), Registration::Equivocation { kept: true });
+        assert_eq!(store.register(NOW, &other, &Terms::open(9)).unwrap(), Registration::Equivocation { kept: true });
     }
 }
 

@@ -1,0 +1,95 @@
+//! From an older schema to this one: a snapshot first, all steps in one transaction, never back. A newer schema is refused by name.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use serde::Serialize;
+
+use super::{CREATE, SCHEMA, SqliteStore, UPGRADE_1, decisions, log, successions};
+use crate::error::{Error, Result};
+
+/// What was done, or would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Migration {
+    /// Schema that was found.
+    pub found: i64,
+    /// Schema of this program.
+    pub known: i64,
+    /// What the steps add.
+    pub steps: Vec<&'static str>,
+    /// The copy of what was there before.
+    pub snapshot: Option<PathBuf>,
+    /// Nothing was changed.
+    pub dry_run: bool,
+}
+
+/// A step: the schemas that need it, what it adds, its statements.
+type Step = (std::ops::Range<i64>, &'static str, &'static str);
+
+const STEPS: [Step; 5] = [
+    (0..1, "nodes, evidence, bans", CREATE),
+    (1..2, "indexes of listed nodes, the note of the last run", UPGRADE_1),
+    (0..3, "successions", successions::CREATE),
+    (0..4, "the log of cards, and those that are held as its first entries", log::CREATE),
+    (0..5, "quarantine, bans of prefixes, invites, approvals, the history of changes", decisions::CREATE),
+];
+
+/// Brings an open database up to date.
+pub(super) fn upgrade(connection: &mut Connection, path: &Path) -> Result<Migration> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let mut migration = Migration { found, known: SCHEMA, steps: Vec::new(), snapshot: None, dry_run: false };
+    if found == SCHEMA {
+        return Ok(migration);
+    }
+    if !(0..SCHEMA).contains(&found) {
+        return Err(Error::LocalSchemaNewer { found, known: SCHEMA });
+    }
+    let steps = STEPS.iter().filter(|(needed, ..)| needed.contains(&found));
+    migration.steps = steps.clone().map(|(_, what, _)| *what).collect();
+    if found > 0 {
+        let snapshot = beside(path, &format!("schema-{found}"));
+        copy(connection, &snapshot)?;
+        migration.snapshot = Some(snapshot);
+    }
+    let statements: String = steps.map(|(.., statements)| *statements).collect();
+    // Rolled back when it is dropped.
+    let change = connection.transaction()?;
+    change.execute_batch(&format!("{statements} PRAGMA user_version = {SCHEMA};"))?;
+    if found < 4 {
+        log::take_over(&change)?;
+    }
+    change.commit()?;
+    Ok(migration)
+}
+
+/// `directory db migrate`: nobody serves meanwhile.
+///
+/// # Errors
+/// The database's; a newer schema.
+pub fn run(path: &Path, max_megabytes: u32, dry_run: bool) -> Result<Migration> {
+    if !dry_run {
+        return SqliteStore::open_and_tell(path, max_megabytes).map(|(_, migration)| migration);
+    }
+    let trial = beside(path, "dry-run");
+    let tried = SqliteStore::connect(path).and_then(|store| {
+        copy(&store.connection, &trial)?;
+        SqliteStore::open_and_tell(&trial, max_megabytes)
+    });
+    let told = tried.map(|(_, migration)| migration);
+    let leftovers = ["", "-wal", "-shm"].map(|end| PathBuf::from(format!("{}{end}", trial.display())));
+    leftovers.iter().for_each(|file| drop(std::fs::remove_file(file)));
+    let migration = told?;
+    migration.snapshot.iter().for_each(|file| drop(std::fs::remove_file(file)));
+    Ok(Migration { snapshot: None, dry_run, ..migration })
+}
+
+fn beside(path: &Path, what: &str) -> PathBuf {
+    PathBuf::from(format!("{}.{what}", path.display()))
+}
+
+/// A whole copy. One that an attempt before left is replaced: the database has not changed its schema since.
+fn copy(connection: &Connection, to: &Path) -> Result<()> {
+    let _ = std::fs::remove_file(to);
+    connection.execute("VACUUM INTO ?1", [to.display().to_string()])?;
+    Ok(())
+}
