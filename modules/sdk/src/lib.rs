@@ -120,7 +120,7 @@ pub use sandbox::{SandboxError, SandboxHost};
 pub use state::{Entry, Key, Rows, Table};
 pub use status::{ConditionState, DirectoryState, LayerState, LinkCount, ModuleState, NodeStatus, ProcessState};
 #[cfg(feature = "test-host")]
-pub use test_host::{Fault, TestHost, link};
+pub use test_host::{DialFault, Fault, TestHost, link};
 
 /// Checks a statement that [`Context::sign`] gave at another node: that `module` of the node `signer` said `body` in `domain`. Gives the time
 /// at which it was signed, by that node's clock.

@@ -6,6 +6,7 @@
 
 mod beside;
 mod callee;
+mod dial;
 mod fault;
 mod node;
 
@@ -24,6 +25,7 @@ use crate::message::{Caller, Method, PeerRequest, Request, Response};
 use crate::module::{Event, Module};
 use crate::status::NodeStatus;
 pub(crate) use callee::Callee;
+pub use dial::DialFault;
 pub use fault::Fault;
 use node::Node;
 
@@ -120,6 +122,7 @@ impl TestHost {
         state.timers.clear();
         state.no_room = None;
         state.crash_after = None;
+        state.egress.end_all();
     }
 
     async fn load<M: Module>(&self, module: M) -> Result<(), ModuleError> {
@@ -251,7 +254,7 @@ impl TestHost {
         self.node.state().faults.extend(faults);
     }
 
-    /// While offline, no peer request leaves or arrives.
+    /// While offline, no peer request leaves or arrives, and no connection is made.
     pub fn set_offline(&self, offline: bool) {
         self.node.state().offline = offline;
     }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use openred_module::{
-    Body, Context, Fault, Json, Manifest, Method, Module, ModuleError, NodeId, PeerError, PeerRequest, Response,
-    Routes, Status, Table, TestHost, async_trait, link,
+    Body, BodyError, Context, DialError, DialFault, Fault, Json, Manifest, Method, Module, ModuleError, NodeId,
+    PeerError, PeerRequest, Response, Routes, Status, Table, TestHost, async_trait, link,
 };
 
 /// Counts what arrives, and what was sent on.
@@ -95,4 +95,73 @@ async fn a_node_that_ends_between_a_change_and_its_answer_keeps_the_change() {
     bob.kill_and_restart(Counter).await;
     let rows = COUNTS.all(&bob.context()).await.unwrap();
     assert!(rows.iter().any(|(name, _)| name == "first") && rows.iter().all(|(name, _)| name != "second"));
+}
+
+#[tokio::test]
+async fn connections_go_where_they_were_granted_and_break_as_real_ones_do() {
+    let host = TestHost::start(1, Counter).await;
+    let dial = async |to: &str| host.context().dial(to, Body::whole("0123456789")).await;
+    let heard = async |to: &str| dial(to).await.unwrap().collect(100).await;
+    assert_eq!(dial("a.example:1").await.err(), Some(DialError::NotGranted));
+    host.grant_egress("a.example:1", |sent| sent);
+    assert_eq!(dial("a.example:2").await.err(), Some(DialError::NotGranted));
+    assert_eq!(host.dials(), 0, "none of these was granted");
+    assert_eq!(heard("a.example:1").await.unwrap(), "0123456789");
+
+    let begun = host.context().now();
+    host.dial_faults([
+        DialFault::Refuse(DialError::Private),
+        DialFault::Late(3_000),
+        DialFault::Late(60_000),
+        DialFault::EndAfter(4),
+        DialFault::BreakAfter(4),
+        DialFault::Corrupt(9),
+        DialFault::EndAfter(40),
+    ]);
+    assert_eq!(dial("a.example:1").await.err(), Some(DialError::Private));
+    assert_eq!(heard("a.example:1").await.unwrap(), "0123456789");
+    assert_eq!(dial("a.example:1").await.err(), Some(DialError::TimedOut));
+    assert_eq!(host.context().now() - begun, 13_000, "nobody waits longer than ten seconds");
+    assert_eq!(heard("a.example:1").await.unwrap(), "0123");
+    assert_eq!(heard("a.example:1").await, Err(BodyError::Failed));
+    assert_eq!(heard("a.example:1").await.unwrap(), "0123456788");
+    assert_eq!(heard("a.example:1").await.unwrap(), "0123456789");
+    let begun = host.context().now();
+    host.dial_faults([DialFault::StallAfter(4)]);
+    assert_eq!(heard("a.example:1").await, Err(BodyError::TimedOut));
+    assert_eq!(host.context().now() - begun, 600_000);
+
+    host.set_offline(true);
+    assert_eq!(dial("a.example:1").await.err(), Some(DialError::Unreachable));
+    host.set_offline(false);
+    host.withdraw_grants();
+    assert_eq!(dial("a.example:1").await.err(), Some(DialError::NotGranted));
+}
+
+#[tokio::test]
+async fn open_connections_have_an_end_and_end_with_the_node() {
+    let host = TestHost::start(1, Counter).await;
+    // Nothing ever comes.
+    host.grant_egress("a.example:1", |_| Body::stream(futures_util::stream::pending()));
+    let context = host.context();
+    let dial = async || context.dial("a.example:1", Body::empty()).await;
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        held.push(dial().await.unwrap());
+    }
+    assert_eq!(dial().await.err(), Some(DialError::Busy));
+    drop(held.pop());
+    held.push(dial().await.unwrap());
+    host.kill_and_restart(Counter).await;
+    for body in held {
+        assert_eq!(body.collect(1).await, Err(BodyError::Failed));
+    }
+    let open = dial().await.unwrap();
+    host.crash_after(1);
+    let key = "all".to_owned();
+    let write = COUNTS.put(&context, &key, &1);
+    tokio::select! {
+        _ = write => panic!("nobody hears of it"),
+        ended = open.collect(1) => assert_eq!(ended, Err(BodyError::Failed)),
+    }
 }

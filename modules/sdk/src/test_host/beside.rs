@@ -27,7 +27,7 @@ pub(super) struct Beside {
     running: Vec<(u64, Running)>,
     calls: u64,
     sealed: Vec<(Bytes, Bytes, Bytes)>,
-    refused: bool,
+    pub(super) refused: bool,
 }
 
 /// A call that is over when this is dropped.
@@ -57,7 +57,7 @@ impl TestHost {
         NodeId::from_bytes(self.node.key().verifying_key().to_bytes())
     }
 
-    /// From now on signing, sealing and calls of other modules are not granted.
+    /// From now on signing, sealing, calls of other modules and connections are not granted.
     pub fn withdraw_grants(&self) {
         self.node.state().beside.refused = true;
     }

@@ -35,7 +35,7 @@ pub(super) fn truncated(body: Body, after: u64) -> Body {
     Body::stream(body.limited(after).map(|item| item.map_err(|_| BodyError::Truncated)))
 }
 
-fn corrupted(body: Body, at: u64) -> Body {
+pub(super) fn corrupted(body: Body, at: u64) -> Body {
     let mut offset = 0_u64;
     Body::stream(body.map(move |item| {
         item.map(|chunk| {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::beside::Beside;
 use super::callee::Callee;
+use super::dial::Egress;
 use super::fault::{Fault, truncated};
 use crate::body::Body;
 use crate::error::{ModuleError, Status};
@@ -19,6 +20,7 @@ use crate::host::{
 };
 use crate::message::{PeerRequest, Request, Response};
 use crate::module::TimerId;
+use crate::network::DialError;
 use crate::status::NodeStatus;
 
 /// Where virtual time begins: some moment in 2027.
@@ -60,6 +62,7 @@ pub(super) struct State {
     /// Who goes on for whom, as this node knows it.
     pub(super) successors: BTreeMap<NodeId, NodeId>,
     pub(super) beside: Beside,
+    pub(super) egress: Egress,
     /// What the operator's operations do.
     pub(super) operations: Option<Operations>,
 }
@@ -108,6 +111,7 @@ impl Node {
             crash_after: None,
             settings: String::new(),
             beside: Beside::default(),
+            egress: Egress::default(),
             operations: None,
         };
         Arc::new_cyclic(|this| Self {
@@ -125,6 +129,10 @@ impl Node {
     fn writable(&self) -> Result<MutexGuard<'_, State>, HostError> {
         let state = self.state();
         if state.full { Err(HostError::Full) } else { Ok(state) }
+    }
+
+    pub(super) fn this(&self) -> Weak<Self> {
+        Weak::clone(&self.this)
     }
 
     pub(super) fn callee(&self) -> Option<Callee> {
@@ -164,6 +172,7 @@ impl Node {
         state.crash_after = state.crash_after.map(|left| left - 1).filter(|left| *left > 0);
         if now {
             self.crashed.send_replace(true);
+            state.egress.end_all();
         }
         now
     }
@@ -375,6 +384,10 @@ impl Host for Node {
         }
         identities.reverse();
         Ok(identities)
+    }
+
+    async fn dial(&self, to: &str, sent: Body) -> Result<Body, DialError> {
+        self.dial_here(to, sent).await
     }
 
     fn set_timer(&self, timer: TimerId, at: UnixMillis) {
