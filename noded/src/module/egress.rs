@@ -2,9 +2,9 @@
 //!
 //! Names are those of the grants at this process's start, and their addresses those of then: nothing that a module says has a name looked up, and
 //! no answer of a name server counts that comes after the look (DNS rebinding has nothing to turn). An address that a name leads to is not dialled if
-//! it belongs to this machine or to a private network; one that was granted as an address is.
+//! it belongs to this machine (public ones of its interfaces too) or to a private network; one that was granted as an address is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -38,39 +38,62 @@ const QUIET: Duration = Duration::from_secs(600);
 /// Bytes that are read at a time.
 const PIECE: usize = 16 << 10;
 
-/// Names of grants with their addresses, as they were at the start.
+/// Names of grants with their addresses, and the addresses of this machine, as they were at the start.
 #[derive(Debug, Default)]
-pub(crate) struct Names(HashMap<String, Vec<SocketAddr>>);
+pub(crate) struct Names {
+    known: HashMap<String, Vec<SocketAddr>>,
+    own: HashSet<IpAddr>,
+}
 
 impl Names {
     /// Looks up what the installed modules were granted; blocking, for the time before anybody is heard. What does not resolve is left out.
     pub(crate) fn resolve(installed: &Path) -> Self {
-        let (mut names, begun) = (HashMap::new(), Instant::now());
+        let (mut known, begun) = (HashMap::new(), Instant::now());
         // What cannot be read is read again later, and said then.
         let wanted = installed::read(installed).map(|read| read.wanted).unwrap_or_default();
         for module in &wanted {
             let granted = module.granted.get(PermissionName::NetEgress);
             for to in granted.iter().flat_map(|granted| granted.entries()) {
-                if names.contains_key(to) || to.parse::<SocketAddr>().is_ok() || begun.elapsed() > LOOKS {
+                if known.contains_key(to) || to.parse::<SocketAddr>().is_ok() || begun.elapsed() > LOOKS {
                     continue;
                 }
                 if let Ok(addresses) = to.to_socket_addrs() {
-                    names.insert(to.to_owned(), addresses.take(ADDRESSES).collect());
+                    known.insert(to.to_owned(), addresses.take(ADDRESSES).collect());
                 }
             }
         }
-        Self(names)
+        Self { known, own: own_addresses() }
     }
 
-    /// Where a destination is dialled.
-    fn addresses(&self, to: &str) -> Result<Vec<SocketAddr>, DialError> {
+    /// Where a destination is dialled, and whether it was granted as an address.
+    fn addresses(&self, to: &str) -> Result<(Vec<SocketAddr>, bool), DialError> {
         if let Ok(address) = to.parse() {
-            return Ok(vec![address]);
+            return Ok((vec![address], true));
         }
-        let known = self.0.get(to).ok_or(DialError::Unresolved)?;
-        let public: Vec<SocketAddr> = known.iter().filter(|address| is_public(address.ip())).copied().collect();
-        if public.is_empty() { Err(DialError::Private) } else { Ok(public) }
+        let known = self.known.get(to).ok_or(DialError::Unresolved)?;
+        let elsewhere = known.iter().filter(|address| is_public(address.ip()) && !self.is_own(address.ip()));
+        let elsewhere: Vec<SocketAddr> = elsewhere.copied().collect();
+        if elsewhere.is_empty() { Err(DialError::Private) } else { Ok((elsewhere, false)) }
     }
+
+    /// Whether it is one of this machine's own, however it is written.
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.own.contains(&address.to_canonical())
+    }
+}
+
+/// The addresses of this machine's interfaces, public ones too: what listens there may be meant for the machine alone.
+fn own_addresses() -> HashSet<IpAddr> {
+    let interfaces = nix::ifaddrs::getifaddrs().inspect_err(|error| {
+        // Connections to this machine are seen once they are made, too.
+        tracing::warn!(%error, "this machine's own addresses are not known");
+    });
+    let address = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    interfaces.into_iter().flatten().filter_map(address).map(|address| address.to_canonical()).collect()
 }
 
 /// Whether an address is neither this machine's nor a private network's.
@@ -140,7 +163,8 @@ impl Egress {
             return Err(DialError::NotGranted);
         }
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| DialError::Busy)?;
-        let stream = connect(&self.names.addresses(to)?).await?;
+        let (addresses, as_address) = self.names.addresses(to)?;
+        let stream = reach(&addresses, as_address).await?;
         // What is asked and answered in small pieces must not wait for more; without it all goes on, slower.
         let _ = stream.set_nodelay(true);
         let (from, into) = stream.into_split();
@@ -157,6 +181,21 @@ impl Egress {
             }
         })))
     }
+}
+
+/// Whether a connection has both its ends on this machine: at an address that has come since the start, or of a range that is this machine's.
+fn is_to_itself(stream: &TcpStream) -> bool {
+    match (stream.local_addr(), stream.peer_addr()) {
+        (Ok(own), Ok(other)) => own.ip().to_canonical() == other.ip().to_canonical(),
+        // It has ended already.
+        _ => false,
+    }
+}
+
+/// Connects, to this machine only where that was granted as an address.
+async fn reach(addresses: &[SocketAddr], as_address: bool) -> Result<TcpStream, DialError> {
+    let stream = connect(addresses).await?;
+    if !as_address && is_to_itself(&stream) { Err(DialError::Private) } else { Ok(stream) }
 }
 
 async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
@@ -250,11 +289,50 @@ mod tests {
             ("a.example:443", vec![at("10.0.0.1:443"), at("1.1.1.1:443")]),
             ("inside.example:443", vec![at("127.0.0.1:443"), at("[::1]:443")]),
         ];
-        let names = Names(known.into_iter().map(|(name, addresses)| (name.to_owned(), addresses)).collect());
-        assert_eq!(names.addresses("a.example:443"), Ok(vec![at("1.1.1.1:443")]));
+        let known = known.into_iter().map(|(name, addresses)| (name.to_owned(), addresses)).collect();
+        let names = Names { known, own: HashSet::new() };
+        assert_eq!(names.addresses("a.example:443"), Ok((vec![at("1.1.1.1:443")], false)));
         assert_eq!(names.addresses("inside.example:443"), Err(DialError::Private));
         assert_eq!(names.addresses("later.example:443"), Err(DialError::Unresolved));
-        assert_eq!(names.addresses("127.0.0.1:443"), Ok(vec![at("127.0.0.1:443")]), "granted as an address");
+        let granted = Ok((vec![at("127.0.0.1:443")], true));
+        assert_eq!(names.addresses("127.0.0.1:443"), granted, "granted as an address");
+    }
+
+    #[test]
+    fn a_public_address_of_this_machine_is_this_machine() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let own = ["203.0.113.7", "2001:db8::7"].map(|text| text.parse().unwrap());
+        let known = [
+            ("own.example:443", vec![at("203.0.113.7:443"), at("[2001:db8::7]:443"), at("[::ffff:203.0.113.7]:443")]),
+            ("both.example:443", vec![at("203.0.113.7:443"), at("203.0.113.8:443")]),
+        ];
+        let known = known.into_iter().map(|(name, addresses)| (name.to_owned(), addresses)).collect();
+        let names = Names { known, own: own.into() };
+        assert_eq!(names.addresses("own.example:443"), Err(DialError::Private));
+        assert_eq!(names.addresses("both.example:443"), Ok((vec![at("203.0.113.8:443")], false)));
+        assert_eq!(names.addresses("203.0.113.7:443"), Ok((vec![at("203.0.113.7:443")], true)));
+    }
+
+    #[test]
+    fn the_addresses_of_this_machine_are_read_from_the_kernel() {
+        let own = Names::resolve(Path::new("/nowhere")).own;
+        // Whatever interfaces there are: what the kernel lets a socket have is one of its own.
+        for other in ["192.0.2.1:9", "[2001:db8::1]:9", "127.0.0.1:9"] {
+            let here = if other.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+            let socket = std::net::UdpSocket::bind(here);
+            // Sends nothing: the kernel says from where it would.
+            let Ok(socket) = socket.and_then(|socket| socket.connect(other).map(|()| socket)) else { continue };
+            let from = socket.local_addr().unwrap().ip();
+            assert!(own.contains(&from), "{from} is not among {own:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_to_this_machine_by_a_name_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = [listener.local_addr().unwrap()];
+        assert_eq!(reach(&to, false).await.err(), Some(DialError::Private));
+        assert!(reach(&to, true).await.is_ok(), "granted as an address");
     }
 
     #[tokio::test]
