@@ -309,3 +309,28 @@ fn three_ends_put_it_under_quarantine_and_the_operators_word_about_it_lifts_that
     module(&node, &["enable", "probe"]);
     answers(&node, &["GET", "/kept"], "bytes");
 }
+
+#[test]
+fn a_program_that_is_missing_is_named_with_the_way_out() {
+    let world = World::without_directory().unwrap();
+    let node = world.alone("alice", "").unwrap();
+    let author = desk(&world.path().join("desk"));
+    let package = package(&author, VERSION, ASKS, "");
+    module(&node, &["install", &text(&package), "--publisher", &author.publisher, "--approve"]);
+    answers(&node, &["GET", "/kept"], "bytes");
+    module(&node, &["disable", "probe"]);
+    let program = node.home.join("modules/probe").join(VERSION).join("probe");
+    let aside = program.with_file_name("aside");
+    fs::rename(&program, &aside).unwrap();
+    module(&node, &["enable", "probe"]);
+    wait_for("its name in a condition", || {
+        let said = status(&node)?["node"]["conditions"].to_string();
+        let named = said.contains(&text(&program)) && said.contains("openred module remove probe --keep-data");
+        anyhow::ensure!(named, "{said}");
+        Ok(Some(()))
+    })
+    .unwrap();
+    fs::rename(&aside, &program).unwrap();
+    module(&node, &["enable", "probe"]);
+    answers(&node, &["GET", "/kept"], "bytes");
+}

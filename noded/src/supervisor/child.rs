@@ -67,6 +67,15 @@ pub(crate) enum Fault {
     /// A layer is not as the manifest wants it.
     #[error("{role}: layer {}: expected {}, seen {}; {}", .layer.name, .layer.expected, .layer.seen, .layer.name.way_out())]
     Layer { role: Role, layer: Box<Layer> },
+    /// What it is to run is not there, or cannot be opened.
+    #[error("{role}: its program {}: {source}; {way_out}", .place.display())]
+    Program {
+        role: Role,
+        place: PathBuf,
+        way_out: String,
+        #[source]
+        source: io::Error,
+    },
     /// Sockets, pipes and files of the supervisor's own.
     #[error("{role}: {what}: {source}")]
     Setup {

@@ -214,7 +214,9 @@ pub(super) struct Group {
 
 impl Group {
     fn make(place: &Place, name: &str, limits: &Limits) -> io::Result<Self> {
-        let group = Self { folder: vacant(&place.folder, name)?, holds: place.holds.clone(), version: place.version };
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", place.folder.display()));
+        let folder = vacant(&place.folder, name).map_err(named)?;
+        let group = Self { folder, holds: place.holds.clone(), version: place.version };
         place.holds.iter().try_for_each(|resource| group.limit(*resource, limits))?;
         Ok(group)
     }

@@ -1,6 +1,7 @@
 //! One start of a module's program: its pipe of values, its limits, its cage.
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -35,6 +36,22 @@ pub(super) struct Begun {
     pub(super) held: Arc<Held>,
 }
 
+/// Which program could not be opened, and what to do about it.
+fn missing(context: &Context, id: &str, runnable: &Runnable, source: io::Error) -> Fault {
+    let (place, way_out) = match &runnable.program {
+        Program::Beside(name) => {
+            (context.starter.programs.join(name), String::from("install OpenRed's programs again, all of them"))
+        }
+        Program::Installed { place, .. } => (
+            place.clone(),
+            format!(
+                "put it back; or `openred module remove {id} --keep-data`, then install the package again: its state stays"
+            ),
+        ),
+    };
+    Fault::Program { role: openred_policy::Role::Module, place, way_out, source }
+}
+
 /// Starts a module's program.
 pub(super) async fn begin(context: &Context, wanted: Wanted) -> Result<Begun, Fault> {
     let Wanted { id, label, slot, generation, program, runnable } = wanted;
@@ -55,7 +72,7 @@ pub(super) async fn begin(context: &Context, wanted: Wanted) -> Result<Begun, Fa
             (place.file_name().unwrap_or_default().to_owned(), File::open(place), Some(*digest))
         }
     };
-    let file = file.map_err(|source| Fault::Setup { role, what: "its program", source })?;
+    let file = file.map_err(|source| missing(context, id, &runnable, source))?;
     let program = file.try_clone().map_err(|source| Fault::Setup { role, what: "its program", source })?;
     // Two generations run at once, each with limits of its own.
     let group = format!("{id}.{generation}");
