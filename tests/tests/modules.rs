@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
+use openred_tests::desk::{Desk, VERSION, answers, module, probe_manifest, text};
 use openred_tests::harness::{Node, is_root, signal_pid, wait_for};
 use openred_tests::world::{World, inbox, status};
 use serde_json::Value;
@@ -108,6 +109,55 @@ fn modules_outlive_noded_and_end_with_the_node() {
         assert!(!place(pid).exists(), "{pid} outlives its node");
     }
     assert!(!alice.home.join("run/modules/s").exists());
+}
+
+/// What an operator does while modules are called has `noded` started anew, and nothing else.
+#[test]
+fn modules_outlive_each_restart_of_noded_that_an_operator_causes() {
+    let world = World::without_directory().unwrap();
+    let mut node = world.alone("alice", "").unwrap();
+    let supervisor = node.daemon().unwrap().pid();
+    let desk = Desk::new(&world.path().join("desk")).unwrap();
+    let keeps = "kv.quota = { megabytes = 1, reason = \"what it was told\" }\n";
+    desk.install_probe(&node, &probe_manifest(VERSION, keeps, "")).unwrap();
+    let mut told = String::new();
+    // It reads what it was told, is told more, and is called as before.
+    let mut called = |node: &Node| {
+        answers(node, &["GET", "/kept"], &format!("\"bytes\":{}", told.len()).replace(":0", ":null")).unwrap();
+        told.push('x');
+        answers(node, &["POST", "/try/kv", "--data", &told], "tried").unwrap();
+    };
+    called(&node);
+    let all: Vec<&str> = MODULES.into_iter().chain(["module probe"]).collect();
+    let pids = |node: &Node| all.iter().map(|name| node.child_pid(name).unwrap()).collect::<Vec<_>>();
+    let before = pids(&node);
+    let mut restarted = |what: &str, cause: &dyn Fn()| {
+        let noded = node.child_pid("noded").unwrap();
+        cause();
+        wait_for(what, || {
+            let seen = process(&node, "noded")?;
+            Ok((seen["pid"] != noded && seen["state"] == "ready").then_some(()))
+        })
+        .unwrap();
+        called(&node);
+        assert_eq!(pids(&node), before, "{what}: the same processes serve the next one");
+    };
+    restarted("noded after a changed setting", &|| {
+        let place = node.home.join("openred.toml");
+        let config = fs::read_to_string(&place).unwrap();
+        let renamed = config.replace("name = \"alice\"", "name = \"renamed\"");
+        assert_ne!(renamed, config);
+        fs::write(&place, renamed).unwrap();
+        signal_pid(supervisor, Signal::SIGHUP).unwrap();
+    });
+    restarted("noded after a grant with a new name", &|| {
+        let egress = "net.egress = { to = [\"localhost:9\"], reason = \"a name\" }\n";
+        let manifest = probe_manifest(VERSION, egress, "").replace("id = \"probe\"", "id = \"other\"");
+        // Its program says that it is somebody else: that its grant names a host is enough.
+        let package = text(&desk.pack(&manifest, &desk.probe(VERSION).unwrap(), "").unwrap());
+        module(&node, &["install", &package, "--publisher", &desk.publisher, "--approve"]).unwrap();
+    });
+    restarted("noded after a kill", &|| signal_pid(node.child_pid("noded").unwrap(), Signal::SIGKILL).unwrap());
 }
 
 #[test]
