@@ -13,7 +13,8 @@ mod lists;
 
 use lists::{Policy, When};
 
-const ROLES: [&str; 6] = ["front", "vault", "unseal", "noded", "directory", "module"];
+/// The roles, and last a role's list with what it needs besides in a certain configuration.
+const LISTS: [&str; 7] = ["front", "vault", "unseal", "noded", "directory", "module", "directory-database"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -22,22 +23,30 @@ fn main() {
     let target = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     assert!(target == "x86_64", "the allow-lists name x86-64 system calls; add lists for {target} first");
     let mut source = String::from("// Made by build.rs from seccomp/*.json.\n");
-    for role in ROLES {
-        let path = format!("seccomp/{role}.json");
-        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let policy = lists::parse(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
-        assert!(policy.role == role, "{path}: the role is `{}`", policy.role);
-        write_role(&mut source, &path, &policy);
+    for name in LISTS {
+        let mut policy = read(name);
+        if let Some(base) = policy.extends.take() {
+            policy = lists::joined(read(&base), policy).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        write_role(&mut source, name, &policy);
     }
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     fs::write(Path::new(&out).join("filters.rs"), source).expect("OUT_DIR is writable");
+}
+
+fn read(name: &str) -> Policy {
+    let path = format!("seccomp/{name}.json");
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let policy = lists::parse(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
+    assert!(policy.role == name, "{path}: the role is `{}`", policy.role);
+    policy
 }
 
 fn write_role(source: &mut String, path: &str, policy: &Policy) {
     let programs = lists::programs(policy).unwrap_or_else(|error| panic!("{path}: {error}"));
     let names: BTreeSet<&str> = policy.allow.iter().map(|rule| rule.call.as_str()).collect();
     let service = policy.allow.iter().filter(|rule| rule.when == When::Service).count();
-    let name = policy.role.to_uppercase();
+    let name = policy.role.to_uppercase().replace('-', "_");
     let mut text = format!(
         "pub(crate) static {name}: Filter = Filter {{\n    names: &{:?}, service: {service},\n",
         Vec::from_iter(names)

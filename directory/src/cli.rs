@@ -24,6 +24,7 @@ use crate::config::{Config, Format, Level, Loaded, default_home};
 use crate::daemon;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
+use crate::store::postgres;
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -246,6 +247,8 @@ fn init(loaded: &Loaded, json: bool) -> Result<()> {
 
 fn check(loaded: &Loaded, json: bool) -> Result<()> {
     daemon::open_tls(loaded.config.tls.certificate.get_ref(), &loaded.config.tls.key)?;
+    let store = &loaded.config.store;
+    postgres::check_files(&store.password_file, &store.certificates)?;
     let key = loaded.home.key();
     if key.exists() {
         Identity::load(&key)?;

@@ -8,6 +8,8 @@ use openred_proto::config::{ConfigError, Source, Spanned};
 use openred_proto::limits::WORK_BITS;
 use serde::{Deserialize, Serialize};
 
+use crate::store::postgres::{self, Place};
+
 /// Longest configured public origin.
 const ORIGIN_BYTES: usize = 512;
 
@@ -122,6 +124,12 @@ pub struct Lease {
 pub struct Store {
     /// Largest size of the database file; then new cards are refused.
     pub max_megabytes: Spanned<u32>,
+    /// A PostgreSQL database instead of the file, without its password; empty: the file.
+    pub url: Spanned<String>,
+    /// File with the database's password, for nobody else to read.
+    pub password_file: PathBuf,
+    /// PEM file with those certificates that the database's own must come from.
+    pub certificates: PathBuf,
 }
 
 /// Limits.
@@ -190,7 +198,12 @@ impl Default for Lease {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { max_megabytes: plain(4096) }
+        Self {
+            max_megabytes: plain(4096),
+            url: plain(String::new()),
+            password_file: PathBuf::new(),
+            certificates: PathBuf::new(),
+        }
     }
 }
 
@@ -294,6 +307,7 @@ impl Config {
         if !(1..=WORK_BITS).contains(bits.get_ref()) {
             return Err(source.refuse(bits.span(), "must be between 1 and 28; each one more doubles the work"));
         }
+        self.store.check(source)?;
         let positive = [&self.lease.seconds, &self.store.max_megabytes, &self.limits.requests_per_second];
         let limits = &self.limits;
         for number in positive.into_iter().chain([&limits.requests_burst, &limits.overall_per_second]) {
@@ -326,6 +340,33 @@ impl Config {
         let configured = self.origin.get_ref().trim_end_matches('/');
         if configured.is_empty() { format!("http://{bound}") } else { configured.to_owned() }
     }
+}
+
+impl Store {
+    /// What `url` says of the database, if it names one.
+    fn check(&self, source: &Source) -> Result<(), ConfigError> {
+        let url = self.url.get_ref();
+        let files = [&self.password_file, &self.certificates];
+        let why = match postgres::parse(url) {
+            _ if url.is_empty() && files.iter().all(|file| file.as_os_str().is_empty()) => return Ok(()),
+            _ if url.is_empty() => "password_file and certificates are a database's: set store.url",
+            Err(why) => why,
+            Ok((_, Place::Network(host, _))) if self.certificates.as_os_str().is_empty() && !is_here(&host) => {
+                "a database on another machine is reached by TLS alone: set store.certificates"
+            }
+            Ok(_) => return Ok(()),
+        };
+        let mut error = source.refuse(self.url.span(), why);
+        // The line may hold a password: it is named and not shown.
+        if let ConfigError::Refused(problem) = &mut error {
+            (problem.source, problem.column, problem.width) = ("url = …".to_owned(), 1, 3);
+        }
+        Err(error)
+    }
+}
+
+fn is_here(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn check_origin(text: &str) -> Result<(), &'static str> {
@@ -427,6 +468,26 @@ mod tests {
         let expected =
             "directory.toml:2:1: unknown key `straems`; did you mean `streams`?\n   |\n 2 | straems = 4\n   | ^^^^^^^";
         assert_eq!(check("[limits]\nstraems = 4\n").unwrap_err(), expected);
+    }
+
+    #[test]
+    fn a_database_is_named_without_its_password() {
+        for (text, expected) in [
+            ("[store]\nurl = \"postgresql://a:secret@/b?host=/run/postgresql\"", "holds a password"),
+            ("[store]\nurl = \"mysql://a:secret@/b\"", "must be a URL"),
+            ("[store]\nurl = \"postgresql://a@db.example/b\"", "a database on another machine is reached by TLS alone"),
+            ("[store]\npassword_file = \"x\"", "set store.url"),
+        ] {
+            let error = check(text).unwrap_err();
+            assert!(error.contains(expected) && !error.contains("secret"), "{text}\n{error}");
+        }
+        for text in [
+            "[store]\nurl = \"postgresql://a@/b?host=/run/postgresql\"\npassword_file = \"x\"",
+            "[store]\nurl = \"postgresql://a@127.0.0.1:5433/b\"",
+            "[store]\nurl = \"postgresql://a@db.example/b\"\ncertificates = \"db.pem\"",
+        ] {
+            check(text).unwrap();
+        }
     }
 
     #[test]

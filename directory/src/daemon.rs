@@ -22,14 +22,15 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admin;
 use crate::api;
-use crate::config::{Home, Loaded};
+use crate::config::{Config, Home, Loaded};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::limits::SWEEP;
 use crate::serve::{Service, serve};
 use crate::state::{Directory, Remembered, system_clock};
+use crate::store::postgres::{PostgresStore, Target};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{CardReader as _, CardStore as _, PreviousRun, StoreHandle};
+use crate::store::{CardReader, CardStore, PreviousRun, StoreHandle};
 
 /// Everything that is opened before the cage.
 struct Opened {
@@ -40,6 +41,7 @@ struct Opened {
     identity: Identity,
     tls: Option<TlsAcceptor>,
     manager: Manager,
+    database: Option<Target>,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -52,7 +54,7 @@ pub fn run(loaded: &Loaded) -> Result<()> {
     let mut unconfined = Unconfined::enter(Role::Directory, Descriptors::CloseOthers(&wanted))?;
     let inherited = inherit(&mut unconfined, &given)?;
     let opened = open(loaded, inherited)?;
-    let restricted = unconfined.separate(&cage(loaded))?.restrict()?;
+    let restricted = unconfined.separate(&cage(loaded, opened.database.as_ref()))?.restrict()?;
     let report = Arc::new(OnceLock::new());
     let started = start(loaded, opened, Arc::clone(&report), &restricted)?;
     let confined = restricted.seal()?;
@@ -62,11 +64,27 @@ pub fn run(loaded: &Loaded) -> Result<()> {
     Ok(())
 }
 
-fn cage(loaded: &Loaded) -> Cage {
+fn cage(loaded: &Loaded, database: Option<&Target>) -> Cage {
     let config = &loaded.config;
     let identity = openred_policy::Identity { uid: *config.uid.get_ref(), gid: *config.gid.get_ref() };
-    // It never calls out: no port may be connected to.
-    Cage::new(Role::Directory, Some(identity)).keep(KeptPath::writable(&loaded.home.state())).connect_only(Vec::new())
+    let cage = Cage::new(Role::Directory, Some(identity)).keep(KeptPath::writable(&loaded.home.state()));
+    // It calls nobody but its database, if that is not a file: no other port may be connected to.
+    let Some(database) = database else { return cage.connect_only(Vec::new()) };
+    let cage = cage.with_database().connect_only(database.port().into_iter().collect());
+    match database.folder() {
+        Some(folder) => cage.keep(KeptPath::readable(folder)),
+        None => cage,
+    }
+}
+
+/// The database that the settings name, if it is not a file: its password and certificates are read, its name is looked up.
+///
+/// # Errors
+/// A file that cannot be used, a host without an address.
+pub fn database(config: &Config) -> Result<Option<Target>> {
+    let store = &config.store;
+    let url = store.url.get_ref();
+    if url.is_empty() { Ok(None) } else { Target::open(url, &store.password_file, &store.certificates).map(Some) }
 }
 
 /// The listeners that the service manager opened (directory.socket), by the address that each is bound to.
@@ -102,7 +120,8 @@ fn open(loaded: &Loaded, mut inherited: Vec<TcpListener>) -> Result<Opened> {
         });
     }
     let operator = nix::unistd::geteuid().as_raw();
-    Ok(Opened { listener, metrics, admin, operator, identity, tls, manager })
+    let database = database(config)?;
+    Ok(Opened { listener, metrics, admin, operator, identity, tls, manager, database })
 }
 
 fn unreachable_manager(error: std::io::Error) -> Error {
@@ -220,22 +239,29 @@ struct Services {
 /// Database, threads, runtime, signals: after confinement, before the filter.
 fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &Restricted) -> Result<Started> {
     let config = &loaded.config;
-    let database = loaded.home.database();
-    let megabytes = *config.store.max_megabytes.get_ref();
-    let mut store = SqliteStore::open(&database, megabytes)?;
-    let (bans, before) = (store.bans()?, store.begin_run()?);
-    wait_for_next_second(before);
+    let (handle, reader, remembered) = match &opened.database {
+        None => {
+            let path = loaded.home.database();
+            let store = SqliteStore::open(&path, *config.store.max_megabytes.get_ref())?;
+            let readers = [SqliteStore::open_reader(&path)?, SqliteStore::open_reader(&path)?];
+            stores(store, readers)?
+        }
+        Some(target) => {
+            PostgresStore::migrate(target, false)?;
+            let readers = [PostgresStore::open(target)?, PostgresStore::open(target)?];
+            stores(PostgresStore::open(target)?, readers)?
+        }
+    };
+    wait_for_next_second(remembered.before);
     let bound = opened.listener.local_addr().map_err(Error::LocalRuntime)?;
     let origin = config.public_origin(bound);
-    let handle = StoreHandle::start(store, SqliteStore::open_reader(&database)?)?;
-    let directory =
-        Directory::new(config, opened.identity, origin, handle, Remembered { bans, before }, system_clock());
+    let directory = Directory::new(config, opened.identity, origin, handle, remembered, system_clock());
     let settings = loaded.source.settings(config).unwrap_or_default();
     let server = admin::server::Server {
         listener: opened.admin,
         operator: opened.operator,
         directory: Arc::clone(&directory),
-        store: SqliteStore::open_reader(&database)?,
+        store: reader,
         cage,
         settings,
     };
@@ -258,6 +284,18 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
     let reload = register(SignalKind::hangup())?;
     drop(entered);
     Ok(Started { runtime, services: Services { directory, api, local, end, reload, manager: opened.manager } })
+}
+
+/// The store's threads, a reader for the admin's, and what is kept of earlier runs.
+type Stores = (StoreHandle, Box<dyn CardReader + Send>, Remembered);
+
+fn stores<Store, Reader>(mut store: Store, [reader, admins]: [Reader; 2]) -> Result<Stores>
+where
+    Store: CardStore + Send + 'static,
+    Reader: CardReader + Send + 'static,
+{
+    let (bans, before) = (store.bans()?, store.begin_run()?);
+    Ok((StoreHandle::start(store, reader)?, Box::new(admins), Remembered { bans, before }))
 }
 
 /// After a quick restart honest nodes sign in the second up to which the old run took requests, and would be refused.

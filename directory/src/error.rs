@@ -81,6 +81,29 @@ pub enum Error {
     /// The database has reached its configured size, or the disk is full.
     #[error("database: full; free disk space or raise store.max_megabytes")]
     LocalStoreFull,
+    /// The shared database refused.
+    #[error("database: {}", postgres_words(.0))]
+    LocalPostgres(Box<tokio_postgres::Error>),
+    /// The shared database cannot be reached just now.
+    #[error("database: not to be reached at store.url; start the server, or look at its log")]
+    LocalStoreAway,
+    /// The shared database did not say whether a change holds.
+    #[error("database: lost while it made a change durable; whether it holds is not known")]
+    LocalStoreUnknown,
+    /// The shared database is not one that can be used.
+    #[error("database: cannot be used: {why}")]
+    LocalStoreUnfit {
+        /// Why, and the way out.
+        why: &'static str,
+    },
+    /// The shared database's host has no address.
+    #[error("{host}: no address of this host is known (store.url): {source}")]
+    LocalDatabaseHost {
+        /// The name in the settings.
+        host: String,
+        /// The resolver's reason.
+        source: io::Error,
+    },
     /// The store's queue is full: try again.
     #[error("database: busy")]
     LocalStoreBusy,
@@ -156,6 +179,14 @@ impl Error {
             Error::PeerRefused(refusal) => refusal.exit_code(),
             _ => 1,
         }
+    }
+}
+
+/// What the server said, where it said something.
+fn postgres_words(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(said) => format!("{} (SQLSTATE {})", said.message(), said.code().code()),
+        None => error.to_string(),
     }
 }
 

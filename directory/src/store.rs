@@ -1,8 +1,9 @@
-//! What the directory keeps on disk: cards, their log, evidence of lies, and operators' decisions ([`decision`]). [`CardStore`] is the seam: one real
-//! implementation is here ([`sqlite`]), others may stand beside it. [`StoreHandle`] is how the asynchronous side asks:
-//! bounded queues to two threads that were started before the system-call filter, one that writes and one that looks up.
+//! What the directory keeps on disk: cards, their log, evidence of lies, and operators' decisions ([`decision`]). [`CardStore`] is the
+//! seam: a file of this directory's own ([`sqlite`]), or a database that several share ([`postgres`]). [`StoreHandle`] is how the
+//! asynchronous side asks: bounded queues to two threads that were started before the system-call filter, one that writes and one that looks up.
 
 pub mod decision;
+pub mod postgres;
 pub mod sqlite;
 mod thread;
 

@@ -14,6 +14,9 @@ const SHORTEST_REASON: usize = 12;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Policy {
     pub(crate) role: String,
+    /// The list that this one adds to.
+    #[serde(default)]
+    pub(crate) extends: Option<String>,
     #[expect(dead_code, reason = "read by people")]
     purpose: String,
     pub(crate) allow: Vec<Rule>,
@@ -79,6 +82,17 @@ pub(crate) fn parse(text: &str) -> Result<Policy, String> {
         Some(rule) => Err(format!("`{}` stands twice", rule.call)),
         None => Ok(policy),
     }
+}
+
+/// A list with those rules that it adds to; what stands in both is refused.
+pub(crate) fn joined(base: Policy, more: Policy) -> Result<Policy, String> {
+    let mut policy = Policy { role: more.role, ..base };
+    if let Some(twice) = more.allow.iter().find(|rule| policy.allow.iter().any(|held| held.call == rule.call)) {
+        return Err(format!("`{}` stands in the list that this one adds to", twice.call));
+    }
+    policy.allow.extend(more.allow);
+    policy.answer.extend(more.answer);
+    Ok(policy)
 }
 
 /// The programs of a list: the allow-list first, then one for each errno with which calls are answered.

@@ -121,13 +121,14 @@ pub struct Cage {
     pub(crate) identity: Option<Identity>,
     pub(crate) kept: Vec<KeptPath>,
     pub(crate) connect: Option<Vec<u16>>,
+    pub(crate) database: bool,
 }
 
 impl Cage {
     /// An empty cage. `identity` is needed as root and ignored for an ordinary user.
     #[must_use]
     pub fn new(role: Role, identity: Option<Identity>) -> Self {
-        Self { role, identity, kept: Vec::new(), connect: None }
+        Self { role, identity, kept: Vec::new(), connect: None, database: false }
     }
 
     /// Keeps a path. Only `noded`, the directory and a foreign program may.
@@ -148,6 +149,13 @@ impl Cage {
         };
         let short = self.role == Role::Module && self.kept.iter().any(is_short);
         (!self.kept.is_empty() && !self.role.keeps_paths()) || (executable && self.role != Role::Module) || short
+    }
+
+    /// Lets a directory connect: to the sockets in the paths that it keeps, and to the ports of [`Cage::connect_only`].
+    #[must_use]
+    pub fn with_database(mut self) -> Self {
+        self.database = true;
+        self
     }
 
     /// Limits outgoing TCP to these ports (an empty list: none). Without this call any port may be connected to. Landlock sees
@@ -245,7 +253,7 @@ impl Separated {
         self.layers.push(landlock::restrict(&self.cage)?);
         self.layers.push(privileges::not_dumpable()?);
         all_hold(&self.layers)?;
-        Ok(Restricted { role, uid: self.uid, layers: self.layers })
+        Ok(Restricted { role, database: self.cage.database, uid: self.uid, layers: self.layers })
     }
 }
 
@@ -253,6 +261,7 @@ impl Separated {
 #[derive(Debug)]
 pub struct Restricted {
     role: Role,
+    database: bool,
     uid: Uid,
     layers: Vec<Layer>,
 }
@@ -261,10 +270,10 @@ impl Restricted {
     /// Step 8: the filter on every thread.
     pub fn seal(mut self) -> Result<Confined> {
         sys::default_fault_signals().map_err(Error::io(LayerName::Seccomp, "sigaction"))?;
-        let syscalls_allowed = seccomp::syscalls_allowed(self.role);
+        let syscalls_allowed = seccomp::allowed(self.role, self.database);
         self.layers.extend(arena::layer(self.uid));
         all_hold(&self.layers)?;
-        self.layers.push(seccomp::install(self.role)?);
+        self.layers.push(seccomp::install(self.role, self.database)?);
         Ok(Confined { report: LayerReport { role: self.role, layers: self.layers, syscalls_allowed } })
     }
 }

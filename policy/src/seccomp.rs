@@ -52,13 +52,27 @@ fn program(instructions: &[(u16, u8, u8, u32)]) -> BpfProgram {
     instructions.iter().map(|&(code, jt, jf, k)| sock_filter { code, jt, jf, k }).collect()
 }
 
-/// Puts the role's filter on every thread of this process.
-pub(crate) fn install(role: Role) -> Result<Layer> {
-    let filter = filter(role).ok_or(Error::MisuseRole { role })?;
+/// The filter of a process: its role's, or that of a directory which connects to its database.
+fn filter_of(role: Role, database: bool) -> Option<&'static Filter> {
+    match (role, database) {
+        (Role::Directory, true) => Some(&DIRECTORY_DATABASE),
+        (_, true) => None,
+        (role, false) => filter(role),
+    }
+}
+
+/// How many system calls the process's filter can let through.
+pub(crate) fn allowed(role: Role, database: bool) -> usize {
+    filter_of(role, database).map_or(0, count)
+}
+
+/// Puts the process's filter on every thread of it.
+pub(crate) fn install(role: Role, database: bool) -> Result<Layer> {
+    let filter = filter_of(role, database).ok_or(Error::MisuseRole { role })?;
     let programs: Vec<BpfProgram> = filter.programs.iter().map(|instructions| program(instructions)).collect();
     let text = format!("{} programs on all threads", programs.len());
     let layer = Layer::new(LayerName::Seccomp, text.clone(), text)
-        .detail(format!("{} calls allowed, anything else ends the process", syscalls_allowed(role)));
+        .detail(format!("{} calls allowed, anything else ends the process", count(filter)));
     // The allow-list comes last: it does not allow installing another.
     for instructions in programs.iter().rev() {
         apply(instructions)?;
@@ -120,7 +134,10 @@ pub(crate) fn programs(role: Role) -> usize {
 /// How many system calls the role's compiled filter can let through, with whatever arguments. 0 for the supervisor.
 #[must_use]
 pub fn syscalls_allowed(role: Role) -> usize {
-    let Some(filter) = filter(role) else { return 0 };
+    filter(role).map_or(0, count)
+}
+
+fn count(filter: &Filter) -> usize {
     (0..NUMBERS).filter(|number| can_pass(filter, *number, None)).count()
 }
 
@@ -397,6 +414,26 @@ mod tests {
                 !can_pass(filter(Role::Directory).unwrap(), call as u32, None),
                 "the directory calls nobody: {call}"
             );
+        }
+    }
+
+    /// With a database: two calls more, streams of plain TCP and AF_UNIX, and nothing else that was not allowed before.
+    #[test]
+    fn a_directory_with_a_database_connects_and_no_more() {
+        let (alone, with) = (filter(Role::Directory).unwrap(), filter_of(Role::Directory, true).unwrap());
+        let more = (0..NUMBERS).filter(|number| can_pass(with, *number, None) != can_pass(alone, *number, None));
+        assert_eq!(Vec::from_iter(more), [libc::SYS_socket as u32, libc::SYS_connect as u32]);
+        assert_eq!(with.programs.len(), alone.programs.len(), "as many as an observer expects of the role");
+        let socket = |family: i32, kind: i32, protocol: i32| {
+            can_pass(with, libc::SYS_socket as u32, Some([family as u64, kind as u64, protocol as u64, 0, 0, 0]))
+        };
+        for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
+            assert!(socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0));
+            assert!(!socket(family, libc::SOCK_STREAM, libc::IPPROTO_MPTCP) && !socket(family, libc::SOCK_DGRAM, 0));
+        }
+        assert!(!socket(libc::AF_NETLINK, libc::SOCK_STREAM, 0) && !socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0));
+        for role in Role::FILTERED.into_iter().filter(|role| *role != Role::Directory) {
+            assert!(filter_of(role, true).is_none(), "{role}");
         }
     }
 

@@ -5,7 +5,7 @@
 #[path = "../build/lists.rs"]
 mod lists;
 
-use lists::{When, parse, programs};
+use lists::{When, joined, parse, programs};
 
 const FIT: &str = r#"{"role": "r", "purpose": "a test", "allow": [
     {"call": "read", "when": "service", "reason": "Reads what comes in."}]}"#;
@@ -34,6 +34,17 @@ fn shipped_lists_and_the_smallest_one_are_fit() {
         assert_eq!(programs(&policy).unwrap().len(), 1 + answers.len(), "{role}");
     }
     assert!(parse(FIT).unwrap().allow[0].when == When::Service);
+}
+
+#[test]
+fn a_list_that_adds_to_another_repeats_nothing_of_it() {
+    let base = || parse(include_str!("../seccomp/directory.json")).unwrap();
+    let more = || parse(include_str!("../seccomp/directory-database.json")).unwrap();
+    assert_eq!(more().extends.as_deref(), Some("directory"));
+    let whole = joined(base(), more()).unwrap();
+    assert_eq!((whole.role.as_str(), whole.allow.len()), ("directory-database", base().allow.len() + 2));
+    let Err(twice) = joined(base(), base()) else { panic!("every rule stood twice") };
+    assert!(twice.contains("stands in the list that this one adds to"), "{twice}");
 }
 
 /// The names that a list allows in service, or at the end.

@@ -22,8 +22,7 @@ use crate::error::{Error, Result};
 use crate::limits::{ADMIN_BYTES, ADMIN_TIME};
 use crate::state::Directory;
 use crate::store::decision::{Author, Change};
-use crate::store::sqlite::SqliteStore;
-use crate::store::{CardReader as _, Held};
+use crate::store::{CardReader, Held};
 
 /// What an ask comes to.
 type Answered = std::result::Result<Answer, Refusal>;
@@ -40,7 +39,7 @@ pub struct Server {
     /// Shared with the API.
     pub directory: Arc<Directory>,
     /// A connection of its own, to read.
-    pub store: SqliteStore,
+    pub store: Box<dyn CardReader + Send>,
     /// Filled once the cage is closed.
     pub cage: Arc<OnceLock<LayerReport>>,
     /// The settings that hold.
@@ -147,8 +146,8 @@ impl Server {
         Ok(Answer::Doctor(Box::new(Doctor { pid: std::process::id(), health, cage, settings })))
     }
 
-    fn held(&self, id: &NodeId) -> std::result::Result<Option<Held>, Refusal> {
-        self.store.read(id).map_err(log)
+    fn held(&mut self, id: &NodeId) -> std::result::Result<Option<Held>, Refusal> {
+        self.store.node(id).map_err(log)
     }
 
     fn stats(&mut self) -> Answered {

@@ -77,6 +77,7 @@ codes! {
     DirectoryBusy 503 "directory.busy" "The directory has too much to do" "Wait as Retry-After says.";
     DirectoryFull 503 "directory.full" "The directory holds as much as its operator allows" "Try another directory, or ask the operator.";
     DirectoryFailing 503 "directory.failing" "The directory cannot write" "Try again later; the operator sees the reason in its log.";
+    DirectoryCutOff 503 "directory.cut-off" "The directory's database cannot be reached" "Wait as Retry-After says and send it again; the detail says where it is not known whether it holds.";
     MetricsRemote 403 "metrics.remote" "Metrics are for this machine only" "Ask from loopback, without a proxy, or set metrics_listen.";
 }
 
@@ -181,6 +182,11 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::LocalStoreBusy => Self::from(Code::DirectoryBusy).retry_after(Duration::from_secs(1)),
+            Error::LocalStoreAway => Self::from(Code::DirectoryCutOff).retry_after(Duration::from_secs(5)),
+            Error::LocalStoreUnknown => {
+                let detail = "The connection was lost during the commit: it may hold or not. The same request again does no harm.";
+                Self::new(Code::DirectoryCutOff, detail).retry_after(Duration::from_secs(5))
+            }
             Error::LocalStoreFull => Self::from(Code::DirectoryFull).retry_after(Duration::from_secs(60)),
             _ => Self::from(Code::DirectoryFailing).retry_after(Duration::from_secs(10)),
         }

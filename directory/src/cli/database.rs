@@ -5,7 +5,9 @@ use clap::Subcommand;
 use super::{print, render};
 use crate::admin::client;
 use crate::config::Loaded;
+use crate::daemon;
 use crate::error::{Error, Result};
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::migrate;
 
 #[derive(Debug, Subcommand)]
@@ -23,6 +25,9 @@ pub(super) fn run(loaded: &Loaded, command: &Db, json: bool) -> Result<()> {
     let socket = loaded.home.socket();
     if client::is_running(&socket) {
         return Err(Error::LocalAlreadyRunning { socket });
+    }
+    if let Some(target) = daemon::database(&loaded.config)? {
+        return print(&render::migrated(&PostgresStore::migrate(&target, *dry_run)?, json));
     }
     let path = loaded.home.database();
     if !path.exists() {

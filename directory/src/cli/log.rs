@@ -9,10 +9,12 @@ use openred_proto::log::tree;
 
 use super::render::{self, LogVerified};
 use crate::config::Loaded;
+use crate::daemon;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
-use crate::store::CardReader as _;
-use crate::store::sqlite::SqliteStore;
+use crate::store::CardReader;
+use crate::store::postgres::PostgresStore;
+use crate::store::sqlite::{Fault, SqliteStore, Walked};
 
 /// Commands on the log.
 #[derive(Debug, Subcommand)]
@@ -27,14 +29,34 @@ pub(super) enum Log {
 
 pub(super) fn run(loaded: &Loaded, command: Log, json: bool) -> Result<()> {
     let Log::Verify { head } = command;
-    let database = loaded.home.database();
-    // To open it would make it.
-    std::fs::metadata(&database).map_err(Error::file("open", &database))?;
     let head = head.map(|file| read_head(loaded, &file)).transpose()?;
-    let mut store = SqliteStore::open_checked(&database)?;
-    let verified = match store.walk_log()? {
+    let verified = match daemon::database(&loaded.config)? {
+        Some(target) => {
+            let mut store = PostgresStore::open(&target)?;
+            let walked = store.walk_log()?;
+            judged(&mut store, walked, head)?
+        }
+        None => {
+            let database = loaded.home.database();
+            // To open it would make it.
+            std::fs::metadata(&database).map_err(Error::file("open", &database))?;
+            let mut store = SqliteStore::open_checked(&database)?;
+            let walked = store.walk_log()?;
+            judged(&mut store, walked, head)?
+        }
+    };
+    super::print(&render::log_verified(&verified, json))?;
+    if verified.ok { Ok(()) } else { Err(Error::LocalDegraded) }
+}
+
+fn judged(
+    store: &mut dyn CardReader,
+    walked: std::result::Result<Walked, Fault>,
+    head: Option<Head>,
+) -> Result<LogVerified> {
+    Ok(match walked {
         Ok(walked) => {
-            let fault = head.map(|head| behind(&mut store, &head)).transpose()?.flatten();
+            let fault = head.map(|head| behind(store, &head)).transpose()?.flatten();
             let (size, root) = (walked.end.size, hex::encode(walked.end.root));
             LogVerified { ok: fault.is_none(), size, root, cards: walked.cards, fault }
         }
@@ -43,9 +65,7 @@ pub(super) fn run(loaded: &Loaded, command: Log, json: bool) -> Result<()> {
             let (size, root) = (end.size, hex::encode(end.root));
             LogVerified { ok: false, size, root, cards: 0, fault: Some(fault.to_string()) }
         }
-    };
-    super::print(&render::log_verified(&verified, json))?;
-    if verified.ok { Ok(()) } else { Err(Error::LocalDegraded) }
+    })
 }
 
 /// Reads a head that this directory is said to have signed.
@@ -60,7 +80,7 @@ fn read_head(loaded: &Loaded, file: &std::path::Path) -> Result<Head> {
 }
 
 /// Whether the log does not go on from a head.
-fn behind(store: &mut SqliteStore, head: &Head) -> Result<Option<String>> {
+fn behind(store: &mut dyn CardReader, head: &Head) -> Result<Option<String>> {
     let size = head.size;
     if size > store.log_end()?.size {
         return Ok(Some(format!("the head has {size} entries, and the log fewer: it was set back")));

@@ -163,6 +163,8 @@ fn run(store: &mut dyn CardStore, batch: Vec<Job>) {
 fn again(error: &Error) -> Error {
     match error {
         Error::LocalStoreFull => Error::LocalStoreFull,
+        Error::LocalStoreAway => Error::LocalStoreAway,
+        Error::LocalStoreUnknown => Error::LocalStoreUnknown,
         _ => Error::LocalStoreBusy,
     }
 }

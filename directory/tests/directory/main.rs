@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod admission;
+mod cluster;
 mod disk;
 mod fixture;
 mod hostile;
@@ -11,6 +12,8 @@ mod operator;
 mod process;
 mod render;
 mod service;
+mod shared;
 mod signature;
+mod stores;
 mod successions;
 mod tokens;

@@ -38,7 +38,7 @@ pub fn of_calls(role: Option<Role>, call: Call, count: u32) -> io::Result<Durati
     let (number, arguments) = call.raw();
     let (reader, writer): (OwnedFd, OwnedFd) = pipe2(OFlag::O_CLOEXEC)?;
     let end = sys::in_child(|| {
-        if role.is_some_and(|role| seccomp::install(role).is_err()) {
+        if role.is_some_and(|role| seccomp::install(role, false).is_err()) {
             return 1;
         }
         let start = Instant::now();

@@ -37,7 +37,7 @@ pub fn attempt(role: Option<Role>, (entry, number, arguments): Case) -> io::Resu
         alarm::set(PATIENCE);
         // As in `seal`: the runtime's handler of SIGSEGV would make calls of its own.
         let signals = sys::default_fault_signals();
-        if signals.is_err() || role.is_some_and(|role| seccomp::install(role).is_err()) {
+        if signals.is_err() || role.is_some_and(|role| seccomp::install(role, false).is_err()) {
             return NOT_FILTERED;
         }
         sys::attempt_and_exit(entry == Entry::Interrupt, u64::from(number), arguments)

@@ -25,6 +25,13 @@ struct Package {
     version: String,
     license: Option<String>,
     source: Option<String>,
+    #[serde(default)]
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -49,6 +56,9 @@ struct Ban {
     #[serde(rename = "crate")]
     name: String,
     reason: String,
+    /// Who may depend on it all the same.
+    #[serde(default)]
+    wrappers: BTreeSet<String>,
 }
 
 #[derive(Deserialize)]
@@ -94,8 +104,14 @@ fn judge(package: &Package, rules: &Rules) -> Vec<String> {
             note(format!("source {source} is not allowed"));
         }
     }
-    for ban in rules.bans.deny.iter().filter(|ban| ban.name == package.name) {
-        note(format!("is banned: {}", ban.reason));
+    for ban in &rules.bans.deny {
+        if ban.wrappers.is_empty() && ban.name == package.name {
+            note(format!("is banned: {}", ban.reason));
+        }
+        let depends = package.dependencies.iter().any(|dependency| dependency.name == ban.name);
+        if !ban.wrappers.is_empty() && depends && !ban.wrappers.contains(&package.name) {
+            note(format!("depends on {}, which is banned: {}", ban.name, ban.reason));
+        }
     }
     offences
 }
@@ -178,7 +194,7 @@ mod tests {
         let rules: Rules = toml::from_str(
             r#"
             licenses.allow = ["MIT"]
-            bans.deny = [{ crate = "old", reason = "broken" }]
+            bans.deny = [{ crate = "old", reason = "broken" }, { crate = "rusty", wrappers = ["one"], reason = "slow" }]
             sources.allow-registry = ["https://registry.example"]
             "#,
         )
@@ -188,10 +204,13 @@ mod tests {
             version: "1.0.0".to_owned(),
             license: license.map(str::to_owned),
             source: source.map(str::to_owned),
+            dependencies: vec![Dependency { name: if license.is_some() { "good" } else { "rusty" }.to_owned() }],
         };
         let good = package("good", Some("MIT"), Some("registry+https://registry.example"));
         assert!(judge(&good, &rules).is_empty());
         assert!(judge(&package("ours", Some("MIT"), None), &rules).is_empty());
-        assert_eq!(judge(&package("old", None, Some("git+https://elsewhere.example")), &rules).len(), 3);
+        assert_eq!(judge(&package("old", None, Some("git+https://elsewhere.example")), &rules).len(), 4);
+        assert!(judge(&package("rusty", Some("MIT"), None), &rules).is_empty());
+        assert_eq!(judge(&package("one", None, None), &rules), ["one 1.0.0: says no licence"]);
     }
 }

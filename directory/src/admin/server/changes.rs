@@ -10,7 +10,6 @@ use openred_proto::id::NodeId;
 use super::{Answered, Server, log, node_id};
 use crate::admin::{Answer, BanLine, BanList, History, InviteList, InviteView, Refusal};
 use crate::limits::{INVITE_LIFE, INVITE_USES, INVITES};
-use crate::store::CardReader as _;
 use crate::store::decision::{Author, Change, InviteLine};
 
 /// Longest reason or note that is kept.

@@ -6,7 +6,7 @@ use openred_proto::id::{NodeId, UnixMillis};
 
 use super::{Answered, Server, log, node_id};
 use crate::admin::{Answer, NodeLine, NodeList, Refusal, State};
-use crate::store::{CardReader as _, Held, Query};
+use crate::store::{Held, Query};
 
 /// Nodes on one page.
 const LIST: usize = 1000;
@@ -30,8 +30,11 @@ impl Server {
             ids.sort_unstable();
             let next = ids.get(limit - 1).filter(|_| ids.len() > limit).map(ToString::to_string);
             ids.truncate(limit);
-            let line = |id: &NodeId| Ok(self.line(now, *id, self.held(id)?.as_ref(), bans.get(id)));
-            let nodes = ids.iter().map(line).collect::<std::result::Result<_, Refusal>>()?;
+            let mut line = |id: &NodeId| {
+                let held = self.held(id)?;
+                Ok(self.line(now, *id, held.as_ref(), bans.get(id)))
+            };
+            let nodes = ids.iter().map(&mut line).collect::<std::result::Result<_, Refusal>>()?;
             return Ok(Answer::Nodes(NodeList { nodes, next }));
         }
         let lease_began = now.minus(self.directory.lease);

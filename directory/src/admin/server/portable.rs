@@ -13,7 +13,7 @@ use crate::config::Mode;
 use crate::error::Result;
 use crate::limits::{INVITE_USES, RECORDS};
 use crate::store::decision::{Author, Change, Kept};
-use crate::store::{CardReader as _, CardStore, NewCard, Registration, Terms};
+use crate::store::{CardStore, NewCard, Registration, Terms};
 
 /// A record that was looked at.
 enum Checked {

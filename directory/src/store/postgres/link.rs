@@ -1,0 +1,244 @@
+//! One connection to PostgreSQL, and its return after a loss. The runtime belongs to the link and turns only while a call waits, on the
+//! thread that makes the call: no thread is needed besides the store's own, and none behind the system-call filter.
+//!
+//! What is asked goes as a prepared statement with its values apart from it, never as text.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::schema;
+use super::target::Target;
+use crate::error::{Error, Result};
+
+/// A server on the same network answers in milliseconds; whoever registers waits this long at the most for a new connection.
+const CONNECT_TIME: Duration = Duration::from_secs(2);
+/// One statement. A purge of a thousand rows takes a hundredth of it; past it the connection counts as lost.
+const STATEMENT_TIME: Duration = Duration::from_secs(10);
+/// The first pause after a failed attempt; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Values of a statement.
+pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// The connection.
+pub(super) struct Link {
+    runtime: Runtime,
+    target: Target,
+    /// Whether a lost connection comes back only to a schema that is this program's.
+    checked: bool,
+    client: Option<Client>,
+    statements: HashMap<String, Statement>,
+    /// No attempt before then, and how long the pause after the next failure is.
+    pause: Option<(Instant, Duration)>,
+}
+
+impl Link {
+    /// A link that has not connected yet.
+    ///
+    /// # Errors
+    /// No runtime could be built.
+    pub(super) fn new(target: &Target) -> Result<Self> {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_io().enable_time().build().map_err(Error::LocalRuntime)?;
+        let (target, statements) = (target.clone(), HashMap::new());
+        Ok(Self { runtime, target, checked: true, client: None, statements, pause: None })
+    }
+
+    /// Does not ask for the schema: for who makes it.
+    pub(super) fn unchecked(mut self) -> Self {
+        self.checked = false;
+        self
+    }
+
+    /// Connects, unless it is connected.
+    ///
+    /// # Errors
+    /// [`Error::LocalStoreAway`]; at the first connection, what is wrong with the server or its database.
+    pub(super) fn connect(&mut self) -> Result<()> {
+        if self.client.is_some() {
+            // Takes in whether the server has closed the connection since the last call.
+            self.runtime.block_on(async {
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+            });
+        }
+        if self.client.as_ref().is_some_and(|client| !client.is_closed()) {
+            return Ok(());
+        }
+        self.forget();
+        if let Some((until, _)) = self.pause
+            && Instant::now() < until
+        {
+            return Err(Error::LocalStoreAway);
+        }
+        match self.attempt() {
+            Ok(()) => {
+                if self.pause.take().is_some() {
+                    tracing::info!("the database is back");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.forget();
+                let length = self.pause.map_or(FIRST_PAUSE, |(_, length)| (length * 2).min(LONGEST_PAUSE));
+                self.pause = Some((Instant::now() + jittered(length), length));
+                tracing::warn!(%error, "the database cannot be had");
+                Err(error)
+            }
+        }
+    }
+
+    fn attempt(&mut self) -> Result<()> {
+        let (config, tls) = (self.target.config.clone(), self.target.tls.clone());
+        let connecting = async move {
+            match tls {
+                None => {
+                    let (client, connection) = config.connect(NoTls).await?;
+                    // It ends with the client or the socket, and the client tells.
+                    tokio::spawn(async move { drop(connection.await) });
+                    Ok(client)
+                }
+                Some(tls) => {
+                    let (client, connection) = config.connect(MakeRustlsConnect::new((*tls).clone())).await?;
+                    tokio::spawn(async move { drop(connection.await) });
+                    Ok(client)
+                }
+            }
+        };
+        let connected = self.runtime.block_on(async { tokio::time::timeout(CONNECT_TIME, connecting).await });
+        let client = connected.map_err(|_| Error::LocalStoreAway)?.map_err(refused)?;
+        self.client = Some(client);
+        schema::begin_session(self)?;
+        if self.checked { schema::check(self) } else { Ok(()) }
+    }
+
+    /// Lets the connection go: whatever it had begun and not made durable is rolled back by the server.
+    pub(super) fn forget(&mut self) {
+        self.client = None;
+        self.statements.clear();
+    }
+
+    /// Statements without values: the schema's, and those around a transaction.
+    pub(super) fn batch(&mut self, sql: &str) -> Result<()> {
+        let Some(client) = &self.client else { return Err(Error::LocalStoreAway) };
+        let done =
+            self.runtime.block_on(async { tokio::time::timeout(STATEMENT_TIME, client.batch_execute(sql)).await });
+        self.settle(done)
+    }
+
+    /// Rows of a statement.
+    pub(super) fn rows(&mut self, sql: &str, values: Values<'_>) -> Result<Vec<Row>> {
+        let statement = self.prepared(sql)?;
+        let Some(client) = &self.client else { return Err(Error::LocalStoreAway) };
+        let asked = async { tokio::time::timeout(STATEMENT_TIME, client.query(&statement, values)).await };
+        let done = self.runtime.block_on(asked);
+        self.settle(done)
+    }
+
+    /// The one row of a statement, if there is one.
+    pub(super) fn row(&mut self, sql: &str, values: Values<'_>) -> Result<Option<Row>> {
+        Ok(self.rows(sql, values)?.into_iter().next())
+    }
+
+    /// The first column of the one row: a number that is none below zero.
+    pub(super) fn number(&mut self, sql: &str, values: Values<'_>) -> Result<u64> {
+        let row = self.row(sql, values)?;
+        let number: Option<i64> = row.map(|row| row.try_get(0)).transpose()?;
+        Ok(super::unsigned(number.unwrap_or(0)))
+    }
+
+    /// The first column of the one row: whether.
+    pub(super) fn holds(&mut self, sql: &str, values: Values<'_>) -> Result<bool> {
+        let row = self.row(sql, values)?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?.unwrap_or(false))
+    }
+
+    /// Rows that a statement changed.
+    pub(super) fn execute(&mut self, sql: &str, values: Values<'_>) -> Result<u64> {
+        let statement = self.prepared(sql)?;
+        let Some(client) = &self.client else { return Err(Error::LocalStoreAway) };
+        let asked = async { tokio::time::timeout(STATEMENT_TIME, client.execute(&statement, values)).await };
+        let done = self.runtime.block_on(asked);
+        self.settle(done)
+    }
+
+    fn prepared(&mut self, sql: &str) -> Result<Statement> {
+        if let Some(statement) = self.statements.get(sql) {
+            return Ok(statement.clone());
+        }
+        let Some(client) = &self.client else { return Err(Error::LocalStoreAway) };
+        let done = self.runtime.block_on(async { tokio::time::timeout(STATEMENT_TIME, client.prepare(sql)).await });
+        let statement = self.settle(done)?;
+        self.statements.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+
+    /// A connection that is silent or closed is let go: what comes late on it would pass for the answer to something else.
+    fn settle<T>(
+        &mut self,
+        done: std::result::Result<std::result::Result<T, tokio_postgres::Error>, tokio::time::error::Elapsed>,
+    ) -> Result<T> {
+        let error = match done {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => Error::from(error),
+            Err(_) => Error::LocalStoreAway,
+        };
+        if matches!(error, Error::LocalStoreAway) {
+            self.forget();
+        }
+        Err(error)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The last word to the server, so that it need not find out by itself.
+        self.client = None;
+        self.runtime.block_on(tokio::task::yield_now());
+    }
+}
+
+/// A pause between half of it and the whole: replicas that lost the same server do not come back at once.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    let _ = getrandom::fill(&mut byte);
+    pause / 2 + pause / 2 * u32::from(byte[0]) / 255
+}
+
+/// Why no connection came about: the server's own words name no password.
+fn refused(error: tokio_postgres::Error) -> Error {
+    match error.as_db_error() {
+        Some(said) if *said.code() == SqlState::CANNOT_CONNECT_NOW => Error::LocalStoreAway,
+        Some(_) => Error::LocalPostgres(Box::new(error)),
+        None => Error::from(error),
+    }
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(said) = error.as_db_error() else {
+            // Without a word of the server: the socket's, or a row that is not of our types.
+            let typed =
+                std::error::Error::source(&error).is_some_and(|source| source.is::<tokio_postgres::types::WrongType>());
+            return if typed { Error::LocalPostgres(Box::new(error)) } else { Error::LocalStoreAway };
+        };
+        match said.code() {
+            &SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE => {
+                Error::LocalStoreBusy
+            }
+            &SqlState::DISK_FULL | &SqlState::OUT_OF_MEMORY => Error::LocalStoreFull,
+            // It was told to end, or ends: the next connection finds it again.
+            &SqlState::ADMIN_SHUTDOWN | &SqlState::CRASH_SHUTDOWN | &SqlState::CANNOT_CONNECT_NOW => {
+                Error::LocalStoreAway
+            }
+            _ => Error::LocalPostgres(Box::new(error)),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Successions of the nodes that were registered here, by the same rules as in SQLite (`sqlite/successions.rs` says which).
+
+use openred_proto::checked::succession::{Contradiction, Followed, Heard};
+use openred_proto::id::{NodeId, UnixMillis};
+
+use super::link::Link;
+use super::{NewCard, node_id, signed, time, unsigned};
+use crate::error::Result;
+use crate::limits::{PURGE, SUCCESSIONS};
+
+/// How a card's lineage stands to what was heard before.
+pub(super) enum Standing {
+    /// To be kept with the card.
+    Follows(Plan),
+    /// The node itself has named a successor that is not taken back.
+    Succeeded(NodeId),
+    /// Nothing of it counts.
+    Contradicts(Contradiction),
+}
+
+/// What to change once the card is taken.
+#[derive(Default)]
+pub(super) struct Plan {
+    followed: Followed,
+    /// Nodes whose cards go: they had an earlier one's standing.
+    ended: Vec<NodeId>,
+}
+
+impl Plan {
+    /// Whose standing the card's node has, by their own word.
+    pub(super) fn earlier(&self) -> &[NodeId] {
+        &self.followed.earlier
+    }
+}
+
+/// The successor that a node has named and not taken back.
+pub(super) fn successor(link: &mut Link, node: &NodeId) -> Result<Option<NodeId>> {
+    Ok(heard(link, node)?.map(|(heard, _)| heard).filter(|heard| !heard.taken_back).map(|heard| heard.new))
+}
+
+/// Judges a card's lineage; changes nothing.
+pub(super) fn judge(link: &mut Link, card: &NewCard, now: UnixMillis) -> Result<Standing> {
+    let mut known = Vec::new();
+    for word in card.lineage.steps() {
+        known.extend(heard(link, &word.old)?.map(|(heard, consented)| (word.old, heard, consented)));
+    }
+    let of = |old: &NodeId| known.iter().find(|(held, ..)| held == old).map(|(_, heard, _)| *heard);
+    let followed = match card.lineage.follow(of, now) {
+        Ok(followed) => followed,
+        Err(contradiction) => return Ok(Standing::Contradicts(contradiction)),
+    };
+    let speaks_again = followed.changes.iter().rev().find(|(old, _)| *old == card.node);
+    match speaks_again {
+        Some((_, heard)) if heard.taken_back => {}
+        _ => {
+            if let Some(successor) = successor(link, &card.node)? {
+                return Ok(Standing::Succeeded(successor));
+            }
+        }
+    }
+    // A card goes only for one that its node's own card had agreed to before.
+    let agreed = |old: &NodeId, new: &NodeId| {
+        known.iter().any(|(held, heard, consented)| held == old && heard.new == *new && *consented)
+    };
+    let mut ended = Vec::new();
+    for (_, new) in followed.taken_back.iter().filter(|(old, new)| agreed(old, new)) {
+        ended.extend(line_of(link, new)?);
+    }
+    Ok(Standing::Follows(Plan { followed, ended }))
+}
+
+/// A node and those that go on for it, each by the next one's consent.
+fn line_of(link: &mut Link, node: &NodeId) -> Result<Vec<NodeId>> {
+    let sql = "WITH RECURSIVE line (id) AS (SELECT $1::bytea UNION SELECT new FROM successions JOIN line ON old = id
+        WHERE NOT taken_back AND consented) SELECT id FROM line";
+    link.rows(sql, &[&&node.as_bytes()[..]])?.iter().map(|row| node_id(row, 0)).collect()
+}
+
+/// Keeps what a card that was taken says of successions.
+pub(super) fn keep(link: &mut Link, plan: &Plan) -> Result<()> {
+    for (old, heard) in &plan.followed.changes {
+        let is_here =
+            "SELECT EXISTS (SELECT 1 FROM nodes WHERE id = $1) OR EXISTS (SELECT 1 FROM successions WHERE old = $1)
+            OR (SELECT count(*) FROM successions) < $2";
+        if !link.holds(is_here, &[&&old.as_bytes()[..], &SUCCESSIONS])? {
+            continue;
+        }
+        let consented = plan.followed.earlier.contains(old);
+        let sql = "INSERT INTO successions (old, new, sequence, heard_at, taken_back, consented)
+            VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (old) DO UPDATE SET new = excluded.new, sequence = excluded.sequence,
+            heard_at = excluded.heard_at, taken_back = excluded.taken_back, consented = excluded.consented";
+        let (sequence, heard_at) = (signed(heard.sequence), signed(heard.heard_at.0));
+        let new = &heard.new.as_bytes()[..];
+        link.execute(sql, &[&&old.as_bytes()[..], &new, &sequence, &heard_at, &heard.taken_back, &consented])?;
+    }
+    for gone in plan.followed.earlier.iter().chain(&plan.ended) {
+        let sql = "UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL WHERE id = $1";
+        link.execute(sql, &[&&gone.as_bytes()[..]])?;
+    }
+    Ok(())
+}
+
+/// Drops some of what was heard before then and leads to nobody who is here.
+pub(super) fn purge(link: &mut Link, heard_before: UnixMillis) -> Result<u64> {
+    let sql = format!(
+        "DELETE FROM successions WHERE old IN (SELECT old FROM successions AS s WHERE heard_at < $1
+            AND NOT EXISTS (SELECT 1 FROM nodes WHERE id = s.new AND card IS NOT NULL)
+            AND NOT EXISTS (SELECT 1 FROM successions AS later WHERE later.old = s.new) LIMIT {PURGE})"
+    );
+    link.execute(&sql, &[&signed(heard_before.0)])
+}
+
+fn heard(link: &mut Link, old: &NodeId) -> Result<Option<(Heard, bool)>> {
+    let sql = "SELECT new, sequence, heard_at, taken_back, consented FROM successions WHERE old = $1";
+    let Some(row) = link.row(sql, &[&&old.as_bytes()[..]])? else { return Ok(None) };
+    let heard = Heard {
+        new: node_id(&row, 0)?,
+        sequence: unsigned(row.try_get(1)?),
+        heard_at: time(&row, 2)?,
+        taken_back: row.try_get(3)?,
+    };
+    Ok(Some((heard, row.try_get(4)?)))
+}

@@ -1,0 +1,228 @@
+//! The shared database by itself: its schema, and what comes of losing it; and the real program, caged, on it.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::signal::Signal;
+use openred_directory::error::Error;
+use openred_directory::store::postgres::{PostgresStore, Target};
+use openred_directory::store::sqlite::Fault;
+use openred_directory::store::{CardReader as _, CardStore as _, NewCard, Registration, Terms};
+use openred_proto::id::UnixMillis;
+
+use crate::cluster::{Cluster, wait_for};
+use crate::fixture::Node;
+use crate::process::places;
+use crate::stores::{DAY, NOW, card};
+
+#[test]
+fn tables_are_made_once_and_foreign_or_newer_ones_are_refused() {
+    let cluster = Cluster::shared();
+    let url = cluster.database();
+    let target = cluster.target(&url);
+    let unfit = |result: Result<PostgresStore, Error>| match result {
+        Err(error @ (Error::LocalStoreUnfit { .. } | Error::LocalSchemaNewer { .. })) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(unfit(PostgresStore::open(&target)).contains("run `directory db migrate`"));
+    let tried = PostgresStore::migrate(&target, true).unwrap();
+    assert_eq!((tried.found, tried.steps.len(), tried.dry_run), (0, 1, true));
+    assert!(PostgresStore::open(&target).is_err(), "a dry run leaves nothing");
+    // Several that start at once.
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..3).map(|_| scope.spawn(|| PostgresStore::migrate(&target, false).unwrap())).collect();
+        let made: usize = all.into_iter().map(|one| one.join().unwrap().steps.len()).sum();
+        assert_eq!(made, 1);
+    });
+    PostgresStore::open(&target).unwrap();
+    cluster.batch(&url, "UPDATE openred_directory.about SET version = 99");
+    assert!(unfit(PostgresStore::open(&target)).contains("schema 99 is newer than"));
+    assert!(matches!(PostgresStore::migrate(&target, false), Err(Error::LocalSchemaNewer { found: 99, .. })));
+
+    let url = cluster.database();
+    cluster.batch(&url, "CREATE SCHEMA openred_directory; CREATE TABLE openred_directory.about (one int, program int)");
+    let foreign = PostgresStore::migrate(&cluster.target(&url), false).unwrap_err();
+    assert!(foreign.to_string().contains("is not a directory's"), "{foreign}");
+    let url = cluster.database().replace("openred@", "nobody@");
+    let refused = PostgresStore::open(&cluster.target(&url)).unwrap_err().to_string();
+    assert!(refused.contains("SQLSTATE 28P01") && !refused.contains(cluster.password()), "{refused}");
+}
+
+#[test]
+fn a_history_cannot_be_rewritten() {
+    let cluster = Cluster::shared();
+    let url = cluster.database();
+    cluster.open(&url);
+    for sql in ["DELETE FROM", "TRUNCATE", "UPDATE"] {
+        let set = if sql == "UPDATE" { " SET uid = 1" } else { "" };
+        let sql = format!(
+            "DO $$ BEGIN {sql} openred_directory.history{set}; RAISE 'it went'; EXCEPTION WHEN raise_exception THEN
+            IF SQLERRM = 'it went' THEN RAISE EXCEPTION SQLSTATE '22000'; END IF; END $$"
+        );
+        cluster.batch(&url, &sql);
+    }
+}
+
+#[test]
+fn a_log_that_was_changed_is_named() {
+    let cluster = Cluster::shared();
+    let url = cluster.database();
+    let mut store = cluster.open(&url);
+    for number in 0..5 {
+        let new = NewCard { listed: number != 3, ..card(number, NOW.plus(DAY)) };
+        store.register(NOW, &new, &Terms::open(9)).unwrap();
+    }
+    let walked = store.walk_log().unwrap().unwrap();
+    assert_eq!((walked.end.size, walked.cards), (5, 5));
+    let tables = "SET search_path = openred_directory; ";
+    let mut fault_after = |sql: &str| {
+        cluster.batch(&url, &format!("{tables}{sql}"));
+        store.walk_log().unwrap().unwrap_err()
+    };
+    let node = card(3, NOW).node;
+    assert_eq!(fault_after("UPDATE nodes SET log_salt = NULL WHERE log_index = 3"), Fault::Card { node, sequence: 1 });
+    assert_eq!(fault_after("UPDATE log_end SET root = (SELECT hash FROM log_hashes LIMIT 1)"), Fault::Root { size: 5 });
+    assert_eq!(fault_after("UPDATE log_end SET size = 4"), Fault::Beyond { size: 4 });
+    let (index, level) = (3, 2);
+    assert_eq!(
+        fault_after("UPDATE log_hashes SET hash = sha256('') WHERE position = 6"),
+        Fault::Changed { index, level }
+    );
+    assert_eq!(fault_after("DELETE FROM log_hashes WHERE position = 1"), Fault::Missing { index: 1, position: 1 });
+}
+
+#[test]
+fn a_server_that_was_killed_is_found_again_with_every_card() {
+    let cluster = Cluster::new();
+    let url = cluster.database();
+    let (mut store, mut reader) = (cluster.open(&url), cluster.open(&url));
+    let one = card(1, NOW.plus(DAY));
+    assert_eq!(store.register(NOW, &one, &Terms::open(9)).unwrap(), Registration::Stored);
+    store.begin().unwrap();
+    store.register(NOW, &card(2, NOW.plus(DAY)), &Terms::open(9)).unwrap();
+    cluster.end(Signal::SIGKILL);
+    let lost = store.register(NOW, &card(3, NOW.plus(DAY)), &Terms::open(9)).and_then(|_| store.commit());
+    assert!(matches!(lost, Err(Error::LocalStoreAway)), "{lost:?}");
+    store.roll_back();
+    assert!(matches!(store.begin(), Err(Error::LocalStoreAway)));
+    assert!(matches!(reader.node(&one.node), Err(Error::LocalStoreAway)));
+    cluster.start();
+    wait_for("the writer is back", || store.begin().is_ok());
+    store.register(NOW, &card(3, NOW.plus(DAY)), &Terms::open(9)).unwrap();
+    store.commit().unwrap();
+    wait_for("the reader is back", || reader.counts(UnixMillis(0)).is_ok());
+    assert_eq!(reader.node(&one.node).unwrap().unwrap().card, one.bytes);
+    assert_eq!(
+        (reader.counts(NOW).unwrap().nodes, reader.log_end().unwrap().size),
+        (2, 2),
+        "and what was not committed is not there"
+    );
+}
+
+/// Passes bytes on between a client and the server; once it is armed, the answer to a commit does not come back.
+fn cut_after_commit(server: &Path, folder: &Path) -> Arc<AtomicBool> {
+    let (armed, listener) =
+        (Arc::new(AtomicBool::new(false)), UnixListener::bind(folder.join(".s.PGSQL.5432")).unwrap());
+    let (cut, server) = (Arc::clone(&armed), server.to_owned());
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let back = UnixStream::connect(&server).unwrap();
+            let (mut answers, mut to_client) = (back.try_clone().unwrap(), client.try_clone().unwrap());
+            let (mut client, mut back, cut) = (client, back, Arc::clone(&cut));
+            let lost = Arc::new(AtomicBool::new(false));
+            let loses = Arc::clone(&lost);
+            std::thread::spawn(move || {
+                let mut bytes = [0; 8192];
+                while let Ok(count @ 1..) = answers.read(&mut bytes) {
+                    // The server has committed: it answers afterwards.
+                    if loses.load(Ordering::SeqCst) || to_client.write_all(&bytes[..count]).is_err() {
+                        break;
+                    }
+                }
+                let _ = to_client.shutdown(std::net::Shutdown::Both);
+            });
+            std::thread::spawn(move || {
+                let mut bytes = [0; 8192];
+                while let Ok(count @ 1..) = client.read(&mut bytes) {
+                    let commits = bytes[..count].windows(7).any(|word| word == b"COMMIT\0");
+                    if commits && cut.swap(false, Ordering::SeqCst) {
+                        lost.store(true, Ordering::SeqCst);
+                    }
+                    if back.write_all(&bytes[..count]).is_err() {
+                        break;
+                    }
+                }
+                let _ = back.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    armed
+}
+
+#[test]
+fn a_commit_whose_answer_was_lost_is_not_known_and_may_be_asked_for_again() {
+    let (cluster, folder) = (Cluster::shared(), tempfile::tempdir().unwrap());
+    let url = cluster.database();
+    let name = url.split(['/', '?']).nth(3).unwrap();
+    cluster.open(&url);
+    let armed = cut_after_commit(&cluster.socket(), folder.path());
+    let target = Target::open(&cluster.url(name, folder.path()), &cluster.password_file(), Path::new("")).unwrap();
+    let mut store = PostgresStore::open(&target).unwrap();
+    let one = card(1, NOW.plus(DAY));
+    store.begin().unwrap();
+    store.register(NOW, &one, &Terms::open(9)).unwrap();
+    armed.store(true, Ordering::SeqCst);
+    assert!(matches!(store.commit(), Err(Error::LocalStoreUnknown)));
+    store.roll_back();
+    assert_eq!(store.register(NOW, &one, &Terms::open(9)).unwrap(), Registration::Refreshed, "it had been stored");
+    assert_eq!(store.log_end().unwrap().size, 1, "and is logged once");
+}
+
+#[test]
+fn the_real_program_serves_from_it_and_outlives_its_loss() {
+    for place in places() {
+        let cluster = Cluster::new();
+        let url = cluster.database();
+        let password = place.home().join("password");
+        std::fs::copy(cluster.password_file(), &password).unwrap();
+        if let Some(user) = place.user {
+            std::os::unix::fs::chown(&password, Some(user), Some(user)).unwrap();
+        }
+        place.configure(&format!(
+            "listen = \"127.0.0.1:0\"\n[store]\nurl = \"{url}\"\npassword_file = \"{}\"\n",
+            password.display()
+        ));
+        place.text(&["check"]);
+        let shown = place.text(&["config", "show"]);
+        assert!(shown.contains(&url) && !shown.contains(cluster.password()), "{shown}");
+        assert_eq!(place.json(&["db", "migrate", "--dry-run"])["steps"].as_array().unwrap().len(), 1);
+        let serving = place.serve();
+        let (one, two) = (Node::new(1), Node::new(2));
+        assert_eq!(serving.register(&one).0, 200);
+        let path = format!("/api/v3/nodes/{}", one.id());
+        let (status, before) = serving.get(&path);
+        assert_eq!(status, 200);
+        assert!(!place.home().join("state/directory.sqlite").exists(), "there is one database");
+
+        cluster.end(Signal::SIGKILL);
+        let (status, problem) = serving.register(&two);
+        assert_eq!((status, &problem["code"]), (503, &"directory.cut-off".into()), "{problem}");
+        assert_eq!(serving.get(&path).1["code"], "directory.cut-off");
+        assert_eq!(serving.get("/api/v3/openapi.json").0, 200, "what needs no database goes on");
+        cluster.start();
+        wait_for("it has found its database again", || serving.get(&path).0 == 200);
+        assert_eq!(serving.get(&path).1["card"], before["card"]);
+        wait_for("it writes again", || serving.register(&two).0 == 200);
+        assert_eq!(place.json(&["status"])["counts"]["nodes"], 2);
+        assert_eq!(place.json(&["doctor"])["ok"], true);
+        assert_eq!(place.json(&["log", "verify"])["cards"], 2);
+        assert_eq!(place.text(&["nodes", "ban", &two.id().to_string()]), format!("banned {}\n", two.id()));
+        assert_eq!(serving.end(), Some(0));
+        let serving = place.serve();
+        assert_eq!(serving.get(&path).1["card"], before["card"]);
+        assert_eq!(serving.register(&two).0, 403);
+    }
+}
