@@ -123,6 +123,8 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
         Command::Peers(command) => client::block_on(peers::peers(invocation, command)),
         Command::Send(options) => client::block_on(messages::send(invocation, options)),
         Command::Inbox(options) => client::block_on(messages::inbox(invocation, options)),
+        Command::Sent(options) => client::block_on(messages::sent(invocation, options)),
+        Command::Conversations(options) => client::block_on(messages::conversations(invocation, options)),
         Command::Share(options) => client::block_on(files::share(invocation, options)),
         Command::Fetch(options) => client::block_on(files::fetch(invocation, options)),
         Command::Auth(command) => client::block_on(auth::auth(invocation, command)),

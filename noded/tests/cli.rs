@@ -57,7 +57,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn help_of_every_command_is_golden_and_fits_80_columns() {
     let (_guard, folder) = folder();
-    let commands: [&[&str]; 65] = [
+    let commands: [&[&str]; 67] = [
         &[],
         &["init"],
         &["up"],
@@ -111,6 +111,8 @@ fn help_of_every_command_is_golden_and_fits_80_columns() {
         &["peers", "ping"],
         &["send"],
         &["inbox"],
+        &["sent"],
+        &["conversations"],
         &["share"],
         &["fetch"],
         &["audit"],

@@ -88,6 +88,19 @@ pub struct Shares {
     pub more: bool,
 }
 
+/// What a module of this node is told of a share that it has let a peer fetch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Version of this document.
+    pub v: u32,
+    /// BLAKE3 of the content.
+    pub id: FileId,
+    /// For people.
+    pub name: String,
+    /// In bytes.
+    pub length: u64,
+}
+
 /// What a peer is told of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {

@@ -7,11 +7,12 @@
 //! still has its hash.
 //!
 //! Files: [`tree`] is the arithmetic of pieces and hashes, [`share`] what this node offers, [`serve`] the peer's routes, [`fetch`] the
-//! receiving side, [`readers`] who may read, [`document`] the JSON.
+//! receiving side, [`attach`] what modules may ask, [`readers`] who may read, [`document`] the JSON.
 //!
 //! It does not encrypt (sessions do), and opens no file: blobs are the host's.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod document;
 mod error;
 mod fetch;
@@ -27,7 +28,7 @@ use std::sync::{Arc, Mutex};
 
 use openred_module::{Context, Module, ModuleError, Routes};
 
-pub use document::{Audience, Meta, Progress, ShareView, Shares, TransferView, Transfers};
+pub use document::{Attached, Audience, Meta, Progress, ShareView, Shares, TransferView, Transfers};
 pub use tree::{FILE_LIMIT, FileId, PIECE};
 
 /// The module. All that must survive is in the host's store; this holds which transfers run.
@@ -44,6 +45,7 @@ impl Module for Files {
         routes.get("/shares", Self::shares);
         routes.post("/audience/{id}", Self::set_audience);
         routes.post("/unshare/{id}", Self::unshare);
+        routes.post("/attach/{peer}/{id}", Self::attach);
         routes.post("/fetch/{peer}/{id}", Self::fetch);
         routes.get("/read/{id}", Self::read);
         routes.get("/transfers", Self::transfers);

@@ -60,6 +60,18 @@ async fn change(
     Err(HostError::Storage.into())
 }
 
+/// Adds these readers to a share; there must be one.
+pub(crate) async fn admit(context: &Context, id: &FileId, audience: Audience) -> Result<ShareView, ModuleError> {
+    let readers = Readers::named(context, audience).await?;
+    let share = change(context, id, |before| {
+        let share = before.ok_or(FilesError::NoFile)?;
+        let audience = share.audience.clone().joined(readers.stored(Some(&share.audience))?)?;
+        Ok(Some(ShareView { audience, ..share }))
+    })
+    .await?;
+    Ok(share.ok_or(HostError::Storage)?)
+}
+
 /// Removes what shares that were cut short left behind.
 pub(crate) async fn drop_unfinished(context: &Context) -> Result<(), ModuleError> {
     let mut after: Option<BlobName> = None;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::Attachment;
+
 /// The answer to `POST /send/{peer}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
@@ -13,6 +15,9 @@ pub struct Sent {
     pub sequence: u64,
     /// `delivered`: the peer has it durably. `queued`: this node has it durably and goes on trying. `refused`: the peer will not take it.
     pub state: String,
+    /// The files that it names.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub attachments: Vec<Attachment>,
     /// The peer's code, if it refused.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub refused: Option<String>,
@@ -24,7 +29,7 @@ pub struct Sent {
     pub detail: Option<String>,
 }
 
-/// The body of `POST /inbox` and `POST /conversations/{peer}`; every field may be left out.
+/// The body of `POST /inbox`, `POST /sent` and `POST /conversations/{peer}`; every field may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct InboxQuery {
@@ -38,7 +43,7 @@ pub struct InboxQuery {
     pub unread: bool,
     /// Only those that arrived at or after this time (Unix milliseconds, this node's clock).
     pub since: u64,
-    /// Only from this peer (did:key).
+    /// Only from this peer, or to it (did:key).
     pub peer: Option<String>,
 }
 
@@ -68,8 +73,20 @@ pub struct MessageView {
     /// The content in base64, if it is not.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub data: Option<String>,
-    /// For a received one: `unread` or `read`; for a sent one: `queued`, `delivered` or `refused`.
+    /// The files that it names: to be fetched of its sender by their ids.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub attachments: Vec<Attachment>,
+    /// For a received one: `unread` or `read`; for a sent one: `queued`, `delivered`, `read` or `refused`.
     pub state: String,
+    /// For a sent one: when the peer was known to have it, by this node's clock.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub delivered_at: Option<u64>,
+    /// For a sent one: when the peer read it, by the peer's clock, if it says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub read_at: Option<u64>,
+    /// For a sent one: the peer's code, if it refused.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refused: Option<String>,
 }
 
 /// A page of messages.

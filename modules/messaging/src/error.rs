@@ -28,6 +28,18 @@ pub(crate) enum MessagingError {
     /// Misuse: the content type is too long or not printable.
     #[error("the content type is not a media type")]
     BadContentType,
+    /// Misuse: what is to be attached is no list of ids of files.
+    #[error("name at most 8 files by their ids, ID,ID,…")]
+    BadAttachment,
+    /// Misuse: a file that is to be attached is not shared here.
+    #[error("no file with this id is shared here; see `openred share`")]
+    NoFile,
+    /// Local: the module `files` gave no usable answer.
+    #[error("the module `files` cannot say what is attached")]
+    FilesRefused,
+    /// Peer: what it sent is no list of read receipts.
+    #[error("not read receipts")]
+    PeerReceipts,
     /// Misuse: the same idempotency key came before with another message.
     #[error("another message was sent to that peer with this idempotency key")]
     KeyReused,
@@ -57,6 +69,10 @@ impl From<MessagingError> for ModuleError {
             MessagingError::NotLinked => (Status::NotFound, "peer-not-linked"),
             MessagingError::Empty => (Status::BadRequest, "empty-message"),
             MessagingError::BadContentType => (Status::BadRequest, "bad-content-type"),
+            MessagingError::BadAttachment => (Status::BadRequest, "bad-attachment"),
+            MessagingError::NoFile => (Status::NotFound, "attachment-not-shared"),
+            MessagingError::FilesRefused => (Status::BadGateway, "attachment-failed"),
+            MessagingError::PeerReceipts => (Status::BadRequest, "bad-receipts"),
             MessagingError::KeyReused => (Status::Conflict, "idempotency-key-reused"),
             MessagingError::InboxFull => (Status::TooMany, INBOX_FULL),
             MessagingError::QueueFull { .. } => (Status::TooMany, "outbox-full"),

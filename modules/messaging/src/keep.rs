@@ -25,6 +25,8 @@ pub const PEER_BYTES: u64 = 64 << 20;
 pub const INBOX_BYTES: u64 = 512 << 20;
 /// What a message takes beside its content, in bytes: its rows with their keys, seals and places in the index.
 pub const MESSAGE_COST: u64 = 1024;
+/// What a file that it names adds, in bytes.
+const ATTACHMENT_COST: u64 = 512;
 /// Ids of deleted messages that are remembered of one peer, so that none comes back by a repeated delivery. A sender repeats only
 /// the last message that it had no receipt for; the rest is for what travels slowly.
 pub const DELETED_IDS: u64 = 1000;
@@ -56,7 +58,7 @@ impl Kept {
 
 /// What a message counts for.
 pub(crate) fn cost(envelope: &Envelope) -> u64 {
-    envelope.content.len() as u64 + MESSAGE_COST
+    envelope.content.len() as u64 + MESSAGE_COST + envelope.attachments.len() as u64 * ATTACHMENT_COST
 }
 
 /// Whether a message of this cost fits beside what is kept of its peer and of all.
@@ -126,8 +128,8 @@ impl Writers {
 async fn doomed(context: &Context, only: Option<&Ids>, which: &[Sequence]) -> Result<BTreeMap<NodeId, Vec<Doomed>>> {
     let mut doomed: BTreeMap<NodeId, Vec<Doomed>> = BTreeMap::new();
     for sequence in which {
-        let Some(row) = context.get(store::incoming(*sequence)).await? else { continue };
-        let Stored { peer, envelope, .. } = Stored::decode(&row)?;
+        let stored = Stored::load(context, store::incoming(*sequence), *sequence).await?;
+        let Some(Stored { peer, envelope, .. }) = stored else { continue };
         if only.is_some_and(|only| !only.all().contains(&peer)) {
             continue;
         }
@@ -143,6 +145,7 @@ async fn erase(change: &mut Change<'_>, peer: &NodeId, messages: &[Doomed]) -> R
     let mut gone = Kept::default();
     for message in messages {
         change.delete(store::incoming(message.sequence));
+        change.delete(store::attached(message.sequence));
         change.delete(store::unread(message.sequence));
         change.delete(store::had_id(message.sequence));
         change.delete(store::conversation(peer, Some(message.sequence)));

@@ -9,12 +9,15 @@ use base64::engine::general_purpose::STANDARD;
 use openred_module::{Context, ModuleError, NodeId, Request, Response, SCAN_LIMIT, Scan, Status};
 
 use crate::Messaging;
+use crate::attachment;
 use crate::document::{
     ConversationsQuery, Delete, Deleted, InboxQuery, MarkRead, MessageView, Page, Peers, QueuedView, Sent, Summary,
 };
 use crate::error::MessagingError;
 use crate::keep::TOGETHER;
+use crate::receipts::Tells;
 use crate::record::{Envelope, TEXT_LIMIT, VERSION, is_content_type};
+use crate::settings::Settings;
 use crate::store::{self, Conversation, Ended, Ids, Sequence, Stored};
 
 /// Messages on one page if the operator names no number, and at most.
@@ -43,15 +46,17 @@ impl Messaging {
             given if is_content_type(given) => given.to_owned(),
             _ => return Err(MessagingError::BadContentType.into()),
         };
+        let files = attachment::parse_ids(request.params.get("files"))?;
         let content = request.body.collect(TEXT_LIMIT).await?;
-        if content.is_empty() {
+        if content.is_empty() && files.is_empty() {
             return Err(MessagingError::Empty.into());
         }
+        let attachments = attachment::shared(&context, peer, &files).await?;
         // The caller's key, if it has one, makes a retried `send` one message at the peer.
         let id = request.idempotency_key.unwrap_or_else(|| context.unique_id());
-        let envelope = Envelope { id, sent_at: context.now(), content_type, content };
+        let envelope = Envelope { id, sent_at: context.now(), content_type, content, attachments: attachments.clone() };
         // Before the row: the caller may go away at any moment after it.
-        self.queue.wake_for_safety(&context);
+        self.messages.wake_for_safety(&context);
         let ids = Ids::of(&context, peer).await?;
         let sequence = self.store.enqueue(&context, &ids, envelope).await?;
         let peer = ids.first();
@@ -60,10 +65,10 @@ impl Messaging {
         }
         let end: Option<Ended> = context.get_json(store::ended(sequence)).await?;
         let state = sent_state(end.as_ref()).to_owned();
-        let delay = if end.is_none() { self.queue.delay(peer, context.now()) } else { None };
+        let delay = if end.is_none() { self.messages.delay(peer, context.now()) } else { None };
         let refused = end.and_then(|end| end.refused);
         let (waiting, detail) = delay.map(|delay| (delay.code().to_owned(), delay.to_string())).unzip();
-        let sent = Sent { v: VERSION, id: hex::encode(id), sequence, state, refused, waiting, detail };
+        let sent = Sent { v: VERSION, id: hex::encode(id), sequence, state, attachments, refused, waiting, detail };
         Response::json(Status::Ok, &sent)
     }
 
@@ -80,6 +85,16 @@ impl Messaging {
         check_version(query.v)?;
         let source = if query.unread { Source::Unread } else { Source::Inbox };
         Response::json(Status::Ok, &page(&context, &query, &source).await?)
+    }
+
+    pub(crate) async fn query_sent(
+        self: Arc<Self>,
+        context: Context,
+        request: Request,
+    ) -> Result<Response, ModuleError> {
+        let query: InboxQuery = request.json().await?;
+        check_version(query.v)?;
+        Response::json(Status::Ok, &page(&context, &query, &Source::Sent).await?)
     }
 
     pub(crate) async fn conversation(
@@ -104,9 +119,15 @@ impl Messaging {
         let order: MarkRead = request.json().await?;
         check_version(order.v)?;
         check_count(&order.sequences)?;
+        let tells = Tells::of(&Settings::now(&context)?);
+        // Before the rows: the caller may go away at any moment after them.
+        self.receipts.wake_for_safety(&context);
         let mut marked = 0_usize;
         for sequence in order.sequences {
-            marked += usize::from(self.store.mark_read(&context, sequence).await?);
+            marked += usize::from(self.store.mark_read(&context, sequence, &tells).await?.is_some());
+        }
+        if marked > 0 {
+            self.receipts.wake(&context, context.now());
         }
         Response::json(Status::Ok, &serde_json::json!({ "v": VERSION, "marked": marked }))
     }
@@ -146,7 +167,7 @@ impl Messaging {
         let (mut known, mut queued) = (Known::default(), Vec::with_capacity(rows.rows.len()));
         for (key, _) in &rows.rows {
             let peer = store::peer_of(key)?;
-            let waiting = self.queue.delay(peer, context.now()).map(|delay| delay.code().to_owned());
+            let waiting = self.messages.delay(peer, context.now()).map(|delay| delay.code().to_owned());
             let peer = known.of(&context, peer).await?.present().to_string();
             queued.push(QueuedView { sequence: store::sequence_of(key)?, peer, waiting });
         }
@@ -231,6 +252,7 @@ fn check_version(version: u32) -> Result<(), ModuleError> {
 fn sent_state(end: Option<&Ended>) -> &'static str {
     match end {
         None => "queued",
+        Some(Ended { refused: None, read: Some(_), .. }) => "read",
         Some(Ended { refused: None, .. }) => "delivered",
         Some(Ended { refused: Some(_), .. }) => "refused",
     }
@@ -240,6 +262,7 @@ fn sent_state(end: Option<&Ended>) -> &'static str {
 enum Source {
     Inbox,
     Unread,
+    Sent,
     Conversation(Ids),
 }
 
@@ -248,6 +271,7 @@ impl Source {
     fn keys(&self, sequence: Option<Sequence>) -> Vec<bytes::Bytes> {
         match self {
             Self::Inbox => vec![sequence.map_or("i/".into(), store::incoming)],
+            Self::Sent => vec![sequence.map_or("o/".into(), store::outgoing)],
             Self::Unread => vec![sequence.map_or("u/".into(), store::unread)],
             Self::Conversation(ids) => ids.all().iter().map(|id| store::conversation(id, sequence)).collect(),
         }
@@ -297,7 +321,11 @@ async fn page(context: &Context, query: &InboxQuery, source: &Source) -> Result<
             }
             page.next = *sequence;
             looked += 1;
-            let outgoing = matches!(source, Source::Conversation(_)) && row.as_ref() == b"o";
+            let outgoing = match source {
+                Source::Conversation(_) => row.as_ref() == b"o",
+                Source::Sent => true,
+                Source::Inbox | Source::Unread => false,
+            };
             // Deleted since the keys were read.
             let Some(stored) = load(context, page.next, outgoing).await? else { continue };
             if only.as_ref().is_some_and(|only| !only.all().contains(&stored.peer)) || stored.at < query.since {
@@ -316,8 +344,7 @@ async fn page(context: &Context, query: &InboxQuery, source: &Source) -> Result<
 
 async fn load(context: &Context, sequence: Sequence, outgoing: bool) -> Result<Option<Stored>, ModuleError> {
     let key = if outgoing { store::outgoing(sequence) } else { store::incoming(sequence) };
-    let row = context.get(key).await?;
-    Ok(row.as_ref().map(Stored::decode).transpose()?)
+    Ok(Stored::load(context, key, sequence).await?)
 }
 
 async fn view(
@@ -329,8 +356,9 @@ async fn view(
 ) -> Result<MessageView, ModuleError> {
     let then = store::id_then(context, sequence, &stored).await?;
     let Stored { at, envelope, .. } = stored;
+    let end: Option<Ended> = if outgoing { context.get_json(store::ended(sequence)).await? } else { None };
     let state = if outgoing {
-        sent_state(context.get_json::<Ended>(store::ended(sequence)).await?.as_ref())
+        sent_state(end.as_ref())
     } else if context.get(store::unread(sequence)).await?.is_some() {
         "unread"
     } else {
@@ -350,6 +378,10 @@ async fn view(
         content_type: envelope.content_type,
         text,
         data,
+        attachments: envelope.attachments,
         state: state.to_owned(),
+        delivered_at: end.as_ref().filter(|end| end.refused.is_none()).map(|end| end.at),
+        read_at: end.as_ref().and_then(|end| end.read),
+        refused: end.and_then(|end| end.refused),
     })
 }

@@ -1,4 +1,5 @@
-//! Delivery: takes what waits for a peer to it, in order, and tries again later what did not go.
+//! Delivery: takes what waits for a peer to it, in order, and tries again later what did not go. Messages and read receipts are
+//! two queues of the same kind, so that neither waits for the other.
 //!
 //! One delivery a peer runs at a time, so order holds. After a failure the peer rests, longer each time; a timer or
 //! [`Event::PeerReachable`](openred_module::Event::PeerReachable) ends the rest. The rests are memory only: after a
@@ -18,8 +19,10 @@ use crate::error::{INBOX_FULL, MessagingError};
 use crate::record::MESSAGE_CONTENT_TYPE;
 use crate::store::{self, Receipt, Sequence, Stored};
 
-/// The module's one timer.
+/// The timer of the messages.
 pub(crate) const RETRY_TIMER: TimerId = 1;
+/// The timer of the read receipts.
+pub(crate) const RECEIPTS_TIMER: TimerId = 2;
 /// Rest after a first failure, in milliseconds.
 const FIRST_REST: u64 = 1_000;
 /// Longest rest: how late a message can be after the peer came back without our noticing.
@@ -28,7 +31,7 @@ const LONGEST_REST: u64 = 5 * 60 * 1_000;
 /// callers go away, and hosts end handlers that take too long.
 const SAFETY: u64 = 60_000;
 /// How long one delivery may take.
-const DELIVERY_TIMEOUT: u64 = 30_000;
+pub(crate) const DELIVERY_TIMEOUT: u64 = 30_000;
 /// Messages looked up at once while a queue is emptied.
 const PAGE: usize = 64;
 /// Peers served at the same time by one timer.
@@ -39,6 +42,10 @@ const RESTS: usize = 1024;
 const ANSWER_LIMIT: usize = 16 * 1024;
 /// Longest refusal code that is kept.
 const CODE_LIMIT: usize = 64;
+/// The code by which a peer says that its version knows nothing of what it was asked.
+pub(crate) const NO_SUCH_ROUTE: &str = "no-such-route";
+/// Why a message that names files is refused by a version before that.
+const TOO_OLD: &str = "peer-takes-no-attachments";
 
 #[derive(Clone, Copy, Default)]
 struct Rest {
@@ -94,9 +101,16 @@ struct Lane {
     rest: Rest,
 }
 
+/// What is delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Messages,
+    Receipts,
+}
+
 /// Per peer: whose turn it is to deliver, and how long it rests.
-#[derive(Default)]
 pub(crate) struct Queue {
+    timer: TimerId,
     lanes: Mutex<HashMap<NodeId, Lane>>,
     /// When the timer is set for.
     wake_at: Mutex<Option<UnixMillis>>,
@@ -112,6 +126,10 @@ enum Attempt {
 }
 
 impl Queue {
+    pub(crate) fn new(timer: TimerId) -> Self {
+        Self { timer, lanes: Mutex::default(), wake_at: Mutex::default() }
+    }
+
     fn lane<T>(&self, peer: NodeId, now: UnixMillis, look: impl FnOnce(&mut Lane) -> T) -> T {
         let mut lanes = self.lanes.lock().expect("no panic happens under this lock");
         if lanes.len() >= RESTS && !lanes.contains_key(&peer) {
@@ -120,12 +138,17 @@ impl Queue {
         look(lanes.entry(peer).or_default())
     }
 
-    fn resting(&self, peer: NodeId, now: UnixMillis) -> bool {
+    /// To be held while something is delivered to this peer.
+    pub(crate) fn turn(&self, peer: NodeId, now: UnixMillis) -> Arc<tokio::sync::Mutex<()>> {
+        self.lane(peer, now, |lane| Arc::clone(&lane.turn))
+    }
+
+    pub(crate) fn resting(&self, peer: NodeId, now: UnixMillis) -> bool {
         // A clock that jumped back must not stretch a rest beyond its length.
         self.lane(peer, now, |lane| lane.rest.until > now && lane.rest.until - now <= LONGEST_REST)
     }
 
-    fn succeeded(&self, peer: NodeId, now: UnixMillis) {
+    pub(crate) fn succeeded(&self, peer: NodeId, now: UnixMillis) {
         self.lane(peer, now, |lane| lane.rest = Rest::default());
     }
 
@@ -134,7 +157,7 @@ impl Queue {
         self.lane(peer, now, |lane| lane.rest.delay)
     }
 
-    fn failed(&self, context: &Context, peer: NodeId, delay: Delay) {
+    pub(crate) fn failed(&self, context: &Context, peer: NodeId, delay: Delay) {
         let now = context.now();
         let until = self.lane(peer, now, |lane| {
             let length = FIRST_REST.saturating_mul(1 << lane.rest.failures.min(16)).min(LONGEST_REST);
@@ -151,7 +174,7 @@ impl Queue {
         let mut wake_at = self.wake_at.lock().expect("no panic happens under this lock");
         if wake_at.is_none_or(|set| at < set || set < now) {
             *wake_at = Some(at);
-            context.set_timer(RETRY_TIMER, at);
+            context.set_timer(self.timer, at);
         }
     }
 
@@ -166,27 +189,46 @@ impl Queue {
 }
 
 impl Messaging {
-    /// The timer: every peer that something waits for and that has rested.
-    pub(crate) async fn retry_due(&self, context: &Context) {
-        self.queue.timer_fired();
-        let peers = match store::peers_waiting(context).await {
+    pub(crate) fn queue(&self, kind: Kind) -> &Queue {
+        match kind {
+            Kind::Messages => &self.messages,
+            Kind::Receipts => &self.receipts,
+        }
+    }
+
+    async fn deliver(&self, context: &Context, kind: Kind, peer: NodeId) {
+        match kind {
+            Kind::Messages => self.deliver_waiting(context, peer).await,
+            Kind::Receipts => self.tell_waiting(context, peer).await,
+        }
+    }
+
+    /// The timer of a queue: every peer that something waits for and that has rested.
+    pub(crate) async fn retry_due(&self, context: &Context, kind: Kind) {
+        let queue = self.queue(kind);
+        queue.timer_fired();
+        let peers = match kind {
+            Kind::Messages => store::peers_waiting(context, "q/", store::queued).await,
+            Kind::Receipts => store::peers_waiting(context, "r/", store::receipt).await,
+        };
+        let peers = match peers {
             Ok(peers) => peers,
             Err(error) => {
                 tracing::warn!(%error, "the outbox cannot be read; trying again");
-                self.queue.wake(context, context.now() + FIRST_REST);
+                queue.wake(context, context.now() + FIRST_REST);
                 return;
             }
         };
         if !peers.is_empty() {
-            self.queue.wake_for_safety(context);
+            queue.wake_for_safety(context);
         }
         futures_util::stream::iter(peers)
             .for_each_concurrent(PEERS_AT_ONCE, |peer| async move {
-                let until = self.queue.lane(peer, context.now(), |lane| lane.rest.until);
-                if self.queue.resting(peer, context.now()) {
-                    self.queue.wake(context, until);
+                let until = queue.lane(peer, context.now(), |lane| lane.rest.until);
+                if queue.resting(peer, context.now()) {
+                    queue.wake(context, until);
                 } else {
-                    self.deliver_waiting(context, peer).await;
+                    self.deliver(context, kind, peer).await;
                 }
             })
             .await;
@@ -194,7 +236,8 @@ impl Messaging {
 
     /// A session with the peer has opened: its rest is over.
     pub(crate) async fn peer_reachable(&self, context: &Context, peer: NodeId) {
-        self.queue.wake_for_safety(context);
+        self.messages.wake_for_safety(context);
+        self.receipts.wake_for_safety(context);
         self.deliver_to(context, peer).await;
     }
 
@@ -202,22 +245,24 @@ impl Messaging {
     pub(crate) async fn deliver_to(&self, context: &Context, peer: NodeId) {
         let ids = context.identities(peer).await.unwrap_or_else(|_| vec![peer]);
         for id in ids {
-            self.queue.succeeded(id, context.now());
-            self.deliver_waiting(context, id).await;
+            for kind in [Kind::Messages, Kind::Receipts] {
+                self.queue(kind).succeeded(id, context.now());
+                self.deliver(context, kind, id).await;
+            }
         }
     }
 
     /// Empties the queue of one peer, oldest first, until it is empty or something does not go.
     pub(crate) async fn deliver_waiting(&self, context: &Context, peer: NodeId) {
-        let turn = self.queue.lane(peer, context.now(), |lane| Arc::clone(&lane.turn));
+        let turn = self.messages.turn(peer, context.now());
         let _turn = turn.lock().await;
-        while !self.queue.resting(peer, context.now()) {
+        while !self.messages.resting(peer, context.now()) {
             match self.deliver_page(context, peer).await {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
                     tracing::warn!(%error, "a delivery could not be noted; trying again");
-                    self.queue.failed(context, peer, Delay::Local);
+                    self.messages.failed(context, peer, Delay::Local);
                 }
             }
         }
@@ -231,29 +276,36 @@ impl Messaging {
                 Attempt::Delivered => None,
                 Attempt::Refused(code) => Some(code),
                 Attempt::Later(delay) => {
-                    self.queue.failed(context, peer, delay);
+                    self.messages.failed(context, peer, delay);
                     return Ok(false);
                 }
             };
             self.store.settle(context, &peer, *sequence, refused).await?;
-            self.queue.succeeded(peer, context.now());
+            self.messages.succeeded(peer, context.now());
         }
         Ok(waiting.len() == PAGE)
     }
 
     /// Whether an attempt for this peer makes sense now.
     pub(crate) fn may_try(&self, context: &Context, peer: NodeId) -> bool {
-        !self.queue.resting(peer, context.now())
+        !self.messages.resting(peer, context.now())
     }
 }
 
 async fn attempt(context: &Context, peer: NodeId, sequence: Sequence) -> Result<Attempt, MessagingError> {
-    let row = context.get(store::outgoing(sequence)).await?.ok_or(MessagingError::BadRow)?;
-    let envelope = Stored::decode(&row)?.envelope;
-    let mut request = PeerRequest::post("/deliver", MESSAGE_CONTENT_TYPE, Body::whole(envelope.encode()));
+    let stored = Stored::load(context, store::outgoing(sequence), sequence).await?;
+    let envelope = stored.ok_or(MessagingError::BadRow)?.envelope;
+    // A version before attachments would take the message and drop what it names, so it is asked by a route that it does not have.
+    let names_files = !envelope.attachments.is_empty();
+    let path = if names_files { "/deliver/attached" } else { "/deliver" };
+    let mut request = PeerRequest::post(path, MESSAGE_CONTENT_TYPE, Body::whole(envelope.encode()));
     request.idempotency_key = Some(envelope.id);
     request.deadline = Some(context.now() + DELIVERY_TIMEOUT);
     match context.peer_request(peer, request).await {
+        Ok(response) if names_files && response.status == Status::NotFound => Ok(match refusal(response).await {
+            Some(code) if code == NO_SUCH_ROUTE => Attempt::Refused(TOO_OLD.to_owned()),
+            _ => Attempt::Later(Delay::Troubled { status: Status::NotFound.code() }),
+        }),
         Ok(response) => Ok(judge(response, &hex::encode(envelope.id)).await),
         Err(error) => {
             tracing::debug!(%error, "a message waits");
@@ -262,12 +314,19 @@ async fn attempt(context: &Context, peer: NodeId, sequence: Sequence) -> Result<
     }
 }
 
+#[derive(Deserialize)]
+struct Refusal {
+    code: String,
+}
+
+/// The code of a refusal that can be read.
+pub(crate) async fn refusal(response: Response) -> Option<String> {
+    let answer = response.body.collect(ANSWER_LIMIT).await.ok()?;
+    serde_json::from_slice::<Refusal>(&answer).ok().map(|refusal| refusal.code)
+}
+
 /// Only a receipt for this very message counts as delivered. Only refusals that cannot change count as final.
 async fn judge(response: Response, id: &str) -> Attempt {
-    #[derive(Deserialize)]
-    struct Refusal {
-        code: String,
-    }
     let status = response.status;
     let Ok(answer) = response.body.collect(ANSWER_LIMIT).await else { return Attempt::Later(Delay::NoReceipt) };
     if status.is_success() {

@@ -13,6 +13,8 @@
 //! | `s/` peer id | a received message's id: its sequence |
 //! | `d/` peer seq | a received message that was deleted: its id, remembered for a while |
 //! | `c/` peer | summary of the conversation: JSON [`Conversation`] |
+//! | `a/` seq | the files that a message names: JSON, a list of [`Attachment`] |
+//! | `r/` peer seq | a read receipt that waits: the message's id, when it was read |
 //! | `w/` seq | the id that the peer had at the time, where it is not the one in the rows |
 //! | `t` | what is kept of all peers together: JSON [`Kept`] |
 //!
@@ -28,8 +30,10 @@ use openred_module::{Batch, Committed, Context, HostError, NodeId, Scan, UnixMil
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use crate::attachment::Attachment;
 use crate::error::MessagingError;
 use crate::keep::{self, Kept};
+use crate::receipts::{self, Tells};
 use crate::record::{Envelope, MessageId, VERSION};
 
 type Result<T> = std::result::Result<T, MessagingError>;
@@ -59,6 +63,9 @@ pub(crate) struct Ended {
     pub(crate) at: UnixMillis,
     /// The peer's refusal code; absent when it was delivered.
     pub(crate) refused: Option<String>,
+    /// When the peer read it, as the peer says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) read: Option<UnixMillis>,
 }
 
 /// One line of the list of conversations, of one id of a peer.
@@ -75,6 +82,9 @@ pub(crate) struct Conversation {
     /// Ids of deleted ones that are remembered.
     #[serde(default)]
     pub(crate) deleted: u64,
+    /// Read receipts that wait for it.
+    #[serde(default)]
+    pub(crate) receipts: u64,
 }
 
 impl Conversation {
@@ -128,6 +138,9 @@ pub(crate) fn unread(sequence: Sequence) -> Bytes {
 pub(crate) fn had_id(sequence: Sequence) -> Bytes {
     numbered(b"w/", None, Some(sequence))
 }
+pub(crate) fn attached(sequence: Sequence) -> Bytes {
+    numbered(b"a/", None, Some(sequence))
+}
 pub(crate) fn ended(sequence: Sequence) -> Bytes {
     numbered(b"e/", None, Some(sequence))
 }
@@ -136,6 +149,9 @@ pub(crate) fn conversation(peer: &NodeId, sequence: Option<Sequence>) -> Bytes {
 }
 pub(crate) fn queued(peer: &NodeId, sequence: Option<Sequence>) -> Bytes {
     numbered(b"q/", Some(peer), sequence)
+}
+pub(crate) fn receipt(peer: &NodeId, sequence: Option<Sequence>) -> Bytes {
+    numbered(b"r/", Some(peer), sequence)
 }
 pub(crate) fn summary(peer: &NodeId) -> Bytes {
     numbered(b"c/", Some(peer), None)
@@ -151,7 +167,7 @@ fn named(prefix: &[u8], peer: &NodeId, id: &MessageId) -> Bytes {
 pub(crate) fn seen(peer: &NodeId, id: &MessageId) -> Bytes {
     named(b"s/", peer, id)
 }
-fn given(peer: &NodeId, id: &MessageId) -> Bytes {
+pub(crate) fn given(peer: &NodeId, id: &MessageId) -> Bytes {
     named(b"k/", peer, id)
 }
 
@@ -171,8 +187,25 @@ impl Stored {
         let mut bytes = BytesMut::new();
         bytes.put_slice(self.peer.as_bytes());
         bytes.put_u64(self.at);
-        bytes.put(self.envelope.encode());
+        bytes.put(self.envelope.encode_at_rest());
         bytes.freeze()
+    }
+
+    /// A row with what belongs to it in another.
+    pub(crate) async fn load(context: &Context, key: Bytes, sequence: Sequence) -> Result<Option<Self>> {
+        let Some(row) = context.get(key).await? else { return Ok(None) };
+        let mut stored = Self::decode(&row)?;
+        stored.envelope.attachments = context.get_json(attached(sequence)).await?.unwrap_or_default();
+        Ok(Some(stored))
+    }
+
+    fn put(&self, change: &mut Change<'_>, key: Bytes, sequence: Sequence) -> Result<()> {
+        change.put(key, self.encode());
+        if !self.envelope.attachments.is_empty() {
+            let names = serde_json::to_vec(&self.envelope.attachments).map_err(|_| MessagingError::BadRow)?;
+            change.put(attached(sequence), names);
+        }
+        Ok(())
     }
 
     pub(crate) fn decode(row: &Bytes) -> Result<Self> {
@@ -230,6 +263,10 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
+    pub(crate) fn expect(&mut self, key: Bytes, row: Option<Bytes>) {
+        self.batch.expect.push((key, row));
+    }
+
     pub(crate) fn put(&mut self, key: Bytes, value: impl Into<Bytes>) {
         self.batch.put.push((key, value.into()));
     }
@@ -258,10 +295,14 @@ impl Writers {
         for _ in 0..ATTEMPTS {
             if let Some(row) = ids.find(context, |id| given(id, &stored.envelope.id)).await? {
                 let sequence = sequence_of(&row)?;
-                let earlier = context.get(outgoing(sequence)).await?.ok_or(MessagingError::BadRow)?;
-                let (earlier, now) = (Stored::decode(&earlier)?.envelope, &stored.envelope);
-                // The times differ: each attempt has its own.
-                let same = earlier.content_type == now.content_type && earlier.content == now.content;
+                let earlier = Stored::load(context, outgoing(sequence), sequence).await?;
+                let (earlier, now) = (earlier.ok_or(MessagingError::BadRow)?.envelope, &stored.envelope);
+                let files =
+                    |of: &Envelope| of.attachments.iter().map(|one: &Attachment| one.id.clone()).collect::<Vec<_>>();
+                // The times differ: each attempt has its own. So may a file's name, which is the operator's to change.
+                let same = earlier.content_type == now.content_type
+                    && earlier.content == now.content
+                    && files(&earlier) == files(now);
                 return if same { Ok(sequence) } else { Err(MessagingError::KeyReused) };
             }
             if conversation_of(context, &peer).await?.waiting >= QUEUE_LIMIT as u64 {
@@ -271,7 +312,7 @@ impl Writers {
             change.batch = Batch::new().expect(name.clone(), None);
             let sequence = change.next_sequence().await?;
             change.put(name.clone(), sequence.to_be_bytes().to_vec());
-            change.put(outgoing(sequence), stored.encode());
+            stored.put(&mut change, outgoing(sequence), sequence)?;
             change.put(conversation(&peer, Some(sequence)), "o");
             ids.note(&mut change, ids.present(), sequence);
             change.put(queued(&peer, Some(sequence)), "");
@@ -298,7 +339,8 @@ impl Writers {
     ) -> Result<()> {
         let _turn = self.0.lock().await;
         let key = queued(peer, Some(sequence));
-        let end = serde_json::to_vec(&Ended { at: context.now(), refused }).map_err(|_| MessagingError::BadRow)?;
+        let end = serde_json::to_vec(&Ended { at: context.now(), refused, read: None })
+            .map_err(|_| MessagingError::BadRow)?;
         for _ in 0..ATTEMPTS {
             let Some(row) = context.get(key.clone()).await? else { return Ok(()) };
             let mut change = Change::new(context);
@@ -329,9 +371,11 @@ impl Writers {
         for _ in 0..ATTEMPTS {
             if let Some(row) = ids.find(context, |known| seen(known, &id)).await? {
                 // Deleted since: its sender has to hear that it came, or would try for ever.
-                let Some(earlier) = context.get(incoming(sequence_of(&row)?)).await? else { return Ok(receipt(true)) };
+                let sequence = sequence_of(&row)?;
+                let earlier = Stored::load(context, incoming(sequence), sequence).await?;
+                let Some(earlier) = earlier else { return Ok(receipt(true)) };
                 // An id names one message for good: other content under it is the peer's fault, not a retry.
-                if Stored::decode(&earlier)?.envelope != stored.envelope {
+                if earlier.envelope != stored.envelope {
                     return Err(MessagingError::PeerIdReused);
                 }
                 return Ok(receipt(true));
@@ -344,7 +388,7 @@ impl Writers {
             change.batch = Batch::new().expect(seen(&peer, &id), None);
             let sequence = change.next_sequence().await?;
             change.put(seen(&peer, &id), sequence.to_be_bytes().to_vec());
-            change.put(incoming(sequence), stored.encode());
+            stored.put(&mut change, incoming(sequence), sequence)?;
             change.put(conversation(&peer, Some(sequence)), "i");
             ids.note(&mut change, sender, sequence);
             change.put(unread(sequence), "");
@@ -363,20 +407,31 @@ impl Writers {
         Err(HostError::Storage.into())
     }
 
-    /// Marks one received message as read. Whether it was unread.
-    pub(crate) async fn mark_read(&self, context: &Context, sequence: Sequence) -> Result<bool> {
+    /// Marks one received message as read, and queues the receipt if its sender may be told. Of whom it was, if it was unread.
+    pub(crate) async fn mark_read(
+        &self,
+        context: &Context,
+        sequence: Sequence,
+        tells: &Tells,
+    ) -> Result<Option<NodeId>> {
         let _turn = self.0.lock().await;
         for _ in 0..ATTEMPTS {
             let key = unread(sequence);
-            let Some(row) = context.get(key.clone()).await? else { return Ok(false) };
+            let Some(row) = context.get(key.clone()).await? else { return Ok(None) };
             let message = context.get(incoming(sequence)).await?.ok_or(MessagingError::BadRow)?;
-            let peer = Stored::decode(&message)?.peer;
+            let stored = Stored::decode(&message)?;
+            let peer = stored.peer;
             let mut change = Change::new(context);
             change.batch = Batch::new().expect(key.clone(), Some(row)).delete(key);
-            let count = |conversation: &mut Conversation| conversation.unread = conversation.unread.saturating_sub(1);
+            let is_told = tells.to(context, peer).await?
+                && receipts::queue_receipt(&mut change, &stored, receipt(&peer, Some(sequence))).await?;
+            let count = |conversation: &mut Conversation| {
+                conversation.unread = conversation.unread.saturating_sub(1);
+                conversation.receipts += u64::from(is_told);
+            };
             change.summarise(&peer, count).await?;
             if change.commit().await? == Committed::Yes {
-                return Ok(true);
+                return Ok(Some(peer));
             }
         }
         Err(HostError::Storage.into())
@@ -452,15 +507,24 @@ pub(crate) async fn oldest_waiting(context: &Context, peer: &NodeId, limit: usiz
     page.rows.iter().map(|(key, _)| sequence_of(key)).collect()
 }
 
-/// Peers for which messages wait, found by skipping from one to the next.
-pub(crate) async fn peers_waiting(context: &Context) -> Result<Vec<NodeId>> {
+/// The sent message that has this id, if it is still known.
+pub(crate) async fn sent_as(context: &Context, ids: &Ids, id: &MessageId) -> Result<Option<Sequence>> {
+    ids.find(context, |known| given(known, id)).await?.as_deref().map(sequence_of).transpose()
+}
+
+/// Peers for which something of a queue waits, found by skipping from one to the next. `queue` makes the keys.
+pub(crate) async fn peers_waiting(
+    context: &Context,
+    prefix: &'static str,
+    queue: fn(&NodeId, Option<Sequence>) -> Bytes,
+) -> Result<Vec<NodeId>> {
     let mut peers = Vec::new();
     let mut after = None;
     loop {
-        let page = context.scan(Scan::prefix("q/").after(after).limit(1)).await?;
+        let page = context.scan(Scan::prefix(prefix).after(after).limit(1)).await?;
         let Some((key, _)) = page.rows.first() else { return Ok(peers) };
         let peer = peer_of(key)?;
         peers.push(peer);
-        after = Some(queued(&peer, Some(Sequence::MAX)));
+        after = Some(queue(&peer, Some(Sequence::MAX)));
     }
 }

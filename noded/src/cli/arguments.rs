@@ -97,6 +97,10 @@ pub(crate) enum Command {
     Send(Send),
     /// Show received messages
     Inbox(Inbox),
+    /// Show sent messages, and what became of them
+    Sent(Sent),
+    /// Show conversations, or one of them
+    Conversations(Conversations),
     /// Offer a file to linked nodes
     Share(Share),
     /// Fetch a file that a linked node shares, and verify it
@@ -494,6 +498,25 @@ pub(crate) struct Send {
     pub(crate) peer: String,
     /// The text; `-` reads standard input
     pub(crate) text: String,
+    /// Name a file in it, which the node may fetch then: a path, shared for that
+    /// node now, or the id of a share; may be repeated
+    #[arg(long, value_name = "PATH|ID")]
+    pub(crate) attach: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sent {
+    /// Only to this node
+    #[arg(long, value_name = "DID")]
+    pub(crate) to: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Conversations {
+    /// The messages with this node, both ways, left unread; without it, the
+    /// list of all
+    #[arg(value_name = "DID")]
+    pub(crate) peer: Option<String>,
 }
 
 #[derive(Debug, Args)]

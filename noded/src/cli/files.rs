@@ -31,24 +31,7 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 
 pub(crate) async fn share(invocation: &Invocation, options: Share) -> Result<Exit, Failure> {
     let to = options.to.as_deref().map(did).transpose()?.map_or_else(|| String::from("all"), |peer| peer.to_string());
-    let failed = |error: std::io::Error| Failure::local(options.path.display(), &error);
-    let meta = std::fs::metadata(&options.path).map_err(failed)?;
-    if !meta.is_file() {
-        return Err(Failure::usage(format!("{}: not a file", options.path.display()), "share files one by one"));
-    }
-    let name = options.path.file_name().and_then(|name| name.to_str());
-    let name = name.ok_or_else(|| Failure::usage("the file's name is not UTF-8 text", "rename it or share a copy"))?;
-    let file = std::fs::File::open(&options.path).map_err(failed)?;
-    let bar = Bar::new(&invocation.output, meta.len());
-    let encoded = utf8_percent_encode(name, SEGMENT);
-    let route = Route { module: MODULE, method: "POST", path: format!("/share/{to}/{encoded}") };
-    let content = Content { file, bar: bar.clone(), buffer: Vec::new(), at: 0 };
-    let shared: ShareView = open(invocation, route, "application/octet-stream", content).await?.document().await?;
-    bar.finish();
-    if shared.length != meta.len() {
-        let what = format!("{}: changed while it was read", options.path.display());
-        return Err(Failure::new(Exit::Partial, "file.changed", what, "share it again"));
-    }
+    let shared = take_in(invocation, &options.path, &to).await?;
     invocation.output.document("openred.share/1", &shared);
     invocation.output.line(shared.id.to_string());
     invocation.output.line(format!(
@@ -58,6 +41,29 @@ pub(crate) async fn share(invocation: &Invocation, options: Share) -> Result<Exi
         if to == "all" { "all linked nodes" } else { &to }
     ));
     Ok(Exit::Ok)
+}
+
+/// Shares one file, with `all` or with one peer.
+pub(crate) async fn take_in(invocation: &Invocation, path: &Path, to: &str) -> Result<ShareView, Failure> {
+    let failed = |error: std::io::Error| Failure::local(path.display(), &error);
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    if !meta.is_file() {
+        return Err(Failure::usage(format!("{}: not a file", path.display()), "share files one by one"));
+    }
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| Failure::usage("the file's name is not UTF-8 text", "rename it or share a copy"))?;
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let bar = Bar::new(&invocation.output, meta.len());
+    let encoded = utf8_percent_encode(name, SEGMENT);
+    let route = Route { module: MODULE, method: "POST", path: format!("/share/{to}/{encoded}") };
+    let content = Content { file, bar: bar.clone(), buffer: Vec::new(), at: 0 };
+    let shared: ShareView = open(invocation, route, "application/octet-stream", content).await?.document().await?;
+    bar.finish();
+    if shared.length != meta.len() {
+        let what = format!("{}: changed while it was read", path.display());
+        return Err(Failure::new(Exit::Partial, "file.changed", what, "share it again"));
+    }
+    Ok(shared)
 }
 
 /// A local file as a body. Reads block, which is fine on this runtime: the one thing it waits for is this transfer.
