@@ -4,7 +4,7 @@
 //! reads the same keys as cargo-deny and does less: no advisories, no licence texts.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::process::ExitCode;
 
@@ -17,21 +17,28 @@ const METADATA_LIMIT: u64 = 64 << 20;
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
+    resolve: Resolve,
+}
+
+/// Who really depends on whom: what a package declares holds its own tests' and what nobody asked for besides.
+#[derive(Deserialize)]
+struct Resolve {
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    id: String,
+    dependencies: Vec<String>,
 }
 
 #[derive(Deserialize)]
 struct Package {
+    id: String,
     name: String,
     version: String,
     license: Option<String>,
     source: Option<String>,
-    #[serde(default)]
-    dependencies: Vec<Dependency>,
-}
-
-#[derive(Deserialize)]
-struct Dependency {
-    name: String,
 }
 
 #[derive(Deserialize)]
@@ -87,10 +94,16 @@ fn offences() -> Result<Vec<String>> {
     let mut text = String::new();
     std::io::stdin().take(METADATA_LIMIT).read_to_string(&mut text)?;
     let metadata: Metadata = serde_json::from_str(&text).context("metadata")?;
-    Ok(metadata.packages.iter().flat_map(|package| judge(package, &rules)).collect())
+    let names: BTreeMap<&str, &str> = metadata.packages.iter().map(|package| (&*package.id, &*package.name)).collect();
+    let nodes: BTreeMap<&str, &Node> = metadata.resolve.nodes.iter().map(|node| (&*node.id, node)).collect();
+    let depends_on = |package: &Package| -> Vec<&str> {
+        let ids = nodes.get(&*package.id).map(|node| &node.dependencies).into_iter().flatten();
+        ids.filter_map(|id| names.get(&**id).copied()).collect()
+    };
+    Ok(metadata.packages.iter().flat_map(|package| judge(package, &depends_on(package), &rules)).collect())
 }
 
-fn judge(package: &Package, rules: &Rules) -> Vec<String> {
+fn judge(package: &Package, depends_on: &[&str], rules: &Rules) -> Vec<String> {
     let mut offences = Vec::new();
     let mut note = |what: String| offences.push(format!("{} {}: {what}", package.name, package.version));
     match &package.license {
@@ -108,7 +121,7 @@ fn judge(package: &Package, rules: &Rules) -> Vec<String> {
         if ban.wrappers.is_empty() && ban.name == package.name {
             note(format!("is banned: {}", ban.reason));
         }
-        let depends = package.dependencies.iter().any(|dependency| dependency.name == ban.name);
+        let depends = depends_on.contains(&&*ban.name);
         if !ban.wrappers.is_empty() && depends && !ban.wrappers.contains(&package.name) {
             note(format!("depends on {}, which is banned: {}", ban.name, ban.reason));
         }
@@ -204,13 +217,15 @@ mod tests {
             version: "1.0.0".to_owned(),
             license: license.map(str::to_owned),
             source: source.map(str::to_owned),
-            dependencies: vec![Dependency { name: if license.is_some() { "good" } else { "rusty" }.to_owned() }],
+            id: name.to_owned(),
         };
         let good = package("good", Some("MIT"), Some("registry+https://registry.example"));
-        assert!(judge(&good, &rules).is_empty());
-        assert!(judge(&package("ours", Some("MIT"), None), &rules).is_empty());
-        assert_eq!(judge(&package("old", None, Some("git+https://elsewhere.example")), &rules).len(), 4);
-        assert!(judge(&package("rusty", Some("MIT"), None), &rules).is_empty());
-        assert_eq!(judge(&package("one", None, None), &rules), ["one 1.0.0: says no licence"]);
+        assert!(judge(&good, &["ours"], &rules).is_empty());
+        let ours = package("ours", Some("MIT"), None);
+        assert!(judge(&ours, &["good", "one"], &rules).is_empty());
+        assert_eq!(judge(&ours, &["rusty"], &rules), ["ours 1.0.0: depends on rusty, which is banned: slow"]);
+        assert!(judge(&package("rusty", Some("MIT"), None), &[], &rules).is_empty());
+        assert!(judge(&package("one", Some("MIT"), None), &["rusty"], &rules).is_empty());
+        assert_eq!(judge(&package("old", None, Some("git+https://elsewhere.example")), &[], &rules).len(), 3);
     }
 }
