@@ -12,13 +12,14 @@ const CONTRACTS: [&str; 4] = [
 ];
 
 /// Messages that the operator's command line prints as JSON; their field names are part of its versioned schemas.
-const PRINTED: [&str; 28] = [
+const PRINTED: [&str; 29] = [
     "Hooks",
     "HookPoint",
     "Hook",
     "Condition",
     "NodeStatus",
     "DirectoryStatus",
+    "DirectoryEvidence",
     "Links",
     "Contact",
     "SyncedLinks",

@@ -7,11 +7,13 @@
 
 mod announce;
 mod client;
+pub(crate) mod honesty;
+mod log;
 mod names;
 mod stream;
 mod wire;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,18 +35,16 @@ use crate::config::DirectoryAddress;
 use crate::health::{Condition, Health};
 use crate::keys::{CryptodClient, KeysError, SignedCard};
 use crate::link::ports::{Carrier, FoundCard};
-use crate::reports::{Reports, Seen};
+use crate::reports::Reports;
 use crate::sensitive::Sensitive;
 use crate::store::{Carried, Store, StoreError};
 use client::Client;
+use honesty::Honesty;
 pub(crate) use names::{ResolvedNames, resolve_names};
 pub(crate) use stream::{Delivered, Kind as ItemKind};
 
 /// A card in memory is asked for again, in the background, once it is older than this.
 const REFRESH_AFTER: Duration = Duration::from_secs(600);
-
-/// Contradictions that are remembered; the condition names one.
-const LIES: usize = 64;
 
 /// Why a directory did not do what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -145,7 +145,6 @@ pub(crate) struct Directories {
     keys: CryptodClient,
     store: Store,
     health: Arc<Health>,
-    reports: Arc<Reports>,
     /// Our own card, signed once for all directories.
     own: tokio::sync::Mutex<Option<(SignedCard, UnixMillis)>>,
     /// Verified cards by peer; as many as there are peers in the store.
@@ -154,9 +153,8 @@ pub(crate) struct Directories {
     unreached: Mutex<HashSet<NodeId>>,
     /// A card brought news of a succession, which the store has.
     succeeded: AtomicBool,
-    /// What directories said that something signed contradicts: by directory and by whom it was about, until the same
-    /// directory gives an honest answer about the same node.
-    lies: Mutex<BTreeMap<(NodeId, NodeId), String>>,
+    /// What directories were caught at, and what is doubted.
+    honesty: Honesty,
 }
 
 /// A verified card in memory.
@@ -197,6 +195,7 @@ impl Directories {
             let invite = invites.iter().find(|invite| invite.is_for(&address.id)).cloned();
             Arc::new(Client::new(me, address, invite, &names, &tls, keys.clone()))
         };
+        let honesty = Honesty::new(store.clone(), Arc::clone(&health), reports);
         Arc::new(Self {
             me,
             listens_locally,
@@ -207,12 +206,11 @@ impl Directories {
             keys,
             store,
             health,
-            reports,
             own: tokio::sync::Mutex::new(None),
             cards: Mutex::default(),
             unreached: Mutex::default(),
             succeeded: AtomicBool::new(false),
-            lies: Mutex::default(),
+            honesty,
         })
     }
 
@@ -222,6 +220,12 @@ impl Directories {
             tasks.spawn(Arc::clone(self).announce(Arc::clone(client)));
             tasks.spawn(stream::listen(Arc::clone(client), delivered.clone()));
         }
+        let this = Arc::clone(self);
+        tasks.spawn(async move {
+            this.honesty.load(this.clients.iter().map(|client| client.address())).await;
+            let watch = |client: &Arc<Client>| Arc::clone(&this).watch(Arc::clone(client));
+            futures_util::future::join_all(this.clients.iter().map(watch)).await;
+        });
     }
 
     /// Signs a new card at once and announces it: what is in it has changed.
@@ -237,7 +241,11 @@ impl Directories {
 
     /// How each directory stands.
     pub(crate) fn status(&self) -> Vec<DirectoryStatus> {
-        self.clients.iter().map(|client| client.status()).collect()
+        let with_evidence = |client: &Arc<Client>| DirectoryStatus {
+            evidence: self.honesty.evidence(&client.address().id).iter().map(honesty::shown).collect(),
+            ..client.status()
+        };
+        self.clients.iter().map(with_evidence).collect()
     }
 
     /// The peer's card: from memory or the store if it still holds, else from a directory.
@@ -288,9 +296,14 @@ impl Directories {
         let mut worst = DirectoryError::None;
         for client in &self.clients {
             let answer = self.look_up_at(client, peer, keep).await;
-            self.judge(client, peer, answer.as_ref().err());
+            self.honesty.judge(client.address(), peer, answer.as_ref().err());
             match answer {
-                Ok(found) => return Ok(found),
+                Ok(found) => {
+                    // The others are asked as well, in the background, for whom somebody here asked.
+                    let others = self.clients.iter().filter(|other| keep == Keep::Card && !Arc::ptr_eq(other, client));
+                    others.for_each(|other| other.watch.cross(found.card.node_id));
+                    return Ok(found);
+                }
                 Err(error) if error.gravity() >= worst.gravity() => worst = error,
                 Err(_) => {}
             }
@@ -298,32 +311,26 @@ impl Directories {
         Err(worst)
     }
 
-    /// Keeps the condition that names dishonest directories in step with an answer about `subject`. Silence and refusals say
-    /// nothing either way.
-    fn judge(&self, client: &Client, subject: NodeId, error: Option<&DirectoryError>) {
-        let key = (client.address().id, subject);
-        let mut lies = lock(&self.lies);
-        match error {
-            Some(error) if error.is_dishonest() => {
-                self.reports.note(Seen::DirectoryLied);
-                if lies.len() >= LIES {
-                    lies.pop_first();
-                }
-                lies.insert(key, format!("{}, about {}: {error}", client.address(), subject.short()));
-            }
-            None => {
-                lies.remove(&key);
-            }
-            Some(_) => {}
+    async fn look_up_at(&self, client: &Client, peer: NodeId, keep: Keep) -> Result<CachedCard, DirectoryError> {
+        let shown = client.node(peer).await?;
+        client.watch.look();
+        let taken = self.take_shown(client, peer, shown.card.clone(), keep).await;
+        match &taken {
+            Ok(found) if found.bytes == shown.card => client.watch.gave(&found.card, shown.card, shown.place),
+            Err(error) if error.is_dishonest() => self.keep_lie(client, peer, error, &shown.card).await,
+            _ => {}
         }
-        match lies.values().next() {
-            Some(lie) => self.health.raise(Condition::DirectoryDishonest, clock::now(), lie.clone()),
-            None => self.health.clear(Condition::DirectoryDishonest),
-        }
+        taken
     }
 
-    async fn look_up_at(&self, client: &Client, peer: NodeId, keep: Keep) -> Result<CachedCard, DirectoryError> {
-        let bytes = client.node(peer).await?;
+    /// Holds a card that a directory gave for `peer` against all that is known.
+    async fn take_shown(
+        &self,
+        client: &Client,
+        peer: NodeId,
+        bytes: Bytes,
+        keep: Keep,
+    ) -> Result<CachedCard, DirectoryError> {
         // By our own clock and its grace: a directory must not say which cards have ended.
         let card = Card::verify(&bytes, clock::now())?;
         let earlier = self.follow(&card).await?;
@@ -492,7 +499,7 @@ impl Carrier for DirectoryPorts {
     async fn send_offer(&self, directory: NodeId, offer: Bytes) -> Result<(), DirectoryError> {
         let client = self.0.client(&directory)?;
         let sent = client.send_offer(offer).await;
-        self.0.judge(client, self.0.me, sent.as_ref().err());
+        self.0.honesty.judge(client.address(), self.0.me, sent.as_ref().err());
         sent
     }
 
@@ -503,6 +510,22 @@ impl Carrier for DirectoryPorts {
     async fn methods_changed(&self, allowed: MethodSet) {
         self.0.allow_methods(allowed);
         self.0.renew_card().await;
+    }
+
+    async fn own_heads(&self) -> Option<Bytes> {
+        self.0.own_heads().await
+    }
+
+    fn take_heads(&self, peer: NodeId, heads: &[u8]) {
+        self.0.take_heads(peer, heads);
+    }
+
+    async fn unanswered(&self, directory: NodeId, peer: NodeId) {
+        self.0.unanswered(directory, peer).await;
+    }
+
+    fn answered_but(&self, waiting: &BTreeSet<NodeId>) {
+        self.0.honesty.answered_but(waiting);
     }
 
     fn take_news(&self) -> bool {

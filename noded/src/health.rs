@@ -18,8 +18,10 @@ pub(crate) enum Condition {
     DirectoryUnreachable,
     /// A directory refused this node.
     DirectoryRefused,
-    /// A directory broke its word: a bad receipt, an older card, two cards of one sequence.
+    /// A directory broke its word: a bad receipt, an older card, two cards of one sequence, two logs.
     DirectoryDishonest,
+    /// A directory left something out, and nothing proves that it lied.
+    DirectoryDoubtful,
     /// This machine's clock is off by more than the directory tolerates.
     ClockOff,
     /// No directory is configured.
@@ -106,6 +108,12 @@ impl Condition {
                 Error,
                 &[],
                 "The directory said what its signature or an earlier card contradicts. Use another one.",
+            ),
+            Self::DirectoryDoubtful => entry(
+                "directory.doubtful",
+                Warning,
+                &["directory.unreachable"],
+                "Noticed, not proven: the directory left something out. Ask its operator, or configure a second one beside it.",
             ),
             Self::ClockOff => {
                 entry("clock.off", Warning, &[], "Set this machine's clock (NTP); until then the offset is corrected.")

@@ -9,6 +9,7 @@
 
 mod calls;
 mod copy;
+mod honesty;
 mod links;
 mod peers;
 mod proofs;
@@ -28,6 +29,7 @@ use rusqlite::{Connection, ErrorCode, ffi};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use copy::{COPY, Sound, bound_to, check, decided_methods};
+pub(crate) use honesty::Evidence;
 pub(crate) use peers::{KnownPeer, Word};
 pub(crate) use seal::RowSeal;
 pub(crate) use states::{Pen, Writer};

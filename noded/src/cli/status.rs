@@ -90,6 +90,14 @@ fn people(output: &Output, processes: &SupervisorStatus, node: Option<&NodeStatu
             if !directory.detail.is_empty() {
                 output.line(format!("  {}", one_line(&directory.detail)));
             }
+            if directory.log_checked_at > 0 {
+                let checked = moment(directory.log_checked_at, now);
+                output.line(format!("  log: {} cards, checked {checked}", directory.log_size));
+            }
+            for evidence in &directory.evidence {
+                let at = moment(evidence.at, now);
+                output.line(format!("  caught: {} ({at}); --json has both signed statements", one_line(&evidence.lie)));
+            }
         }
     }
     for condition in processes.conditions.iter().chain(node.iter().flat_map(|node| &node.conditions)) {

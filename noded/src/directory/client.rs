@@ -20,10 +20,12 @@ use openred_proto::checked::receipt::{Receipt, ReceiptKind};
 use openred_proto::error::WireError;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::{WORK_BITS, WORK_LIFE};
+use openred_proto::log::Hash;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
+use super::log::{Place, Watch};
 use super::names::ResolvedNames;
 use super::{DirectoryError, lock, wire};
 use crate::clock;
@@ -69,6 +71,18 @@ pub(super) struct Client {
     pub(super) announce_now: tokio::sync::Notify,
     /// Woken when the node is registered: the stream may be opened.
     pub(super) registered: tokio::sync::Notify,
+    /// What is to be held against its log.
+    pub(super) watch: Watch,
+}
+
+/// A card as a directory shows it, unverified.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) card: Bytes,
+    /// Where it is said to stand in the log.
+    pub(super) place: Option<Place>,
+    /// Whether its node is said to be there.
+    pub(super) fresh: bool,
 }
 
 impl Client {
@@ -101,6 +115,7 @@ impl Client {
             standing: Mutex::new((Standing::Starting, clock::now())),
             announce_now: tokio::sync::Notify::new(),
             registered: tokio::sync::Notify::new(),
+            watch: Watch::default(),
         }
     }
 
@@ -144,6 +159,9 @@ impl Client {
             state: state.to_owned(),
             detail,
             since: since.0,
+            log_size: self.watch.checked().0,
+            log_checked_at: self.watch.checked().1.0,
+            evidence: Vec::new(),
         }
     }
 
@@ -161,7 +179,10 @@ impl Client {
         };
         match answer? {
             registered if registered.outcome == "quarantined" => Err(DirectoryError::Quarantined),
-            registered => Ok(Duration::from_secs(registered.announce_after_seconds)),
+            registered => {
+                self.watch.took(Bytes::copy_from_slice(card));
+                Ok(Duration::from_secs(registered.announce_after_seconds))
+            }
         }
     }
 
@@ -184,16 +205,37 @@ impl Client {
     }
 
     /// A node's signed card, unverified.
-    pub(super) async fn node(&self, node: NodeId) -> Result<Bytes> {
+    pub(super) async fn node(&self, node: NodeId) -> Result<Shown> {
         let path = format!("/api/v3/nodes/{node}");
         let response = self.send(&Method::GET, &path, Bytes::new(), HeaderMap::new()).await?;
         match response.status() {
             StatusCode::NOT_FOUND => Err(DirectoryError::UnknownNode),
             _ => {
                 let view: wire::NodeView = read(response).await?;
-                Ok(wire::decode("card", &view.card)?)
+                let place = view.log.map(|log| log.place()).transpose()?;
+                Ok(Shown { card: wire::decode("card", &view.card)?, place, fresh: view.fresh })
             }
         }
+    }
+
+    /// The head of the log, unverified.
+    pub(super) async fn log_head(&self) -> Result<Bytes> {
+        let head: wire::LogHead = self.get("/api/v3/log/head").await?;
+        Ok(head.head.into())
+    }
+
+    /// A proof that an entry is in the log, unverified.
+    pub(super) async fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>> {
+        self.get::<wire::LogProof>(&format!("/api/v3/log/inclusion?index={index}&size={size}")).await?.hashes()
+    }
+
+    /// A proof that the log only grew, unverified.
+    pub(super) async fn consistency(&self, from: u64, to: u64) -> Result<Vec<Hash>> {
+        self.get::<wire::LogProof>(&format!("/api/v3/log/consistency?from={from}&to={to}")).await?.hashes()
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        read(self.send(&Method::GET, path, Bytes::new(), HeaderMap::new()).await?).await
     }
 
     /// Hands an offer over; the directory's signed receipt for exactly this offer is the only proof that it took it.

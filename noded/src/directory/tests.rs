@@ -13,6 +13,7 @@ use openred_proto::admission::Work;
 
 use super::*;
 use crate::keys::tests::{Daemon, daemon};
+use crate::reports::Seen;
 use crate::store::StoreThread;
 
 const DAY: Duration = Duration::from_secs(86_400);

@@ -6,8 +6,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use openred_proto::error::WireError;
 use openred_proto::id::NodeId;
+use openred_proto::log::{Hash, PROOF_HASHES};
 use serde::{Deserialize, Serialize};
 
+use super::DirectoryError;
+use super::log::Place;
 use super::stream::Kind;
 
 #[derive(Serialize)]
@@ -35,6 +38,50 @@ pub(super) struct Registered {
 #[derive(Deserialize)]
 pub(super) struct NodeView {
     pub(super) card: String,
+    #[serde(default)]
+    pub(super) fresh: bool,
+    /// Older directories keep no log.
+    #[serde(default)]
+    pub(super) log: Option<LogPlace>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct LogPlace {
+    index: u64,
+    #[serde(default)]
+    salt: Option<String>,
+}
+
+impl LogPlace {
+    pub(super) fn place(self) -> Result<Place, WireError> {
+        let malformed = WireError::Malformed { what: "place in the log", why: "the salt is not 16 bytes of hex" };
+        let salt = self.salt.map(|text| {
+            let mut salt = [0; 16];
+            hex::decode_to_slice(text, &mut salt).map(|()| salt).map_err(|_| malformed)
+        });
+        Ok(Place { index: self.index, salt: salt.transpose()? })
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct LogHead {
+    pub(super) head: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct LogProof {
+    proof: Vec<String>,
+}
+
+impl LogProof {
+    pub(super) fn hashes(self) -> Result<Vec<Hash>, DirectoryError> {
+        let malformed = WireError::Malformed { what: "log proof", why: "not hashes in base64" };
+        if self.proof.len() > PROOF_HASHES {
+            return Err(WireError::TooLong { what: "log proof", limit: PROOF_HASHES }.into());
+        }
+        let hash = |text: &String| Hash::try_from(&decode("log proof", text).ok()?[..]).ok();
+        Ok(self.proof.iter().map(hash).collect::<Option<_>>().ok_or(malformed)?)
+    }
 }
 
 #[derive(Serialize)]

@@ -10,6 +10,7 @@ use http::StatusCode;
 use openred_proto::checked::link_sync::{LinkSync, SYNC_BYTES};
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
 use openred_proto::limits::{LINKS, OFFER_BYTES};
+use openred_proto::log::heads::HEADS_BYTES;
 use openred_proto::vault::Refusal;
 
 use super::cards::CARD;
@@ -26,11 +27,13 @@ use crate::keys::KeysError;
 pub(crate) const OFFER: &str = "/link/offer";
 /// Compares lists of links ([`LinkSync`]), either way.
 pub(crate) const SYNC: &str = "/link/sync";
+/// Hands over the heads of directories' logs that the speaker has checked ([`Heads`](openred_proto::log::heads::Heads)); answered alike.
+pub(crate) const HEADS: &str = "/link/heads";
 /// All that links answer inside a session begins so.
 pub(crate) const PREFIX: &str = "/link/";
 /// Longest body of any of these requests, and of their answers.
 pub(crate) const BODY_BYTES: usize = 4096;
-const _: () = assert!(32 + OFFER_BYTES <= BODY_BYTES && SYNC_BYTES <= BODY_BYTES);
+const _: () = assert!(32 + OFFER_BYTES <= BODY_BYTES && SYNC_BYTES <= BODY_BYTES && HEADS_BYTES <= BODY_BYTES);
 
 /// A peer that is told of a revocation has this long to hear it: the operator waits for it.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -67,6 +70,8 @@ pub(super) struct Steps {
     due: BTreeSet<NodeId>,
     /// Whose cards are to be asked for, up to which sequence.
     pub(super) cards_due: BTreeMap<NodeId, u64>,
+    /// With whom heads of directories' logs are to be exchanged.
+    heads_due: BTreeSet<NodeId>,
     /// When the card that a peer named did not come.
     pub(super) cards_missed: BTreeMap<NodeId, UnixMillis>,
 }
@@ -74,7 +79,7 @@ pub(super) struct Steps {
 impl Steps {
     /// The node is nobody any more.
     pub(super) fn forget(&mut self, peer: &NodeId) {
-        for of in [&mut self.in_step, &mut self.due] {
+        for of in [&mut self.in_step, &mut self.due, &mut self.heads_due] {
             of.remove(peer);
         }
         self.cards_due.remove(peer);
@@ -96,7 +101,7 @@ impl Links {
     }
 
     async fn answered(&self, peer: NodeId, path: &str, body: Bytes) -> (StatusCode, Bytes) {
-        if ![OFFER, SYNC, CARD].contains(&path) {
+        if ![OFFER, SYNC, CARD, HEADS].contains(&path) {
             return (StatusCode::NOT_FOUND, Bytes::new());
         }
         if !self.asked.lock().unwrap_or_else(PoisonError::into_inner).admit(peer, path, clock::now()) {
@@ -105,6 +110,10 @@ impl Links {
         match path {
             OFFER => self.answer_offer(peer, body).await,
             CARD => self.answer_card(peer, body).await,
+            HEADS => {
+                self.carrier.take_heads(peer, &body);
+                (StatusCode::OK, self.carrier.own_heads().await.unwrap_or_default())
+            }
             _ => self.answer_sync(peer, &body).await,
         }
     }
@@ -167,6 +176,10 @@ impl Links {
         // Looked at in place: this runs with every session.
         let is_due = sync::is_due(self.table().values().map(|held| &held.link), &peer, clock::now());
         let mut steps = self.steps();
+        if steps.heads_due.len() < LINKS {
+            steps.heads_due.insert(peer);
+            self.sync_wanted.notify_one();
+        }
         if (is_due || !steps.in_step.contains(&peer)) && steps.due.len() < LINKS {
             steps.due.insert(peer);
             self.sync_wanted.notify_one();
@@ -181,6 +194,23 @@ impl Links {
                     Ok(0) => {}
                     Ok(mended) => tracing::info!(mended, "links brought in step with a peer's"),
                     Err(error) => tracing::debug!(%error, "lists of links not compared"),
+                }
+            })
+            .await;
+    }
+
+    /// Exchanges heads with those with whom a session was opened. A peer that does not know the question has none to tell.
+    pub(super) async fn exchange_heads(&self) {
+        let due = std::mem::take(&mut self.steps().heads_due);
+        let (Some(courier), false) = (self.courier.get(), due.is_empty()) else { return };
+        let Some(own) = self.carrier.own_heads().await else { return };
+        futures_util::stream::iter(due)
+            .for_each_concurrent(AT_ONCE, |peer| {
+                let own = own.clone();
+                async move {
+                    if let Some(answer) = ask_in_turn(&**courier, peer, HEADS, own).await {
+                        self.carrier.take_heads(peer, &answer.body);
+                    }
                 }
             })
             .await;

@@ -39,6 +39,11 @@ impl Default for Sending {
 }
 
 impl Sending {
+    /// How often it went out.
+    pub(super) const fn attempts(self) -> u32 {
+        self.attempts
+    }
+
     /// A clock that was set back has left times that nobody would wait for.
     pub(super) fn is_due(self, now: UnixMillis) -> bool {
         self.next <= now || self.next > now.plus(LONGEST_PAUSE)

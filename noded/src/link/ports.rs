@@ -1,5 +1,6 @@
 //! What links need from the rest of the node: the key process, a directory to carry offers, and somebody to tell.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,6 +110,16 @@ pub(crate) trait Carrier: Send + Sync {
     async fn methods_changed(&self, allowed: MethodSet);
     /// A peer said that its card has this sequence: look it up when ours is older.
     fn card_hint(&self, peer: NodeId, sequence: u64);
+    /// The heads of directories' logs that this node has checked, to hand to a peer.
+    async fn own_heads(&self) -> Option<Bytes> {
+        None
+    }
+    /// A peer hands over those that it has checked; each proves itself.
+    fn take_heads(&self, _peer: NodeId, _heads: &[u8]) {}
+    /// The directory has signed again and again for an offer to this peer, which says nothing.
+    async fn unanswered(&self, _directory: NodeId, _peer: NodeId) {}
+    /// Offers wait for an answer of these peers, and of no others.
+    fn answered_but(&self, _waiting: &BTreeSet<NodeId>) {}
     /// Whether a card has brought news of a succession since this was asked last; they are in the store.
     fn take_news(&self) -> bool;
 }

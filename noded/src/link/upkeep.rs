@@ -21,6 +21,8 @@ use crate::sensitive::Sensitive;
 
 /// Offers that are sent at once: a peer that is away must not hold up the others.
 const AT_ONCE: usize = 8;
+/// Times that a directory signs for an offer before it is asked whether the peer is there at all: half a minute without a word.
+const UNANSWERED: u32 = 4;
 /// How often links are looked at when nothing happens.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 /// How long a node without a link or a word of the operator is remembered after its last card or session: longer than any card of it holds.
@@ -70,7 +72,7 @@ impl Links {
                     () = self.sync_wanted.notified() => {}
                     () = tokio::time::sleep(TICK) => {}
                 }
-                tokio::join!(self.sync_due(), self.exchange_due());
+                tokio::join!(self.sync_due(), self.exchange_due(), self.exchange_heads());
             }
         };
         tokio::join!(tending, sending, reoffering, renewing, comparing, self.store_uses());
@@ -85,6 +87,8 @@ impl Links {
         self.tell_vault().await;
         self.sweep_vault().await;
         self.forget_strangers(now).await;
+        let waiting = self.all().into_iter().filter(|link| link.state == LinkState::Offered).map(|link| link.peer());
+        self.carrier.answered_but(&waiting.collect());
         self.assess(now);
     }
 
@@ -267,14 +271,23 @@ impl Links {
         // What no directory is to carry, its contact brings.
         if !self.offer_inside(&link).await && link.directory != NO_DIRECTORY {
             let sent = self.carrier.send_offer(link.directory, Bytes::copy_from_slice(&link.offer)).await;
-            if let Err(error) = sent {
-                tracing::info!(link = %link.id(), %error, "offer not sent; it is tried again");
+            match sent {
+                Ok(()) => self.note_unanswered(&link).await,
+                Err(error) => tracing::info!(link = %link.id(), %error, "offer not sent; it is tried again"),
             }
         }
         let mut spread = [0];
         getrandom::fill(&mut spread).expect("the kernel's generator answers since the probe at start");
         if let Some(held) = self.table().get_mut(&link.id()) {
             held.sending = held.sending.after_attempt(clock::now(), spread[0]);
+        }
+    }
+
+    /// The directory took the offer, once more.
+    async fn note_unanswered(&self, link: &Link) {
+        let attempts = self.table().get(&link.id()).map_or(0, |held| held.sending.attempts());
+        if attempts >= UNANSWERED {
+            self.carrier.unanswered(link.directory, link.peer()).await;
         }
     }
 }

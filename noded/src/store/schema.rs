@@ -15,7 +15,7 @@ use super::{Result, StoreError};
 const APPLICATION_ID: i32 = 0x4f52_6564;
 
 /// Step n leads from version n to version n + 1.
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 9] = [
     "
     -- Times are Unix milliseconds. Ids are raw bytes. Enumerations are the numbers in src/link/state.rs.
     CREATE TABLE link (
@@ -118,6 +118,23 @@ const STEPS: [&str; 8] = [
     -- Bytes of keys and sealed values of each module's rows, changed with them: a quota is held without looking at the rows.
     CREATE TABLE module_bytes (module TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO module_bytes SELECT module, SUM(LENGTH(key) + LENGTH(sealed)) FROM module_row GROUP BY module;
+    ",
+    "
+    -- The last head of each directory's log that was checked: what it shows later has to go on from there.
+    CREATE TABLE directory_head (
+        directory BLOB PRIMARY KEY,
+        note BLOB NOT NULL,
+        checked_at INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    -- What directories were caught at.
+    CREATE TABLE directory_evidence (
+        number INTEGER PRIMARY KEY,
+        directory BLOB NOT NULL,
+        lie INTEGER NOT NULL,          -- src/directory/honesty.rs
+        first BLOB NOT NULL,           -- signed statements
+        second BLOB NOT NULL,
+        at INTEGER NOT NULL
+    );
     ",
 ];
 
@@ -245,16 +262,16 @@ mod tests {
     fn an_upgrade_keeps_the_file_as_it_was_and_the_older_program_refuses_the_new_one_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
-        let kept = folder.path().join("node.sqlite.schema-8");
+        let kept = folder.path().join("node.sqlite.schema-9");
         // Half a copy of an upgrade that was killed.
-        std::fs::write(folder.path().join("node.sqlite.schema-8.new"), "half").unwrap();
+        std::fs::write(folder.path().join("node.sqlite.schema-9.new"), "half").unwrap();
         assert!(!kept.exists(), "a new file is none that has to be kept");
         take_steps(&connection, folder.path(), &[&STEPS[..], &[NEXT]].concat()).unwrap();
-        assert_eq!(mark(&kept), (8, vec![0x2a]));
-        assert_eq!(mark(&folder.path().join(super::super::FILE)), (9, vec![0x2a]));
-        assert!(!folder.path().join("node.sqlite.schema-8.new").exists());
+        assert_eq!(mark(&kept), (9, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (10, vec![0x2a]));
+        assert!(!folder.path().join("node.sqlite.schema-9.new").exists());
         let older = migrate(&connection, folder.path()).unwrap_err();
-        assert_eq!(older, StoreError::NewerSchema { found: 9, known: 8 });
+        assert_eq!(older, StoreError::NewerSchema { found: 10, known: 9 });
         assert!(older.to_string().contains("newer version of openred"));
         // Put back, the copy is what the older program had.
         drop(connection);
@@ -266,8 +283,8 @@ mod tests {
     fn a_shape_that_no_step_leads_to_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let connection = database(folder.path());
-        check_shape(&connection, 8).unwrap();
-        for version in [0, 1, 2, 3, 4, 5, 6, 7] {
+        check_shape(&connection, 9).unwrap();
+        for version in [0, 1, 2, 3, 4, 5, 6, 7, 8] {
             assert_eq!(check_shape(&connection, version), Err(StoreError::Shape), "as version {version}");
         }
         for (there, back) in [
@@ -278,19 +295,19 @@ mod tests {
             ("ALTER TABLE meta ADD COLUMN more", "ALTER TABLE meta DROP COLUMN more"),
         ] {
             connection.execute_batch(there).unwrap();
-            assert_eq!(check_shape(&connection, 8), Err(StoreError::Shape), "{there}");
+            assert_eq!(check_shape(&connection, 9), Err(StoreError::Shape), "{there}");
             connection.execute_batch(back).unwrap();
         }
-        check_shape(&connection, 8).unwrap();
+        check_shape(&connection, 9).unwrap();
         connection.execute_batch("DROP TABLE carried").unwrap();
-        assert_eq!(check_shape(&connection, 8), Err(StoreError::Shape));
+        assert_eq!(check_shape(&connection, 9), Err(StoreError::Shape));
         // Comments are no difference; what poses as one is.
         let text = "CREATE TABLE carried (peer BLOB PRIMARY KEY,{} earlier BLOB NOT NULL, withdrawn INTEGER NOT NULL) WITHOUT ROWID";
         connection.execute_batch(&text.replace("{}", " -- another comment\n")).unwrap();
-        check_shape(&connection, 8).unwrap();
+        check_shape(&connection, 9).unwrap();
         connection.execute_batch("DROP TABLE carried").unwrap();
         connection.execute_batch(&text.replace("{}", " \"--\n\" TEXT,")).unwrap();
-        assert_eq!(check_shape(&connection, 8), Err(StoreError::Shape));
+        assert_eq!(check_shape(&connection, 9), Err(StoreError::Shape));
     }
 
     #[test]
@@ -343,7 +360,7 @@ mod tests {
             &[&STEPS[..], &["CREATE TABLE later (x); CREATE TABLE link (x);"]].concat(),
         )
         .unwrap_err();
-        assert_eq!(mark(&folder.path().join(super::super::FILE)), (8, vec![0x2a]));
+        assert_eq!(mark(&folder.path().join(super::super::FILE)), (9, vec![0x2a]));
         migrate(&connection, folder.path()).unwrap();
         take_steps(&connection, folder.path(), &[&STEPS[..], &[NEXT]].concat()).unwrap();
     }

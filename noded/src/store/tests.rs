@@ -261,7 +261,7 @@ fn newer_schema_foreign_file_and_second_process_are_refused_by_name() {
     thread.join();
     let file = directory.path().join(FILE);
     Connection::open(&file).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    assert_eq!(Store::open(directory.path(), 0).err(), Some(StoreError::NewerSchema { found: 99, known: 8 }));
+    assert_eq!(Store::open(directory.path(), 0).err(), Some(StoreError::NewerSchema { found: 99, known: 9 }));
     Connection::open(&file).unwrap().pragma_update(None, "application_id", 1).unwrap();
     assert_eq!(Store::open(directory.path(), 0).err(), Some(StoreError::Foreign));
     std::fs::write(&file, [7; 9000]).unwrap();
@@ -288,7 +288,7 @@ fn a_copy_taken_under_load_is_whole_and_as_of_one_moment() {
             let bytes = store.copy().await.unwrap();
             let copy = directory.path().join(COPY);
             assert_eq!(std::fs::metadata(&copy).unwrap().len(), bytes);
-            assert_eq!(check(&copy).unwrap(), Sound { schema: 8, links: 0 });
+            assert_eq!(check(&copy).unwrap(), Sound { schema: 9, links: 0 });
             let connection = Connection::open(&copy).unwrap();
             let read = |key: &[u8]| rows::get(&connection, &seal(), key).unwrap();
             assert_eq!(read(b"one"), read(b"two"));
