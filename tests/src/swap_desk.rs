@@ -66,27 +66,40 @@ impl Desk {
     /// When it cannot be made.
     pub fn package_of(&self, version: &str, says: &str, act: &str, permissions: &str) -> Result<PathBuf> {
         let (manifest, program, out) = (self.place("openred.toml"), self.place("program"), self.place("package"));
-        let route = |method: &str, path: &str| {
-            format!("[[route]]\nmethod = \"{method}\"\npath = \"/{path}\"\nauth = \"operator\"\n")
-        };
-        let posts: String = ["look", "add", "hang", "late", "go", "end"].map(|path| route("POST", path)).concat();
-        let quota = "kv.quota = { megabytes = 1, reason = \"the count\" }";
-        let text_of = format!(
-            "id = \"{MODULE}\"\nversion = \"{version}\"\nprogram = \"swapped\"\ndescription = \"Counts\"\n{}{posts}[permissions]\n{quota}\n{permissions}",
-            route("GET", "shown")
-        );
-        fs::write(&manifest, text_of)?;
-        let mut bytes = fs::read(binaries()?.join("openred-swap-module"))?;
-        ensure!(says.len() == BUILT.len() && act.len() <= ACT_BYTES, "{says} or {act} has another length");
-        replace(&mut bytes, BUILT.as_bytes(), says.as_bytes())?;
-        let dots = [MARK.as_bytes(), &[b'.'; ACT_BYTES]].concat();
-        let acts = format!("{MARK}{act:.<ACT_BYTES$}");
-        replace(&mut bytes, &dots, acts.as_bytes())?;
-        fs::write(&program, bytes)?;
+        fs::write(&manifest, manifest_of(version, permissions))?;
+        fs::write(&program, program_of(says, act)?)?;
         let sign = ["module", "sign", text(&manifest)?, "--program", text(&program)?, "--key", text(&self.key)?];
         run(&binaries()?.join("openred"), &[&sign[..], &["--out", text(&out)?]].concat())?.ok()?;
         Ok(out)
     }
+}
+
+/// The manifest of that version.
+#[must_use]
+pub fn manifest_of(version: &str, permissions: &str) -> String {
+    let route = |method: &str, path: &str| {
+        format!("[[route]]\nmethod = \"{method}\"\npath = \"/{path}\"\nauth = \"operator\"\n")
+    };
+    let posts: String = ["look", "add", "hang", "late", "go", "end"].map(|path| route("POST", path)).concat();
+    let quota = "kv.quota = { megabytes = 1, reason = \"the count\" }";
+    format!(
+        "id = \"{MODULE}\"\nversion = \"{version}\"\nprogram = \"swapped\"\ndescription = \"Counts\"\n{}{posts}[permissions]\n{quota}\n{permissions}",
+        route("GET", "shown")
+    )
+}
+
+/// The program that says it is that version, and does so.
+///
+/// # Errors
+/// When it is not built, or one of them has another length than there is room for.
+pub fn program_of(says: &str, act: &str) -> Result<Vec<u8>> {
+    let mut bytes = fs::read(binaries()?.join("openred-swap-module"))?;
+    ensure!(says.len() == BUILT.len() && act.len() <= ACT_BYTES, "{says} or {act} has another length");
+    replace(&mut bytes, BUILT.as_bytes(), says.as_bytes())?;
+    let dots = [MARK.as_bytes(), &[b'.'; ACT_BYTES]].concat();
+    let acts = format!("{MARK}{act:.<ACT_BYTES$}");
+    replace(&mut bytes, &dots, acts.as_bytes())?;
+    Ok(bytes)
 }
 
 fn text(path: &Path) -> Result<&str> {

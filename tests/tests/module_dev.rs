@@ -9,7 +9,11 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::ensure;
 use nix::sys::signal::Signal;
+use openred_tests::desk::{Desk, VERSION, answers, module, probe_manifest};
 use openred_tests::harness::{Answer, binaries, run, signal_pid, wait_for};
+use openred_tests::swap_desk;
+use openred_tests::world::World;
+use serde_json::Value;
 
 const MANIFEST: &str =
     "id = \"probe\"\nversion = \"1.0.0+openred.probe\"\nprogram = \"probe\"\ndescription = \"Tries\"\n
@@ -24,12 +28,16 @@ struct Project {
 
 impl Project {
     fn new() -> Self {
+        Self::of("probe", &binaries().unwrap().join("openred-probe-module"), MANIFEST)
+    }
+
+    fn of(id: &str, program: &Path, manifest: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let program = binaries().unwrap().join("openred-probe-module");
         fs::write(folder.path().join("Cargo.toml"), "[package]\n").unwrap();
-        fs::write(folder.path().join("openred.toml"), MANIFEST).unwrap();
+        fs::write(folder.path().join("openred.toml"), manifest).unwrap();
+        let program = folder.path().join(program);
         let built = serde_json::json!({
-            "reason": "compiler-artifact", "target": { "name": "probe" }, "executable": program,
+            "reason": "compiler-artifact", "target": { "name": id }, "executable": program,
         });
         let cargo = folder.path().join("cargo");
         // A save that does not build: the file says so.
@@ -71,13 +79,27 @@ impl Project {
     }
 
     fn dev(&self) -> Dev {
-        let log = self.path().join("dev.log");
-        let file = File::options().create(true).append(true).open(&log).unwrap();
-        let mut command = self.command(&["module", "dev"]);
-        let child = command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
-        let mut dev = Dev { child, log };
+        let mut dev = self.begin(&["module", "dev"]);
         dev.says("probe 1.0.0+openred.probe runs", 1);
         dev
+    }
+
+    fn begin(&self, arguments: &[&str]) -> Dev {
+        // Where nobody watches for saves.
+        let log = self.path().join("target/dev.log");
+        fs::create_dir_all(self.path().join("target")).unwrap();
+        drop(File::create(&log).unwrap());
+        let file = File::options().append(true).open(&log).unwrap();
+        let mut command = self.command(arguments);
+        let child = command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
+        Dev { child, log }
+    }
+
+    /// Its generations, as the throw-away node has them.
+    fn generation(&self, id: &str) -> Value {
+        let home = fs::read_to_string(self.path().join("target/openred-dev")).unwrap();
+        let shown = self.ask(&["--json", "--home", &home, "module", "generations", id]).json().unwrap();
+        shown["modules"][0].clone()
     }
 
     /// Where the throw-away node lives, and its processes.
@@ -150,9 +172,23 @@ fn a_save_puts_the_next_build_in_the_place_of_the_last_one_and_an_end_leaves_not
         "[[route]]\nmethod = \"POST\"\npath = \"/try/{what}\"",
         "[[route]]\nmethod = \"POST\"\npath = \"/end\"",
     );
-    fs::write(project.path().join("openred.toml"), text).unwrap();
+    fs::write(project.path().join("openred.toml"), &text).unwrap();
     dev.says("probe 1.0.0+openred.probe runs", 2);
     project.answers(&mut dev, &["POST", "/try/kv", "--data", "hello!"], "no such route");
+    let swapped = project.generation("probe");
+    assert_eq!((&swapped["version"], &swapped["epoch"]), (&"1.0.0+openred.probe.dev.2".into(), &2.into()), "{swapped}");
+    project.answers(&mut dev, &["GET", "/kept"], "\"bytes\":5");
+    // It asks for more, and for a name that the node's process has to be started anew for.
+    let more = format!("{text}net.egress = {{ to = [\"localhost:9\"], reason = \"a name\" }}\n");
+    fs::write(project.path().join("openred.toml"), &more).unwrap();
+    dev.says("probe 1.0.0+openred.probe runs", 3);
+    project.answers(&mut dev, &["GET", "/kept"], "\"bytes\":5");
+    assert_eq!(project.generation("probe")["version"], "1.0.0+openred.probe.dev.3");
+    // Taken off by hand, it is installed by the next save.
+    let home = fs::read_to_string(project.path().join("target/openred-dev")).unwrap();
+    project.ask(&["--home", &home, "module", "remove", "probe", "--keep-data"]).ok().unwrap();
+    fs::write(project.path().join("openred.toml"), format!("{more}# saved\n")).unwrap();
+    dev.says("probe 1.0.0+openred.probe runs", 4);
     project.answers(&mut dev, &["GET", "/kept"], "\"bytes\":5");
     // What does not build, or is no manifest, leaves the last one running.
     fs::write(project.path().join("broken"), "").unwrap();
@@ -174,10 +210,115 @@ fn a_node_ends_with_a_dev_that_was_killed_and_the_next_one_is_not_hindered() {
     let (home, processes) = project.node();
     assert_eq!(dev.end(Signal::SIGKILL), None);
     are_gone(&processes);
-    fs::remove_dir_all(home.parent().unwrap()).unwrap();
+    wait_for("the supervisor's end", || match File::open(home.join("run/lock")) {
+        Ok(lock) => Ok(lock.try_lock().is_ok().then_some(())),
+        // A run of another test has removed it already.
+        Err(_) => Ok(Some(())),
+    })
+    .unwrap();
     let mut next = project.dev();
+    assert!(!home.parent().unwrap().exists(), "its key and passphrase do not stay");
     project.answers(&mut next, &["GET", "/kept"], "\"bytes\":null");
     assert_eq!(next.end(Signal::SIGTERM), Some(0));
+}
+
+#[test]
+fn a_build_that_is_not_taken_is_named_and_the_one_before_goes_on() {
+    let version = swap_desk::version(0, 0);
+    let project = Project::of(swap_desk::MODULE, Path::new("target/program"), &swap_desk::manifest_of(&version, ""));
+    let program = project.path().join("target/program");
+    fs::create_dir(project.path().join("target")).unwrap();
+    let save = |act: &str| {
+        fs::write(&program, swap_desk::program_of(&version, act).unwrap()).unwrap();
+        fs::write(project.path().join("source"), act).unwrap();
+    };
+    let call = |what: &[&str]| project.ask(&[&["module", "call", "--dev", swap_desk::MODULE], what].concat()).json();
+    let counts = |dev: &mut Dev, wanted: u64, migrated: &str| {
+        wait_for(&format!("{wanted}"), || {
+            dev.is_there()?;
+            let shown = call(&["GET", "/shown"])?;
+            ensure!(shown["count"] == wanted && shown["migrated"].as_str().unwrap_or_default() == migrated, "{shown}");
+            Ok(Some(()))
+        })
+        .unwrap();
+    };
+    // The first one does not start at all.
+    save("start-fails");
+    let mut dev = project.begin(&["module", "dev"]);
+    dev.says("ends again and again", 1);
+    save("");
+    dev.says(&format!("swapped {version} runs"), 1);
+    call(&["POST", "/add"]).unwrap();
+    counts(&mut dev, 1, "");
+    let before = project.generation(swap_desk::MODULE);
+    save("half-migrates");
+    dev.says("has not taken the place of the one before it, which is as it was", 1);
+    dev.says("half-way", 1);
+    let after = project.generation(swap_desk::MODULE);
+    assert_eq!((&after["generation"], &after["version"]), (&before["generation"], &before["version"]), "{after}");
+    call(&["POST", "/add"]).unwrap();
+    counts(&mut dev, 2, "");
+    save("migrates");
+    dev.says(&format!("swapped {version} runs"), 2);
+    counts(&mut dev, 2, before["version"].as_str().unwrap());
+    // An earlier version is no upgrade: it is installed anew, with what is kept.
+    let earlier = swap_desk::version(0, 0).replace("1.0.0", "0.9.0");
+    fs::write(&program, swap_desk::program_of(&earlier, "").unwrap()).unwrap();
+    fs::write(project.path().join("openred.toml"), swap_desk::manifest_of(&earlier, "")).unwrap();
+    dev.says(&format!("swapped {earlier} runs"), 1);
+    counts(&mut dev, 2, before["version"].as_str().unwrap());
+    assert_eq!(dev.end(Signal::SIGINT), Some(0));
+}
+
+#[test]
+fn what_was_on_the_operators_node_before_is_left_alone() {
+    let world = World::without_directory().unwrap();
+    let node = world.alone("alice", "").unwrap();
+    let desk = Desk::new(&world.path().join("desk")).unwrap();
+    let home = node.home.display().to_string();
+    let project = Project::new();
+    let dev = ["--home", &home, "module", "dev", "--node"];
+    let keeps = "kv.quota = { megabytes = 1, reason = \"what it was told\" }\n";
+    let manifest = probe_manifest(VERSION, keeps, "");
+    desk.install_probe(&node, &manifest).unwrap();
+    answers(&node, &["POST", "/try/kv", "--data", "hello"], "tried").unwrap();
+    let refused = |why: &str| {
+        let answer = project.ask(&dev);
+        assert!(answer.code != 0 && answer.stderr.contains(why), "{}{}", answer.stdout, answer.stderr);
+    };
+    // A newer one of the same name is still another's.
+    fs::write(project.path().join("openred.toml"), MANIFEST.replace("1.0.0", "1.0.1")).unwrap();
+    refused("which this run of `openred module dev` has not installed");
+    let owned = || {
+        let list = module(&node, &["list"]).unwrap();
+        let all = list["modules"].as_array().unwrap().clone();
+        all.into_iter().find(|module| module["id"] == "probe").map(|module| module["publisher"].clone())
+    };
+    assert_eq!(owned(), Some(desk.publisher.as_str().into()));
+    answers(&node, &["GET", "/kept"], "\"bytes\":5").unwrap();
+    // Nor is what it has left for the next of its name.
+    module(&node, &["remove", "probe", "--keep-data"]).unwrap();
+    refused("removed with --keep-data");
+    desk.install_probe(&node, &manifest).unwrap();
+    answers(&node, &["GET", "/kept"], "\"bytes\":5").unwrap();
+    module(&node, &["remove", "probe"]).unwrap();
+
+    fs::write(project.path().join("openred.toml"), MANIFEST).unwrap();
+    let mut run = project.begin(&dev);
+    run.says("probe 1.0.0+openred.probe runs", 1);
+    answers(&node, &["GET", "/kept"], "\"bytes\":null").unwrap();
+    assert_eq!(run.end(Signal::SIGINT), Some(0));
+    assert_eq!(owned(), None, "what this run has installed is gone");
+
+    // The operator takes it off meanwhile and installs his own: that is not this run's any more.
+    let mut run = project.begin(&dev);
+    run.says("probe 1.0.0+openred.probe runs", 1);
+    module(&node, &["remove", "probe"]).unwrap();
+    desk.install_probe(&node, &manifest).unwrap();
+    fs::write(project.path().join("openred.toml"), format!("{MANIFEST}# saved\n")).unwrap();
+    run.says("has not installed", 1);
+    assert_eq!(run.end(Signal::SIGINT), Some(0));
+    assert_eq!(owned(), Some(desk.publisher.as_str().into()));
 }
 
 #[test]

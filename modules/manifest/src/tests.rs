@@ -376,6 +376,17 @@ fn versions_and_patterns_compare() {
     let version = |text: &str| text.parse::<Version>().unwrap();
     assert!(version("1.10.0").is_newer_than(&version("1.9.9")));
     assert!(!version("1.0.0-rc.1").is_newer_than(&version("1.0.0")));
+    for (one, other, is_build) in [
+        ("1.0.0", "1.0.0", true),
+        ("1.0.0+dev.1", "1.0.0", true),
+        ("1.0.0+a.dev.1", "1.0.0+a", true),
+        ("1.0.0", "1.0.0+dev.1", false),
+        ("1.0.0+ab", "1.0.0+a", false),
+        ("1.0.0-rc.1", "1.0.0", false),
+        ("1.0.0-rc.1.2", "1.0.0-rc.1", false),
+    ] {
+        assert_eq!(version(one).is_build_of(&version(other)), is_build, "{one} {other}");
+    }
     assert!("1.0.0/..".parse::<Version>().is_err());
     let pattern: Pattern = "/a/{b}".parse().unwrap();
     assert!(pattern.matches("/a/x"));

@@ -143,6 +143,13 @@ impl Version {
             _ => false,
         }
     }
+
+    /// Whether it is `other`, or a build of it: the same with more build metadata (SemVer 10), which a program need not know.
+    #[must_use]
+    pub fn is_build_of(&self, other: &Self) -> bool {
+        let separator = if other.0.contains('+') { '.' } else { '+' };
+        self.0.strip_prefix(other.as_str()).is_some_and(|more| more.is_empty() || more.starts_with(separator))
+    }
 }
 
 impl Pattern {

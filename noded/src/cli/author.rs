@@ -4,7 +4,10 @@
 //! of its files is saved.
 
 mod dev;
+mod folder;
+mod node;
 mod project;
+mod session;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -50,7 +50,9 @@ pub(crate) fn module(invocation: &Invocation, command: Module) -> Result<Exit, F
             invocation.output.document("openred.module/1", &body);
             Ok(Exit::Ok)
         }
-        Module::Swap { module, path, to: None } => swaps::swap(invocation, &packages, &module, path.as_deref()),
+        Module::Swap { module, path, to: None, approve } => {
+            swaps::swap(invocation, &packages, &module, path.as_deref(), approve)
+        }
         Module::Swap { module, to: Some(version), .. } => swaps::to(invocation, &packages, &module, &version),
         Module::Rollback { module, snapshot } => swaps::roll_back(invocation, &module, snapshot),
         Module::Generations { module } => swaps::generations(invocation, module.as_ref()),

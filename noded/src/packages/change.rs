@@ -21,6 +21,8 @@ use crate::supervisor::{make_private, put};
 
 /// What remains of a module on its way out.
 const GONE: &str = ".gone-";
+/// Before its name: a module that was removed, and whose state was not.
+const KEPT: &str = ".kept-";
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -428,11 +430,20 @@ impl Packages {
         if !self.module(module).is_dir() {
             self.need(module)?;
         }
-        if !keep_data {
+        let kept = self.folder.join(format!("{KEPT}{module}"));
+        if keep_data {
+            put(&kept, b"", true, |_| ())?;
+        } else {
             // First: one that is gone and whose state nobody deletes would hand it to the next of its name.
             put(&self.folder.join(format!("{FORGET}{module}")), b"", true, |_| ())?;
+            let _ = fs::remove_file(&kept);
         }
         self.put_away(&self.module(module))
+    }
+
+    /// Whether one of that name was removed whose state stays for the next.
+    pub(crate) fn keeps_state(&self, module: &ModuleId) -> bool {
+        self.folder.join(format!("{KEPT}{module}")).exists()
     }
 
     /// The least slot that no module has. One that cannot be read has one, too, and nobody knows which.

@@ -81,6 +81,9 @@ pub(crate) enum Module {
         /// Go to this version, which is installed
         #[arg(long, value_name = "VERSION", conflicts_with = "path")]
         to: Option<Version>,
+        /// Grant all that the package asks for
+        #[arg(long, requires = "path")]
+        approve: bool,
     },
     /// Go back to the last version that finished its probation
     Rollback {

@@ -20,19 +20,26 @@ pub(super) fn swap(
     packages: &Packages,
     module: &ModuleId,
     path: Option<&Path>,
+    approve: bool,
 ) -> Result<Exit, Failure> {
     let mut version = String::new();
     if let Some(path) = path {
         // There must be one that is called: of a node that does not run, `install` is enough.
         block_on(node(invocation))?;
         packages.need(module)?;
-        version = install(invocation, packages, module, path)?.to_string();
+        version = install(invocation, packages, module, path, approve)?.to_string();
     }
     ask(invocation, SwapModuleRequest { module: module.to_string(), version, ..SwapModuleRequest::default() })
 }
 
-/// Takes the package in, unless it asks for more than was granted.
-fn install(invocation: &Invocation, packages: &Packages, module: &ModuleId, path: &Path) -> Result<Version, Failure> {
+/// Takes the package in, unless it asks for more than was granted and that is not granted with it.
+fn install(
+    invocation: &Invocation,
+    packages: &Packages,
+    module: &ModuleId,
+    path: &Path,
+    approve: bool,
+) -> Result<Version, Failure> {
     let staged = packages.stage(path)?;
     let found = packages.staged(&staged);
     let changed = found.and_then(|found| {
@@ -41,13 +48,18 @@ fn install(invocation: &Invocation, packages: &Packages, module: &ModuleId, path
             return Err(Failure::usage(what, "name the module that it is of"));
         }
         super::change(invocation, &Order::Install { staged: staged.clone(), publisher: None })?;
-        Ok(found.manifest.version)
+        Ok(found)
     });
     packages.drop_staged(&staged);
-    let version = changed?;
-    let installed = packages.need(module)?;
+    let found = changed?;
+    let (installed, version) = (packages.need(module)?, found.manifest.version.clone());
     if installed.record.staged.as_ref() == Some(&version) {
-        return Err(waiting(packages, &installed, &version));
+        if !approve {
+            return Err(waiting(packages, &installed, &version));
+        }
+        // This package, and none that has come meanwhile.
+        let (module, only) = (module.clone(), Vec::new());
+        super::change(invocation, &Order::Approve { module, only, shown: found.shown() })?;
     }
     Ok(version)
 }

@@ -90,6 +90,8 @@ pub(in crate::module) struct Drive<'a> {
     known: Option<Wanted>,
     /// It is not what runs, and was not tried.
     pending: bool,
+    /// Nothing has run yet, and what shall is another since that was tried.
+    anew: bool,
     queue: VecDeque<Wish>,
     /// Who waits for the swap that is under way, and which generation was active before.
     waiting: Option<(u64, Done)>,
@@ -122,6 +124,7 @@ impl<'a> Drive<'a> {
             desired: life.wanted.clone(),
             known: None,
             pending: false,
+            anew: false,
             queue: VecDeque::new(),
             waiting: None,
             told_left,
@@ -169,9 +172,18 @@ impl<'a> Drive<'a> {
         Ok(Wanted { turn: generation.turn, ..found })
     }
 
+    /// What is noted of it: of an installed one the manifest's version, of which its program may be a build.
+    fn version_of(&self, live: &Live) -> String {
+        if self.life.comes_with_us {
+            live.attached.version().to_owned()
+        } else {
+            live.wanted.manifest.version.to_string()
+        }
+    }
+
     /// Whether another version waits to take the place of this one.
     pub(in crate::module) fn has_another(&self) -> bool {
-        self.pending
+        self.pending || self.anew
     }
 
     /// Waits until something is wished, which is done with the next start.
@@ -202,6 +214,8 @@ impl<'a> Drive<'a> {
         match wish.want {
             Want::To(wanted) => {
                 self.pending = self.is_another(&wanted) && !self.is_left(&wanted);
+                // A first version that never began has left nothing to swap from: the next one is the first.
+                self.anew = self.record().active.version.is_empty() && wanted != self.desired;
                 self.desired = wanted;
             }
             _ => self.queue.push_back(wish),
@@ -240,6 +254,7 @@ impl<'a> Drive<'a> {
             return Ok(());
         }
         self.life.slot.starting();
+        self.anew = false;
         self.go_on().await;
         if self.active.is_some() {
             return Ok(());
@@ -249,7 +264,7 @@ impl<'a> Drive<'a> {
         let wanted = self.wanted_of(&active)?;
         let live = self.life.attach(&active, wanted, (Writer::Active(epoch), 0)).await?;
         self.life.activate(&live, epoch, live.terms.start).await?;
-        let actions = self.machine.attached(live.attached.version(), live.wanted.turn);
+        let actions = self.machine.attached(&self.version_of(&live), live.wanted.turn);
         self.life.serving(&live).await;
         self.known = Some(live.wanted.clone());
         self.active = Some(live);
@@ -440,7 +455,7 @@ impl<'a> Drive<'a> {
             live = live => live?,
             () = ended(self.active.as_ref()) => return Err(ended_meanwhile()),
         };
-        let version = live.attached.version().to_owned();
+        let version = self.version_of(&live);
         self.next = Some(live);
         Ok(Event::Attached(version))
     }
