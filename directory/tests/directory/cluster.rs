@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub(crate) struct Cluster {
     folder: tempfile::TempDir,
     server: Mutex<Option<Server>>,
     made: AtomicU32,
+    /// Where it listens on loopback, with TLS; 0: nowhere.
+    port: AtomicU16,
 }
 
 /// The server, and who tells that it has ended.
@@ -68,10 +70,20 @@ impl Cluster {
 
     /// One of its own, for a test that ends its server.
     pub(crate) fn new() -> Self {
+        Self::make(false)
+    }
+
+    /// One of its own that listens on loopback too, as `localhost`.
+    pub(crate) fn with_tls() -> Self {
+        Self::make(true)
+    }
+
+    fn make(tls: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let open = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
         open(folder.path(), 0o755);
-        let cluster = Self { folder, server: Mutex::default(), made: AtomicU32::new(0) };
+        let cluster =
+            Self { folder, server: Mutex::default(), made: AtomicU32::new(0), port: AtomicU16::new(u16::from(tls)) };
         let password = cluster.password_file();
         std::fs::write(&password, format!("{PASSWORD}\n")).unwrap();
         open(&password, 0o600);
@@ -92,8 +104,32 @@ impl Cluster {
         let made = initdb.stderr(Stdio::piped()).output().unwrap();
         assert!(made.status.success(), "{made:?}");
         std::fs::remove_file(&theirs).unwrap();
+        if tls {
+            cluster.keep_certificate();
+        }
         cluster.start();
         cluster
+    }
+
+    /// Where the server wants its certificate; the key for nobody else.
+    fn keep_certificate(&self) {
+        let files = [
+            ("server.crt", &include_bytes!("tls/localhost.pem")[..]),
+            ("server.key", &include_bytes!("tls/localhost.key")[..]),
+        ];
+        for (name, bytes) in files {
+            let path = self.folder.path().join("data").join(name);
+            std::fs::write(&path, bytes).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some(user) = other_user() {
+                std::os::unix::fs::chown(&path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+            }
+        }
+    }
+
+    /// The port on loopback.
+    pub(crate) fn port(&self) -> u16 {
+        self.port.load(Ordering::SeqCst)
     }
 
     fn sockets(&self) -> PathBuf {
@@ -128,6 +164,12 @@ impl Cluster {
 
     fn spawn(&self) -> Server {
         let (data, sockets) = (self.folder.path().join("data"), self.sockets());
+        if self.port() > 0 {
+            // One that is free now; if it is taken meanwhile, the server ends and the next one gets another.
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            self.port.store(free, Ordering::SeqCst);
+        }
+        let port = self.port();
         let ((tell, pid), (over, ended)) = (sync_channel(1), sync_channel(1));
         // From a thread that outlives the server: it is told to end when the thread that started it does.
         std::thread::spawn(move || {
@@ -139,9 +181,14 @@ impl Cluster {
             }
             command.args(["--pdeathsig", "QUIT"]).arg(postgres).arg("-D").arg(data).arg("-k").arg(sockets);
             // Small, and as durable as any.
-            for setting in ["listen_addresses=", "shared_buffers=16MB", "max_connections=48", "max_wal_size=64MB"] {
+            for setting in ["shared_buffers=16MB", "max_connections=48", "max_wal_size=64MB"] {
                 command.args(["-c", setting]);
             }
+            let port_text = port.to_string();
+            command.args(match port {
+                0 => vec!["-c", "listen_addresses="],
+                _ => vec!["-c", "listen_addresses=127.0.0.1", "-c", "ssl=on", "-p", &port_text],
+            });
             command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             let mut child = command.spawn().unwrap();
@@ -204,7 +251,12 @@ impl Cluster {
     fn try_batch(&self, database: &str, sql: &str) -> Result<(), tokio_postgres::Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut config = tokio_postgres::Config::new();
-        config.host_path(self.sockets()).user("openred").password(PASSWORD).dbname(database);
+        config
+            .host_path(self.sockets())
+            .port(if self.port() > 0 { self.port() } else { 5432 })
+            .user("openred")
+            .password(PASSWORD)
+            .dbname(database);
         runtime.block_on(async {
             let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
             let driver = tokio::spawn(connection);

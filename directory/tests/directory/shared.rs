@@ -1,8 +1,9 @@
 //! The shared database by itself: its schema, and what comes of losing it; and the real program, caged, on it.
 
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,8 +16,20 @@ use openred_proto::id::UnixMillis;
 
 use crate::cluster::{Cluster, wait_for};
 use crate::fixture::Node;
-use crate::process::places;
+use crate::process::{Place, places};
 use crate::stores::{DAY, NOW, card};
+
+impl Place {
+    /// A copy of the password's file for whoever runs the directory.
+    fn password(&self, cluster: &Cluster) -> PathBuf {
+        let password = self.home().join("password");
+        std::fs::copy(cluster.password_file(), &password).unwrap();
+        if let Some(user) = self.user {
+            std::os::unix::fs::chown(&password, Some(user), Some(user)).unwrap();
+        }
+        password
+    }
+}
 
 #[test]
 fn tables_are_made_once_and_foreign_or_newer_ones_are_refused() {
@@ -181,16 +194,58 @@ fn a_commit_whose_answer_was_lost_is_not_known_and_may_be_asked_for_again() {
     assert_eq!(store.log_end().unwrap().size, 1, "and is logged once");
 }
 
+/// Over the network: TLS, from a server whose certificate is trusted and names it; the caged program dials again too.
+#[test]
+fn another_machine_is_reached_by_tls_and_trusted_by_its_certificate() {
+    let (cluster, folder) = (Cluster::with_tls(), tempfile::tempdir().unwrap());
+    let path = cluster.database();
+    let name = path.split(['/', '?']).nth(3).unwrap();
+    let url = |host: &str| format!("postgresql://openred@{host}:{}/{name}", cluster.port());
+    let file = |name: &str, bytes: &[u8]| {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+        folder.path().join(name)
+    };
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let trusted = file("ca.pem", include_bytes!("tls/ca.pem"));
+    let stranger = file("stranger.pem", include_bytes!("tls/localhost.pem"));
+    let target =
+        |host: &str, certificates: &Path| Target::open(&url(host), &cluster.password_file(), certificates).unwrap();
+    PostgresStore::migrate(&target("localhost", &trusted), false).unwrap();
+    let mut store = PostgresStore::open(&target("localhost", &trusted)).unwrap();
+    assert_eq!(store.register(NOW, &card(1, NOW.plus(DAY)), &Terms::open(9)).unwrap(), Registration::Stored);
+    // It fails where the open connection is not one of TLS.
+    let sealed = "SELECT 1 / count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+        WHERE ssl AND application_name = 'openred-directory'";
+    cluster.batch(&path, sealed);
+    for (host, certificates) in [("localhost", &stranger), ("127.0.0.1", &trusted)] {
+        let refused = PostgresStore::open(&target(host, certificates));
+        assert!(matches!(refused, Err(Error::LocalStoreAway)), "{host} {certificates:?} {refused:?}");
+    }
+    drop(store);
+    for place in places() {
+        let password = place.password(&cluster);
+        let (url, trusted) = (url("localhost"), trusted.display());
+        place.configure(&format!(
+            "listen = \"127.0.0.1:0\"\n[store]\nurl = \"{url}\"\npassword_file = \"{}\"\ncertificates = \"{trusted}\"\n",
+            password.display()
+        ));
+        let serving = place.serve();
+        assert_eq!(serving.register(&Node::new(1)).0, 200);
+        cluster.batch(
+            &path,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'openred-directory'",
+        );
+        wait_for("it dials again", || serving.register(&Node::new(2)).0 == 200);
+        assert_eq!(serving.end(), Some(0));
+    }
+}
+
 #[test]
 fn the_real_program_serves_from_it_and_outlives_its_loss() {
     for place in places() {
         let cluster = Cluster::new();
         let url = cluster.database();
-        let password = place.home().join("password");
-        std::fs::copy(cluster.password_file(), &password).unwrap();
-        if let Some(user) = place.user {
-            std::os::unix::fs::chown(&password, Some(user), Some(user)).unwrap();
-        }
+        let password = place.password(&cluster);
         place.configure(&format!(
             "listen = \"127.0.0.1:0\"\n[store]\nurl = \"{url}\"\npassword_file = \"{}\"\n",
             password.display()

@@ -217,7 +217,12 @@ fn refused(error: tokio_postgres::Error) -> Error {
     match error.as_db_error() {
         Some(said) if *said.code() == SqlState::CANNOT_CONNECT_NOW => Error::LocalStoreAway,
         Some(_) => Error::LocalPostgres(Box::new(error)),
-        None => Error::from(error),
+        None => {
+            // The refusal of a certificate, the system's of a connection.
+            let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            tracing::warn!(cause, "no connection to the database");
+            Error::from(error)
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// A password file holds a line.
 const PASSWORD_BYTES: u64 = 1024;
+/// Addresses of one host that are tried, one after the other.
+const ADDRESSES: usize = 4;
 /// PostgreSQL's port.
 const PORT: u16 = 5432;
 
@@ -85,7 +87,13 @@ impl Target {
         let mut tls = None;
         config.ssl_mode(SslMode::Disable).application_name("openred-directory");
         if let Place::Network(name, port) = &place {
-            config.hostaddr(resolve(name, *port)?);
+            for (place, address) in resolve(name, *port)?.into_iter().enumerate() {
+                // The first stands for the host of the URL; each other one is the same host at another address.
+                if place > 0 {
+                    config.host(name);
+                }
+                config.hostaddr(address);
+            }
             if !certificates.as_os_str().is_empty() {
                 tls = Some(Arc::new(trusting(certificates)?));
                 config.ssl_mode(SslMode::Require);
@@ -147,10 +155,12 @@ fn read_password(path: &Path) -> Result<Vec<u8>> {
     if password.is_empty() { Err(wrong("holds no password (store.password_file)")) } else { Ok(password) }
 }
 
-fn resolve(name: &str, port: u16) -> Result<IpAddr> {
+/// Its addresses, in the resolver's order.
+fn resolve(name: &str, port: u16) -> Result<Vec<IpAddr>> {
     let unknown = |source| Error::LocalDatabaseHost { host: name.to_owned(), source };
-    let mut found = (name, port).to_socket_addrs().map_err(unknown)?;
-    found.next().map(|address| address.ip()).ok_or_else(|| unknown(std::io::ErrorKind::NotFound.into()))
+    let found = (name, port).to_socket_addrs().map_err(unknown)?;
+    let addresses: Vec<_> = found.map(|address| address.ip()).take(ADDRESSES).collect();
+    if addresses.is_empty() { Err(unknown(std::io::ErrorKind::NotFound.into())) } else { Ok(addresses) }
 }
 
 /// TLS that trusts those certificates and no others.
