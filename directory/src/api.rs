@@ -2,6 +2,7 @@
 //! requests from [`crate::serve`] (or a test), asks store and mailboxes, and calls nobody.
 
 pub mod log;
+pub mod lookup;
 pub mod nodes;
 pub mod problem;
 pub mod signed;
@@ -37,7 +38,10 @@ use crate::state::Directory;
     ),
     paths(
         nodes::register,
+        nodes::withdraw,
         nodes::node,
+        lookup::look_up,
+        lookup::by_prefix,
         nodes::discover,
         tokens::request_connection,
         tokens::receive,
@@ -59,7 +63,9 @@ pub fn router(directory: Arc<Directory>) -> Router {
     Router::new()
         .route("/api/v3/nodes/register", routing::post(nodes::register))
         .route("/api/v3/nodes/discover", routing::get(nodes::discover))
-        .route("/api/v3/nodes/{id}", routing::get(nodes::node))
+        .route("/api/v3/nodes/lookup", routing::post(lookup::look_up))
+        .route("/api/v3/nodes/prefix/{prefix}", routing::get(lookup::by_prefix))
+        .route("/api/v3/nodes/{id}", routing::get(nodes::node).delete(nodes::withdraw))
         .route("/api/v3/tokens/request-connection", routing::post(tokens::request_connection))
         .route("/api/v3/tokens/receive", routing::get(tokens::receive))
         .route("/api/v3/tokens/acknowledge", routing::post(tokens::acknowledge))

@@ -354,11 +354,14 @@ async fn tick(watchdog: &mut Option<tokio::time::Interval>) {
 }
 
 async fn keep_house(directory: Arc<Directory>) {
-    let mut sweeps = 0_u32;
+    let (mut sweeps, mut noted) = (0_u32, 0);
     loop {
         tokio::time::sleep(SWEEP).await;
         let now = directory.now();
         directory.mailboxes().sweep(now);
+        let registered = directory.metrics.registrations.get();
+        directory.note_registrations(registered - noted, SWEEP);
+        noted = registered;
         if sweeps.is_multiple_of(SWEEPS_PER_PURGE) {
             purge(&directory, now).await;
         }

@@ -8,6 +8,10 @@ use openred_proto::id::UnixMillis;
 
 /// A registration's body: base64 of a 4 KiB card (5,464 characters), its JSON, and room.
 pub const CARD_BODY_BYTES: usize = 8 * 1024;
+/// A look-up of many: 64 did:keys of 56 characters, their JSON, and room.
+pub const LOOK_UP_BODY_BYTES: usize = 8 * 1024;
+/// Longest prefix of ids that is asked for: with 64 bits there are never two.
+pub const PREFIX_DIGITS: usize = 16;
 /// A request for connection: base64 of one offer (about 4,700 characters), its JSON, and room.
 pub const OFFER_BODY_BYTES: usize = 16 * 1024;
 /// A receipt's body: base64 of a statement of about 230 bytes, with room.
@@ -24,6 +28,8 @@ pub const BODY_TIME: Duration = Duration::from_secs(10);
 pub const UNACKNOWLEDGED_TIME: Duration = Duration::from_secs(30);
 /// The TLS handshake must be over after this long.
 pub const TLS_TIME: Duration = Duration::from_secs(10);
+/// Announcements a second that the directory steers its nodes to: a quarter of what it can take (docs/benchmarks.md).
+pub const ANNOUNCES: u64 = 2000;
 /// How long the end waits for requests under way.
 pub const DRAIN_TIME: Duration = Duration::from_secs(5);
 

@@ -1,6 +1,8 @@
 //! Sockets: accepts connections, TLS where it is configured, HTTP/1.1 with limits on number, head, time and silence; hands
 //! requests to the API. HTTP/2 is left out: nodes need one connection each, and its stream and header floods stay outside.
 
+mod unstalled;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use tower::ServiceExt as _;
 use crate::api::signed::Peer;
 use crate::limits::{DRAIN_TIME, HEAD_BYTES, HEAD_TIME, HEADERS, TLS_TIME, UNACKNOWLEDGED_TIME};
 use crate::state::Directory;
+use unstalled::Unstalled;
 
 /// Wait after a failed accept (out of descriptors): time for connections to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -138,7 +141,7 @@ impl Connection {
             .header_read_timeout(HEAD_TIME)
             .max_headers(HEADERS)
             .max_buf_size(HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Unstalled::new(stream)), service);
         let mut connection = std::pin::pin!(connection);
         let mut draining = directory.draining();
         loop {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,7 +14,9 @@ use tokio::sync::watch;
 use crate::config::{Config, Mode};
 use crate::error::Result;
 use crate::identity::Identity;
-use crate::limits::{ADDRESSES_FOR_ALL_STREAMS, BANS, Buckets, NEW_NODE_EVERY, NEW_NODES_BURST, PREFIX_BANS};
+use crate::limits::{
+    ADDRESSES_FOR_ALL_STREAMS, ANNOUNCES, BANS, Buckets, NEW_NODE_EVERY, NEW_NODES_BURST, PREFIX_BANS,
+};
 use crate::metrics::Metrics;
 use crate::replay::Replay;
 use crate::route::{Bounds, Mailboxes};
@@ -153,6 +155,8 @@ pub struct Directory {
     /// The last head that was signed: one signature serves all who ask until the log grows.
     head: Mutex<Option<(LogEnd, String)>>,
     store_failing: AtomicBool,
+    /// Nodes that come as they are told, by the last count of registrations.
+    nodes_here: AtomicU64,
     draining: watch::Sender<bool>,
 }
 
@@ -204,6 +208,7 @@ impl Directory {
             connections_by_address: Shares::of(u64::from(limits.connections)),
             head: Mutex::default(),
             store_failing: AtomicBool::new(false),
+            nodes_here: AtomicU64::new(0),
             draining: watch::Sender::new(false),
         })
     }
@@ -251,6 +256,25 @@ impl Directory {
         let now = self.now();
         let held = self.store.read(move |store| store.node(&id)).await?;
         Ok(held.filter(|held| held.expires_at > now))
+    }
+
+    /// Whether look-ups and discovery may show it.
+    pub(crate) fn shows(&self, held: &Held, now: UnixMillis) -> bool {
+        !held.quarantined && held.expires_at > now && !self.is_banned(&held.node)
+    }
+
+    /// When nodes are told to announce themselves again: after a third of the lease, later where so many would be too many a
+    /// second, and never after more than two thirds.
+    pub(crate) fn announce_every(&self) -> Duration {
+        let by_number = Duration::from_secs(self.nodes_here.load(Ordering::Relaxed) / ANNOUNCES);
+        (self.lease / 3).max(by_number).min(self.lease / 3 * 2)
+    }
+
+    /// Notes how many registrations came in `time`, for [`Directory::announce_every`]: so many nodes there are, if each came as it was
+    /// told. Counting a million rows would hold look-ups up.
+    pub fn note_registrations(&self, registrations: u64, time: Duration) {
+        let nodes = registrations * self.announce_every().as_secs() / time.as_secs().max(1);
+        self.nodes_here.store(nodes, Ordering::Relaxed);
     }
 
     /// The registered node that goes on for one that is here no more.

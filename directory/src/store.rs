@@ -184,12 +184,35 @@ pub struct Query {
     pub seen_before: Option<UnixMillis>,
     /// Only cards that end after this.
     pub alive_at: Option<UnixMillis>,
+    /// From this id on.
+    pub from: Option<NodeId>,
+    /// Up to this id, itself too.
+    pub to: Option<NodeId>,
     /// After this id.
     pub after: Option<NodeId>,
     /// At most so many.
     pub limit: usize,
     /// Look at most at so many; then the page is short and goes on.
     pub examine: Option<usize>,
+}
+
+impl Query {
+    /// The key after which the page begins: a cursor's id, or what sorts right before the first id that is asked for.
+    fn begins_after(&self) -> Vec<u8> {
+        let before = |id: &NodeId| {
+            let mut key = id.as_bytes().to_vec();
+            match key.iter().rposition(|byte| *byte != 0) {
+                None => key.clear(),
+                Some(last) => {
+                    key[last] -= 1;
+                    key[last + 1..].fill(0xff);
+                }
+            }
+            key
+        };
+        let after = self.after.as_ref().map(|id| id.as_bytes().to_vec());
+        after.max(self.from.as_ref().map(before)).unwrap_or_default()
+    }
 }
 
 /// A page of nodes.
@@ -359,6 +382,11 @@ pub trait CardStore: CardReader {
     /// # Errors
     /// The storage's.
     fn register(&mut self, now: UnixMillis, card: &NewCard, terms: &Terms) -> Result<Registration>;
+    /// Drops a node's card at its own word; its sequence stays. False when there was none.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn withdraw(&mut self, node: &NodeId) -> Result<bool>;
     /// Makes an operator's change and writes it down with its author, both or neither; false (and nothing written) when there was
     /// nothing to change.
     ///

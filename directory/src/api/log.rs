@@ -46,8 +46,10 @@ pub struct LogProof {
 #[into_params(parameter_in = Query)]
 pub struct InclusionQuery {
     /// Entries before it.
+    #[param(minimum = 0)]
     pub index: u64,
     /// Size of the head that the proof is to lead to.
+    #[param(minimum = 0)]
     pub size: u64,
 }
 
@@ -57,8 +59,10 @@ pub struct InclusionQuery {
 #[into_params(parameter_in = Query)]
 pub struct ConsistencyQuery {
     /// Size of the older head.
+    #[param(minimum = 0)]
     pub from: u64,
     /// Size of the newer head.
+    #[param(minimum = 0)]
     pub to: u64,
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
+use axum::http::{HeaderName, header};
 use openred_proto::admission::{Invite, Work};
 use openred_proto::checked::card::Card;
 use openred_proto::error::WireError;
@@ -29,14 +30,14 @@ use crate::store::{self, Held, Lack, NewCard, Registration, Terms};
 #[serde(deny_unknown_fields)]
 pub struct RegisterBody {
     /// The signed card, standard base64.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, max_length = 5464, pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$")]
     pub card: Base64Bytes,
     /// What a new node has worked, where the directory asks for it (`admission.work`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work: Option<WorkBody>,
     /// The operator's invite.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 64)]
+    #[schema(max_length = 64, pattern = "^invite-[1-9A-HJ-NP-Za-km-z]+$")]
     pub invite: Option<String>,
 }
 
@@ -89,15 +90,20 @@ pub struct NodeView {
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub struct DiscoverQuery {
-    /// Only nodes of this sector.
+    /// Only nodes of this sector; at most 63 bytes.
+    #[param(max_length = 63)]
     pub sector: Option<String>,
     /// Only nodes that speak this method (`alpha`, `beta`, `gamma`, `delta`).
+    #[param(pattern = "^(alpha|beta|gamma|delta)$")]
     pub capability: Option<String>,
-    /// Only nodes heard of within so many seconds; at most the lease, which is the default.
+    /// Only nodes heard of within so many seconds; more than the lease, which is the default, means the lease.
+    #[param(minimum = 0, maximum = 31_536_000)]
     pub fresh_seconds: Option<u64>,
     /// `next` of the page before.
+    #[param(pattern = "^did:key:z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")]
     pub cursor: Option<String>,
     /// Nodes a page, at most 64.
+    #[param(minimum = 1, maximum = 64)]
     pub limit: Option<usize>,
 }
 
@@ -115,14 +121,16 @@ pub struct Page {
     post, path = "/api/v3/nodes/register", tag = "nodes", request_body = RegisterBody,
     description = "Stores a signed card; also renewal and heartbeat. Signed by the card's node (RFC 9421).",
     responses(
-        (status = 200, description = "held", body = Registered),
+        (status = 200, description = "held", body = Registered, headers(
+            ("retry-after" = u64, description = "announce again after so many seconds; the same as in the body")
+        )),
         Problem,
     )
 )]
 pub(crate) async fn register(
     State(directory): State<Arc<Directory>>,
     signed: Signed<RegisterBody, CARD_BODY_BYTES>,
-) -> Result<Json<Registered>, Problem> {
+) -> Result<([(HeaderName, u64); 1], Json<Registered>), Problem> {
     let RegisterBody { card: Base64Bytes(bytes), work, invite } = signed.body;
     let now = directory.now();
     let card = Card::verify(&bytes, now).map_err(refuse_card)?;
@@ -136,14 +144,16 @@ pub(crate) async fn register(
     directory.note_store(registration.is_err());
     let outcome = outcome(&directory, card.node_id, registration?)?;
     directory.metrics.registrations.add();
-    Ok(Json(Registered {
+    let again = spread(directory.announce_every()).as_secs().max(1);
+    let registered = Registered {
         node: card.node_id.to_string(),
         directory: directory.identity.id().to_string(),
         sequence: card.sequence,
         outcome: outcome.to_owned(),
         lease_seconds: directory.lease.as_secs(),
-        announce_after_seconds: announce_after(directory.lease).as_secs().max(1),
-    }))
+        announce_after_seconds: again,
+    };
+    Ok(([(header::RETRY_AFTER, again)], Json(registered)))
 }
 
 /// On which terms a caller comes that may be new: what it brings is looked at before the store is asked.
@@ -222,19 +232,58 @@ fn refuse_card(error: WireError) -> Problem {
     Problem::new(code, error.to_string())
 }
 
-/// A third of the lease, spread over ±10 % so that nodes which started together do not stay together.
-fn announce_after(lease: Duration) -> Duration {
+/// Spread over ±10 %, so that nodes which started together do not stay together.
+fn spread(time: Duration) -> Duration {
     let mut random = [0; 2];
     // Without randomness everyone gets the same time: no harm beyond a peak.
     let _ = getrandom::fill(&mut random);
     let share = 0.9 + 0.2 * f64::from(u16::from_le_bytes(random)) / 65_535.0;
-    lease.mul_f64(share / 3.0)
+    time.mul_f64(share)
+}
+
+/// Answer to a withdrawal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Withdrawn {
+    /// The node.
+    pub node: String,
+    /// Whether a card was held.
+    pub withdrawn: bool,
+}
+
+#[utoipa::path(
+    delete, path = "/api/v3/nodes/{id}", tag = "nodes",
+    description = "Drops the calling node's card: it is not found, listed or routed to any more. Its sequence stays as a tombstone for \
+                   as long as an older card could live, so that none comes back; a newer card registers it again. Signed by the node.",
+    params(("id" = String, Path, description = "the node's did:key", pattern = "^did:key:z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")),
+    responses(
+        (status = 200, description = "not held any more", body = Withdrawn),
+        Problem,
+    )
+)]
+pub(crate) async fn withdraw(
+    State(directory): State<Arc<Directory>>,
+    id: Result<Path<String>, PathRejection>,
+    signed: Signed<(), 0>,
+) -> Result<Json<Withdrawn>, Problem> {
+    let node = node_id(&id?.0)?;
+    if node != signed.node {
+        return Err(Code::CardForeign.into());
+    }
+    let withdrawn = directory.store.call(move |store| store.withdraw(&node)).await;
+    directory.note_store(withdrawn.is_err());
+    let withdrawn = withdrawn?;
+    directory.mailboxes().evict(&node);
+    Ok(Json(Withdrawn { node: node.to_string(), withdrawn }))
+}
+
+fn node_id(text: &str) -> Result<NodeId, Problem> {
+    text.parse().map_err(|error: WireError| Problem::new(Code::RequestMalformed, error.to_string()))
 }
 
 #[utoipa::path(
     get, path = "/api/v3/nodes/{id}", tag = "nodes",
     description = "One card. For a node that has named a successor it is the successor's, whose card carries the signed word.",
-    params(("id" = String, Path, description = "the node's did:key")),
+    params(("id" = String, Path, description = "the node's did:key", pattern = "^did:key:z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")),
     responses(
         (status = 200, description = "its card", body = NodeView),
         Problem,
@@ -245,8 +294,7 @@ pub(crate) async fn node(
     _: Anonymous,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<NodeView>, Problem> {
-    let Path(id) = id?;
-    let id: NodeId = id.parse().map_err(|error: WireError| Problem::new(Code::RequestMalformed, error.to_string()))?;
+    let id = node_id(&id?.0)?;
     let held = match directory.registered(id).await? {
         Some(held) => held,
         None => directory.successor(id).await?.ok_or(Code::NodeUnknown)?,
@@ -279,6 +327,9 @@ fn checked_query(directory: &Directory, query: &DiscoverQuery) -> Result<store::
     let now = directory.now();
     let lease = directory.lease.as_secs();
     let fresh = query.fresh_seconds.unwrap_or(lease).min(lease);
+    if query.fresh_seconds.is_some_and(|seconds| seconds > 31_536_000) {
+        return Err(malformed("fresh_seconds is more than a year"));
+    }
     if query.sector.as_ref().is_some_and(|sector| sector.len() > NAME_BYTES) {
         return Err(malformed("sector is longer than 63 bytes"));
     }
@@ -301,7 +352,7 @@ fn checked_query(directory: &Directory, query: &DiscoverQuery) -> Result<store::
     })
 }
 
-fn view(directory: &Directory, held: &Held) -> NodeView {
+pub(super) fn view(directory: &Directory, held: &Held) -> NodeView {
     NodeView {
         node: held.node.to_string(),
         card: to_base64(&held.card),

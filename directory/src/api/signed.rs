@@ -35,6 +35,20 @@ pub struct Peer(pub SocketAddr);
 #[derive(Debug)]
 pub(crate) struct Anonymous;
 
+/// A body of a caller without a signature, of at most `LIMIT` bytes of JSON, whose address may ask now.
+#[derive(Debug)]
+pub(crate) struct Asked<B, const LIMIT: usize>(pub(crate) B);
+
+impl<B: DeserializeOwned, const LIMIT: usize> FromRequest<Arc<Directory>> for Asked<B, LIMIT> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, directory: &Arc<Directory>) -> Result<Self, Problem> {
+        admit_address(directory, request.extensions())?;
+        let (parts, body) = request.into_parts();
+        parse(&read_body(body, &parts.headers, LIMIT).await?).map(Self)
+    }
+}
+
 /// A request that its node signed and may make now. Its body has at most `LIMIT` bytes of JSON; where that is 0, none.
 #[derive(Debug)]
 pub(crate) struct Signed<B, const LIMIT: usize> {

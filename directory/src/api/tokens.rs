@@ -37,7 +37,7 @@ use crate::state::Directory;
 #[serde(deny_unknown_fields)]
 pub struct OfferBody {
     /// The sealed offer, standard base64.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, max_length = 16000, pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$")]
     pub offer: Base64Bytes,
 }
 
@@ -57,7 +57,7 @@ pub struct Routed {
 #[serde(deny_unknown_fields)]
 pub struct ReceiptBody {
     /// The recipient's signed receipt (kind: accepted), standard base64.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, max_length = 4000, pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$")]
     pub receipt: Base64Bytes,
 }
 
@@ -75,8 +75,10 @@ pub struct Acknowledged {
 pub struct ReceiveQuery {
     /// Long poll: answer with JSON as soon as something is there, after so many seconds (at most 60) at the latest. Without
     /// it the answer is a stream (SSE).
+    #[param(minimum = 0)]
     pub wait: Option<u64>,
     /// The last id that the caller has; receipts up to it are dropped, items up to it are not shown again.
+    #[param(minimum = 0)]
     pub after: Option<u64>,
 }
 

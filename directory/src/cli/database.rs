@@ -12,6 +12,8 @@ use crate::store::sqlite::migrate;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Db {
+    /// Look through the whole database, also while the directory serves: seconds for a million nodes.
+    Check,
     /// Bring the database to this version's schema, after a snapshot. `serve` does the same by itself.
     Migrate {
         /// Try it on a copy, and say what would be done.
@@ -21,18 +23,28 @@ pub(super) enum Db {
 }
 
 pub(super) fn run(loaded: &Loaded, command: &Db, json: bool) -> Result<()> {
-    let Db::Migrate { dry_run } = command;
-    let socket = loaded.home.socket();
-    if client::is_running(&socket) {
-        return Err(Error::LocalAlreadyRunning { socket });
-    }
     if let Some(target) = daemon::database(&loaded.config)? {
+        let Db::Migrate { dry_run } = command else {
+            return Err(Error::Misuse("a database in PostgreSQL is looked through by its own tools (pg_amcheck)"));
+        };
+        is_stopped(loaded)?;
         return print(&render::migrated(&PostgresStore::migrate(&target, *dry_run)?, json));
     }
     let path = loaded.home.database();
     if !path.exists() {
         return Err(Error::LocalNoDatabase { path });
     }
+    let Db::Migrate { dry_run } = command else {
+        let faults = migrate::faults(&path);
+        print(&render::database(&path, &faults, json))?;
+        return if faults.is_empty() { Ok(()) } else { Err(Error::LocalDegraded) };
+    };
+    is_stopped(loaded)?;
     let migration = migrate::run(&path, *loaded.config.store.max_megabytes.get_ref(), *dry_run)?;
     print(&render::migrated(&migration, json))
+}
+
+fn is_stopped(loaded: &Loaded) -> Result<()> {
+    let socket = loaded.home.socket();
+    if client::is_running(&socket) { Err(Error::LocalAlreadyRunning { socket }) } else { Ok(()) }
 }

@@ -10,7 +10,7 @@ use crate::admin::{NodeLine, NodeList, Status};
 
 mod decisions;
 
-pub use decisions::{bans, exported, history, imported, invited, invites, migrated, stats};
+pub use decisions::{bans, database, exported, history, imported, invited, invites, migrated, stats};
 
 /// JSON: the schema's name beside the value's own fields.
 fn document(schema: &str, value: &impl Serialize) -> String {

@@ -300,7 +300,7 @@ impl PostgresStore {
         let sql = format!(
             "SELECT id, methods, last_seen, expires_at, listed FROM nodes WHERE {among} AND id > $1{sector} ORDER BY id LIMIT $2"
         );
-        let mut after = query.after.as_ref().map(|id| id.as_bytes().to_vec()).unwrap_or_default();
+        let mut after = query.begins_after();
         let (mut fitting, mut examined) = (Vec::new(), 0);
         loop {
             let size = CHUNK.min(query.examine.map_or(CHUNK, |most| most - examined));
@@ -314,6 +314,9 @@ impl PostgresStore {
             };
             for row in &rows {
                 let id = node_id(row, 0)?;
+                if query.to.is_some_and(|last| id > last) {
+                    return Ok((fitting, None));
+                }
                 examined += 1;
                 if fits(query, row)? {
                     fitting.push(id.as_bytes().to_vec());
@@ -452,6 +455,15 @@ impl CardStore for PostgresStore {
 
     fn register(&mut self, now: UnixMillis, card: &NewCard, terms: &Terms) -> Result<Registration> {
         self.within(|store| store.take_in(now, card, terms))
+    }
+
+    fn withdraw(&mut self, node: &NodeId) -> Result<bool> {
+        self.within(|store| {
+            store.known()?.taken = None;
+            let sql = "UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL, quarantined = false
+                WHERE id = $1 AND card IS NOT NULL";
+            Ok(store.link.execute(sql, &[&&node.as_bytes()[..]])? == 1)
+        })
     }
 
     fn change(&mut self, author: &Author, change: &Change) -> Result<bool> {

@@ -326,7 +326,7 @@ impl CardReader for SqliteStore {
             let mut select = self.connection.prepare_cached(&format!(
                 "SELECT id, methods, last_seen, expires_at, listed FROM nodes WHERE {among} AND id > ?1{sector} ORDER BY id"
             ))?;
-            let after = query.after.as_ref().map_or(&[][..], |id| id.as_bytes());
+            let after = query.begins_after();
             let mut rows = match &query.sector {
                 Some(sector) => select.query(params![after, sector])?,
                 None => select.query([after])?,
@@ -336,6 +336,9 @@ impl CardReader for SqliteStore {
                 && let Some(row) = rows.next()?
             {
                 let id = NodeId::from_bytes(row.get(0)?);
+                if query.to.is_some_and(|last| id > last) {
+                    break;
+                }
                 examined += 1;
                 if fits(query, row)? {
                     fitting.push(id);
@@ -427,6 +430,12 @@ impl CardStore for SqliteStore {
             self.roll_back();
         }
         taken
+    }
+
+    fn withdraw(&mut self, node: &NodeId) -> Result<bool> {
+        self.taken = None;
+        let sql = "UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL, quarantined = 0 WHERE id = ?1 AND card IS NOT NULL";
+        Ok(self.connection.prepare_cached(sql)?.execute([node.as_bytes()])? == 1)
     }
 
     fn change(&mut self, author: &Author, change: &Change) -> Result<bool> {

@@ -97,6 +97,22 @@ impl Place {
         (output.status.code().unwrap_or(-1), String::from_utf8(output.stderr).unwrap())
     }
 
+    /// One that may not come up: then none.
+    pub(crate) fn run_for_a_moment(&self) -> Option<Serving> {
+        let mut child = self.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = lines.find_map(|line| line.ok()?.split_once("address=").map(|(_, address)| address.to_owned()));
+        let Some(address) = address else {
+            let ended = child.wait().unwrap();
+            assert_eq!(ended.code(), Some(1), "it ends with a line, not with a crash");
+            return None;
+        };
+        std::thread::spawn(move || lines.for_each(drop));
+        let mut serving = Serving::at(&address);
+        serving.child = Some(child);
+        Some(serving)
+    }
+
     pub(crate) fn serve(&self) -> Serving {
         let mut child = self.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();

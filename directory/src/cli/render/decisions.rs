@@ -146,6 +146,29 @@ pub fn imported(imported: &Imported, json: bool) -> String {
     text
 }
 
+/// `db check`.
+#[must_use]
+pub fn database(file: &Path, faults: &[String], json: bool) -> String {
+    #[derive(Serialize)]
+    struct Database<'a> {
+        file: &'a Path,
+        ok: bool,
+        faults: &'a [String],
+    }
+    if json {
+        return document("database", &Database { file, ok: faults.is_empty(), faults });
+    }
+    if faults.is_empty() {
+        return format!("{}: sound\n", file.display());
+    }
+    let mut text = format!("{}: damaged\n", file.display());
+    for fault in faults {
+        let _ = writeln!(text, "  {}", fault.replace('\n', "; "));
+    }
+    text.push_str("stop the directory, move its state away, start it, and `directory import` the last export\n");
+    text
+}
+
 /// `db migrate`.
 #[must_use]
 pub fn migrated(migration: &Migration, json: bool) -> String {

@@ -83,6 +83,18 @@ pub fn run(path: &Path, max_megabytes: u32, dry_run: bool) -> Result<Migration> 
     Ok(Migration { snapshot: None, dry_run, ..migration })
 }
 
+/// What is damaged in a database, as SQLite says it; none when it is sound.
+#[must_use]
+pub fn faults(path: &Path) -> Vec<String> {
+    let look = || -> Result<Vec<String>> {
+        let store = SqliteStore::open_reader(path)?;
+        let mut select = store.connection.prepare("PRAGMA integrity_check(20)")?;
+        let found = select.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+        Ok(found.into_iter().filter(|line| line != "ok").collect())
+    };
+    look().unwrap_or_else(|error| vec![error.to_string()])
+}
+
 fn beside(path: &Path, what: &str) -> PathBuf {
     PathBuf::from(format!("{}.{what}", path.display()))
 }
