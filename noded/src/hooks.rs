@@ -19,6 +19,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::BoxFuture;
 use openred_module::remote::HookAsk;
 use openred_module::{Point, Verdict};
 use openred_proto::admin;
@@ -36,6 +37,11 @@ pub(crate) use spec::Spec;
 pub(crate) trait Askable: Send + Sync {
     /// Asks; never waits for a place.
     async fn ask(&self, ask: HookAsk) -> Result<Verdict, Failure>;
+
+    /// What has to be waited for before it is asked, and is no fault of its: another version is taking its place at this moment.
+    fn held(&self) -> Option<BoxFuture<'_, ()>> {
+        None
+    }
 }
 
 /// The hooks of a point, in their order; or why they have none.

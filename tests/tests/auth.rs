@@ -2,9 +2,11 @@
 //! between two nodes' key processes.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
@@ -125,6 +127,67 @@ fn the_api_says_what_the_admin_socket_says_to_who_has_both_factors() {
     assert_eq!(listed["sessions"][0]["name"], "ada");
     served.node.cli(&["auth", "sessions", "--end-all"]).unwrap().ok().unwrap();
     assert_eq!(served.post("/v1/node/GetStatus", &session, &json!({})).code(), "no-session");
+}
+
+/// One answer on a connection that is kept; nothing where it was closed before any of it.
+fn kept_answer(stream: &mut BufReader<TcpStream>) -> Option<u16> {
+    let (mut head, mut length) = (String::new(), 0);
+    while !head.ends_with("\r\n\r\n") {
+        let before = head.len();
+        match stream.read_line(&mut head) {
+            Ok(0) | Err(_) if before == 0 => return None,
+            Ok(1..) => {}
+            cut => panic!("{cut:?} in the middle of an answer: {head}"),
+        }
+        let line = head[before..].to_ascii_lowercase();
+        length = line.strip_prefix("content-length:").map_or(length, |said| said.trim().parse().unwrap());
+    }
+    stream.read_exact(&mut vec![0; length]).unwrap();
+    head.split(' ').nth(1)?.parse().ok()
+}
+
+#[test]
+fn requests_on_a_connection_that_is_kept_do_not_fail_while_the_module_is_swapped() {
+    let world = World::start().unwrap();
+    let served = Served::start(&world);
+    let (address, done) = (served.address, Arc::new(AtomicBool::new(false)));
+    let ended = Arc::clone(&done);
+    let asking = std::thread::spawn(move || {
+        // Of nobody: each is written down all the same.
+        let body = json!({ "name": "nobody", "password": PASSWORD, "code": "000000" }).to_string();
+        let length = body.len();
+        let request = format!(
+            "POST /v1/session HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        let (mut answers, mut connections) = (Vec::new(), 0);
+        while !ended.load(Ordering::SeqCst) {
+            let stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut stream = BufReader::new(stream);
+            connections += 1;
+            // One that is closed between two requests is what every client knows: it asks on another.
+            while !ended.load(Ordering::SeqCst) && stream.get_mut().write_all(request.as_bytes()).is_ok() {
+                match kept_answer(&mut stream) {
+                    Some(status) => answers.push(status),
+                    None => break,
+                }
+            }
+        }
+        (answers, connections)
+    });
+    for _ in 0..3 {
+        served.node.cli(&["module", "swap", "auth"]).unwrap().ok().unwrap();
+        // The one that was replaced is not kept by a connection that goes on.
+        wait_for("the end of the version before", || {
+            let shown = served.node.cli(&["module", "generations", "auth"])?.json()?;
+            Ok(shown["modules"][0]["leaving"].as_array().is_none_or(Vec::is_empty).then_some(()))
+        })
+        .unwrap();
+    }
+    done.store(true, Ordering::SeqCst);
+    let (answers, connections) = asking.join().unwrap();
+    assert!(!answers.is_empty() && answers.iter().all(|status| *status == 401), "{answers:?}");
+    assert!(connections >= 4, "each swap ends the one that is kept: {connections}");
 }
 
 /// On how many TCP addresses `noded` listens, as the kernel says; only root may look.

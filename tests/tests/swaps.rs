@@ -10,9 +10,10 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use openred_tests::harness::{Answer, Node, binaries, lay_out, refusal, signal_pid, wait_for};
+use openred_tests::hostile::call;
 use openred_tests::load::Load;
 use openred_tests::swap_desk::{Desk, MODULE, version};
-use openred_tests::world::World;
+use openred_tests::world::{World, status};
 use serde_json::Value;
 
 /// As the supervisor names its processes.
@@ -238,18 +239,116 @@ fn the_late_write_of_one_that_was_replaced_is_refused_and_one_that_never_drains_
     place.runs(&version(0, 1), 3);
 }
 
+/// What its manifest says beside its rows where it stands before every call of `messaging`.
+const GATE: &str = "\n[[hook]]\nid = \"gate\"\npoint = \"operator\"\nclass = \"authz\"\nreason = \"it watches\"\n\
+    timeout_millis = 100\nmatch = { modules = [\"messaging\"] }\n";
+
+#[test]
+fn calls_that_pass_a_hook_wait_while_its_module_is_swapped_and_do_not_fail() {
+    let place = Place::new();
+    let package = |patch, act: &str| text(&place.desk.package(&version(0, patch), act, GATE).unwrap()).to_owned();
+    place.ok(&["install", &package(1, ""), "--approve"]);
+    place.runs(&version(0, 1), 1);
+    let mut swap = swapping(&place, &package(2, "start-slow"));
+    let mut passed = 0;
+    let ended = loop {
+        let (status, body) = call(&place.node.home, "messaging", "/inbox").unwrap();
+        assert_eq!(status, 200, "after {passed}: {body}");
+        passed += 1;
+        if let Some(ended) = swap.try_wait().unwrap() {
+            break ended;
+        }
+    };
+    assert!(ended.success());
+    place.runs(&version(0, 2), 1);
+    let hooks = place.node.cli(&["hooks"]).unwrap().json().unwrap();
+    let points = hooks["points"].as_array().unwrap().iter();
+    let gates: Vec<&Value> =
+        points.flat_map(|point| point["hooks"].as_array().unwrap()).filter(|hook| hook["module"] == MODULE).collect();
+    assert!(gates.len() == 1 && gates[0]["failed"] == 0, "{gates:?}");
+    assert!(gates[0]["calls"].as_u64().unwrap() >= passed, "{gates:?}");
+}
+
+#[test]
+fn what_a_version_was_killed_for_stands_although_the_swap_was_taken_back() {
+    let place = Place::new();
+    let code = format!("module.{MODULE}.filter");
+    let alarm = || {
+        let status = status(&place.node).unwrap();
+        let conditions = status["supervisor"]["conditions"].as_array().unwrap().clone();
+        conditions.into_iter().find(|condition| condition["code"] == code.as_str())
+    };
+    refused(&place.swap(&version(0, 1), "migrate-forks"), "module.not-swapped", &[]);
+    // The files say so, too: by now the supervisor has taken it back.
+    place.runs(&version(0, 0), 1);
+    let told = alarm().unwrap();
+    assert!(told["detail"].as_str().unwrap().contains("outside its filter"), "{told}");
+    place.ok(&["release", MODULE]);
+    assert_eq!(alarm(), None);
+}
+
+/// Four versions that do not come to their end are on their way out: the next swap waits.
+fn crowd(place: &Place) -> Vec<Load> {
+    let hang = |number| {
+        let hangs = Load::start(&place.node.home, MODULE, "/hang", 1, None).unwrap();
+        wait_for("the call", || Ok((place.shown()?["waiting"] == 1).then_some(()))).unwrap();
+        place.swap(&version(0, number), "").ok().unwrap();
+        hangs
+    };
+    (1..=4).map(hang).collect()
+}
+
+#[test]
+fn a_version_that_waits_is_tried_although_the_one_before_it_ends_meanwhile() {
+    let place = Place::new();
+    let _crowd = crowd(&place);
+    let waits = at_step(&place, &version(0, 5), "", "waiting");
+    signal_pid(place.node.child_pid(ACTIVE).unwrap(), Signal::SIGKILL).unwrap();
+    let told = waits.wait_with_output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    place.runs(&version(0, 5), 1);
+}
+
+#[test]
+fn who_waits_for_a_swap_hears_what_became_of_it() {
+    let place = Place::new();
+    let crowd = crowd(&place);
+    // To the same version: there is nothing left of that wish when its module is rolled back.
+    let waits = reaching(&place, "waiting", swap_to(&place, &[]));
+    signal_pid(place.node.child_pid(ACTIVE).unwrap(), Signal::SIGKILL).unwrap();
+    let told = waits.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&told.stderr);
+    assert!(!told.status.success() && said.contains("rolled back in its probation"), "{said}");
+    place.runs(&version(0, 0), 1);
+    drop(crowd);
+    place.left_alone();
+    // The operator takes the module away in the middle of one.
+    let swap = at_step(&place, &version(1, 0), "migrate-hangs", "migrating");
+    place.ok(&["disable", MODULE]);
+    let told = swap.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&told.stderr);
+    assert!(!told.status.success() && said.contains("ended meanwhile"), "{said}");
+}
+
 /// A swap in the background.
 fn swapping(place: &Place, package: &str) -> Child {
+    swap_to(place, &[package])
+}
+
+fn swap_to(place: &Place, package: &[&str]) -> Child {
     let mut command = Command::new(binaries().unwrap().join("openred"));
-    command.args(["--home", text(&place.node.home), "module", "swap", MODULE, package]);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command.args(["--home", text(&place.node.home), "module", "swap", MODULE]).args(package);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// The same, at this step.
 fn at_step(place: &Place, version: &str, act: &str, step: &str) -> Child {
-    let command = swapping(place, &place.package(version, act));
+    reaching(place, step, swapping(place, &place.package(version, act)))
+}
+
+fn reaching(place: &Place, step: &str, swap: Child) -> Child {
     wait_for(step, || Ok((place.generation()?["doing"] == step).then_some(()))).unwrap();
-    command
+    swap
 }
 
 #[test]

@@ -49,8 +49,8 @@ pub enum HostError {
     /// The store or the disk failed.
     #[error("the node's store failed")]
     Storage,
-    /// The node is stopping.
-    #[error("the node is shutting down")]
+    /// The node is stopping, or another version of this module may write in its place.
+    #[error("the node stops, or another version of this module has taken its place")]
     ShuttingDown,
     /// The operator has not granted this module what it asks for.
     #[error("this module was not granted that")]

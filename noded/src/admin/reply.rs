@@ -207,6 +207,7 @@ pub(super) fn swap_refused(error: &SwapError) -> Status {
         SwapError::Unknown => (Code::NotFound, "module.unknown"),
         SwapError::Stopping => (Code::Unavailable, "node.stopping"),
         SwapError::Busy => (Code::ResourceExhausted, "module.busy"),
+        SwapError::Ended => (Code::Aborted, "module.ended"),
         SwapError::NotDone(_) => (Code::FailedPrecondition, "module.not-swapped"),
     };
     status(kind, code, &error.to_string())

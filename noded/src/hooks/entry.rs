@@ -72,6 +72,7 @@ impl Entry {
     pub(super) async fn ask(&self, request: HookRequest, budget: &mut Budget) -> Result<Verdict, Failure> {
         let said = match budget.limit(self.spec.timeout()) {
             Some(limit) => {
+                self.let_in().await;
                 let begun = Instant::now();
                 let said = self.within(request, limit).await;
                 budget.spend(begun.elapsed());
@@ -86,8 +87,16 @@ impl Entry {
     /// Tells an observer, beside the call's way.
     pub(super) async fn tell(self: Arc<Self>, request: HookRequest) {
         let limit = Limit { time: self.spec.timeout(), is_cut: false };
+        self.let_in().await;
         let said = self.within(request, limit).await;
         self.count(&said);
+    }
+
+    /// A swap of its module holds everybody who wants something of it, for a moment: none of its time passes meanwhile, nor of the call's.
+    async fn let_in(&self) {
+        if let Some(held) = self.asked.held() {
+            held.await;
+        }
     }
 
     async fn within(&self, request: HookRequest, limit: Limit) -> Result<Verdict, Failure> {

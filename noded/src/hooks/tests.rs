@@ -36,6 +36,20 @@ impl Askable for Acting {
     }
 }
 
+/// One whose module is being swapped for so long.
+struct Held(Duration, Arc<Acting>);
+
+#[async_trait::async_trait]
+impl Askable for Held {
+    async fn ask(&self, ask: HookAsk) -> Result<Verdict, Failure> {
+        self.1.ask(ask).await
+    }
+
+    fn held(&self) -> Option<BoxFuture<'_, ()>> {
+        Some(Box::pin(sleep(self.0)))
+    }
+}
+
 fn acting(does: impl Fn(&HookRequest) -> (Duration, Result<Verdict, Failure>) + Send + Sync + 'static) -> Arc<Acting> {
     Arc::new(Acting { does: Box::new(does), asked: AtomicU64::new(0) })
 }
@@ -320,4 +334,17 @@ async fn a_hook_that_is_declared_anew_is_no_longer_off() {
     assert_eq!(health.report().len(), 1, "the same one");
     hooks.set(vec![(Spec { timeout: Duration::from_millis(80), ..gate }, gone())], &[]);
     assert!(health.report().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_whose_module_is_swapped_is_waited_for_out_of_nobodys_time() {
+    let hooks = Hooks::new(&Arc::new(Health::default()));
+    let slow = acting(|_| (Duration::from_millis(40), Ok(Verdict::Continue)));
+    let held = |id| (spec("guard", id, Class::Authz), Arc::new(Held(Duration::from_secs(3), Arc::clone(&slow))) as _);
+    hooks.set(vec![held("one"), held("two")], &[]);
+    assert_eq!(inbound(&hooks, post("/x", "y")).await.unwrap().0, "/x");
+    assert_eq!(asked(&slow), 2);
+    let report = hooks.report();
+    let all: Vec<_> = report.points.iter().flat_map(|point| &point.hooks).collect();
+    assert!(all.iter().all(|hook| hook.failed == 0 && hook.worst_micros < 100_000.0), "{all:?}");
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use openred_module::remote::{HookAsk, Undecided};
 #[cfg(test)]
 use openred_module::{Context, Instance};
@@ -48,6 +49,18 @@ impl Callee {
         }
     }
 
+    /// Serves a connection, which is a call to its end: whoever has it keeps what comes with the answer for so long, and hears of a swap by it.
+    pub(super) async fn connect(&self, request: Request) -> (Response, Option<Use>) {
+        match self {
+            Self::Process(slot) => match slot.awake().await {
+                Ok(used) => (used.attached.dispatch(request).await, Some(used)),
+                Err(error) => (error.into(), None),
+            },
+            #[cfg(test)]
+            Self::Linked(..) => (self.dispatch(request).await, None),
+        }
+    }
+
     /// Tells it of an event. A timer wakes it, as a call does; of all else one that does not run hears nothing: its start looks at what
     /// there is.
     pub(super) async fn event(&self, event: Event) {
@@ -76,6 +89,13 @@ pub(super) struct Asked {
 
 #[async_trait::async_trait]
 impl Askable for Asked {
+    fn held(&self) -> Option<BoxFuture<'_, ()>> {
+        match &self.callee {
+            Callee::Process(slot) if slot.is_held() => Some(Box::pin(slot.let_in())),
+            _ => None,
+        }
+    }
+
     async fn ask(&self, ask: HookAsk) -> Result<Verdict, Failure> {
         let Some(_place) = self.places.hook(ask.class) else { return Err(Failure::Saturated) };
         match &self.callee {

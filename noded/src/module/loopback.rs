@@ -1,10 +1,16 @@
 //! Listeners on this machine's loopback that serve modules: each connection is one call of its module, whose bodies are the connection's
 //! bytes. Nothing of them is looked at here: what is parsed is parsed in the module's cage.
 //!
+//! A connection is a call to its end. Where another version of the module takes its place, the module is told that its client says no more as soon as
+//! what was asked is being answered: so it answers that, with all that it may write, and ends the connection; the client's next one goes to the
+//! new version.
+//!
 //! The supervisor has bound them; who dials is anybody on this machine, and the module is told so.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,6 +19,7 @@ use openred_module::{Body, BodyError, Caller, Method, Request, Status};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::{CALL_TIME, Loaded, Modules};
@@ -21,6 +28,8 @@ use super::{CALL_TIME, Loaded, Modules};
 const IDLE: Duration = Duration::from_secs(75);
 /// Bytes read at once.
 const READ: usize = 16 * 1024;
+/// How long the first words of a client may be under way that has just connected, where its module is replaced: they may be a request.
+const FRESH: Duration = Duration::from_millis(250);
 /// Pause after an accept that failed: descriptors may be short for a moment.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -60,33 +69,102 @@ async fn connection(loaded: &Loaded, stream: TcpStream, (address, client): (Sock
     let _ = stream.set_nodelay(true);
     let (from, to) = stream.into_split();
     let path = format!("/{address}/{client}");
-    let request = Request::new(Caller::Loopback, Method::Post, path).with_body("", received(from));
-    let Ok(mut answer) = timeout(CALL_TIME, loaded.callee.dispatch(request)).await else { return };
+    let line = Arc::new(Line::default());
+    let request = Request::new(Caller::Loopback, Method::Post, path).with_body("", received(from, Arc::clone(&line)));
+    let Ok((mut answer, used)) = timeout(CALL_TIME, loaded.callee.connect(request)).await else { return };
     if answer.status != Status::Ok {
         return;
     }
-    if let Err(error) = send(&mut answer.body, to).await {
+    let replaced = async {
+        match &used {
+            Some(used) => used.replaced().await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut sending = pin!(send(&mut answer.body, to, &line));
+    let sent = tokio::select! {
+        sent = &mut sending => sent,
+        () = replaced => {
+            line.end();
+            sending.await
+        }
+    };
+    if let Err(error) = sent {
         tracing::debug!(module = loaded.id, %error, "a connection on this machine broke");
     }
 }
 
-async fn send(answer: &mut Body, mut to: OwnedWriteHalf) -> std::io::Result<()> {
+/// What both directions of a connection have to know of each other.
+#[derive(Default)]
+struct Line {
+    /// Its client has said something.
+    heard: AtomicBool,
+    /// And the module nothing since.
+    asked: AtomicBool,
+    /// Its module is being replaced.
+    ends: AtomicBool,
+    changed: Notify,
+}
+
+impl Line {
+    fn asked(&self) {
+        self.heard.store(true, Ordering::Release);
+        self.asked.store(true, Ordering::Release);
+    }
+
+    fn answered(&self) {
+        self.asked.store(false, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    fn end(&self) {
+        self.ends.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until nothing more is to be heard of its client.
+    async fn over(&self) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Before the look, so that no change is missed in between.
+            changed.as_mut().enable();
+            if self.ends.load(Ordering::Acquire) && !self.asked.load(Ordering::Acquire) {
+                if !self.heard.load(Ordering::Acquire) {
+                    tokio::time::sleep(FRESH).await;
+                }
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+async fn send(answer: &mut Body, mut to: OwnedWriteHalf, line: &Line) -> std::io::Result<()> {
     let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
     while let Some(piece) = timeout(IDLE, answer.next()).await.map_err(late)? {
         let piece: Bytes = piece.map_err(std::io::Error::other)?;
         timeout(IDLE, to.write_all(&piece)).await.map_err(late)??;
+        line.answered();
     }
     to.shutdown().await
 }
 
 /// What the client sends, as far as it is read.
-fn received(from: OwnedReadHalf) -> Body {
-    Body::stream(futures_util::stream::unfold(Some(from), |from| async move {
-        let mut from = from?;
+fn received(from: OwnedReadHalf, line: Arc<Line>) -> Body {
+    Body::stream(futures_util::stream::unfold(Some((from, line)), |open| async move {
+        let (mut from, line) = open?;
         let mut piece = BytesMut::with_capacity(READ);
-        match from.read_buf(&mut piece).await {
+        let read = tokio::select! {
+            biased;
+            read = from.read_buf(&mut piece) => read,
+            () = line.over() => Ok(0),
+        };
+        match read {
             Ok(0) => None,
-            Ok(_) => Some((Ok(piece.freeze()), Some(from))),
+            Ok(_) => {
+                line.asked();
+                Some((Ok(piece.freeze()), Some((from, line))))
+            }
             Err(_) => Some((Err(BodyError::Truncated), None)),
         }
     }))

@@ -68,6 +68,14 @@ impl Use {
         self
     }
 
+    /// Waits until calls do not go to this attachment any more.
+    pub(super) async fn replaced(&self) {
+        let mut phases = self.slot.phase.subscribe();
+        let is_other = |phase: &Phase| !matches!(phase, Phase::Serving(now) if Arc::ptr_eq(now, &self.attached));
+        // The sender is in the slot, so it is not gone.
+        let _ = phases.wait_for(is_other).await;
+    }
+
     fn end_call(&mut self) {
         if std::mem::take(&mut self.is_call) && self.slot.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.slot.answered.notify_waiters();
@@ -135,6 +143,17 @@ impl Slot {
             true
         });
         drop(before);
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Held(_))
+    }
+
+    /// Waits until callers are not held any more, as long as a caller does.
+    pub(super) async fn let_in(&self) {
+        let mut phases = self.phase.subscribe();
+        // The sender is in here, so it is not gone.
+        let _ = timeout(WAKE, phases.wait_for(|phase| !matches!(phase, Phase::Held(_)))).await;
     }
 
     /// Waits until no call is in flight whose answer has not begun. To be called while callers are held.

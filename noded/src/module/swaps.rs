@@ -85,6 +85,8 @@ pub(crate) enum SwapError {
     Stopping,
     #[error("too many wishes wait for this module")]
     Busy,
+    #[error("the module was ended meanwhile, because the operator changed it or the node stops; the swap was given up")]
+    Ended,
     #[error("{0}")]
     NotDone(String),
 }
@@ -111,8 +113,7 @@ impl Modules {
         tokio::spawn(async move {
             let outcome = match outcome.await {
                 Ok(outcome) => outcome.map_err(SwapError::NotDone),
-                // Its life was ended meanwhile.
-                Err(_) => Err(SwapError::Stopping),
+                Err(_) => Err(SwapError::Ended),
             };
             // Whoever asked may have gone.
             let _ = done.send(outcome);

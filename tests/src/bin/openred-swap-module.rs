@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use openred_module::{
-    Batch, Committed, Context, Manifest, Method, Module, ModuleError, Request, Response, Routes, Status, async_trait,
+    Batch, Committed, Context, HookRequest, Hooks, Manifest, Method, Module, ModuleError, Request, Response, Routes,
+    Status, Verdict, async_trait,
 };
 use serde_json::json;
 
@@ -46,8 +47,17 @@ impl Module for Swapped {
         routes.operator(Method::Post, "/end", 0, Self::end);
     }
 
+    fn middleware(hooks: &mut Hooks<Self>) {
+        hooks.on("gate", Self::gate);
+    }
+
     async fn start(self: Arc<Self>, context: Context) -> Result<(), ModuleError> {
         match act() {
+            // Longer than all hooks of a call have together.
+            "start-slow" => {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                Ok(())
+            }
             "start-fails" => Err(ModuleError::new(Status::Internal, "unwilling", "as was asked")),
             "start-hangs" => {
                 // Once: what it has written lasts.
@@ -74,6 +84,10 @@ impl Module for Swapped {
                 std::process::abort()
             }
             "migrate-hangs" => for_ever().await,
+            // No module starts a program: its filter ends it.
+            "migrate-forks" => match std::process::Command::new("/bin/true").status() {
+                Ok(_) | Err(_) => Ok(()),
+            },
             _ => Ok(()),
         }
     }
@@ -103,6 +117,10 @@ impl Swapped {
                 return Response::json(Status::Ok, &json!({ "count": count }));
             }
         }
+    }
+
+    async fn gate(self: Arc<Self>, _: Context, _: HookRequest) -> Result<Verdict, ModuleError> {
+        Ok(Verdict::Continue)
     }
 
     async fn hang(self: Arc<Self>, _: Context, _: Request) -> Result<Response, ModuleError> {

@@ -72,6 +72,15 @@ pub(in crate::module) struct Live {
     pub(in crate::module) settled: Settling,
 }
 
+/// Who waits for a swap.
+struct Waiting {
+    /// The generation that was active before.
+    before: u64,
+    /// It is one to the version before.
+    back: bool,
+    done: Done,
+}
+
 /// See the file's head.
 pub(in crate::module) struct Drive<'a> {
     life: &'a Life,
@@ -93,8 +102,8 @@ pub(in crate::module) struct Drive<'a> {
     /// Nothing has run yet, and what shall is another since that was tried.
     anew: bool,
     queue: VecDeque<Wish>,
-    /// Who waits for the swap that is under way, and which generation was active before.
-    waiting: Option<(u64, Done)>,
+    /// Who waits for the swap that is under way.
+    waiting: Option<Waiting>,
     /// The supervisor has heard of this one that did not take its place.
     told_left: Option<(String, u32)>,
 }
@@ -168,7 +177,13 @@ impl<'a> Drive<'a> {
         }
         let known = self.known.clone().filter(is_it);
         let found = known.or_else(|| self.life.modules.earlier(self.life.id, &generation.version));
-        let found = found.ok_or_else(|| format!("its version {} is not installed any more", generation.version))?;
+        let found = found.ok_or_else(|| {
+            let why = match self.record().outcome.as_str() {
+                "" => String::new(),
+                outcome => format!(" ({outcome})"),
+            };
+            format!("its version {} is not installed any more{why}", generation.version)
+        })?;
         Ok(Wanted { turn: generation.turn, ..found })
     }
 
@@ -195,11 +210,17 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// Waits until somebody needs it, or wishes something.
+    /// Waits until somebody needs it, or wishes something. Its probation goes on, and ends, meanwhile.
     pub(in crate::module) async fn sleep(&mut self, wishes: &mut mpsc::Receiver<Wish>) {
-        tokio::select! {
-            () = self.life.slot.wanted() => {}
-            () = self.wait(wishes) => {}
+        loop {
+            let (slot, until) = (&self.life.slot, self.machine.poll_timeout());
+            tokio::select! {
+                () = slot.wanted() => return,
+                () = self.wait(wishes) => return,
+                () = probation_over(until) => {}
+            }
+            let actions = self.machine.handle_timeout(clock::now().0);
+            self.run(actions).await;
         }
     }
 
@@ -332,12 +353,15 @@ impl<'a> Drive<'a> {
         }
         self.life.slot.starting();
         self.run(actions).await;
+        // A version that waited while the one before it ended is still what the operator wishes, and was not tried.
+        self.pending |= self.is_another(&self.desired) && !self.is_left(&self.desired);
         self.active.is_some()
     }
 
     fn wished(&mut self, Wish { want, done }: Wish) -> Vec<Action> {
         let record = self.record();
         let active = record.active.clone();
+        let back = matches!(want, Want::Back { .. });
         let begun = match want {
             Want::Again if self.life.comes_with_us => self.machine.swap("", 0),
             Want::Again => self.machine.swap(&active.version, active.turn),
@@ -352,7 +376,7 @@ impl<'a> Drive<'a> {
         };
         match (begun, done) {
             (Ok(actions), done) => {
-                self.waiting = done.map(|done| (active.number, done));
+                self.waiting = done.map(|done| Waiting { before: active.number, back, done });
                 actions
             }
             (Err(refused), done) => {
@@ -376,8 +400,10 @@ impl<'a> Drive<'a> {
             return;
         }
         self.settle().await;
-        if let Some((before, done)) = self.waiting.take() {
-            let swapped = self.number() != before && self.active.is_some();
+        if let Some(Waiting { before, back, done }) = self.waiting.take() {
+            // A version that ends in its probation while the next one waits is rolled back: that is not what was wished.
+            let is_it = self.record().probation.is_none() == back;
+            let swapped = self.number() != before && self.active.is_some() && is_it;
             let outcome = if swapped { Ok(()) } else { Err(self.record().outcome.clone()) };
             drop(done.send(outcome));
         }

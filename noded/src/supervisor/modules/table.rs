@@ -81,6 +81,11 @@ impl<'a> Table<'a> {
     /// Looks again at what may run. What may not any more is ended; of what runs in another version, or shall be started anew, `noded` says how
     /// the one takes the other's place.
     pub(super) fn reload(&mut self) {
+        self.follow(None);
+    }
+
+    /// The same. Of the module of that name a swap was taken back: not on the operator's word, who has not looked at what was found then.
+    fn follow(&mut self, settled: Option<&str>) {
         let known = installed::look(self.context);
         for entry in &mut self.entries {
             let now = known.iter().find(|known| known.id == entry.module.id);
@@ -91,7 +96,7 @@ impl<'a> Table<'a> {
                 entry.quarantine = None;
                 continue;
             };
-            if now.is_looked_at(&entry.module) {
+            if now.is_looked_at(&entry.module) && settled != Some(now.id) {
                 // `noded` begins another life of it for that, or swaps it, and so ends the quarantine where it is, too.
                 entry.quarantine = None;
                 self.context.starter.board.clear(&format!("module.{}.filter", entry.module.id));
@@ -142,7 +147,7 @@ impl<'a> Table<'a> {
             },
             Ask::Settle { module, from, to, turn } => {
                 if installed::settle(self.context, &module, &from, &to, turn) {
-                    self.reload();
+                    self.follow(Some(&module));
                 }
             }
             Ask::Keep { module, programs, versions } => self.keep(&module, &programs, &versions),
