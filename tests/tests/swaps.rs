@@ -299,17 +299,6 @@ fn crowd(place: &Place) -> Vec<Load> {
 }
 
 #[test]
-fn a_version_that_waits_is_tried_although_the_one_before_it_ends_meanwhile() {
-    let place = Place::new();
-    let _crowd = crowd(&place);
-    let waits = at_step(&place, &version(0, 5), "", "waiting");
-    signal_pid(place.node.child_pid(ACTIVE).unwrap(), Signal::SIGKILL).unwrap();
-    let told = waits.wait_with_output().unwrap();
-    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
-    place.runs(&version(0, 5), 1);
-}
-
-#[test]
 fn who_waits_for_a_swap_hears_what_became_of_it() {
     let place = Place::new();
     let crowd = crowd(&place);

@@ -174,9 +174,12 @@ fn directory(at: &DirectoryState) -> Node {
 
 fn module(status: &NodeStatus, at: &ModuleState) -> Node {
     let process = format!("module {}", at.id);
-    let (state, reason) = match at.version.as_str() {
-        "" => (State::Error, String::from("it does not run now")),
-        version => (State::Ok, version.to_owned()),
+    let (state, reason) = match (at.state.as_str(), at.version.as_str()) {
+        // Nobody needs it.
+        ("asleep", _) => (State::Ok, String::from("it sleeps; the next call starts it")),
+        ("starting", "") => (State::Warning, String::from("it is being started")),
+        (_, "") => (State::Error, String::from("it does not run now")),
+        (_, version) => (State::Ok, version.to_owned()),
     };
     part(&format!("module:{}", at.id), Kind::Module, state, reason, None, present(status, &[&process, "noded"]))
 }
@@ -234,7 +237,7 @@ mod tests {
         NodeStatus {
             started_at: 1,
             links: vec![LinkCount { state: "active".into(), links: 3 }],
-            modules: vec![ModuleState { id: "files".into(), version: "0.1.0".into() }],
+            modules: vec![ModuleState { id: "files".into(), version: "0.1.0".into(), state: "serving".into() }],
             processes: vec![
                 process("front", "ready", &[]),
                 process("vault", "ready", off),
@@ -287,6 +290,20 @@ mod tests {
         assert_eq!(state(&graph, "condition:a.b"), (State::Error, "because of condition:c.d".into()));
         assert_eq!(state(&graph, "condition:c.d"), (State::Error, "x".into()));
         assert_eq!(graph.state, State::Error);
+    }
+
+    #[test]
+    fn a_module_that_sleeps_is_well_and_one_that_is_away_is_not() {
+        let with = |word: &str| {
+            let modules = vec![ModuleState { id: "files".into(), version: String::new(), state: word.into() }];
+            let graph = Graph::of(&NodeStatus { modules, ..status(&[]) });
+            (graph.state, state(&graph, "module:files").0)
+        };
+        assert_eq!(with("asleep"), (State::Ok, State::Ok));
+        assert_eq!(with("starting"), (State::Warning, State::Warning));
+        for word in ["away", "quarantined", ""] {
+            assert_eq!(with(word), (State::Error, State::Error), "{word}");
+        }
     }
 
     #[test]

@@ -56,9 +56,10 @@ pub(crate) fn page(status: &NodeStatus) -> String {
     page.family("openred_links", "gauge", "Links by state.");
     status.links.iter().for_each(|at| page.sample("openred_links", &[("state", &at.state)], at.links));
     directories(&mut page, status);
-    page.family("openred_module_up", "gauge", "Whether a module runs.");
+    page.family("openred_module_up", "gauge", "Whether a module runs, or sleeps until the next call starts it.");
     for module in &status.modules {
-        page.sample("openred_module_up", &[("module", &module.id)], u8::from(!module.version.is_empty()));
+        let up = !module.version.is_empty() || module.state == "asleep";
+        page.sample("openred_module_up", &[("module", &module.id)], u8::from(up));
     }
     page.family("openred_condition", "gauge", "Conditions that hold; their codes are in docs/errors.md.");
     for condition in &status.conditions {
@@ -122,6 +123,8 @@ mod tests {
             since: 1,
             layers: vec![layer(true), layer(false)],
         };
+        let module =
+            |state: &str| ModuleState { id: format!("m-{state}"), version: String::new(), state: state.into() };
         let condition = ConditionState {
             code: "link.mismatch".into(),
             severity: "error".into(),
@@ -132,7 +135,7 @@ mod tests {
         NodeStatus {
             started_at: 1500,
             links: vec![LinkCount { state: "active".into(), links: 3 }],
-            modules: vec![ModuleState { id: "files".into(), version: String::new() }],
+            modules: ["away", "asleep"].map(module).into(),
             conditions: vec![condition],
             processes: vec![process],
             seen_at: Some(2000),
@@ -145,7 +148,8 @@ mod tests {
         let page = page(&status());
         assert!(page.contains("openred_start_time_seconds 1.5\n"));
         assert!(page.contains("openred_links{state=\"active\"} 3\n"));
-        assert!(page.contains("openred_module_up{module=\"files\"} 0\n"));
+        assert!(page.contains("openred_module_up{module=\"m-away\"} 0\n"));
+        assert!(page.contains("openred_module_up{module=\"m-asleep\"} 1\n"));
         assert!(page.contains("openred_layer_on{process=\"module a\\\"b\\\\c\\nd\",layer=\"seccomp\"} 0\n"), "{page}");
         let (mut series, mut families) = (BTreeSet::new(), BTreeSet::new());
         for line in page.lines() {

@@ -56,6 +56,8 @@ pub struct ModuleState {
     pub id: String,
     /// Its version; empty: it does not run now.
     pub version: String,
+    /// `serving`, `asleep` (the next call starts it), `starting`, `away`, `quarantined`; empty where the node does not say.
+    pub state: String,
 }
 
 /// A condition that holds.

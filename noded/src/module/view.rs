@@ -97,11 +97,11 @@ impl View {
 }
 
 impl Modules {
-    /// Ids and versions; those that are away have none.
+    /// Ids, versions and how each is; those that do not run now have no version.
     pub(crate) fn states(&self) -> Vec<ModuleState> {
-        let state = |module: &Arc<super::Loaded>| ModuleState {
-            id: module.id.to_owned(),
-            version: module.callee.state().1.unwrap_or_default(),
+        let state = |module: &Arc<super::Loaded>| {
+            let (state, version) = module.callee.state();
+            ModuleState { id: module.id.to_owned(), version: version.unwrap_or_default(), state: state.to_owned() }
         };
         self.all().iter().map(state).collect()
     }

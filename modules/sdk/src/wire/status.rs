@@ -28,7 +28,7 @@ pub(crate) fn of_status(status: NodeStatus) -> wire::NodeStatusReply {
         sessions: status.sessions,
         key_operations: status.key_operations,
         directories: status.directories.into_iter().map(directory).collect(),
-        modules: status.modules.into_iter().map(|at| wire::ModuleState { id: at.id, version: at.version }).collect(),
+        modules: status.modules.into_iter().map(of_module).collect(),
         conditions: status.conditions.into_iter().map(condition).collect(),
         processes: status.processes.into_iter().map(process).collect(),
         seen_at: status.seen_at.unwrap_or(0),
@@ -59,9 +59,17 @@ pub(crate) fn to_status(reply: wire::NodeStatusReply) -> NodeStatus {
         sessions: reply.sessions,
         key_operations: reply.key_operations,
         directories: reply.directories.into_iter().map(directory).collect(),
-        modules: reply.modules.into_iter().map(|at| ModuleState { id: at.id, version: at.version }).collect(),
+        modules: reply.modules.into_iter().map(to_module).collect(),
         conditions: reply.conditions.into_iter().map(condition).collect(),
         processes: reply.processes.into_iter().map(process).collect(),
         seen_at: (reply.seen_at > 0).then_some(reply.seen_at),
     }
+}
+
+fn of_module(ModuleState { id, version, state }: ModuleState) -> wire::ModuleState {
+    wire::ModuleState { id, version, state }
+}
+
+fn to_module(wire::ModuleState { id, version, state }: wire::ModuleState) -> ModuleState {
+    ModuleState { id, version, state }
 }

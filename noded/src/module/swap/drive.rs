@@ -353,8 +353,6 @@ impl<'a> Drive<'a> {
         }
         self.life.slot.starting();
         self.run(actions).await;
-        // A version that waited while the one before it ended is still what the operator wishes, and was not tried.
-        self.pending |= self.is_another(&self.desired) && !self.is_left(&self.desired);
         self.active.is_some()
     }
 
