@@ -45,10 +45,17 @@ impl Output {
         self.terminal && std::io::stderr().is_terminal()
     }
 
-    /// A line for people.
+    /// A line for people. Whatever other processes have put into it, it does not act on their terminal.
     pub(crate) fn line(&self, text: impl AsRef<str>) {
         if !self.json {
-            write_line(std::io::stdout(), text.as_ref());
+            write_line(std::io::stdout(), &tame(text.as_ref()));
+        }
+    }
+
+    /// Clears the screen below the top left corner, where the next lines are written.
+    pub(crate) fn clear(&self) {
+        if self.is_terminal() {
+            write_line(std::io::stdout(), "\u{1b}[H\u{1b}[J");
         }
     }
 
@@ -101,6 +108,18 @@ impl Output {
         };
         if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
+}
+
+/// Line ends, tabs and [`Output::paint`]'s colours pass; every other control character becomes a space.
+fn tame(text: &str) -> String {
+    let is_colour = |rest: &str| ["[0m", "[31m", "[32m", "[33m"].iter().any(|colour| rest.starts_with(colour));
+    let tamed = text.char_indices().map(|(place, letter)| match letter {
+        '\n' | '\t' => letter,
+        '\u{1b}' if is_colour(&text[place + 1..]) => letter,
+        letter if letter.is_control() => ' ',
+        letter => letter,
+    });
+    tamed.collect()
 }
 
 fn write_line(mut stream: impl Write, text: &str) {
@@ -198,6 +217,13 @@ mod tests {
             wrap(&format!("  a {}", "b".repeat(80)), 4),
             [String::from("  a"), format!("    {}", "b".repeat(80))]
         );
+    }
+
+    #[test]
+    fn what_others_say_does_not_act_on_the_terminal() {
+        let painted = "\u{1b}[31mbad\u{1b}[0m: two\nlines\tof text";
+        assert_eq!(tame(painted), painted);
+        assert_eq!(tame("\u{1b}[2J\u{1b}]0;title\u{7}\r\u{9b}H\u{1b}"), " [2J ]0;title   H ");
     }
 
     #[test]

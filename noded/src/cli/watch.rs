@@ -14,8 +14,6 @@ use super::output::{now, span, table};
 use super::status::{self, Seen};
 use super::{Exit, Failure, Invocation, one_line};
 
-/// Clears the screen below the top left corner, where the next look is drawn.
-const TOP_LEFT: &str = "\u{1b}[H\u{1b}[J";
 /// The first shares of `top` are taken over this long.
 const FIRST: Duration = Duration::from_millis(500);
 
@@ -26,7 +24,7 @@ pub(crate) async fn status(invocation: &Invocation, options: &Watching) -> Resul
     while looks.next().await {
         match status::look(invocation).await {
             Ok(seen) => {
-                clear(invocation);
+                invocation.output.clear();
                 exit = status::show(invocation, &seen);
             }
             Err(failure) => exit = away(invocation, &looks, failure)?,
@@ -48,7 +46,7 @@ pub(crate) async fn top(invocation: &Invocation, options: &Watching) -> Result<E
                 looks.again();
             }
             Ok(sample) => {
-                clear(invocation);
+                invocation.output.clear();
                 exit = show(invocation, before.as_ref(), &sample);
                 before = Some(sample);
             }
@@ -62,16 +60,10 @@ fn away(invocation: &Invocation, looks: &Looks, failure: Failure) -> Result<Exit
     if looks.is_first() {
         return Err(failure);
     }
-    clear(invocation);
+    invocation.output.clear();
     let exit = failure.exit;
     invocation.output.failure(&failure);
     Ok(exit)
-}
-
-fn clear(invocation: &Invocation) {
-    if invocation.output.is_terminal() {
-        invocation.output.line(TOP_LEFT);
-    }
 }
 
 /// When to look.
