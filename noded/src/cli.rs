@@ -28,6 +28,7 @@ mod packages;
 mod passphrase;
 mod peers;
 mod proofs;
+mod shares;
 mod status;
 mod succession;
 mod watch;
@@ -127,6 +128,7 @@ fn dispatch(invocation: &Invocation, command: Command) -> Result<Exit, Failure> 
         Command::Conversations(options) => client::block_on(messages::conversations(invocation, options)),
         Command::Share(options) => client::block_on(files::share(invocation, options)),
         Command::Fetch(options) => client::block_on(files::fetch(invocation, options)),
+        Command::Files(command) => client::block_on(shares::files(invocation, command)),
         Command::Auth(command) => client::block_on(auth::auth(invocation, command)),
         Command::Monitor(command) => client::block_on(monitor::monitor(invocation, command)),
         Command::Audit(command) => client::block_on(audit::audit(invocation, command)),

@@ -57,7 +57,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn help_of_every_command_is_golden_and_fits_80_columns() {
     let (_guard, folder) = folder();
-    let commands: [&[&str]; 67] = [
+    let commands: [&[&str]; 70] = [
         &[],
         &["init"],
         &["up"],
@@ -115,6 +115,9 @@ fn help_of_every_command_is_golden_and_fits_80_columns() {
         &["conversations"],
         &["share"],
         &["fetch"],
+        &["files"],
+        &["files", "list"],
+        &["files", "link"],
         &["audit"],
         &["audit", "tail"],
         &["audit", "verify"],

@@ -17,11 +17,11 @@ fn every_group_measures_what_it_owes() {
         .env("OPENRED_BIN_DIR", program.parent().unwrap())
         .args(["--smoke", "--out"])
         .arg(out.path())
-        .args(["handshake", "session", "file", "memory", "cage", "vault", "modules"])
+        .args(["handshake", "session", "file", "file-large", "memory", "cage", "vault", "modules"])
         .output()
         .unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    let owed: [(&str, &[&str]); 7] = [
+    let owed: [(&str, &[&str]); 8] = [
         (
             "handshake",
             &["connect_first_reply", "handshake_rate_8", "connect_first_reply_8", "connect_first_reply_flooded"],
@@ -35,6 +35,7 @@ fn every_group_measures_what_it_owes() {
             },
         ),
         ("file", &["file_share", "file"]),
+        ("file-large", &["file_large", "file_large_memory"]),
         (
             "vault",
             &[

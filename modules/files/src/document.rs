@@ -101,6 +101,29 @@ pub struct Attached {
     pub length: u64,
 }
 
+/// A file that a peer shares with this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// BLAKE3 of the content.
+    pub id: FileId,
+    /// For people, as the peer names it.
+    pub name: String,
+    /// In bytes.
+    pub length: u64,
+}
+
+/// The answer to `GET /offers/{after}` and `GET /offered/{peer}/{after}`: one page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offers {
+    /// Version of this document.
+    pub v: u32,
+    /// In order of ids. May be empty although pages follow: what the caller may not have is left out.
+    pub files: Vec<Offer>,
+    /// Where the next page begins; none after the last one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next: Option<String>,
+}
+
 /// What a peer is told of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {

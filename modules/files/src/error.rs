@@ -2,6 +2,8 @@
 
 use openred_module::{BodyError, HostError, ModuleError, PeerError, Status};
 
+use crate::link::LinkError;
+
 /// Split by who is to blame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FilesError {
@@ -56,6 +58,18 @@ pub(crate) enum FilesError {
     /// Misuse: the file is not complete yet.
     #[error("this file is not complete; fetch it again to go on")]
     Incomplete,
+    /// Misuse: one peer cannot be taken out of all.
+    #[error("this file is shared with every linked node; take `all` out first, then let in those that may stay")]
+    SharedWithAll,
+    /// Misuse: more at the same time than the operator's settings allow.
+    #[error("there are as many {what} as `[module.files]` allows")]
+    TooMany {
+        /// Which, as the setting is called.
+        what: &'static str,
+    },
+    /// Whoever the link's error says.
+    #[error("{0}")]
+    Link(#[from] LinkError),
     /// Local: what is on the disk is not what was verified.
     #[error("this node's copy is damaged; fetch the file again")]
     Damaged,
@@ -82,6 +96,9 @@ impl FilesError {
             Self::NoFile => "no-such-file",
             Self::Running => "transfer-running",
             Self::Incomplete => "file-incomplete",
+            Self::SharedWithAll => "shared-with-all",
+            Self::TooMany { .. } => "too-many",
+            Self::Link(error) => error.code(),
             Self::Damaged => "file-damaged",
             Self::Host(error) => ModuleError::from(error).code,
         }
@@ -96,7 +113,9 @@ impl FilesError {
             Self::Interrupted(_) => Status::BadGateway,
             Self::BadPeer | Self::BadId | Self::BadName | Self::BadAudience | Self::BadRange => Status::BadRequest,
             Self::NoFile | Self::PeerHasNot => Status::NotFound,
-            Self::Running | Self::Incomplete | Self::Damaged => Status::Conflict,
+            Self::Running | Self::Incomplete | Self::Damaged | Self::SharedWithAll => Status::Conflict,
+            Self::TooMany { .. } => Status::TooMany,
+            Self::Link(error) => error.status(),
             Self::Host(error) => ModuleError::from(error).status,
         }
     }

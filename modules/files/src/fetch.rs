@@ -4,18 +4,22 @@
 //! before it has been hashed again: so it does not matter how a run ended. The work is driven by whoever reads the
 //! progress, and stops with it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt};
 use openred_module::{
     AuditEvent, Body, BodySender, Context, ModuleError, NodeId, PeerRequest, Request, Response, Status,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::Files;
 use crate::document::{Meta, Progress, TransferView, VERSION};
+use crate::door::Redeem;
 use crate::error::FilesError;
+use crate::link::{FileLink, LinkError, TICKET};
 use crate::names;
+use crate::settings::Settings;
 use crate::share::{parse_id, write_hashes};
 use crate::transfer::{self, Turn};
 use crate::tree::{FileHasher, FileId, HASH, Layout, PIECE, PieceHash};
@@ -35,11 +39,26 @@ const HEAD_TIMEOUT: u64 = 30_000;
 /// Media type of progress lines.
 const LINES: &str = "application/x-ndjson";
 
+/// Longest order to fetch by a link.
+const ORDER: usize = 1024;
+
+/// What `POST /fetch-link` takes. Not in the path: paths are told to hooks and logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ByLink {
+    /// The link, as it was handed on.
+    pub link: String,
+}
+
 /// One run of one transfer.
 struct Run {
     context: Context,
     peer: NodeId,
     id: FileId,
+    /// With which it is let in, if it goes by one.
+    link: Option<FileLink>,
+    /// What stands before the paths of the peer's routes, once it was let in.
+    door: OnceLock<String>,
     lines: BodySender,
     /// Content bytes that this run received.
     received: std::sync::atomic::AtomicU64,
@@ -63,9 +82,34 @@ impl Files {
     pub(crate) async fn fetch(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
         let peer: NodeId = request.params.get("peer").parse().map_err(|_| FilesError::BadPeer)?;
         let id = parse_id(request.params.get("id"))?;
-        let turn = self.begin_long(id).ok_or(FilesError::Running)?;
+        self.begin_run(context, peer, id, None)
+    }
+
+    /// The same from whoever the link names.
+    pub(crate) async fn fetch_link(
+        self: Arc<Self>,
+        context: Context,
+        request: Request,
+    ) -> Result<Response, ModuleError> {
+        let order = request.body.collect(ORDER).await?;
+        let order: ByLink = serde_json::from_slice(&order).map_err(|_| FilesError::from(LinkError::BadText))?;
+        let link: FileLink = order.link.parse().map_err(FilesError::from)?;
+        let (peer, id) = (link.node, link.id);
+        self.begin_run(context, peer, id, Some(link))
+    }
+
+    fn begin_run(
+        self: Arc<Self>,
+        context: Context,
+        peer: NodeId,
+        id: FileId,
+        link: Option<FileLink>,
+    ) -> Result<Response, ModuleError> {
+        let settings: Settings = context.config()?;
+        let most = usize::try_from(settings.fetches).unwrap_or(1);
+        let turn = self.begin_transfer(id, most)?;
         let body = Body::produced(move |lines| async move {
-            let run = Run { context, peer, id, lines, received: 0.into() };
+            let run = Run { context, peer, id, link, door: OnceLock::new(), lines, received: 0.into() };
             run.finish(turn).await;
         });
         Ok(Response::new(Status::Ok, LINES, body))
@@ -119,6 +163,7 @@ impl Run {
             self.context.audit(AuditEvent { code: "file-fetch", peer: None, outcome: "damaged-here" });
             self.context.blob_rename(&names::data(&self.id), &names::part(&self.id)).await?;
         }
+        self.enter().await?;
         let plan = self.plan().await?;
         let length = plan.layout.length();
         let row = self.row(&plan).await?;
@@ -178,20 +223,66 @@ impl Run {
         let response = self.context.peer_request(self.peer, request).await?;
         match response.status {
             status if status.is_success() => Ok(response),
+            // Also in the middle: the link has ended meanwhile.
+            Status::NotFound if self.link.is_some() => Err(LinkError::Refused.into()),
             Status::NotFound => Err(FilesError::PeerHasNot),
             status => Err(FilesError::PeerRefused { status: status.code() }),
         }
     }
 
+    /// Has the peer let this run in, where it goes by a link.
+    async fn enter(&self) -> Result<(), FilesError> {
+        let Some(link) = &self.link else { return Ok(()) };
+        let key = names::row_below(names::OWN_TICKETS, &self.id, &[link.secret.name().as_bytes()]);
+        let held = self.context.get(key.clone()).await?.and_then(|row| <[u8; TICKET]>::try_from(&*row).ok());
+        let ticket = match held {
+            Some(ticket) => ticket,
+            None => {
+                // Durable before the peer hears of it: whatever ends this run, the next one is the same fetch to the peer.
+                let ticket = self.context.unique_id();
+                self.context.put(key.clone(), ticket.to_vec()).await?;
+                ticket
+            }
+        };
+        let mut attempt = 1;
+        let outcome = loop {
+            match self.redeem(link, &ticket).await {
+                Err(error) if error.is_passing() && attempt < ATTEMPTS => attempt += 1,
+                outcome => break outcome,
+            }
+        };
+        if outcome == Err(LinkError::Refused.into()) {
+            self.context.delete(key).await?;
+        }
+        // Once a run.
+        let _ = self.door.set(format!("/by/{}", hex::encode(ticket)));
+        outcome
+    }
+
+    async fn redeem(&self, link: &FileLink, ticket: &[u8; TICKET]) -> Result<(), FilesError> {
+        let order = Redeem { v: VERSION, secret: link.secret.text().to_string(), ticket: hex::encode(ticket) };
+        let body = Body::whole(serde_json::to_vec(&order).expect("strings always serialise"));
+        let request = PeerRequest::post(format!("/redeem/{}", self.id), "application/json", body);
+        match self.send(request).await.map(drop) {
+            Err(FilesError::PeerRefused { status: 429 }) => Err(LinkError::RefusedForNow.into()),
+            outcome => outcome,
+        }
+    }
+
+    /// A peer's route, through the door by which this run was let in.
+    fn path(&self, route: &str) -> String {
+        format!("{}{route}", self.door.get().map_or("", String::as_str))
+    }
+
     async fn plan(&self) -> Result<Plan, FilesError> {
-        let meta = self.ask(format!("/meta/{}", self.id)).await?;
+        let meta = self.ask(self.path(&format!("/meta/{}", self.id))).await?;
         let meta = meta.body.collect(META_LIMIT).await?;
         let meta: Meta = serde_json::from_slice(&meta).map_err(|_| FilesError::PeerMeta)?;
         let layout = Layout::new(meta.length).ok_or(FilesError::PeerMeta)?;
         if meta.v != VERSION || meta.id != self.id || meta.piece != PIECE || !names::is_file_name(&meta.name) {
             return Err(FilesError::PeerMeta);
         }
-        let hashes = self.ask(format!("/pieces/{}", self.id)).await?;
+        let hashes = self.ask(self.path(&format!("/pieces/{}", self.id))).await?;
         let hashes = hashes.body.collect(layout.count() * HASH).await?;
         let (hashes, rest) = hashes.as_chunks::<HASH>();
         if !rest.is_empty() || !layout.proves(hashes, &self.id) {
@@ -273,7 +364,7 @@ impl Run {
     /// Fetches one piece to its place. Bytes go to the disk before they are verified, and count only after.
     async fn try_piece(&self, plan: &Plan, index: usize) -> Result<u64, FilesError> {
         let (from, length) = plan.layout.piece(index);
-        let range = PeerRequest::get(format!("/range/{}/{from}/{length}", self.id));
+        let range = PeerRequest::get(self.path(&format!("/range/{}/{from}/{length}", self.id)));
         let response = self.send(range.resumable(self.context.unique_id())).await?;
         let mut body = response.body;
         let mut hasher = plan.layout.hasher(index);
@@ -326,6 +417,6 @@ impl Run {
 
     async fn mark_complete(&self, row: TransferView) -> Result<(), FilesError> {
         let completed_at = Some(self.context.now());
-        transfer::store(&self.context, &TransferView { completed_at, failed: None, ..row }).await
+        transfer::complete(&self.context, &TransferView { completed_at, failed: None, ..row }).await
     }
 }

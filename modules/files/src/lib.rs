@@ -7,35 +7,62 @@
 //! still has its hash.
 //!
 //! Files: [`tree`] is the arithmetic of pieces and hashes, [`share`] what this node offers, [`serve`] the peer's routes, [`fetch`] the
-//! receiving side, [`attach`] what modules may ask, [`readers`] who may read, [`document`] the JSON.
+//! receiving side, [`attach`] what modules may ask, [`readers`] who may read, [`offers`] lists for peers, [`link`] and [`door`] links that let in whoever holds them, [`tries`] the bound
+//! on wrong ones, [`document`] the JSON.
 //!
 //! It does not encrypt (sessions do), and opens no file: blobs are the host's.
 #![forbid(unsafe_code)]
 
 mod attach;
 mod document;
+mod door;
 mod error;
 mod fetch;
+mod link;
 mod names;
+mod offers;
 mod readers;
 mod serve;
+mod settings;
 mod share;
 mod transfer;
 mod tree;
+mod tries;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use openred_module::{Context, Module, ModuleError, Routes};
+use openred_module::{Context, Event, Module, ModuleError, Routes};
 
-pub use document::{Attached, Audience, Meta, Progress, ShareView, Shares, TransferView, Transfers};
+pub use document::{Attached, Audience, Meta, Offer, Offers, Progress, ShareView, Shares, TransferView, Transfers};
+pub use door::{LinkOrder, LinkView, Links, MadeLink};
+pub use fetch::ByLink;
+pub use link::LinkName;
 pub use tree::{FILE_LIMIT, FileId, PIECE};
 
 /// The module. All that must survive is in the host's store; this holds which transfers run.
 #[derive(Default)]
 pub struct Files {
-    /// Transfers that run now, so that no two write the same blob.
-    running: Mutex<HashSet<FileId>>,
+    /// Files that are written now, so that no two write the same blob, and which of them by a transfer.
+    running: Mutex<HashMap<FileId, transfer::Work>>,
+    /// Held while a link is made.
+    making: futures_util::lock::Mutex<()>,
+    /// What peers have tried of late.
+    tries: Mutex<tries::Tries>,
+    /// Goes up when somebody may read less than before: what is being read then asks again.
+    revision: AtomicU64,
+}
+
+impl Files {
+    /// Who may read what has changed.
+    pub(crate) fn changed(&self) {
+        self.revision.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
 }
 
 #[openred_module::module]
@@ -50,13 +77,34 @@ impl Module for Files {
         routes.get("/read/{id}", Self::read);
         routes.get("/transfers", Self::transfers);
         routes.post("/remove/{id}", Self::remove);
+        routes.get("/shares/{after}", Self::shares);
+        routes.post("/admit/{id}/{peer}", Self::admit);
+        routes.post("/exclude/{id}/{peer}", Self::exclude);
+        routes.get("/offered/{peer}/{after}", Self::offered);
+        routes.post("/link/{id}", Self::make_link);
+        routes.get("/links", Self::links);
+        routes.post("/revoke/{link}", Self::revoke);
+        routes.post("/fetch-link", Self::fetch_link);
         routes.get("/meta/{id}", Self::meta);
         routes.get("/pieces/{id}", Self::pieces);
         routes.get("/range/{id}/{from}/{length}", Self::range);
+        routes.get("/offers/{after}", Self::offers);
+        routes.post("/redeem/{id}", Self::redeem);
+        routes.get("/by/{ticket}/meta/{id}", Self::meta);
+        routes.get("/by/{ticket}/pieces/{id}", Self::pieces);
+        routes.get("/by/{ticket}/range/{id}/{from}/{length}", Self::range);
     }
 
     async fn start(self: Arc<Self>, context: Context) -> Result<(), ModuleError> {
-        share::drop_unfinished(&context).await
+        share::drop_unfinished(&context).await?;
+        door::sweep(&context).await?;
+        Ok(())
+    }
+
+    async fn event(self: Arc<Self>, _: Context, event: Event) {
+        if let Event::IdentitiesChanged(_) | Event::PeerForgotten(_) = event {
+            self.changed();
+        }
     }
 }
 

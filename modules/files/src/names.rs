@@ -4,6 +4,10 @@
 //! |---|---|
 //! | `s/` id | a share: JSON `Share` |
 //! | `t/` id | a transfer: JSON `Transfer` |
+//! | `l/` id, link | a link to a share: JSON `Link` |
+//! | `k/` id, peer, ticket | a fetch that a link has let in: JSON `Ticket` |
+//! | `f/` id, link | the ticket of this node's own fetch by a link: 16 bytes |
+//! | `cursor-key` | what cursors of lists are sealed with: 32 random bytes |
 //!
 //! | blob | |
 //! |---|---|
@@ -23,6 +27,10 @@ const NAME_LIMIT: usize = 255;
 
 pub(crate) const SHARES: &str = "s/";
 pub(crate) const TRANSFERS: &str = "t/";
+pub(crate) const LINKS: &str = "l/";
+pub(crate) const TICKETS: &str = "k/";
+pub(crate) const OWN_TICKETS: &str = "f/";
+pub(crate) const CURSOR_KEY: &str = "cursor-key";
 /// How names of unfinished shares begin.
 pub(crate) const UPLOAD: &str = "up-";
 
@@ -30,6 +38,19 @@ pub(crate) fn row(prefix: &str, id: &FileId) -> Bytes {
     let mut key = BytesMut::from(prefix);
     key.put_slice(id.as_bytes());
     key.freeze()
+}
+
+/// A row below that of a file: of a fixed length for each prefix, so that no two parts run into each other.
+pub(crate) fn row_below(prefix: &str, id: &FileId, parts: &[&[u8]]) -> Bytes {
+    let mut key = BytesMut::from(prefix);
+    key.put_slice(id.as_bytes());
+    parts.iter().for_each(|part| key.put_slice(part));
+    key.freeze()
+}
+
+/// The file that a row's key names.
+pub(crate) fn file_of(prefix: &str, key: &[u8]) -> Option<FileId> {
+    key.strip_prefix(prefix.as_bytes())?.first_chunk().copied().map(FileId::from_bytes)
 }
 
 fn blob(id: &FileId, suffix: &str) -> BlobName {

@@ -25,6 +25,11 @@ impl Readers {
         Ok(Self { all: audience.all, peers })
     }
 
+    /// Whether this is one of the ids of somebody who was named.
+    pub(crate) fn names(&self, id: &String) -> bool {
+        self.peers.iter().any(|ids| ids.contains(id))
+    }
+
     /// As it is stored: a peer that is in `before` stays there under the same ids, another is put down under its first. So an
     /// audience that was shown and given back changes nobody's standing.
     pub(crate) fn stored(&self, before: Option<&Audience>) -> Result<Audience, FilesError> {

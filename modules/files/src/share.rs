@@ -9,8 +9,10 @@ use openred_module::{
 };
 
 use crate::document::{Audience, ShareView, Shares, VERSION};
+use crate::door;
 use crate::error::FilesError;
 use crate::names;
+use crate::offers;
 use crate::readers::{self, Readers};
 use crate::tree::{FileHasher, FileId, PieceHash};
 use crate::{Files, serve, transfer};
@@ -18,7 +20,7 @@ use crate::{Files, serve, transfer};
 /// Bytes gathered before they are written: fewer, larger writes.
 const WRITE: usize = 512 * 1024;
 /// How often a row is tried again after another writer came first.
-const ATTEMPTS: usize = 8;
+pub(crate) const ATTEMPTS: usize = 8;
 
 pub(crate) fn parse_id(text: &str) -> Result<FileId, FilesError> {
     text.parse().map_err(|_| FilesError::BadId)
@@ -127,6 +129,12 @@ pub(crate) async fn write_hashes(context: &Context, id: &FileId, pieces: &[Piece
     context.blob_rename(&blob, &names::hashes(id)).await
 }
 
+/// The path's `{peer}`: all, or one.
+fn one_of(request: &Request) -> Result<Audience, FilesError> {
+    let audience = Audience::parse(request.params.get("peer"))?;
+    if audience == Audience::default() { Err(FilesError::BadAudience) } else { Ok(audience) }
+}
+
 impl Files {
     pub(crate) async fn share(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
         let audience = Audience::parse(request.params.get("to"))?;
@@ -153,7 +161,7 @@ impl Files {
         pieces: &[PieceHash],
         (name, length, audience): (String, u64, Audience),
     ) -> Result<ShareView, ModuleError> {
-        let _turn = self.begin(id).ok_or(FilesError::Running)?;
+        let _turn = self.begin(id)?;
         context.blob_rename(blob, &names::data(&id)).await?;
         write_hashes(context, &id, pieces).await?;
         let shared_at = context.now();
@@ -170,8 +178,10 @@ impl Files {
         Ok(readers::shown(context, share.ok_or(HostError::Storage)?).await?)
     }
 
-    pub(crate) async fn shares(self: Arc<Self>, context: Context, _: Request) -> Result<Response, ModuleError> {
-        let page = context.scan(Scan::prefix(names::SHARES)).await?;
+    pub(crate) async fn shares(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
+        let after = offers::own_place(request.params.get("after"))?;
+        let scan = Scan::prefix(names::SHARES).after(after.map(|id| names::row(names::SHARES, &id)));
+        let page = context.scan(scan).await?;
         let shares = page.rows.iter().map(|(_, row)| serde_json::from_slice(row)).collect::<Result<Vec<_>, _>>();
         let rows: Vec<ShareView> = shares.map_err(|_| HostError::Storage)?;
         let mut shares = Vec::with_capacity(rows.len());
@@ -194,14 +204,46 @@ impl Files {
             Ok(Some(ShareView { audience: readers.stored(Some(&share.audience))?, ..share }))
         })
         .await?;
+        self.changed();
         Response::json(Status::Ok, &readers::shown(&context, share.ok_or(HostError::Storage)?).await?)
     }
 
-    /// Takes a share back; its content goes too, unless it is also here as a fetched file.
+    /// One more peer, or all of them, beside those that may read already.
+    pub(crate) async fn admit(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
+        let id = parse_id(request.params.get("id"))?;
+        let share = admit(&context, &id, one_of(&request)?).await?;
+        Response::json(Status::Ok, &readers::shown(&context, share).await?)
+    }
+
+    /// One peer less, under whatever id it was let in; or no more all of them, and those that were named still.
+    pub(crate) async fn exclude(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
+        let id = parse_id(request.params.get("id"))?;
+        let gone = one_of(&request)?;
+        let readers = Readers::named(&context, gone.clone()).await?;
+        let share = change(&context, &id, |before| {
+            let mut share = before.ok_or(FilesError::NoFile)?;
+            if share.audience.all && !gone.all {
+                return Err(FilesError::SharedWithAll);
+            }
+            share.audience.all = false;
+            share.audience.peers.retain(|peer| !readers.names(peer));
+            Ok(Some(share))
+        })
+        .await?;
+        self.changed();
+        Response::json(Status::Ok, &readers::shown(&context, share.ok_or(HostError::Storage)?).await?)
+    }
+
+    /// Takes a share back, and what its links have let in; its content goes too, unless it is also here as a fetched file.
     pub(crate) async fn unshare(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
         let id = parse_id(request.params.get("id"))?;
-        let _turn = self.begin(id).ok_or(FilesError::Running)?;
+        let _turn = self.begin(id)?;
+        find(&context, &id).await?.ok_or(FilesError::NoFile)?;
+        // Before the share, so that none is left for the next share of this file; and after it, for one that was made meanwhile.
+        door::end_links(&context, &id).await?;
         change(&context, &id, |before| before.map(|_| None).ok_or(FilesError::NoFile)).await?;
+        self.changed();
+        door::end_links(&context, &id).await?;
         if context.get(names::row(names::TRANSFERS, &id)).await?.is_none() {
             context.blob_delete(&names::data(&id)).await?;
             context.blob_delete(&names::hashes(&id)).await?;
@@ -218,6 +260,6 @@ impl Files {
         if known_length(&context, &id).await?.is_some_and(|known| known != length) {
             return Err(FilesError::Damaged.into());
         }
-        Ok(serve::stream_blob(context, names::data(&id), 0, length))
+        Ok(serve::stream_blob(context, names::data(&id), (0, length), None))
     }
 }

@@ -1,6 +1,7 @@
 //! The command line's words. Their help texts are what `openred help` and the manual pages show; nothing acts here.
 
 mod auth;
+mod files;
 mod links;
 mod modules;
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use openred_proto::id::NodeId;
 
 pub(crate) use auth::{Auth, Totp, User};
+pub(crate) use files::{Fetch, Files, Share};
 pub(crate) use links::Link;
 pub(crate) use modules::Module;
 
@@ -105,6 +107,9 @@ pub(crate) enum Command {
     Share(Share),
     /// Fetch a file that a linked node shares, and verify it
     Fetch(Fetch),
+    /// Lists of shared files; who may fetch them; links to them
+    #[command(subcommand)]
+    Files(Files),
     /// Who may use the operator's API over HTTP; challenges to peers
     #[command(subcommand)]
     Auth(Auth),
@@ -536,30 +541,6 @@ pub(crate) struct Inbox {
     pub(crate) delete: Option<Vec<u64>>,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Share {
-    /// The file
-    pub(crate) path: PathBuf,
-    /// Only for this node; without it, for every linked node
-    #[arg(long, value_name = "DID")]
-    pub(crate) to: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Fetch {
-    /// The node that shares it, did:key:…
-    #[arg(value_name = "DID")]
-    pub(crate) peer: String,
-    /// The file's id
-    pub(crate) id: String,
-    /// Where to write it; without it the file stays in the node
-    #[arg(long, value_name = "PATH")]
-    pub(crate) out: Option<PathBuf>,
-    /// Replace what has that name already
-    #[arg(long, requires = "out")]
-    pub(crate) force: bool,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Show every setting
@@ -568,6 +549,19 @@ pub(crate) enum Config {
         #[arg(long)]
         origin: bool,
     },
+}
+
+/// Seconds, from a number and its unit; none where they are too many to count.
+fn seconds(text: &str) -> Result<Option<u64>, &'static str> {
+    let (number, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err("not a number with s, m, h or d behind it"),
+    };
+    Ok(number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)))
 }
 
 #[cfg(test)]

@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use openred_files::{Progress, ShareView};
+use openred_files::{ByLink, MadeLink, Progress, ShareView};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::json;
-use tokio::io::{AsyncRead, ReadBuf};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
 use super::arguments::{Fetch, Share};
 use super::landing::{self, Landing};
 use super::messages::did;
 use super::module::{Answer, Route, open};
 use super::output::{Output, bytes};
+use super::shares::{make_link, show_link};
 use super::{Exit, Failure, Invocation, one_line};
 
 const MODULE: &str = "files";
@@ -24,23 +25,45 @@ const MODULE: &str = "files";
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Longest line of progress.
 const LINE: usize = 16 * 1024;
+/// Longest link that is read from standard input.
+const LINK: u64 = 1024;
 /// Bytes read from a file at once.
 const READ: usize = 256 * 1024;
 /// What of a name is encoded in a path segment: all but the unreserved characters (RFC 3986 §2.3).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 pub(crate) async fn share(invocation: &Invocation, options: Share) -> Result<Exit, Failure> {
-    let to = options.to.as_deref().map(did).transpose()?.map_or_else(|| String::from("all"), |peer| peer.to_string());
+    // A link is for whoever holds it; nobody else is let in by the way.
+    let nobody = if options.link { "none" } else { "all" };
+    let to = options.to.as_deref().map(did).transpose()?.map_or_else(|| nobody.to_owned(), |peer| peer.to_string());
     let shared = take_in(invocation, &options.path, &to).await?;
-    invocation.output.document("openred.share/1", &shared);
-    invocation.output.line(shared.id.to_string());
-    invocation.output.line(format!(
-        "{} ({}) for {}",
-        one_line(&shared.name),
-        bytes(shared.length),
-        if to == "all" { "all linked nodes" } else { &to }
-    ));
+    let made = if options.link {
+        Some(make_link(invocation, &shared.id.to_string(), options.expires, options.count).await?)
+    } else {
+        None
+    };
+    show_share(invocation, &shared, made.as_ref(), &to)?;
     Ok(Exit::Ok)
+}
+
+fn show_share(invocation: &Invocation, shared: &ShareView, made: Option<&MadeLink>, to: &str) -> Result<(), Failure> {
+    let output = &invocation.output;
+    let mut document = serde_json::to_value(shared).map_err(|_| cut_short())?;
+    if let (Some(made), Value::Object(fields)) = (made, &mut document) {
+        fields.insert(String::from("link"), json!(made));
+    }
+    output.document("openred.share/1", &document);
+    output.line(shared.id.to_string());
+    let whom = match to {
+        "all" => "all linked nodes",
+        "none" => "whoever holds the link",
+        peer => peer,
+    };
+    output.line(format!("{} ({}) for {whom}", one_line(&shared.name), bytes(shared.length)));
+    if let Some(made) = made {
+        show_link(output, made);
+    }
+    Ok(())
 }
 
 /// Shares one file, with `all` or with one peer.
@@ -97,21 +120,21 @@ impl AsyncRead for Content {
 }
 
 pub(crate) async fn fetch(invocation: &Invocation, options: Fetch) -> Result<Exit, Failure> {
-    let peer = did(&options.peer)?;
     if let Some(out) = options.out.as_deref().filter(|out| !out.is_dir()) {
         // Before anything is fetched for it; a folder takes the name that the peer tells later.
         landing::free(out, options.force)?;
     }
-    let route = Route { module: MODULE, method: "POST", path: format!("/fetch/{peer}/{}", options.id) };
-    let nothing = std::io::Cursor::new(Vec::new());
-    let fetched = follow(invocation, open(invocation, route, "", nothing).await?).await?;
+    let (path, order) = order(&options).await?;
+    let route = Route { module: MODULE, method: "POST", path };
+    let kind = if order.is_empty() { "" } else { "application/json" };
+    let fetched = follow(invocation, open(invocation, route, kind, std::io::Cursor::new(order)).await?).await?;
     let out = match &options.out {
-        Some(out) => Some(write_out(invocation, &options, out, &fetched).await?),
+        Some(out) => Some(write_out(invocation, out, options.force, &fetched).await?),
         None => None,
     };
     let place = out.as_ref().map(|path| path.display().to_string());
     let body = json!({
-        "id": options.id, "name": fetched.name, "length": fetched.length, "received": fetched.received,
+        "id": fetched.id, "name": fetched.name, "length": fetched.length, "received": fetched.received,
         "resumed_from": fetched.present, "verified": fetched.verified == fetched.length, "path": place,
     });
     invocation.output.document("openred.fetch/1", &body);
@@ -126,9 +149,28 @@ pub(crate) async fn fetch(invocation: &Invocation, options: Fetch) -> Result<Exi
     Ok(if fetched.verified == fetched.length { Exit::Ok } else { Exit::Partial })
 }
 
+/// The module's route, and what it is told: a link goes into the body, since paths are shown to more than the module.
+async fn order(options: &Fetch) -> Result<(String, Vec<u8>), Failure> {
+    if let Some(id) = &options.id {
+        return Ok((format!("/fetch/{}/{id}", did(&options.from)?), Vec::new()));
+    }
+    if did(&options.from).is_ok() {
+        return Err(Failure::usage("no file is named", "`openred files list DID` names those that a node shares"));
+    }
+    let mut link = options.from.clone();
+    if link == "-" {
+        link.clear();
+        let read = tokio::io::stdin().take(LINK).read_to_string(&mut link).await;
+        read.map_err(|error| Failure::local("standard input", &error))?;
+    }
+    let order = serde_json::to_vec(&ByLink { link: link.trim().to_owned() }).map_err(|_| cut_short())?;
+    Ok((String::from("/fetch-link"), order))
+}
+
 /// What a run of the transfer ended with.
 #[derive(Default)]
 struct Fetched {
+    id: String,
     name: String,
     length: u64,
     /// Was here before this run.
@@ -148,10 +190,10 @@ async fn follow(invocation: &Invocation, mut answer: Answer) -> Result<Fetched, 
         while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = waiting.drain(..=end).collect();
             match serde_json::from_slice(&line).map_err(|_| cut_short())? {
-                Progress::Begun { name, length, present, .. } => {
+                Progress::Begun { id, name, length, present, .. } => {
                     bar = Bar::new(&invocation.output, length);
                     bar.set(present);
-                    fetched = Fetched { name, length, present, ..Fetched::default() };
+                    fetched = Fetched { id: id.to_string(), name, length, present, ..Fetched::default() };
                     progress(&invocation.output, present, length, 0);
                 }
                 Progress::Verified { present, received } => {
@@ -164,12 +206,11 @@ async fn follow(invocation: &Invocation, mut answer: Answer) -> Result<Fetched, 
                 }
                 Progress::Failed { code, detail, .. } => {
                     bar.finish();
-                    return Err(Failure::new(
-                        Exit::Partial,
-                        &code,
-                        one_line(&detail),
-                        "the same command goes on where it stopped",
-                    ));
+                    let (exit, way_out) = match code.as_str() {
+                        "link-refused" => (Exit::Denied, "ask whoever gave it to you for another link"),
+                        _ => (Exit::Partial, "the same command goes on where it stopped"),
+                    };
+                    return Err(Failure::new(exit, &code, one_line(&detail), way_out));
                 }
             }
         }
@@ -192,15 +233,10 @@ fn progress(output: &Output, done: u64, length: u64, received: u64) {
 }
 
 /// Copies the file out of the node; it gets its name only when its hash is right once more.
-async fn write_out(
-    invocation: &Invocation,
-    options: &Fetch,
-    out: &Path,
-    fetched: &Fetched,
-) -> Result<PathBuf, Failure> {
-    let id = &options.id;
+async fn write_out(invocation: &Invocation, out: &Path, force: bool, fetched: &Fetched) -> Result<PathBuf, Failure> {
+    let id = &fetched.id;
     let place = if out.is_dir() { out.join(safe_name(&fetched.name, id)) } else { out.to_owned() };
-    landing::free(&place, options.force)?;
+    landing::free(&place, force)?;
     let route = Route { module: MODULE, method: "GET", path: format!("/read/{id}") };
     let mut content = open(invocation, route, "", std::io::Cursor::new(Vec::new())).await?;
     let mut landing = Landing::open(&place)?;
@@ -217,10 +253,10 @@ async fn write_out(
     let written = written.await;
     bar.finish();
     written?;
-    if hasher.finalize().to_hex().as_str() != id.to_ascii_lowercase() {
+    if hasher.finalize().to_hex().as_str() != *id {
         return Err(cut_short());
     }
-    landing.land(options.force)
+    landing.land(force)
 }
 
 /// The peer's name for the file, if it names a file in a folder and nothing else; its id otherwise.

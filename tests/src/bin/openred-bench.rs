@@ -1,4 +1,4 @@
-//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, memory, cage, vault, modules, modules-swap.
+//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, file-large, memory, cage, vault, modules, modules-swap.
 //!
 //! It starts a directory and two nodes with the release binaries, lets alice's node time its own requests to bob's (`vault` starts a
 //! key process by itself, `modules` a module, `modules-swap` a node of its own), and writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table (of a few runs `p99` is the worst).
@@ -25,7 +25,8 @@ use bench::figures::{Figures, say};
 use bench::{groups, modules, peers, swaps, vault};
 
 /// What can be measured.
-const GROUPS: [&str; 8] = ["handshake", "session", "file", "memory", "cage", "vault", "modules", "modules-swap"];
+const GROUPS: [&str; 9] =
+    ["handshake", "session", "file", "file-large", "memory", "cage", "vault", "modules", "modules-swap"];
 
 /// Parses arguments, runs the groups in one stage, prints tables and ratios.
 fn main() -> Result<()> {

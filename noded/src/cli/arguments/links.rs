@@ -98,17 +98,8 @@ pub(crate) enum Link {
 
 /// A link's life in seconds, from a number and its unit.
 fn life(text: &str) -> Result<u64, &'static str> {
-    let (number, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err("not a number with s, m, h or d behind it"),
-    };
-    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
     let allowed = LINK_LIFE_MIN.as_secs()..=LINK_LIFE_MAX.as_secs();
-    seconds.filter(|seconds| allowed.contains(seconds)).ok_or("not between 10s and 30d")
+    super::seconds(text)?.filter(|seconds| allowed.contains(seconds)).ok_or("not between 10s and 30d")
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use openred_tests::flood::flood;
 use openred_tests::harness::{Directory, Node, binaries, free_port, is_root, run, wait_for};
+use openred_tests::large::{self, Held};
 use openred_tests::world::{link, registered};
 use serde_json::Value;
 
@@ -35,6 +36,8 @@ pub(crate) struct Size {
     flight: &'static str,
     /// Bytes of one bulk response and of the file.
     bulk_bytes: u64,
+    /// MiB of the large file.
+    large_mebibytes: u64,
     /// Sessions held, and connections.
     held: (u64, usize),
     /// Blocks of system calls with and without a filter, and cages set up.
@@ -60,6 +63,7 @@ impl Size {
         requests: "5000",
         flight: "20000",
         bulk_bytes: 1 << 30,
+        large_mebibytes: 10 << 10,
         held: (1000, 200),
         blocks: "20",
         calls: "50000",
@@ -76,6 +80,7 @@ impl Size {
         requests: "50",
         flight: "128",
         bulk_bytes: 8 << 20,
+        large_mebibytes: 64,
         held: (150, 100),
         blocks: "1",
         calls: "1000",
@@ -159,6 +164,7 @@ pub(crate) fn measure(group: &str, stage: &mut Stage) -> Result<Figures> {
             Ok(figures)
         }
         "file" => file(stage),
+        "file-large" => file_large(stage),
         "memory" => memory(stage),
         "cage" => cage(stage),
         other => bail!("{other} is not measured on a stage"),
@@ -298,6 +304,27 @@ fn file(stage: &Stage) -> Result<Figures> {
     }
     figures.add_runs("file_share", "MiB/s", Better::Higher, shares);
     figures.add_runs("file", "MiB/s", Better::Higher, fetches);
+    Ok(figures)
+}
+
+/// A file of 10 GiB, mostly a hole where it comes from, once into a store, over to the other and out again; the most memory that any process holds
+/// meanwhile, with the bound that does not depend on the file. Needs three times its length on the disk.
+fn file_large(stage: &Stage) -> Result<Figures> {
+    let (path, out) = (stage.folder.join("large"), stage.folder.join("large-out"));
+    large::sparse(&path, stage.size.large_mebibytes)?;
+    let mut held = Held::of(&[&stage.alice, &stage.bob])?;
+    let start = Instant::now();
+    let shared = held.run(&stage.alice, &["share", &path.to_string_lossy(), "--to", &stage.bob.id])?;
+    let id = shared["id"].as_str().context("share prints an id")?;
+    let fetched = held.run(&stage.bob, &["fetch", &stage.alice.id, id, "--out", &out.to_string_lossy()])?;
+    let rate = stage.size.large_mebibytes as f64 / start.elapsed().as_secs_f64();
+    ensure!(fetched["verified"] == true, "the file did not verify: {fetched}");
+    let most = held.within_bound()? as f64;
+    fs::remove_file(&path)?;
+    fs::remove_file(&out)?;
+    let mut figures = Figures::default();
+    figures.add_runs("file_large", "MiB/s", Better::Higher, vec![rate]);
+    figures.add_runs("file_large_memory", "KiB", Better::Lower, vec![most]);
     Ok(figures)
 }
 
