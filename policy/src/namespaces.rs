@@ -112,7 +112,7 @@ fn c_path(path: &Path) -> Result<CString> {
 
 fn detach(kept: &KeptPath) -> Result<OwnedFd> {
     let failed = |call| Error::io(LayerName::EmptyRoot, call);
-    let found = socket::open_place(&kept.path, kept.links).map_err(failed("openat2 of a kept path"))?;
+    let found = socket::open_place(&kept.path, kept.links).map_err(failed("open of a kept path"))?;
     let mount = sys::clone_mount(found.as_fd()).map_err(failed("open_tree of a kept path"))?;
     let read_only = if kept.writable { 0 } else { READ_ONLY };
     let no_exec = if kept.executable { 0 } else { NO_EXEC };

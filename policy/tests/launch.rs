@@ -218,7 +218,7 @@ fn iso_a_granted_path_is_no_link_and_no_socket() {
         };
         std::os::unix::fs::symlink(&elsewhere, &granted).unwrap();
         assert_eq!(place.outside("read-granted"), WORKED, "{form:?}: the control");
-        fails("openat2 of a kept path");
+        fails("open of a kept path");
         fs::remove_file(&granted).unwrap();
         let _socket = listener(&granted);
         fails("neither a file nor a folder");

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use nix::unistd::geteuid;
 use openred_directory::store::sqlite::SqliteStore;
 use openred_directory::store::{CardReader as _, CardStore as _, PreviousRun};
 use serde_json::{Value, json};
@@ -66,7 +67,10 @@ fn nodes_come_by_invite_and_by_approval() {
             expected.iter().map(|(action, target)| ((*action).to_owned(), (*target).to_owned())).collect();
         assert_eq!(actions(&place), expected);
         let page = place.json(&["history", "--limit", "3"]);
-        assert_eq!((&page["next"], &page["entries"][0]["uid"]), (&2.into(), &json!(place.user.unwrap_or(0))));
+        assert_eq!(
+            (&page["next"], &page["entries"][0]["uid"]),
+            (&2.into(), &json!(place.user.unwrap_or(geteuid().as_raw())))
+        );
         let state = place.home().join("state");
         let kept = std::fs::read_dir(state).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap());
         let is_in = |bytes: Vec<u8>| bytes.windows(text.len()).any(|part| part == text.as_bytes());
