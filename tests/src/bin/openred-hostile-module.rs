@@ -14,8 +14,8 @@ use openred_proto::module::host_client::HostClient;
 use openred_proto::module::host_frame::Kind as FromHost;
 use openred_proto::module::module_frame::Kind;
 use openred_proto::module::{
-    Activated, Chunk, Drained, End, EventDone, Hello, KvApplyRequest, KvGetRequest, ModuleFrame, OpenRequest, Pong,
-    Reply, Row,
+    Activated, Chunk, Configured, Drained, End, EventDone, Hello, KvApplyRequest, KvGetRequest, ModuleFrame,
+    OpenRequest, Pong, Reply, Row,
 };
 use openred_tests::hostile::{ACT_BYTES, MARK, dial};
 use tokio::sync::mpsc;
@@ -87,6 +87,7 @@ async fn serve(act: &str) -> Result<(), Failed> {
     host.open(OpenRequest { ticket: welcome.ticket }).await?;
     while let Some(came) = from.message().await? {
         match came.kind {
+            Some(FromHost::Configure(_)) => to.send(frame(Kind::Configured(Configured {}))).await?,
             Some(FromHost::Activate(_)) => to.send(frame(Kind::Activated(Activated {}))).await?,
             Some(FromHost::Ping(ping)) => to.send(frame(Kind::Pong(Pong { number: ping.number }))).await?,
             Some(FromHost::Event(event)) => to.send(frame(Kind::EventDone(EventDone { call: event.call }))).await?,
