@@ -315,7 +315,7 @@ fn a_running_node_is_backed_up_and_comes_back_without_its_old_rows() {
     let place = file.display().to_string();
     let made = with(&alice, &["backup", "create", &place]).json().unwrap();
     assert_eq!((&made["verified"], &made["manifest"]["running"]), (&true.into(), &true.into()));
-    assert_eq!((&made["links"], &made["schema"]), (&1.into(), &8.into()));
+    assert_eq!((&made["links"], &made["schema"]), (&1.into(), &9.into()));
     assert_eq!(made["manifest"]["node_id"], alice.id.as_str());
     assert!(!alice.home.join("state/backup.sqlite").exists(), "the copy is gone");
     assert_eq!(listed_by_stock_tar(opened_with_passphrase(&file, "passphrase of alice")), NAMES);
@@ -363,7 +363,7 @@ fn a_stopped_node_is_backed_up_for_a_recipient_and_a_stock_age_opens_it() {
     let made = with(&node, &["backup", "create", &whole, "--recipient", &recipient]).json().unwrap();
     assert_eq!((&made["verified"], &made["manifest"]["running"]), (&false.into(), &false.into()));
     let verified = node.cli(&["backup", "verify", &whole, "--identity-file", &identity]).unwrap().json().unwrap();
-    assert_eq!((&verified["verified"], &verified["schema"]), (&true.into(), &8.into()));
+    assert_eq!((&verified["verified"], &verified["schema"]), (&true.into(), &9.into()));
     assert_eq!(listed_by_stock_tar(opened_by_stock_age(Path::new(&whole), &identity)), NAMES);
 
     let key = place.join("key.backup").display().to_string();

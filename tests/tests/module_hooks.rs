@@ -286,8 +286,9 @@ fn an_install_whose_hooks_have_no_order_or_whose_name_is_taken_is_refused() {
         Ok((place("other/late").is_some() && place("guard/last") < place("other/late")).then_some(()))
     })
     .unwrap();
-    // Disabled, its calls pass again: `other` is another program than it says, and its hook closed them.
-    assert_eq!(call(&stage.node.home, "files", "/shares").unwrap().0, 503);
+    // Disabled, its calls pass again: `other` is another program than it says, and its hook closed them, while it is started once more by its time.
+    let closed = call(&stage.node.home, "files", "/shares").unwrap();
+    assert!(matches!(closed.0, 503 | 504), "{closed:?}");
     module(&stage.node, &["disable", "other"]).unwrap();
     wait_for("its leave", || Ok((!names()?.contains(&"other/late".to_owned())).then_some(()))).unwrap();
     stage.others_are_well();
