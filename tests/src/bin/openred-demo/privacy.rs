@@ -104,8 +104,8 @@ pub(crate) fn search(marks: &Marks, tap: &Tap, directory: &Directory, bob: &Node
         }
         search.directory_saw |= !seen.is_empty();
         let seen = if seen.is_empty() { "not seen".to_owned() } else { format!("SEEN in {}", seen.join(", ")) };
-        // Only root can read bob's memory, and these two never leave it for a file or a screen.
-        let memory_only = [marks.file_name.text(), marks.module.text()].contains(&mark.text());
+        // Only root can read bob's memory, and this one never leaves it for a file or a screen.
+        let memory_only = mark.text() == marks.module.text();
         let control = if memory_only && !is_root() {
             search.not_searched.push(mark.name.to_owned());
             "NOT SEARCHED: in memory only, which root alone can read"
@@ -130,8 +130,12 @@ fn control(mark: &Canary, marks: &Marks, bob: &Node, alice: &Node) -> Result<boo
     let (count, module) = (PINGS.to_string(), marks.module_name());
     let end = Instant::now() + if is_root() { PATIENCE / 4 } else { Duration::ZERO };
     loop {
-        let shown = bob.cli(&["inbox", "--all"])?;
-        if mark.is_in(shown.stdout.as_bytes()) || mark.search_below(&bob.home)?.found {
+        for shown in [bob.cli(&["inbox", "--all"])?, bob.cli(&["files", "list", &alice.id])?] {
+            if mark.is_in(shown.stdout.as_bytes()) {
+                return Ok(true);
+            }
+        }
+        if mark.search_below(&bob.home)?.found {
             return Ok(true);
         }
         let ping = ["peers", "ping", &bob.id, "--count", &count, "--module", &module];
