@@ -4,6 +4,7 @@
 
 pub mod decision;
 pub mod postgres;
+mod rules;
 pub mod sqlite;
 mod thread;
 

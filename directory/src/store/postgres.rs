@@ -5,18 +5,18 @@
 //! has one order, whichever directory adds to it. A look-up takes no lock. What is acknowledged was committed; where the answer to
 //! a commit was lost, the caller is told that it is not known, and asks again.
 
-use std::cmp::Ordering;
 use std::time::Duration;
 
+use openred_proto::checked::succession::Heard;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::CARD_LIFE;
 use openred_proto::log::tree::{Frontier, kept};
 use openred_proto::log::{Hash, Salt, entry};
 use openred_proto::method::{Method, MethodSet};
-use sha2::{Digest as _, Sha256};
 use tokio_postgres::Row;
 
 use super::decision::{Author, Bans, Change, Entry, InviteLine, Kept};
+use super::rules::{self, Before, Plan, Taking, take_in};
 use super::sqlite::migrate::Migration;
 use super::{
     CardReader, CardStore, Counts, Held, LogEnd, Logged, NewCard, Page, PreviousRun, Query, Registration, Stats, Terms,
@@ -32,9 +32,7 @@ mod successions;
 mod target;
 mod walk;
 
-use decisions::Admission;
 use link::Link;
-use successions::Standing;
 pub use target::{Place, Target, check_files, parse};
 
 const HELD: &str = "SELECT id, sequence, card, listed, sector, expires_at, first_seen, last_seen,
@@ -62,14 +60,6 @@ struct Known {
     log: Frontier,
     /// Places taken: counting a million for each new node would be slow.
     taken: Option<u64>,
-}
-
-/// A row of a node, with a card or without.
-struct Before {
-    sequence: u64,
-    hash: [u8; 32],
-    gone: bool,
-    quarantined: bool,
 }
 
 impl std::fmt::Debug for PostgresStore {
@@ -121,143 +111,8 @@ impl PostgresStore {
         done
     }
 
-    fn known(&mut self) -> Result<&mut Known> {
+    fn remembered(&mut self) -> Result<&mut Known> {
         self.known.as_mut().ok_or(Error::LocalStoreAway)
-    }
-
-    /// Whether another node may have a card. Banned ones take no place, so that a ban gives one back.
-    fn has_place(&mut self, most: u64) -> Result<bool> {
-        let taken = match self.known()?.taken {
-            Some(taken) => taken,
-            None => self.link.number(
-                "SELECT (SELECT count(*) FROM nodes WHERE card IS NOT NULL)
-                    - (SELECT count(*) FROM bans JOIN nodes ON nodes.id = bans.node WHERE nodes.card IS NOT NULL)",
-                &[],
-            )?,
-        };
-        let free = taken < most;
-        self.known()?.taken = Some(taken + u64::from(free));
-        Ok(free)
-    }
-
-    /// What a registration needs to know of the node's row.
-    fn before(&mut self, node: &NodeId) -> Result<Option<Before>> {
-        let sql = "SELECT sequence, card_hash, card IS NULL, quarantined FROM nodes WHERE id = $1";
-        let Some(row) = self.link.row(sql, &[&&node.as_bytes()[..]])? else { return Ok(None) };
-        let sequence = unsigned(row.try_get(0)?);
-        Ok(Some(Before { sequence, hash: hash(&row, 1)?, gone: row.try_get(2)?, quarantined: row.try_get(3)? }))
-    }
-
-    /// Keeps two cards of one sequence, once; whether they are kept.
-    fn keep_evidence(&mut self, now: UnixMillis, card: &NewCard) -> Result<bool> {
-        let (node, sequence) = (&card.node.as_bytes()[..], signed(card.sequence));
-        if self.link.number("SELECT count(*) FROM evidence", &[])? < unsigned(EVIDENCE) {
-            let sql =
-                "INSERT INTO evidence SELECT id, sequence, card, $2, $3 FROM nodes WHERE id = $1 AND card IS NOT NULL
-                ON CONFLICT DO NOTHING";
-            self.link.execute(sql, &[&node, &card.bytes, &signed(now.0)])?;
-        }
-        let sql = "SELECT EXISTS (SELECT 1 FROM evidence WHERE node = $1 AND sequence = $2)";
-        self.link.holds(sql, &[&node, &sequence])
-    }
-
-    /// Adds the card to the log; the hashes are written with the commit.
-    fn log(&mut self, card: &NewCard) -> Result<Logged> {
-        let mut salt: Option<Salt> = None;
-        if !card.listed {
-            let drawn = salt.insert([0; 16]);
-            getrandom::fill(drawn).map_err(|_| Error::LocalRuntime(std::io::ErrorKind::Unsupported.into()))?;
-        }
-        let log = &mut self.known()?.log;
-        let index = log.size();
-        let new = log.append(&entry(&card.bytes, salt.as_ref()));
-        if self.grown.is_empty() {
-            self.grown_from = kept(index);
-        }
-        self.grown.extend(new.iter().map(|hash| hash.to_vec()));
-        Ok(Logged { index, salt })
-    }
-
-    /// Writes a card; without a place in the log it keeps the one that it has.
-    fn insert(
-        &mut self,
-        now: UnixMillis,
-        card: &NewCard,
-        hash: &[u8; 32],
-        out: bool,
-        logged: Option<Logged>,
-    ) -> Result<()> {
-        let sql = "INSERT INTO nodes (id, sequence, card, card_hash, listed, sector, methods, expires_at, first_seen,
-                last_seen, log_index, log_salt, quarantined)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10, $11, $12)
-            ON CONFLICT (id) DO UPDATE SET sequence = $2, card = $3, card_hash = $4, listed = $5, sector = $6, methods = $7,
-                expires_at = $8, last_seen = $9, log_index = coalesce($10, nodes.log_index),
-                log_salt = CASE WHEN $10 IS NULL THEN nodes.log_salt ELSE $11 END, quarantined = $12";
-        let listed = i16::from(card.listed) * if out { 2 } else { 1 };
-        let index = logged.map(|logged| signed(logged.index));
-        let salt = logged.and_then(|logged| logged.salt).map(|salt| salt.to_vec());
-        self.link.execute(
-            sql,
-            &[
-                &&card.node.as_bytes()[..],
-                &signed(card.sequence),
-                &card.bytes,
-                &&hash[..],
-                &listed,
-                &card.sector,
-                &i32::from(card.methods),
-                &signed(card.expires_at.0),
-                &signed(now.0),
-                &index,
-                &salt,
-                &out,
-            ],
-        )?;
-        Ok(())
-    }
-
-    /// [`CardStore::register`] inside a transaction.
-    fn take_in(&mut self, now: UnixMillis, card: &NewCard, terms: &Terms) -> Result<Registration> {
-        let plan = match successions::judge(&mut self.link, card, now)? {
-            Standing::Follows(plan) => plan,
-            Standing::Succeeded(successor) => return Ok(Registration::Succeeded(successor)),
-            Standing::Contradicts(contradiction) => return Ok(Registration::Contradiction(contradiction)),
-        };
-        let hash: [u8; 32] = Sha256::digest(&card.bytes).into();
-        let row = self.before(&card.node)?;
-        let gone = row.as_ref().is_none_or(|row| row.gone);
-        let mut refreshed = false;
-        if let Some(row) = &row {
-            match card.sequence.cmp(&row.sequence) {
-                Ordering::Less => return Ok(Registration::Rollback),
-                Ordering::Equal if hash != row.hash => {
-                    let kept = self.keep_evidence(now, card)?;
-                    return Ok(Registration::Equivocation { kept });
-                }
-                Ordering::Equal => refreshed = !gone,
-                Ordering::Greater => {}
-            }
-        }
-        let held = row.filter(|_| !gone).map(|row| row.quarantined);
-        let admission = decisions::judge(&mut self.link, now, card, plan.earlier(), terms, held)?;
-        if let Admission::Out(lack) = admission {
-            return Ok(Registration::NotAdmitted(lack));
-        }
-        if gone && !self.has_place(terms.most)? {
-            return Ok(Registration::Full);
-        }
-        let quarantined = admission == Admission::Quarantined;
-        let logged = if refreshed { None } else { Some(self.log(card)?) };
-        self.insert(now, card, &hash, quarantined, logged)?;
-        if let Admission::ByInvite(hash) = admission {
-            decisions::use_invite(&mut self.link, now, &card.node, &hash)?;
-        }
-        successions::keep(&mut self.link, &plan)?;
-        Ok(match (quarantined, refreshed) {
-            (true, _) => Registration::Quarantined,
-            (_, true) => Registration::Refreshed,
-            (_, false) => Registration::Stored,
-        })
     }
 
     /// Locks the row that orders all who write, and takes up what it says.
@@ -333,6 +188,130 @@ impl PostgresStore {
     }
 }
 
+impl Taking for PostgresStore {
+    type Known = Link;
+
+    fn known(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
+    fn before(&mut self, node: &NodeId) -> Result<Option<Before>> {
+        let sql = "SELECT sequence, card_hash, card IS NULL, quarantined FROM nodes WHERE id = $1";
+        let Some(row) = self.link.row(sql, &[&&node.as_bytes()[..]])? else { return Ok(None) };
+        let sequence = unsigned(row.try_get(0)?);
+        Ok(Some(Before { sequence, hash: hash(&row, 1)?, gone: row.try_get(2)?, quarantined: row.try_get(3)? }))
+    }
+
+    fn keep_evidence(&mut self, now: UnixMillis, card: &NewCard) -> Result<bool> {
+        let (node, sequence) = (&card.node.as_bytes()[..], signed(card.sequence));
+        if self.link.number("SELECT count(*) FROM evidence", &[])? < unsigned(EVIDENCE) {
+            let sql =
+                "INSERT INTO evidence SELECT id, sequence, card, $2, $3 FROM nodes WHERE id = $1 AND card IS NOT NULL
+                ON CONFLICT DO NOTHING";
+            self.link.execute(sql, &[&node, &card.bytes, &signed(now.0)])?;
+        }
+        let sql = "SELECT EXISTS (SELECT 1 FROM evidence WHERE node = $1 AND sequence = $2)";
+        self.link.holds(sql, &[&node, &sequence])
+    }
+
+    fn has_place(&mut self, most: u64) -> Result<bool> {
+        let taken = match self.remembered()?.taken {
+            Some(taken) => taken,
+            None => self.link.number(
+                "SELECT (SELECT count(*) FROM nodes WHERE card IS NOT NULL)
+                    - (SELECT count(*) FROM bans JOIN nodes ON nodes.id = bans.node WHERE nodes.card IS NOT NULL)",
+                &[],
+            )?,
+        };
+        let free = taken < most;
+        self.remembered()?.taken = Some(taken + u64::from(free));
+        Ok(free)
+    }
+
+    fn log(&mut self, card: &NewCard) -> Result<Logged> {
+        let mut salt: Option<Salt> = None;
+        if !card.listed {
+            let drawn = salt.insert([0; 16]);
+            getrandom::fill(drawn).map_err(|_| Error::LocalRuntime(std::io::ErrorKind::Unsupported.into()))?;
+        }
+        let log = &mut self.remembered()?.log;
+        let index = log.size();
+        let new = log.append(&entry(&card.bytes, salt.as_ref()));
+        if self.grown.is_empty() {
+            self.grown_from = kept(index);
+        }
+        self.grown.extend(new.iter().map(|hash| hash.to_vec()));
+        Ok(Logged { index, salt })
+    }
+
+    fn insert(
+        &mut self,
+        now: UnixMillis,
+        card: &NewCard,
+        hash: &[u8; 32],
+        out: bool,
+        logged: Option<Logged>,
+    ) -> Result<()> {
+        let sql = "INSERT INTO nodes (id, sequence, card, card_hash, listed, sector, methods, expires_at, first_seen,
+                last_seen, log_index, log_salt, quarantined)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10, $11, $12)
+            ON CONFLICT (id) DO UPDATE SET sequence = $2, card = $3, card_hash = $4, listed = $5, sector = $6, methods = $7,
+                expires_at = $8, last_seen = $9, log_index = coalesce($10, nodes.log_index),
+                log_salt = CASE WHEN $10 IS NULL THEN nodes.log_salt ELSE $11 END, quarantined = $12";
+        let listed = i16::from(card.listed) * if out { 2 } else { 1 };
+        let index = logged.map(|logged| signed(logged.index));
+        let salt = logged.and_then(|logged| logged.salt).map(|salt| salt.to_vec());
+        self.link.execute(
+            sql,
+            &[
+                &&card.node.as_bytes()[..],
+                &signed(card.sequence),
+                &card.bytes,
+                &&hash[..],
+                &listed,
+                &card.sector,
+                &i32::from(card.methods),
+                &signed(card.expires_at.0),
+                &signed(now.0),
+                &index,
+                &salt,
+                &out,
+            ],
+        )?;
+        Ok(())
+    }
+}
+
+impl rules::Known for Link {
+    fn heard(&mut self, old: &NodeId) -> Result<Option<(Heard, bool)>> {
+        successions::heard(self, old)
+    }
+
+    fn line_of(&mut self, node: &NodeId) -> Result<Vec<NodeId>> {
+        successions::line_of(self, node)
+    }
+
+    fn is_admitted(&mut self, node: &NodeId) -> Result<bool> {
+        decisions::is_admitted(self, node)
+    }
+
+    fn is_here(&mut self, node: &NodeId) -> Result<bool> {
+        decisions::is_here(self, node)
+    }
+
+    fn invite(&mut self, hash: &[u8; 32]) -> Result<Option<InviteLine>> {
+        decisions::invite(self, hash)
+    }
+
+    fn use_invite(&mut self, now: UnixMillis, node: &NodeId, hash: &[u8; 32]) -> Result<()> {
+        decisions::use_invite(self, now, node, hash)
+    }
+
+    fn keep(&mut self, plan: &Plan) -> Result<()> {
+        successions::keep(self, plan)
+    }
+}
+
 impl CardReader for PostgresStore {
     fn node(&mut self, node: &NodeId) -> Result<Option<Held>> {
         let row = self.reach()?.row(&format!("{HELD} AND id = $1"), &[&&node.as_bytes()[..]])?;
@@ -340,7 +319,7 @@ impl CardReader for PostgresStore {
     }
 
     fn successor(&mut self, node: &NodeId) -> Result<Option<NodeId>> {
-        successions::successor(self.reach()?, node)
+        rules::successor(self.reach()?, node)
     }
 
     fn page(&mut self, query: &Query) -> Result<Page> {
@@ -454,12 +433,12 @@ impl CardStore for PostgresStore {
     }
 
     fn register(&mut self, now: UnixMillis, card: &NewCard, terms: &Terms) -> Result<Registration> {
-        self.within(|store| store.take_in(now, card, terms))
+        self.within(|store| take_in(store, now, card, terms))
     }
 
     fn withdraw(&mut self, node: &NodeId) -> Result<bool> {
         self.within(|store| {
-            store.known()?.taken = None;
+            store.remembered()?.taken = None;
             let sql = "UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL, quarantined = false
                 WHERE id = $1 AND card IS NOT NULL";
             Ok(store.link.execute(sql, &[&&node.as_bytes()[..]])? == 1)
@@ -469,21 +448,21 @@ impl CardStore for PostgresStore {
     fn change(&mut self, author: &Author, change: &Change) -> Result<bool> {
         self.within(|store| {
             // A ban or a removal gives a place back.
-            store.known()?.taken = None;
+            store.remembered()?.taken = None;
             decisions::change(&mut store.link, author, change)
         })
     }
 
     fn restore(&mut self, kept: &Kept) -> Result<bool> {
         self.within(|store| {
-            store.known()?.taken = None;
+            store.remembered()?.taken = None;
             portable::restore(&mut store.link, kept)
         })
     }
 
     fn purge(&mut self, ended_before: UnixMillis) -> Result<u64> {
         self.within(|store| {
-            store.known()?.taken = None;
+            store.remembered()?.taken = None;
             let link = &mut store.link;
             // Some at a time: nobody who registers waits for a hundred thousand.
             let some = |of: &str| format!("id IN (SELECT id FROM nodes WHERE {of} AND expires_at < $1 LIMIT {PURGE})");

@@ -2,18 +2,18 @@
 //! Every commit is durable before it is answered. The size of the file is capped, so a flood of cards ends in a refusal and
 //! not in a full disk.
 
-use std::cmp::Ordering;
 use std::path::Path;
 use std::time::Duration;
 
+use openred_proto::checked::succession::Heard;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::CARD_LIFE;
 use openred_proto::log::Hash;
 use openred_proto::log::tree::Frontier;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
-use sha2::{Digest as _, Sha256};
 
 use super::decision::{Author, Bans, Change, Entry, InviteLine, Kept};
+use super::rules::{self, Before, Plan, Taking, take_in};
 use super::{
     CardReader, CardStore, Counts, Held, LogEnd, Logged, NewCard, Page, PreviousRun, Query, Registration, Stats, Terms,
 };
@@ -27,9 +27,7 @@ mod portable;
 mod stats;
 mod successions;
 
-use decisions::Admission;
 pub use log::{Fault, Walked};
-use successions::Standing;
 
 /// Schema that this program writes.
 const SCHEMA: i64 = 5;
@@ -88,14 +86,6 @@ pub struct SqliteStore {
     taken: Option<(u64, i64)>,
     /// The log's end while a transaction makes it longer; another connection may do so before the next one.
     growing: Option<Frontier>,
-}
-
-/// A row of a node, with a card or without.
-struct Known {
-    sequence: u64,
-    hash: [u8; 32],
-    gone: bool,
-    quarantined: bool,
 }
 
 impl SqliteStore {
@@ -170,8 +160,37 @@ impl SqliteStore {
         let mut select = self.connection.prepare_cached(&format!("{HELD} AND id = ?1"))?;
         Ok(select.query_row([node.as_bytes()], held).optional()?)
     }
+}
 
-    /// Whether another node may have a card. Banned ones take no place, so that a ban gives one back.
+impl Taking for SqliteStore {
+    type Known = Connection;
+
+    fn known(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    fn before(&mut self, node: &NodeId) -> Result<Option<Before>> {
+        let sql = "SELECT sequence, card_hash, card IS NULL, quarantined FROM nodes WHERE id = ?1";
+        let mut select = self.connection.prepare_cached(sql)?;
+        let known = |row: &Row<'_>| {
+            let (sequence, hash, gone) = (unsigned(row.get(0)?), row.get(1)?, row.get(2)?);
+            Ok(Before { sequence, hash, gone, quarantined: row.get(3)? })
+        };
+        Ok(select.query_row([node.as_bytes()], known).optional()?)
+    }
+
+    fn keep_evidence(&mut self, now: UnixMillis, card: &NewCard) -> Result<bool> {
+        let kept: i64 = self.connection.query_row("SELECT count(*) FROM evidence", [], |row| row.get(0))?;
+        if kept < EVIDENCE {
+            self.connection.execute(
+                "INSERT OR IGNORE INTO evidence SELECT id, sequence, card, ?2, ?3 FROM nodes WHERE id = ?1 AND card IS NOT NULL",
+                params![card.node.as_bytes(), card.bytes, signed(now.0)],
+            )?;
+        }
+        let sql = "SELECT EXISTS (SELECT 1 FROM evidence WHERE node = ?1 AND sequence = ?2)";
+        Ok(self.connection.query_row(sql, params![card.node.as_bytes(), signed(card.sequence)], |row| row.get(0))?)
+    }
+
     fn has_place(&mut self, most: u64) -> Result<bool> {
         let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
         let count = || {
@@ -188,31 +207,6 @@ impl SqliteStore {
         Ok(free)
     }
 
-    /// What a registration needs to know of the node's row.
-    fn row(&self, node: &NodeId) -> Result<Option<Known>> {
-        let sql = "SELECT sequence, card_hash, card IS NULL, quarantined FROM nodes WHERE id = ?1";
-        let mut select = self.connection.prepare_cached(sql)?;
-        let known = |row: &Row<'_>| {
-            let (sequence, hash, gone) = (unsigned(row.get(0)?), row.get(1)?, row.get(2)?);
-            Ok(Known { sequence, hash, gone, quarantined: row.get(3)? })
-        };
-        Ok(select.query_row([node.as_bytes()], known).optional()?)
-    }
-
-    /// Keeps two cards of one sequence, once; whether they are kept.
-    fn keep_evidence(&self, now: UnixMillis, card: &NewCard) -> Result<bool> {
-        let kept: i64 = self.connection.query_row("SELECT count(*) FROM evidence", [], |row| row.get(0))?;
-        if kept < EVIDENCE {
-            self.connection.execute(
-                "INSERT OR IGNORE INTO evidence SELECT id, sequence, card, ?2, ?3 FROM nodes WHERE id = ?1 AND card IS NOT NULL",
-                params![card.node.as_bytes(), card.bytes, signed(now.0)],
-            )?;
-        }
-        let sql = "SELECT EXISTS (SELECT 1 FROM evidence WHERE node = ?1 AND sequence = ?2)";
-        Ok(self.connection.query_row(sql, params![card.node.as_bytes(), signed(card.sequence)], |row| row.get(0))?)
-    }
-
-    /// Adds the card to the log.
     fn log(&mut self, card: &NewCard) -> Result<Logged> {
         let growing = match &mut self.growing {
             Some(growing) => growing,
@@ -224,9 +218,8 @@ impl SqliteStore {
         log::append(&self.connection, growing, &card.bytes, card.listed)
     }
 
-    /// Writes a card; without a place in the log it keeps the one that it has.
     fn insert(
-        &self,
+        &mut self,
         now: UnixMillis,
         card: &NewCard,
         hash: &[u8; 32],
@@ -257,49 +250,35 @@ impl SqliteStore {
         ])?;
         Ok(())
     }
+}
 
-    /// [`CardStore::register`] inside a transaction.
-    fn take_in(&mut self, now: UnixMillis, card: &NewCard, terms: &Terms) -> Result<Registration> {
-        let plan = match successions::judge(&self.connection, card, now)? {
-            Standing::Follows(plan) => plan,
-            Standing::Succeeded(successor) => return Ok(Registration::Succeeded(successor)),
-            Standing::Contradicts(contradiction) => return Ok(Registration::Contradiction(contradiction)),
-        };
-        let hash: [u8; 32] = Sha256::digest(&card.bytes).into();
-        let row = self.row(&card.node)?;
-        let gone = row.as_ref().is_none_or(|row| row.gone);
-        let mut refreshed = false;
-        if let Some(row) = &row {
-            match card.sequence.cmp(&row.sequence) {
-                Ordering::Less => return Ok(Registration::Rollback),
-                Ordering::Equal if hash != row.hash => {
-                    let kept = self.keep_evidence(now, card)?;
-                    return Ok(Registration::Equivocation { kept });
-                }
-                Ordering::Equal => refreshed = !gone,
-                Ordering::Greater => {}
-            }
-        }
-        let held = row.filter(|_| !gone).map(|row| row.quarantined);
-        let admission = decisions::judge(&self.connection, now, card, plan.earlier(), terms, held)?;
-        if let Admission::Out(lack) = admission {
-            return Ok(Registration::NotAdmitted(lack));
-        }
-        if gone && !self.has_place(terms.most)? {
-            return Ok(Registration::Full);
-        }
-        let quarantined = admission == Admission::Quarantined;
-        let logged = if refreshed { None } else { Some(self.log(card)?) };
-        self.insert(now, card, &hash, quarantined, logged)?;
-        if let Admission::ByInvite(hash) = admission {
-            decisions::use_invite(&self.connection, now, &card.node, &hash)?;
-        }
-        successions::keep(&self.connection, &plan)?;
-        Ok(match (quarantined, refreshed) {
-            (true, _) => Registration::Quarantined,
-            (_, true) => Registration::Refreshed,
-            (_, false) => Registration::Stored,
-        })
+impl rules::Known for Connection {
+    fn heard(&mut self, old: &NodeId) -> Result<Option<(Heard, bool)>> {
+        successions::heard(self, old)
+    }
+
+    fn line_of(&mut self, node: &NodeId) -> Result<Vec<NodeId>> {
+        successions::line_of(self, node)
+    }
+
+    fn is_admitted(&mut self, node: &NodeId) -> Result<bool> {
+        decisions::is_admitted(self, node)
+    }
+
+    fn is_here(&mut self, node: &NodeId) -> Result<bool> {
+        decisions::is_here(self, node)
+    }
+
+    fn invite(&mut self, hash: &[u8; 32]) -> Result<Option<InviteLine>> {
+        decisions::invite(self, hash)
+    }
+
+    fn use_invite(&mut self, now: UnixMillis, node: &NodeId, hash: &[u8; 32]) -> Result<()> {
+        decisions::use_invite(self, now, node, hash)
+    }
+
+    fn keep(&mut self, plan: &Plan) -> Result<()> {
+        successions::keep(self, plan)
     }
 }
 
@@ -309,7 +288,7 @@ impl CardReader for SqliteStore {
     }
 
     fn successor(&mut self, node: &NodeId) -> Result<Option<NodeId>> {
-        successions::successor(&self.connection, node)
+        rules::successor(&mut self.connection, node)
     }
 
     fn page(&mut self, query: &Query) -> Result<Page> {
@@ -422,10 +401,10 @@ impl CardStore for SqliteStore {
     fn register(&mut self, now: UnixMillis, card: &NewCard, terms: &Terms) -> Result<Registration> {
         // A card and its entry hold together, also where nobody has begun a group.
         if !self.connection.is_autocommit() {
-            return self.take_in(now, card, terms);
+            return take_in(self, now, card, terms);
         }
         self.begin()?;
-        let taken = self.take_in(now, card, terms).and_then(|taken| self.commit().map(|()| taken));
+        let taken = take_in(self, now, card, terms).and_then(|taken| self.commit().map(|()| taken));
         if taken.is_err() {
             self.roll_back();
         }

@@ -1,86 +1,32 @@
-//! Operators' decisions in PostgreSQL, and the history of them, which triggers keep from being changed; by the same rules as in SQLite.
+//! Operators' decisions in PostgreSQL, and the history of them, which triggers keep from being changed; as in SQLite; `rules` judges by them for both.
 
 use ipnet::IpNet;
 use openred_proto::id::{NodeId, UnixMillis};
 use tokio_postgres::Row;
 
 use super::link::Link;
-use super::{NewCard, hash, node_id, signed, text, time, unsigned};
-use crate::config::Mode;
+use super::{hash, node_id, signed, text, time, unsigned};
 use crate::error::Result;
 use crate::limits::{INVITE_KEPT, PURGE};
 use crate::store::decision::{Author, Ban, Bans, Change, Entry, InviteLine};
-use crate::store::{Lack, Terms};
 
 pub(super) const INVITE: &str = "hash, uses, used, made_at, not_after, revoked, note";
 
-/// Whether a node is let in, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// As it is, or by the word of an operator.
-    In,
-    /// By the invite that it shows, which is used up by one.
-    ByInvite([u8; 32]),
-    /// Held, and kept out of sight.
-    Quarantined,
-    /// Not let in.
-    Out(Lack),
-}
-
-/// Judges a node by the terms; `held` says of the card that is held of it whether it is quarantined. Changes nothing.
-pub(super) fn judge(
-    link: &mut Link,
-    now: UnixMillis,
-    card: &NewCard,
-    earlier: &[NodeId],
-    terms: &Terms,
-    held: Option<bool>,
-) -> Result<Admission> {
-    if held == Some(false) || terms.mode == Mode::Open || is_admitted(link, &card.node)? {
-        return Ok(Admission::In);
-    }
-    // Who goes on for a node that is in, by that one's own word, need not ask again.
-    for node in earlier {
-        if is_admitted(link, node)? || is_here(link, node)? {
-            return Ok(Admission::In);
-        }
-    }
-    let invited = match &terms.invite {
-        Some(hash) => may_use(link, now, hash)?.map(|()| *hash),
-        None => Err(Lack::Invite),
-    };
-    Ok(match (invited, terms.mode) {
-        (Ok(hash), _) => Admission::ByInvite(hash),
-        (Err(_), Mode::Open) => Admission::In,
-        (Err(_), Mode::Approval) => Admission::Quarantined,
-        // It was held in quarantine, and the operator has opened the door since.
-        (Err(_), Mode::Work) if terms.worked || held.is_some() => Admission::In,
-        (Err(_), Mode::Work) => Admission::Out(Lack::Work),
-        (Err(lack), Mode::Invite) => Admission::Out(lack),
-    })
-}
-
-fn is_admitted(link: &mut Link, node: &NodeId) -> Result<bool> {
+pub(super) fn is_admitted(link: &mut Link, node: &NodeId) -> Result<bool> {
     link.holds("SELECT EXISTS (SELECT 1 FROM admitted WHERE node = $1)", &[&&node.as_bytes()[..]])
 }
 
-fn is_here(link: &mut Link, node: &NodeId) -> Result<bool> {
+pub(super) fn is_here(link: &mut Link, node: &NodeId) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM nodes WHERE id = $1 AND card IS NOT NULL AND NOT quarantined)";
     link.holds(sql, &[&&node.as_bytes()[..]])
 }
 
-fn may_use(link: &mut Link, now: UnixMillis, hash: &[u8; 32]) -> Result<std::result::Result<(), Lack>> {
+pub(super) fn invite(link: &mut Link, hash: &[u8; 32]) -> Result<Option<InviteLine>> {
     let row = link.row(&format!("SELECT {INVITE} FROM invites WHERE hash = $1"), &[&&hash[..]])?;
-    let invite = row.as_ref().map(invite_line).transpose()?;
-    Ok(match invite.as_ref().map(|invite| invite.state(now)) {
-        Some("open") => Ok(()),
-        Some("spent") => Err(Lack::InviteSpent),
-        Some("ended") => Err(Lack::InviteEnded),
-        _ => Err(Lack::InviteUnknown),
-    })
+    row.as_ref().map(invite_line).transpose()
 }
 
-/// Uses an invite that [`judge`] found good, once.
+/// Uses an invite that was found good, once.
 pub(super) fn use_invite(link: &mut Link, now: UnixMillis, node: &NodeId, hash: &[u8; 32]) -> Result<()> {
     link.execute("UPDATE invites SET used = used + 1 WHERE hash = $1", &[&&hash[..]])?;
     let sql = "INSERT INTO admitted (node, at, invite) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";

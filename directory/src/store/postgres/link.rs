@@ -28,7 +28,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// The connection.
-pub(super) struct Link {
+pub(in crate::store) struct Link {
     runtime: Runtime,
     target: Target,
     /// Whether a lost connection comes back only to a schema that is this program's.

@@ -1,76 +1,16 @@
-//! Successions of the nodes that were registered here, by the same rules as in SQLite (`sqlite/successions.rs` says which).
+//! Successions of the nodes that were registered here, as in SQLite (`sqlite/successions.rs`); `rules` judges them for both.
 
-use openred_proto::checked::succession::{Contradiction, Followed, Heard};
+use openred_proto::checked::succession::Heard;
 use openred_proto::id::{NodeId, UnixMillis};
 
 use super::link::Link;
-use super::{NewCard, node_id, signed, time, unsigned};
+use super::{node_id, signed, time, unsigned};
 use crate::error::Result;
 use crate::limits::{PURGE, SUCCESSIONS};
-
-/// How a card's lineage stands to what was heard before.
-pub(super) enum Standing {
-    /// To be kept with the card.
-    Follows(Plan),
-    /// The node itself has named a successor that is not taken back.
-    Succeeded(NodeId),
-    /// Nothing of it counts.
-    Contradicts(Contradiction),
-}
-
-/// What to change once the card is taken.
-#[derive(Default)]
-pub(super) struct Plan {
-    followed: Followed,
-    /// Nodes whose cards go: they had an earlier one's standing.
-    ended: Vec<NodeId>,
-}
-
-impl Plan {
-    /// Whose standing the card's node has, by their own word.
-    pub(super) fn earlier(&self) -> &[NodeId] {
-        &self.followed.earlier
-    }
-}
-
-/// The successor that a node has named and not taken back.
-pub(super) fn successor(link: &mut Link, node: &NodeId) -> Result<Option<NodeId>> {
-    Ok(heard(link, node)?.map(|(heard, _)| heard).filter(|heard| !heard.taken_back).map(|heard| heard.new))
-}
-
-/// Judges a card's lineage; changes nothing.
-pub(super) fn judge(link: &mut Link, card: &NewCard, now: UnixMillis) -> Result<Standing> {
-    let mut known = Vec::new();
-    for word in card.lineage.steps() {
-        known.extend(heard(link, &word.old)?.map(|(heard, consented)| (word.old, heard, consented)));
-    }
-    let of = |old: &NodeId| known.iter().find(|(held, ..)| held == old).map(|(_, heard, _)| *heard);
-    let followed = match card.lineage.follow(of, now) {
-        Ok(followed) => followed,
-        Err(contradiction) => return Ok(Standing::Contradicts(contradiction)),
-    };
-    let speaks_again = followed.changes.iter().rev().find(|(old, _)| *old == card.node);
-    match speaks_again {
-        Some((_, heard)) if heard.taken_back => {}
-        _ => {
-            if let Some(successor) = successor(link, &card.node)? {
-                return Ok(Standing::Succeeded(successor));
-            }
-        }
-    }
-    // A card goes only for one that its node's own card had agreed to before.
-    let agreed = |old: &NodeId, new: &NodeId| {
-        known.iter().any(|(held, heard, consented)| held == old && heard.new == *new && *consented)
-    };
-    let mut ended = Vec::new();
-    for (_, new) in followed.taken_back.iter().filter(|(old, new)| agreed(old, new)) {
-        ended.extend(line_of(link, new)?);
-    }
-    Ok(Standing::Follows(Plan { followed, ended }))
-}
+use crate::store::rules::Plan;
 
 /// A node and those that go on for it, each by the next one's consent.
-fn line_of(link: &mut Link, node: &NodeId) -> Result<Vec<NodeId>> {
+pub(super) fn line_of(link: &mut Link, node: &NodeId) -> Result<Vec<NodeId>> {
     let sql = "WITH RECURSIVE line (id) AS (SELECT $1::bytea UNION SELECT new FROM successions JOIN line ON old = id
         WHERE NOT taken_back AND consented) SELECT id FROM line";
     link.rows(sql, &[&&node.as_bytes()[..]])?.iter().map(|row| node_id(row, 0)).collect()
@@ -110,7 +50,7 @@ pub(super) fn purge(link: &mut Link, heard_before: UnixMillis) -> Result<u64> {
     link.execute(&sql, &[&signed(heard_before.0)])
 }
 
-fn heard(link: &mut Link, old: &NodeId) -> Result<Option<(Heard, bool)>> {
+pub(super) fn heard(link: &mut Link, old: &NodeId) -> Result<Option<(Heard, bool)>> {
     let sql = "SELECT new, sequence, heard_at, taken_back, consented FROM successions WHERE old = $1";
     let Some(row) = link.row(sql, &[&&old.as_bytes()[..]])? else { return Ok(None) };
     let heard = Heard {

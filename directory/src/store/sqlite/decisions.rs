@@ -4,12 +4,10 @@ use ipnet::IpNet;
 use openred_proto::id::{NodeId, UnixMillis};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{NewCard, signed, unsigned};
-use crate::config::Mode;
+use super::{signed, unsigned};
 use crate::error::Result;
 use crate::limits::{INVITE_KEPT, PURGE};
 use crate::store::decision::{Author, Ban, Bans, Change, Entry, InviteLine};
-use crate::store::{Lack, Terms};
 
 /// What schema 5 added.
 pub(super) const CREATE: &str = "
@@ -38,74 +36,22 @@ CREATE TRIGGER history_stays BEFORE UPDATE ON history BEGIN SELECT RAISE(ABORT, 
 CREATE TRIGGER history_remains BEFORE DELETE ON history BEGIN SELECT RAISE(ABORT, 'the history is only added to'); END;
 ";
 
-/// Whether a node is let in, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// As it is, or by the word of an operator.
-    In,
-    /// By the invite that it shows, which is used up by one.
-    ByInvite([u8; 32]),
-    /// Held, and kept out of sight.
-    Quarantined,
-    /// Not let in.
-    Out(Lack),
-}
-
-/// Judges a node by the terms; `held` says of the card that is held of it whether it is quarantined. Changes nothing.
-pub(super) fn judge(
-    connection: &Connection,
-    now: UnixMillis,
-    card: &NewCard,
-    earlier: &[NodeId],
-    terms: &Terms,
-    held: Option<bool>,
-) -> Result<Admission> {
-    if held == Some(false) || terms.mode == Mode::Open || is_admitted(connection, &card.node)? {
-        return Ok(Admission::In);
-    }
-    // Who goes on for a node that is in, by that one's own word, need not ask again.
-    for node in earlier {
-        if is_admitted(connection, node)? || is_here(connection, node)? {
-            return Ok(Admission::In);
-        }
-    }
-    let invited = match &terms.invite {
-        Some(hash) => may_use(connection, now, hash)?.map(|()| *hash),
-        None => Err(Lack::Invite),
-    };
-    Ok(match (invited, terms.mode) {
-        (Ok(hash), _) => Admission::ByInvite(hash),
-        (Err(_), Mode::Open) => Admission::In,
-        (Err(_), Mode::Approval) => Admission::Quarantined,
-        // It was held in quarantine, and the operator has opened the door since.
-        (Err(_), Mode::Work) if terms.worked || held.is_some() => Admission::In,
-        (Err(_), Mode::Work) => Admission::Out(Lack::Work),
-        (Err(lack), Mode::Invite) => Admission::Out(lack),
-    })
-}
-
-fn is_admitted(connection: &Connection, node: &NodeId) -> Result<bool> {
+pub(super) fn is_admitted(connection: &Connection, node: &NodeId) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM admitted WHERE node = ?1)";
     Ok(connection.prepare_cached(sql)?.query_row([node.as_bytes()], |row| row.get(0))?)
 }
 
-fn is_here(connection: &Connection, node: &NodeId) -> Result<bool> {
+pub(super) fn is_here(connection: &Connection, node: &NodeId) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM nodes WHERE id = ?1 AND card IS NOT NULL AND quarantined = 0)";
     Ok(connection.prepare_cached(sql)?.query_row([node.as_bytes()], |row| row.get(0))?)
 }
 
-fn may_use(connection: &Connection, now: UnixMillis, hash: &[u8; 32]) -> Result<std::result::Result<(), Lack>> {
+pub(super) fn invite(connection: &Connection, hash: &[u8; 32]) -> Result<Option<InviteLine>> {
     let sql = "SELECT hash, uses, used, made_at, not_after, revoked, note FROM invites WHERE hash = ?1";
-    let invite = connection.prepare_cached(sql)?.query_row([hash], invite_line).optional()?;
-    Ok(match invite.as_ref().map(|invite| invite.state(now)) {
-        Some("open") => Ok(()),
-        Some("spent") => Err(Lack::InviteSpent),
-        Some("ended") => Err(Lack::InviteEnded),
-        _ => Err(Lack::InviteUnknown),
-    })
+    Ok(connection.prepare_cached(sql)?.query_row([hash], invite_line).optional()?)
 }
 
-/// Uses an invite that [`judge`] found good, once.
+/// Uses an invite that was found good, once.
 pub(super) fn use_invite(connection: &Connection, now: UnixMillis, node: &NodeId, hash: &[u8; 32]) -> Result<()> {
     connection.prepare_cached("UPDATE invites SET used = used + 1 WHERE hash = ?1")?.execute([hash])?;
     let sql = "INSERT OR IGNORE INTO admitted (node, at, invite) VALUES (?1, ?2, ?3)";

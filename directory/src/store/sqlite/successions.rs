@@ -3,13 +3,14 @@
 //! What a registered card says is kept even of older ids that were never here: a second successor must not come first with
 //! them. So many words are kept and no more; beyond it only those of ids that have a row here.
 
-use openred_proto::checked::succession::{Contradiction, Followed, Heard};
+use openred_proto::checked::succession::Heard;
 use openred_proto::id::{NodeId, UnixMillis};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{NewCard, signed, unsigned};
+use super::{signed, unsigned};
 use crate::error::Result;
 use crate::limits::{PURGE, SUCCESSIONS};
+use crate::store::rules::Plan;
 
 /// The table; part of the schema since version 3.
 pub(super) const CREATE: &str = "
@@ -24,69 +25,8 @@ CREATE TABLE successions (
 CREATE INDEX heard_successions ON successions (heard_at);
 ";
 
-/// How a card's lineage stands to what was heard before.
-pub(super) enum Standing {
-    /// To be kept with the card.
-    Follows(Plan),
-    /// The node itself has named a successor that is not taken back.
-    Succeeded(NodeId),
-    /// Nothing of it counts.
-    Contradicts(Contradiction),
-}
-
-/// What to change once the card is taken.
-#[derive(Default)]
-pub(super) struct Plan {
-    followed: Followed,
-    /// Nodes whose cards go: they had an earlier one's standing.
-    ended: Vec<NodeId>,
-}
-
-impl Plan {
-    /// Whose standing the card's node has, by their own word.
-    pub(super) fn earlier(&self) -> &[NodeId] {
-        &self.followed.earlier
-    }
-}
-
-/// The successor that a node has named and not taken back.
-pub(super) fn successor(connection: &Connection, node: &NodeId) -> Result<Option<NodeId>> {
-    Ok(heard(connection, node)?.map(|(heard, _)| heard).filter(|heard| !heard.taken_back).map(|heard| heard.new))
-}
-
-/// Judges a card's lineage; changes nothing.
-pub(super) fn judge(connection: &Connection, card: &NewCard, now: UnixMillis) -> Result<Standing> {
-    let mut known = Vec::new();
-    for word in card.lineage.steps() {
-        known.extend(heard(connection, &word.old)?.map(|(heard, consented)| (word.old, heard, consented)));
-    }
-    let of = |old: &NodeId| known.iter().find(|(held, ..)| held == old).map(|(_, heard, _)| *heard);
-    let followed = match card.lineage.follow(of, now) {
-        Ok(followed) => followed,
-        Err(contradiction) => return Ok(Standing::Contradicts(contradiction)),
-    };
-    let speaks_again = followed.changes.iter().rev().find(|(old, _)| *old == card.node);
-    match speaks_again {
-        Some((_, heard)) if heard.taken_back => {}
-        _ => {
-            if let Some(successor) = successor(connection, &card.node)? {
-                return Ok(Standing::Succeeded(successor));
-            }
-        }
-    }
-    // A card goes only for one that its node's own card had agreed to before.
-    let agreed = |old: &NodeId, new: &NodeId| {
-        known.iter().any(|(held, heard, consented)| held == old && heard.new == *new && *consented)
-    };
-    let mut ended = Vec::new();
-    for (_, new) in followed.taken_back.iter().filter(|(old, new)| agreed(old, new)) {
-        ended.extend(line_of(connection, new)?);
-    }
-    Ok(Standing::Follows(Plan { followed, ended }))
-}
-
 /// A node and those that go on for it, each by the next one's consent.
-fn line_of(connection: &Connection, node: &NodeId) -> Result<Vec<NodeId>> {
+pub(super) fn line_of(connection: &Connection, node: &NodeId) -> Result<Vec<NodeId>> {
     let sql = "WITH RECURSIVE line (id) AS (SELECT ?1 UNION SELECT new FROM successions JOIN line ON old = id
         WHERE taken_back = 0 AND consented = 1) SELECT id FROM line";
     let mut select = connection.prepare_cached(sql)?;
@@ -136,7 +76,7 @@ pub(super) fn purge(connection: &Connection, heard_before: UnixMillis) -> Result
     Ok(connection.execute(&sql, [signed(heard_before.0)])?)
 }
 
-fn heard(connection: &Connection, old: &NodeId) -> Result<Option<(Heard, bool)>> {
+pub(super) fn heard(connection: &Connection, old: &NodeId) -> Result<Option<(Heard, bool)>> {
     let sql = "SELECT new, sequence, heard_at, taken_back, consented FROM successions WHERE old = ?1";
     let read = connection.prepare_cached(sql)?.query_row([old.as_bytes()], |row| {
         let number = |column| row.get::<_, i64>(column).map(unsigned);

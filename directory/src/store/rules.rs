@@ -1,0 +1,225 @@
+//! The rules by which a card is taken, whatever keeps the cards: sequence, lineage, admission, room (docs/protocol.md sections 1 and 7, decisions
+//! 0014 and 0041). They ask the store for its rows through [`Known`] and have it change them through [`Taking`], inside one transaction of its own.
+
+use std::cmp::Ordering;
+
+use openred_proto::checked::succession::{Contradiction, Followed, Heard};
+use openred_proto::id::{NodeId, UnixMillis};
+use sha2::{Digest as _, Sha256};
+
+use super::decision::InviteLine;
+use super::{Lack, Logged, NewCard, Registration, Terms};
+use crate::config::Mode;
+use crate::error::Result;
+
+/// Rows that decide.
+pub(super) trait Known {
+    /// What was heard of a node's successor, and whether that one, or one that goes on for it, said the same.
+    fn heard(&mut self, old: &NodeId) -> Result<Option<(Heard, bool)>>;
+    /// A node and those that go on for it, each by the next one's consent.
+    fn line_of(&mut self, node: &NodeId) -> Result<Vec<NodeId>>;
+    /// Whether an operator's word, or an invite, has let a node in.
+    fn is_admitted(&mut self, node: &NodeId) -> Result<bool>;
+    /// Whether a node has a card that is not quarantined.
+    fn is_here(&mut self, node: &NodeId) -> Result<bool>;
+    /// An invite by its hash.
+    fn invite(&mut self, hash: &[u8; 32]) -> Result<Option<InviteLine>>;
+    /// Uses an invite that was found good, once.
+    fn use_invite(&mut self, now: UnixMillis, node: &NodeId, hash: &[u8; 32]) -> Result<()>;
+    /// Keeps what a card that was taken says of successions.
+    fn keep(&mut self, plan: &Plan) -> Result<()>;
+}
+
+/// A node's row before a card of it is taken.
+pub(super) struct Before {
+    pub(super) sequence: u64,
+    pub(super) hash: [u8; 32],
+    /// It has no card any more.
+    pub(super) gone: bool,
+    pub(super) quarantined: bool,
+}
+
+/// A store that takes a card.
+pub(super) trait Taking {
+    /// Its rows.
+    type Known: Known;
+    /// Its rows.
+    fn known(&mut self) -> &mut Self::Known;
+    /// A node's row.
+    fn before(&mut self, node: &NodeId) -> Result<Option<Before>>;
+    /// Keeps two cards of one sequence, once; whether they are kept.
+    fn keep_evidence(&mut self, now: UnixMillis, card: &NewCard) -> Result<bool>;
+    /// Whether one more node may have a card.
+    fn has_place(&mut self, most: u64) -> Result<bool>;
+    /// Adds a card to the log.
+    fn log(&mut self, card: &NewCard) -> Result<Logged>;
+    /// Writes the node's row.
+    fn insert(
+        &mut self,
+        now: UnixMillis,
+        card: &NewCard,
+        hash: &[u8; 32],
+        quarantined: bool,
+        logged: Option<Logged>,
+    ) -> Result<()>;
+}
+
+/// How a card's lineage stands to what was heard before.
+enum Standing {
+    /// To be kept with the card.
+    Follows(Plan),
+    /// The node itself has named a successor that is not taken back.
+    Succeeded(NodeId),
+    /// Nothing of it counts.
+    Contradicts(Contradiction),
+}
+
+/// What to change once the card is taken.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub(super) followed: Followed,
+    /// Nodes whose cards go: they had an earlier one's standing.
+    pub(super) ended: Vec<NodeId>,
+}
+
+impl Plan {
+    /// Whose standing the card's node has, by their own word.
+    fn earlier(&self) -> &[NodeId] {
+        &self.followed.earlier
+    }
+}
+
+/// The successor that a node has named and not taken back.
+pub(super) fn successor(known: &mut impl Known, node: &NodeId) -> Result<Option<NodeId>> {
+    Ok(known.heard(node)?.map(|(heard, _)| heard).filter(|heard| !heard.taken_back).map(|heard| heard.new))
+}
+
+/// Judges a card's lineage; changes nothing.
+fn follow(known: &mut impl Known, card: &NewCard, now: UnixMillis) -> Result<Standing> {
+    let mut words = Vec::new();
+    for word in card.lineage.steps() {
+        words.extend(known.heard(&word.old)?.map(|(heard, consented)| (word.old, heard, consented)));
+    }
+    let of = |old: &NodeId| words.iter().find(|(held, ..)| held == old).map(|(_, heard, _)| *heard);
+    let followed = match card.lineage.follow(of, now) {
+        Ok(followed) => followed,
+        Err(contradiction) => return Ok(Standing::Contradicts(contradiction)),
+    };
+    let speaks_again = followed.changes.iter().rev().find(|(old, _)| *old == card.node);
+    match speaks_again {
+        Some((_, heard)) if heard.taken_back => {}
+        _ => {
+            if let Some(successor) = successor(known, &card.node)? {
+                return Ok(Standing::Succeeded(successor));
+            }
+        }
+    }
+    // A card goes only for one that its node's own card had agreed to before.
+    let agreed = |old: &NodeId, new: &NodeId| {
+        words.iter().any(|(held, heard, consented)| held == old && heard.new == *new && *consented)
+    };
+    let mut ended = Vec::new();
+    for (_, new) in followed.taken_back.iter().filter(|(old, new)| agreed(old, new)) {
+        ended.extend(known.line_of(new)?);
+    }
+    Ok(Standing::Follows(Plan { followed, ended }))
+}
+
+/// Whether a node is let in, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admission {
+    /// As it is, or by the word of an operator.
+    In,
+    /// By the invite that it shows, which is used up by one.
+    ByInvite([u8; 32]),
+    /// Held, and kept out of sight.
+    Quarantined,
+    /// Not let in.
+    Out(Lack),
+}
+
+/// Judges a node by the terms; `held` says of the card that is held of it whether it is quarantined. Changes nothing.
+fn admit(
+    known: &mut impl Known,
+    now: UnixMillis,
+    card: &NewCard,
+    earlier: &[NodeId],
+    terms: &Terms,
+    held: Option<bool>,
+) -> Result<Admission> {
+    if held == Some(false) || terms.mode == Mode::Open || known.is_admitted(&card.node)? {
+        return Ok(Admission::In);
+    }
+    // Who goes on for a node that is in, by that one's own word, need not ask again.
+    for node in earlier {
+        if known.is_admitted(node)? || known.is_here(node)? {
+            return Ok(Admission::In);
+        }
+    }
+    let invited = match &terms.invite {
+        Some(hash) => may_use(known, now, hash)?.map(|()| *hash),
+        None => Err(Lack::Invite),
+    };
+    Ok(match (invited, terms.mode) {
+        (Ok(hash), _) => Admission::ByInvite(hash),
+        (Err(_), Mode::Open) => Admission::In,
+        (Err(_), Mode::Approval) => Admission::Quarantined,
+        // It was held in quarantine, and the operator has opened the door since.
+        (Err(_), Mode::Work) if terms.worked || held.is_some() => Admission::In,
+        (Err(_), Mode::Work) => Admission::Out(Lack::Work),
+        (Err(lack), Mode::Invite) => Admission::Out(lack),
+    })
+}
+
+fn may_use(known: &mut impl Known, now: UnixMillis, hash: &[u8; 32]) -> Result<std::result::Result<(), Lack>> {
+    Ok(match known.invite(hash)?.as_ref().map(|invite| invite.state(now)) {
+        Some("open") => Ok(()),
+        Some("spent") => Err(Lack::InviteSpent),
+        Some("ended") => Err(Lack::InviteEnded),
+        _ => Err(Lack::InviteUnknown),
+    })
+}
+
+/// [`super::CardStore::register`] inside a transaction.
+pub(super) fn take_in(store: &mut impl Taking, now: UnixMillis, card: &NewCard, terms: &Terms) -> Result<Registration> {
+    let plan = match follow(store.known(), card, now)? {
+        Standing::Follows(plan) => plan,
+        Standing::Succeeded(successor) => return Ok(Registration::Succeeded(successor)),
+        Standing::Contradicts(contradiction) => return Ok(Registration::Contradiction(contradiction)),
+    };
+    let hash: [u8; 32] = Sha256::digest(&card.bytes).into();
+    let row = store.before(&card.node)?;
+    let gone = row.as_ref().is_none_or(|row| row.gone);
+    let mut refreshed = false;
+    if let Some(row) = &row {
+        match card.sequence.cmp(&row.sequence) {
+            Ordering::Less => return Ok(Registration::Rollback),
+            Ordering::Equal if hash != row.hash => {
+                let kept = store.keep_evidence(now, card)?;
+                return Ok(Registration::Equivocation { kept });
+            }
+            Ordering::Equal => refreshed = !gone,
+            Ordering::Greater => {}
+        }
+    }
+    let held = row.filter(|_| !gone).map(|row| row.quarantined);
+    let admission = admit(store.known(), now, card, plan.earlier(), terms, held)?;
+    if let Admission::Out(lack) = admission {
+        return Ok(Registration::NotAdmitted(lack));
+    }
+    if gone && !store.has_place(terms.most)? {
+        return Ok(Registration::Full);
+    }
+    let quarantined = admission == Admission::Quarantined;
+    let logged = if refreshed { None } else { Some(store.log(card)?) };
+    store.insert(now, card, &hash, quarantined, logged)?;
+    if let Admission::ByInvite(hash) = admission {
+        store.known().use_invite(now, &card.node, &hash)?;
+    }
+    store.known().keep(&plan)?;
+    Ok(match (quarantined, refreshed) {
+        (true, _) => Registration::Quarantined,
+        (_, true) => Registration::Refreshed,
+        (_, false) => Registration::Stored,
+    })
+}
