@@ -1,4 +1,4 @@
-//! Cards in PostgreSQL, for directories of one identity that share what they keep. The rules are those of [`super::sqlite`], and one suite
+//! Cards in PostgreSQL, for directories of one identity that share what they keep. The rules stand in `rules` for both stores, and one suite
 //! of tests holds both to them.
 //!
 //! Who writes locks the one row of `log_end` first, so that one transaction after the other sees what those before it wrote: the log
