@@ -25,7 +25,7 @@ use crate::api;
 use crate::config::{Config, Home, Loaded};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
-use crate::limits::SWEEP;
+use crate::limits::{NETWORK_THREADS, SWEEP};
 use crate::serve::{Service, serve};
 use crate::state::{Directory, Remembered, system_clock};
 use crate::store::postgres::{PostgresStore, Target};
@@ -266,7 +266,7 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
         settings,
     };
     server.start()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::LocalRuntime)?;
+    let runtime = runtime()?;
     let entered = runtime.enter();
     let tokio_listener = |listener| tokio::net::TcpListener::from_std(listener).map_err(Error::LocalRuntime);
     let connections = config.limits.connections;
@@ -284,6 +284,21 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
     let reload = register(SignalKind::hangup())?;
     drop(entered);
     Ok(Started { runtime, services: Services { directory, api, local, end, reload, manager: opened.manager } })
+}
+
+/// The network side: signatures are most of its work, and wait for nothing, so each processor has a thread for them
+/// (docs/decisions/0062). The threads begin here, before the filter.
+fn runtime() -> Result<Runtime> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = match processors.min(NETWORK_THREADS) {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads).thread_name("network");
+            builder
+        }
+    };
+    builder.enable_all().build().map_err(Error::LocalRuntime)
 }
 
 /// The store's threads, a reader for the admin's, and what is kept of earlier runs.

@@ -38,9 +38,9 @@ pub const SIGNATURE_SKEW: Duration = Duration::from_secs(60);
 /// How long a nonce is remembered (PROTOCOL 7): both sides of the skew, a second because `created` is a whole one (what is
 /// taken 60 s early at the second's begin is taken until the end of the second 60 s late), and one to spare.
 pub const NONCE_LIFE: Duration = Duration::from_secs(122);
-/// Nonces remembered at once: 1,000 signed requests a second for two minutes, about 20 MB.
-pub const NONCES: usize = 131_072;
-/// Nonces remembered of one node: 16 requests a second through two generations, so that no node alone fills the table.
+/// Nonces remembered at once: 10,000 signed requests a second for two and a half minutes, about 50 MB when so many come from as many nodes.
+pub const NONCES: usize = 1_500_000;
+/// Nonces remembered of one node: what its bucket lets through in that time, so that no node alone fills the table.
 pub const NONCES_PER_NODE: usize = 4096;
 
 /// Longest a long poll waits.
@@ -62,8 +62,10 @@ pub const SWEEP: Duration = Duration::from_secs(30);
 pub const STORE_QUEUE: usize = 1024;
 /// Operators' requests for the store that may wait: the admin's thread asks one at a time.
 pub const URGENT_QUEUE: usize = 4;
-/// Requests that one transaction takes together (group commit).
-pub const STORE_BATCH: usize = 64;
+/// Requests that one transaction takes together (group commit), under 20 ms of work: an operator's waits behind one such group.
+pub const STORE_BATCH: usize = 256;
+/// Threads that serve connections, of as many as there are processors: the store's two take their share as well.
+pub const NETWORK_THREADS: usize = 4;
 /// Nodes on a page of discovery: about 150 KiB of JSON.
 pub const PAGE: usize = 64;
 /// Rows of nodes that one page of discovery looks at: under a millisecond; a page that finds less is short and goes on.

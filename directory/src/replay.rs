@@ -6,12 +6,16 @@
 //! greater ones. A run that was cut off left nothing behind: then everything up to 60 s after this start may have been used.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use openred_proto::id::{NodeId, UnixMillis};
 
 use crate::limits::{NONCE_LIFE, NONCES, NONCES_PER_NODE, SIGNATURE_SKEW};
 use crate::store::PreviousRun;
+
+/// Generations that a nonce lives through at least; a young one has not begun yet.
+const GENERATIONS: u64 = 4;
 
 /// What tells new requests from old ones.
 #[derive(Debug)]
@@ -22,16 +26,21 @@ pub struct Replay {
     /// The greatest `created` that this run took.
     latest: u64,
     ended: bool,
-    young: Generation,
-    old: Generation,
+    /// The youngest first.
+    generations: [Generation; GENERATIONS as usize + 1],
     turned: u64,
+    /// Keys of this run's fingerprints, which nobody else knows.
+    keys: RandomState,
 }
 
 /// Nonces that are forgotten together, and how many each node has among them.
+///
+/// Both are kept as keyed fingerprints. A nonce that was seen always has the one that is kept, so no replay gets in; that a new one has
+/// the fingerprint of another (one in 2^43 with a full table) refuses a request which its node then signs again.
 #[derive(Debug, Default)]
 struct Generation {
-    nonces: HashSet<[u8; 48]>,
-    shares: HashMap<NodeId, usize>,
+    nonces: HashSet<u64>,
+    shares: HashMap<u32, u16>,
 }
 
 /// Why a request was not taken.
@@ -64,9 +73,9 @@ impl Replay {
             floor,
             latest: 0,
             ended: false,
-            young: Generation::default(),
-            old: Generation::default(),
+            generations: Default::default(),
             turned: 0,
+            keys: RandomState::new(),
         }
     }
 
@@ -97,20 +106,21 @@ impl Replay {
             return Err(Refused::Full);
         }
         self.turn(now);
-        let mut key = [0; 48];
-        key[..32].copy_from_slice(node.as_bytes());
-        key[32..].copy_from_slice(nonce);
-        if self.old.nonces.contains(&key) || self.young.nonces.contains(&key) {
+        let fingerprint = self.keys.hash_one((node.as_bytes(), nonce));
+        // Nodes with one fingerprint share their share.
+        let of_node = self.keys.hash_one(node.as_bytes()) as u32;
+        if self.generations.iter().any(|generation| generation.nonces.contains(&fingerprint)) {
             return Err(Refused::Repeated);
         }
-        if self.young.share(node) + self.old.share(node) >= NONCES_PER_NODE {
+        if self.generations.iter().map(|generation| generation.share(of_node)).sum::<usize>() >= NONCES_PER_NODE {
             return Err(Refused::Share);
         }
-        if self.young.nonces.len() + self.old.nonces.len() >= NONCES {
+        if self.generations.iter().map(|generation| generation.nonces.len()).sum::<usize>() >= NONCES {
             return Err(Refused::Full);
         }
-        self.young.nonces.insert(key);
-        *self.young.shares.entry(*node).or_default() += 1;
+        let [young, ..] = &mut self.generations;
+        young.nonces.insert(fingerprint);
+        *young.shares.entry(of_node).or_default() += 1;
         self.latest = self.latest.max(created);
         Ok(())
     }
@@ -121,23 +131,24 @@ impl Replay {
         self.latest.max(self.floor)
     }
 
-    /// Two generations, so that forgetting is one move.
+    /// Generations, so that forgetting is one move.
     fn turn(&mut self, now: UnixMillis) {
-        let life = NONCE_LIFE.as_millis() as u64;
+        let life = NONCE_LIFE.as_millis() as u64 / GENERATIONS;
         let age = now.0.saturating_sub(self.turned);
-        if age >= life {
-            self.old = std::mem::take(&mut self.young);
-            self.turned = now.0;
+        if age < life {
+            return;
         }
-        if age >= 2 * life {
-            self.old = Generation::default();
+        for _ in 0..(age / life).min(GENERATIONS + 1) {
+            self.generations.rotate_right(1);
+            self.generations[0] = Generation::default();
         }
+        self.turned = now.0;
     }
 }
 
 impl Generation {
-    fn share(&self, node: &NodeId) -> usize {
-        self.shares.get(node).copied().unwrap_or(0)
+    fn share(&self, node: u32) -> usize {
+        self.shares.get(&node).copied().map_or(0, usize::from)
     }
 }
 

@@ -1,10 +1,15 @@
 //! Sockets: accepts connections, TLS where it is configured, HTTP/1.1 with limits on number, head, time and silence; hands
 //! requests to the API. HTTP/2 is left out: nodes need one connection each, and its stream and header floods stay outside.
 
+mod feed;
 mod unstalled;
 
+use std::convert::Infallible;
+use std::future::{Future as _, poll_fn};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -23,6 +28,7 @@ use tower::ServiceExt as _;
 use crate::api::signed::Peer;
 use crate::limits::{DRAIN_TIME, HEAD_BYTES, HEAD_TIME, HEADERS, TLS_TIME, UNACKNOWLEDGED_TIME};
 use crate::state::Directory;
+use feed::Left;
 use unstalled::Unstalled;
 
 /// Wait after a failed accept (out of descriptors): time for connections to end.
@@ -93,12 +99,16 @@ impl Place {
         let of_all = Arc::clone(places).try_acquire_owned().ok()?;
         let counted = directory.counted(address.ip());
         let has_share = directory.connection_opens(counted);
-        has_share.then(|| Self { directory: Arc::clone(directory), counted, _of_all: of_all })
+        has_share.then(|| {
+            directory.metrics.connections_open.add();
+            Self { directory: Arc::clone(directory), counted, _of_all: of_all }
+        })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.directory.metrics.connections_open.subtract();
         self.directory.connection_closed(self.counted);
     }
 }
@@ -112,8 +122,6 @@ struct Connection {
 
 impl Connection {
     async fn run(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
-        self.directory.metrics.connections_open.add();
-        let directory = Arc::clone(&self.directory);
         // A failure here is the peer's connection ending: nothing to do.
         let _ = stream.set_nodelay(true);
         // A reader that does not read fills its window; the kernel then ends the connection for us.
@@ -127,30 +135,55 @@ impl Connection {
                 }
             }
         }
-        directory.metrics.connections_open.subtract();
     }
 
     async fn speak(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let Self { directory, peer, router, place } = self;
+        let left = Left::default();
+        let leave = left.clone();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(peer);
-            router.clone().oneshot(request.map(Body::new))
+            let (fits, leave) = (feed::fits(&request), leave.clone());
+            let answer = router.clone().oneshot(request.map(Body::new));
+            async move {
+                let response = answer.await?;
+                if fits && feed::is_stream(&response) {
+                    leave.leave(response);
+                    // Who polls the connection takes it from here.
+                    return std::future::pending().await;
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
-        let connection = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
             .max_headers(HEADERS)
             .max_buf_size(HEAD_BYTES)
             .serve_connection(TokioIo::new(Unstalled::new(stream)), service);
-        let mut connection = std::pin::pin!(connection);
         let mut draining = directory.draining();
-        loop {
-            tokio::select! {
+        let stream = loop {
+            // The stream's answer is left while the connection is polled: whoever looks right after that misses none.
+            let answered = poll_fn(|context| match Pin::new(&mut connection).poll(context) {
                 // The error is the peer's: a malformed request, a time-out, a reset.
-                _ = connection.as_mut() => break,
-                _ = draining.changed() => connection.as_mut().graceful_shutdown(),
+                Poll::Ready(_) => Poll::Ready(None),
+                Poll::Pending => left.take().map_or(Poll::Pending, |stream| Poll::Ready(Some(stream))),
+            });
+            tokio::select! {
+                answered = answered => break answered,
+                _ = draining.changed() => Pin::new(&mut connection).graceful_shutdown(),
             }
+        };
+        let Some(stream) = stream else { return };
+        let peer = connection.into_parts().io.into_inner();
+        // Earlier answers that it has not taken are gone with the machinery: it did not wait for them, so it is not served.
+        if !peer.is_waiting() {
+            // In a task of its own: this one keeps the room that the machinery took.
+            tokio::spawn(async move {
+                // The error is the peer's, as above.
+                let _ = feed::feed(peer, stream).await;
+                drop(place);
+            });
         }
-        drop(place);
     }
 }

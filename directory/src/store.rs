@@ -283,6 +283,15 @@ pub enum PreviousRun {
 
 /// What can be looked up without waiting for those who write.
 pub trait CardReader {
+    /// Looks up in one view of the data until [`CardReader::end_view`], where that is cheaper than one for each look-up.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn begin_view(&mut self) -> Result<()> {
+        Ok(())
+    }
+    /// Ends the view.
+    fn end_view(&mut self) {}
     /// One node.
     ///
     /// # Errors

@@ -94,7 +94,9 @@ fn limits_of(role: Role) -> &'static [(Named, u64)] {
         Role::Unseal => &[(FILE_SIZE, MIB), (PROCESSES, 0), (OPEN_FILES, 16), (MESSAGES, 0)],
         // Connections need descriptors; threads of the same uid are counted over the host, so no process limit here: the
         // filter has no fork.
-        Role::Noded | Role::Directory => &[(OPEN_FILES, 16_384), (MESSAGES, 0)],
+        Role::Noded => &[(OPEN_FILES, 16_384), (MESSAGES, 0)],
+        // Each node that waits for offers has a connection open.
+        Role::Directory => &[(OPEN_FILES, 65_536), (MESSAGES, 0)],
         // The copy from which a foreign program is started has a high number. What it may take of all else is said at its start
         // (`limits`), and may be less of these, never more.
         Role::Module => &[(OPEN_FILES, 1024), (MESSAGES, 0)],

@@ -24,6 +24,11 @@ impl<S> Unstalled<S> {
         Self { stream, waiting: None }
     }
 
+    /// Whether something that was to be written is not taken yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
     /// Passes an outcome on, or ends the wait for it.
     fn judge<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {

@@ -33,6 +33,13 @@ pub use log::{Fault, Walked};
 const SCHEMA: i64 = 5;
 /// The writer of the other thread holds its lock for one commit; more is an error.
 const BUSY: Duration = Duration::from_secs(2);
+/// Pages that the write-ahead log takes before they go to their places, 32 MiB: many announcements change the same ones, and each time
+/// costs two waits for the disk.
+const CHECKPOINT: i64 = 8192;
+/// Most that the writer keeps of the file in memory: the inner pages of a million cards' indexes, and those that changed last.
+const WRITER_KIB: i64 = 64 * 1024;
+/// The same of each reader, which has to forget it whenever something is written.
+const READER_KIB: i64 = 8 * 1024;
 /// SQLite's page size, for the cap.
 const PAGE_BYTES: u64 = 4096;
 
@@ -107,6 +114,8 @@ impl SqliteStore {
         store.connection.pragma_update(None, "journal_mode", "WAL")?;
         // FULL: what is acknowledged survives a power cut. Group commit pays for it.
         store.connection.pragma_update(None, "synchronous", "FULL")?;
+        store.connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
+        store.connection.pragma_update(None, "cache_size", -WRITER_KIB)?;
         store.limit_pages(u64::from(max_megabytes) * 1024 * 1024 / PAGE_BYTES)?;
         let migration = migrate::upgrade(&mut store.connection, path)?;
         Ok((store, migration))
@@ -119,6 +128,7 @@ impl SqliteStore {
     pub fn open_reader(path: &Path) -> Result<Self> {
         let reader = Self::connect(path)?;
         reader.connection.pragma_update(None, "query_only", true)?;
+        reader.connection.pragma_update(None, "cache_size", -READER_KIB)?;
         Ok(reader)
     }
 
@@ -192,7 +202,7 @@ impl Taking for SqliteStore {
     }
 
     fn has_place(&mut self, most: u64) -> Result<bool> {
-        let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        let version: i64 = self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         let count = || {
             let sql = "SELECT (SELECT count(*) FROM nodes WHERE card IS NOT NULL)
                 - (SELECT count(*) FROM bans JOIN nodes ON nodes.id = bans.node WHERE nodes.card IS NOT NULL)";
@@ -283,6 +293,16 @@ impl rules::Known for Connection {
 }
 
 impl CardReader for SqliteStore {
+    fn begin_view(&mut self) -> Result<()> {
+        self.connection.prepare_cached("BEGIN")?.execute([])?;
+        Ok(())
+    }
+
+    fn end_view(&mut self) {
+        // Nothing was changed in it: that it ends is all, and an error of the file has ended it.
+        let _ = self.connection.prepare_cached("COMMIT").and_then(|mut end| end.execute([]));
+    }
+
     fn node(&mut self, node: &NodeId) -> Result<Option<Held>> {
         self.read(node)
     }

@@ -46,8 +46,7 @@ impl StoreHandle {
         let (look_ups, to_look_up) = sync_channel::<LookUp>(STORE_QUEUE);
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
         thread("store").spawn(move || serve(store, &to_write, &to_do_first)).map_err(Error::LocalRuntime)?;
-        let look_up = move || to_look_up.iter().for_each(|look_up| look_up(&mut reader));
-        thread("look-ups").spawn(look_up).map_err(Error::LocalRuntime)?;
+        thread("look-ups").spawn(move || look_up(&mut reader, &to_look_up)).map_err(Error::LocalRuntime)?;
         Ok(Self { jobs, urgent, look_ups })
     }
 
@@ -122,6 +121,19 @@ fn not_queued<T>(error: TrySendError<T>) -> Error {
     match error {
         TrySendError::Full(_) => Error::LocalStoreBusy,
         TrySendError::Disconnected(_) => Error::LocalStoreStopped,
+    }
+}
+
+/// What waits together is looked up in one view. The view begins when all of it waits already, so that each sees what its caller was acknowledged.
+fn look_up(reader: &mut dyn CardReader, look_ups: &Receiver<LookUp>) {
+    while let Ok(first) = look_ups.recv() {
+        let batch: Vec<LookUp> = std::iter::once(first).chain(look_ups.try_iter().take(STORE_BATCH - 1)).collect();
+        // Without a view each looks up by itself.
+        let held = batch.len() > 1 && reader.begin_view().is_ok();
+        batch.into_iter().for_each(|look_up| look_up(reader));
+        if held {
+            reader.end_view();
+        }
     }
 }
 
