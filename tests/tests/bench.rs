@@ -17,11 +17,11 @@ fn every_group_measures_what_it_owes() {
         .env("OPENRED_BIN_DIR", program.parent().unwrap())
         .args(["--smoke", "--out"])
         .arg(out.path())
-        .args(["handshake", "session", "file", "file-large", "memory", "cage", "vault", "modules"])
+        .args(["handshake", "session", "file", "file-large", "memory", "cage", "vault", "modules", "directory"])
         .output()
         .unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    let owed: [(&str, &[&str]); 8] = [
+    let owed: [(&str, &[&str]); 9] = [
         (
             "handshake",
             &["connect_first_reply", "handshake_rate_8", "connect_first_reply_8", "connect_first_reply_flooded"],
@@ -60,6 +60,31 @@ fn every_group_measures_what_it_owes() {
             } else {
                 &["spawn_to_ready", "stream_1k", "unary_1k", "hook", "hooks_5", "hook_rate_32"]
             },
+        ),
+        (
+            "directory",
+            &[
+                "cards_made",
+                "load",
+                "announce_new",
+                "announce_again",
+                "announce_again_cpu_generator",
+                "lookup",
+                "lookup_cpu_generator",
+                "lookup_p99_ratio",
+                "tls_announce_again",
+                "tls_lookup",
+                "offer_routed",
+                "streams",
+                "start_cold",
+                "start_killed",
+                "admin_saturated",
+                "admin_overload",
+                "overload_factor",
+                "postgres_announce_new",
+                "postgres_lookup",
+                "postgres_offer_routed",
+            ],
         ),
         ("memory", if is_root() { &["up_to_ready", "pss_idle_node", "pss_vault"] } else { &["up_to_ready"] }),
     ];

@@ -1,13 +1,14 @@
-//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, file-large, memory, cage, vault, modules, modules-swap.
+//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, file-large, memory, cage, vault, modules, modules-swap, directory.
 //!
 //! It starts a directory and two nodes with the release binaries, lets alice's node time its own requests to bob's (`vault` starts a
-//! key process by itself, `modules` a module, `modules-swap` a node of its own), and writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table (of a few runs `p99` is the worst).
+//! key process by itself, `modules` a module, `modules-swap` a node of its own, `directory` a directory), and writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table (of a few runs `p99` is the worst).
 //! Given the output of a run of the peers (`--peers FILE`, one line per figure), it prints the ratios that docs/budgets.md
 //! speaks of. `--smoke` does a little of everything, for the suite: it shows that the measuring works.
 
 #[path = "openred-bench"]
 mod bench {
     pub(crate) mod agent;
+    pub(crate) mod directory;
     pub(crate) mod figures;
     pub(crate) mod groups;
     pub(crate) mod modules;
@@ -22,11 +23,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use bench::figures::{Figures, say};
-use bench::{groups, modules, peers, swaps, vault};
+use bench::{directory, groups, modules, peers, swaps, vault};
 
 /// What can be measured.
-const GROUPS: [&str; 9] =
-    ["handshake", "session", "file", "file-large", "memory", "cage", "vault", "modules", "modules-swap"];
+const GROUPS: [&str; 10] =
+    ["handshake", "session", "file", "file-large", "memory", "cage", "vault", "modules", "modules-swap", "directory"];
 
 /// Parses arguments, runs the groups in one stage, prints tables and ratios.
 fn main() -> Result<()> {
@@ -56,6 +57,7 @@ fn main() -> Result<()> {
             "vault" => vault::measure(&out, size.vault)?,
             "modules" => modules::measure(size.modules)?,
             "modules-swap" => swaps::measure(&out, size.swaps)?,
+            "directory" => directory::measure(&out, size.directory, peer_output.is_some())?,
             _ => {
                 if stage.is_none() {
                     stage = Some(groups::Stage::start(&out, size)?);
@@ -64,8 +66,10 @@ fn main() -> Result<()> {
             }
         };
         figures.print(name);
-        if name == "vault" {
-            vault::print_goals(&figures);
+        match name.as_str() {
+            "vault" => vault::print_goals(&figures),
+            "directory" => directory::print_goals(&figures),
+            _ => {}
         }
         figures.write(&out.join(format!("{name}.json")))?;
         ours.extend(figures);

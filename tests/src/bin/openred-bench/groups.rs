@@ -15,7 +15,7 @@ use openred_tests::world::{link, registered};
 use serde_json::Value;
 
 use super::figures::{Better, Figure, Figures};
-use super::{modules, swaps, vault};
+use super::{directory, modules, swaps, vault};
 
 /// What the stage's nodes have in their configuration: method beta (AES-256-GCM, SHA-256).
 const EXTRA: &str = "[diagnostics]\nthroughput = true\n[links]\nincoming = \"open\"\nmethods = [\"beta\"]\n\
@@ -50,6 +50,8 @@ pub(crate) struct Size {
     pub(crate) modules: modules::Size,
     /// The group `modules-swap`.
     pub(crate) swaps: swaps::Size,
+    /// The group `directory`.
+    pub(crate) directory: directory::Size,
     /// Runs of a rate, bulk responses, files and starts measured.
     runs: usize,
 }
@@ -70,6 +72,16 @@ impl Size {
         vault: vault::Size { single: 2000, rate: 16_000, runs: 3 },
         modules: modules::Size { single: 20_000, rate: 200_000, starts: 20, runs: 5 },
         swaps: swaps::Size { rate: 2000, seconds: 60, swaps: 20 },
+        directory: directory::Size {
+            nodes: 1_000_000,
+            few: 1000,
+            shared: 50_000,
+            streams: 18_000,
+            offers: 500,
+            millis: 5000,
+            runs: 3,
+            overall: 3000,
+        },
         runs: 3,
     };
     /// Everything once, on little: shows that the measuring works and yields no figure to quote.
@@ -87,6 +99,16 @@ impl Size {
         vault: vault::Size { single: 64, rate: 256, runs: 1 },
         modules: modules::Size { single: 50, rate: 200, starts: 2, runs: 1 },
         swaps: swaps::Size { rate: 20, seconds: 2, swaps: 2 },
+        directory: directory::Size {
+            nodes: 300,
+            few: 50,
+            shared: 100,
+            streams: 40,
+            offers: 8,
+            millis: 200,
+            runs: 1,
+            overall: 50,
+        },
         runs: 1,
     };
 }
