@@ -36,7 +36,7 @@ impl Audience {
     /// With each peer in its one spelling, once.
     pub(crate) fn checked(mut self) -> Result<Self, FilesError> {
         if self.peers.len() > AUDIENCE_LIMIT {
-            return Err(FilesError::BadAudience);
+            return Err(FilesError::TooManyReaders);
         }
         for peer in &mut self.peers {
             *peer = peer.parse::<NodeId>().map_err(|_| FilesError::BadAudience)?.to_string();

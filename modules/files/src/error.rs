@@ -46,6 +46,9 @@ pub(crate) enum FilesError {
     /// Misuse: who may fetch.
     #[error("shared with: 'all', 'none' or a node id")]
     BadAudience,
+    /// Misuse: more of them than a share has places.
+    #[error("a file is shared with at most {MOST} nodes by name; take some out, or share it with all", MOST = crate::document::AUDIENCE_LIMIT)]
+    TooManyReaders,
     /// Misuse: a range outside the file, or a longer one than a piece.
     #[error("the range is outside the file or longer than {PIECE} bytes", PIECE = crate::PIECE)]
     BadRange,
@@ -92,6 +95,7 @@ impl FilesError {
             Self::BadId => "bad-file-id",
             Self::BadName => "bad-file-name",
             Self::BadAudience => "bad-audience",
+            Self::TooManyReaders => "too-many-readers",
             Self::BadRange => "bad-range",
             Self::NoFile => "no-such-file",
             Self::Running => "transfer-running",
@@ -113,7 +117,9 @@ impl FilesError {
             Self::Interrupted(_) => Status::BadGateway,
             Self::BadPeer | Self::BadId | Self::BadName | Self::BadAudience | Self::BadRange => Status::BadRequest,
             Self::NoFile | Self::PeerHasNot => Status::NotFound,
-            Self::Running | Self::Incomplete | Self::Damaged | Self::SharedWithAll => Status::Conflict,
+            Self::Running | Self::Incomplete | Self::Damaged | Self::SharedWithAll | Self::TooManyReaders => {
+                Status::Conflict
+            }
             Self::TooMany { .. } => Status::TooMany,
             Self::Link(error) => error.status(),
             Self::Host(error) => ModuleError::from(error).status,

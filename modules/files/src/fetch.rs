@@ -4,7 +4,7 @@
 //! before it has been hashed again: so it does not matter how a run ended. The work is driven by whoever reads the
 //! progress, and stops with it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt};
@@ -12,6 +12,7 @@ use openred_module::{
     AuditEvent, Body, BodySender, Context, ModuleError, NodeId, PeerRequest, Request, Response, Status,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::Files;
 use crate::document::{Meta, Progress, TransferView, VERSION};
@@ -26,6 +27,9 @@ use crate::tree::{FileHasher, FileId, HASH, Layout, PIECE, PieceHash};
 
 /// Pieces asked for at the same time: hides the time between a request and its first byte.
 const IN_FLIGHT: usize = 4;
+/// Answers with content that are read of one peer at the same time, by all transfers together. A node has places for so many calls of one
+/// peer (32), each taken until its answer was read; what else this node asks of it needs some of them.
+const OF_ONE_PEER: usize = 16;
 /// Attempts at one piece before the run gives up.
 const ATTEMPTS: usize = 3;
 /// Longest description that is read.
@@ -60,6 +64,8 @@ struct Run {
     /// What stands before the paths of the peer's routes, once it was let in.
     door: OnceLock<String>,
     lines: BodySender,
+    /// See [`OF_ONE_PEER`].
+    places: Arc<Semaphore>,
     /// Content bytes that this run received.
     received: std::sync::atomic::AtomicU64,
 }
@@ -108,11 +114,24 @@ impl Files {
         let settings: Settings = context.config()?;
         let most = usize::try_from(settings.fetches).unwrap_or(1);
         let turn = self.begin_transfer(id, most)?;
+        let places = self.places_at(peer);
         let body = Body::produced(move |lines| async move {
-            let run = Run { context, peer, id, link, door: OnceLock::new(), lines, received: 0.into() };
+            let run = Run { context, peer, id, link, door: OnceLock::new(), lines, places, received: 0.into() };
             run.finish(turn).await;
         });
         Ok(Response::new(Status::Ok, LINES, body))
+    }
+
+    /// What all transfers from this peer share.
+    fn places_at(&self, peer: NodeId) -> Arc<Semaphore> {
+        let mut peers = self.fetched_of.lock().expect("no panic happens under this lock");
+        peers.retain(|_, places| places.strong_count() > 0);
+        if let Some(places) = peers.get(&peer).and_then(Weak::upgrade) {
+            return places;
+        }
+        let places = Arc::new(Semaphore::new(OF_ONE_PEER));
+        peers.insert(peer, Arc::downgrade(&places));
+        places
     }
 }
 
@@ -282,6 +301,7 @@ impl Run {
         if meta.v != VERSION || meta.id != self.id || meta.piece != PIECE || !names::is_file_name(&meta.name) {
             return Err(FilesError::PeerMeta);
         }
+        let _place = self.places.acquire().await;
         let hashes = self.ask(self.path(&format!("/pieces/{}", self.id))).await?;
         let hashes = hashes.body.collect(layout.count() * HASH).await?;
         let (hashes, rest) = hashes.as_chunks::<HASH>();
@@ -365,6 +385,8 @@ impl Run {
     async fn try_piece(&self, plan: &Plan, index: usize) -> Result<u64, FilesError> {
         let (from, length) = plan.layout.piece(index);
         let range = PeerRequest::get(self.path(&format!("/range/{}/{from}/{length}", self.id)));
+        // Nobody closes it, so there is one in the end.
+        let _place = self.places.acquire().await;
         let response = self.send(range.resumable(self.context.unique_id())).await?;
         let mut body = response.body;
         let mut hasher = plan.layout.hasher(index);

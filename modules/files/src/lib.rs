@@ -31,9 +31,10 @@ mod tries;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
-use openred_module::{Context, Event, Module, ModuleError, Routes};
+use openred_module::{Context, Event, Module, ModuleError, NodeId, Routes};
+use tokio::sync::Semaphore;
 
 pub use document::{Attached, Audience, Meta, Offer, Offers, Progress, ShareView, Shares, TransferView, Transfers};
 pub use door::{LinkOrder, LinkView, Links, MadeLink};
@@ -46,6 +47,8 @@ pub use tree::{FILE_LIMIT, FileId, PIECE};
 pub struct Files {
     /// Files that are written now, so that no two write the same blob, and which of them by a transfer.
     running: Mutex<HashMap<FileId, transfer::Work>>,
+    /// Which peers content is fetched of now, and how many answers of each may be read at the same time.
+    fetched_of: Mutex<HashMap<NodeId, Weak<Semaphore>>>,
     /// Held while a link is made.
     making: futures_util::lock::Mutex<()>,
     /// What peers have tried of late.

@@ -15,6 +15,8 @@
 //! | id `.part` | a transfer's content so far, each piece at its place |
 //! | id `.data` | a complete, verified file |
 //! | id `.hash` | the hashes of its pieces |
+//!
+//! What has neither a share nor a transfer is nobody's, and removed at start.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use openred_module::BlobName;
@@ -57,6 +59,12 @@ fn blob(id: &FileId, suffix: &str) -> BlobName {
     BlobName::new(&format!("{id}{suffix}")).expect("hexadecimal and a suffix is a blob name")
 }
 
+/// The file of which a blob is the content, a part of it, or the hashes; none for another.
+pub(crate) fn content_of(name: &BlobName) -> Option<FileId> {
+    let (id, suffix) = name.as_str().split_once('.')?;
+    matches!(suffix, "data" | "part" | "hash").then(|| id.parse().ok()).flatten()
+}
+
 pub(crate) fn data(id: &FileId) -> BlobName {
     blob(id, ".data")
 }
@@ -80,7 +88,7 @@ pub(crate) fn is_file_name(name: &str) -> bool {
         character == '/'
             || character == '\\'
             || character.is_control()
-            || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+            || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}')
     };
     !name.is_empty() && name.len() <= NAME_LIMIT && name != "." && name != ".." && !name.chars().any(unsafe_character)
 }
@@ -114,7 +122,20 @@ mod tests {
     #[test]
     fn names_that_are_paths_or_tricks_are_refused() {
         let long = "x".repeat(256);
-        let bad = ["", ".", "..", "a/b", "a\\b", "a\0b", "a\nb", "\u{1b}[2J", "cod\u{202e}exe.txt", &long];
+        let bad = [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a\\b",
+            "a\0b",
+            "a\nb",
+            "\u{1b}[2J",
+            "cod\u{202e}exe.txt",
+            "\u{61c}a",
+            "a\u{2029}b",
+            &long,
+        ];
         for name in bad {
             assert!(!is_file_name(name), "{name:?}");
         }

@@ -1,5 +1,6 @@
 //! What this node offers: taking files in, listing them, who may fetch them, taking them back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -74,17 +75,47 @@ pub(crate) async fn admit(context: &Context, id: &FileId, audience: Audience) ->
     Ok(share.ok_or(HostError::Storage)?)
 }
 
-/// Removes what shares that were cut short left behind.
+/// Removes what was left behind by whatever was cut short: unfinished shares, and content of which no row says that this node shares or fetches it.
+/// Nothing else is at work yet.
 pub(crate) async fn drop_unfinished(context: &Context) -> Result<(), ModuleError> {
+    let mut known = None;
     let mut after: Option<BlobName> = None;
     loop {
         let names = context.blob_list(after.as_ref()).await?;
-        for name in names.iter().filter(|name| name.as_str().starts_with(names::UPLOAD)) {
-            context.blob_delete(name).await?;
+        for name in &names {
+            let is_left = match names::content_of(name) {
+                Some(id) => {
+                    if known.is_none() {
+                        known = Some(known_files(context).await?);
+                    }
+                    known.as_ref().is_some_and(|known| !known.contains(&id))
+                }
+                None => name.as_str().starts_with(names::UPLOAD),
+            };
+            if is_left {
+                context.blob_delete(name).await?;
+            }
         }
         let Some(last) = names.last() else { return Ok(()) };
         after = Some(last.clone());
     }
+}
+
+/// Those that are shared, or fetched.
+async fn known_files(context: &Context) -> Result<BTreeSet<FileId>, HostError> {
+    let mut known = BTreeSet::new();
+    for prefix in [names::SHARES, names::TRANSFERS] {
+        let mut after = None;
+        loop {
+            let page = context.scan(Scan::prefix(prefix).after(after)).await?;
+            known.extend(page.rows.iter().filter_map(|(key, _)| names::file_of(prefix, key)));
+            after = page.rows.last().map(|(key, _)| key.clone());
+            if !page.more {
+                break;
+            }
+        }
+    }
+    Ok(known)
 }
 
 /// Streams a body into a blob while it is hashed. Memory: one write's worth.
@@ -215,7 +246,7 @@ impl Files {
         Response::json(Status::Ok, &readers::shown(&context, share).await?)
     }
 
-    /// One peer less, under whatever id it was let in; or no more all of them, and those that were named still.
+    /// One peer less, under whatever id it was let in, and what it reads by a link; or no more all of them, and those that were named still.
     pub(crate) async fn exclude(self: Arc<Self>, context: Context, request: Request) -> Result<Response, ModuleError> {
         let id = parse_id(request.params.get("id"))?;
         let gone = one_of(&request)?;
@@ -230,6 +261,9 @@ impl Files {
             Ok(Some(share))
         })
         .await?;
+        for peer in gone.peers.iter().filter_map(|peer| peer.parse().ok()) {
+            door::end_fetches(&context, &id, peer).await?;
+        }
         self.changed();
         Response::json(Status::Ok, &readers::shown(&context, share.ok_or(HostError::Storage)?).await?)
     }

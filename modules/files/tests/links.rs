@@ -219,10 +219,10 @@ async fn peers_are_let_in_and_taken_out_one_by_one() {
 
 #[tokio::test]
 async fn what_is_taken_back_ends_while_it_is_read() {
-    for way in ["unshare", "exclude", "audience", "revoke", "expiry", "unrelated"] {
+    for way in ["unshare", "exclude", "exclude by link", "audience", "revoke", "expiry", "unrelated"] {
         let (alice, bob) = pair().await;
         let id = share(&alice, "none", content(pieces(1))).await.id;
-        let by_link = way == "revoke" || way == "expiry";
+        let by_link = ["revoke", "expiry", "exclude by link"].contains(&way);
         let made = make(&alice, id, 60, 1).await;
         let mut door = String::new();
         if by_link {
@@ -247,7 +247,7 @@ async fn what_is_taken_back_ends_while_it_is_read() {
                     alice.context().blob_write(&data, at * 512 * 1024, bytes.clone()).await.unwrap();
                 }
             }
-            "exclude" => drop(alice.operator(empty(format!("/exclude/{id}/{}", bob.id()))).await),
+            "exclude" | "exclude by link" => drop(alice.operator(empty(format!("/exclude/{id}/{}", bob.id()))).await),
             "audience" => {
                 drop(alice.operator(post(format!("/audience/{id}"), &serde_json::json!({ "all": false }))).await);
             }
@@ -265,6 +265,12 @@ async fn what_is_taken_back_ends_while_it_is_read() {
             assert_eq!(rest, Err(BodyError::Failed), "{way}");
             let again = alice.as_peer(bob.id(), PeerRequest::get(format!("{door}/meta/{id}"))).await;
             assert_eq!(refusal(again).await.0, Status::NotFound, "{way}");
+        }
+        if way == "exclude by link" {
+            assert_eq!(outcome(&fetch(&bob, &made.text).await), "link-refused", "it was for one fetch");
+            assert_eq!((used(&alice).await, alice.count_rows(b"k/")), (vec![1], 0));
+            let more = make(&alice, id, 60, 1).await;
+            assert_eq!(outcome(&fetch(&bob, &more.text).await), "done", "what it is given anew counts anew");
         }
     }
 }

@@ -467,6 +467,40 @@ async fn a_share_that_is_cut_short_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn nothing_is_left_that_no_row_knows() {
+    // Killed between the row of a share that ends and its content.
+    let (alice, bob) = pair().await;
+    let id = share(&alice, "all", content(1000)).await.id;
+    done(&fetch(&bob, &alice, id).await);
+    alice.crash_after(1);
+    drop(alice.operator(PeerRequest::post(format!("/unshare/{id}"), "", Body::empty())).await);
+    assert_eq!((alice.count_rows(b"s/"), alice.blobs().len()), (0, 2));
+    alice.kill_and_restart(Files::default()).await;
+    assert_eq!(alice.blobs(), []);
+    bob.kill_and_restart(Files::default()).await;
+    assert_eq!(read(&bob, id).await, content(1000), "what was fetched stays");
+    // Whoever shares goes away at any moment, also between the content and the row.
+    let mut between = 0;
+    for polls in 0..40 {
+        let (alice, _bob) = pair().await;
+        {
+            let mut sharing = std::pin::pin!(alice.operator(share_request("all", content(1000))));
+            for _ in 0..polls {
+                if futures_util::poll!(sharing.as_mut()).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        let is_named = alice.blobs().iter().any(|(name, _)| name.ends_with(".data"));
+        between += usize::from(is_named && alice.count_rows(b"s/") == 0);
+        alice.kill_and_restart(Files::default()).await;
+        assert_eq!(alice.blobs().len(), 2 * alice.count_rows(b"s/"), "after {polls} polls");
+    }
+    assert!(between > 0, "one of them was that moment");
+}
+
+#[tokio::test]
 async fn a_full_disk_is_said_on_both_sides() {
     let (alice, bob) = pair().await;
     let share = share(&alice, "all", content(9 * MIB)).await;
@@ -511,6 +545,17 @@ async fn wrong_calls_are_refused_by_name() {
         let path = request.path.clone();
         assert_eq!(refused(alice.operator(request).await).await.1, code, "{path}");
     }
+    let many: Vec<NodeId> = (0..1001_u16)
+        .map(|number| {
+            let mut id = [7; 32];
+            id[..2].copy_from_slice(&number.to_be_bytes());
+            NodeId::from_bytes(id)
+        })
+        .collect();
+    let many =
+        serde_json::to_string(&serde_json::json!({ "peers": many.iter().map(NodeId::to_string).collect::<Vec<_>>() }));
+    let audience = PeerRequest::post(format!("/audience/{id}"), "", Body::whole(many.unwrap()));
+    assert_eq!(refused(alice.operator(audience).await).await, (Status::Conflict, "too-many-readers".to_owned()));
     for range in ["0/1001", "1000/1", "18446744073709551615/1", "1/18446744073709551615", "-1/3", "a/b"] {
         let answer = alice.as_peer(bob.id(), PeerRequest::get(format!("/range/{id}/{range}"))).await;
         assert_eq!(refused(answer).await, (Status::BadRequest, "bad-range".to_owned()), "{range}");

@@ -34,6 +34,11 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// One of which nothing is known but its id.
+    pub(crate) fn unknown(id: &str) -> Self {
+        Self { id: id.to_owned(), name: String::new(), length: 0 }
+    }
+
     fn is_one(&self) -> bool {
         is_file_id(&self.id) && is_file_name(&self.name) && self.length <= FILE_LIMIT
     }
@@ -58,7 +63,7 @@ fn is_file_name(name: &str) -> bool {
     let is_unsafe = |character: char| {
         matches!(character, '/' | '\\')
             || character.is_control()
-            || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+            || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}')
     };
     !name.is_empty() && name.len() <= NAME_LIMIT && name != "." && name != ".." && !name.chars().any(is_unsafe)
 }
@@ -108,7 +113,9 @@ mod tests {
     fn what_a_message_names_is_held_to_its_rules() {
         assert_eq!(check(&[named("Ünïcode 文件 🙂.tar.gz")]), Ok(()));
         let long = "x".repeat(NAME_LIMIT + 1);
-        for name in ["", ".", "..", "a/b", "a\\b", "a\nb", "\u{1b}[2J", "cod\u{202e}exe.txt", &long] {
+        for name in
+            ["", ".", "..", "a/b", "a\\b", "a\nb", "\u{1b}[2J", "cod\u{202e}exe.txt", "\u{61c}a", "a\u{2028}b", &long]
+        {
             assert_eq!(check(&[named(name)]), Err(FormError::Attachment), "{name:?}");
         }
         for id in [String::new(), "ab".repeat(31), "AB".repeat(32), "g".repeat(64), "ab".repeat(33)] {

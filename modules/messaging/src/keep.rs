@@ -201,6 +201,14 @@ impl FullPeers {
         }
     }
 
+    /// A peer that has no link any more sends nothing.
+    pub(crate) fn forgotten(&self, context: &Context, peers: &[NodeId]) {
+        let waited = peers.iter().filter(|peer| self.peers().remove(*peer).is_some()).count();
+        if waited > 0 {
+            self.tell(context);
+        }
+    }
+
     /// Room was made: whose messages would fit now?
     pub(crate) async fn look_again(&self, context: &Context) -> Result<()> {
         let waiting: Vec<(NodeId, u64)> = self.peers().iter().map(|(peer, cost)| (*peer, *cost)).collect();

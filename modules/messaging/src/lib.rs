@@ -98,8 +98,12 @@ impl Module for Messaging {
             Event::Timer(sweep::SWEEP_TIMER) => self.sweep(&context).await,
             Event::PeerReachable(peer) => self.peer_reachable(&context, peer).await,
             Event::IdentitiesChanged(peer) => self.deliver_to(&context, peer).await,
-            // Kept: a new link with the same peer delivers what is queued.
-            Event::PeerForgotten(_) | Event::Timer(_) => {}
+            // What is queued is kept: a new link with the same peer delivers it.
+            Event::PeerForgotten(peer) => {
+                let ids = context.identities(peer).await.unwrap_or_else(|_| vec![peer]);
+                self.full.forgotten(&context, &ids);
+            }
+            Event::Timer(_) => {}
         }
     }
 }

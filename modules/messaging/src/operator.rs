@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use openred_module::{Context, ModuleError, NodeId, Request, Response, SCAN_LIMIT, Scan, Status};
 
 use crate::Messaging;
-use crate::attachment;
+use crate::attachment::{self, Attachment};
 use crate::document::{
     ConversationsQuery, Delete, Deleted, InboxQuery, MarkRead, MessageView, Page, Peers, QueuedView, Sent, Summary,
 };
@@ -51,14 +51,22 @@ impl Messaging {
         if content.is_empty() && files.is_empty() {
             return Err(MessagingError::Empty.into());
         }
-        let attachments = attachment::shared(&context, peer, &files).await?;
         // The caller's key, if it has one, makes a retried `send` one message at the peer.
         let id = request.idempotency_key.unwrap_or_else(|| context.unique_id());
-        let envelope = Envelope { id, sent_at: context.now(), content_type, content, attachments: attachments.clone() };
+        let ids = Ids::of(&context, peer).await?;
+        let named = files.iter().copied().map(Attachment::unknown).collect();
+        let mut envelope = Envelope { id, sent_at: context.now(), content_type, content, attachments: named };
         // Before the row: the caller may go away at any moment after it.
         self.messages.wake_for_safety(&context);
-        let ids = Ids::of(&context, peer).await?;
-        let sequence = self.store.enqueue(&context, &ids, envelope).await?;
+        let sequence = match store::stored_before(&context, &ids, &envelope).await? {
+            Some(sequence) => sequence,
+            None => {
+                // Only what will be sent lets anybody in.
+                envelope.attachments = attachment::shared(&context, peer, &files).await?;
+                self.store.enqueue(&context, &ids, envelope).await?
+            }
+        };
+        let attachments = context.get_json(store::attached(sequence)).await?.unwrap_or_default();
         let peer = ids.first();
         if self.may_try(&context, peer) {
             self.deliver_waiting(&context, peer).await;

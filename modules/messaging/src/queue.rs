@@ -4,8 +4,12 @@
 //! One delivery a peer runs at a time, so order holds. After a failure the peer rests, longer each time; a timer or
 //! [`Event::PeerReachable`](openred_module::Event::PeerReachable) ends the rest. The rests are memory only: after a
 //! restart everything is tried at once.
+//!
+//! A peer may take a request and never answer. So an event waits for no delivery that is under way, an attempt has less time than the
+//! event that makes it, and the timer begins with those whose last try is the longest ago: nobody keeps others from their turn.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::StreamExt;
@@ -13,6 +17,7 @@ use openred_module::{
     Body, Context, ModuleError, NodeId, PeerError, PeerRequest, Response, Status, TimerId, UnixMillis,
 };
 use serde::Deserialize;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::Messaging;
 use crate::error::{INBOX_FULL, MessagingError};
@@ -30,8 +35,9 @@ const LONGEST_REST: u64 = 5 * 60 * 1_000;
 /// Whatever waits is looked at again after this long, even if the call or event that cared for it was dropped half way:
 /// callers go away, and hosts end handlers that take too long.
 const SAFETY: u64 = 60_000;
-/// How long one delivery may take.
-pub(crate) const DELIVERY_TIMEOUT: u64 = 30_000;
+/// How long one attempt may take: less than a node gives the handler of an event (30 s), which would be cut before it has noted that the
+/// peer does not answer.
+pub(crate) const DELIVERY_TIMEOUT: u64 = 20_000;
 /// Messages looked up at once while a queue is emptied.
 const PAGE: usize = 64;
 /// Peers served at the same time by one timer.
@@ -99,6 +105,8 @@ impl Delay {
 struct Lane {
     turn: Arc<tokio::sync::Mutex<()>>,
     rest: Rest,
+    /// Which of all tries by the timer its last one was; 0: none.
+    tried: u64,
 }
 
 /// What is delivered.
@@ -114,6 +122,8 @@ pub(crate) struct Queue {
     lanes: Mutex<HashMap<NodeId, Lane>>,
     /// When the timer is set for.
     wake_at: Mutex<Option<UnixMillis>>,
+    /// Tries by the timer so far.
+    tries: AtomicU64,
 }
 
 /// What became of one attempt.
@@ -127,7 +137,7 @@ enum Attempt {
 
 impl Queue {
     pub(crate) fn new(timer: TimerId) -> Self {
-        Self { timer, lanes: Mutex::default(), wake_at: Mutex::default() }
+        Self { timer, lanes: Mutex::default(), wake_at: Mutex::default(), tries: AtomicU64::new(0) }
     }
 
     fn lane<T>(&self, peer: NodeId, now: UnixMillis, look: impl FnOnce(&mut Lane) -> T) -> T {
@@ -138,9 +148,29 @@ impl Queue {
         look(lanes.entry(peer).or_default())
     }
 
-    /// To be held while something is delivered to this peer.
-    pub(crate) fn turn(&self, peer: NodeId, now: UnixMillis) -> Arc<tokio::sync::Mutex<()>> {
-        self.lane(peer, now, |lane| Arc::clone(&lane.turn))
+    /// To be held while something is delivered to this peer; waits until it is free.
+    async fn turn(&self, peer: NodeId, now: UnixMillis) -> OwnedMutexGuard<()> {
+        self.lane(peer, now, |lane| Arc::clone(&lane.turn)).lock_owned().await
+    }
+
+    /// The same; none while a delivery is under way, which takes what waits. It may have looked a moment too early, so the timer looks after it.
+    fn turn_now(&self, context: &Context, peer: NodeId) -> Option<OwnedMutexGuard<()>> {
+        let now = context.now();
+        let turn = self.lane(peer, now, |lane| Arc::clone(&lane.turn)).try_lock_owned().ok();
+        if turn.is_none() {
+            self.wake(context, now + FIRST_REST);
+        }
+        turn
+    }
+
+    /// Those whose last try by the timer is the longest ago first.
+    fn in_turn(&self, peers: &mut [NodeId], now: UnixMillis) {
+        peers.sort_by_cached_key(|peer| self.lane(*peer, now, |lane| lane.tried));
+    }
+
+    fn tries(&self, peer: NodeId, now: UnixMillis) {
+        let number = self.tries.fetch_add(1, Ordering::Relaxed) + 1;
+        self.lane(peer, now, |lane| lane.tried = number);
     }
 
     pub(crate) fn resting(&self, peer: NodeId, now: UnixMillis) -> bool {
@@ -196,9 +226,11 @@ impl Messaging {
         }
     }
 
+    /// What waits for a peer, unless that is on its way already.
     async fn deliver(&self, context: &Context, kind: Kind, peer: NodeId) {
+        let Some(_turn) = self.queue(kind).turn_now(context, peer) else { return };
         match kind {
-            Kind::Messages => self.deliver_waiting(context, peer).await,
+            Kind::Messages => self.empty(context, peer).await,
             Kind::Receipts => self.tell_waiting(context, peer).await,
         }
     }
@@ -211,7 +243,7 @@ impl Messaging {
             Kind::Messages => store::peers_waiting(context, "q/", store::queued).await,
             Kind::Receipts => store::peers_waiting(context, "r/", store::receipt).await,
         };
-        let peers = match peers {
+        let mut peers = match peers {
             Ok(peers) => peers,
             Err(error) => {
                 tracing::warn!(%error, "the outbox cannot be read; trying again");
@@ -222,12 +254,14 @@ impl Messaging {
         if !peers.is_empty() {
             queue.wake_for_safety(context);
         }
+        queue.in_turn(&mut peers, context.now());
         futures_util::stream::iter(peers)
             .for_each_concurrent(PEERS_AT_ONCE, |peer| async move {
                 let until = queue.lane(peer, context.now(), |lane| lane.rest.until);
                 if queue.resting(peer, context.now()) {
                     queue.wake(context, until);
                 } else {
+                    queue.tries(peer, context.now());
                     self.deliver(context, kind, peer).await;
                 }
             })
@@ -252,10 +286,14 @@ impl Messaging {
         }
     }
 
-    /// Empties the queue of one peer, oldest first, until it is empty or something does not go.
+    /// Delivers what waits for a peer, after whatever delivery is under way: for the operator, who wants to hear what became of it.
     pub(crate) async fn deliver_waiting(&self, context: &Context, peer: NodeId) {
-        let turn = self.messages.turn(peer, context.now());
-        let _turn = turn.lock().await;
+        let _turn = self.messages.turn(peer, context.now()).await;
+        self.empty(context, peer).await;
+    }
+
+    /// Empties the queue of one peer, oldest first, until it is empty or something does not go. Its turn is the caller's.
+    async fn empty(&self, context: &Context, peer: NodeId) {
         while !self.messages.resting(peer, context.now()) {
             match self.deliver_page(context, peer).await {
                 Ok(true) => {}

@@ -183,11 +183,9 @@ impl Messaging {
         Ok(())
     }
 
-    /// Empties the queue of receipts for one peer, until it is empty or something does not go.
+    /// Empties the queue of receipts for one peer, until it is empty or something does not go. Its turn is the caller's.
     pub(crate) async fn tell_waiting(&self, context: &Context, peer: NodeId) {
         let queue = self.queue(Kind::Receipts);
-        let turn = queue.turn(peer, context.now());
-        let _turn = turn.lock().await;
         while !queue.resting(peer, context.now()) {
             match self.tell_page(context, peer).await {
                 Ok(true) => {}

@@ -293,20 +293,8 @@ impl Writers {
         let stored = Stored { peer, at: context.now(), envelope };
         let name = given(&peer, &stored.envelope.id);
         for _ in 0..ATTEMPTS {
-            if let Some(row) = ids.find(context, |id| given(id, &stored.envelope.id)).await? {
-                let sequence = sequence_of(&row)?;
-                let earlier = Stored::load(context, outgoing(sequence), sequence).await?;
-                let (earlier, now) = (earlier.ok_or(MessagingError::BadRow)?.envelope, &stored.envelope);
-                let files =
-                    |of: &Envelope| of.attachments.iter().map(|one: &Attachment| one.id.clone()).collect::<Vec<_>>();
-                // The times differ: each attempt has its own. So may a file's name, which is the operator's to change.
-                let same = earlier.content_type == now.content_type
-                    && earlier.content == now.content
-                    && files(&earlier) == files(now);
-                return if same { Ok(sequence) } else { Err(MessagingError::KeyReused) };
-            }
-            if conversation_of(context, &peer).await?.waiting >= QUEUE_LIMIT as u64 {
-                return Err(MessagingError::QueueFull { limit: QUEUE_LIMIT });
+            if let Some(sequence) = stored_before(context, ids, &stored.envelope).await? {
+                return Ok(sequence);
             }
             let mut change = Change::new(context);
             change.batch = Batch::new().expect(name.clone(), None);
@@ -436,6 +424,25 @@ impl Writers {
         }
         Err(HostError::Storage.into())
     }
+}
+
+/// Where a message that is to be sent was stored before, if it was: whatever became of it since, an id is one message. Refused where its id
+/// is another's, or where it is new and too many wait.
+pub(crate) async fn stored_before(context: &Context, ids: &Ids, envelope: &Envelope) -> Result<Option<Sequence>> {
+    let Some(sequence) = sent_as(context, ids, &envelope.id).await? else {
+        if conversation_of(context, &ids.first()).await?.waiting >= QUEUE_LIMIT as u64 {
+            return Err(MessagingError::QueueFull { limit: QUEUE_LIMIT });
+        }
+        return Ok(None);
+    };
+    let earlier = Stored::load(context, outgoing(sequence), sequence).await?;
+    let earlier = earlier.ok_or(MessagingError::BadRow)?.envelope;
+    let files = |of: &Envelope| of.attachments.iter().map(|one: &Attachment| one.id.clone()).collect::<Vec<_>>();
+    // The times differ: each attempt has its own. So may a file's name, which is the operator's to change.
+    let same = earlier.content_type == envelope.content_type
+        && earlier.content == envelope.content
+        && files(&earlier) == files(envelope);
+    if same { Ok(Some(sequence)) } else { Err(MessagingError::KeyReused) }
 }
 
 /// Every id of one peer, as the host knows them: the oldest first, today's last.

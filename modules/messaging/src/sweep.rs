@@ -21,6 +21,8 @@ pub(crate) const SWEEP_TIMER: TimerId = 3;
 const EVERY: u64 = 6 * 3_600_000;
 /// From one part of a sweep to the next, in milliseconds: calls come in between.
 const PAUSE: u64 = 1_000;
+/// A part that was cut short goes on after this long, in milliseconds.
+const AGAIN: u64 = 60_000;
 /// Messages looked at together: at 256 KiB each, a few megabytes.
 const PAGE: usize = 32;
 /// Pages of one part.
@@ -62,22 +64,29 @@ impl Messaging {
         };
         let Some(kept) = settings.kept_millis() else { return };
         let rule = Rule { before: context.now().saturating_sub(kept), unread_too: settings.sweeps_unread() };
-        let at = self.sweep.at().take().unwrap_or(At::Received(0));
-        match self.sweep_from(context, rule, at).await {
-            Ok(None) => {}
-            Ok(next) => {
-                *self.sweep.at() = next;
-                context.set_timer(SWEEP_TIMER, context.now() + PAUSE);
+        // A host ends handlers that take too long: what this part has seen to is not seen to again.
+        context.set_timer(SWEEP_TIMER, context.now() + AGAIN);
+        let (swept, next) = match self.sweep_on(context, rule).await {
+            Ok(done) => done,
+            Err(error) => {
+                *self.sweep.at() = None;
+                context.set_timer(SWEEP_TIMER, context.now() + EVERY);
+                return tracing::warn!(%error, "a sweep was cut short");
             }
-            Err(error) => tracing::warn!(%error, "a sweep was cut short"),
+        };
+        if swept > 0 {
+            tracing::debug!(swept, "messages older than `retention_days` were deleted");
         }
+        context.set_timer(SWEEP_TIMER, context.now() + if next.is_some() { PAUSE } else { EVERY });
     }
 
-    /// Where to go on, if this was not all.
-    async fn sweep_from(&self, context: &Context, rule: Rule, mut at: At) -> Result<Option<At>> {
+    /// One part, from where the last one ended: how many of those received went, and where to go on, if this was not all.
+    async fn sweep_on(&self, context: &Context, rule: Rule) -> Result<(u64, Option<At>)> {
         let mut swept = 0;
+        let mut next = Some(self.sweep.at().unwrap_or(At::Received(0)));
         for _ in 0..PAGES {
-            let next = match at {
+            let Some(at) = next else { break };
+            next = match at {
                 At::Received(after) => {
                     let (gone, next) = self.sweep_received(context, rule, after).await?;
                     swept += gone;
@@ -85,17 +94,12 @@ impl Messaging {
                 }
                 At::Sent(after) => self.sweep_sent(context, rule, after).await?.map(At::Sent),
             };
-            let Some(next) = next else {
-                at = At::Sent(Sequence::MAX);
-                break;
-            };
-            at = next;
+            *self.sweep.at() = next;
         }
         if swept > 0 {
-            tracing::debug!(swept, "messages older than `retention_days` were deleted");
             self.full.look_again(context).await?;
         }
-        Ok(if matches!(at, At::Sent(Sequence::MAX)) { None } else { Some(at) })
+        Ok((swept, next))
     }
 
     /// One page of what was received: how many went, and where the next page begins.

@@ -351,6 +351,38 @@ async fn what_is_attached_has_to_be_shared_here() {
 }
 
 #[tokio::test]
+async fn only_a_message_that_is_stored_lets_its_receiver_in_and_a_repeated_call_asks_for_nothing() {
+    let (alice, bob) = (with_files(1).await, with_files(2).await);
+    link(&alice.messaging, &bob.messaging);
+    let (id, other) = (alice.share("a.txt", "x").await, alice.share("b.txt", "y").await);
+    let readers = async || {
+        let shares: openred_files::Shares = ok(alice.files.operator(PeerRequest::get("/shares")).await).await;
+        shares.shares.iter().map(|share| share.audience.peers.len()).sum::<usize>()
+    };
+    let keyed = |text: &str, ids: &str| {
+        let path = format!("/send/{}/{ids}", bob.messaging.id());
+        let request = PeerRequest::post(path, "text/plain", Body::whole(text.to_owned()));
+        PeerRequest { idempotency_key: Some([7; 16]), ..request }
+    };
+    let sent: Sent = ok(alice.messaging.operator(keyed("see", &id)).await).await;
+    assert_eq!(readers().await, 1);
+    assert_eq!(code(alice.messaging.operator(keyed("see", &other)).await).await, "idempotency-key-reused");
+    // Though its file is not shared any more.
+    let stopped = PeerRequest::post(format!("/unshare/{id}"), "", Body::empty());
+    assert!(alice.files.operator(stopped).await.status.is_success());
+    let again: Sent = ok(alice.messaging.operator(keyed("see", &id)).await).await;
+    assert_eq!((again.sequence, again.attachments), (sent.sequence, sent.attachments));
+    alice.messaging.set_offline(true);
+    for _ in 0..1000 {
+        send(&alice.messaging, &bob.messaging, "x").await;
+    }
+    let path = format!("/send/{}/{other}", bob.messaging.id());
+    let refused = alice.messaging.operator(PeerRequest::post(path, "text/plain", Body::whole("y"))).await;
+    assert_eq!(code(refused).await, "outbox-full");
+    assert_eq!(readers().await, 0, "nobody was let in for what was refused");
+}
+
+#[tokio::test]
 async fn what_a_peer_says_of_files_is_held_to_the_rules() {
     let (alice, bob) = pair().await;
     let named = |files: serde_json::Value| {
@@ -432,6 +464,26 @@ async fn a_swept_message_does_not_come_back_and_leaves_its_receipt() {
     assert_eq!(bob.count_rows(b"i/"), 0, "and shown to nobody");
     bob.event(Event::PeerReachable(alice.id())).await;
     assert_eq!(states(&alice).await, ["read"]);
+}
+
+#[tokio::test]
+async fn a_sweep_that_its_host_cuts_goes_on_where_it_was() {
+    let (alice, bob) = pair().await;
+    for number in 0..600 {
+        ok::<serde_json::Value>(bob.as_peer(alice.id(), delivery(number, "x")).await).await;
+    }
+    bob.advance(2 * DAY).await;
+    bob.configure("retention_days = 1\nretention_of = \"all\"");
+    {
+        let mut cut = std::pin::pin!(bob.event(Event::Timer(3)));
+        while bob.count_rows(b"i/") == 600 {
+            assert!(futures_util::poll!(cut.as_mut()).is_pending());
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(bob.count_rows(b"i/") > 0);
+    bob.advance(HOUR).await;
+    assert_eq!(bob.count_rows(b"i/"), 0, "not hours later, from the beginning");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Alerts: a layer of a cage that is off is told the operator until it is on again, and what was told is kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openred_module::{AuditEvent, Context, HostError, ModuleError, NodeStatus, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,7 @@ pub(crate) async fn look(context: &Context) -> Result<(), ModuleError> {
     let before = kept(context).await?;
     let Some(at) = status.seen_at else { return Ok(()) };
     let mut after = before.clone();
-    let (raised, cleared) = after.change(&off(&status), at);
+    let (raised, cleared) = after.change(&off(&status), &unseen(&status), at);
     // The operator first: what cannot be written down is to be seen all the same.
     context.alert(after.text()).await?;
     for (layers, outcome) in [(&raised, "raised"), (&cleared, "cleared")] {
@@ -72,15 +72,27 @@ fn off(status: &NodeStatus) -> BTreeMap<(String, String), String> {
     is_off.map(|(process, layer)| ((process.name.clone(), layer.name.clone()), layer.detail.clone())).collect()
 }
 
+/// Processes that are to be there and have no layer to look at: started anew, ended, locked. Of those nothing is known.
+fn unseen(status: &NodeStatus) -> BTreeSet<&str> {
+    let bare = status.processes.iter().filter(|process| process.layers.is_empty());
+    bare.map(|process| process.name.as_str()).collect()
+}
+
 impl Alerts {
-    /// Takes what is off now; what is new and what is over, by name.
-    fn change(&mut self, off: &BTreeMap<(String, String), String>, at: UnixMillis) -> (Vec<String>, Vec<String>) {
+    /// Takes what is off now, and of what nothing is known: an alert of such a process stands. What is new and what is over, by name.
+    fn change(
+        &mut self,
+        off: &BTreeMap<(String, String), String>,
+        unseen: &BTreeSet<&str>,
+        at: UnixMillis,
+    ) -> (Vec<String>, Vec<String>) {
         let (mut raised, mut cleared) = (Vec::new(), Vec::new());
         let is_of = |alert: &Alert, (process, layer): &(String, String)| {
             alert.until.is_none() && alert.process == *process && alert.layer == *layer
         };
         for alert in self.alerts.iter_mut().filter(|alert| alert.until.is_none()) {
-            if !off.contains_key(&(alert.process.clone(), alert.layer.clone())) {
+            let is_off = off.contains_key(&(alert.process.clone(), alert.layer.clone()));
+            if !is_off && !unseen.contains(alert.process.as_str()) {
                 alert.until = Some(at);
                 cleared.push(format!("{}/{}", alert.process, alert.layer));
             }
@@ -125,19 +137,50 @@ mod tests {
         let mut alerts = Alerts { v: VERSION, alerts: Vec::new() };
         let layer = |name: String| BTreeMap::from([((String::from("vault"), name), String::from("x"))]);
         let standing = layer("stands".into());
-        assert_eq!(alerts.change(&standing, 1), (vec![String::from("vault/stands")], Vec::new()));
+        let none = BTreeSet::new();
+        assert_eq!(alerts.change(&standing, &none, 1), (vec![String::from("vault/stands")], Vec::new()));
         for number in 0..200 {
             let mut off = standing.clone();
             off.extend(layer(format!("l{number}")));
-            alerts.change(&off, 2 + number);
+            alerts.change(&off, &none, 2 + number);
         }
         assert_eq!(alerts.alerts.len(), KEPT);
         assert_eq!((alerts.alerts[0].layer.as_str(), alerts.alerts[0].until), ("stands", None));
-        let (raised, cleared) = alerts.change(&BTreeMap::new(), 500);
+        let (raised, cleared) = alerts.change(&BTreeMap::new(), &none, 500);
         assert_eq!((raised.len(), cleared.len()), (0, 2));
         assert_eq!(alerts.text(), None);
         // The same again is another alert.
-        assert_eq!(alerts.change(&standing, 501).0.len(), 1);
+        assert_eq!(alerts.change(&standing, &none, 501).0.len(), 1);
+    }
+
+    #[test]
+    fn a_process_that_is_away_does_not_end_its_alert() {
+        use openred_module::{LayerState, ProcessState};
+        let mut alerts = Alerts { v: VERSION, alerts: Vec::new() };
+        let with = |layers: Vec<bool>| {
+            let layer = |on| LayerState { name: "seccomp".into(), on, detail: String::new() };
+            let process = ProcessState {
+                name: "module probe".into(),
+                state: "starting".into(),
+                restarts: 1,
+                since: 1,
+                layers: layers.into_iter().map(layer).collect(),
+            };
+            NodeStatus { processes: vec![process], ..NodeStatus::default() }
+        };
+        let mut look = |status: &NodeStatus| {
+            let (raised, cleared) = alerts.change(&off(status), &unseen(status), 1);
+            (raised.len(), cleared.len())
+        };
+        assert_eq!(look(&with(vec![false])), (1, 0));
+        // It ends, and is started anew: nobody has seen the layer on.
+        assert_eq!(look(&with(vec![])), (0, 0));
+        assert_eq!(look(&with(vec![false])), (0, 0), "the same alert");
+        assert_eq!(look(&with(vec![])), (0, 0));
+        assert_eq!(look(&with(vec![true])), (0, 1));
+        // And one that is gone for good takes its alert along.
+        assert_eq!(look(&with(vec![false])), (1, 0));
+        assert_eq!(look(&NodeStatus::default()), (0, 1));
     }
 
     #[test]
@@ -145,7 +188,7 @@ mod tests {
         let detail = "é\n".repeat(2000);
         let off = BTreeMap::from([((String::from("vault"), String::from("limits")), detail)]);
         let mut alerts = Alerts { v: VERSION, alerts: Vec::new() };
-        alerts.change(&off, 1);
+        alerts.change(&off, &BTreeSet::new(), 1);
         let text = alerts.text().unwrap_or_default();
         assert!(text.starts_with("vault lacks the layer limits") && text.len() <= TEXT && !text.contains('\n'));
     }

@@ -23,6 +23,8 @@ pub const KEY_LIMIT: usize = 256;
 pub const VALUE_LIMIT: usize = 512 * 1024;
 /// Most rows that one scan returns, whatever was asked.
 pub const SCAN_LIMIT: usize = 1000;
+/// A scan ends after so many bytes of values, whatever was asked, so that a page of large rows does not fill the memory.
+pub const SCAN_BYTES: usize = 4 << 20;
 /// Most bytes in one read or write of a blob.
 pub const BLOB_CHUNK: usize = 1024 * 1024;
 /// Longest blob name.

@@ -98,8 +98,8 @@ pub use hook::{
 };
 pub use host::{
     AuditEvent, BLOB_CHUNK, Batch, BlobName, CONTEXT_LIMIT, CallError, Committed, DEPTH, Host, HostError, KEY_LIMIT,
-    OPERATE_LIMIT, OPERATE_REPLY, OperateError, PeerError, SCAN_LIMIT, SEAL_LIMIT, Scan, ScanPage, UnixMillis,
-    VALUE_LIMIT, Within,
+    OPERATE_LIMIT, OPERATE_REPLY, OperateError, PeerError, SCAN_BYTES, SCAN_LIMIT, SEAL_LIMIT, Scan, ScanPage,
+    UnixMillis, VALUE_LIMIT, Within,
 };
 pub use instance::{Instance, LoadError};
 pub use message::{Caller, IdempotencyKey, Method, ModuleName, PeerRequest, Request, Response};

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use openred_module::{
-    Body, BodyError, Context, DialError, DialFault, Fault, Json, Manifest, Method, Module, ModuleError, NodeId,
-    PeerError, PeerRequest, Response, Routes, Status, Table, TestHost, async_trait, link,
+    Batch, Body, BodyError, Context, DialError, DialFault, Fault, Json, Manifest, Method, Module, ModuleError, NodeId,
+    PeerError, PeerRequest, Response, Routes, SCAN_BYTES, Scan, Status, Table, TestHost, async_trait, link,
 };
 
 /// Counts what arrives, and what was sent on.
@@ -164,4 +164,21 @@ async fn open_connections_have_an_end_and_end_with_the_node() {
         _ = write => panic!("nobody hears of it"),
         ended = open.collect(1) => assert_eq!(ended, Err(BodyError::Failed)),
     }
+}
+
+#[tokio::test]
+async fn batches_and_pages_end_as_on_a_node() {
+    let (alice, _bob) = pair().await;
+    let context = alice.context();
+    let _ = context.apply(Batch::new().delete("k").put("k", "v")).await.unwrap();
+    assert_eq!(context.get("k").await.unwrap(), None, "what is written is deleted, not the other way round");
+    let large = vec![0; 500 * 1024];
+    for number in 0..12_u8 {
+        context.put([b'r', number].to_vec(), large.clone()).await.unwrap();
+    }
+    let page = context.scan(Scan::prefix("r")).await.unwrap();
+    let bytes: usize = page.rows.iter().map(|(_, value)| value.len()).sum();
+    assert!(page.more && bytes > SCAN_BYTES && bytes - large.len() <= SCAN_BYTES, "{bytes}");
+    let rest = context.scan(Scan::prefix("r").after(page.rows.last().map(|(key, _)| key.clone()))).await.unwrap();
+    assert_eq!((page.rows.len() + rest.rows.len(), rest.more), (12, false));
 }

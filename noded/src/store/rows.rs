@@ -1,13 +1,10 @@
 //! The modules' rows: sealed values under clear keys, changed in batches that happen as a whole or not at all.
 
 use bytes::Bytes;
-use openred_module::{Batch, Committed, SCAN_LIMIT, Scan, ScanPage};
+use openred_module::{Batch, Committed, SCAN_BYTES, SCAN_LIMIT, Scan, ScanPage};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Result, RowSeal, StoreError};
-
-/// A scan stops after this many bytes of values, so that a page of large rows does not fill the memory.
-const SCAN_BYTES: usize = 4 << 20;
 
 /// One row's value.
 pub(crate) fn get(connection: &Connection, seal: &RowSeal, key: &[u8]) -> Result<Option<Bytes>> {

@@ -16,7 +16,7 @@ use crate::body::Body;
 use crate::error::{ModuleError, Status};
 use crate::host::{
     AuditEvent, BLOB_CHUNK, Batch, BlobName, CallError, Committed, Host, HostError, OperateError, PeerError,
-    SCAN_LIMIT, Scan, ScanPage, UnixMillis, Within,
+    SCAN_BYTES, SCAN_LIMIT, Scan, ScanPage, UnixMillis, Within,
 };
 use crate::message::{PeerRequest, Request, Response};
 use crate::module::TimerId;
@@ -239,10 +239,11 @@ impl Host for Node {
             if batch.expect.iter().any(|(key, value)| state.rows.get(key) != value.as_ref()) {
                 return Ok(Committed::No);
             }
+            // In the order of a node's store.
+            state.rows.extend(batch.put);
             for key in batch.delete {
                 state.rows.remove(&key);
             }
-            state.rows.extend(batch.put);
             self.crashes_now(&mut state)
         };
         if crashes {
@@ -267,6 +268,13 @@ impl Host for Node {
         } else {
             all.take(limit + 1).map(copy).collect()
         };
+        let mut bytes = 0;
+        let fits = rows.iter().take_while(|(_, value)| {
+            let fits = bytes <= SCAN_BYTES;
+            bytes += value.len();
+            fits
+        });
+        let limit = limit.min(fits.count());
         let more = rows.len() > limit;
         rows.truncate(limit);
         Ok(ScanPage { rows, more })
