@@ -9,7 +9,9 @@ mod machine;
 mod record;
 #[cfg(test)]
 mod tests;
+mod wish;
 
-pub(super) use drive::{Board, Done, Drive, Live, Wish};
-pub(crate) use drive::{Shown, Want};
+pub(super) use drive::{Drive, Live};
 pub(super) use record::Generation;
+pub(super) use wish::{Board, Done, Wish};
+pub(crate) use wish::{Shown, Want};

@@ -1,16 +1,17 @@
 //! Does what the machine says: processes, rows, callers. One module's; its life owns it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use openred_module::remote::Attached;
 use openred_proto::modules::{Ask, Told};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::machine::{Action, Event, LEAVING, Machine};
 use super::record::{Generation, Record};
+use super::wish::{Done, Shown, Want, Wish};
 use crate::clock;
 use crate::module::Wanted;
 use crate::module::lives::{End, Life, STOP, Trouble};
@@ -27,38 +28,6 @@ const MIGRATE: Duration = Duration::from_secs(60);
 const HEALTH: Duration = Duration::from_secs(10);
 /// How long a generation that was replaced may take to end what it does.
 const DRAIN: Duration = Duration::from_secs(30);
-
-/// What is wanted of a module.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Want {
-    /// Its program as it is now.
-    Again,
-    /// This version, which was installed.
-    To(Wanted),
-    /// Nothing but to hear whether the swap to this version has succeeded.
-    Await(String),
-    /// The last version that finished its probation, with the rows of before if asked.
-    Back { snapshot: bool },
-}
-
-/// A wish, and who waits for its end.
-pub(in crate::module) struct Wish {
-    pub(in crate::module) want: Want,
-    pub(in crate::module) done: Option<Done>,
-}
-
-pub(in crate::module) type Done = oneshot::Sender<Result<(), String>>;
-
-/// What is shown of a module's generations.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Shown {
-    pub(crate) record: Record,
-    /// What is done to it now, in a word.
-    pub(crate) doing: Option<&'static str>,
-}
-
-/// What is shown of one module, shared with whoever asks.
-pub(in crate::module) type Board = Arc<Mutex<Shown>>;
 
 /// A generation that is attached.
 pub(in crate::module) struct Live {
@@ -158,6 +127,11 @@ impl<'a> Drive<'a> {
         self.record().active.number
     }
 
+    /// Whether a swap to it is to be made.
+    fn is_untried(&self, wanted: &Wanted) -> bool {
+        self.is_another(wanted) && !self.is_left(wanted)
+    }
+
     /// Whether this is another version than the one that is active.
     fn is_another(&self, wanted: &Wanted) -> bool {
         let version = self.record().active.version.as_str();
@@ -234,7 +208,7 @@ impl<'a> Drive<'a> {
     fn note(&mut self, wish: Wish) {
         match wish.want {
             Want::To(wanted) => {
-                self.pending = self.is_another(&wanted) && !self.is_left(&wanted);
+                self.pending = self.is_untried(&wanted);
                 // A first version that never began has left nothing to swap from: the next one is the first.
                 self.anew = self.record().active.version.is_empty() && wanted != self.desired;
                 self.desired = wanted;
@@ -347,18 +321,20 @@ impl<'a> Drive<'a> {
 
     /// The active generation has ended. True if another was made active in its place.
     pub(in crate::module) async fn ended(&mut self, why: &str) -> bool {
+        // One that waits for its turn while its predecessor ends is still what the operator wishes, and was not tried.
+        let waits = self.machine.doing() == Some("waiting") && self.is_untried(&self.desired);
         let actions = self.machine.active_ended(why);
         if actions.is_empty() {
             return false;
         }
         self.life.slot.starting();
         self.run(actions).await;
+        self.pending |= waits;
         self.active.is_some()
     }
 
     fn wished(&mut self, Wish { want, done }: Wish) -> Vec<Action> {
-        let record = self.record();
-        let active = record.active.clone();
+        let active = self.record().active.clone();
         let back = matches!(want, Want::Back { .. });
         let begun = match want {
             Want::Again if self.life.comes_with_us => self.machine.swap("", 0),
@@ -367,7 +343,7 @@ impl<'a> Drive<'a> {
             Want::To(_) => return Vec::new(),
             Want::Await(version) => {
                 let there = active.version == version && self.active.is_some();
-                let outcome = if there { Ok(()) } else { Err(record.outcome.clone()) };
+                let outcome = if there { Ok(()) } else { Err(self.record().outcome.clone()) };
                 done.into_iter().for_each(|done| drop(done.send(outcome.clone())));
                 return Vec::new();
             }
@@ -418,8 +394,7 @@ impl<'a> Drive<'a> {
             let (module, to, turn) = (self.life.id.to_owned(), active.version.clone(), active.turn);
             self.life.supervisor.ask(Ask::Settle { module, from, to, turn }).await;
         }
-        let left = self.record().left.clone();
-        self.told_left = left;
+        self.told_left = self.record().left.clone();
     }
 
     fn show(&self) {

@@ -200,10 +200,11 @@ impl Machine {
         Ok(self.go_on())
     }
 
-    /// Begins what waits, if it may.
+    /// Begins what waits, if it may. A rollback from one that has ended by itself waits for nobody: no call is served until it is done, and the
+    /// process that it replaces is gone.
     fn go_on(&mut self) -> Vec<Action> {
         match &mut self.swap {
-            Some(swap) if swap.step == Step::Waiting && self.record.leaving.len() < LEAVING => {
+            Some(swap) if swap.step == Step::Waiting && (self.record.leaving.len() < LEAVING || swap.why.is_some()) => {
                 swap.step = Step::Noting;
                 self.record.next = Some(swap.next.clone());
                 vec![Action::Save(Box::new(self.record.clone()))]

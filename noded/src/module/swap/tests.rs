@@ -387,6 +387,23 @@ fn four_leave_at_once_and_the_next_swap_waits() {
 }
 
 #[test]
+fn a_rollback_from_one_that_has_ended_waits_for_nobody() {
+    let mut world = World::new(false);
+    let mut driver = world.start();
+    driver.rest(&mut world);
+    for version in ["2", "3", "4", "5"] {
+        let actions = swap(version)(&mut driver).unwrap();
+        driver.queue.extend(actions);
+        while driver.step(&mut world, Mishap::Nothing) {}
+    }
+    assert_eq!(swap("6")(&mut driver).unwrap(), []);
+    let actions = driver.machine.active_ended("it has gone");
+    assert!(matches!(actions[..], [Action::Save(_)]), "{actions:?}");
+    assert_eq!(driver.machine.doing(), Some("copying"));
+    assert_eq!(driver.machine.record().next.as_ref().unwrap().version, "1");
+}
+
+#[test]
 fn a_record_is_read_as_it_was_written() {
     let mut world = World::new(true);
     run(&mut world, swap("2"), usize::MAX, Mishap::Nothing);
