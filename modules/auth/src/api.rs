@@ -12,7 +12,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE as COOKIES, HOST,
     ORIGIN, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -40,6 +40,8 @@ const BODY: usize = 1 << 20;
 const COOKIE_LIFE: u32 = 12 * 3600;
 /// The module that this is: its routes are for who is on the machine.
 const OWN: &str = "auth";
+/// Before a module's id and the path of its route.
+const MODULES: &str = "/v1/modules/";
 const JSON: &str = "application/json";
 
 #[derive(Clone)]
@@ -279,17 +281,23 @@ async fn operate(
 
 async fn call(
     State(api): State<Api>,
-    Path((module, path)): Path<(String, String)>,
+    target: Uri,
     verb: Verb,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
     let session = api.session(&headers).await?;
+    if target.query().is_some() {
+        return Err(Problem(StatusCode::BAD_REQUEST, "no-query", "routes of modules take no query".into()));
+    }
+    // As it came: what stands for a slash in a name is the module's to read, as behind the admin socket.
+    let (module, path) = target.path().strip_prefix(MODULES).and_then(|rest| rest.split_once('/')).unwrap_or_default();
     if module == OWN {
         let detail = "users and sessions are the machine's own to change: `openred auth`";
         return Err(Problem(StatusCode::FORBIDDEN, "not-here", detail.into()));
     }
-    let is_get = verb == Verb::GET;
+    // HEAD comes here as well, and asks for no more than GET.
+    let is_get = verb != Verb::POST;
     api.permit(&session, is_get, "CallModule")?;
     let path = format!("/{path}");
     let mut request = if is_get {
@@ -299,7 +307,7 @@ async fn call(
         PeerRequest::post(path, content_type, Body::whole(whole(body)?))
     };
     request.idempotency_key = idempotency_key(&headers)?;
-    let response = api.context.operator_call(&module, request).await.map_err(uncalled)?;
+    let response = api.context.operator_call(module, request).await.map_err(uncalled)?;
     Ok(of_module(response))
 }
 

@@ -103,7 +103,7 @@ fn modules() -> Value {
         json!({
             "operationId": name,
             "summary": summary,
-            "parameters": [parameter("module", "A module's id."), parameter("path", "Of an operator's route; may have slashes.")],
+            "parameters": [parameter("module", "A module's id."), parameter("path", "Of an operator's route; may have slashes. Handed on as it is written; there is no query.")],
             "responses": responses(&json!({ "*/*": {} })),
         })
     };

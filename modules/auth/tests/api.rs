@@ -1,9 +1,14 @@
 //! The API on a test host, in virtual time: who comes in, who does not, for how long, and what a request may ask for.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use openred_auth::{Auth, Enrolled, Sessions, Users, code_at};
-use openred_module::{Body, HostError, OperateError, PeerRequest, Response, Status, TestHost};
+use openred_module::{
+    Body, Context, HostError, Manifest, Method, Module, ModuleError, OperateError, PeerRequest, Request, Response,
+    Routes, Status, TestHost,
+};
 use serde_json::{Value, json};
 
 const PASSWORD: &str = "a long password";
@@ -431,6 +436,44 @@ async fn modules_are_called_as_the_operator_calls_them_and_this_one_is_not() {
     let bad = format!("{}Idempotency-Key: 12\r\n", session.headers());
     assert_eq!(world.send("GET /v1/modules/none/x", &bad, "").await.code(), "bad-idempotency-key");
     assert_eq!(world.send("GET /v1/modules/none/x", "", "").await.code(), "no-session");
+}
+
+/// Says how it was called.
+struct Echo;
+
+impl Module for Echo {
+    fn manifest(&self) -> Manifest {
+        Manifest { id: "echo", version: "1", summary: "for tests" }
+    }
+
+    fn routes(routes: &mut Routes<Self>) {
+        routes.operator(Method::Get, "/of/{name}", 0, Self::of);
+    }
+}
+
+impl Echo {
+    async fn of(self: Arc<Self>, _: Context, request: Request) -> Result<Response, ModuleError> {
+        Response::json(Status::Ok, &request.path)
+    }
+}
+
+#[tokio::test]
+async fn a_modules_path_is_handed_on_as_it_came() {
+    let world = World::new().await;
+    let session = world.login().await;
+    world.host.set_operations(|_, _| Ok(Bytes::new()));
+    let beside = TestHost::start(2, Echo).await;
+    world.host.beside(&beside);
+    let said = world.send("GET /v1/modules/echo/of/a%2Fb%20100%25.txt", &session.headers(), "").await;
+    assert_eq!((said.status, said.body.as_str()), (200, Some("/of/a%2Fb%20100%25.txt")));
+    let said = world.send("HEAD /v1/modules/echo/of/x", &session.headers(), "").await;
+    assert_eq!(said.status, 200, "it is a GET, and no POST");
+    assert!(world.trail("operation").is_empty());
+    let said = world.send("GET /v1/modules/echo/of/x?limit=1", &session.headers(), "").await;
+    assert_eq!((said.status, said.code()), (400, "no-query"), "nothing is left out without a word");
+    // Nor is this module's own name another by being written otherwise.
+    let said = world.send("GET /v1/modules/%61uth/users", &session.headers(), "").await;
+    assert_eq!(said.status, 503, "there is no such module");
 }
 
 #[tokio::test]

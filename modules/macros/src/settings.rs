@@ -22,7 +22,12 @@ pub(crate) fn expand(
     let read = read()?;
     let text = read.text();
     let fields = read.manifest.config.iter().map(|(name, setting)| {
-        let field = format_ident!("r#{}", name.as_str().replace('-', "_"));
+        let plain = name.as_str().replace('-', "_");
+        let field = match plain.as_str() {
+            // Rust takes no raw name for these, either.
+            "self" | "super" | "crate" => format_ident!("{plain}_"),
+            _ => format_ident!("r#{plain}"),
+        };
         let (name, help) = (name.as_str(), setting.help.to_string());
         let kind = match setting.kind {
             Kind::Bool => quote!(bool),
@@ -65,6 +70,7 @@ description = "Greets"
 times = { type = "integer", default = 1, least = 1, most = 9, help = "How often" }
 type = { type = "text", default = "plain", help = "A name that Rust keeps for itself" }
 loud-peers = { type = "list", default = [], help = "Who likes it loud" }
+self = { type = "bool", default = true, help = "Another such name" }
 on = { type = "bool", default = true, help = "Whether at all" }
 "#;
 
@@ -87,6 +93,7 @@ on = { type = "bool", default = true, help = "Whether at all" }
             "r#times : i64",
             "r#type : :: std :: string :: String",
             "rename = \"loud-peers\"",
+            "self_ : bool",
             "r#on : bool",
             "Who likes",
         ] {
