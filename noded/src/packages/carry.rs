@@ -15,6 +15,7 @@ use openred_module::manifest::{ModuleId, Program, Version};
 use openred_policy::launch::MOST;
 use openred_proto::config::CONFIG_BYTES;
 
+use super::change::KEPT;
 use super::record::{GRANTS, RECORD, RECORD_BYTES};
 use super::trust::TRUST;
 use super::{FORGET, INSTALLED, MANIFEST, Packages, SIGNATURE, names, open_regular, parse, read_text};
@@ -23,7 +24,7 @@ use crate::cli::{Exit, Failure};
 
 /// Attempts at a module that is changed meanwhile.
 const ATTEMPTS: usize = 10;
-/// Most files: two versions of three files and two small ones of each module, what is to be forgotten, and the trusted keys.
+/// Most files: two versions of three files and two small ones of each module, whose state is to be forgotten or was kept, and the trusted keys.
 const FILES: usize = INSTALLED * 8 + 1024;
 
 /// A file by its name in the tar.
@@ -35,7 +36,7 @@ impl Packages {
         let failed = |error: io::Error| Failure::local(self.folder.display(), &error);
         let mut entries = Vec::new();
         for name in names(&self.folder)? {
-            if name == TRUST || name.starts_with(FORGET) {
+            if name == TRUST || marked(&name).is_some() {
                 entries.push((name.clone(), open_regular(&self.folder.join(&name))?));
             } else if let Ok(id) = name.parse::<ModuleId>() {
                 entries.extend(self.whole(&id)?);
@@ -127,13 +128,19 @@ pub(crate) fn unpack(mut stream: impl Read, folder: &Path) -> Result<(), Archive
     Err(ArchiveError::Shape("its modules have more files than a node has"))
 }
 
+/// The module that was removed, by the name of an empty file that says what becomes of its state: rows and files are in the backup, and whose they are is
+/// said here alone.
+fn marked(name: &str) -> Option<ModuleId> {
+    [FORGET, KEPT].into_iter().find_map(|mark| name.strip_prefix(mark))?.parse().ok()
+}
+
 /// The longest that a file of this name may be, and its mode; nothing where no module has such a file.
 fn kind(name: &str) -> Option<(u64, u32)> {
     let small = CONFIG_BYTES as u64;
     let parts: Vec<&str> = name.split('/').collect();
     match parts[..] {
         [TRUST] => Some((small, 0o600)),
-        [mark] => mark.strip_prefix(FORGET)?.parse::<ModuleId>().ok().map(|_| (0, 0o600)),
+        [mark] => marked(mark).map(|_| (0, 0o600)),
         [id, file] => {
             id.parse::<ModuleId>().ok()?;
             [RECORD, GRANTS].contains(&file).then_some((RECORD_BYTES as u64, 0o600))
@@ -159,8 +166,18 @@ mod tests {
     fn only_what_an_installed_module_has_is_taken() {
         assert_eq!(kind("trusted.keys"), Some((65_536, 0o600)));
         assert_eq!(kind("greet/1.0.0/greet"), Some((MOST, 0o500)));
-        assert_eq!(kind(".forget-greet"), Some((0, 0o600)));
-        for bad in ["", "greet", "greet/x", "../state.toml", "greet/1.0.0/..", "greet/1.0.0/a/b", "Greet/state.toml"] {
+        assert_eq!((kind(".forget-greet"), kind(".kept-greet")), (Some((0, 0o600)), Some((0, 0o600))));
+        for bad in [
+            "",
+            "greet",
+            ".kept-",
+            ".gone-greet",
+            "greet/x",
+            "../state.toml",
+            "greet/1.0.0/..",
+            "greet/1.0.0/a/b",
+            "Greet/state.toml",
+        ] {
             assert_eq!(kind(bad), None, "{bad}");
         }
         let read = |name: &str, length: u64| {

@@ -22,7 +22,7 @@ use crate::supervisor::{make_private, put};
 /// What remains of a module on its way out.
 const GONE: &str = ".gone-";
 /// Before its name: a module that was removed, and whose state was not.
-const KEPT: &str = ".kept-";
+pub(super) const KEPT: &str = ".kept-";
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
