@@ -177,18 +177,21 @@ pub(crate) fn measure(size: Size) -> Result<Figures> {
 
 /// From the start of the launcher to the first moment in which it serves; and, as root, who may read it, the idle module's own memory.
 async fn starts(ground: &Ground, size: Size, figures: &mut Figures) -> Result<()> {
-    let (mut took, mut held) = (Vec::new(), Vec::new());
+    let (mut took, mut held, mut own) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..size.starts {
         let begun = Instant::now();
         let running = ground.start().await?;
         took.push(begun.elapsed().as_secs_f64() * 1e3);
         if is_root() {
-            held.push(private_kib(running.child.pid())?);
+            let pid = running.child.pid();
+            held.push(rollup_kib(pid, &["Private_Clean:", "Private_Dirty:"])?);
+            own.push(rollup_kib(pid, &["Anonymous:"])?);
         }
         drop(running);
     }
     figures.add_runs("spawn_to_ready", "ms", Better::Lower, took);
     figures.add_runs("private_idle", "KiB", Better::Lower, held);
+    figures.add_runs("private_idle_own", "KiB", Better::Lower, own);
     Ok(())
 }
 
@@ -271,10 +274,11 @@ async fn hook_rate(attached: &Attached, count: u32) -> Result<f64> {
     Ok(f64::from(count) / begun.elapsed().as_secs_f64())
 }
 
-/// Pages that nobody else has.
-fn private_kib(pid: i32) -> Result<f64> {
+/// Pages of these kinds together. Those that nobody else has are a module's own (anonymous: heap, stack, what the loader has written) and those of
+/// the sealed copy of its program, which it alone maps.
+fn rollup_kib(pid: i32, kinds: &[&str]) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let lines = text.lines().filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"));
+    let lines = text.lines().filter(|line| kinds.iter().any(|kind| line.starts_with(kind)));
     let kib = lines.map(|line| line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()));
-    kib.sum::<Option<f64>>().context("smaps_rollup has private pages")
+    kib.sum::<Option<f64>>().context("smaps_rollup has such pages")
 }
