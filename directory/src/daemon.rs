@@ -262,6 +262,7 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
         operator: opened.operator,
         directory: Arc::clone(&directory),
         store: reader,
+        counted: None,
         cage,
         settings,
     };

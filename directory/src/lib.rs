@@ -23,3 +23,4 @@ pub mod route;
 pub mod serve;
 pub mod state;
 pub mod store;
+pub mod verified;

@@ -62,8 +62,8 @@ pub const SWEEP: Duration = Duration::from_secs(30);
 pub const STORE_QUEUE: usize = 1024;
 /// Operators' requests for the store that may wait: the admin's thread asks one at a time.
 pub const URGENT_QUEUE: usize = 4;
-/// Requests that one transaction takes together (group commit), under 20 ms of work: an operator's waits behind one such group.
-pub const STORE_BATCH: usize = 256;
+/// Requests that one transaction takes together (group commit), some 20 ms of work: an operator's waits behind one such group.
+pub const STORE_BATCH: usize = 128;
 /// Threads that serve connections, of as many as there are processors: the store's two take their share as well.
 pub const NETWORK_THREADS: usize = 4;
 /// Nodes on a page of discovery: about 150 KiB of JSON.

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use openred_proto::checked::card::Card;
+use openred_proto::error::WireError;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::LINEAGE;
 use tokio::sync::watch;
@@ -22,6 +24,7 @@ use crate::replay::Replay;
 use crate::route::{Bounds, Mailboxes};
 use crate::store::decision::Bans;
 use crate::store::{Held, LogEnd, PreviousRun, StoreHandle};
+use crate::verified::{self, Verified};
 
 /// Reads the time; a test passes its own.
 pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
@@ -154,6 +157,7 @@ pub struct Directory {
     connections_by_address: Shares,
     /// The last head that was signed: one signature serves all who ask until the log grows.
     head: Mutex<Option<(LogEnd, String)>>,
+    verified: Mutex<Verified>,
     store_failing: AtomicBool,
     /// Nodes that come as they are told, by the last count of registrations.
     nodes_here: AtomicU64,
@@ -207,6 +211,7 @@ impl Directory {
             streams_by_address: Shares::of(u64::from(limits.streams)),
             connections_by_address: Shares::of(u64::from(limits.connections)),
             head: Mutex::default(),
+            verified: Mutex::default(),
             store_failing: AtomicBool::new(false),
             nodes_here: AtomicU64::new(0),
             draining: watch::Sender::new(false),
@@ -237,6 +242,18 @@ impl Directory {
     /// The mailboxes. A panic elsewhere left them consistent: every change is one call.
     pub fn mailboxes(&self) -> MutexGuard<'_, Mailboxes> {
         self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A card whose signature holds: verified now, or found so before.
+    pub(crate) fn verify_card(&self, bytes: &[u8], now: UnixMillis) -> std::result::Result<Card, WireError> {
+        let verified = || self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = verified::name(bytes);
+        let known = verified().has(&name);
+        let card = verified::verify(bytes, now, known)?;
+        if !known {
+            verified().add(name);
+        }
+        Ok(card)
     }
 
     pub(crate) fn replay(&self) -> MutexGuard<'_, Replay> {

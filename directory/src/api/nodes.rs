@@ -9,7 +9,6 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, header};
 use openred_proto::admission::{Invite, Work};
-use openred_proto::checked::card::Card;
 use openred_proto::error::WireError;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::NAME_BYTES;
@@ -133,7 +132,7 @@ pub(crate) async fn register(
 ) -> Result<([(HeaderName, u64); 1], Json<Registered>), Problem> {
     let RegisterBody { card: Base64Bytes(bytes), work, invite } = signed.body;
     let now = directory.now();
-    let card = Card::verify(&bytes, now).map_err(refuse_card)?;
+    let card = directory.verify_card(&bytes, now).map_err(refuse_card)?;
     if card.node_id != signed.node {
         return Err(Code::CardForeign.into());
     }

@@ -86,3 +86,49 @@ fn head(response: &Response<Body>) -> Vec<u8> {
     head.extend_from_slice(format!("date: {date}\r\n\r\n").as_bytes());
     head
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+
+    use super::*;
+
+    fn response(body: Body) -> Response<Body> {
+        let response = Response::builder().header(header::CONTENT_TYPE, "text/event-stream").body(body).unwrap();
+        assert!(is_stream(&response));
+        response
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_written_in_chunks_and_ends_the_connection() {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let events = ["data: 1\n\n", "", "data: 2\n\n"].map(Ok::<_, Infallible>);
+        feed(near, response(Body::from_stream(stream::iter(events)))).await.unwrap();
+        let mut text = String::new();
+        far.read_to_string(&mut text).await.unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n"), "{head}");
+        assert!(head.contains("\r\ncontent-type: text/event-stream\r\ndate: "), "{head}");
+        assert_eq!(body, "9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n0\r\n\r\n", "nothing ends it early");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_goes_ends_the_stream() {
+        let (near, far) = tokio::io::duplex(1024);
+        let silent = Body::from_stream(stream::pending::<Result<&str, Infallible>>());
+        let fed = tokio::spawn(feed(near, response(silent)));
+        drop(far);
+        // In order, or while its head was written: it ends.
+        let _ = fed.await.unwrap();
+    }
+
+    #[test]
+    fn refusals_and_other_answers_are_no_streams() {
+        let refused = Response::builder().status(503).header(header::CONTENT_TYPE, "text/event-stream");
+        assert!(!is_stream(&refused.body(Body::empty()).unwrap()));
+        assert!(!is_stream(&Response::new(Body::empty())));
+    }
+}

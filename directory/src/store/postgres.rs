@@ -244,6 +244,12 @@ impl Taking for PostgresStore {
         Ok(Logged { index, salt })
     }
 
+    fn touch(&mut self, now: UnixMillis, node: &NodeId) -> Result<()> {
+        let sql = "UPDATE nodes SET last_seen = $2 WHERE id = $1";
+        self.link.execute(sql, &[&&node.as_bytes()[..], &signed(now.0)])?;
+        Ok(())
+    }
+
     fn insert(
         &mut self,
         now: UnixMillis,

@@ -53,6 +53,8 @@ pub(super) trait Taking {
     fn has_place(&mut self, most: u64) -> Result<bool>;
     /// Adds a card to the log.
     fn log(&mut self, card: &NewCard) -> Result<Logged>;
+    /// Notes that a node's card came again, and nothing else.
+    fn touch(&mut self, now: UnixMillis, node: &NodeId) -> Result<()>;
     /// Writes the node's row.
     fn insert(
         &mut self,
@@ -212,7 +214,10 @@ pub(super) fn take_in(store: &mut impl Taking, now: UnixMillis, card: &NewCard, 
     }
     let quarantined = admission == Admission::Quarantined;
     let logged = if refreshed { None } else { Some(store.log(card)?) };
-    store.insert(now, card, &hash, quarantined, logged)?;
+    match logged {
+        None if held == Some(quarantined) => store.touch(now, &card.node)?,
+        logged => store.insert(now, card, &hash, quarantined, logged)?,
+    }
     if let Admission::ByInvite(hash) = admission {
         store.known().use_invite(now, &card.node, &hash)?;
     }

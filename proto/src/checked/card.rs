@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::checked::statement::Unverified;
+use crate::checked::statement::{Unverified, Verified};
 use crate::checked::succession::Lineage;
 use crate::error::{Result, WireError};
 use crate::fields::{Reader, Writer};
@@ -136,7 +136,21 @@ impl Card {
         if bytes.len() > CARD_BYTES {
             return Err(WireError::TooLong { what: WHAT, limit: CARD_BYTES });
         }
-        let statement = Unverified::decode(WHAT, bytes)?.verify(Label::Card, WHAT)?;
+        Self::read(&Unverified::decode(WHAT, bytes)?.verify(Label::Card, WHAT)?, now)
+    }
+
+    /// As [`Card::verify`] for bytes whose signature the caller has verified before: exactly these.
+    ///
+    /// # Errors
+    /// As [`Card::verify`], but for the signature.
+    pub fn dangerously_verified_before(bytes: &[u8], now: UnixMillis) -> Result<Self> {
+        if bytes.len() > CARD_BYTES {
+            return Err(WireError::TooLong { what: WHAT, limit: CARD_BYTES });
+        }
+        Self::read(&Unverified::decode(WHAT, bytes)?.dangerously_verified_before(), now)
+    }
+
+    fn read(statement: &Verified, now: UnixMillis) -> Result<Self> {
         let card = Self::decode(statement.payload())?;
         if card.node_id != statement.signer() {
             return Err(WireError::WrongSigner { what: WHAT });
