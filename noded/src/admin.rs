@@ -88,6 +88,7 @@ async fn serve(listener: UnixListener, service: Service, mut stop: watch::Receiv
     };
     // Calls that run may end: an operator whose message was taken must not read that it failed.
     let serving = tonic::transport::Server::builder()
+        .max_frame_size(openred_proto::limits::LOCAL_HTTP2_FRAME)
         .add_service(NodeServer::new(service))
         .serve_with_incoming_shutdown(listener, asked);
     let cut = async {

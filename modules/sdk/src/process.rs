@@ -22,6 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use openred_proto::limits::LOCAL_HTTP2_FRAME;
 use openred_proto::module::attachment_client::AttachmentClient;
 use openred_proto::module::host_client::HostClient;
 use openred_proto::module::host_frame::Kind as FromHost;
@@ -172,7 +173,8 @@ async fn dial(socket: &Path, stream_window: u32, connection_window: u32) -> Resu
     let mut stream = Some(UnixStream::connect(socket).await?);
     let endpoint = Endpoint::from_static("http://node")
         .initial_stream_window_size(stream_window)
-        .initial_connection_window_size(connection_window);
+        .initial_connection_window_size(connection_window)
+        .max_frame_size(LOCAL_HTTP2_FRAME);
     // Once: a connection that breaks ends the attachment.
     let connector = service_fn(move |_: Uri| {
         let stream = stream.take();

@@ -88,6 +88,7 @@ async fn channel(path: &Path) -> std::io::Result<Channel> {
         async move { first.map(TokioIo::new).ok_or_else(|| std::io::Error::from(ErrorKind::ConnectionReset)) }
     });
     Endpoint::from_static("http://openred.invalid")
+        .max_frame_size(openred_proto::limits::LOCAL_HTTP2_FRAME)
         .connect_with_connector(connector)
         .await
         .map_err(std::io::Error::other)

@@ -15,6 +15,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use openred_proto::id::NodeId;
+use openred_proto::limits::LOCAL_HTTP2_FRAME;
 use openred_proto::method::description::{DESCRIPTION_BYTES, PER_MODULE};
 use openred_proto::module::attachment_server::{Attachment, AttachmentServer};
 use openred_proto::module::host_frame::Kind as FromHost;
@@ -180,6 +181,7 @@ impl Door {
         let served = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(CALL_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(LOCAL_HTTP2_FRAME)
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(HEADER_BYTES)
             .serve_connection(TokioIo::new(stream), service);
