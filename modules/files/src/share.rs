@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use futures_util::future::try_join;
 use openred_module::{
     Batch, BlobName, Body, Committed, Context, HostError, ModuleError, Request, Response, Scan, Status,
 };
@@ -118,7 +119,7 @@ async fn known_files(context: &Context) -> Result<BTreeSet<FileId>, HostError> {
     Ok(known)
 }
 
-/// Streams a body into a blob while it is hashed. Memory: one write's worth.
+/// Streams a body into a blob while it is hashed, and takes the next bytes in while the last ones are written. Memory: two writes' worth.
 async fn take_in(
     context: &Context,
     blob: &BlobName,
@@ -128,23 +129,35 @@ async fn take_in(
     let mut waiting = BytesMut::with_capacity(WRITE);
     let mut written = 0_u64;
     // Even an empty file is a blob.
-    context.blob_write(blob, 0, Bytes::new()).await?;
-    while let Some(chunk) = body.next().await {
+    let mut full = Bytes::new();
+    loop {
+        let length = full.len() as u64;
+        let writing = async { Ok::<_, ModuleError>(context.blob_write(blob, written, full).await?) };
+        let ((), next) = try_join(writing, gather(&mut body, &mut hasher, &mut waiting)).await?;
+        written += length;
+        match next {
+            Some(bytes) => full = bytes,
+            None => break,
+        }
+    }
+    let (id, pieces) = hasher.finish();
+    Ok((id, pieces, written))
+}
+
+/// The next bytes to write, hashed; `None` at the end.
+async fn gather(
+    body: &mut Body,
+    hasher: &mut FileHasher,
+    waiting: &mut BytesMut,
+) -> Result<Option<Bytes>, ModuleError> {
+    while waiting.len() < WRITE {
+        let Some(chunk) = body.next().await else { break };
         let chunk = chunk?;
         hasher.update(&chunk);
         waiting.extend_from_slice(&chunk);
-        while waiting.len() >= WRITE {
-            let bytes = waiting.split_to(WRITE).freeze();
-            context.blob_write(blob, written, bytes).await?;
-            written += WRITE as u64;
-        }
     }
-    let rest = waiting.len() as u64;
-    if rest > 0 {
-        context.blob_write(blob, written, waiting.freeze()).await?;
-    }
-    let (id, pieces) = hasher.finish();
-    Ok((id, pieces, written + rest))
+    let most = waiting.len().min(WRITE);
+    Ok((most > 0).then(|| waiting.split_to(most).freeze()))
 }
 
 /// Writes the hashes of a file's pieces, durable when it returns.
