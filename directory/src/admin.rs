@@ -362,6 +362,9 @@ pub enum Refusal {
     /// The database failed; the log says how.
     #[error("the database failed; see the directory's log")]
     Store,
+    /// A mirror's cards are its upstream's.
+    #[error("this is a mirror: ask the operator of the directory that it mirrors; bans can be set here as well")]
+    Mirror,
     /// Somebody else's connection.
     #[error("only the user who runs this directory may ask")]
     Denied,
@@ -376,6 +379,7 @@ impl Refusal {
             Refusal::UnknownNode | Refusal::UnknownInvite => 4,
             Refusal::Denied => 5,
             Refusal::AlreadyBanned | Refusal::NotBanned | Refusal::TooManyBans => 6,
+            Refusal::Mirror => 6,
             Refusal::AlreadyIn | Refusal::AlreadyRevoked | Refusal::TooManyInvites => 6,
             Refusal::Malformed | Refusal::Store => 1,
         }

@@ -3,6 +3,7 @@
 
 pub mod log;
 pub mod lookup;
+pub mod mirror;
 pub mod nodes;
 pub mod problem;
 pub mod signed;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::{Router, routing};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -49,6 +50,8 @@ use crate::state::Directory;
         log::head,
         log::inclusion,
         log::consistency,
+        mirror::changes,
+        mirror::present,
         system::health,
         system::metrics,
     ),
@@ -60,18 +63,21 @@ pub struct Document;
 pub fn router(directory: Arc<Directory>) -> Router {
     let document = Bytes::from(Document::openapi().to_json().expect("the document is made of texts and numbers"));
     let document = move |_: Anonymous| async move { ([(header::CONTENT_TYPE, "application/json")], document) };
-    Router::new()
-        .route("/api/v3/nodes/register", routing::post(nodes::register))
+    let is_mirror = directory.upstream.is_some();
+    let reads = Router::new()
         .route("/api/v3/nodes/discover", routing::get(nodes::discover))
         .route("/api/v3/nodes/lookup", routing::post(lookup::look_up))
         .route("/api/v3/nodes/prefix/{prefix}", routing::get(lookup::by_prefix))
-        .route("/api/v3/nodes/{id}", routing::get(nodes::node).delete(nodes::withdraw))
-        .route("/api/v3/tokens/request-connection", routing::post(tokens::request_connection))
-        .route("/api/v3/tokens/receive", routing::get(tokens::receive))
-        .route("/api/v3/tokens/acknowledge", routing::post(tokens::acknowledge))
+        .route("/api/v3/nodes/{id}", routing::get(nodes::node))
         .route("/api/v3/log/head", routing::get(log::head))
         .route("/api/v3/log/inclusion", routing::get(log::inclusion))
         .route("/api/v3/log/consistency", routing::get(log::consistency))
+        .route("/api/v3/mirror/changes", routing::get(mirror::changes))
+        .route("/api/v3/mirror/present", routing::get(mirror::present));
+    let reads =
+        if is_mirror { reads.layer(middleware::from_fn_with_state(Arc::clone(&directory), whole)) } else { reads };
+    reads
+        .merge(if is_mirror { no_writes() } else { writes() })
         .route("/api/v3/health", routing::get(system::health))
         .route("/api/v3/metrics", routing::get(system::metrics))
         .route("/api/v3/openapi.json", routing::get(document))
@@ -79,6 +85,39 @@ pub fn router(directory: Arc<Directory>) -> Router {
         .method_not_allowed_fallback(|| async { Problem::from(Code::RequestMethod) })
         .layer(middleware::from_fn_with_state(Arc::clone(&directory), count))
         .with_state(directory)
+}
+
+/// What changes something, or waits at a directory for somebody.
+fn writes() -> Router<Arc<Directory>> {
+    Router::new()
+        .route("/api/v3/nodes/register", routing::post(nodes::register))
+        .route("/api/v3/nodes/{id}", routing::delete(nodes::withdraw))
+        .route("/api/v3/tokens/request-connection", routing::post(tokens::request_connection))
+        .route("/api/v3/tokens/receive", routing::get(tokens::receive))
+        .route("/api/v3/tokens/acknowledge", routing::post(tokens::acknowledge))
+}
+
+/// The same of a mirror: refused, with the name of who takes it.
+fn no_writes() -> Router<Arc<Directory>> {
+    Router::new()
+        .route("/api/v3/nodes/register", routing::post(elsewhere))
+        .route("/api/v3/nodes/{id}", routing::delete(elsewhere))
+        .route("/api/v3/tokens/request-connection", routing::post(elsewhere))
+        .route("/api/v3/tokens/receive", routing::get(elsewhere))
+        .route("/api/v3/tokens/acknowledge", routing::post(elsewhere))
+}
+
+async fn elsewhere(State(directory): State<Arc<Directory>>, _: Anonymous) -> Problem {
+    let of = directory.upstream.as_ref().map(|upstream| upstream.address.to_string());
+    Problem::new(Code::MirrorReadsOnly, of.map_or_else(String::new, |of| format!("it mirrors {of}")))
+}
+
+/// A mirror answers once it has everything up to one head: what it did not find before could be anywhere.
+async fn whole(State(directory): State<Arc<Directory>>, request: Request, next: Next) -> Response {
+    match directory.signed_head().await {
+        Ok(_) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
 }
 
 async fn count(State(directory): State<Arc<Directory>>, request: Request, next: Next) -> Response {

@@ -24,6 +24,7 @@ use crate::config::{Config, Format, Level, Loaded, default_home};
 use crate::daemon;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
+use crate::mirror;
 use crate::store::postgres;
 
 /// The command line.
@@ -242,13 +243,16 @@ fn init(loaded: &Loaded, json: bool) -> Result<()> {
     std::fs::create_dir_all(home).map_err(Error::file("create", home))?;
     let (identity, new) = Identity::load_or_create(&loaded.home.key())?;
     let origin = loaded.config.public_origin(*loaded.config.listen.get_ref());
-    print(&render::init(&format!("{}@{origin}", identity.id()), home, new, json))
+    let upstream = loaded.config.upstream().map(|upstream| (upstream, identity.id()));
+    let id = upstream.as_ref().map_or_else(|| identity.id(), |(upstream, _)| upstream.id);
+    print(&render::init(&format!("{id}@{origin}"), upstream.as_ref(), home, new, json))
 }
 
 fn check(loaded: &Loaded, json: bool) -> Result<()> {
     daemon::open_tls(loaded.config.tls.certificate.get_ref(), &loaded.config.tls.key)?;
     let store = &loaded.config.store;
     postgres::check_files(&store.password_file, &store.certificates)?;
+    mirror::client::tls_config(&loaded.config.mirror.certificates)?;
     let key = loaded.home.key();
     if key.exists() {
         Identity::load(&key)?;

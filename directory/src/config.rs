@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use openred_proto::config::{ConfigError, Source, Spanned};
+use openred_proto::id::NodeId;
 use openred_proto::limits::WORK_BITS;
 use serde::{Deserialize, Serialize};
 
+use crate::mirror::UpstreamAddress;
 use crate::store::postgres::{self, Place};
 
 /// Longest configured public origin.
@@ -42,6 +44,8 @@ pub struct Config {
     pub store: Store,
     /// Who may come.
     pub admission: Admission,
+    /// Mirrors.
+    pub mirror: Mirror,
     /// Limits that an operator may want to change; the fixed ones are in the program.
     pub limits: Limits,
 }
@@ -132,6 +136,18 @@ pub struct Store {
     pub certificates: PathBuf,
 }
 
+/// Mirrors: of which directory this is one, and who may be one of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mirror {
+    /// The directory that is mirrored, as nodes name it; empty: this is a directory of its own.
+    pub of: Spanned<String>,
+    /// PEM file with those certificates that the mirrored directory's own must come from; empty: those of the web.
+    pub certificates: PathBuf,
+    /// Ids of the mirrors that may follow this directory.
+    pub allow: Spanned<Vec<String>>,
+}
+
 /// Limits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -173,6 +189,7 @@ impl Default for Config {
             lease: Lease::default(),
             store: Store::default(),
             admission: Admission::default(),
+            mirror: Mirror::default(),
             limits: Limits::default(),
         }
     }
@@ -210,6 +227,12 @@ impl Default for Store {
 impl Default for Admission {
     fn default() -> Self {
         Self { mode: Mode::Open, work_bits: plain(20) }
+    }
+}
+
+impl Default for Mirror {
+    fn default() -> Self {
+        Self { of: plain(String::new()), certificates: PathBuf::new(), allow: plain(Vec::new()) }
     }
 }
 
@@ -308,6 +331,7 @@ impl Config {
             return Err(source.refuse(bits.span(), "must be between 1 and 28; each one more doubles the work"));
         }
         self.store.check(source)?;
+        self.check_mirror(source)?;
         let positive = [&self.lease.seconds, &self.store.max_megabytes, &self.limits.requests_per_second];
         let limits = &self.limits;
         for number in positive.into_iter().chain([&limits.requests_burst, &limits.overall_per_second]) {
@@ -316,6 +340,34 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    fn check_mirror(&self, source: &Source) -> Result<(), ConfigError> {
+        let Mirror { of, certificates, allow } = &self.mirror;
+        let upstream = of.get_ref().parse::<UpstreamAddress>();
+        let why = match upstream {
+            _ if of.get_ref().is_empty() && certificates.as_os_str().is_empty() => None,
+            _ if of.get_ref().is_empty() => Some("certificates are the mirrored directory's: set mirror.of"),
+            Err(why) => Some(why),
+            Ok(_) if !self.store.url.get_ref().is_empty() => {
+                Some("a mirror keeps its cards in a file of its own: leave store.url empty")
+            }
+            Ok(_) => None,
+        };
+        if let Some(why) = why {
+            return Err(source.refuse(of.span(), why));
+        }
+        if allow.get_ref().iter().any(|id| id.parse::<NodeId>().is_err()) {
+            let why = "must be the mirrors' ids (`directory init` prints one), as in [\"did:key:z6Mk…\"]";
+            return Err(source.refuse(allow.span(), why));
+        }
+        Ok(())
+    }
+
+    /// The directory that is mirrored, if this is a mirror.
+    #[must_use]
+    pub fn upstream(&self) -> Option<UpstreamAddress> {
+        self.mirror.of.get_ref().parse().ok()
     }
 
     /// The address for metrics, if one is set.
@@ -365,11 +417,11 @@ impl Store {
     }
 }
 
-fn is_here(host: &str) -> bool {
+pub(crate) fn is_here(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn check_origin(text: &str) -> Result<(), &'static str> {
+pub(crate) fn check_origin(text: &str) -> Result<(), &'static str> {
     if text.is_empty() {
         return Ok(());
     }

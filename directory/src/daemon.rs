@@ -16,6 +16,7 @@ use openred_policy::notify::{self, Manager};
 use openred_policy::{Cage, Descriptors, KeptPath, LayerReport, Restricted, Role, Unconfined};
 use openred_proto::id::UnixMillis;
 use openred_proto::limits::CLOCK_GRACE;
+use openred_proto::log::head::Head;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
@@ -26,6 +27,9 @@ use crate::config::{Config, Home, Loaded};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::limits::{NETWORK_THREADS, SWEEP};
+use crate::mirror::Whole;
+use crate::mirror::client::Target as MirrorTarget;
+use crate::mirror::follow::Follower;
 use crate::serve::{Service, serve};
 use crate::state::{Directory, Remembered, system_clock};
 use crate::store::postgres::{PostgresStore, Target};
@@ -42,6 +46,7 @@ struct Opened {
     tls: Option<TlsAcceptor>,
     manager: Manager,
     database: Option<Target>,
+    upstream: Option<MirrorTarget>,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -54,7 +59,7 @@ pub fn run(loaded: &Loaded) -> Result<()> {
     let mut unconfined = Unconfined::enter(Role::Directory, Descriptors::CloseOthers(&wanted))?;
     let inherited = inherit(&mut unconfined, &given)?;
     let opened = open(loaded, inherited)?;
-    let restricted = unconfined.separate(&cage(loaded, opened.database.as_ref()))?.restrict()?;
+    let restricted = unconfined.separate(&cage(loaded, &opened))?.restrict()?;
     let report = Arc::new(OnceLock::new());
     let started = start(loaded, opened, Arc::clone(&report), &restricted)?;
     let confined = restricted.seal()?;
@@ -64,12 +69,15 @@ pub fn run(loaded: &Loaded) -> Result<()> {
     Ok(())
 }
 
-fn cage(loaded: &Loaded, database: Option<&Target>) -> Cage {
+fn cage(loaded: &Loaded, opened: &Opened) -> Cage {
     let config = &loaded.config;
     let identity = openred_policy::Identity { uid: *config.uid.get_ref(), gid: *config.gid.get_ref() };
     let cage = Cage::new(Role::Directory, Some(identity)).keep(KeptPath::writable(&loaded.home.state()));
-    // It calls nobody but its database, if that is not a file: no other port may be connected to.
-    let Some(database) = database else { return cage.connect_only(Vec::new()) };
+    // It calls nobody but its database, if that is not a file, or the directory that it mirrors: no other port may be connected to.
+    if let Some(upstream) = &opened.upstream {
+        return cage.with_database().connect_only(upstream.port().into_iter().collect());
+    }
+    let Some(database) = &opened.database else { return cage.connect_only(Vec::new()) };
     let cage = cage.with_database().connect_only(database.port().into_iter().collect());
     match database.folder() {
         Some(folder) => cage.keep(KeptPath::readable(folder)),
@@ -85,6 +93,14 @@ pub fn database(config: &Config) -> Result<Option<Target>> {
     let store = &config.store;
     let url = store.url.get_ref();
     if url.is_empty() { Ok(None) } else { Target::open(url, &store.password_file, &store.certificates).map(Some) }
+}
+
+/// The directory that the settings say is mirrored: its certificates are read, its name is looked up.
+///
+/// # Errors
+/// A file that cannot be used, a host without an address.
+fn upstream(config: &Config) -> Result<Option<MirrorTarget>> {
+    config.upstream().map(|address| MirrorTarget::open(address, &config.mirror.certificates)).transpose()
 }
 
 /// The listeners that the service manager opened (directory.socket), by the address that each is bound to.
@@ -120,8 +136,8 @@ fn open(loaded: &Loaded, mut inherited: Vec<TcpListener>) -> Result<Opened> {
         });
     }
     let operator = nix::unistd::geteuid().as_raw();
-    let database = database(config)?;
-    Ok(Opened { listener, metrics, admin, operator, identity, tls, manager, database })
+    let (database, upstream) = (database(config)?, upstream(config)?);
+    Ok(Opened { listener, metrics, admin, operator, identity, tls, manager, database, upstream })
 }
 
 fn unreachable_manager(error: std::io::Error) -> Error {
@@ -231,6 +247,7 @@ struct Services {
     directory: Arc<Directory>,
     api: Service,
     local: Option<Service>,
+    follower: Option<Follower>,
     end: [Signal; 2],
     reload: Signal,
     manager: Manager,
@@ -239,7 +256,7 @@ struct Services {
 /// Database, threads, runtime, signals: after confinement, before the filter.
 fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &Restricted) -> Result<Started> {
     let config = &loaded.config;
-    let (handle, reader, remembered) = match &opened.database {
+    let (handle, mut reader, remembered) = match &opened.database {
         None => {
             let path = loaded.home.database();
             let store = SqliteStore::open(&path, *config.store.max_megabytes.get_ref())?;
@@ -256,6 +273,7 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
     let bound = opened.listener.local_addr().map_err(Error::LocalRuntime)?;
     let origin = config.public_origin(bound);
     let directory = Directory::new(config, opened.identity, origin, handle, remembered, system_clock());
+    let follower = mirrored(&directory, reader.as_mut(), opened.upstream)?;
     let settings = loaded.source.settings(config).unwrap_or_default();
     let server = admin::server::Server {
         listener: opened.admin,
@@ -284,7 +302,43 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
     let end = [register(SignalKind::terminate())?, register(SignalKind::interrupt())?];
     let reload = register(SignalKind::hangup())?;
     drop(entered);
-    Ok(Started { runtime, services: Services { directory, api, local, end, reload, manager: opened.manager } })
+    Ok(Started {
+        runtime,
+        services: Services { directory, api, local, follower, end, reload, manager: opened.manager },
+    })
+}
+
+/// What follows the mirrored directory, from where it ended. A store holds one log: a directory's own, or that of the one that it mirrors.
+fn mirrored(
+    directory: &Arc<Directory>,
+    reader: &mut dyn CardReader,
+    target: Option<MirrorTarget>,
+) -> Result<Option<Follower>> {
+    let unfit = |why| Err(Error::LocalStoreUnfit { why });
+    let (following, end) = (reader.following()?, reader.log_end()?);
+    let (Some(target), Some(upstream)) = (target, &directory.upstream) else {
+        return match following {
+            Some(_) => unfit("it is a mirror's: set mirror.of again, or take another home"),
+            None => Ok(None),
+        };
+    };
+    match following {
+        Some(following) if following.directory != target.address.id => {
+            return unfit("it is the mirror of another directory: take another home");
+        }
+        None if end.size > 0 => {
+            return unfit("it is a directory's own, which cannot become a mirror: take another home");
+        }
+        Some(following) => {
+            let head =
+                following.head.and_then(|note| Some((Head::verify(note.as_bytes(), &following.directory).ok()?, note)));
+            if let Some((head, note)) = head {
+                upstream.is_whole(Whole { size: head.size, note });
+            }
+        }
+        None => {}
+    }
+    Ok(Some(Follower::new(Arc::clone(directory), Arc::clone(upstream), target)))
 }
 
 /// The network side: signatures are most of its work, and wait for nothing, so each processor has a thread for them
@@ -330,9 +384,12 @@ const SWEEPS_PER_PURGE: u32 = 60;
 
 impl Services {
     async fn serve(self) {
-        let Self { directory, api, local, end: [mut terminate, mut interrupt], mut reload, manager } = self;
+        let Self { directory, api, local, follower, end: [mut terminate, mut interrupt], mut reload, manager } = self;
         tracing::info!(address = %directory.address(), "serving");
         let housekeeping = tokio::spawn(keep_house(Arc::clone(&directory)));
+        if let Some(follower) = follower {
+            tokio::spawn(follower.run());
+        }
         if let Some(local) = local {
             tokio::spawn(serve(Arc::clone(&directory), local));
         }

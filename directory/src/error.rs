@@ -104,6 +104,14 @@ pub enum Error {
         /// The resolver's reason.
         source: io::Error,
     },
+    /// The mirrored directory's host has no address.
+    #[error("{host}: no address of this host is known (mirror.of): {source}")]
+    LocalUpstreamHost {
+        /// The name in the settings.
+        host: String,
+        /// The resolver's reason.
+        source: io::Error,
+    },
     /// The store's queue is full: try again.
     #[error("database: busy")]
     LocalStoreBusy,

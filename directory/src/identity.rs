@@ -1,5 +1,5 @@
 //! The directory's Ed25519 key: made once, kept in a file that only its owner may read, loaded before the cage closes. It
-//! signs receipts and the log's heads (PROTOCOL 4, 7) and nothing else; its did:key is the directory's id.
+//! signs receipts and the log's heads (PROTOCOL 4, 7), or, of a mirror, its requests and neither of them; its did:key is the directory's id.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -9,6 +9,7 @@ use std::path::Path;
 use ed25519_dalek::{Signer as _, SigningKey};
 use openred_proto::checked::receipt::Receipt;
 use openred_proto::checked::statement;
+use openred_proto::http_signature::SignatureInput;
 use openred_proto::id::NodeId;
 use openred_proto::label::{Label, signed_bytes};
 use openred_proto::log::head::Head;
@@ -61,6 +62,12 @@ impl Identity {
     pub fn sign_head(&self, end: &LogEnd) -> String {
         let head = Head { directory: self.id, size: end.size, root: end.root };
         head.note(&self.key.sign(head.text().as_bytes()).to_bytes())
+    }
+
+    /// The `Signature` header of a request that a mirror makes.
+    #[must_use]
+    pub fn sign_http(&self, input: &SignatureInput) -> String {
+        SignatureInput::signature_header(&self.key.sign(&input.base()).to_bytes())
     }
 
     /// Loads the key, or makes one when there is no file yet; true when it was made.

@@ -18,6 +18,7 @@ pub mod error;
 pub mod identity;
 pub mod limits;
 pub mod metrics;
+pub mod mirror;
 pub mod replay;
 pub mod route;
 pub mod serve;

@@ -10,8 +10,6 @@ use openred_proto::id::UnixMillis;
 pub const CARD_BODY_BYTES: usize = 8 * 1024;
 /// A look-up of many: 64 did:keys of 56 characters, their JSON, and room.
 pub const LOOK_UP_BODY_BYTES: usize = 8 * 1024;
-/// Longest prefix of ids that is asked for: with 64 bits there are never two.
-pub const PREFIX_DIGITS: usize = 16;
 /// A request for connection: base64 of one offer (about 4,700 characters), its JSON, and room.
 pub const OFFER_BODY_BYTES: usize = 16 * 1024;
 /// A receipt's body: base64 of a statement of about 230 bytes, with room.
@@ -68,10 +66,16 @@ pub const STORE_BATCH: usize = 128;
 pub const NETWORK_THREADS: usize = 4;
 /// Nodes on a page of discovery: about 150 KiB of JSON.
 pub const PAGE: usize = 64;
+/// Entries on one page for a mirror: with the longest cards 1.4 MiB of JSON.
+pub const MIRROR_PAGE: u64 = 256;
+/// Who asks a mirror that is being filled comes again after this long.
+pub const MIRROR_FILLS: Duration = Duration::from_secs(5);
 /// Rows of nodes that one page of discovery looks at: under a millisecond; a page that finds less is short and goes on.
 pub const EXAMINE: usize = 4096;
 /// Rows that one purge drops of each kind: about 10 ms, in which those who register wait.
 pub const PURGE: usize = 1024;
+/// An IPv4 /24 and an IPv6 /48, which one customer can have whole, may do together what so many addresses may.
+pub const ADDRESSES_OF_A_NETWORK: u32 = 8;
 /// New nodes of one address that may come at once: an office that is switched on.
 pub const NEW_NODES_BURST: u32 = 32;
 /// After those, one new node of an address comes in so long: in the eight days that a card may live, a tenth of the places.

@@ -4,6 +4,9 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::api::system::Condition;
+use crate::mirror::MirrorView;
+
 /// All of them. Relaxed is enough: each stands for itself.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -90,4 +93,21 @@ impl Metrics {
         }
         text
     }
+}
+
+/// What a mirror adds: how far it is behind.
+#[must_use]
+pub fn mirror_text(view: &MirrorView, conditions: &[Condition]) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, help: &str, value: u64| {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+    };
+    line("openred_directory_mirror_entries", "Entries of the mirrored log that are here.", view.entries);
+    line("openred_directory_mirror_upstream_entries", "Entries of the newest head seen.", view.upstream_entries);
+    if let Some(ago) = view.current_seconds_ago {
+        line("openred_directory_mirror_current_seconds", "Seconds since nothing was missing.", ago);
+    }
+    let wrong = conditions.iter().filter(|condition| !condition.ok).count() as u64;
+    line("openred_directory_mirror_conditions", "Conditions of the mirror that are not in order.", wrong);
+    text
 }

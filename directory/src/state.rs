@@ -1,7 +1,7 @@
 //! What the API's handlers share. Locks are held for a few lines, never over an await.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,15 +11,18 @@ use openred_proto::checked::card::Card;
 use openred_proto::error::WireError;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::LINEAGE;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use crate::api::problem::{Code, Problem};
 use crate::config::{Config, Mode};
 use crate::error::Result;
 use crate::identity::Identity;
 use crate::limits::{
-    ADDRESSES_FOR_ALL_STREAMS, ANNOUNCES, BANS, Buckets, NEW_NODE_EVERY, NEW_NODES_BURST, PREFIX_BANS,
+    ADDRESSES_FOR_ALL_STREAMS, ADDRESSES_OF_A_NETWORK, ANNOUNCES, BANS, Buckets, MIRROR_FILLS, NEW_NODE_EVERY,
+    NEW_NODES_BURST, PREFIX_BANS,
 };
 use crate::metrics::Metrics;
+use crate::mirror::Upstream;
 use crate::replay::Replay;
 use crate::route::{Bounds, Mailboxes};
 use crate::store::decision::Bans;
@@ -45,6 +48,14 @@ pub enum Caller {
     Node(NodeId),
     /// An address; an IPv6 one counts with its /64.
     Address(IpAddr),
+}
+
+/// The network that an address is in: an IPv4 /24, an IPv6 /48.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() >> 8 << 8)),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 80 << 80)),
+    }
 }
 
 /// What the store kept of earlier runs.
@@ -137,6 +148,12 @@ pub struct Directory {
     pub work_bits: u32,
     /// Streams that may be open.
     pub streams: u64,
+    /// The directory that this one mirrors.
+    pub upstream: Option<Arc<Upstream>>,
+    /// Mirrors that may follow this one.
+    pub mirrors: HashSet<NodeId>,
+    /// Woken when the log of cards has grown.
+    pub(crate) log_grew: Notify,
     /// Cards.
     pub store: StoreHandle,
     /// Counters.
@@ -147,8 +164,10 @@ pub struct Directory {
     mailboxes: Mutex<Mailboxes>,
     replay: Mutex<Replay>,
     buckets: Mutex<Buckets<Caller>>,
-    /// New nodes by address.
-    new_nodes: Mutex<Buckets<IpAddr>>,
+    /// Requests by network.
+    networks: Mutex<Buckets<IpAddr>>,
+    /// New nodes by address, and by network.
+    new_nodes: Mutex<[Buckets<IpAddr>; 2]>,
     /// Everybody's requests together.
     overall: Mutex<Buckets<()>>,
     bans: RwLock<HashSet<NodeId>>,
@@ -187,6 +206,12 @@ impl Directory {
         let mut banned_prefixes = BannedPrefixes::default();
         bans.prefixes.iter().for_each(|ban| banned_prefixes.insert(ban.who));
         let overall = *limits.overall_per_second.get_ref();
+        let (rate, burst) = (*limits.requests_per_second.get_ref(), *limits.requests_burst.get_ref());
+        let all = ADDRESSES_OF_A_NETWORK;
+        let new_nodes = [
+            Buckets::slow(NEW_NODE_EVERY, NEW_NODES_BURST),
+            Buckets::slow(NEW_NODE_EVERY / all, NEW_NODES_BURST * all),
+        ];
         let bounds = Bounds { offers_per_node: limits.offers_per_node as usize, items: limits.offers as usize };
         Arc::new(Self {
             identity,
@@ -197,14 +222,18 @@ impl Directory {
             mode: config.admission.mode,
             work_bits: *config.admission.work_bits.get_ref(),
             streams: u64::from(limits.streams),
+            upstream: config.upstream().map(|address| Arc::new(Upstream::new(address))),
+            mirrors: config.mirror.allow.get_ref().iter().filter_map(|id| id.parse().ok()).collect(),
+            log_grew: Notify::new(),
             store,
             metrics: Metrics::default(),
             started,
             clock,
             mailboxes: Mutex::new(Mailboxes::new(bounds)),
             replay: Mutex::new(Replay::new(started, before)),
-            buckets: Mutex::new(Buckets::new(*limits.requests_per_second.get_ref(), *limits.requests_burst.get_ref())),
-            new_nodes: Mutex::new(Buckets::slow(NEW_NODE_EVERY, NEW_NODES_BURST)),
+            buckets: Mutex::new(Buckets::new(rate, burst)),
+            networks: Mutex::new(Buckets::new(rate.saturating_mul(all), burst.saturating_mul(all))),
+            new_nodes: Mutex::new(new_nodes),
             overall: Mutex::new(Buckets::new(overall, overall)),
             bans: RwLock::new(bans.nodes.into_iter().map(|ban| ban.who).collect()),
             banned_prefixes: RwLock::new(banned_prefixes),
@@ -227,11 +256,32 @@ impl Directory {
     /// `did@url`: what nodes put into their configuration.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("{}@{}", self.identity.id(), self.origin)
+        format!("{}@{}", self.id(), self.origin)
     }
 
-    /// The signed head of a log that goes so far.
-    pub(crate) fn sign_head(&self, end: LogEnd) -> String {
+    /// The id by which nodes know the directory; a mirror's is that of the directory that it mirrors.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.upstream.as_ref().map_or_else(|| self.identity.id(), |upstream| upstream.address.id)
+    }
+
+    /// How far the log goes, and that head with its signature. A mirror hands on what it was handed.
+    pub(crate) async fn signed_head(&self) -> std::result::Result<(u64, String), Problem> {
+        if let Some(upstream) = &self.upstream {
+            let whole = upstream.head().ok_or_else(|| Problem::from(Code::MirrorBehind).retry_after(MIRROR_FILLS))?;
+            return Ok((whole.size, whole.note));
+        }
+        let end = self.store.read(|store| store.log_end()).await?;
+        Ok((end.size, self.sign_head(end)))
+    }
+
+    /// The time by which a node was heard of within its lease or not.
+    pub(crate) fn presence_now(&self) -> UnixMillis {
+        let now = self.now();
+        self.upstream.as_ref().map_or(now, |upstream| upstream.presence_now(now))
+    }
+
+    fn sign_head(&self, end: LogEnd) -> String {
         let mut last = self.head.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
             Some((signed, note)) if *signed == end => note.clone(),
@@ -314,12 +364,17 @@ impl Directory {
     }
 
     pub(crate) fn take_token(&self, caller: Caller) -> std::result::Result<(), Duration> {
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner).take(self.now(), caller)
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner).take(self.now(), caller)?;
+        let Caller::Address(address) = caller else { return Ok(()) };
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner).take(self.now(), network(address))
     }
 
-    /// Takes a token for a node that comes for the first time; keys cost nothing, so its address is what is counted.
+    /// Takes a token for a node that comes for the first time; keys cost nothing, so its address and network are what is counted.
     pub(crate) fn take_new_node(&self, address: IpAddr) -> std::result::Result<(), Duration> {
-        self.new_nodes.lock().unwrap_or_else(PoisonError::into_inner).take(self.now(), address)
+        let mut buckets = self.new_nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let [of_address, of_network] = &mut *buckets;
+        of_address.take(self.now(), address)?;
+        of_network.take(self.now(), network(address))
     }
 
     /// Takes a token of all requests together.

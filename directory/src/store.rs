@@ -3,10 +3,12 @@
 //! asynchronous side asks: bounded queues to two threads that were started before the system-call filter, one that writes and one that looks up.
 
 pub mod decision;
+pub mod followed;
 pub mod postgres;
 mod rules;
 pub mod sqlite;
 mod thread;
+pub mod walk;
 
 use openred_proto::checked::card::Card;
 use openred_proto::checked::succession::{Contradiction, Lineage};
@@ -16,9 +18,11 @@ use openred_proto::method::Method;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Mode;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use decision::{Author, Bans, Change, Entry, InviteLine, Kept};
+use followed::{Following, PresentRow};
 
+pub use followed::Step;
 pub use thread::StoreHandle;
 
 /// A verified card on its way into the store.
@@ -348,6 +352,23 @@ pub trait CardReader {
     /// # Errors
     /// The storage's; there is none beyond the log's end.
     fn log_hash(&mut self, position: u64) -> Result<Hash>;
+    /// Cards that are not quarantined, from one place in the log to before another, in its order.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn logged(&mut self, from: u64, to: u64) -> Result<Vec<Held>>;
+    /// The same from one place on by their places alone, at most `limit`.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn present(&mut self, from: u64, limit: usize) -> Result<Vec<PresentRow>>;
+    /// Of a mirror: whose log this is.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn following(&mut self) -> Result<Option<Following>> {
+        Ok(None)
+    }
 }
 
 /// Proof that an entry is one of the log's first `size`; none when the log does not go so far.
@@ -371,6 +392,10 @@ pub fn prove_consistency(reader: &mut dyn CardReader, old: u64, new: u64) -> Res
     }
     tree::prove_consistency(old, new, |position| reader.log_hash(position)).map(Some)
 }
+
+/// Of a store that holds no mirror; the configuration refuses it before.
+const NO_MIRROR: Error =
+    Error::LocalStoreUnfit { why: "a mirror keeps its cards in a file of its own: leave store.url empty" };
 
 /// A place for cards. Calls come from one thread at a time; between [`CardStore::begin`] and [`CardStore::commit`] they
 /// hold together.
@@ -414,6 +439,21 @@ pub trait CardStore: CardReader {
     /// # Errors
     /// The storage's.
     fn purge(&mut self, ended_before: UnixMillis) -> Result<u64>;
+    /// Of a mirror: takes what was proven over. The first node of which an older or another card was here, whose card is not taken.
+    ///
+    /// # Errors
+    /// The storage's; a store that holds no mirror.
+    fn follow(&mut self, _now: UnixMillis, _step: &Step) -> Result<Option<NodeId>> {
+        Err(NO_MIRROR)
+    }
+    /// Of a mirror: between these two places in the log no cards are held but these, whose nodes were heard of then; the places of
+    /// those that are not here.
+    ///
+    /// # Errors
+    /// As [`CardStore::follow`].
+    fn keep_present(&mut self, _from: u64, _to: u64, _present: &[(u64, UnixMillis)]) -> Result<Vec<u64>> {
+        Err(NO_MIRROR)
+    }
     /// Says what the run before left behind; from now on this one runs, and is cut off unless it ends in order.
     ///
     /// # Errors

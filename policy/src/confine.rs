@@ -151,7 +151,7 @@ impl Cage {
         (!self.kept.is_empty() && !self.role.keeps_paths()) || (executable && self.role != Role::Module) || short
     }
 
-    /// Lets a directory connect: to the sockets in the paths that it keeps, and to the ports of [`Cage::connect_only`].
+    /// Lets a directory connect, to its database or to the one that it mirrors: to the sockets in the paths that it keeps, and to the ports of [`Cage::connect_only`].
     #[must_use]
     pub fn with_database(mut self) -> Self {
         self.database = true;

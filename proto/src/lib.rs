@@ -11,6 +11,7 @@ pub mod audit;
 pub mod checked;
 pub mod concat;
 pub mod config;
+pub mod crowd;
 pub mod error;
 pub mod fields;
 pub mod http_signature;

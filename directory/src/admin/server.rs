@@ -103,6 +103,17 @@ impl Server {
 
     fn answer(&mut self, ask: Ask, uid: u32) -> Answered {
         let author = Author { uid, at: self.directory.now() };
+        let is_upstreams = matches!(
+            ask,
+            Ask::Approve { .. }
+                | Ask::Remove { .. }
+                | Ask::Invite { .. }
+                | Ask::ImportBegins { .. }
+                | Ask::Import { .. }
+        );
+        if is_upstreams && self.directory.upstream.is_some() {
+            return Err(Refusal::Mirror);
+        }
         match ask {
             Ask::Status => self.status(),
             Ask::Doctor => self.doctor(),

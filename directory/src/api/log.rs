@@ -68,12 +68,12 @@ pub struct ConsistencyQuery {
 
 #[utoipa::path(
     get, path = "/api/v3/log/head", tag = "log",
-    description = "How far the log of cards goes, signed by this directory.",
+    description = "How far the log of cards goes, signed by this directory; by a mirror, the last head that it was handed by the directory.",
     responses((status = 200, description = "the head", body = LogHead), Problem)
 )]
 pub(crate) async fn head(State(directory): State<Arc<Directory>>, _: Anonymous) -> Result<Json<LogHead>, Problem> {
-    let end = directory.store.read(|store| store.log_end()).await?;
-    Ok(Json(LogHead { head: directory.sign_head(end) }))
+    let (_, head) = directory.signed_head().await?;
+    Ok(Json(LogHead { head }))
 }
 
 #[utoipa::path(

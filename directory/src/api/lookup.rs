@@ -9,21 +9,18 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use chacha20poly1305::aead::{Aead as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
+use openred_proto::crowd::{InCrowd, PREFIX_DIGITS, key};
 use openred_proto::id::NodeId;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
 use super::nodes::{NodeView, view};
 use super::problem::{Code, Problem};
 use super::signed::{Anonymous, Asked};
 use super::to_base64;
-use crate::limits::{LOOK_UP_BODY_BYTES, PAGE, PREFIX_DIGITS};
+use crate::limits::{LOOK_UP_BODY_BYTES, PAGE};
 use crate::state::Directory;
-use crate::store;
-
-/// What is hashed before an id for the key of its card.
-const LABEL: &[u8] = b"openred/1/prefix\0";
+use crate::store::{self, Held};
 
 /// Body of a look-up of many.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -44,9 +41,9 @@ pub struct Found {
 /// Answer to a look-up by prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Sealed {
-    /// One for each node whose id begins so: standard base64 of twelve bytes of nonce and the signed card, sealed with
-    /// ChaCha20-Poly1305. Key: SHA-256 over `openred/1/prefix`, a zero byte and the 32 raw bytes of the id. Associated data: the
-    /// prefix as it was asked for.
+    /// One for each node whose id begins so: standard base64 of twelve bytes of nonce and what is sealed with ChaCha20-Poly1305: the
+    /// card's place in the log (eight bytes, the greatest first), its salt behind its length (one byte, 0 or 16), the signed card. Key:
+    /// SHA-256 over `openred/1/prefix`, a zero byte and the 32 raw bytes of the id. Associated data: the prefix as it was asked for.
     pub sealed: Vec<String>,
 }
 
@@ -108,7 +105,7 @@ pub(crate) async fn by_prefix(
         return Err(Code::PrefixWide.into());
     }
     let shown = page.held.iter().filter(|held| directory.shows(held, now));
-    let sealed = shown.map(|held| seal(&prefix, &held.node, &held.card)).collect::<Result<_, _>>()?;
+    let sealed = shown.map(|held| seal(&prefix, held)).collect::<Result<_, _>>()?;
     Ok(Json(Sealed { sealed }))
 }
 
@@ -126,24 +123,24 @@ fn range(prefix: &str) -> Option<(NodeId, NodeId)> {
     Some((filled("0")?, filled("f")?))
 }
 
-/// The key that a node's id makes.
 fn cipher(node: &NodeId) -> ChaCha20Poly1305 {
-    let key: [u8; 32] = Sha256::new_with_prefix(LABEL).chain_update(node.as_bytes()).finalize().into();
-    ChaCha20Poly1305::new(&key.into())
+    ChaCha20Poly1305::new(&key(node).into())
 }
 
-fn seal(prefix: &str, node: &NodeId, card: &[u8]) -> Result<String, Problem> {
+fn seal(prefix: &str, held: &Held) -> Result<String, Problem> {
     // Random, because one node's cards are all sealed with one key; 2^32 of them are never made.
     let mut nonce = [0; 12];
     getrandom::fill(&mut nonce).map_err(|_| Code::DirectoryFailing)?;
-    let payload = Payload { msg: card, aad: prefix.as_bytes() };
-    let sealed = cipher(node).encrypt(&nonce.into(), payload).map_err(|_| Code::DirectoryFailing)?;
+    let shown = InCrowd { index: held.logged.index, salt: held.logged.salt, card: held.card.clone() };
+    let payload = Payload { msg: &shown.encode(), aad: prefix.as_bytes() };
+    let sealed = cipher(&held.node).encrypt(&nonce.into(), payload).map_err(|_| Code::DirectoryFailing)?;
     Ok(to_base64(&[&nonce[..], &sealed].concat()))
 }
 
 /// Opens one of [`Sealed`] as who knows the id does; none when it is another node's.
 #[must_use]
-pub fn open(prefix: &str, node: &NodeId, sealed: &[u8]) -> Option<Vec<u8>> {
+pub fn open(prefix: &str, node: &NodeId, sealed: &[u8]) -> Option<InCrowd> {
     let (nonce, sealed) = sealed.split_first_chunk::<12>()?;
-    cipher(node).decrypt(&(*nonce).into(), Payload { msg: sealed, aad: prefix.as_bytes() }).ok()
+    let opened = cipher(node).decrypt(&(*nonce).into(), Payload { msg: sealed, aad: prefix.as_bytes() }).ok()?;
+    InCrowd::decode(&opened).ok()
 }

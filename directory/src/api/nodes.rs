@@ -143,6 +143,7 @@ pub(crate) async fn register(
     directory.note_store(registration.is_err());
     let outcome = outcome(&directory, card.node_id, registration?)?;
     directory.metrics.registrations.add();
+    directory.log_grew.notify_waiters();
     let again = spread(directory.announce_every()).as_secs().max(1);
     let registered = Registered {
         node: card.node_id.to_string(),
@@ -342,7 +343,7 @@ fn checked_query(directory: &Directory, query: &DiscoverQuery) -> Result<store::
         listed_only: true,
         sector: query.sector.clone(),
         method: method.map_err(|_| malformed("capability is not a method"))?,
-        seen_since: Some(now.minus(Duration::from_secs(fresh))),
+        seen_since: Some(directory.presence_now().minus(Duration::from_secs(fresh))),
         alive_at: Some(now),
         after: after.map_err(|_| malformed("cursor is not from this call"))?,
         limit,
@@ -356,7 +357,7 @@ pub(super) fn view(directory: &Directory, held: &Held) -> NodeView {
         node: held.node.to_string(),
         card: to_base64(&held.card),
         sequence: held.sequence,
-        fresh: is_fresh(directory.now(), held, directory.lease),
+        fresh: is_fresh(directory.presence_now(), held, directory.lease),
         log: LogPlace { index: held.logged.index, salt: held.logged.salt.map(hex::encode) },
     }
 }

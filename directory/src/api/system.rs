@@ -11,6 +11,8 @@ use utoipa::ToSchema;
 
 use super::problem::{Code, Problem};
 use super::signed::{Anonymous, Peer};
+use crate::metrics as figures;
+use crate::mirror::MirrorView;
 use crate::state::Directory;
 
 /// One thing that is or is not in order.
@@ -37,33 +39,47 @@ pub struct Health {
     pub now: u64,
     /// The conditions.
     pub conditions: Vec<Condition>,
+    /// Of a mirror: how it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorView>,
+}
+
+impl Health {
+    /// Whether it serves: a mirror also while the directory that it mirrors is away.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.conditions.iter().all(|condition| condition.ok || condition.code.starts_with("upstream."))
+    }
 }
 
 /// The same for `/health` and `directory status`.
 #[must_use]
 pub fn health_of(directory: &Directory) -> Health {
     let condition = |code: &str, ok, help: &str| Condition { code: code.to_owned(), ok, help: help.to_owned() };
-    let conditions = vec![
+    let mut conditions = vec![
         condition("store.writable", !directory.store_failing(), "free disk space; the log names the database's error"),
         condition("serving", !*directory.draining().borrow(), "it is ending; wait for the next start"),
     ];
+    let upstream = directory.upstream.as_ref();
+    conditions.extend(upstream.into_iter().flat_map(|upstream| upstream.conditions()));
     let ok = conditions.iter().all(|condition| condition.ok);
     Health {
         status: if ok { "ok" } else { "degraded" }.to_owned(),
-        directory: directory.identity.id().to_string(),
+        directory: directory.id().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now: directory.now().seconds(),
         conditions,
+        mirror: upstream.map(|upstream| upstream.view(directory.now())),
     }
 }
 
 #[utoipa::path(
     get, path = "/api/v3/health", tag = "system",
-    responses((status = 200, body = Health, description = "in order"), (status = 503, body = Health, description = "degraded"))
+    responses((status = 200, body = Health, description = "in order, or a mirror that serves what it has"), (status = 503, body = Health, description = "degraded"))
 )]
 pub(crate) async fn health(State(directory): State<Arc<Directory>>, _: Anonymous) -> Response {
     let health = health_of(&directory);
-    let status = if health.status == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if health.serves() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()
 }
 
@@ -85,7 +101,10 @@ pub(crate) async fn metrics(
 fn metrics_text(directory: &Directory) -> Response {
     let waiting = directory.mailboxes().len();
     let uptime = directory.now().0.saturating_sub(directory.started.0) / 1000;
-    let text = directory.metrics.text(waiting, uptime);
+    let mut text = directory.metrics.text(waiting, uptime);
+    if let Some(upstream) = &directory.upstream {
+        text.push_str(&figures::mirror_text(&upstream.view(directory.now()), &upstream.conditions()));
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

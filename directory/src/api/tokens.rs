@@ -222,13 +222,13 @@ pub(crate) async fn receive(
 }
 
 /// Counts an open stream for as long as it lives, against all and against its address.
-struct OpenStream {
+pub(super) struct OpenStream {
     directory: Arc<Directory>,
     address: Option<IpAddr>,
 }
 
 impl OpenStream {
-    fn count(directory: &Arc<Directory>, address: Option<IpAddr>) -> Result<Self, Problem> {
+    pub(super) fn count(directory: &Arc<Directory>, address: Option<IpAddr>) -> Result<Self, Problem> {
         if directory.metrics.streams_open.get() >= directory.streams || !directory.stream_opens(address) {
             return Err(Problem::from(Code::DirectoryBusy).retry_after(WAIT));
         }

@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::store::CardReader;
 use crate::store::postgres::PostgresStore;
-use crate::store::sqlite::{Fault, SqliteStore, Walked};
+use crate::store::sqlite::SqliteStore;
+use crate::store::walk::{Fault, Walked};
 
 /// Commands on the log.
 #[derive(Debug, Subcommand)]
@@ -74,7 +75,10 @@ fn read_head(loaded: &Loaded, file: &std::path::Path) -> Result<Head> {
     let mut note = Vec::new();
     let opened = std::fs::File::open(file).map_err(Error::file("open", file))?;
     opened.take(HEAD_BYTES as u64 + 1).read_to_end(&mut note).map_err(Error::file("read", file))?;
-    let directory = Identity::load(&loaded.home.key())?.id();
+    let directory = match loaded.config.upstream() {
+        Some(upstream) => upstream.id,
+        None => Identity::load(&loaded.home.key())?.id(),
+    };
     let wrong = Error::Misuse("--head: not a head that this directory's key signed");
     Head::verify(&note, &directory).map_err(|_| wrong)
 }

@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use openred_proto::config::Setting;
+use openred_proto::id::NodeId;
 use serde::Serialize;
 
 use crate::admin::{NodeLine, NodeList, Status};
+use crate::mirror::UpstreamAddress;
 
 mod decisions;
 
@@ -36,18 +38,35 @@ pub(super) fn version(json: bool) -> String {
     if json { document("version", &Version { version }) } else { format!("directory {version}\n") }
 }
 
-pub(super) fn init(address: &str, home: &Path, new: bool, json: bool) -> String {
+pub(super) fn init(
+    address: &str,
+    mirror: Option<&(UpstreamAddress, NodeId)>,
+    home: &Path,
+    new: bool,
+    json: bool,
+) -> String {
     #[derive(Serialize)]
     struct Init<'a> {
         address: &'a str,
+        /// A mirror's: by which it asks the directory that it mirrors.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
         home: &'a Path,
         created: bool,
     }
+    let key = mirror.map(|(_, key)| key.to_string());
     if json {
-        return document("init", &Init { address, home, created: new });
+        return document("init", &Init { address, key, home, created: new });
     }
     let what = if new { "made" } else { "was there" };
-    format!("home      {}\nidentity  {what}\nNodes configure this address:\n{address}\n", home.display())
+    let text = format!("home      {}\nidentity  {what}\n", home.display());
+    match mirror {
+        None => format!("{text}Nodes configure this address:\n{address}\n"),
+        Some((of, key)) => format!(
+            "{text}The operator of {of}\nallows this mirror by (mirror.allow):\n{key}\n\
+             Who reads from it names it so:\n{address}\n"
+        ),
+    }
 }
 
 pub(super) fn checked(file: &Path, json: bool) -> String {
@@ -93,6 +112,14 @@ pub fn status(status: &Status, json: bool) -> String {
     let _ = writeln!(text, "state     {state}, process {pid}, up {up}");
     for condition in status.health.conditions.iter().filter(|condition| !condition.ok) {
         let _ = writeln!(text, "          {}: {}", condition.code, condition.help);
+    }
+    if let Some(mirror) = &status.health.mirror {
+        let _ = writeln!(text, "mirror    of {}", mirror.of);
+        let since = match mirror.current_seconds_ago {
+            Some(ago) => format!("nothing missing {} ago", duration(ago)),
+            None => "being filled".to_owned(),
+        };
+        let _ = writeln!(text, "          {} of {} entries, {since}", mirror.entries, mirror.upstream_entries);
     }
     let _ = writeln!(
         text,

@@ -16,6 +16,7 @@ use openred_proto::method::{Method, MethodSet};
 use tokio_postgres::Row;
 
 use super::decision::{Author, Bans, Change, Entry, InviteLine, Kept};
+use super::followed::PresentRow;
 use super::rules::{self, Before, Plan, Taking, take_in};
 use super::sqlite::migrate::Migration;
 use super::{
@@ -25,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::limits::{EVIDENCE, PURGE, SUCCESSION_KEPT};
 
 mod decisions;
+mod followed;
 mod link;
 mod portable;
 mod schema;
@@ -33,6 +35,7 @@ mod target;
 mod walk;
 
 use link::Link;
+pub(crate) use target::trusting;
 pub use target::{Place, Target, check_files, parse};
 
 const HELD: &str = "SELECT id, sequence, card, listed, sector, expires_at, first_seen, last_seen,
@@ -402,6 +405,14 @@ impl CardReader for PostgresStore {
 
     fn log_hash(&mut self, position: u64) -> Result<Hash> {
         log_hash(self.reach()?, position)
+    }
+
+    fn logged(&mut self, from: u64, to: u64) -> Result<Vec<Held>> {
+        followed::logged(self.reach()?, from, to)
+    }
+
+    fn present(&mut self, from: u64, limit: usize) -> Result<Vec<PresentRow>> {
+        followed::present(self.reach()?, from, limit)
     }
 }
 

@@ -182,6 +182,32 @@ fn may_use(known: &mut impl Known, now: UnixMillis, hash: &[u8; 32]) -> Result<s
     })
 }
 
+/// Takes a card as the mirrored directory has it, which has let its node in; false where an older or another one is here.
+pub(super) fn take_over(
+    store: &mut impl Taking,
+    now: UnixMillis,
+    seen: UnixMillis,
+    card: &NewCard,
+    logged: Logged,
+) -> Result<bool> {
+    let hash: [u8; 32] = Sha256::digest(&card.bytes).into();
+    if let Some(row) = store.before(&card.node)?
+        && (card.sequence < row.sequence || (card.sequence == row.sequence && hash != row.hash))
+    {
+        return Ok(false);
+    }
+    match follow(store.known(), card, now)? {
+        Standing::Follows(plan) => {
+            store.insert(seen, card, &hash, false, Some(logged))?;
+            store.known().keep(&plan)?;
+        }
+        // Not all that was said before is known here; what the node says of itself holds without it.
+        Standing::Contradicts(_) => store.insert(seen, card, &hash, false, Some(logged))?,
+        Standing::Succeeded(_) => {}
+    }
+    Ok(true)
+}
+
 /// [`super::CardStore::register`] inside a transaction.
 pub(super) fn take_in(store: &mut impl Taking, now: UnixMillis, card: &NewCard, terms: &Terms) -> Result<Registration> {
     let plan = match follow(store.known(), card, now)? {

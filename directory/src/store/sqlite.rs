@@ -13,6 +13,7 @@ use openred_proto::log::tree::Frontier;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::decision::{Author, Bans, Change, Entry, InviteLine, Kept};
+use super::followed::{Following, PresentRow, Step};
 use super::rules::{self, Before, Plan, Taking, take_in};
 use super::{
     CardReader, CardStore, Counts, Held, LogEnd, Logged, NewCard, Page, PreviousRun, Query, Registration, Stats, Terms,
@@ -21,16 +22,15 @@ use crate::error::{Error, Result};
 use crate::limits::{EVIDENCE, PURGE, SUCCESSION_KEPT};
 
 mod decisions;
+mod followed;
 mod log;
 pub mod migrate;
 mod portable;
 mod stats;
 mod successions;
 
-pub use log::{Fault, Walked};
-
 /// Schema that this program writes.
-const SCHEMA: i64 = 5;
+const SCHEMA: i64 = 6;
 /// The writer of the other thread holds its lock for one commit; more is an error.
 const BUSY: Duration = Duration::from_secs(2);
 /// Pages that the write-ahead log takes before they go to their places, 32 MiB: many announcements change the same ones, and each time
@@ -219,13 +219,7 @@ impl Taking for SqliteStore {
     }
 
     fn log(&mut self, card: &NewCard) -> Result<Logged> {
-        let growing = match &mut self.growing {
-            Some(growing) => growing,
-            none => {
-                let size = log::end(&self.connection)?.size;
-                none.insert(Frontier::load(size, |position| log::hash(&self.connection, position))?)
-            }
-        };
+        let growing = log::growing(&self.connection, &mut self.growing)?;
         log::append(&self.connection, growing, &card.bytes, card.listed)
     }
 
@@ -244,6 +238,14 @@ impl Taking for SqliteStore {
         quarantined: bool,
         logged: Option<Logged>,
     ) -> Result<()> {
+        // The same card again: the indexes of what has not changed are left alone.
+        if logged.is_none() {
+            let sql = "UPDATE nodes SET last_seen = ?2, listed = ?3, quarantined = ?4 WHERE id = ?1";
+            let listed = i64::from(card.listed) * if quarantined { 2 } else { 1 };
+            let mut update = self.connection.prepare_cached(sql)?;
+            update.execute(params![card.node.as_bytes(), signed(now.0), listed, quarantined])?;
+            return Ok(());
+        }
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO nodes (id, sequence, card, card_hash, listed, sector, methods, expires_at, first_seen, last_seen,
                  log_index, log_salt, quarantined)
@@ -390,6 +392,18 @@ impl CardReader for SqliteStore {
         log::hash(&self.connection, position)
     }
 
+    fn logged(&mut self, from: u64, to: u64) -> Result<Vec<Held>> {
+        followed::logged(&self.connection, from, to)
+    }
+
+    fn present(&mut self, from: u64, limit: usize) -> Result<Vec<PresentRow>> {
+        followed::present(&self.connection, from, limit)
+    }
+
+    fn following(&mut self) -> Result<Option<Following>> {
+        followed::following(&self.connection)
+    }
+
     fn stats(&mut self, now: UnixMillis, seen_since: UnixMillis) -> Result<Stats> {
         let counts = self.counts(seen_since)?;
         stats::stats(&self.connection, now, counts)
@@ -478,6 +492,15 @@ impl CardStore for SqliteStore {
         decisions::purge(&self.connection, ended_before)?;
         self.taken = None;
         Ok((ended + forgotten) as u64)
+    }
+
+    fn follow(&mut self, now: UnixMillis, step: &Step) -> Result<Option<NodeId>> {
+        followed::follow(self, now, step)
+    }
+
+    fn keep_present(&mut self, from: u64, to: u64, present: &[(u64, UnixMillis)]) -> Result<Vec<u64>> {
+        self.taken = None;
+        followed::keep_present(&self.connection, from, to, present)
     }
 
     fn begin_run(&mut self) -> Result<PreviousRun> {

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use openred_directory::api::nodes::{NodeView, Page, Registered};
 use openred_directory::api::problem::ProblemDocument;
+use openred_directory::api::signed::Peer;
 use openred_directory::config::{Config, Mode};
 use openred_directory::store::decision::{Author, Change, InviteLine};
 use openred_proto::admission::{Challenge, Invite};
 
-use crate::fixture::{HOUR, Node, Reply, TestDirectory, base64_text};
+use crate::fixture::{HOUR, Node, Reply, TestDirectory, base64_text, request};
 
 const PATH: &str = "/api/v3/nodes/register";
 
@@ -196,4 +197,57 @@ async fn everybody_together_is_limited() {
     );
     test.advance(Duration::from_secs(1));
     assert_eq!(test.get("/api/v3/health").await.status, 200);
+}
+
+/// Nine addresses of one network, and one of the next.
+const NETWORKS: [(&str, &str); 2] = [("192.0.2.", "192.0.3.1:9"), ("[2001:db8:7:", "[2001:db8:8::1]:9")];
+
+fn address(network: &str, number: u8) -> String {
+    if network.starts_with('[') { format!("{network}{number:x}::1]:9") } else { format!("{network}{number}:9") }
+}
+
+#[tokio::test]
+async fn many_addresses_of_one_network_are_limited_together() {
+    let mut config = Config::default();
+    *config.limits.requests_burst.get_mut() = 3;
+    for (network, other) in NETWORKS {
+        let test = TestDirectory::with(&config);
+        let ask = async |from: &str| {
+            let mut request = request("GET", "/api/v3/health", &[], Vec::new());
+            request.extensions_mut().insert(Peer(from.parse().unwrap()));
+            Reply::read(test.send(request).await).await
+        };
+        for number in 1..=8 {
+            for _ in 0..3 {
+                assert_eq!(ask(&address(network, number)).await.status, 200);
+            }
+        }
+        let refused = ask(&address(network, 9)).await;
+        assert_eq!(refused.refusal(), (429, "rate.limited".into()), "{network}");
+        assert!(refused.headers.contains_key("retry-after"));
+        assert_eq!(ask(other).await.status, 200);
+        assert_eq!(ask("127.0.0.1:9").await.status, 200);
+        test.advance(Duration::from_secs(1));
+        assert_eq!(ask(&address(network, 9)).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn new_nodes_of_one_network_are_limited_together() {
+    let mut config = Config::default();
+    *config.limits.requests_burst.get_mut() = 10_000;
+    config.admission.mode = Mode::Invite;
+    for (network, other) in NETWORKS {
+        let test = TestDirectory::with(&config);
+        let node = Node::new(1);
+        let body = crate::fixture::json("card", &node.sign_card(&node.card(test.now())));
+        let come = async |from: &str| test.call_from(from, &node, "POST", PATH, body.clone()).await.code();
+        for number in 1..=8 {
+            for _ in 0..32 {
+                assert_eq!(come(&address(network, number)).await, "admission.invite");
+            }
+        }
+        assert_eq!(come(&address(network, 9)).await, "rate.limited", "{network}");
+        assert_eq!(come(other).await, "admission.invite");
+    }
 }

@@ -67,7 +67,7 @@ async fn a_prefix_shows_cards_to_those_alone_who_know_whose_they_are() {
         let found: Sealed = test.get(&format!("/api/v3/nodes/prefix/{prefix}")).await.ok();
         let sealed: Vec<Vec<u8>> = found.sealed.iter().map(|text| STANDARD.decode(text).unwrap()).collect();
         assert_eq!(sealed.len(), 1);
-        assert_eq!(open(prefix, &node.id(), &sealed[0]), Some(card.clone()));
+        assert_eq!(open(prefix, &node.id(), &sealed[0]).unwrap().card, card);
         assert_eq!(open(prefix, &stranger.id(), &sealed[0]), None);
         assert_eq!(open("0000000000000000f", &node.id(), &sealed[0]), None, "for another prefix");
         let mut changed = sealed[0].clone();

@@ -9,6 +9,7 @@ mod floods;
 mod hostile;
 mod log;
 mod lookup;
+mod mirror;
 mod nodes;
 mod operator;
 mod process;

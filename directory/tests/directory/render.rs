@@ -43,6 +43,7 @@ fn status() -> Status {
             version: "1".into(),
             now: 1_800_000_000,
             conditions,
+            mirror: None,
         },
         counts: counts(),
         waiting: 5,

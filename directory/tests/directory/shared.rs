@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::signal::Signal;
 use openred_directory::error::Error;
 use openred_directory::store::postgres::{PostgresStore, Target};
-use openred_directory::store::sqlite::Fault;
+use openred_directory::store::walk::Fault;
 use openred_directory::store::{CardReader as _, CardStore as _, NewCard, Registration, Terms};
 use openred_proto::id::UnixMillis;
 
@@ -253,7 +253,7 @@ fn the_real_program_serves_from_it_and_outlives_its_loss() {
         place.text(&["check"]);
         let shown = place.text(&["config", "show"]);
         assert!(shown.contains(&url) && !shown.contains(cluster.password()), "{shown}");
-        assert_eq!(place.json(&["db", "migrate", "--dry-run"])["steps"].as_array().unwrap().len(), 1);
+        assert_eq!(place.json(&["db", "migrate", "--dry-run"])["steps"].as_array().unwrap().len(), 2);
         let serving = place.serve();
         let (one, two) = (Node::new(1), Node::new(2));
         assert_eq!(serving.register(&one).0, 200);
@@ -274,6 +274,7 @@ fn the_real_program_serves_from_it_and_outlives_its_loss() {
         assert_eq!(place.json(&["status"])["counts"]["nodes"], 2);
         assert_eq!(place.json(&["doctor"])["ok"], true);
         assert_eq!(place.json(&["log", "verify"])["cards"], 2);
+        assert_eq!(place.text(&["db", "check"]), "store.url: sound\n");
         assert_eq!(place.text(&["nodes", "ban", &two.id().to_string()]), format!("banned {}\n", two.id()));
         assert_eq!(serving.end(), Some(0));
         let serving = place.serve();

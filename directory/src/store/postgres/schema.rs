@@ -1,12 +1,13 @@
 //! The tables in PostgreSQL, in a schema of their own, so that other programs may share the database and none of their names is taken for
 //! one of ours. Changes are transactional: a step holds as a whole or not at all.
 
+use super::followed;
 use super::link::Link;
 use crate::error::{Error, Result};
 use crate::store::sqlite::migrate::Migration;
 
 /// Schema that this program writes. Its numbers are its own, not those of SQLite.
-pub(super) const SCHEMA: i64 = 1;
+pub(super) const SCHEMA: i64 = 2;
 
 const FIRST: &str = "
 CREATE TABLE about (one smallint PRIMARY KEY CHECK (one = 1), program text NOT NULL, version bigint NOT NULL);
@@ -80,8 +81,10 @@ CREATE TRIGGER history_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON history
     FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
 ";
 
-const STEPS: [(&str, &str); 1] =
-    [("nodes, evidence, bans, successions, the log of cards, invites, approvals, the history of changes", FIRST)];
+const STEPS: [(&str, &str); 2] = [
+    ("nodes, evidence, bans, successions, the log of cards, invites, approvals, the history of changes", FIRST),
+    ("cards by their place in the log", followed::CREATE),
+];
 
 /// What every connection begins with. A lock is waited for as long as a commit may take; a server that acknowledges what it has not
 /// written down is refused.

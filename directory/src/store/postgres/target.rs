@@ -164,17 +164,20 @@ fn resolve(name: &str, port: u16) -> Result<Vec<IpAddr>> {
 }
 
 /// TLS that trusts those certificates and no others.
-fn trusting(path: &Path) -> Result<rustls::ClientConfig> {
+///
+/// # Errors
+/// The file cannot be used.
+pub(crate) fn trusting(path: &Path) -> Result<rustls::ClientConfig> {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject as _;
     let wrong = |why| Error::LocalTls { path: path.to_owned(), why };
-    let unreadable = "cannot be read as PEM certificates (store.certificates)";
+    let unreadable = "cannot be read as PEM certificates";
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|_| wrong(unreadable))? {
         roots.add(certificate.map_err(|_| wrong(unreadable))?).map_err(|_| wrong(unreadable))?;
     }
     if roots.is_empty() {
-        return Err(wrong("holds no certificate (store.certificates)"));
+        return Err(wrong("holds no certificate"));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();

@@ -1,15 +1,14 @@
-//! The walk over the whole log (`directory log verify`), in one view of the database; the faults are those that SQLite's walk names.
+//! The walk over the whole log (`directory log verify`), in one view of the database.
 
 use std::collections::VecDeque;
 
-use openred_proto::log::tree::{self, Frontier, kept, position};
-use openred_proto::log::{Hash, Salt, entry};
+use openred_proto::log::Hash;
 
 use super::link::Link;
 use super::{PostgresStore, hash, log_hash, node_id, signed, unsigned};
 use crate::error::{Error, Result};
 use crate::store::LogEnd;
-use crate::store::sqlite::{Fault, Walked};
+use crate::store::walk::{self, Fault, Walked};
 
 /// Rows that come in one go.
 const ROWS: i64 = 4096;
@@ -22,14 +21,14 @@ impl PostgresStore {
     pub fn walk_log(&mut self) -> Result<std::result::Result<Walked, Fault>> {
         let link = self.reach()?;
         link.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
-        let walked = walk(link);
+        let walked = walked(link);
         // It has changed nothing.
         let _ = link.batch("ROLLBACK");
         walked
     }
 }
 
-fn walk(link: &mut Link) -> Result<std::result::Result<Walked, Fault>> {
+fn walked(link: &mut Link) -> Result<std::result::Result<Walked, Fault>> {
     let row = link.row("SELECT size, root FROM log_end", &[])?.ok_or(Error::LocalStoreAway)?;
     let end = LogEnd { size: unsigned(row.try_get(0)?), root: hash(&row, 1)? };
     match walk_hashes(link, end)? {
@@ -60,26 +59,7 @@ impl Hashes<'_> {
 
 fn walk_hashes(link: &mut Link, end: LogEnd) -> Result<Option<Fault>> {
     let mut hashes = Hashes { link, here: VecDeque::new(), after: -1 };
-    let mut log = Frontier::default();
-    while log.size() < end.size {
-        let (index, first) = (log.size(), kept(log.size()));
-        let mut expected: Option<Vec<Hash>> = None;
-        for level in 0..=index.trailing_ones() {
-            let position = first + u64::from(level);
-            let Some((_, hash)) = hashes.next()?.filter(|(found, _)| *found == position) else {
-                return Ok(Some(Fault::Missing { index, position }));
-            };
-            // A leaf is what the others are held against; the root and the cards say whether it is right.
-            let expected = expected.get_or_insert_with(|| log.append_leaf(hash));
-            if expected.get(level as usize) != Some(&hash) {
-                return Ok(Some(Fault::Changed { index, level }));
-            }
-        }
-    }
-    if hashes.next()?.is_some() {
-        return Ok(Some(Fault::Beyond { size: end.size }));
-    }
-    Ok((log.root() != end.root).then_some(Fault::Root { size: end.size }))
+    walk::hashes(end, || hashes.next())
 }
 
 fn walk_cards(link: &mut Link, size: u64) -> Result<std::result::Result<u64, Fault>> {
@@ -89,20 +69,19 @@ fn walk_cards(link: &mut Link, size: u64) -> Result<std::result::Result<u64, Fau
     loop {
         let rows = link.rows(sql, &[&after, &ROWS])?;
         for row in &rows {
-            let (card, listed): (&[u8], bool) = (row.try_get(2)?, row.try_get(3)?);
             let (index, salt): (Option<i64>, Option<&[u8]>) = (row.try_get(4)?, row.try_get(5)?);
-            let salt: Option<Salt> = salt.and_then(|salt| salt.try_into().ok());
-            let index = index.map(unsigned).filter(|index| *index < size && listed == salt.is_none());
-            let leaf = tree::leaf_hash(&entry(card, salt.as_ref()));
-            let is_there = match index {
-                Some(index) => log_hash(link, position(0, index))? == leaf,
-                None => false,
+            let card = walk::Row {
+                node: node_id(row, 0)?,
+                sequence: unsigned(row.try_get(1)?),
+                card: row.try_get(2)?,
+                listed: row.try_get(3)?,
+                index: index.map(unsigned),
+                salt: salt.and_then(|salt| salt.try_into().ok()),
             };
-            let node = node_id(row, 0)?;
-            if !is_there {
-                return Ok(Err(Fault::Card { node, sequence: unsigned(row.try_get(1)?) }));
+            if let Some(fault) = walk::card(&card, size, |position| log_hash(link, position))? {
+                return Ok(Err(fault));
             }
-            after = node.as_bytes().to_vec();
+            after = card.node.as_bytes().to_vec();
             cards += 1;
         }
         if signed(rows.len() as u64) < ROWS {

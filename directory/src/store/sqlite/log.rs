@@ -5,12 +5,13 @@
 //! The salt of an unlisted card is kept with the card and goes with it: from then on nobody can tell what its entry says.
 
 use openred_proto::id::NodeId;
-use openred_proto::log::tree::{self, Frontier, kept, position};
+use openred_proto::log::tree::{self, Frontier, kept};
 use openred_proto::log::{Hash, Salt, entry};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{SqliteStore, signed, unsigned};
 use crate::error::{Error, Result};
+use crate::store::walk::{self, Fault, Walked};
 use crate::store::{LogEnd, Logged};
 
 /// The tables; part of the schema since version 4, as are two columns of `nodes`.
@@ -45,6 +46,17 @@ pub(super) fn close(connection: &Connection, grown: &Frontier) -> Result<()> {
     Ok(())
 }
 
+/// The log's end while a transaction makes it longer.
+pub(super) fn growing<'a>(connection: &Connection, growing: &'a mut Option<Frontier>) -> Result<&'a mut Frontier> {
+    match growing {
+        Some(growing) => Ok(growing),
+        none => {
+            let size = end(connection)?.size;
+            Ok(none.insert(Frontier::load(size, |position| hash(connection, position))?))
+        }
+    }
+}
+
 /// Adds an entry for a card.
 pub(super) fn append(connection: &Connection, log: &mut Frontier, card: &[u8], listed: bool) -> Result<Logged> {
     let salt = if listed { None } else { Some(draw_salt()?) };
@@ -77,56 +89,6 @@ pub(super) fn take_over(connection: &Connection) -> Result<()> {
     close(connection, &log)
 }
 
-/// What the walk over a log found in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Walked {
-    /// How far the log goes.
-    pub end: LogEnd,
-    /// Cards that were found in it.
-    pub cards: u64,
-}
-
-/// The first thing that is not as it has to be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// A hash is not there.
-    #[error("entry {index}: the hash at position {position} is missing")]
-    Missing {
-        /// With which entry it became known.
-        index: u64,
-        /// Its position.
-        position: u64,
-    },
-    /// A hash is not that of the subtree below it.
-    #[error("entry {index}: the hash of the 2^{level} entries that end with it is another than theirs")]
-    Changed {
-        /// The subtree's last entry.
-        index: u64,
-        /// Its level.
-        level: u32,
-    },
-    /// There are hashes behind the last entry.
-    #[error("the log says that it has {size} entries, and hashes go on behind them")]
-    Beyond {
-        /// Entries, by the row that says so.
-        size: u64,
-    },
-    /// The root is not that of the entries.
-    #[error("the root of the {size} entries is another than the one that is kept")]
-    Root {
-        /// Entries.
-        size: u64,
-    },
-    /// A card has no entry, or an entry that is not its own.
-    #[error("the card of {node} (sequence {sequence}) is not the entry that it should be")]
-    Card {
-        /// Whose.
-        node: NodeId,
-        /// Which.
-        sequence: u64,
-    },
-}
-
 impl SqliteStore {
     /// Walks the whole log, then every card, in one view of the database.
     ///
@@ -147,27 +109,10 @@ impl SqliteStore {
 fn walk_hashes(view: &Connection, end: LogEnd) -> Result<Option<Fault>> {
     let mut select = view.prepare("SELECT position, hash FROM log_hashes ORDER BY position")?;
     let mut rows = select.query([])?;
-    let mut log = Frontier::default();
-    while log.size() < end.size {
-        let (index, first) = (log.size(), kept(log.size()));
-        let mut expected: Option<Vec<Hash>> = None;
-        for level in 0..=index.trailing_ones() {
-            let position = first + u64::from(level);
-            let row = rows.next()?.map(|row| Ok::<_, Error>((row.get(0).map(unsigned)?, row.get::<_, Hash>(1)?)));
-            let Some((_, hash)) = row.transpose()?.filter(|(found, _)| *found == position) else {
-                return Ok(Some(Fault::Missing { index, position }));
-            };
-            // A leaf is what the others are held against; the root and the cards say whether it is right.
-            let expected = expected.get_or_insert_with(|| log.append_leaf(hash));
-            if expected.get(level as usize) != Some(&hash) {
-                return Ok(Some(Fault::Changed { index, level }));
-            }
-        }
-    }
-    if rows.next()?.is_some() {
-        return Ok(Some(Fault::Beyond { size: end.size }));
-    }
-    Ok((log.root() != end.root).then_some(Fault::Root { size: end.size }))
+    walk::hashes(end, || {
+        let row = rows.next()?.map(|row| Ok::<_, Error>((row.get(0).map(unsigned)?, row.get(1)?)));
+        row.transpose()
+    })
 }
 
 fn walk_cards(view: &Connection, size: u64) -> Result<std::result::Result<u64, Fault>> {
@@ -176,17 +121,18 @@ fn walk_cards(view: &Connection, size: u64) -> Result<std::result::Result<u64, F
     let mut rows = select.query([])?;
     let mut cards = 0;
     while let Some(row) = rows.next()? {
-        let (card, listed): (Vec<u8>, bool) = (row.get(2)?, row.get(3)?);
-        let (index, salt): (Option<i64>, Option<Salt>) = (row.get(4)?, row.get(5)?);
-        let index = index.map(unsigned).filter(|index| *index < size && listed == salt.is_none());
-        let leaf = tree::leaf_hash(&entry(&card, salt.as_ref()));
-        let is_there = match index {
-            Some(index) => hash(view, position(0, index))? == leaf,
-            None => false,
+        let bytes: Vec<u8> = row.get(2)?;
+        let index: Option<i64> = row.get(4)?;
+        let card = walk::Row {
+            node: NodeId::from_bytes(row.get(0)?),
+            sequence: unsigned(row.get(1)?),
+            card: &bytes,
+            listed: row.get(3)?,
+            index: index.map(unsigned),
+            salt: row.get(5)?,
         };
-        if !is_there {
-            let (node, sequence) = (NodeId::from_bytes(row.get(0)?), unsigned(row.get(1)?));
-            return Ok(Err(Fault::Card { node, sequence }));
+        if let Some(fault) = walk::card(&card, size, |position| hash(view, position))? {
+            return Ok(Err(fault));
         }
         cards += 1;
     }

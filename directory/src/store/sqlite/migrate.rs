@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use serde::Serialize;
 
-use super::{CREATE, SCHEMA, SqliteStore, UPGRADE_1, decisions, log, successions};
+use super::{CREATE, SCHEMA, SqliteStore, UPGRADE_1, decisions, followed, log, successions};
 use crate::error::{Error, Result};
 
 /// What was done, or would be.
@@ -26,12 +26,13 @@ pub struct Migration {
 /// A step: the schemas that need it, what it adds, its statements.
 type Step = (std::ops::Range<i64>, &'static str, &'static str);
 
-const STEPS: [Step; 5] = [
+const STEPS: [Step; 6] = [
     (0..1, "nodes, evidence, bans", CREATE),
     (1..2, "indexes of listed nodes, the note of the last run", UPGRADE_1),
     (0..3, "successions", successions::CREATE),
     (0..4, "the log of cards, and those that are held as its first entries", log::CREATE),
     (0..5, "quarantine, bans of prefixes, invites, approvals, the history of changes", decisions::CREATE),
+    (0..6, "cards by their place in the log, whose log a mirror follows", followed::CREATE),
 ];
 
 /// Brings an open database up to date.

@@ -1,9 +1,8 @@
-//! Places, bans, pages, evidence, runs, and databases of before.
+//! What is SQLite's alone: indexes, room for evidence, databases of before. The rest is both stores' (tests/directory/stores.rs).
 #![allow(clippy::unwrap_used, reason = "tests")]
 use openred_proto::checked::succession::Lineage;
 
 use super::*;
-use crate::store::decision::Ban;
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -27,44 +26,6 @@ fn card(number: u32, expires_at: UnixMillis) -> NewCard {
         bytes: vec![7; 100],
         lineage: Lineage::default(),
     }
-}
-
-#[test]
-fn a_place_comes_back_at_the_cards_end_and_the_row_goes_when_no_older_card_can_come() {
-    let (_folder, mut store) = store();
-    let (old, new) = (card(1, NOW.plus(DAY)), card(2, NOW.plus(DAY * 60)));
-    assert_eq!(store.register(NOW, &old, &Terms::open(1)).unwrap(), Registration::Stored);
-    assert_eq!(store.register(NOW, &new, &Terms::open(1)).unwrap(), Registration::Full);
-    assert_eq!(store.purge(NOW.plus(DAY)).unwrap(), 0);
-    assert_eq!(store.purge(NOW.plus(DAY * 2)).unwrap(), 1, "the card");
-    assert_eq!(store.register(NOW, &new, &Terms::open(1)).unwrap(), Registration::Stored);
-    assert_eq!(
-        store.register(NOW, &NewCard { sequence: 0, ..old.clone() }, &Terms::open(9)).unwrap(),
-        Registration::Rollback
-    );
-    assert_eq!(
-        store.register(NOW, &old, &Terms::open(1)).unwrap(),
-        Registration::Full,
-        "coming back takes a place as well"
-    );
-    assert_eq!(store.purge(NOW.plus(DAY * 9)).unwrap(), 0, "a card of eight days could still come");
-    assert_eq!(store.purge(NOW.plus(DAY * 9).plus(Duration::from_millis(1))).unwrap(), 1, "the row");
-    assert_eq!(store.register(NOW, &NewCard { sequence: 0, ..old }, &Terms::open(9)).unwrap(), Registration::Stored);
-}
-
-#[test]
-fn a_ban_stays_and_gives_the_place_back() {
-    let (folder, mut store) = store();
-    let mut admin = SqliteStore::open(&folder.path().join("db"), 64).unwrap();
-    let author = Author { uid: 0, at: NOW };
-    store.register(NOW, &card(1, NOW.plus(DAY)), &Terms::open(1)).unwrap();
-    assert_eq!(store.register(NOW, &card(2, NOW.plus(DAY * 60)), &Terms::open(1)).unwrap(), Registration::Full);
-    let banned = card(1, NOW).node;
-    assert!(admin.change(&author, &Change::Ban(banned, "spam".into())).unwrap());
-    assert_eq!(store.register(NOW, &card(2, NOW.plus(DAY * 60)), &Terms::open(1)).unwrap(), Registration::Stored);
-    while store.purge(NOW.plus(DAY * 30)).unwrap() > 0 {}
-    let ban = Ban { who: banned, at: NOW, reason: "spam".into() };
-    assert_eq!((store.node(&banned).unwrap(), store.bans().unwrap().nodes), (None, vec![ban]));
 }
 
 #[test]
@@ -120,16 +81,6 @@ fn evidence_that_has_no_room_is_not_said_to_be_kept() {
     for _ in 0..2 {
         assert_eq!(store.register(NOW, &other, &Terms::open(9)).unwrap(), Registration::Equivocation { kept: true });
     }
-}
-
-#[test]
-fn a_run_that_ended_in_order_says_so_to_the_next() {
-    let (_folder, mut store) = store();
-    assert_eq!(store.begin_run().unwrap(), PreviousRun::Never);
-    assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff);
-    store.end_run(77).unwrap();
-    assert_eq!(store.begin_run().unwrap(), PreviousRun::Ended { latest: 77 });
-    assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff, "said once");
 }
 
 #[test]
