@@ -68,6 +68,7 @@ fn every_group_measures_what_it_owes() {
                 "load",
                 "announce_new",
                 "announce_again",
+                "usual_announce_again",
                 "announce_again_cpu_generator",
                 "lookup",
                 "lookup_cpu_generator",

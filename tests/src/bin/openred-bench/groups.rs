@@ -75,6 +75,7 @@ impl Size {
         directory: directory::Size {
             nodes: 1_000_000,
             few: 1000,
+            usual: 50_000,
             shared: 50_000,
             streams: 18_000,
             offers: 500,
@@ -102,6 +103,7 @@ impl Size {
         directory: directory::Size {
             nodes: 300,
             few: 50,
+            usual: 100,
             shared: 100,
             streams: 40,
             offers: 8,
