@@ -104,6 +104,14 @@ pub(crate) struct Life {
     pub(crate) grew: bool,
 }
 
+/// Which node shows an alarm, and whose troubles explain it.
+#[derive(Clone, Copy, Debug)]
+struct About {
+    by: usize,
+    /// Another node that it is about.
+    of: Option<usize>,
+}
+
 /// An alarm that a node showed.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Alarm {
@@ -140,7 +148,9 @@ impl Watch {
                 let at = clock.seconds();
                 if let Ok(status) = member.status() {
                     for condition in conditions(&status) {
-                        self.judge(number, at, &condition, &held(&faults.struck), &complain);
+                        let about = crew.members.iter().position(|member| is_about(&condition, &member.id));
+                        let told = About { by: number, of: about };
+                        self.judge(told, at, &condition, &held(&faults.struck), &complain);
                     }
                 }
             }
@@ -150,7 +160,7 @@ impl Watch {
 
     fn judge(
         &self,
-        number: usize,
+        told: About,
         at: f64,
         (code, detail): &(String, String),
         struck: &[Struck],
@@ -159,13 +169,19 @@ impl Watch {
         let provoked = struck.iter().any(|struck| {
             let grace = if code.starts_with("directory.") { DIRECTORY_GRACE } else { GRACE };
             let over = struck.to.map_or(f64::INFINITY, |to| to + grace);
-            struck.fault.concerns(number) && explains(&struck.fault, code) && at >= struck.from - 1.0 && at <= over
+            let explained = match told.of {
+                // The peer was down, cut off, or without its keys, for as long as four offers take.
+                Some(peer) => struck.fault.concerns(peer),
+                None => struck.fault.concerns(told.by) && explains(&struck.fault, code),
+            };
+            explained && at >= struck.from - 1.0 && at <= over
         });
         let mut alarms = held(&self.alarms);
         let alarm = alarms.entry(code.clone()).or_default();
         alarm.seen += 1;
         if !provoked {
             alarm.unprovoked += 1;
+            let number = told.by;
             complain(format!("n{number} shows {code} at {at:.0} s, which nothing provoked: {detail}"));
         }
     }
@@ -219,6 +235,12 @@ pub(crate) fn conditions(status: &serde_json::Value) -> Vec<(String, String)> {
     let both = ["supervisor", "node"].into_iter().filter_map(|who| status[who]["conditions"].as_array());
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     both.flatten().map(|condition| (text(&condition["code"]), text(&condition["detail"]))).collect()
+}
+
+/// Whether it is a doubt of the directory because of this node, which answers no offer. Details name the end of an id.
+fn is_about((code, detail): &(String, String), id: &str) -> bool {
+    let end = id.get(id.len().saturating_sub(8)..).unwrap_or(id);
+    code == "directory.doubtful" && detail.contains(&format!("…{end}: unanswered"))
 }
 
 /// Whether a trouble of this kind may raise this alarm.
