@@ -340,13 +340,14 @@ mod tests {
     fn an_alarm_is_explained_by_its_own_trouble_alone() {
         let (watch, complaints) = (Watch::default(), Mutex::new(Vec::new()));
         let killed = Struck { fault: Fault::Kill { node: 2, process: "vault" }, from: 10.0, to: Some(10.1), hit: true };
-        let look = |number, at, code: &str| {
+        let told = |told, at, code: &str| {
             held(&complaints).clear();
-            watch.judge(number, at, &(code.to_owned(), String::new()), std::slice::from_ref(&killed), &|what| {
+            watch.judge(told, at, &(code.to_owned(), String::new()), std::slice::from_ref(&killed), &|what| {
                 held(&complaints).push(what);
             });
             held(&complaints).len()
         };
+        let look = |by, at, code: &str| told(About { by, of: None }, at, code);
         assert_eq!(look(2, 12.0, "cryptod.away"), 0);
         assert_eq!(look(2, 9.5, "process.vault.away"), 0, "the look began before the trouble was noted");
         assert_eq!(look(1, 12.0, "cryptod.away"), 1, "another node");
@@ -354,5 +355,10 @@ mod tests {
         assert_eq!(look(2, 10.2 + GRACE, "cryptod.away"), 1, "long after it");
         assert_eq!(look(2, 12.0, "process.vault.filter"), 1, "nothing provokes this");
         assert_eq!(held(&watch.alarms)["cryptod.away"].seen, 4);
+        assert_eq!(told(About { by: 0, of: Some(2) }, 12.0, "directory.doubtful"), 0, "the peer was without its vault");
+        assert_eq!(told(About { by: 2, of: Some(1) }, 12.0, "directory.doubtful"), 1, "nothing befell the peer");
+        assert_eq!(look(2, 12.0, "directory.doubtful"), 1, "of nobody");
+        let silent = ("directory.doubtful".to_owned(), "D, about …i2fSb5BZ: unanswered: it signed".to_owned());
+        assert!(is_about(&silent, "did:key:z6Mkfmi2fSb5BZ") && !is_about(&silent, "did:key:z6Mkfmi2fSb5BA"));
     }
 }
