@@ -367,7 +367,7 @@ impl Modules {
             return refuse(ModuleError::not_found("no-such-module", "this node serves no such module"));
         };
         let id = module.id;
-        let Some(_place) = module.places.call(caller) else {
+        let Some(place) = module.places.call(caller) else {
             module.meter.refused();
             let detail = format!("{id} has too many calls in flight");
             return refuse(ModuleError::new(Status::TooMany, "module-busy", detail));
@@ -410,7 +410,8 @@ impl Modules {
             Err(_) => return refuse(BodyError::TimedOut.into()),
         };
         match timeout_at(until, chain.response(response)).await {
-            Ok(response) => answer(response),
+            Ok(response) if caller == Caller::Operator => answer(response),
+            Ok(response) => answer(place.until_read(response)),
             Err(_) => refuse(BodyError::TimedOut.into()),
         }
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use openred_tests::harness::{Node, binaries, run, signal_pid, wait_for};
@@ -51,6 +52,13 @@ fn a_message_with_a_file_is_fetched_and_read_and_its_sender_knows_whatever_is_ki
         Ok::<_, anyhow::Error>(shown(node, &["sent", "--to", &bob.id])?.pop().map(|one| one["state"].clone()))
     };
     wait_for("its delivery", || Ok((state(&alice)? == Some("delivered".into())).then_some(()))).unwrap();
+
+    // What could not be printed was not read.
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut printing = Command::new(binaries().unwrap().join("openred"));
+    let printing = printing.args(["--home", &home, "inbox"]).stdin(Stdio::null()).stdout(full).stderr(Stdio::null());
+    assert_eq!(printing.status().unwrap().code(), Some(9));
+    assert_eq!(shown(&bob, &["inbox", "--peek"]).unwrap()[0]["state"], "unread");
 
     // Read while the sender cannot hear of it; then the reader's processes end, and the sender's.
     let noded = alice.child_pid("noded").unwrap();

@@ -32,8 +32,9 @@ const TEMPLATE: [(&str, &str); 7] = [
     (".gitignore", include_str!("author/template/gitignore.in")),
 ];
 
-/// Names that a crate cannot have beside those that it uses: Rust's own words, and what the template depends on.
-const TAKEN: [&str; 44] = [
+/// Names that a crate cannot have: Rust's own words and those that it keeps for later, what the template depends on, and folders of cargo's own, which
+/// it calls no program by.
+const TAKEN: [&str; 62] = [
     "as",
     "async",
     "await",
@@ -71,6 +72,24 @@ const TAKEN: [&str; 44] = [
     "use",
     "where",
     "while",
+    "abstract",
+    "become",
+    "box",
+    "do",
+    "final",
+    "gen",
+    "macro",
+    "override",
+    "priv",
+    "try",
+    "typeof",
+    "unsized",
+    "virtual",
+    "yield",
+    "build",
+    "deps",
+    "examples",
+    "incremental",
     "core",
     "std",
     "alloc",
@@ -84,7 +103,7 @@ const TAKEN: [&str; 44] = [
 pub(crate) fn new(output: &Output, module: &ModuleId, named: Option<&Path>) -> Result<Exit, Failure> {
     let id = module.as_str();
     if TAKEN.contains(&id) {
-        return Err(Failure::usage(format!("{id}: Rust or the template needs this name"), "choose another one"));
+        return Err(Failure::usage(format!("{id}: Rust, cargo or the template needs this name"), "choose another one"));
     }
     let folder = PathBuf::from(id);
     let local = |path: &Path| {
@@ -156,6 +175,17 @@ pub(crate) fn on_dev_node(invocation: &Invocation) -> Result<Invocation, Failure
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    #[test]
+    fn names_of_which_nothing_could_be_built_are_refused() {
+        let sdk = Path::new("no sources");
+        for name in ["fn", "gen", "try", "macro", "build", "deps", "tokio"] {
+            let refused = new(&Output::new(false), &name.parse().unwrap(), Some(sdk)).unwrap_err();
+            assert!(refused.what.starts_with(&format!("{name}: Rust")), "{refused}");
+        }
+        let other = new(&Output::new(false), &"greet".parse().unwrap(), Some(sdk)).unwrap_err();
+        assert!(other.what.contains("no sources"), "{other}");
+    }
 
     #[test]
     fn the_template_is_filled_and_its_manifest_is_one() {

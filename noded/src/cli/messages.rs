@@ -87,9 +87,14 @@ pub(crate) async fn inbox(invocation: &Invocation, options: Inbox) -> Result<Exi
     if messages.is_empty() {
         invocation.output.line(if options.all { "no messages" } else { "nothing unread; --all shows read ones" });
     }
-    if !options.peek {
-        mark(invocation, &messages).await?;
+    if options.peek {
+        return Ok(Exit::Ok);
     }
+    if !invocation.output.is_heard() {
+        invocation.output.aside("not all could be printed: these messages stay unread");
+        return Ok(Exit::Partial);
+    }
+    mark(invocation, &messages).await?;
     Ok(Exit::Ok)
 }
 

@@ -3,11 +3,15 @@
 //! A reader that went away (a closed pipe) is no error: what is left unprinted nobody wanted.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::exit::Failure;
+
+/// Something that was to be printed was not taken.
+static UNHEARD: AtomicBool = AtomicBool::new(false);
 
 /// Colours have one meaning each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,28 +49,33 @@ impl Output {
         self.terminal && std::io::stderr().is_terminal()
     }
 
+    /// Whether all of it has reached its reader so far, or the file that it goes to.
+    pub(crate) fn is_heard(&self) -> bool {
+        !UNHEARD.load(Ordering::Relaxed)
+    }
+
     /// A line for people. Whatever other processes have put into it, it does not act on their terminal.
     pub(crate) fn line(&self, text: impl AsRef<str>) {
         if !self.json {
-            write_line(std::io::stdout(), &tame(text.as_ref()));
+            say(&tame(text.as_ref()));
         }
     }
 
     /// Clears the screen below the top left corner, where the next lines are written.
     pub(crate) fn clear(&self) {
         if self.is_terminal() {
-            write_line(std::io::stdout(), "\u{1b}[H\u{1b}[J");
+            say("\u{1b}[H\u{1b}[J");
         }
     }
 
     /// A line that is the command's product, for people and programs alike.
     pub(crate) fn always(&self, text: &str) {
-        write_line(std::io::stdout(), text);
+        say(text);
     }
 
     /// A line beside the command's product, on standard error.
     pub(crate) fn aside(&self, text: &str) {
-        write_line(std::io::stderr(), text);
+        aside(text);
     }
 
     /// A document for programs: `body`'s fields and `schema`.
@@ -79,7 +88,7 @@ impl Output {
         if let Ok(Value::Object(body)) = serde_json::to_value(body) {
             fields.extend(body);
         }
-        write_line(std::io::stdout(), &Value::Object(fields).to_string());
+        say(&Value::Object(fields).to_string());
     }
 
     /// A failure, on standard error.
@@ -92,9 +101,9 @@ impl Output {
                 "message": failure.what,
                 "way_out": failure.way_out,
             });
-            write_line(std::io::stderr(), &body.to_string());
+            aside(&body.to_string());
         } else {
-            write_line(std::io::stderr(), &format!("openred: {failure}"));
+            aside(&format!("openred: {failure}"));
         }
     }
 
@@ -122,8 +131,22 @@ fn tame(text: &str) -> String {
     tamed.collect()
 }
 
-fn write_line(mut stream: impl Write, text: &str) {
-    let _ = writeln!(stream, "{text}").and_then(|()| stream.flush());
+fn say(text: &str) {
+    say_to(std::io::stdout(), text);
+}
+
+fn say_to(stream: impl Write, text: &str) {
+    if write_line(stream, text).is_err() {
+        UNHEARD.store(true, Ordering::Relaxed);
+    }
+}
+
+fn aside(text: &str) {
+    let _ = write_line(std::io::stderr(), text);
+}
+
+fn write_line(mut stream: impl Write, text: &str) -> std::io::Result<()> {
+    writeln!(stream, "{text}").and_then(|()| stream.flush())
 }
 
 /// Columns of text, each as wide as its widest cell, two spaces between; no trailing spaces.
@@ -198,6 +221,7 @@ pub(crate) fn now() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]
@@ -224,6 +248,15 @@ mod tests {
         let painted = "\u{1b}[31mbad\u{1b}[0m: two\nlines\tof text";
         assert_eq!(tame(painted), painted);
         assert_eq!(tame("\u{1b}[2J\u{1b}]0;title\u{7}\r\u{9b}H\u{1b}"), " [2J ]0;title   H ");
+    }
+
+    #[test]
+    fn what_is_not_taken_is_not_heard() {
+        let output = Output::new(true);
+        say_to(Vec::new(), "taken");
+        assert!(output.is_heard());
+        say_to(std::fs::File::options().write(true).open("/dev/full").unwrap(), "lost");
+        assert!(!output.is_heard());
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Modules {
         if target.callee.is_down() {
             return Err(CallError::NoModule);
         }
-        let _place = target.places.call(caller).ok_or(CallError::Busy)?;
+        let place = target.places.call(caller).ok_or(CallError::Busy)?;
         let deadline = request.deadline.into_iter().chain(within.deadline).min();
         let left = deadline.map_or(CALL_TIME, |at| Duration::from_millis(at.saturating_sub(clock::now().0)));
         let mut call =
@@ -56,7 +56,8 @@ impl Modules {
             },
             None => call,
         };
-        timeout(left.min(CALL_TIME), target.callee.dispatch(call)).await.map_err(|_| CallError::TimedOut)
+        let answered = timeout(left.min(CALL_TIME), target.callee.dispatch(call)).await;
+        answered.map(|response| place.until_read(response)).map_err(|_| CallError::TimedOut)
     }
 }
 

@@ -256,8 +256,7 @@ async fn end(
     if let Some((attached, wanted)) = attached.zip(loaded.wanted.as_ref()) {
         attached.drain(Duration::from_secs(wanted.manifest.limits.stop_seconds.into())).await;
     }
-    modules.timers.forget(loaded.id);
-    modules.space.forget(loaded.id);
+    modules.hush(loaded.id);
     troubles.clear(loaded.id);
     supervisor.ask(Ask::Stop { module: loaded.id.to_owned(), generation: 0 }).await;
     tracing::info!(module = loaded.id, "taken out");
@@ -272,6 +271,13 @@ impl Modules {
             let said = self.settings_of(wanted);
             loaded.settings.send_if_modified(|known| std::mem::replace(known, said.clone()) != said);
         }
+    }
+
+    /// Forgets what a module that is gone has asked for, and what it has told the operator.
+    pub(super) fn hush(&self, id: &'static str) {
+        self.timers.forget(id);
+        self.space.forget(id);
+        self.parts.view.alert(id, None, &self.parts.health);
     }
 
     /// Deletes all that a module keeps here.

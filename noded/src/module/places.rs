@@ -1,11 +1,15 @@
 //! How many calls of one module may be in flight, and whose: peers, the operator and the node's own events have places of
 //! their own, and one peer has a share, so that nobody keeps a module from the others; so have questions
 //! to its hooks. Counts only; nothing is queued here but events.
+//!
+//! A peer's or module's call is in flight until its answer has been read: who does not read what he asked for takes a place all the same. The
+//! operator's is over when its answer has begun: he follows transfers for hours, and keeps nobody else from anything.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use openred_module::{Caller, Class};
+use futures_util::StreamExt as _;
+use openred_module::{Body, Caller, Class, Response};
 use openred_proto::id::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -124,6 +128,19 @@ impl Waiting {
         let permit = self.events.acquire_owned().await.ok()?;
         drop(self.permit);
         Some(Place { permit, share: None })
+    }
+}
+
+impl Place {
+    /// Keeps it until this answer was read, or nobody reads it any more. One that is in memory needs nothing of its module.
+    pub(super) fn until_read(self, mut response: Response) -> Response {
+        if response.body.known_length().is_none() {
+            let body = std::mem::replace(&mut response.body, Body::empty());
+            response.body = Body::stream(body.inspect(move |_| {
+                let _ = &self;
+            }));
+        }
+        response
     }
 }
 

@@ -47,6 +47,8 @@ impl Module for Trial {
         routes.operator(Method::Post, "/blob", 1 << 22, Self::blob);
         routes.operator(Method::Get, "/forever", 0, Self::forever);
         routes.peer(Method::Get, "/who", 0, Self::who);
+        routes.peer(Method::Get, "/long", 0, Self::long);
+        routes.operator(Method::Get, "/long", 0, Self::long);
         routes.operator(Method::Post, "/relay", 1024, Self::relay);
     }
 }
@@ -97,6 +99,13 @@ impl Trial {
 
     async fn forever(self: Arc<Self>, _: Context, _: Request) -> Result<Response, ModuleError> {
         std::future::pending().await
+    }
+
+    /// An answer that does not end while it is read.
+    async fn long(self: Arc<Self>, _: Context, _: Request) -> Result<Response, ModuleError> {
+        let first = futures_util::stream::iter([Ok(Bytes::from_static(b"first"))]);
+        let body = futures_util::StreamExt::chain(first, futures_util::stream::pending());
+        Ok(Response::new(Status::Ok, "", Body::stream(body)))
     }
 
     async fn who(self: Arc<Self>, _: Context, request: Request) -> Result<Response, ModuleError> {
@@ -218,6 +227,20 @@ fn blobs_beyond_the_quota_are_refused_as_full() {
 }
 
 #[test]
+fn what_a_module_has_said_goes_with_it() {
+    run(async {
+        let bench = bench(0).await;
+        bench.modules.parts.view.alert("trial", Some("a layer is off".to_owned()), &bench.health);
+        bench.modules.space.module_full("trial", Some("no room".to_owned()));
+        assert_eq!(bench.health.report().len(), 2);
+        bench.modules.hush("other");
+        assert_eq!(bench.health.report().len(), 2);
+        bench.modules.hush("trial");
+        assert!(bench.health.report().is_empty());
+    });
+}
+
+#[test]
 fn what_cannot_be_dispatched_is_answered_with_a_status() {
     run(async {
         let bench = bench(0).await;
@@ -331,6 +354,40 @@ fn what_a_hook_changes_reaches_the_route() {
         bench.modules.set_hooks(&[]);
         assert_eq!(bench.operator("GET", "/get/a", "").await.0, 404);
         assert_eq!(bench.operator("GET", "/get/b", "").await, (200, "two".into()));
+    });
+}
+
+#[test]
+fn an_answer_that_is_not_read_takes_a_place_of_its_peer() {
+    run(async {
+        let bench = bench(0).await;
+        let long = async |peer: u8| {
+            let (head, body) =
+                bench.modules.dispatch(NodeId::from_bytes([peer; 32]), head("GET", "/long"), Body::empty()).await;
+            (head.status, body)
+        };
+        let mut unread = Vec::new();
+        let refused = loop {
+            let (status, mut body) = long(2).await;
+            if status != 200 {
+                break status;
+            }
+            assert_eq!(futures_util::StreamExt::next(&mut body).await, Some(Ok(Bytes::from_static(b"first"))));
+            unread.push(body);
+            assert!(unread.len() <= 256, "one peer takes all that the module has");
+        };
+        assert_eq!((refused, unread.len()), (429, 32), "its share");
+        assert_eq!(long(3).await.0, 200, "another's is another");
+        unread.pop();
+        assert_eq!(long(2).await.0, 200, "free when nobody reads it any more");
+        drop(unread);
+        // The operator's are none of it.
+        let mut followed = Vec::new();
+        for _ in 0..2 * super::places::OPERATOR {
+            let (head, body) = bench.modules.operator_call(head("GET", "/long"), Body::empty()).await;
+            assert_eq!(head.status, 200);
+            followed.push(body);
+        }
     });
 }
 

@@ -1,9 +1,9 @@
 //! The node on which `openred module dev` runs a module: a throw-away one, or the operator's own; and what is asked of it, which is what an operator
 //! may ask, by other runs of this program.
 
-use std::fs::{self, Permissions};
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -69,8 +69,8 @@ impl Node {
         let mut node = Self { home: run.path().join(HOME), run, supervisor: None };
         let passphrase = node.place("passphrase");
         let local = |error| Failure::local(passphrase.display(), &error);
-        fs::write(&passphrase, "a throw-away node's\n").map_err(local)?;
-        fs::set_permissions(&passphrase, Permissions::from_mode(0o600)).map_err(local)?;
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&passphrase);
+        file.and_then(|mut file| file.write_all(b"a throw-away node's\n")).map_err(local)?;
         let text = passphrase.display().to_string();
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let listen = port.map_err(|error| Failure::local("a loopback port", &error))?.to_string();
@@ -86,8 +86,9 @@ impl Node {
         let mut supervisor = started.map_err(|error| Failure::local("openred up", &error))?;
         if let Some(log) = supervisor.stderr.take() {
             std::thread::spawn(move || {
-                for line in BufReader::new(log).lines().map_while(Result::ok) {
-                    output.aside(&format!("  | {line}"));
+                // Whatever is in a line: a log that nobody reads holds its node up.
+                for line in BufReader::new(log).split(b'\n').map_while(Result::ok) {
+                    output.aside(&format!("  | {}", String::from_utf8_lossy(&line)));
                 }
             });
         }
