@@ -13,6 +13,7 @@ pub mod corpus;
 pub mod driver;
 mod files;
 mod front;
+mod modules;
 mod operations;
 mod oracle;
 mod records;
@@ -34,7 +35,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 15] = [
     Target {
         name: "statements",
         reads: "signed statements, as they come and newly signed: cards, certificates, receipts",
@@ -125,6 +126,20 @@ pub const TARGETS: [Target; 13] = [
         run: operations::list,
         longest: 512,
         corpus: operations::corpus::lists,
+    },
+    Target {
+        name: "messaging",
+        reads: "messages and receipts of peers, and their answers to a delivery, at the module",
+        run: modules::messaging::messaging,
+        longest: 2048,
+        corpus: modules::messaging::corpus,
+    },
+    Target {
+        name: "files",
+        reads: "paths that peers ask for, secrets of links, answers to a fetch and lists, texts of links, at the module",
+        run: modules::files::files,
+        longest: 2048,
+        corpus: modules::files::corpus,
     },
 ];
 

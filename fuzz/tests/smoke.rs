@@ -51,6 +51,8 @@ smoke! {
     front: "front",
     vault_frames: "vault-frames",
     vault_operations: "vault-operations",
+    messaging: "messaging",
+    files: "files",
 }
 
 #[test]
