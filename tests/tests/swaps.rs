@@ -319,6 +319,21 @@ fn who_waits_for_a_swap_hears_what_became_of_it() {
     assert!(!told.status.success() && said.contains("ended meanwhile"), "{said}");
 }
 
+#[test]
+fn a_version_that_waits_is_tried_although_the_one_before_it_was_rolled_back() {
+    let place = Place::new();
+    let crowd = crowd(&place);
+    let waits = at_step(&place, &version(0, 5), "", "waiting");
+    signal_pid(place.node.child_pid(ACTIVE).unwrap(), Signal::SIGKILL).unwrap();
+    // No call waits for those that leave: the version before answers at once, and they are there until their time is over.
+    place.counts(2);
+    let told = waits.wait_with_output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    place.runs(&version(0, 5), 2);
+    drop(crowd);
+    place.left_alone();
+}
+
 /// A swap in the background.
 fn swapping(place: &Place, package: &str) -> Child {
     swap_to(place, &[package])
