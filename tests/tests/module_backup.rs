@@ -73,4 +73,14 @@ fn installed_modules_come_back_with_their_node() {
         answers(&node, &["POST", "/try/blob", "--data", "x"], "not-granted").unwrap();
         node.down().unwrap();
     }
+    // State that was kept of a module that is gone comes back as that, for the next of its name.
+    module(&node, &["remove", "probe", "--keep-data"]).unwrap();
+    let kept = files(&node.home.join("modules"));
+    assert!(kept.iter().any(|(name, _)| name == ".kept-probe"), "{kept:?}");
+    with(&node, &["backup", "create", &backup("kept.backup")]).ok().unwrap();
+    with(&node, &["backup", "restore", &backup("kept.backup"), "--force"]).ok().unwrap();
+    assert_eq!(files(&node.home.join("modules")), kept);
+    node.up_without_answers().unwrap();
+    desk.install_probe(&node, &probe_manifest(VERSION, permissions, config)).unwrap();
+    answers(&node, &["GET", "/kept"], "\"bytes\":5").unwrap();
 }
