@@ -4,24 +4,34 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use openred_tests::harness::is_root;
 use serde_json::Value;
 
+fn bench(words: &[&str]) -> Output {
+    let program = Path::new(env!("CARGO_BIN_EXE_openred-bench"));
+    let folder = program.parent().unwrap();
+    Command::new(program).env("OPENRED_BIN_DIR", folder).arg("--smoke").args(words).output().unwrap()
+}
+
+/// What the program says that it can measure.
+fn groups() -> Vec<String> {
+    let said = bench(&[]);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    let list = said.split_whitespace().find(|word| word.contains('|')).unwrap();
+    list.split('|').map(str::to_owned).collect()
+}
+
 #[test]
 fn every_group_measures_what_it_owes() {
     let out = tempfile::tempdir().unwrap();
-    let program = Path::new(env!("CARGO_BIN_EXE_openred-bench"));
-    let ran = Command::new(program)
-        .env("OPENRED_BIN_DIR", program.parent().unwrap())
-        .args(["--smoke", "--out"])
-        .arg(out.path())
-        .args(["handshake", "session", "file", "file-large", "memory", "cage", "vault", "modules", "directory"])
-        .output()
-        .unwrap();
+    let groups = groups();
+    let mut words = vec!["--out", out.path().to_str().unwrap()];
+    words.extend(groups.iter().map(String::as_str));
+    let ran = bench(&words);
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    let owed: [(&str, &[&str]); 9] = [
+    let owed: [(&str, &[&str]); 10] = [
         (
             "handshake",
             &["connect_first_reply", "handshake_rate_8", "connect_first_reply_8", "connect_first_reply_flooded"],
@@ -40,6 +50,9 @@ fn every_group_measures_what_it_owes() {
             "vault",
             &[
                 "fdatasync",
+                "fdatasync_after",
+                "unix_ping_pong",
+                "worker_alone",
                 "hop_cpu_1",
                 "hop_cpu_32",
                 "sign_http",
@@ -87,8 +100,21 @@ fn every_group_measures_what_it_owes() {
                 "postgres_offer_routed",
             ],
         ),
-        ("memory", if is_root() { &["up_to_ready", "pss_idle_node", "pss_vault"] } else { &["up_to_ready"] }),
+        ("modules-swap", &["call_calm", "call_swapped", "longest_call", "rate_swapped", "swap"]),
+        (
+            "memory",
+            if is_root() {
+                &["up_to_ready", "pss_idle_node", "pss_supervisor", "pss_front", "pss_vault", "pss_noded"]
+            } else {
+                &["up_to_ready"]
+            },
+        ),
     ];
+    let mut measured: Vec<&str> = owed.iter().map(|(group, _)| *group).collect();
+    measured.sort_unstable();
+    let mut groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    groups.sort_unstable();
+    assert_eq!(measured, groups, "each group owes something");
     for (group, names) in owed {
         let text = fs::read_to_string(out.path().join(format!("{group}.json"))).unwrap();
         let figures: BTreeMap<String, Value> = serde_json::from_str(&text).unwrap();
@@ -97,5 +123,7 @@ fn every_group_measures_what_it_owes() {
             assert!(figure["median"].as_f64().unwrap() > 0.0 && figure["n"].as_u64().unwrap() > 0, "{name}: {figure}");
             assert!(figure["p99"].is_number() && figure["unit"].is_string(), "{name}: {figure}");
         }
+        // The only figure that says nothing of the machine: it is nought on any.
+        assert!(figures.get("failed_calls").is_none_or(|failed| failed["median"] == 0.0), "{figures:?}");
     }
 }
