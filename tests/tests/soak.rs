@@ -51,7 +51,12 @@ fn a_short_soak_violates_nothing() {
     let messages = &report["messages"];
     assert!(count(&messages["acknowledged"]) > 20 && count(&messages["received"]) >= count(&messages["acknowledged"]));
     assert!(count(&report["links"]["renewals accepted"]) > 0, "{}", report["links"]);
+    let counted = &report["counted"];
+    assert!(count(&counted["acknowledged"]) > 0 && count(&counted["kept"]) >= count(&counted["acknowledged"]));
+    assert_eq!(counted["wrong"], serde_json::json!([]));
     for kind in [
+        "module messaging",
+        "module swapped",
         "noded",
         "vault",
         "front",

@@ -7,6 +7,7 @@
 
 #[path = "openred-soak"]
 mod soak {
+    pub(crate) mod counter;
     pub(crate) mod crew;
     pub(crate) mod faults;
     pub(crate) mod ledger;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use openred_tests::harness::{Answer, Directory, Node, binaries, run, signal_pid, wait_for};
+use openred_tests::swap_desk::{Desk, MODULE, version};
 use serde_json::Value;
 
 use super::place::{FOLDER, Place};
@@ -20,8 +21,11 @@ const PROXY_PORT: u16 = 7691;
 const DIRECTORY_PORT: u16 = 7440;
 /// The directory's place; nodes count from 1.
 const DIRECTORY_PLACE: u8 = 250;
-/// First uid of the first node, as root, and how far apart they are.
-const UIDS: (u32, u32) = (63_000, 10);
+/// First uid of the first node, as root, and how far apart they are: a node with its modules takes 68.
+const UIDS: (u32, u32) = (40_000, 70);
+/// What the installed module asks for beside its rows: to stand before every delivery to `messaging`, which waits where it does not answer.
+const GATE: &str = "\n[[hook]]\nid = \"gate\"\npoint = \"inbound\"\nclass = \"authz\"\nreason = \"it watches\"\n\
+    timeout_millis = 100\nmatch = { modules = [\"messaging\"] }\n";
 /// How long an operator's command may take: longer is a hang. The node's own longest wait is for a delivery, half a minute.
 const COMMAND_SECONDS: &str = "120";
 /// What `timeout` says of a command that took longer.
@@ -101,6 +105,14 @@ impl Member {
         serde_json::from_str(answer.stdout.trim()).with_context(|| format!("{}: {}", self.name, answer.stderr))
     }
 
+    /// Installs a module that counts, and grants what it asks for; it answers then.
+    fn install(&self, package: &Path, publisher: &str) -> Result<()> {
+        let package = package.to_string_lossy();
+        self.cli(&["module", "install", &package, "--publisher", publisher, "--approve"])?.ok()?;
+        let call = ["module", "call", MODULE, "GET", "/shown"];
+        wait_for("the installed module", || Ok((self.cli(&call)?.code == 0).then_some(())))
+    }
+
     /// Ends one of its processes; false when it does not run at the moment.
     pub(crate) fn kill(&self, process: &str) -> bool {
         let pid = held(&self.node).child_pid(process);
@@ -167,8 +179,11 @@ impl Crew {
         let members: Result<Vec<Member>> =
             (0..options.nodes).map(|number| Member::make(number, &at, options, &weather)).collect();
         let crew = Self { guide, members: members?, weather, split: Mutex::default() };
+        let desk = Desk::new(&Path::new(FOLDER).join("desk"))?;
+        let package = desk.package(&version(0, 0), "", GATE)?;
         for member in &crew.members {
             member.up(&mut held(&member.node))?;
+            member.install(&package, &desk.publisher).with_context(|| member.name.clone())?;
         }
         Ok(crew)
     }

@@ -15,7 +15,11 @@ const NODES: usize = 40;
 /// the clock has passed that (docs/audit.md). That is meant, and nothing that passes by itself within a run.
 const STEPS: [i64; 8] = [-3600, -600, -90, -20, -5, 5, 20, 50];
 /// Kinds of trouble, by name.
-const KINDS: usize = 12;
+const KINDS: usize = 14;
+/// The modules that are killed and swapped: one that comes with the node, and one that is installed and stands before every delivery.
+pub(crate) const MODULES: [&str; 2] = ["messaging", openred_tests::swap_desk::MODULE];
+/// Their processes, as the supervisor names them.
+const PROCESSES: [&str; 2] = ["module messaging", "module swapped"];
 /// Node 0 is spared from kills, so that its memory is watched over the whole run.
 pub(crate) const SPARED: usize = 0;
 
@@ -174,17 +178,18 @@ impl Fault {
         let lasts = if chance.below(4) == 0 { chance.between(15.0, 40.0) } else { chance.between(2.0, 15.0) };
         let away = chance.between(0.0, 6.0);
         match chance.below(100) {
-            0..24 => Self::Kill { node: mortal, process: "noded" },
-            24..35 => Self::Kill { node: mortal, process: "vault" },
-            35..46 => Self::Kill { node: mortal, process: "front" },
-            46..56 => Self::KillSupervisor { node: mortal, away },
+            0..20 => Self::Kill { node: mortal, process: "noded" },
+            20..27 => Self::Kill { node: mortal, process: PROCESSES[chance.below(PROCESSES.len())] },
+            27..37 => Self::Kill { node: mortal, process: "vault" },
+            37..47 => Self::Kill { node: mortal, process: "front" },
+            47..56 => Self::KillSupervisor { node: mortal, away },
             56..61 => Self::Restart { node: mortal, away },
             61..65 => Self::KillDirectory { away },
             65..75 => Self::Unplug { node: any, lasts },
             75..78 => Self::UnplugDirectory { lasts },
             78..83 => Self::Split { mask: mask(chance, nodes), lasts },
             83..90 => Self::Clock { node: any, seconds: STEPS[chance.below(STEPS.len())], lasts },
-            90..95 => Self::Swap { node: mortal, module: "messaging" },
+            90..95 => Self::Swap { node: mortal, module: MODULES[chance.below(MODULES.len())] },
             _ => Self::Foul { lasts },
         }
     }
@@ -269,6 +274,13 @@ mod tests {
             };
             assert!(spares, "{planned:?}");
         }
+    }
+
+    #[test]
+    fn the_short_run_of_the_suite_draws_each_kind_within_its_time() {
+        let Ok(options) = options("--seconds 45 --nodes 4 --every 2.5 --seed 1") else { panic!("these are options") };
+        let names: std::collections::BTreeSet<_> = plan(&options).iter().map(|planned| planned.fault.name()).collect();
+        assert_eq!(names.len(), KINDS, "{names:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::counter::Counted;
 use super::ledger::Outcome;
 use super::plan::{Options, Planned, SPARED};
 use super::watch::{Alarm, Life};
@@ -25,6 +26,12 @@ pub(crate) struct Report<'a> {
     pub(crate) pairs_linked: usize,
     pub(crate) links: BTreeMap<&'static str, u64>,
     pub(crate) messages: Outcome,
+    /// By the installed module.
+    pub(crate) counted: Counted,
+    /// As the supervisors that ran at the end have counted.
+    pub(crate) modules_started_again: BTreeMap<String, u64>,
+    /// Modules that had to be released from quarantine, and how often.
+    pub(crate) released: BTreeMap<&'static str, usize>,
     /// Troubles by kind: made, and how many of them found nothing to strike.
     pub(crate) faults: BTreeMap<&'static str, [usize; 2]>,
     pub(crate) started_again: Vec<String>,
@@ -70,6 +77,16 @@ impl Report<'_> {
             format!("{}, {}, {}", messages.lost.len(), messages.doubled.len(), messages.out_of_order.len()),
         );
         row("slowest send", format!("{} ms", messages.slowest_send_ms));
+        let counted = &self.counted;
+        row("installed module asked", counted.tried.to_string());
+        row("  acknowledged, kept", format!("{}, {}", counted.acknowledged, counted.kept));
+        row("  lost or doubled, at nodes", counted.wrong.len().to_string());
+        for (module, count) in self.modules_started_again.iter().filter(|(_, count)| **count > 0) {
+            row(&format!("started again: {module}"), count.to_string());
+        }
+        for (module, count) in &self.released {
+            row(&format!("quarantined, released: {module}"), count.to_string());
+        }
         for (name, [made, missed]) in &self.faults {
             row(&format!("trouble: {name}"), format!("{made} ({missed} found nothing to strike)"));
         }

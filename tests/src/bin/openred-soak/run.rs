@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::counter::Counter;
 use super::crew::{Crew, Member, held};
 use super::faults::Faults;
 use super::ledger::{Ledger, SENDERS};
@@ -117,6 +118,7 @@ fn soak(options: &Options, crew: &Crew, began: Instant, out: &std::path::Path) -
     say(&format!("  {:>6.0} s  everybody is up, every pair linked", began.elapsed().as_secs_f64()));
     let plan = plan(options);
     let (ledger, faults, watch) = (Ledger::default(), Faults::default(), Watch::default());
+    let counter = Counter::new(crew);
     let violations = Mutex::new(Vec::new());
     let complain = |what: String| {
         let what: String = what.chars().take(COMPLAINT).collect();
@@ -136,9 +138,13 @@ fn soak(options: &Options, crew: &Crew, began: Instant, out: &std::path::Path) -
                 threads.spawn(move || ledger.speak(crew, clock, chance, options.rate, complain))
             })
             .collect();
+        let counts = threads.spawn(|| {
+            counter.count(crew, &clock, Chance::new(options.seed, 99), options.rate, complain);
+        });
         faults.make(crew, &clock, &plan, complain);
         clock.nap_until(Duration::from_secs(options.seconds));
         speakers.into_iter().for_each(|speaker| drop(speaker.join()));
+        drop(counts.join());
         seconds.insert("trouble", clock.seconds());
         let settled = settle(crew, complain);
         seconds.insert("until all was well", clock.seconds());
@@ -154,6 +160,9 @@ fn soak(options: &Options, crew: &Crew, began: Instant, out: &std::path::Path) -
         pairs_linked: crew.pairs().count() - settled,
         links: links(crew),
         messages,
+        counted: counter.settle(crew, CALM),
+        modules_started_again: restarts(crew),
+        released: held(&watch.released).clone(),
         faults: counted(&faults),
         started_again: held(&faults.restarts).clone(),
         weather: &crew.weather.did,
@@ -256,6 +265,19 @@ fn links(crew: &Crew) -> BTreeMap<&'static str, u64> {
     links
 }
 
+/// How often supervisors have started each module again since they were started themselves.
+fn restarts(crew: &Crew) -> BTreeMap<String, u64> {
+    let mut restarts = BTreeMap::new();
+    for status in crew.members.iter().filter_map(|member| member.status().ok()) {
+        for process in status["supervisor"]["processes"].as_array().into_iter().flatten() {
+            if let Some(module) = process["name"].as_str().and_then(|name| name.strip_prefix("module ")) {
+                *restarts.entry(module.to_owned()).or_default() += process["restarts"].as_u64().unwrap_or(0);
+            }
+        }
+    }
+    restarts
+}
+
 /// Stops everybody; nothing may be left.
 fn stop(crew: &Crew, report: &mut Report<'_>) {
     for member in &crew.members {
@@ -290,6 +312,10 @@ fn judge(crew: &Crew, report: &mut Report<'_>) {
     }
     if messages.acknowledged == 0 {
         found.push(String::from("no message was acknowledged: nothing was shown"));
+    }
+    found.extend(report.counted.wrong.iter().map(|wrong| format!("installed module: {wrong}")));
+    if report.counted.acknowledged == 0 {
+        found.push(String::from("the installed module acknowledged nothing: nothing was shown"));
     }
     if report.pairs_linked < report.pairs {
         found.push(format!("{} pairs are not linked", report.pairs - report.pairs_linked));

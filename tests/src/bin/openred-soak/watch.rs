@@ -9,10 +9,10 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use super::crew::{Crew, held};
+use super::crew::{Crew, Member, held};
 use super::faults::{Faults, Struck};
 use super::place::FOLDER;
-use super::plan::Fault;
+use super::plan::{Fault, MODULES};
 use super::run::Clock;
 
 /// How often everything is looked at.
@@ -21,6 +21,10 @@ const EVERY: Duration = Duration::from_secs(5);
 const GRACE: f64 = 90.0;
 /// The same of alarms on the directory: one that was killed is busy for a minute, and nodes try again after up to another.
 const DIRECTORY_GRACE: f64 = 150.0;
+/// A module has ended three times in ten minutes.
+const QUARANTINED: &str = "module.quarantined";
+/// A hook has been late again and again: it has a tenth of a second, and the machine belongs to all the nodes.
+const LATE: &str = "hook.off";
 /// Processes that a supervisor starts, as the kernel names them.
 const CHILDREN: [&str; 4] = ["noded", "cryptod", "cryptod-vault", "cryptod-unseal"];
 /// Processes whose memory is watched.
@@ -126,6 +130,8 @@ type Samples = BTreeMap<(String, String, i32), Vec<Sample>>;
 pub(crate) struct Watch {
     samples: Mutex<Samples>,
     pub(crate) alarms: Mutex<BTreeMap<String, Alarm>>,
+    /// Modules that were released from quarantine, and how often.
+    pub(crate) released: Mutex<BTreeMap<&'static str, usize>>,
     /// Children without a supervisor at the last look.
     lone: Mutex<BTreeSet<i32>>,
 }
@@ -151,10 +157,22 @@ impl Watch {
                         let about = crew.members.iter().position(|member| is_about(&condition, &member.id));
                         let told = About { by: number, of: about };
                         self.judge(told, at, &condition, &held(&faults.struck), &complain);
+                        if condition.0 == QUARANTINED {
+                            self.release(member);
+                        }
                     }
                 }
             }
             std::thread::sleep(EVERY.saturating_sub(begun.elapsed()));
+        }
+    }
+
+    /// As its operator would: whichever of its modules is down for good is started again.
+    fn release(&self, member: &Member) {
+        for module in MODULES {
+            if member.cli(&["module", "release", module]).is_ok_and(|answer| answer.code == 0) {
+                *held(&self.released).entry(module).or_default() += 1;
+            }
         }
     }
 
@@ -179,7 +197,7 @@ impl Watch {
         let mut alarms = held(&self.alarms);
         let alarm = alarms.entry(code.clone()).or_default();
         alarm.seen += 1;
-        if !provoked {
+        if !provoked && code != LATE {
             alarm.unprovoked += 1;
             let number = told.by;
             complain(format!("n{number} shows {code} at {at:.0} s, which nothing provoked: {detail}"));
@@ -250,6 +268,12 @@ fn explains(fault: &Fault, code: &str) -> bool {
         "process.vault.away" | "process.front.away" | "cryptod.away" => {
             matches!(fault, Fault::Kill { process: "vault" | "front", .. })
         }
+        "module.down" => match fault {
+            Fault::Kill { process, .. } => process.starts_with("module "),
+            Fault::Swap { .. } => true,
+            _ => false,
+        },
+        QUARANTINED => matches!(fault, Fault::Kill { process, .. } if process.starts_with("module ")),
         "directory.unreachable" => !matches!(fault, Fault::Kill { .. }),
         "directory.refused" => matches!(fault, Fault::KillDirectory { .. } | Fault::Clock { .. }),
         // No key is used while the clock stands more than a minute before what was recorded.
