@@ -5,8 +5,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use openred_tests::harness::{Node, binaries, is_root, lay_out, refusal, signal_pid, wait_for};
 use openred_tests::hostile::{PROGRAM, call, plant};
@@ -17,6 +18,8 @@ use serde_json::Value;
 const MODULE: &str = "files";
 const PROCESS: &str = "module files";
 const ROUTE: &str = "/shares";
+/// Has modules take a tenth of a processor at most.
+const A_TENTH: &str = "[modules]\ncpu_percent = 10\n";
 
 /// A node whose module `files` is the hostile one.
 struct Stage {
@@ -181,6 +184,46 @@ fn iso_what_a_module_may_not_have_is_refused_to_it() {
     assert!(lines.len() <= 2000 && lines.iter().all(|line| !line["text"].as_str().unwrap().contains('\u{1b}')));
 }
 
+/// Time that a process had of the processor.
+fn cpu(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name may hold anything; behind it utime and stime are the twelfth and the thirteenth, in hundredths.
+    let fields = stat.rsplit_once(')').context("stat has a name")?.1.split_whitespace();
+    let ticks = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(Duration::from_millis(10 * ticks))
+}
+
+#[test]
+fn a_module_that_spins_is_held_back_by_its_group_or_ended_by_name() {
+    let mut stage = Stage::new(A_TENTH);
+    stage.up();
+    let noded = stage.node.child_pid("noded").unwrap();
+    let counted = stage.recovers();
+    let limits = status(&stage.node).unwrap()["supervisor"]["limits"].to_string();
+    if limits.contains("cpu by watch") {
+        stage.named("on-cpu", "module.limit: cpu", noded);
+    } else {
+        assert!(limits.contains("cpu by cgroup"), "{limits}");
+        stage.becomes("on-cpu");
+        wait_for("an answer", || {
+            stage.node.cli(&["module", "release", MODULE])?;
+            let said = stage.call()?;
+            ensure!(said == (200, "spins: true".to_owned()), "{said:?}");
+            Ok(Some(()))
+        })
+        .unwrap();
+        let pid = stage.node.child_pid(PROCESS).unwrap();
+        let (begun, before) = (Instant::now(), cpu(pid).unwrap());
+        let second = || Ok((cpu(pid)?.saturating_sub(before) >= Duration::from_secs(1)).then_some(()));
+        wait_for("a second of the processor", second).unwrap();
+        // Ten, but for what it had left of the first; however busy the machine is, no fewer.
+        assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+        stage.others_are_well(noded);
+        assert_eq!(stage.node.child_pid(PROCESS).unwrap(), pid, "it lives on");
+    }
+    assert!(stage.recovers() > counted);
+}
+
 #[test]
 fn one_that_ends_again_and_again_waits_for_the_operator() {
     let mut stage = Stage::new("");
@@ -249,7 +292,7 @@ fn iso_a_limit_is_held_without_any_group() {
         // Then it is this way in all of these tests.
         return;
     }
-    let mut stage = Stage::new("");
+    let mut stage = Stage::new(A_TENTH);
     // Started in a mount namespace in which no cgroup is mounted; its other commands as they are.
     let (shadow, program) = (stage.place.with_file_name("shadow"), stage.place.with_file_name("openred"));
     let script = format!(
@@ -266,8 +309,10 @@ fn iso_a_limit_is_held_without_any_group() {
     assert_eq!(limits, "memory by watch, cpu by watch, tasks by rlimit, descriptors by rlimit");
     let noded = stage.node.child_pid("noded").unwrap();
     let begun = stage.recovers();
-    stage.named("on-memory", "module.limit: memory", noded);
-    assert!(stage.recovers() > begun);
+    for (act, fault) in [("on-memory", "module.limit: memory"), ("on-cpu", "module.limit: cpu")] {
+        stage.named(act, fault, noded);
+        assert!(stage.recovers() > begun, "{act}");
+    }
     stage.becomes("on-tasks");
     let said = wait_for("an answer", || {
         stage.node.cli(&["module", "release", MODULE])?;

@@ -144,6 +144,7 @@ async fn do_act(act: &str, call: u64, to: &mpsc::Sender<ModuleFrame>) -> Result<
         "on-other" => to.send(reply(call + 1000, String::new())).await?,
         "on-overrun" => overrun(call, to).await?,
         "on-memory" => take_memory(),
+        "on-cpu" => return Ok(Some(take_cpu())),
         "on-tasks" => return Ok(Some(take_tasks())),
         "on-descriptors" => return Ok(Some(take_descriptors())),
         "on-fork" => return Ok(Some(format!("{:?}", std::process::Command::new("/bin/true").status()))),
@@ -175,6 +176,16 @@ fn take_memory() {
         std::hint::black_box(&taken);
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Beside its answers, which go on.
+fn take_cpu() -> String {
+    let spin = || {
+        loop {
+            std::hint::black_box(());
+        }
+    };
+    format!("spins: {}", std::thread::Builder::new().spawn(spin).is_ok())
 }
 
 /// How many threads it got beside the first, and what it was told then.
