@@ -69,7 +69,16 @@ fn every_group_measures_what_it_owes() {
         (
             "modules",
             if is_root() {
-                &["spawn_to_ready", "private_idle", "stream_1k", "unary_1k", "hook", "hooks_5", "hook_rate_32"]
+                &[
+                    "spawn_to_ready",
+                    "private_idle",
+                    "private_idle_own",
+                    "stream_1k",
+                    "unary_1k",
+                    "hook",
+                    "hooks_5",
+                    "hook_rate_32",
+                ]
             } else {
                 &["spawn_to_ready", "stream_1k", "unary_1k", "hook", "hooks_5", "hook_rate_32"]
             },
