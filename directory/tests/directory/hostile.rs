@@ -216,7 +216,7 @@ async fn unknown_calls_and_methods_and_the_document() {
     let document: serde_json::Value = test.get("/api/v3/openapi.json").await.ok();
     assert_eq!(document, serde_json::to_value(Document::openapi()).unwrap());
     let paths = document["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 13, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 15, "{:?}", paths.keys());
     for (path, operations) in paths {
         let path = path.replace("{id}", &Node::new(1).id().to_string()).replace("{prefix}", "ab");
         let reply = Reply::read(test.send(request("PATCH", &path, &[], Vec::new())).await).await;

@@ -202,7 +202,7 @@ async fn a_mirror_answers_who_reads_as_its_directory_does() {
     assert_eq!(health_of(&pair.mirror).directory, id.to_string());
 
     // What the log gains comes at once, and what goes goes.
-    let late = pair.register(201, false).await;
+    let late = pair.register(210, false).await;
     pair.until_it_has(301).await;
     let view: NodeView = pair.at_mirror("GET", &format!("/api/v3/nodes/{}", late.id()), b"").await.ok();
     assert!(view.fresh && view.log.salt.is_some());
