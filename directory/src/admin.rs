@@ -187,6 +187,9 @@ pub struct Status {
     pub connections: u64,
     /// Requests answered with 2xx, 4xx, 5xx.
     pub answers: [u64; 3],
+    /// The other replicas, where there are to be some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<crate::replicas::View>,
 }
 
 /// What only the process itself knows about its cage.

@@ -25,6 +25,7 @@ use crate::daemon;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::mirror;
+use crate::replicas::target;
 use crate::store::postgres;
 
 /// The command line.
@@ -253,6 +254,7 @@ fn check(loaded: &Loaded, json: bool) -> Result<()> {
     let store = &loaded.config.store;
     postgres::check_files(&store.password_file, &store.certificates)?;
     mirror::client::tls_config(&loaded.config.mirror.certificates)?;
+    target::check_files(&loaded.config)?;
     let key = loaded.home.key();
     if key.exists() {
         Identity::load(&key)?;

@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::mirror::UpstreamAddress;
 use crate::store::postgres::{self, Place};
 
+mod replicas;
+
+pub use replicas::Replicas;
+
 /// Longest configured public origin.
 const ORIGIN_BYTES: usize = 512;
 
@@ -42,6 +46,8 @@ pub struct Config {
     pub lease: Lease,
     /// Database.
     pub store: Store,
+    /// Other directories of this identity.
+    pub replicas: Replicas,
     /// Who may come.
     pub admission: Admission,
     /// Mirrors.
@@ -188,6 +194,7 @@ impl Default for Config {
             log: Log::default(),
             lease: Lease::default(),
             store: Store::default(),
+            replicas: Replicas::default(),
             admission: Admission::default(),
             mirror: Mirror::default(),
             limits: Limits::default(),
@@ -332,6 +339,7 @@ impl Config {
         }
         self.store.check(source)?;
         self.check_mirror(source)?;
+        self.check_replicas(source)?;
         let positive = [&self.lease.seconds, &self.store.max_megabytes, &self.limits.requests_per_second];
         let limits = &self.limits;
         for number in positive.into_iter().chain([&limits.requests_burst, &limits.overall_per_second]) {
@@ -408,13 +416,16 @@ impl Store {
             }
             Ok(_) => return Ok(()),
         };
-        let mut error = source.refuse(self.url.span(), why);
-        // The line may hold a password: it is named and not shown.
-        if let ConfigError::Refused(problem) = &mut error {
-            (problem.source, problem.column, problem.width) = ("url = …".to_owned(), 1, 3);
-        }
-        Err(error)
+        Err(without_line(source.refuse(self.url.span(), why)))
     }
+}
+
+/// The line may hold a password: it is named and not shown.
+fn without_line(mut error: ConfigError) -> ConfigError {
+    if let ConfigError::Refused(problem) = &mut error {
+        (problem.source, problem.column, problem.width) = ("url = …".to_owned(), 1, 3);
+    }
+    error
 }
 
 pub(crate) fn is_here(host: &str) -> bool {

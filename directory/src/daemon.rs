@@ -26,15 +26,17 @@ use crate::api;
 use crate::config::{Config, Home, Loaded};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
-use crate::limits::{NETWORK_THREADS, SWEEP};
+use crate::limits::{FOLLOW, NETWORK_THREADS, SWEEP};
 use crate::mirror::Whole;
 use crate::mirror::client::Target as MirrorTarget;
 use crate::mirror::follow::Follower;
+use crate::replicas::message::Word;
+use crate::replicas::{Outbox, Replicas, To, link, target};
 use crate::serve::{Service, serve};
 use crate::state::{Directory, Remembered, system_clock};
-use crate::store::postgres::{PostgresStore, Target};
+use crate::store::postgres::{PostgresStore, SharedNonces, Target};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{CardReader, CardStore, PreviousRun, StoreHandle};
+use crate::store::{CardReader, CardStore, Mark, PreviousRun, StoreHandle};
 
 /// Everything that is opened before the cage.
 struct Opened {
@@ -47,6 +49,7 @@ struct Opened {
     manager: Manager,
     database: Option<Target>,
     upstream: Option<MirrorTarget>,
+    nats: Option<target::Target>,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -73,12 +76,14 @@ fn cage(loaded: &Loaded, opened: &Opened) -> Cage {
     let config = &loaded.config;
     let identity = openred_policy::Identity { uid: *config.uid.get_ref(), gid: *config.gid.get_ref() };
     let cage = Cage::new(Role::Directory, Some(identity)).keep(KeptPath::writable(&loaded.home.state()));
-    // It calls nobody but its database, if that is not a file, or the directory that it mirrors: no other port may be connected to.
+    // It calls nobody but its database, if that is not a file, and NATS, or the directory that it mirrors: no other port may be connected to.
     if let Some(upstream) = &opened.upstream {
         return cage.with_database().connect_only(upstream.port().into_iter().collect());
     }
     let Some(database) = &opened.database else { return cage.connect_only(Vec::new()) };
-    let cage = cage.with_database().connect_only(database.port().into_iter().collect());
+    let cage = cage
+        .with_database()
+        .connect_only(database.port().into_iter().chain(opened.nats.as_ref().map(target::Target::port)).collect());
     match database.folder() {
         Some(folder) => cage.keep(KeptPath::readable(folder)),
         None => cage,
@@ -136,8 +141,8 @@ fn open(loaded: &Loaded, mut inherited: Vec<TcpListener>) -> Result<Opened> {
         });
     }
     let operator = nix::unistd::geteuid().as_raw();
-    let (database, upstream) = (database(config)?, upstream(config)?);
-    Ok(Opened { listener, metrics, admin, operator, identity, tls, manager, database, upstream })
+    let (database, upstream, nats) = (database(config)?, upstream(config)?, target::Target::open(config)?);
+    Ok(Opened { listener, metrics, admin, operator, identity, tls, manager, database, upstream, nats })
 }
 
 fn unreachable_manager(error: std::io::Error) -> Error {
@@ -251,12 +256,14 @@ struct Services {
     end: [Signal; 2],
     reload: Signal,
     manager: Manager,
+    /// What carries words to other replicas.
+    link: Option<(Arc<Replicas>, Outbox, target::Target)>,
 }
 
 /// Database, threads, runtime, signals: after confinement, before the filter.
 fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &Restricted) -> Result<Started> {
     let config = &loaded.config;
-    let (handle, mut reader, remembered) = match &opened.database {
+    let (handle, mut reader, remembered, number) = match &opened.database {
         None => {
             let path = loaded.home.database();
             let store = SqliteStore::open(&path, *config.store.max_megabytes.get_ref())?;
@@ -266,14 +273,25 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
         Some(target) => {
             PostgresStore::migrate(target, false)?;
             let readers = [PostgresStore::open(target)?, PostgresStore::open(target)?];
-            stores(PostgresStore::open(target)?, readers)?
+            let store = PostgresStore::open(target)?;
+            match opened.nats {
+                Some(_) => stores(store.as_replica(config.replicas.name.get_ref()), readers)?,
+                None => stores(store, readers)?,
+            }
         }
     };
     wait_for_next_second(remembered.before);
     let bound = opened.listener.local_addr().map_err(Error::LocalRuntime)?;
     let origin = config.public_origin(bound);
+    let keys = opened.nats.as_ref().map(|_| opened.identity.replica_keys());
     let directory = Directory::new(config, opened.identity, origin, handle, remembered, system_clock());
     let follower = mirrored(&directory, reader.as_mut(), opened.upstream)?;
+    let mut link = None;
+    if let (Some(nats), Some(database), Some(keys)) = (opened.nats, &opened.database, keys) {
+        let (replicas, words) = Replicas::new(config.replicas.name.get_ref(), number, keys)?;
+        directory.join(Arc::clone(&replicas), SharedNonces::start(database)?);
+        link = Some((replicas, words, nats));
+    }
     let settings = loaded.source.settings(config).unwrap_or_default();
     let server = admin::server::Server {
         listener: opened.admin,
@@ -304,7 +322,7 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
     drop(entered);
     Ok(Started {
         runtime,
-        services: Services { directory, api, local, follower, end, reload, manager: opened.manager },
+        services: Services { directory, api, local, follower, end, reload, manager: opened.manager, link },
     })
 }
 
@@ -356,16 +374,17 @@ fn runtime() -> Result<Runtime> {
     builder.enable_all().build().map_err(Error::LocalRuntime)
 }
 
-/// The store's threads, a reader for the admin's, and what is kept of earlier runs.
-type Stores = (StoreHandle, Box<dyn CardReader + Send>, Remembered);
+/// The store's threads, a reader for the admin's, what is kept of earlier runs, and this replica's number.
+type Stores = (StoreHandle, Box<dyn CardReader + Send>, Remembered, u16);
 
 fn stores<Store, Reader>(mut store: Store, [reader, admins]: [Reader; 2]) -> Result<Stores>
 where
     Store: CardStore + Send + 'static,
     Reader: CardReader + Send + 'static,
 {
-    let (bans, before) = (store.bans()?, store.begin_run()?);
-    Ok((StoreHandle::start(store, reader)?, Box::new(admins), Remembered { bans, before }))
+    let (bans, before) = (store.bans()?, store.begin_run(system_clock()())?);
+    let number = store.number();
+    Ok((StoreHandle::start(store, reader)?, Box::new(admins), Remembered { bans, before }, number))
 }
 
 /// After a quick restart honest nodes sign in the second up to which the old run took requests, and would be refused.
@@ -377,6 +396,10 @@ fn wait_for_next_second(before: PreviousRun) {
     }
 }
 
+/// Changes by operators that are looked through for nodes that were removed.
+const HISTORY: usize = 1000;
+/// So long a goodbye to the other replicas may take.
+const GOODBYE_TIME: Duration = Duration::from_secs(1);
 /// Connections to the listener for metrics: one collector and somebody looking.
 const METRICS_CONNECTIONS: u32 = 16;
 /// Ended cards are looked for this often, in sweeps.
@@ -384,9 +407,14 @@ const SWEEPS_PER_PURGE: u32 = 60;
 
 impl Services {
     async fn serve(self) {
-        let Self { directory, api, local, follower, end: [mut terminate, mut interrupt], mut reload, manager } = self;
+        let Self { directory, api, local, follower, end: [mut terminate, mut interrupt], mut reload, manager, link } =
+            self;
         tracing::info!(address = %directory.address(), "serving");
         let housekeeping = tokio::spawn(keep_house(Arc::clone(&directory)));
+        let link = link.map(|(replicas, words, nats)| {
+            tokio::spawn(follow(Arc::clone(&directory), Arc::clone(&replicas)));
+            tokio::spawn(link::run(Arc::clone(&directory), replicas, words, nats))
+        });
         if let Some(follower) = follower {
             tokio::spawn(follower.run());
         }
@@ -410,6 +438,13 @@ impl Services {
             }
         }
         housekeeping.abort();
+        if let (Some(replicas), Some(link)) = (directory.replicas(), link)
+            && replicas.is_up()
+            && replicas.say(To::All, Word::Bye)
+        {
+            // Where it is not heard, the others find out by themselves.
+            let _ = tokio::time::timeout(GOODBYE_TIME, link).await;
+        }
         let latest = directory.replay().end();
         if let Err(error) = directory.store.call(move |store| store.end_run(latest)).await {
             tracing::warn!(%error, "the end could not be noted: for its first minute the next start takes no signed request");
@@ -440,6 +475,48 @@ async fn keep_house(directory: Arc<Directory>) {
         }
         sweeps = sweeps.wrapping_add(1);
     }
+}
+
+/// Follows what operators change at other replicas, and what becomes of the way to them.
+async fn follow(directory: Arc<Directory>, replicas: Arc<Replicas>) {
+    let mut seen = None;
+    loop {
+        if let Err(error) = follow_changes(&directory, &mut seen).await {
+            tracing::warn!(%error, "changes by operators of other replicas could not be looked for");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FOLLOW) => {}
+            () = replicas.changed.notified() => {}
+        }
+        replicas.end_streams_if_cut();
+    }
+}
+
+async fn follow_changes(directory: &Directory, seen: &mut Option<Mark>) -> Result<()> {
+    let made = directory.bans_made();
+    let mark = directory.store.read(|store| store.mark()).await?;
+    if *seen == Some(mark) {
+        return Ok(());
+    }
+    let before = seen.map(|seen| seen.changes);
+    let (bans, history) = directory
+        .store
+        .read(move |store| {
+            // Nothing was held here before the first look.
+            let new = before.map_or(0, |before| mark.changes.saturating_sub(before));
+            let new = usize::try_from(new).unwrap_or(usize::MAX).min(HISTORY);
+            Ok((store.bans()?, if new > 0 { store.history(None, new)? } else { Vec::new() }))
+        })
+        .await?;
+    // Changed here meanwhile: looked at again the next time.
+    if directory.replace_bans(&bans, made) {
+        let removed =
+            history.iter().filter(|entry| entry.action == "remove").filter_map(|entry| entry.target.parse().ok());
+        let mut mailboxes = directory.mailboxes();
+        removed.for_each(|node| mailboxes.evict(&node));
+        *seen = Some(mark);
+    }
+    Ok(())
 }
 
 async fn purge(directory: &Directory, now: UnixMillis) {

@@ -75,6 +75,16 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A file that a setting names cannot be used.
+    #[error("{}: {why} ({setting})", .path.display())]
+    LocalNamed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+        /// Which setting.
+        setting: &'static str,
+    },
     /// The database refused.
     #[error("database: {0}")]
     LocalStore(rusqlite::Error),
@@ -96,11 +106,13 @@ pub enum Error {
         /// Why, and the way out.
         why: &'static str,
     },
-    /// The shared database's host has no address.
-    #[error("{host}: no address of this host is known (store.url): {source}")]
-    LocalDatabaseHost {
+    /// A host in the settings has no address.
+    #[error("{host}: no address of this host is known ({setting}): {source}")]
+    LocalHost {
         /// The name in the settings.
         host: String,
+        /// Which setting.
+        setting: &'static str,
         /// The resolver's reason.
         source: io::Error,
     },
@@ -178,7 +190,10 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::LocalConfig(_) | Error::LocalTls { .. } | Error::LocalInherited { .. } => 78,
+            Error::LocalConfig(_)
+            | Error::LocalTls { .. }
+            | Error::LocalNamed { .. }
+            | Error::LocalInherited { .. } => 78,
             Error::Misuse(_) => 2,
             Error::LocalDegraded => 3,
             Error::LocalNoDatabase { .. } => 4,

@@ -1,5 +1,6 @@
 //! The directory's Ed25519 key: made once, kept in a file that only its owner may read, loaded before the cage closes. It
-//! signs receipts and the log's heads (PROTOCOL 4, 7), or, of a mirror, its requests and neither of them; its did:key is the directory's id.
+//! signs receipts and the log's heads (PROTOCOL 4, 7), or, of a mirror, its requests and neither of them; replicas
+//! have the keys for their letters from it; its did:key is the directory's id.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -15,6 +16,7 @@ use openred_proto::label::{Label, signed_bytes};
 use openred_proto::log::head::Head;
 
 use crate::error::{Error, Result};
+use crate::replicas::seal::Keys;
 use crate::store::LogEnd;
 
 /// First line of the key file.
@@ -47,6 +49,15 @@ impl Identity {
     #[must_use]
     pub const fn id(&self) -> NodeId {
         self.id
+    }
+
+    /// The keys that replicas of this identity share.
+    #[must_use]
+    pub fn replica_keys(&self) -> Keys {
+        let mut seed = self.key.to_bytes();
+        let keys = Keys::derive(&seed);
+        wipe(&mut seed);
+        keys
     }
 
     /// Signs a receipt.

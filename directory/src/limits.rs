@@ -56,6 +56,41 @@ pub const RECEIPTS_PER_NODE: usize = 64;
 /// Expired offers are dropped this often, besides at each touch of their mailbox.
 pub const SWEEP: Duration = Duration::from_secs(30);
 
+/// Longest letter between replicas, sealed: an item of [`OFFER_BODY_BYTES`], or as many entries as follow.
+pub const LETTER_BYTES: usize = 20 * 1024;
+/// Entries of one letter between replicas.
+pub const LETTER_ENTRIES: usize = 256;
+/// Longest name of a replica.
+pub const REPLICA_NAME_BYTES: usize = 32;
+/// Longest line that a NATS server may say: what it says about itself names other servers.
+pub const NATS_LINE_BYTES: usize = 32 * 1024;
+/// Letters that wait for the connection to NATS; a second of what one replica takes.
+pub const LETTERS: usize = 4096;
+/// Replicas are told apart by so many bits of an item's id.
+pub const REPLICA_BITS: u32 = 10;
+/// Runs of other replicas that are remembered: more than there are, with those that have ended within five minutes.
+pub const RUNS: usize = 64;
+/// A replica says so often that it is there.
+pub const BEAT: Duration = Duration::from_secs(1);
+/// One that was not heard of for so long is not waited for.
+pub const BEAT_LOST: Duration = Duration::from_secs(6);
+/// One that has not heard itself for so long is cut off: it knows before it would take the others for gone.
+pub const ECHO_LOST: Duration = Duration::from_secs(3);
+/// So long the others have to answer for an offer: they are asked over one network, and answer from memory.
+pub const ANSWER_TIME: Duration = Duration::from_secs(1);
+/// A letter that is older, or comes from the future, is none: half of what callers' clocks are allowed.
+pub const LETTER_AGE: Duration = Duration::from_secs(30);
+/// What waits is compared so often, besides whenever a replica comes.
+pub const COMPARE: Duration = Duration::from_secs(30);
+/// Streams of a replica that is cut off are ended after so long, once: their nodes come again where they are let.
+pub const CUT_STREAMS: Duration = Duration::from_secs(10);
+/// Bans that another replica made are looked for so often, besides when it says so.
+pub const FOLLOW: Duration = Duration::from_secs(2);
+/// Nonces that one statement takes together.
+pub const NONCE_BATCH: usize = 256;
+/// Nonces are dropped from the database after this: what they could be used with is long over, whatever a replica's clock says.
+pub const SHARED_NONCE_LIFE: Duration = Duration::from_secs(300);
+
 /// Requests for the store that may wait; more are answered 503.
 pub const STORE_QUEUE: usize = 1024;
 /// Operators' requests for the store that may wait: the admin's thread asks one at a time.

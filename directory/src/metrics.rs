@@ -28,6 +28,27 @@ pub struct Metrics {
     pub streams_open: Counter,
 }
 
+/// What a replica adds to the text.
+#[must_use]
+pub fn of_replicas(connected: bool, others: usize, copied: u64, refused: u64) -> String {
+    let mut text = String::new();
+    for (name, kind, help, value) in [
+        ("replica_connected", "gauge", "Whether this replica hears itself over NATS.", u64::from(connected)),
+        ("replicas_heard", "gauge", "Other replicas that are there.", others as u64),
+        ("replica_items_total", "counter", "Offers and receipts taken from other replicas.", copied),
+        (
+            "replica_letters_refused_total",
+            "counter",
+            "Letters that no replica sealed, or that came late or twice.",
+            refused,
+        ),
+    ] {
+        let name = format!("openred_directory_{name}");
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
+    text
+}
+
 /// One number.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);

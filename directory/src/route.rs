@@ -1,9 +1,13 @@
 //! Mailboxes: the offers and receipts that wait in memory for their node (PROTOCOL 7). Nothing here touches a disk; all of it
 //! is bounded and gone after ten minutes. Sans-IO: time is an argument; a waiting stream is woken through a [`Notify`].
 //!
-//! Items carry ids that only grow, over restarts too (`max(last + 1, milliseconds)`). A reader names the last id it has:
+//! Items carry ids that only grow, over restarts too (`max(last + 1, milliseconds)`, before the bits of its replica). A reader names the last id it has:
 //! receipts up to it are done with and dropped, offers stay until their receipt comes, or their ten minutes are over, or
 //! the mailbox is full and their recipient has been shown them: strangers then fill no mailbox that is read.
+//!
+//! Directories that share an identity ([`crate::replicas`]) hold copies of each other's items. Each gives its own ids, whose last bits are
+//! its number; an id that this run has not given counts as none, but for items whose copy was shown by that id elsewhere. So nothing is
+//! hidden that its recipient was not shown, and a node that goes from one to another may be shown an item twice.
 //!
 //! A stream lives long and names its last id only when it comes again. So receipts that it was shown count against nobody
 //! any more; they are kept, in case the stream broke under them, until their room is needed.
@@ -15,9 +19,17 @@ use bytes::Bytes;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::OFFER_IN_DIRECTORY;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 
-use crate::limits::{OFFERS_PER_ISSUER, RECEIPTS_PER_NODE};
+use crate::limits::{LETTERS, OFFERS_PER_ISSUER, RECEIPTS_PER_NODE, REPLICA_BITS};
+
+mod copies;
+
+pub use copies::{Fresh, News};
+
+/// What tells an item from others, whatever replica holds it: recipient, kind, sender and offer, hashed.
+pub type Key = [u8; 16];
 
 /// What an item is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -46,6 +58,25 @@ pub struct Item {
     pub until: UnixMillis,
     /// A receipt for an offer that waited here when it came.
     pub answers_offer: bool,
+    /// What tells it from others.
+    pub key: Key,
+    /// The ids by which other replicas showed it.
+    pub seen: Vec<u64>,
+}
+
+impl Item {
+    /// A reader has been shown it, here up to that id.
+    fn is_shown(&self, up_to: u64) -> bool {
+        self.id <= up_to || !self.seen.is_empty()
+    }
+}
+
+/// An item's key.
+#[must_use]
+pub fn key_of(recipient: &NodeId, kind: Kind, from: &NodeId, token_id: &[u8; 32]) -> Key {
+    let hash = Sha256::new().chain_update([kind as u8]).chain_update(recipient.as_bytes());
+    let hash: [u8; 32] = hash.chain_update(from.as_bytes()).chain_update(token_id).finalize().into();
+    std::array::from_fn(|place| hash[place])
 }
 
 /// Why an item was not taken.
@@ -74,6 +105,8 @@ struct Mailbox {
     reader: u64,
     /// The last id that a reader was shown.
     shown: u64,
+    /// Since when the newest reader reads: Unix milliseconds.
+    since: u64,
 }
 
 /// All mailboxes.
@@ -82,8 +115,10 @@ pub struct Mailboxes {
     bounds: Bounds,
     boxes: HashMap<NodeId, Mailbox>,
     items: usize,
-    last_id: u64,
+    /// Ids so far, without their last bits: the first of this run, and the last.
+    ids: Option<(u64, u64)>,
     readers: u64,
+    copies: Option<copies::Copies>,
 }
 
 /// A stream's or long poll's place at a mailbox.
@@ -100,7 +135,7 @@ impl Mailboxes {
     /// Empty ones.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, boxes: HashMap::new(), items: 0, last_id: 0, readers: 0 }
+        Self { bounds, boxes: HashMap::new(), items: 0, ids: None, readers: 0, copies: None }
     }
 
     /// Items that wait in all.
@@ -129,12 +164,17 @@ impl Mailboxes {
         token_id: [u8; 32],
         payload: Bytes,
     ) -> Result<(), Refused> {
+        self.put(now, recipient, Fresh { kind, from, token_id, payload, until: now.plus(OFFER_IN_DIRECTORY) })
+    }
+
+    fn put(&mut self, now: UnixMillis, recipient: NodeId, fresh: Fresh) -> Result<(), Refused> {
+        let Fresh { kind, from, token_id, payload, until } = fresh;
+        let key = key_of(&recipient, kind, &from, &token_id);
         let answers_offer = kind == Kind::Receipt && self.offer_waits(&from, &recipient, &token_id);
         let mailbox = self.boxes.entry(recipient).or_default();
         self.items -= mailbox.drop_where(|item| item.until < now);
-        let same = |item: &Item| item.kind == kind && item.token_id == token_id && item.from == from;
-        let until =
-            mailbox.items.iter().find(|item| same(item)).map_or(now.plus(OFFER_IN_DIRECTORY), |item| item.until);
+        let same = |item: &Item| item.key == key;
+        let until = mailbox.items.iter().find(|item| same(item)).map_or(until, |item| item.until);
         self.items -= mailbox.drop_where(same);
         let crowded = self.items >= self.bounds.items;
         match kind {
@@ -146,9 +186,12 @@ impl Mailboxes {
                 }
             }
         }
-        self.last_id = (self.last_id + 1).max(now.0);
-        let id = self.last_id;
-        mailbox.items.push_back(Item { id, kind, from, token_id, payload, until, answers_offer });
+        let number = self.copies.as_ref().map_or(0, copies::Copies::number);
+        let (first, last) = self.ids.map_or((now.0, now.0), |(first, last)| (first, (last + 1).max(now.0)));
+        self.ids = Some((first, last));
+        let id = last << REPLICA_BITS | number;
+        let item = Item { id, kind, from, token_id, payload, until, answers_offer, key, seen: Vec::new() };
+        mailbox.items.push_back(item);
         self.items += 1;
         mailbox.wake.notify_waiters();
         Ok(())
@@ -160,22 +203,40 @@ impl Mailboxes {
         let mailbox = self.boxes.entry(node).or_default();
         mailbox.reader = self.readers;
         mailbox.wake.notify_waiters();
-        self.items -= mailbox.drop_where(|item| item.kind == Kind::Receipt && item.id <= after);
-        Reader { node, wake: Arc::clone(&mailbox.wake), number: self.readers }
+        let cursor = copies::Cursor::new(after, self.ids, self.copies.as_ref());
+        let read = mailbox.take_where(|item| item.kind == Kind::Receipt && cursor.covers(item));
+        self.items -= read.len();
+        let wake = Arc::clone(&mailbox.wake);
+        self.done_with(&node, read);
+        Reader { node, wake, number: self.readers }
     }
 
     /// What came after `after`; `None` when a newer reader took over.
     pub fn poll(&mut self, now: UnixMillis, reader: &Reader, after: u64) -> Option<Vec<Item>> {
         let mailbox = self.boxes.get_mut(&reader.node).filter(|mailbox| mailbox.reader == reader.number)?;
         self.items -= mailbox.drop_where(|item| item.until < now);
+        let before = mailbox.shown;
         mailbox.shown = mailbox.items.back().map_or(mailbox.shown, |last| last.id);
-        Some(mailbox.items.iter().filter(|item| item.id > after).cloned().collect())
+        if let Some(copies) = &mut self.copies {
+            let new = mailbox.items.iter().filter(|item| item.id > before);
+            copies.shown(new.map(|item| (reader.node, item.key, item.id)));
+        }
+        let cursor = copies::Cursor::new(after, self.ids, self.copies.as_ref());
+        Some(mailbox.items.iter().filter(|item| !cursor.covers(item)).cloned().collect())
     }
 
     /// The recipient has signed for an offer: it need not wait any more.
     pub fn acknowledge(&mut self, recipient: &NodeId, token_id: &[u8; 32]) {
         if let Some(mailbox) = self.boxes.get_mut(recipient) {
-            self.items -= mailbox.drop_where(|item| item.kind == Kind::Offer && item.token_id == *token_id);
+            let answered = mailbox.take_where(|item| item.kind == Kind::Offer && item.token_id == *token_id);
+            self.items -= answered.len();
+            self.done_with(recipient, answered);
+        }
+    }
+
+    fn done_with(&mut self, node: &NodeId, items: Vec<Item>) {
+        if let Some(copies) = &mut self.copies {
+            copies.done(items.into_iter().map(|item| (*node, item.key, item.until)));
         }
     }
 
@@ -188,14 +249,21 @@ impl Mailboxes {
     /// Empties a node's mailbox and ends its readers: it was banned.
     pub fn evict(&mut self, node: &NodeId) {
         if let Some(mut mailbox) = self.boxes.remove(node) {
-            self.items -= mailbox.drop_where(|_| true);
+            let evicted = mailbox.take_where(|_| true);
+            self.items -= evicted.len();
             mailbox.wake.notify_waiters();
+            if let Some(copies) = &mut self.copies {
+                evicted.iter().for_each(|item| copies.bury(item.key, item.until));
+            }
         }
     }
 
     /// Drops what is over its time, and mailboxes that nobody reads or fills.
     pub fn sweep(&mut self, now: UnixMillis) {
         let items = &mut self.items;
+        if let Some(copies) = &mut self.copies {
+            copies.sweep(now);
+        }
         self.boxes.retain(|_, mailbox| {
             *items -= mailbox.drop_where(|item| item.until < now);
             !mailbox.items.is_empty() || Arc::strong_count(&mailbox.wake) > 1
@@ -214,7 +282,7 @@ impl Mailbox {
         if offers().count() < most {
             return Ok(0);
         }
-        let (place, _) = offers().find(|(_, item)| item.id <= self.shown).ok_or(Refused::MailboxFull)?;
+        let (place, _) = offers().find(|(_, item)| item.is_shown(self.shown)).ok_or(Refused::MailboxFull)?;
         self.items.remove(place);
         Ok(1)
     }
@@ -223,7 +291,7 @@ impl Mailbox {
     /// then, for one that answers an offer, the oldest that answers none: those anybody can send, to fill the mailbox.
     fn make_room(&mut self, from: &NodeId, answers_offer: bool, crowded: bool) -> Result<usize, Refused> {
         let receipts = || self.items.iter().enumerate().filter(|(_, item)| item.kind == Kind::Receipt);
-        let waiting = receipts().filter(|(_, item)| item.from == *from && item.id > self.shown).count();
+        let waiting = receipts().filter(|(_, item)| item.from == *from && !item.is_shown(self.shown)).count();
         let full = receipts().count() >= RECEIPTS_PER_NODE;
         if waiting >= OFFERS_PER_ISSUER {
             return Err(Refused::MailboxFull);
@@ -231,7 +299,7 @@ impl Mailbox {
         if !full && !crowded {
             return Ok(0);
         }
-        let spare = receipts().find(|(_, item)| item.id <= self.shown);
+        let spare = receipts().find(|(_, item)| item.is_shown(self.shown));
         let spare = spare.or_else(|| receipts().find(|(_, item)| answers_offer && !item.answers_offer));
         let Some((place, _)) = spare else {
             return Err(if full { Refused::MailboxFull } else { Refused::DirectoryFull });
@@ -244,6 +312,12 @@ impl Mailbox {
         let before = self.items.len();
         self.items.retain(|item| !over(item));
         before - self.items.len()
+    }
+
+    fn take_where(&mut self, over: impl Fn(&Item) -> bool) -> Vec<Item> {
+        let (taken, left) = std::mem::take(&mut self.items).into_iter().partition(|item| over(item));
+        self.items = left;
+        Vec::from(taken)
     }
 }
 
@@ -431,6 +505,6 @@ mod tests {
         }
         let reader = boxes.read(node(1), 0);
         let ids: Vec<u64> = boxes.poll(UnixMillis(6_000), &reader, 0).unwrap().iter().map(|item| item.id).collect();
-        assert_eq!(ids, [5_000, 5_001, 5_002, 6_000]);
+        assert_eq!(ids, [5_000, 5_001, 5_002, 6_000].map(|id| id << REPLICA_BITS));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -24,8 +24,10 @@ use crate::limits::{
 use crate::metrics::Metrics;
 use crate::mirror::Upstream;
 use crate::replay::Replay;
+use crate::replicas::Replicas;
 use crate::route::{Bounds, Mailboxes};
 use crate::store::decision::Bans;
+use crate::store::postgres::SharedNonces;
 use crate::store::{Held, LogEnd, PreviousRun, StoreHandle};
 use crate::verified::{self, Verified};
 
@@ -172,6 +174,10 @@ pub struct Directory {
     overall: Mutex<Buckets<()>>,
     bans: RwLock<HashSet<NodeId>>,
     banned_prefixes: RwLock<BannedPrefixes>,
+    /// Changes of bans by this process.
+    bans_made: AtomicU64,
+    /// Other directories of this identity, and the nonces that all of them have taken.
+    shared: OnceLock<(Arc<Replicas>, SharedNonces)>,
     streams_by_address: Shares,
     connections_by_address: Shares,
     /// The last head that was signed: one signature serves all who ask until the log grows.
@@ -237,6 +243,8 @@ impl Directory {
             overall: Mutex::new(Buckets::new(overall, overall)),
             bans: RwLock::new(bans.nodes.into_iter().map(|ban| ban.who).collect()),
             banned_prefixes: RwLock::new(banned_prefixes),
+            bans_made: AtomicU64::new(0),
+            shared: OnceLock::new(),
             streams_by_address: Shares::of(u64::from(limits.streams)),
             connections_by_address: Shares::of(u64::from(limits.connections)),
             head: Mutex::default(),
@@ -245,6 +253,23 @@ impl Directory {
             nodes_here: AtomicU64::new(0),
             draining: watch::Sender::new(false),
         })
+    }
+
+    /// Makes this directory one of several. Once, before it serves.
+    pub fn join(&self, replicas: Arc<Replicas>, nonces: SharedNonces) {
+        self.mailboxes().share(replicas.number, Arc::clone(&replicas.news));
+        let _ = self.shared.set((replicas, nonces));
+    }
+
+    /// This directory among the others of its identity, if there are to be others.
+    #[must_use]
+    pub fn replicas(&self) -> Option<&Arc<Replicas>> {
+        self.shared.get().map(|(replicas, _)| replicas)
+    }
+
+    /// The nonces that all replicas have taken.
+    pub(crate) fn shared_nonces(&self) -> Option<&SharedNonces> {
+        self.shared.get().map(|(_, nonces)| nonces)
     }
 
     /// Now.
@@ -421,11 +446,13 @@ impl Directory {
 
     /// Takes a ban of addresses into effect.
     pub fn ban_prefix(&self, prefix: IpNet) {
+        self.bans_made.fetch_add(1, Ordering::SeqCst);
         self.banned_prefixes.write().unwrap_or_else(PoisonError::into_inner).insert(prefix);
     }
 
     /// Lifts one.
     pub fn unban_prefix(&self, prefix: &IpNet) {
+        self.bans_made.fetch_add(1, Ordering::SeqCst);
         self.banned_prefixes.write().unwrap_or_else(PoisonError::into_inner).remove(prefix);
     }
 
@@ -445,13 +472,39 @@ impl Directory {
 
     /// Takes a ban into effect.
     pub fn ban(&self, node: NodeId) {
+        self.bans_made.fetch_add(1, Ordering::SeqCst);
         self.bans.write().unwrap_or_else(PoisonError::into_inner).insert(node);
         self.mailboxes().evict(&node);
     }
 
     /// Lifts a ban.
     pub fn unban(&self, node: &NodeId) {
+        self.bans_made.fetch_add(1, Ordering::SeqCst);
         self.bans.write().unwrap_or_else(PoisonError::into_inner).remove(node);
+    }
+
+    /// Changes of bans that this process has made so far, for [`Directory::replace_bans`].
+    pub(crate) fn bans_made(&self) -> u64 {
+        self.bans_made.load(Ordering::SeqCst)
+    }
+
+    /// Takes the bans of the database into effect, which another replica may have changed. False, and nothing is done, where this process
+    /// has changed some since `made`: what was read may be older.
+    pub(crate) fn replace_bans(&self, bans: &Bans, made: u64) -> bool {
+        let mut prefixes = BannedPrefixes::default();
+        bans.prefixes.iter().for_each(|ban| prefixes.insert(ban.who));
+        let nodes: HashSet<NodeId> = bans.nodes.iter().map(|ban| ban.who).collect();
+        let mut held = self.bans.write().unwrap_or_else(PoisonError::into_inner);
+        if self.bans_made() != made {
+            return false;
+        }
+        let new: Vec<NodeId> = nodes.difference(&held).copied().collect();
+        *held = nodes;
+        drop(held);
+        *self.banned_prefixes.write().unwrap_or_else(PoisonError::into_inner) = prefixes;
+        let mut mailboxes = self.mailboxes();
+        new.iter().for_each(|node| mailboxes.evict(node));
+        true
     }
 
     /// Notes how the last write went, for health.

@@ -246,6 +246,17 @@ pub struct Counts {
     pub bytes: u64,
 }
 
+/// How far operators' changes go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The number of the last.
+    pub changes: u64,
+    /// Bans of nodes.
+    pub bans: u64,
+    /// Bans of prefixes.
+    pub prefix_bans: u64,
+}
+
 /// Figures about everything that is kept. They are counted when they are asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
@@ -342,6 +353,13 @@ pub trait CardReader {
     /// # Errors
     /// The storage's.
     fn kept(&mut self, after: Option<&Kept>, limit: usize) -> Result<Vec<Kept>>;
+    /// What shows that somebody else has changed bans or let nodes go; always the same where nobody else can.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn mark(&mut self) -> Result<Mark> {
+        Ok(Mark::default())
+    }
     /// How far the log goes.
     ///
     /// # Errors
@@ -458,7 +476,11 @@ pub trait CardStore: CardReader {
     ///
     /// # Errors
     /// The storage's.
-    fn begin_run(&mut self) -> Result<PreviousRun>;
+    fn begin_run(&mut self, now: UnixMillis) -> Result<PreviousRun>;
+    /// The number of this replica among those that share the database, once its run has begun; 0 for a directory that is alone.
+    fn number(&self) -> u16 {
+        0
+    }
     /// This run ends in order and took no request signed after `latest`.
     ///
     /// # Errors

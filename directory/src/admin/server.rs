@@ -20,6 +20,8 @@ use super::{Answer, Ask, Doctor, Refusal, Status};
 use crate::api::system::health_of;
 use crate::error::{Error, Result};
 use crate::limits::{ADMIN_BYTES, ADMIN_TIME};
+use crate::replicas::To;
+use crate::replicas::message::Word;
 use crate::state::Directory;
 use crate::store::decision::{Author, Change};
 use crate::store::{CardReader, Counts, Held};
@@ -143,6 +145,10 @@ impl Server {
         let changed = self.directory.store.urgently(move |store| store.change(&author, &change)).map_err(log)?;
         if changed {
             tracing::info!(uid = author.uid, action, target, "changed by the operator");
+            if let Some(replicas) = self.directory.replicas() {
+                // Where it is not heard, they look by themselves.
+                let _ = replicas.say(To::All, Word::Changed);
+            }
         }
         Ok(changed)
     }
@@ -161,6 +167,7 @@ impl Server {
             streams: directory.metrics.streams_open.get(),
             connections: directory.metrics.connections_open.get(),
             answers: [2, 4, 5].map(|class| directory.metrics.answers(class)),
+            replicas: directory.replicas().map(|replicas| replicas.view()),
         })))
     }
 

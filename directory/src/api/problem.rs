@@ -78,7 +78,7 @@ codes! {
     DirectoryBusy 503 "directory.busy" "The directory has too much to do" "Wait as Retry-After says.";
     DirectoryFull 503 "directory.full" "The directory holds as much as its operator allows" "Try another directory, or ask the operator.";
     DirectoryFailing 503 "directory.failing" "The directory cannot write" "Try again later; the operator sees the reason in its log.";
-    DirectoryCutOff 503 "directory.cut-off" "The directory's database cannot be reached" "Wait as Retry-After says and send it again; the detail says where it is not known whether it holds.";
+    DirectoryCutOff 503 "directory.cut-off" "The directory reaches its database or its other replicas no more" "Wait as Retry-After says and send it again; the detail says where it is not known whether it holds.";
     MirrorReadsOnly 421 "mirror.reads-only" "This is a mirror, which only answers who reads" "Send it to the directory itself; the detail says which it is.";
     MirrorBehind 503 "mirror.behind" "This mirror has nothing whole yet" "Wait as Retry-After says, or ask the directory itself.";
     MirrorUnknown 403 "mirror.unknown" "This caller is no mirror of this directory" "Ask its operator for a line in mirror.allow.";

@@ -135,6 +135,13 @@ async fn authenticate(directory: &Directory, request: Request, limit: usize) -> 
     }
     take_token(directory, Caller::Node(input.key_id))?;
     directory.replay().take(now, input.created, &input.key_id, &input.nonce).map_err(refuse)?;
+    // A nonce that another replica has taken is as good as one of ours.
+    if let (Some(replicas), Some(nonces)) = (directory.replicas(), directory.shared_nonces()) {
+        let tag = replicas.keys.tag(&input.key_id, &input.nonce);
+        if !nonces.take(now, tag).await? {
+            return Err(Code::SignatureRepeated.into());
+        }
+    }
     Ok((input.key_id, body))
 }
 

@@ -26,6 +26,9 @@ pub struct Condition {
     pub help: String,
 }
 
+/// The condition that this replica reaches the others.
+const LINK: &str = "replicas.link";
+
 /// How the directory is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Health {
@@ -45,10 +48,13 @@ pub struct Health {
 }
 
 impl Health {
-    /// Whether it serves: a mirror also while the directory that it mirrors is away.
+    /// Whether it serves: a mirror also while the directory that it mirrors is away, and a replica without NATS, else all of them would be
+    /// taken out of service together.
     #[must_use]
     pub fn serves(&self) -> bool {
-        self.conditions.iter().all(|condition| condition.ok || condition.code.starts_with("upstream."))
+        self.conditions
+            .iter()
+            .all(|condition| condition.ok || condition.code.starts_with("upstream.") || condition.code == LINK)
     }
 }
 
@@ -62,6 +68,12 @@ pub fn health_of(directory: &Directory) -> Health {
     ];
     let upstream = directory.upstream.as_ref();
     conditions.extend(upstream.into_iter().flat_map(|upstream| upstream.conditions()));
+    if let Some(replicas) = directory.replicas() {
+        let link = "start the NATS server of replicas.url, or let this machine reach it; until then offers to nodes that wait at another replica are refused, and the log says why";
+        conditions.push(condition(LINK, replicas.is_up(), link));
+        let name = "another replica that runs has this one's name: give each its own (replicas.name)";
+        conditions.push(condition("replicas.name", !replicas.has_twin(), name));
+    }
     let ok = conditions.iter().all(|condition| condition.ok);
     Health {
         status: if ok { "ok" } else { "degraded" }.to_owned(),
@@ -104,6 +116,10 @@ fn metrics_text(directory: &Directory) -> Response {
     let mut text = directory.metrics.text(waiting, uptime);
     if let Some(upstream) = &directory.upstream {
         text.push_str(&figures::mirror_text(&upstream.view(directory.now()), &upstream.conditions()));
+    }
+    if let Some(replicas) = directory.replicas() {
+        let others = replicas.view().others.len();
+        text.push_str(&figures::of_replicas(replicas.is_up(), others, replicas.copied.get(), replicas.refused.get()));
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

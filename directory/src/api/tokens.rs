@@ -18,7 +18,7 @@ use openred_proto::checked::check_window;
 use openred_proto::checked::offer::Offer;
 use openred_proto::checked::receipt::{Receipt, ReceiptKind};
 use openred_proto::error::WireError;
-use openred_proto::id::UnixMillis;
+use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::OFFER_IN_DIRECTORY;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -29,7 +29,9 @@ use super::problem::{Code, Problem};
 use super::signed::Signed;
 use super::{Base64Bytes, to_base64};
 use crate::limits::{OFFER_BODY_BYTES, RECEIPT_BODY_BYTES, STREAM_KEEP_ALIVE, STREAM_LIFE, WAIT};
-use crate::route::{Item, Kind, Reader, Refused};
+use crate::replicas::message::Word;
+use crate::replicas::{NotTaken, To};
+use crate::route::{Fresh, Item, Kind, Reader, Refused};
 use crate::state::Directory;
 
 /// Body of a request for connection.
@@ -85,7 +87,7 @@ pub struct ReceiveQuery {
 /// One offer or receipt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Delivery {
-    /// Grows from item to item.
+    /// Grows from item to item of one directory; several that are one give their own.
     pub id: u64,
     /// Offer or receipt.
     pub kind: Kind,
@@ -135,9 +137,7 @@ pub(crate) async fn request_connection(
     directory.registered(routing.recipient).await?.ok_or(Code::RecipientUnregistered)?;
     let token_id = Offer::token_id(bytes);
     let (recipient, issuer) = (routing.recipient, routing.issuer);
-    let bytes = Bytes::copy_from_slice(bytes);
-    let deposited = directory.mailboxes().deposit(now, recipient, Kind::Offer, issuer, token_id, bytes);
-    deposited.map_err(refuse_deposit)?;
+    deposit(&directory, now, recipient, fresh(now, Kind::Offer, issuer, token_id, bytes)).await?;
     directory.metrics.offers.add();
     let receipt = Receipt { kind: ReceiptKind::Routed, token_id, issuer, recipient, at: now };
     Ok(Json(Routed {
@@ -169,15 +169,33 @@ pub(crate) async fn acknowledge(
     }
     signed.registered(&directory).await?;
     let delivered = directory.registered(receipt.issuer).await?.is_some();
-    let mut mailboxes = directory.mailboxes();
     if delivered {
-        let (now, token, payload) = (directory.now(), receipt.token_id, Bytes::copy_from_slice(bytes));
-        let deposited = mailboxes.deposit(now, receipt.issuer, Kind::Receipt, signed.node, token, payload);
-        deposited.map_err(refuse_deposit)?;
+        let now = directory.now();
+        let answer = fresh(now, Kind::Receipt, signed.node, receipt.token_id, bytes);
+        deposit(&directory, now, receipt.issuer, answer).await?;
         directory.metrics.receipts.add();
     }
-    mailboxes.acknowledge(&signed.node, &receipt.token_id);
+    directory.mailboxes().acknowledge(&signed.node, &receipt.token_id);
     Ok(Json(Acknowledged { delivered }))
+}
+
+fn fresh(now: UnixMillis, kind: Kind, from: NodeId, token_id: [u8; 32], bytes: &[u8]) -> Fresh {
+    Fresh { kind, from, token_id, payload: Bytes::copy_from_slice(bytes), until: now.plus(OFFER_IN_DIRECTORY) }
+}
+
+/// Puts an item into its recipient's mailbox: here, and at all other replicas if there are any.
+async fn deposit(directory: &Directory, now: UnixMillis, recipient: NodeId, fresh: Fresh) -> Result<(), Problem> {
+    let Some(replicas) = directory.replicas() else {
+        let Fresh { kind, from, token_id, payload, .. } = fresh;
+        return directory.mailboxes().deposit(now, recipient, kind, from, token_id, payload).map_err(refuse_deposit);
+    };
+    replicas.deposit(directory, now, recipient, fresh).await.map_err(|error| match error {
+        NotTaken::Full(refused) => refuse_deposit(refused),
+        NotTaken::CutOff => {
+            let detail = "This replica does not reach the others, and the recipient does not wait at it.";
+            Problem::new(Code::DirectoryCutOff, detail).retry_after(Duration::from_secs(2))
+        }
+    })
 }
 
 fn refuse_deposit(refused: Refused) -> Problem {
@@ -209,9 +227,11 @@ pub(crate) async fn receive(
     signed.registered(&directory).await?;
     let open = OpenStream::count(&directory, signed.address)?;
     let after = query.after.or(last_event).unwrap_or(0);
-    let reader = directory.mailboxes().read(signed.node, after);
+    let reader = read(&directory, signed.node, after);
     let draining = directory.draining();
-    let mut inbox = Inbox { reader, after, draining, ends: Instant::now() + STREAM_LIFE, directory, _open: open };
+    let moved = directory.replicas().map(|replicas| replicas.moved());
+    let mut inbox =
+        Inbox { reader, after, draining, moved, ends: Instant::now() + STREAM_LIFE, directory, _open: open };
     if let Some(wait) = query.wait {
         inbox.ends = Instant::now() + Duration::from_secs(wait).min(WAIT);
         return inbox.long_poll().await.map(|received| Json(received).into_response());
@@ -219,6 +239,21 @@ pub(crate) async fn receive(
     let events = futures_util::stream::unfold((inbox, VecDeque::new()), next_event);
     let stream = Sse::new(events).keep_alive(KeepAlive::new().interval(STREAM_KEEP_ALIVE));
     Ok(stream.into_response())
+}
+
+/// Takes the node's mailbox over, here and from a reader at another replica.
+fn read(directory: &Directory, node: NodeId, after: u64) -> Reader {
+    let reader = {
+        let mut mailboxes = directory.mailboxes();
+        let reader = mailboxes.read(node, after);
+        mailboxes.reads_since(&node, directory.now());
+        reader
+    };
+    if let Some(replicas) = directory.replicas() {
+        // Where it is not heard, two read for a while.
+        let _ = replicas.say(To::All, Word::Reads { node, at: directory.now().0 });
+    }
+    reader
 }
 
 /// Counts an open stream for as long as it lives, against all and against its address.
@@ -250,6 +285,8 @@ struct Inbox {
     reader: Reader,
     after: u64,
     draining: watch::Receiver<bool>,
+    /// Changes when this replica has been cut off for long: the node had better come again.
+    moved: Option<watch::Receiver<u64>>,
     ends: Instant,
     _open: OpenStream,
 }
@@ -264,7 +301,8 @@ enum End {
 impl Inbox {
     /// Whether a stream's time is over, whatever still waits: a reader that is fed all the time must end as well.
     fn is_over(&self) -> bool {
-        *self.draining.borrow() || Instant::now() >= self.ends
+        let moved = self.moved.as_ref().is_some_and(|moved| moved.has_changed().unwrap_or(false));
+        *self.draining.borrow() || moved || Instant::now() >= self.ends
     }
 
     /// Waits for items after the cursor.
@@ -287,6 +325,7 @@ impl Inbox {
                 () = woken => {}
                 () = tokio::time::sleep_until(self.ends) => return Err(End::Time),
                 _ = self.draining.changed() => {}
+                () = changes(&mut self.moved) => return Err(End::Time),
             }
         }
     }
@@ -300,6 +339,16 @@ impl Inbox {
         let now = self.directory.now();
         Ok(Received { items: items.iter().map(|item| delivery(now, item)).collect(), cursor: self.after })
     }
+}
+
+/// Returns when the value changes; never where there is none.
+async fn changes(watched: &mut Option<watch::Receiver<u64>>) {
+    if let Some(watched) = watched
+        && watched.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 type Stream = (Inbox, VecDeque<Item>);

@@ -138,6 +138,12 @@ pub fn status(status: &Status, json: bool) -> String {
         "waiting   {} offers and receipts, for {} open streams on {} connections",
         status.waiting, status.streams, status.connections
     );
+    if let Some(view) = &status.replicas {
+        let others: Vec<&str> = view.others.iter().map(|other| other.name.as_str()).collect();
+        let others = if others.is_empty() { "no other".to_owned() } else { others.join(", ") };
+        let away = if view.connected { "" } else { "; not connected to NATS" };
+        let _ = writeln!(text, "replica   {}, hears {others}{away}", view.name);
+    }
     let [good, refused, failed] = status.answers;
     let _ = writeln!(text, "answers   {good} good, {refused} refused, {failed} failed");
     text

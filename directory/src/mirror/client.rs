@@ -24,7 +24,6 @@ use super::UpstreamAddress;
 use crate::api::problem::ProblemDocument;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
-use crate::store::postgres;
 
 /// Addresses of one host that are tried, one after the other.
 const ADDRESSES: usize = 4;
@@ -91,7 +90,7 @@ impl Target {
 /// The file cannot be used.
 pub fn tls_config(certificates: &Path) -> Result<rustls::ClientConfig> {
     if !certificates.as_os_str().is_empty() {
-        return postgres::trusting(certificates);
+        return crate::secrets::trusting(certificates, "mirror.certificates");
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();

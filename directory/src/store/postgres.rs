@@ -20,7 +20,8 @@ use super::followed::PresentRow;
 use super::rules::{self, Before, Plan, Taking, take_in};
 use super::sqlite::migrate::Migration;
 use super::{
-    CardReader, CardStore, Counts, Held, LogEnd, Logged, NewCard, Page, PreviousRun, Query, Registration, Stats, Terms,
+    CardReader, CardStore, Counts, Held, LogEnd, Logged, Mark, NewCard, Page, PreviousRun, Query, Registration, Stats,
+    Terms,
 };
 use crate::error::{Error, Result};
 use crate::limits::{EVIDENCE, PURGE, SUCCESSION_KEPT};
@@ -28,14 +29,16 @@ use crate::limits::{EVIDENCE, PURGE, SUCCESSION_KEPT};
 mod decisions;
 mod followed;
 mod link;
+mod nonces;
 mod portable;
+mod runs;
 mod schema;
 mod successions;
 mod target;
 mod walk;
 
 use link::Link;
-pub(crate) use target::trusting;
+pub use nonces::SharedNonces;
 pub use target::{Place, Target, check_files, parse};
 
 const HELD: &str = "SELECT id, sequence, card, listed, sector, expires_at, first_seen, last_seen,
@@ -54,6 +57,9 @@ pub struct PostgresStore {
     /// Hashes that the transaction adds to the log, and where the first of them stands.
     grown: Vec<Vec<u8>>,
     grown_from: u64,
+    /// Its name among replicas, and its number there.
+    replica: Option<String>,
+    number: u16,
 }
 
 /// What a writer remembers; it holds as long as nobody else has written.
@@ -79,7 +85,7 @@ impl PostgresStore {
     pub fn open(target: &Target) -> Result<Self> {
         let mut link = Link::new(target)?;
         link.connect()?;
-        Ok(Self { link, begun: false, known: None, grown: Vec::new(), grown_from: 0 })
+        Ok(Self { link, begun: false, known: None, grown: Vec::new(), grown_from: 0, replica: None, number: 0 })
     }
 
     /// Brings the tables up to date, or tries it and takes it back.
@@ -90,6 +96,12 @@ impl PostgresStore {
         let mut link = Link::new(target)?.unchecked();
         link.connect()?;
         schema::migrate(&mut link, dry_run)
+    }
+
+    /// As the replica of this name: the note of its run is its own, and the nonces that it takes are kept for all ([`SharedNonces`]).
+    #[must_use]
+    pub fn as_replica(self, name: &str) -> Self {
+        Self { replica: Some(name.to_owned()), ..self }
     }
 
     /// A connection for what comes next: the open transaction's, or any.
@@ -398,6 +410,10 @@ impl CardReader for PostgresStore {
         portable::kept(self.reach()?, after, limit)
     }
 
+    fn mark(&mut self) -> Result<Mark> {
+        decisions::mark(self.reach()?)
+    }
+
     fn log_end(&mut self) -> Result<LogEnd> {
         let row = self.reach()?.row("SELECT size, root FROM log_end", &[])?.ok_or(Error::LocalStoreAway)?;
         Ok(LogEnd { size: unsigned(row.try_get(0)?), root: hash(&row, 1)? })
@@ -495,22 +511,19 @@ impl CardStore for PostgresStore {
         })
     }
 
-    fn begin_run(&mut self) -> Result<PreviousRun> {
+    fn begin_run(&mut self, now: UnixMillis) -> Result<PreviousRun> {
         self.within(|store| {
-            let row = store.link.row("SELECT latest FROM run", &[])?;
-            let left: Option<Option<i64>> = row.map(|row| row.try_get(0)).transpose()?;
-            let sql = "INSERT INTO run (one, latest) VALUES (1, NULL) ON CONFLICT (one) DO UPDATE SET latest = NULL";
-            store.link.execute(sql, &[])?;
-            Ok(match left {
-                None => PreviousRun::Never,
-                Some(Some(latest)) => PreviousRun::Ended { latest: unsigned(latest) },
-                Some(None) => PreviousRun::CutOff,
-            })
+            let (before, number) = runs::begin(&mut store.link, store.replica.as_deref(), now)?;
+            store.number = number;
+            Ok(before)
         })
     }
 
+    fn number(&self) -> u16 {
+        self.number
+    }
     fn end_run(&mut self, latest: u64) -> Result<()> {
-        self.within(|store| store.link.execute("UPDATE run SET latest = $1", &[&signed(latest)]).map(drop))
+        self.within(|store| runs::end(&mut store.link, store.replica.as_deref().unwrap_or_default(), latest))
     }
 }
 

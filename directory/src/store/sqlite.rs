@@ -503,7 +503,7 @@ impl CardStore for SqliteStore {
         followed::keep_present(&self.connection, from, to, present)
     }
 
-    fn begin_run(&mut self) -> Result<PreviousRun> {
+    fn begin_run(&mut self, _: UnixMillis) -> Result<PreviousRun> {
         let left = self.connection.query_row("SELECT latest FROM run", [], |row| row.get::<_, Option<i64>>(0));
         self.connection.execute("INSERT OR REPLACE INTO run (one, latest) VALUES (1, NULL)", [])?;
         Ok(match left.optional()? {

@@ -181,7 +181,7 @@ impl Cluster {
             }
             command.args(["--pdeathsig", "QUIT"]).arg(postgres).arg("-D").arg(data).arg("-k").arg(sockets);
             // Small, and as durable as any.
-            for setting in ["shared_buffers=16MB", "max_connections=48", "max_wal_size=64MB"] {
+            for setting in ["shared_buffers=16MB", "max_connections=160", "max_wal_size=64MB"] {
                 command.args(["-c", setting]);
             }
             let port_text = port.to_string();

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod admission;
+mod apart;
+mod broker;
 mod cluster;
 mod disk;
 mod fixture;
@@ -15,6 +17,7 @@ mod operator;
 mod process;
 mod recovery;
 mod render;
+mod replicas;
 mod service;
 mod shared;
 mod signature;

@@ -230,7 +230,7 @@ fn the_start_migrates_by_itself_and_loses_nothing() {
     assert!(state.join("directory.sqlite.schema-1").exists());
     assert_eq!(serving.end(), Some(0));
     let mut store = SqliteStore::open(&state.join("directory.sqlite"), 64).unwrap();
-    assert!(matches!(store.begin_run().unwrap(), PreviousRun::Ended { .. }));
+    assert!(matches!(store.begin_run(openred_proto::id::UnixMillis(0)).unwrap(), PreviousRun::Ended { .. }));
     assert_eq!(store.invites().unwrap(), []);
 }
 

@@ -161,6 +161,12 @@ impl Serving {
         Self { child: None, id: id.parse().unwrap(), origin: origin.to_owned(), socket: socket.parse().unwrap() }
     }
 
+    /// One that we started, reached at this address whatever its origin says.
+    pub(crate) fn of(child: Child, address: &str, socket: SocketAddr) -> Self {
+        let (id, origin) = address.split_once('@').unwrap();
+        Self { child: Some(child), id: id.parse().unwrap(), origin: origin.to_owned(), socket }
+    }
+
     fn child(&mut self) -> &mut Child {
         self.child.as_mut().unwrap()
     }
@@ -190,7 +196,7 @@ impl Serving {
     }
 
     /// Sends a request with these signature headers.
-    fn send(&self, method: &str, path: &str, headers: &[(&str, String)], body: &[u8]) -> (u16, Value) {
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, String)], body: &[u8]) -> (u16, Value) {
         let mut head =
             format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
         for (name, value) in headers {

@@ -50,6 +50,7 @@ fn status() -> Status {
         streams: 2,
         connections: 4,
         answers: [100, 7, 1],
+        replicas: None,
     }
 }
 

@@ -160,11 +160,11 @@ fn two_cards_of_one_sequence_are_evidence_once() {
 fn a_run_that_ended_in_order_says_so_to_the_next() {
     for ground in Ground::each() {
         let mut store = ground.open();
-        assert_eq!(store.begin_run().unwrap(), PreviousRun::Never);
-        assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff);
+        assert_eq!(store.begin_run(NOW).unwrap(), PreviousRun::Never);
+        assert_eq!(store.begin_run(NOW).unwrap(), PreviousRun::CutOff);
         store.end_run(77).unwrap();
-        assert_eq!(store.begin_run().unwrap(), PreviousRun::Ended { latest: 77 });
-        assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff, "said once");
+        assert_eq!(store.begin_run(NOW).unwrap(), PreviousRun::Ended { latest: 77 });
+        assert_eq!(store.begin_run(NOW).unwrap(), PreviousRun::CutOff, "said once");
     }
 }
 

@@ -6,8 +6,9 @@ use tokio_postgres::Row;
 
 use super::link::Link;
 use super::{hash, node_id, signed, text, time, unsigned};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits::{INVITE_KEPT, PURGE};
+use crate::store::Mark;
 use crate::store::decision::{Author, Ban, Bans, Change, Entry, InviteLine};
 
 pub(super) const INVITE: &str = "hash, uses, used, made_at, not_after, revoked, note";
@@ -103,6 +104,14 @@ pub(super) fn invite_line(row: &Row) -> Result<InviteLine> {
         revoked: row.try_get(5)?,
         note: row.try_get(6)?,
     })
+}
+
+/// How far operators' changes go.
+pub(super) fn mark(link: &mut Link) -> Result<Mark> {
+    let sql = "SELECT (SELECT coalesce(max(number), 0) FROM history), (SELECT count(*) FROM bans), (SELECT count(*) FROM prefix_bans)";
+    let row = link.row(sql, &[])?.ok_or(Error::LocalStoreAway)?;
+    let count = |column| row.try_get(column).map(unsigned);
+    Ok(Mark { changes: count(0)?, bans: count(1)?, prefix_bans: count(2)? })
 }
 
 /// All bans.

@@ -33,6 +33,8 @@ pub(in crate::store) struct Link {
     target: Target,
     /// Whether a lost connection comes back only to a schema that is this program's.
     checked: bool,
+    /// Whether a commit waits for the server's disk.
+    durable: bool,
     client: Option<Client>,
     statements: HashMap<String, Statement>,
     /// No attempt before then, and how long the pause after the next failure is.
@@ -48,12 +50,18 @@ impl Link {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_io().enable_time().build().map_err(Error::LocalRuntime)?;
         let (target, statements) = (target.clone(), HashMap::new());
-        Ok(Self { runtime, target, checked: true, client: None, statements, pause: None })
+        Ok(Self { runtime, target, checked: true, durable: true, client: None, statements, pause: None })
     }
 
     /// Does not ask for the schema: for who makes it.
     pub(super) fn unchecked(mut self) -> Self {
         self.checked = false;
+        self
+    }
+
+    /// Does not wait for the server's disk: for what may be lost with the server's last moments.
+    pub(super) fn not_durable(mut self) -> Self {
+        self.durable = false;
         self
     }
 
@@ -116,6 +124,9 @@ impl Link {
         let client = connected.map_err(|_| Error::LocalStoreAway)?.map_err(refused)?;
         self.client = Some(client);
         schema::begin_session(self)?;
+        if !self.durable {
+            self.batch("SET synchronous_commit = off")?;
+        }
         if self.checked { schema::check(self) } else { Ok(()) }
     }
 

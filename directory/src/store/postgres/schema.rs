@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::store::sqlite::migrate::Migration;
 
 /// Schema that this program writes. Its numbers are its own, not those of SQLite.
-pub(super) const SCHEMA: i64 = 2;
+pub(super) const SCHEMA: i64 = 3;
 
 const FIRST: &str = "
 CREATE TABLE about (one smallint PRIMARY KEY CHECK (one = 1), program text NOT NULL, version bigint NOT NULL);
@@ -81,9 +81,23 @@ CREATE TRIGGER history_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON history
     FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
 ";
 
-const STEPS: [(&str, &str); 2] = [
+const THIRD: &str = "
+-- replica '': a directory that is alone; latest: NULL until it ended in order
+CREATE TABLE runs (
+    replica text COLLATE \"C\" PRIMARY KEY,
+    number integer NOT NULL UNIQUE CHECK (number BETWEEN 0 AND 1023),
+    latest bigint
+);
+INSERT INTO runs SELECT '', 0, latest FROM run;
+DROP TABLE run;
+CREATE TABLE nonces (tag bytea PRIMARY KEY CHECK (octet_length(tag) = 32), at bigint NOT NULL);
+CREATE INDEX old_nonces ON nonces (at);
+";
+
+const STEPS: [(&str, &str); 3] = [
     ("nodes, evidence, bans, successions, the log of cards, invites, approvals, the history of changes", FIRST),
     ("cards by their place in the log", followed::CREATE),
+    ("replicas: the run of each, and the nonces that all have taken", THIRD),
 ];
 
 /// What every connection begins with. A lock is waited for as long as a commit may take; a server that acknowledges what it has not

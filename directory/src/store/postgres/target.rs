@@ -1,8 +1,6 @@
 //! Where the shared database is: `store.url` and the files beside it, read before the cage closes. A name is resolved here, once: the
 //! cage has no resolver. The password is in a file of its own and in no text that this program prints.
 
-use std::net::{IpAddr, ToSocketAddrs as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,13 +8,13 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{ChannelBinding, Host, SslMode};
 
 use crate::error::{Error, Result};
+use crate::secrets::{read_password, resolve, trusting};
 
-/// A password file holds a line.
-const PASSWORD_BYTES: u64 = 1024;
-/// Addresses of one host that are tried, one after the other.
-const ADDRESSES: usize = 4;
 /// PostgreSQL's port.
 const PORT: u16 = 5432;
+/// The settings that name the files.
+const PASSWORD: &str = "store.password_file";
+const CERTIFICATES: &str = "store.certificates";
 
 /// Where the server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,12 +80,12 @@ impl Target {
     pub fn open(url: &str, password_file: &Path, certificates: &Path) -> Result<Self> {
         let (mut config, place) = parse(url).map_err(Error::Misuse)?;
         if !password_file.as_os_str().is_empty() {
-            config.password(read_password(password_file)?);
+            config.password(read_password(password_file, PASSWORD)?);
         }
         let mut tls = None;
         config.ssl_mode(SslMode::Disable).application_name("openred-directory");
         if let Place::Network(name, port) = &place {
-            for (place, address) in resolve(name, *port)?.into_iter().enumerate() {
+            for (place, address) in resolve(name, *port, "store.url")?.into_iter().enumerate() {
                 // The first stands for the host of the URL; each other one is the same host at another address.
                 if place > 0 {
                     config.host(name);
@@ -95,7 +93,7 @@ impl Target {
                 config.hostaddr(address);
             }
             if !certificates.as_os_str().is_empty() {
-                tls = Some(Arc::new(trusting(certificates)?));
+                tls = Some(Arc::new(trusting(certificates, CERTIFICATES)?));
                 config.ssl_mode(SslMode::Require);
                 // The password is proven to this server alone, and never by a method that shows it or a digest of it.
                 if config.get_password().is_some() {
@@ -131,58 +129,12 @@ impl Target {
 /// What is wrong with one.
 pub fn check_files(password_file: &Path, certificates: &Path) -> Result<()> {
     if !password_file.as_os_str().is_empty() {
-        read_password(password_file)?;
+        read_password(password_file, PASSWORD)?;
     }
     if !certificates.as_os_str().is_empty() {
-        trusting(certificates)?;
+        trusting(certificates, CERTIFICATES)?;
     }
     Ok(())
-}
-
-fn read_password(path: &Path) -> Result<Vec<u8>> {
-    let wrong = |why| Error::LocalKeyFile { path: path.to_owned(), why };
-    let about = std::fs::metadata(path).map_err(Error::file("read", path))?;
-    if about.mode() & 0o077 != 0 {
-        return Err(wrong("others may read the password (store.password_file); chmod it to 0600"));
-    }
-    if about.len() > PASSWORD_BYTES {
-        return Err(wrong("is too long for a password (store.password_file)"));
-    }
-    let mut password = std::fs::read(path).map_err(Error::file("read", path))?;
-    if password.ends_with(b"\n") {
-        password.pop();
-    }
-    if password.is_empty() { Err(wrong("holds no password (store.password_file)")) } else { Ok(password) }
-}
-
-/// Its addresses, in the resolver's order.
-fn resolve(name: &str, port: u16) -> Result<Vec<IpAddr>> {
-    let unknown = |source| Error::LocalDatabaseHost { host: name.to_owned(), source };
-    let found = (name, port).to_socket_addrs().map_err(unknown)?;
-    let addresses: Vec<_> = found.map(|address| address.ip()).take(ADDRESSES).collect();
-    if addresses.is_empty() { Err(unknown(std::io::ErrorKind::NotFound.into())) } else { Ok(addresses) }
-}
-
-/// TLS that trusts those certificates and no others.
-///
-/// # Errors
-/// The file cannot be used.
-pub(crate) fn trusting(path: &Path) -> Result<rustls::ClientConfig> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject as _;
-    let wrong = |why| Error::LocalTls { path: path.to_owned(), why };
-    let unreadable = "cannot be read as PEM certificates";
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|_| wrong(unreadable))? {
-        roots.add(certificate.map_err(|_| wrong(unreadable))?).map_err(|_| wrong(unreadable))?;
-    }
-    if roots.is_empty() {
-        return Err(wrong("holds no certificate"));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|_| wrong("this build speaks no TLS version"))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 #[cfg(test)]

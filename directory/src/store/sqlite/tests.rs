@@ -96,7 +96,7 @@ fn a_database_of_the_schema_before_is_taken_over() {
     .unwrap();
     drop(old);
     let mut store = SqliteStore::open(&path, 64).unwrap();
-    assert_eq!(store.begin_run().unwrap(), PreviousRun::CutOff, "it may have run a moment ago");
+    assert_eq!(store.begin_run(NOW).unwrap(), PreviousRun::CutOff, "it may have run a moment ago");
     let query = Query { listed_only: true, sector: Some("lab".into()), limit: 9, ..Query::default() };
     assert_eq!(store.page(&query).unwrap().held.len(), 1);
     drop(store);
