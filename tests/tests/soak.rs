@@ -40,7 +40,6 @@ fn a_short_soak_violates_nothing() {
     if is_refused(out.path()) {
         return;
     }
-    // This seed draws each kind of trouble within its time.
     let ran = soak("--seconds 45 --nodes 4 --every 2.5 --rate 3 --life 15 --seed 1", out.path()).output().unwrap();
     let said = String::from_utf8_lossy(&ran.stdout).into_owned();
     assert!(ran.status.success(), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
