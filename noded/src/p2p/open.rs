@@ -91,8 +91,9 @@ impl PeerNetwork {
                     }
                     Err(error) => return Err(error),
                 };
-                if attempt == 0
-                    && sent.is_some()
+                if sent.is_none() {
+                    self.wait_for_theirs(&peer).await;
+                } else if attempt == 0
                     && let Some(theirs) = self.wait_for_crossed(peer, begun).await
                 {
                     return Ok(theirs);
@@ -136,6 +137,26 @@ impl PeerNetwork {
         // Its REQUEST is here, or its session, but it has not used it yet: that is worth as long as a handshake may take.
         let has_come = self.responder().is_answering(&peer) || self.has_session(&peer);
         if has_come { tokio::time::timeout(self.settings.handshake_timeout, waiting).await.ok() } else { None }
+    }
+
+    /// After a refusal, for who wants a session of its own: a handshake that a peer with a lower id began keeps all of ours out for as
+    /// long as it is under way, and under load that is longer than all attempts.
+    async fn wait_for_theirs(&self, peer: &NodeId) {
+        if self.me < *peer {
+            return;
+        }
+        let over = async {
+            loop {
+                let settled = self.settled.notified();
+                if !self.responder().is_answering(peer) {
+                    return;
+                }
+                settled.await;
+            }
+        };
+        if tokio::time::timeout(self.settings.handshake_timeout, over).await.is_err() {
+            tracing::debug!("a peer's handshake that keeps ours out does not come to its end");
+        }
     }
 
     /// One handshake.

@@ -43,6 +43,8 @@ pub(super) struct VaultKeys {
     /// Handshakes that were begun, and whether more may be: those that may not wait.
     pub(super) begun: AtomicU64,
     pub(super) gate: watch::Sender<bool>,
+    /// Whether REQUESTs of others are answered: those that are not wait.
+    pub(super) answers: watch::Sender<bool>,
 }
 
 impl VaultKeys {
@@ -54,8 +56,8 @@ impl VaultKeys {
         let rates = Rates { handshake: much, row: much, describe: much, ..Rates::default() };
         let trail = Trail::fresh(keyring.identity(), unix_now()).unwrap();
         let vault = Vault::open(keyring, State::new(), trail, &rates, unix_now(), &mut random).unwrap();
-        let (inner, gate) = (Mutex::new((vault, random)), watch::Sender::new(true));
-        Arc::new(Self { inner, away: AtomicBool::new(false), begun: AtomicU64::new(0), gate })
+        let (inner, gate, answers) = (Mutex::new((vault, random)), watch::Sender::new(true), watch::Sender::new(true));
+        Arc::new(Self { inner, away: AtomicBool::new(false), begun: AtomicU64::new(0), gate, answers })
     }
 
     pub(super) fn ask(&self, body: Request) -> Result<Reply, KeysError> {
@@ -92,6 +94,7 @@ impl HandshakeKeys for VaultKeys {
     }
 
     async fn answer_handshake(&self, row: Bytes, noise: Bytes, head: Bytes) -> Result<HalfOpen, KeysError> {
+        self.answers.subscribe().wait_for(|open| *open).await.unwrap();
         let (row, noise, directory_head) = (row.to_vec(), noise.to_vec(), head.to_vec());
         match self.ask(Request::AnswerHandshake { row, noise, directory_head })? {
             Reply::HandshakeAnswered { handshake, noise } => Ok(HalfOpen { handshake, noise: noise.into() }),

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -196,6 +197,27 @@ async fn simultaneous_opens_end_in_sessions_that_both_can_use() {
         );
         assert_eq!((&to_bob.unwrap().1[..], &to_alice.unwrap().1[..]), (&b"a"[..], &b"b"[..]));
     }
+}
+
+/// Bob keeps the initiator's role for as long as alice's keys are at his REQUEST, and refuses each of hers.
+#[tokio::test]
+async fn a_session_of_ones_own_waits_for_the_peers_handshake() {
+    let (one, other) = pair();
+    let (alice, bob) = if one.id < other.id { (other, one) } else { (one, other) };
+    alice.keys.answers.send_replace(false);
+    let (network, peer) = (bob.network.clone(), alice.id);
+    let asking = tokio::spawn(async move { network.request(peer, head("GET", "/mirror"), Body::empty()).await });
+    while !alice.network.responder().is_answering(&bob.id) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (network, plan) = (alice.network.clone(), PingPlan { fresh: true, ..plan(&bob) });
+    let mut pinging = tokio::spawn(async move { network.ping(plan).await });
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut pinging).await;
+    assert!(early.is_err(), "it gave up: {:?}", early.unwrap().unwrap().error);
+    alice.keys.answers.send_replace(true);
+    let outcome = pinging.await.unwrap();
+    assert_eq!(outcome.failed, 0, "{:?}", outcome.error);
+    asking.await.unwrap().expect("his own is opened as well");
 }
 
 #[tokio::test]
