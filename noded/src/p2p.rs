@@ -23,6 +23,7 @@ use crate::handshake::responder::Responder;
 use crate::keys::HandshakeKeys;
 
 mod answer;
+mod attention;
 mod audited;
 mod carrier;
 mod connections;
@@ -52,6 +53,7 @@ pub use settings::{LoadBounds, NetworkSettings};
 
 pub use crate::session::{SessionError, SessionLimits};
 
+use attention::Attention;
 use connections::Connections;
 use direct::contacts::Contacts;
 use guard::Guard;
@@ -76,6 +78,7 @@ pub struct PeerNetwork {
     attempts: Mutex<Attempts>,
     /// What peers under load have asked this node to show.
     cookies: Mutex<CookieJar>,
+    attention: Attention,
     /// The key process has looked at a REQUEST or a FINALIZE: who sent the same bytes meanwhile waits for it.
     settled: Notify,
     /// Half-open handshakes of strangers, and what came of them.
@@ -144,6 +147,7 @@ impl PeerNetwork {
             responder: Mutex::new(Responder::new(me, settings.load)),
             attempts: Mutex::default(),
             cookies: Mutex::default(),
+            attention: Attention::default(),
             settled: Notify::new(),
             direct: Mutex::default(),
             contacts: Contacts::default(),

@@ -12,6 +12,7 @@ use openred_proto::id::{HandshakeId, LinkId, NodeId};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::attention::Quick;
 use super::connections::Reach;
 use super::error::NetworkError;
 use super::ports::LinkHandle;
@@ -44,13 +45,15 @@ pub(super) struct Pooled {
     owes_signature: AtomicBool,
     /// Requests under way, ours and the peer's, to the end of their answers.
     in_use: AtomicUsize,
+    /// How its peer answers us.
+    pub(super) quick: Quick,
     /// It has left the pool.
     gone: CancellationToken,
 }
 
 /// A session in use: it stays in the pool, and counts as used until this is dropped.
 #[derive(Debug)]
-pub(super) struct InUse(Arc<Pooled>);
+pub(super) struct InUse(pub(super) Arc<Pooled>);
 
 impl Drop for InUse {
     fn drop(&mut self) {
@@ -74,6 +77,7 @@ impl Pooled {
             handshake: Mutex::default(),
             owes_signature: AtomicBool::new(false),
             in_use: AtomicUsize::new(0),
+            quick: Quick::default(),
             gone: CancellationToken::new(),
         })
     }

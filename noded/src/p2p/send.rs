@@ -141,7 +141,11 @@ impl PeerNetwork {
             let (message, awaited) = ticket.start(&head, length)?;
             let body = body.take().unwrap_or_else(Body::empty);
             let sealed = SealedBody::new(message, body, length);
-            let (response, lease) = connections.post(reach, super::SESSION_PATH, sealed).await?;
+            let posting = connections.post(reach, super::SESSION_PATH, sealed);
+            let (response, lease) = match &using {
+                Some(using) => self.attention.attend(&using.0.quick, posting).await?,
+                None => posting.await?,
+            };
             match response.status() {
                 StatusCode::OK => {}
                 StatusCode::FORBIDDEN => {
