@@ -126,7 +126,12 @@ fn open(loaded: &Loaded, mut inherited: Vec<TcpListener>) -> Result<Opened> {
     let manager = Manager::from_env().map_err(unreachable_manager)?;
     prepare_home(&loaded.home, *config.uid.get_ref(), *config.gid.get_ref())?;
     let admin = open_admin(&loaded.home)?;
-    let (identity, new) = Identity::load_or_create(&loaded.home.key())?;
+    let key = loaded.home.key();
+    if loaded.home.database().exists() && !key.exists() {
+        let why = "is missing, and there is a database: restore it from a backup, or move `state/` away to start as a new directory";
+        return Err(Error::LocalKeyFile { path: key, why });
+    }
+    let (identity, new) = Identity::load_or_create(&key)?;
     if new {
         tracing::info!(directory = %identity.id(), "made a new identity");
     }
@@ -467,6 +472,8 @@ async fn keep_house(directory: Arc<Directory>) {
         tokio::time::sleep(SWEEP).await;
         let now = directory.now();
         directory.mailboxes().sweep(now);
+        // Looks, as every writer does, whether the database is still the one that is open; what it finds is logged and in health.
+        let _ = directory.store.call(|_| Ok(())).await;
         let registered = directory.metrics.registrations.get();
         directory.note_registrations(registered - noted, SWEEP);
         noted = registered;

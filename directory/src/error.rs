@@ -91,6 +91,15 @@ pub enum Error {
     /// The database has reached its configured size, or the disk is full.
     #[error("database: full; free disk space or raise store.max_megabytes")]
     LocalStoreFull,
+    /// Somebody has taken the database's files away under the running directory, or laid others in their place.
+    #[error(
+        "{}: the database was deleted or replaced while the directory runs: what it took since then is not in what stands there. `directory export` still gives what it holds; then end it, put the file back or move `state/` away, start it, and import",
+        .path.display()
+    )]
+    LocalStoreGone {
+        /// The database.
+        path: PathBuf,
+    },
     /// The shared database refused.
     #[error("database: {}", postgres_words(.0))]
     LocalPostgres(Box<tokio_postgres::Error>),

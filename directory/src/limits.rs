@@ -51,6 +51,8 @@ pub const STREAM_LIFE: Duration = Duration::from_secs(3600);
 pub const ADDRESSES_FOR_ALL_STREAMS: u64 = 8;
 /// Offers of one issuer that wait for one recipient: a renewal and a fresh one, twice.
 pub const OFFERS_PER_ISSUER: usize = 4;
+/// So many senders fill all the room for offers and receipts; one alone has that part of it, 512 by default: a busy node with as many peers away.
+pub const SENDERS_FOR_ALL_ITEMS: usize = 32;
 /// Receipts that are kept for one issuer, besides its offers.
 pub const RECEIPTS_PER_NODE: usize = 64;
 /// Expired offers are dropped this often, besides at each touch of their mailbox.
@@ -115,12 +117,18 @@ pub const ADDRESSES_OF_A_NETWORK: u32 = 8;
 pub const NEW_NODES_BURST: u32 = 32;
 /// After those, one new node of an address comes in so long: in the eight days that a card may live, a tenth of the places.
 pub const NEW_NODE_EVERY: Duration = Duration::from_secs(60);
+/// Cards that a node may change at once.
+pub const CARDS_BURST: u32 = 64;
+/// After those, one in so long: each is an entry of the log for good, and a node signs one in some hours.
+pub const CARD_EVERY: Duration = Duration::from_secs(15);
 /// Successions kept of ids that were never registered here: 20 MB at the most.
 pub const SUCCESSIONS: i64 = 100_000;
 /// How long a succession is remembered: until whoever knew the older id has looked for it, or will not.
 pub const SUCCESSION_KEPT: Duration = Duration::from_secs(366 * 86_400);
 /// Evidence rows kept: two cards each, so 80 MB at the most.
 pub const EVIDENCE: i64 = 10_000;
+/// Of them of one node: it can sign as many as it likes, and one pair proves what there is to prove.
+pub const EVIDENCE_OF_NODE: i64 = 4;
 /// Bans of nodes held in memory.
 pub const BANS: usize = 100_000;
 /// Bans of address prefixes held in memory; each request of a banned length costs one look.
@@ -145,6 +153,8 @@ pub const ADMIN_TIME: Duration = Duration::from_secs(5);
 
 /// Callers that buckets are kept for. A full table first forgets those whose bucket is full again.
 const BUCKETS: usize = 65_536;
+/// A full table is gone through so often: a millisecond's work.
+const SWEEPS_APART: Duration = Duration::from_millis(100);
 
 /// Token buckets by caller: `rate` a second, bursts of `burst`.
 #[derive(Debug)]
@@ -152,6 +162,8 @@ pub struct Buckets<K> {
     rate: f64,
     burst: f64,
     filled: HashMap<K, Bucket>,
+    /// When a full table was last gone through.
+    swept: Option<UnixMillis>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -164,13 +176,39 @@ impl<K: Eq + Hash> Buckets<K> {
     /// Empty table.
     #[must_use]
     pub fn new(rate_per_second: u32, burst: u32) -> Self {
-        Self { rate: f64::from(rate_per_second), burst: f64::from(burst), filled: HashMap::new() }
+        Self { rate: f64::from(rate_per_second), burst: f64::from(burst), filled: HashMap::new(), swept: None }
     }
 
     /// Empty table of slower buckets: one token in each `period`.
     #[must_use]
     pub fn slow(period: Duration, burst: u32) -> Self {
-        Self { rate: 1.0 / period.as_secs_f64(), burst: f64::from(burst), filled: HashMap::new() }
+        Self { rate: 1.0 / period.as_secs_f64(), burst: f64::from(burst), filled: HashMap::new(), swept: None }
+    }
+
+    /// Whether there is a token; takes none, and has nobody kept.
+    ///
+    /// # Errors
+    /// The time to wait.
+    pub fn look(&self, now: UnixMillis, caller: &K) -> Result<(), Duration> {
+        let tokens = self.filled.get(caller).map_or(self.burst, |bucket| bucket.level(now, self.rate, self.burst));
+        if tokens < 1.0 { Err(self.until_one(tokens)) } else { Ok(()) }
+    }
+
+    fn until_one(&self, tokens: f64) -> Duration {
+        Duration::from_secs_f64((1.0 - tokens) / self.rate.max(f64::EPSILON))
+    }
+
+    /// Whether there is no room for a caller who is not in the table. A full one is gone through now and then, not for each caller.
+    pub fn is_full_for(&mut self, now: UnixMillis, caller: &K) -> bool {
+        if self.filled.len() < BUCKETS || self.filled.contains_key(caller) {
+            return false;
+        }
+        let since = self.swept.map_or(SWEEPS_APART, |swept| Duration::from_millis(now.0.abs_diff(swept.0)));
+        if since >= SWEEPS_APART {
+            self.swept = Some(now);
+            self.forget(now);
+        }
+        self.filled.len() >= BUCKETS
     }
 
     /// Takes one token, or says how long until there is one.
@@ -178,18 +216,16 @@ impl<K: Eq + Hash> Buckets<K> {
     /// # Errors
     /// The time to wait.
     pub fn take(&mut self, now: UnixMillis, caller: K) -> Result<(), Duration> {
-        if self.filled.len() >= BUCKETS && !self.filled.contains_key(&caller) {
-            self.forget(now);
-            if self.filled.len() >= BUCKETS {
-                return Err(Duration::from_secs(1));
-            }
+        if self.is_full_for(now, &caller) {
+            return Err(Duration::from_secs(1));
         }
         let (rate, burst) = (self.rate, self.burst);
         let bucket = self.filled.entry(caller).or_insert(Bucket { tokens: burst, at: now });
         bucket.tokens = bucket.level(now, rate, burst);
         bucket.at = now;
-        if bucket.tokens < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - bucket.tokens) / rate.max(f64::EPSILON)));
+        let tokens = bucket.tokens;
+        if tokens < 1.0 {
+            return Err(self.until_one(tokens));
         }
         bucket.tokens -= 1.0;
         Ok(())
@@ -199,6 +235,23 @@ impl<K: Eq + Hash> Buckets<K> {
         let (rate, burst) = (self.rate, self.burst);
         self.filled.retain(|_, bucket| bucket.level(now, rate, burst) < burst);
     }
+}
+
+/// Takes a token of a caller, and one of the many that it is one of. Where those have none the caller is not even kept: else the addresses of
+/// one customer's network fill the table, and nobody else's find room in it.
+///
+/// # Errors
+/// The time to wait.
+pub fn take_both<K: Eq + Hash, M: Eq + Hash>(
+    callers: &mut Buckets<K>,
+    many: &mut Buckets<M>,
+    now: UnixMillis,
+    caller: K,
+    of: M,
+) -> Result<(), Duration> {
+    many.look(now, &of)?;
+    callers.take(now, caller)?;
+    many.take(now, of)
 }
 
 impl Bucket {
@@ -225,6 +278,22 @@ mod tests {
     }
 
     #[test]
+    fn one_network_does_not_fill_the_table_of_addresses() {
+        let (mut addresses, mut networks) = (Buckets::slow(NEW_NODE_EVERY, 32), Buckets::slow(NEW_NODE_EVERY, 256));
+        let (start, mut taken) = (UnixMillis(0), 0);
+        for address in 0..BUCKETS + 1 {
+            taken += usize::from(take_both(&mut addresses, &mut networks, start, address, "its network").is_ok());
+        }
+        assert_eq!((taken, addresses.filled.len()), (256, 256));
+        assert_eq!(take_both(&mut addresses, &mut networks, start, BUCKETS + 2, "another"), Ok(()));
+        // What an address does alone costs its neighbours nothing.
+        for _ in 0..1000 {
+            let _ = take_both(&mut addresses, &mut networks, start, BUCKETS + 2, "another");
+        }
+        assert_eq!(take_both(&mut addresses, &mut networks, start, BUCKETS + 3, "another"), Ok(()));
+    }
+
+    #[test]
     fn the_table_of_buckets_is_bounded() {
         let mut buckets = Buckets::new(1, 2);
         let start = UnixMillis(0);
@@ -232,6 +301,7 @@ mod tests {
             assert_eq!(buckets.take(start, caller), Ok(()));
         }
         assert!(buckets.take(start, BUCKETS).is_err());
+        assert_eq!(buckets.look(start, &BUCKETS), Ok(()), "a look keeps nobody");
         let later = start.plus(Duration::from_secs(10));
         assert_eq!(buckets.take(later, BUCKETS), Ok(()), "full buckets were forgotten");
         assert_eq!(buckets.filled.len(), 1);

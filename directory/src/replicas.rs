@@ -278,7 +278,7 @@ impl Replicas {
         let heard = self.ask(copied).await;
         let judged = heard.judge(read_here || directory.mailboxes().is_read(&recipient));
         if judged.is_err() && !held {
-            // Who was told that it does not wait may not find that it did.
+            // Where another has it and could not say so it may still be delivered: it is the same offer when it is sent again.
             directory.mailboxes().take_back(&recipient, &key);
         }
         judged

@@ -9,6 +9,8 @@
 //! its number; an id that this run has not given counts as none, but for items whose copy was shown by that id elsewhere. So nothing is
 //! hidden that its recipient was not shown, and a node that goes from one to another may be shown an item twice.
 //!
+//! All share one room. A sender has a part of it, whatever it sends to whom: nobody keeps the others' offers out alone (decision 0067).
+//!
 //! A stream lives long and names its last id only when it comes again. So receipts that it was shown count against nobody
 //! any more; they are kept, in case the stream broke under them, until their room is needed.
 
@@ -25,8 +27,11 @@ use tokio::sync::Notify;
 use crate::limits::{LETTERS, OFFERS_PER_ISSUER, RECEIPTS_PER_NODE, REPLICA_BITS};
 
 mod copies;
+mod waiting;
 
 pub use copies::{Fresh, News};
+pub use waiting::Bounds;
+use waiting::Waiting;
 
 /// What tells an item from others, whatever replica holds it: recipient, kind, sender and offer, hashed.
 pub type Key = [u8; 16];
@@ -84,17 +89,10 @@ pub fn key_of(recipient: &NodeId, kind: Kind, from: &NodeId, token_id: &[u8; 32]
 pub enum Refused {
     /// The recipient's mailbox is full, or this sender has its share in it.
     MailboxFull,
+    /// Its sender has its part of what may wait in all.
+    SenderFull,
     /// The directory holds as much as it may.
     DirectoryFull,
-}
-
-/// How much may wait.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// Offers for one node.
-    pub offers_per_node: usize,
-    /// Items in all.
-    pub items: usize,
 }
 
 #[derive(Debug, Default)]
@@ -114,7 +112,7 @@ struct Mailbox {
 pub struct Mailboxes {
     bounds: Bounds,
     boxes: HashMap<NodeId, Mailbox>,
-    items: usize,
+    waiting: Waiting,
     /// Ids so far, without their last bits: the first of this run, and the last.
     ids: Option<(u64, u64)>,
     readers: u64,
@@ -135,19 +133,19 @@ impl Mailboxes {
     /// Empty ones.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, boxes: HashMap::new(), items: 0, ids: None, readers: 0, copies: None }
+        Self { bounds, boxes: HashMap::new(), waiting: Waiting::default(), ids: None, readers: 0, copies: None }
     }
 
     /// Items that wait in all.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.items
+        self.waiting.items()
     }
 
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.items == 0
+        self.waiting.items() == 0
     }
 
     /// Puts an item into `recipient`'s mailbox. The same offer or receipt again takes a new id, so that an open stream
@@ -172,16 +170,18 @@ impl Mailboxes {
         let key = key_of(&recipient, kind, &from, &token_id);
         let answers_offer = kind == Kind::Receipt && self.offer_waits(&from, &recipient, &token_id);
         let mailbox = self.boxes.entry(recipient).or_default();
-        self.items -= mailbox.drop_where(|item| item.until < now);
+        mailbox.drop_where(&mut self.waiting, |item| item.until < now);
         let same = |item: &Item| item.key == key;
         let until = mailbox.items.iter().find(|item| same(item)).map_or(until, |item| item.until);
-        self.items -= mailbox.drop_where(same);
-        let crowded = self.items >= self.bounds.items;
+        mailbox.drop_where(&mut self.waiting, same);
+        self.make_room_of(&from)?;
+        let (mailbox, waiting) = (self.boxes.entry(recipient).or_default(), &mut self.waiting);
+        let crowded = waiting.items() >= self.bounds.items;
         match kind {
-            Kind::Receipt => self.items -= mailbox.make_room(&from, answers_offer, crowded)?,
+            Kind::Receipt => mailbox.make_room(waiting, &from, answers_offer, crowded)?,
             Kind::Offer => {
-                self.items -= mailbox.make_room_for_offer(&from, self.bounds.offers_per_node)?;
-                if crowded && self.items >= self.bounds.items {
+                mailbox.make_room_for_offer(waiting, &from, self.bounds.offers_per_node)?;
+                if waiting.items() >= self.bounds.items {
                     return Err(Refused::DirectoryFull);
                 }
             }
@@ -192,8 +192,28 @@ impl Mailboxes {
         let id = last << REPLICA_BITS | number;
         let item = Item { id, kind, from, token_id, payload, until, answers_offer, key, seen: Vec::new() };
         mailbox.items.push_back(item);
-        self.items += 1;
+        self.waiting.one_more(from);
         mailbox.wake.notify_waiters();
+        Ok(())
+    }
+
+    /// Makes room in a sender's part, if it has filled it: the oldest of its receipts that were shown goes, whoever's mailbox it is in.
+    /// At most as many senders as fill all the room are looked for so.
+    fn make_room_of(&mut self, from: &NodeId) -> Result<(), Refused> {
+        if self.waiting.of(from) < self.bounds.of_sender() {
+            return Ok(());
+        }
+        let mut oldest: Option<(u64, NodeId, usize)> = None;
+        for (node, mailbox) in &self.boxes {
+            let is_spare = |item: &Item| item.kind == Kind::Receipt && item.from == *from;
+            let spare = mailbox.items.iter().position(|item| is_spare(item) && item.is_shown(mailbox.shown));
+            let found = spare.and_then(|place| Some((mailbox.items.get(place)?.id, *node, place)));
+            oldest = oldest.into_iter().chain(found).min_by_key(|(id, ..)| *id);
+        }
+        let (_, node, place) = oldest.ok_or(Refused::SenderFull)?;
+        if let Some(mailbox) = self.boxes.get_mut(&node) {
+            mailbox.drop_at(&mut self.waiting, place);
+        }
         Ok(())
     }
 
@@ -204,8 +224,7 @@ impl Mailboxes {
         mailbox.reader = self.readers;
         mailbox.wake.notify_waiters();
         let cursor = copies::Cursor::new(after, self.ids, self.copies.as_ref());
-        let read = mailbox.take_where(|item| item.kind == Kind::Receipt && cursor.covers(item));
-        self.items -= read.len();
+        let read = mailbox.take_where(&mut self.waiting, |item| item.kind == Kind::Receipt && cursor.covers(item));
         let wake = Arc::clone(&mailbox.wake);
         self.done_with(&node, read);
         Reader { node, wake, number: self.readers }
@@ -214,7 +233,7 @@ impl Mailboxes {
     /// What came after `after`; `None` when a newer reader took over.
     pub fn poll(&mut self, now: UnixMillis, reader: &Reader, after: u64) -> Option<Vec<Item>> {
         let mailbox = self.boxes.get_mut(&reader.node).filter(|mailbox| mailbox.reader == reader.number)?;
-        self.items -= mailbox.drop_where(|item| item.until < now);
+        mailbox.drop_where(&mut self.waiting, |item| item.until < now);
         let before = mailbox.shown;
         mailbox.shown = mailbox.items.back().map_or(mailbox.shown, |last| last.id);
         if let Some(copies) = &mut self.copies {
@@ -228,8 +247,8 @@ impl Mailboxes {
     /// The recipient has signed for an offer: it need not wait any more.
     pub fn acknowledge(&mut self, recipient: &NodeId, token_id: &[u8; 32]) {
         if let Some(mailbox) = self.boxes.get_mut(recipient) {
-            let answered = mailbox.take_where(|item| item.kind == Kind::Offer && item.token_id == *token_id);
-            self.items -= answered.len();
+            let is_it = |item: &Item| item.kind == Kind::Offer && item.token_id == *token_id;
+            let answered = mailbox.take_where(&mut self.waiting, is_it);
             self.done_with(recipient, answered);
         }
     }
@@ -249,8 +268,7 @@ impl Mailboxes {
     /// Empties a node's mailbox and ends its readers: it was banned.
     pub fn evict(&mut self, node: &NodeId) {
         if let Some(mut mailbox) = self.boxes.remove(node) {
-            let evicted = mailbox.take_where(|_| true);
-            self.items -= evicted.len();
+            let evicted = mailbox.take_where(&mut self.waiting, |_| true);
             mailbox.wake.notify_waiters();
             if let Some(copies) = &mut self.copies {
                 evicted.iter().for_each(|item| copies.bury(item.key, item.until));
@@ -260,63 +278,81 @@ impl Mailboxes {
 
     /// Drops what is over its time, and mailboxes that nobody reads or fills.
     pub fn sweep(&mut self, now: UnixMillis) {
-        let items = &mut self.items;
+        let waiting = &mut self.waiting;
         if let Some(copies) = &mut self.copies {
             copies.sweep(now);
         }
         self.boxes.retain(|_, mailbox| {
-            *items -= mailbox.drop_where(|item| item.until < now);
+            mailbox.drop_where(waiting, |item| item.until < now);
             !mailbox.items.is_empty() || Arc::strong_count(&mailbox.wake) > 1
         });
     }
 }
 
 impl Mailbox {
-    /// Drops the oldest offer that the reader was shown, if a new one needs its room; how many. Its issuer sends it again until it has a
+    /// Drops the oldest offer that the reader was shown, if a new one needs its room. Its issuer sends it again until it has a
     /// receipt; an issuer's own share holds for shown ones, too.
-    fn make_room_for_offer(&mut self, from: &NodeId, most: usize) -> Result<usize, Refused> {
+    fn make_room_for_offer(&mut self, waiting: &mut Waiting, from: &NodeId, most: usize) -> Result<(), Refused> {
         let offers = || self.items.iter().enumerate().filter(|(_, item)| item.kind == Kind::Offer);
         if offers().filter(|(_, item)| item.from == *from).count() >= OFFERS_PER_ISSUER {
             return Err(Refused::MailboxFull);
         }
         if offers().count() < most {
-            return Ok(0);
+            return Ok(());
         }
         let (place, _) = offers().find(|(_, item)| item.is_shown(self.shown)).ok_or(Refused::MailboxFull)?;
-        self.items.remove(place);
-        Ok(1)
+        self.drop_at(waiting, place);
+        Ok(())
     }
 
-    /// Drops the receipt whose room a new one needs, if it needs one; how many. First the oldest that the reader was shown;
+    /// Drops the receipt whose room a new one needs, if it needs one. First the oldest that the reader was shown;
     /// then, for one that answers an offer, the oldest that answers none: those anybody can send, to fill the mailbox.
-    fn make_room(&mut self, from: &NodeId, answers_offer: bool, crowded: bool) -> Result<usize, Refused> {
+    fn make_room(
+        &mut self,
+        waiting: &mut Waiting,
+        from: &NodeId,
+        answers_offer: bool,
+        crowded: bool,
+    ) -> Result<(), Refused> {
         let receipts = || self.items.iter().enumerate().filter(|(_, item)| item.kind == Kind::Receipt);
-        let waiting = receipts().filter(|(_, item)| item.from == *from && !item.is_shown(self.shown)).count();
+        let unread = receipts().filter(|(_, item)| item.from == *from && !item.is_shown(self.shown)).count();
         let full = receipts().count() >= RECEIPTS_PER_NODE;
-        if waiting >= OFFERS_PER_ISSUER {
+        if unread >= OFFERS_PER_ISSUER {
             return Err(Refused::MailboxFull);
         }
         if !full && !crowded {
-            return Ok(0);
+            return Ok(());
         }
         let spare = receipts().find(|(_, item)| item.is_shown(self.shown));
         let spare = spare.or_else(|| receipts().find(|(_, item)| answers_offer && !item.answers_offer));
         let Some((place, _)) = spare else {
             return Err(if full { Refused::MailboxFull } else { Refused::DirectoryFull });
         };
-        self.items.remove(place);
-        Ok(1)
+        self.drop_at(waiting, place);
+        Ok(())
     }
 
-    fn drop_where(&mut self, over: impl Fn(&Item) -> bool) -> usize {
-        let before = self.items.len();
-        self.items.retain(|item| !over(item));
-        before - self.items.len()
+    fn drop_at(&mut self, waiting: &mut Waiting, place: usize) {
+        if let Some(item) = self.items.remove(place) {
+            waiting.one_less(&item.from);
+        }
     }
 
-    fn take_where(&mut self, over: impl Fn(&Item) -> bool) -> Vec<Item> {
-        let (taken, left) = std::mem::take(&mut self.items).into_iter().partition(|item| over(item));
+    fn drop_where(&mut self, waiting: &mut Waiting, over: impl Fn(&Item) -> bool) {
+        self.items.retain(|item| {
+            let is_over = over(item);
+            if is_over {
+                waiting.one_less(&item.from);
+            }
+            !is_over
+        });
+    }
+
+    fn take_where(&mut self, waiting: &mut Waiting, over: impl Fn(&Item) -> bool) -> Vec<Item> {
+        let (taken, left): (VecDeque<Item>, _) =
+            std::mem::take(&mut self.items).into_iter().partition(|item| over(item));
         self.items = left;
+        taken.iter().for_each(|item| waiting.one_less(&item.from));
         Vec::from(taken)
     }
 }
@@ -325,6 +361,7 @@ impl Mailbox {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::limits::SENDERS_FOR_ALL_ITEMS;
     use std::time::Duration;
 
     const NOW: UnixMillis = UnixMillis(1_000_000);
@@ -460,6 +497,30 @@ mod tests {
         assert_eq!(offer(&mut boxes, NOW, 7, 2, 1), Err(Refused::DirectoryFull));
         boxes.sweep(NOW.plus(Duration::from_secs(601)));
         assert!(boxes.is_empty() && boxes.boxes.is_empty());
+    }
+
+    #[test]
+    fn one_sender_has_a_part_of_all_room_whatever_it_sends_to_whom() {
+        let mut boxes = Mailboxes::new(Bounds { offers_per_node: 6, items: 128 * SENDERS_FOR_ALL_ITEMS });
+        for place in 0..128 {
+            offer(&mut boxes, NOW, 10 + place / 4, 2, place % 4).unwrap();
+        }
+        assert_eq!(offer(&mut boxes, NOW, 100, 2, 0), Err(Refused::SenderFull));
+        assert_eq!(receipt(&mut boxes, 100, 2, 0), Err(Refused::SenderFull));
+        offer(&mut boxes, NOW, 10, 2, 0).unwrap();
+        offer(&mut boxes, NOW, 100, 3, 0).unwrap();
+        boxes.acknowledge(&node(10), &[0; 32]);
+        receipt(&mut boxes, 100, 2, 0).unwrap();
+        assert_eq!(offer(&mut boxes, NOW, 101, 2, 0), Err(Refused::SenderFull));
+        let reader = boxes.read(node(100), 0);
+        boxes.poll(NOW, &reader, 0).unwrap();
+        offer(&mut boxes, NOW, 101, 2, 0).unwrap();
+        assert!(
+            !boxes.boxes[&node(100)].items.iter().any(|item| item.from == node(2)),
+            "its receipt that was shown went"
+        );
+        boxes.sweep(NOW.plus(Duration::from_secs(601)));
+        assert!(boxes.is_empty() && boxes.waiting.is_nothing());
     }
 
     #[test]

@@ -18,8 +18,8 @@ use crate::config::{Config, Mode};
 use crate::error::Result;
 use crate::identity::Identity;
 use crate::limits::{
-    ADDRESSES_FOR_ALL_STREAMS, ADDRESSES_OF_A_NETWORK, ANNOUNCES, BANS, Buckets, MIRROR_FILLS, NEW_NODE_EVERY,
-    NEW_NODES_BURST, PREFIX_BANS,
+    ADDRESSES_FOR_ALL_STREAMS, ADDRESSES_OF_A_NETWORK, ANNOUNCES, BANS, Buckets, CARD_EVERY, CARDS_BURST, MIRROR_FILLS,
+    NEW_NODE_EVERY, NEW_NODES_BURST, PREFIX_BANS, take_both,
 };
 use crate::metrics::Metrics;
 use crate::mirror::Upstream;
@@ -58,6 +58,15 @@ fn network(address: IpAddr) -> IpAddr {
         IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() >> 8 << 8)),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 80 << 80)),
     }
+}
+
+/// Why a card was not looked at, or is none.
+#[derive(Debug)]
+pub(crate) enum NotSeen {
+    /// Its node has changed its card too often; for so long.
+    TooMany(Duration),
+    /// It does not verify.
+    Wrong(WireError),
 }
 
 /// What the store kept of earlier runs.
@@ -170,6 +179,8 @@ pub struct Directory {
     networks: Mutex<Buckets<IpAddr>>,
     /// New nodes by address, and by network.
     new_nodes: Mutex<[Buckets<IpAddr>; 2]>,
+    /// Changed cards by node.
+    cards: Mutex<Buckets<NodeId>>,
     /// Everybody's requests together.
     overall: Mutex<Buckets<()>>,
     bans: RwLock<HashSet<NodeId>>,
@@ -240,6 +251,7 @@ impl Directory {
             buckets: Mutex::new(Buckets::new(rate, burst)),
             networks: Mutex::new(Buckets::new(rate.saturating_mul(all), burst.saturating_mul(all))),
             new_nodes: Mutex::new(new_nodes),
+            cards: Mutex::new(Buckets::slow(CARD_EVERY, CARDS_BURST)),
             overall: Mutex::new(Buckets::new(overall, overall)),
             bans: RwLock::new(bans.nodes.into_iter().map(|ban| ban.who).collect()),
             banned_prefixes: RwLock::new(banned_prefixes),
@@ -319,16 +331,32 @@ impl Directory {
         self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A card whose signature holds: verified now, or found so before.
-    pub(crate) fn verify_card(&self, bytes: &[u8], now: UnixMillis) -> std::result::Result<Card, WireError> {
+    /// A card whose signature holds, verified now or found so before, as `node` hands it over. One that was not seen here before takes a
+    /// token of the node's, before anything of it is remembered.
+    pub(crate) fn verify_card(
+        &self,
+        bytes: &[u8],
+        now: UnixMillis,
+        node: NodeId,
+    ) -> std::result::Result<Card, NotSeen> {
         let verified = || self.verified.lock().unwrap_or_else(PoisonError::into_inner);
         let name = verified::name(bytes);
         let known = verified().has(&name);
-        let card = verified::verify(bytes, now, known)?;
+        if !known {
+            self.take_card(node).map_err(NotSeen::TooMany)?;
+        }
+        let card = verified::verify(bytes, now, known).map_err(NotSeen::Wrong)?;
         if !known {
             verified().add(name);
         }
         Ok(card)
+    }
+
+    /// Takes a token for what adds an entry to the log, which stays there for good. Where more nodes change theirs than are counted, nobody
+    /// waits: then it is not one that does.
+    pub(crate) fn take_card(&self, node: NodeId) -> std::result::Result<(), Duration> {
+        let (mut cards, now) = (self.cards.lock().unwrap_or_else(PoisonError::into_inner), self.now());
+        if cards.is_full_for(now, &node) { Ok(()) } else { cards.take(now, node) }
     }
 
     pub(crate) fn replay(&self) -> MutexGuard<'_, Replay> {
@@ -389,17 +417,17 @@ impl Directory {
     }
 
     pub(crate) fn take_token(&self, caller: Caller) -> std::result::Result<(), Duration> {
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner).take(self.now(), caller)?;
-        let Caller::Address(address) = caller else { return Ok(()) };
-        self.networks.lock().unwrap_or_else(PoisonError::into_inner).take(self.now(), network(address))
+        let buckets = || self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let Caller::Address(address) = caller else { return buckets().take(self.now(), caller) };
+        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        take_both(&mut buckets(), &mut networks, self.now(), caller, network(address))
     }
 
     /// Takes a token for a node that comes for the first time; keys cost nothing, so its address and network are what is counted.
     pub(crate) fn take_new_node(&self, address: IpAddr) -> std::result::Result<(), Duration> {
         let mut buckets = self.new_nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let [of_address, of_network] = &mut *buckets;
-        of_address.take(self.now(), address)?;
-        of_network.take(self.now(), network(address))
+        take_both(of_address, of_network, self.now(), address, network(address))
     }
 
     /// Takes a token of all requests together.

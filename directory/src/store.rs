@@ -298,6 +298,13 @@ pub enum PreviousRun {
 
 /// What can be looked up without waiting for those who write.
 pub trait CardReader {
+    /// That what it reads from still stands at its place.
+    ///
+    /// # Errors
+    /// [`Error::LocalStoreGone`].
+    fn check(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// Looks up in one view of the data until [`CardReader::end_view`], where that is cheaper than one for each look-up.
     ///
     /// # Errors

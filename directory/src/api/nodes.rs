@@ -21,8 +21,11 @@ use super::problem::{Code, Problem};
 use super::signed::{Anonymous, Signed};
 use super::{Base64Bytes, to_base64};
 use crate::limits::{CARD_BODY_BYTES, EXAMINE, PAGE};
-use crate::state::Directory;
+use crate::state::{Directory, NotSeen};
 use crate::store::{self, Held, Lack, NewCard, Registration, Terms};
+
+/// The outcome of a card that is held already: no entry of the log.
+const REFRESHED: &str = "refreshed";
 
 /// Body of a registration.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -132,7 +135,7 @@ pub(crate) async fn register(
 ) -> Result<([(HeaderName, u64); 1], Json<Registered>), Problem> {
     let RegisterBody { card: Base64Bytes(bytes), work, invite } = signed.body;
     let now = directory.now();
-    let card = directory.verify_card(&bytes, now).map_err(refuse_card)?;
+    let card = directory.verify_card(&bytes, now, signed.node).map_err(refuse_card)?;
     if card.node_id != signed.node {
         return Err(Code::CardForeign.into());
     }
@@ -143,7 +146,9 @@ pub(crate) async fn register(
     directory.note_store(registration.is_err());
     let outcome = outcome(&directory, card.node_id, registration?)?;
     directory.metrics.registrations.add();
-    directory.log_grew.notify_waiters();
+    if outcome != REFRESHED {
+        directory.log_grew.notify_waiters();
+    }
     let again = spread(directory.announce_every()).as_secs().max(1);
     let registered = Registered {
         node: card.node_id.to_string(),
@@ -182,7 +187,7 @@ fn terms(
 fn outcome(directory: &Directory, node: NodeId, registration: Registration) -> Result<&'static str, Problem> {
     Err(match registration {
         Registration::Stored => return Ok("stored"),
-        Registration::Refreshed => return Ok("refreshed"),
+        Registration::Refreshed => return Ok(REFRESHED),
         Registration::Quarantined => return Ok("quarantined"),
         Registration::Rollback => Code::CardRollback.into(),
         Registration::Equivocation { kept } => {
@@ -223,13 +228,21 @@ async fn admit_new(directory: &Directory, node: NodeId, address: Option<IpAddr>)
     directory.take_new_node(address).map_err(|wait| Problem::new(Code::RateLimited, detail).retry_after(wait))
 }
 
-fn refuse_card(error: WireError) -> Problem {
+fn refuse_card(why: NotSeen) -> Problem {
+    let error = match why {
+        NotSeen::TooMany(wait) => return too_many_cards(wait),
+        NotSeen::Wrong(error) => error,
+    };
     let code = match error {
         WireError::OutOfTime { .. } => Code::CardEnded,
         WireError::BadSignature { .. } | WireError::WrongSigner { .. } => Code::CardSignature,
         _ => Code::CardMalformed,
     };
     Problem::new(code, error.to_string())
+}
+
+fn too_many_cards(wait: Duration) -> Problem {
+    Problem::new(Code::RateLimited, "this node has changed its card too often").retry_after(wait)
 }
 
 /// Spread over ±10 %, so that nodes which started together do not stay together.
@@ -269,6 +282,8 @@ pub(crate) async fn withdraw(
     if node != signed.node {
         return Err(Code::CardForeign.into());
     }
+    // The same card would be an entry again.
+    directory.take_card(node).map_err(too_many_cards)?;
     let withdrawn = directory.store.call(move |store| store.withdraw(&node)).await;
     directory.note_store(withdrawn.is_err());
     let withdrawn = withdrawn?;

@@ -79,6 +79,7 @@ codes! {
     DirectoryFull 503 "directory.full" "The directory holds as much as its operator allows" "Try another directory, or ask the operator.";
     DirectoryFailing 503 "directory.failing" "The directory cannot write" "Try again later; the operator sees the reason in its log.";
     DirectoryCutOff 503 "directory.cut-off" "The directory reaches its database or its other replicas no more" "Wait as Retry-After says and send it again; the detail says where it is not known whether it holds.";
+    DirectoryStoreGone 503 "directory.store-gone" "The directory's database was taken away" "Try another directory; `directory status` tells its operator the way out.";
     MirrorReadsOnly 421 "mirror.reads-only" "This is a mirror, which only answers who reads" "Send it to the directory itself; the detail says which it is.";
     MirrorBehind 503 "mirror.behind" "This mirror has nothing whole yet" "Wait as Retry-After says, or ask the directory itself.";
     MirrorUnknown 403 "mirror.unknown" "This caller is no mirror of this directory" "Ask its operator for a line in mirror.allow.";
@@ -191,6 +192,7 @@ impl From<Error> for Problem {
                 let detail = "The connection was lost during the commit: it may hold or not. The same request again does no harm.";
                 Self::new(Code::DirectoryCutOff, detail).retry_after(Duration::from_secs(5))
             }
+            Error::LocalStoreGone { .. } => Self::from(Code::DirectoryStoreGone).retry_after(Duration::from_secs(60)),
             Error::LocalStoreFull => Self::from(Code::DirectoryFull).retry_after(Duration::from_secs(60)),
             _ => Self::from(Code::DirectoryFailing).retry_after(Duration::from_secs(10)),
         }

@@ -26,6 +26,9 @@ pub struct Condition {
     pub help: String,
 }
 
+/// What to do when the database was taken away.
+const GONE: &str = "the database was deleted or replaced while the directory runs: `directory export` still gives what it holds; then end it, put the file back or move state/ away, start it, and import";
+
 /// The condition that this replica reaches the others.
 const LINK: &str = "replicas.link";
 
@@ -64,6 +67,7 @@ pub fn health_of(directory: &Directory) -> Health {
     let condition = |code: &str, ok, help: &str| Condition { code: code.to_owned(), ok, help: help.to_owned() };
     let mut conditions = vec![
         condition("store.writable", !directory.store_failing(), "free disk space; the log names the database's error"),
+        condition("store.present", !directory.store.is_gone(), GONE),
         condition("serving", !*directory.draining().borrow(), "it is ending; wait for the next start"),
     ];
     let upstream = directory.upstream.as_ref();

@@ -199,11 +199,12 @@ async fn deposit(directory: &Directory, now: UnixMillis, recipient: NodeId, fres
 }
 
 fn refuse_deposit(refused: Refused) -> Problem {
-    let code = match refused {
-        Refused::MailboxFull => Code::RecipientFull,
-        Refused::DirectoryFull => Code::DirectoryBusy,
+    let problem = match refused {
+        Refused::MailboxFull => Problem::from(Code::RecipientFull),
+        Refused::SenderFull => Problem::new(Code::RateLimited, "as much of this node waits for others as may of one"),
+        Refused::DirectoryFull => Problem::from(Code::DirectoryBusy),
     };
-    Problem::from(code).retry_after(Duration::from_secs(30))
+    problem.retry_after(Duration::from_secs(30))
 }
 
 #[utoipa::path(

@@ -295,7 +295,7 @@ impl Follower {
         let to = page.next.unwrap_or(LOG_ENTRIES);
         let kept = self.directory.store.call(move |store| store.keep_present(from, to, &present)).await;
         self.directory.note_store(kept.is_err());
-        for index in kept?.into_iter().take(FETCHES) {
+        for index in some(&kept?) {
             self.fetch(index).await?;
         }
         self.present = match page.next {
@@ -326,6 +326,15 @@ impl Follower {
     }
 }
 
+/// Some of the places that are missing, from a random one on: those that cannot be had keep no others out for ever.
+fn some(missing: &[u64]) -> Vec<u64> {
+    let mut from = [0; 2];
+    // Without randomness the first ones are tried each time: no harm where none is kept from us.
+    let _ = getrandom::fill(&mut from);
+    let from = usize::from(u16::from_le_bytes(from)).checked_rem(missing.len()).unwrap_or(0);
+    missing.iter().cycle().skip(from).take(missing.len().min(FETCHES)).copied().collect()
+}
+
 fn hashes(texts: &[String], most: u64) -> Result<Vec<Hash>, Fault> {
     if texts.len() as u64 > most {
         return Err(malformed("more hashes than asked for"));
@@ -337,6 +346,19 @@ fn hashes(texts: &[String], most: u64) -> Result<Vec<Hash>, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn missing_cards_are_all_tried_in_the_end() {
+        assert_eq!(some(&[]), [0; 0]);
+        assert_eq!(some(&[7]), [7]);
+        let missing: Vec<u64> = (0..100).collect();
+        let mut tried = std::collections::HashSet::new();
+        while tried.len() < missing.len() {
+            let some = some(&missing);
+            assert_eq!(some.len(), FETCHES);
+            tried.extend(some);
+        }
+    }
 
     #[test]
     fn pauses_double_up_to_the_limit_and_are_spread() {

@@ -98,7 +98,10 @@ impl Replicas {
         }
         state.runs.retain(|_, run| run.heard.elapsed() < FORGOTTEN);
         if state.runs.len() >= RUNS {
-            return None;
+            // A replica that ends and begins again and again leaves runs behind: of those that are not there the one that was heard of first goes.
+            let gone = state.runs.iter().filter(|(_, run)| !run.is_live()).max_by_key(|(_, run)| run.heard.elapsed());
+            let gone = *gone?.0;
+            state.runs.remove(&gone);
         }
         let name = String::new();
         state.runs.insert(id, Run { name, count, heard: Instant::now(), lost: false });

@@ -147,12 +147,11 @@ impl Mailboxes {
         self.boxes.get(recipient).is_some_and(|mailbox| mailbox.items.iter().any(|item| item.key == *key))
     }
 
-    /// Drops an item that was taken and may not stay.
+    /// Drops an item that was taken and then refused. Nobody is told that it is done with: its sender may have left it at another replica by
+    /// the time that the others hear of it, and has that one's receipt.
     pub fn take_back(&mut self, recipient: &NodeId, key: &Key) {
         if let Some(mailbox) = self.boxes.get_mut(recipient) {
-            let taken = mailbox.take_where(|item| item.key == *key);
-            self.items -= taken.len();
-            self.done_with(recipient, taken);
+            mailbox.drop_where(&mut self.waiting, |item| item.key == *key);
         }
     }
 
@@ -160,7 +159,7 @@ impl Mailboxes {
     pub fn finish(&mut self, now: UnixMillis, entries: &[(NodeId, Key)]) {
         for (node, key) in entries {
             if let Some(mailbox) = self.boxes.get_mut(node) {
-                self.items -= mailbox.drop_where(|item| item.key == *key);
+                mailbox.drop_where(&mut self.waiting, |item| item.key == *key);
             }
             if let Some(copies) = &mut self.copies {
                 copies.bury(*key, now.plus(OFFER_IN_DIRECTORY));
@@ -327,6 +326,20 @@ mod tests {
         two.read(node(1), cursor);
         tell(&mut two, &mut one);
         assert_eq!((one.len(), two.len()), (1, 1), "the offer stays until its receipt");
+    }
+
+    #[test]
+    fn what_was_refused_ends_nothing_that_was_left_elsewhere_meanwhile() {
+        let (mut one, mut two) = (replica(1), replica(2));
+        let key = key_of(&node(1), Kind::Offer, &node(2), &[7; 32]);
+        // The first is cut off, and refuses what it cannot tell; the same offer is then left at the second.
+        one.copy(NOW, node(1), fresh(Kind::Offer, 2, 7), true).unwrap();
+        one.take_back(&node(1), &key);
+        assert!(one.is_empty());
+        two.copy(NOW, node(1), fresh(Kind::Offer, 2, 7), true).unwrap();
+        tell(&mut one, &mut two);
+        assert_eq!(two.len(), 1, "it has its receipt");
+        assert_eq!(one.missing(&two.keys()), [key], "and is fetched, as its recipient may read there");
     }
 
     #[test]

@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use openred_proto::checked::succession::Heard;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::CARD_LIFE;
 use openred_proto::log::tree::{Frontier, kept};
@@ -17,17 +16,18 @@ use tokio_postgres::Row;
 
 use super::decision::{Author, Bans, Change, Entry, InviteLine, Kept};
 use super::followed::PresentRow;
-use super::rules::{self, Before, Plan, Taking, take_in};
+use super::rules::{self, Before, Taking, take_in};
 use super::sqlite::migrate::Migration;
 use super::{
     CardReader, CardStore, Counts, Held, LogEnd, Logged, Mark, NewCard, Page, PreviousRun, Query, Registration, Stats,
     Terms,
 };
 use crate::error::{Error, Result};
-use crate::limits::{EVIDENCE, PURGE, SUCCESSION_KEPT};
+use crate::limits::{EVIDENCE, EVIDENCE_OF_NODE, PURGE, SUCCESSION_KEPT};
 
 mod decisions;
 mod followed;
+mod known;
 mod link;
 mod nonces;
 mod portable;
@@ -211,15 +211,18 @@ impl Taking for PostgresStore {
     }
 
     fn before(&mut self, node: &NodeId) -> Result<Option<Before>> {
-        let sql = "SELECT sequence, card_hash, card IS NULL, quarantined FROM nodes WHERE id = $1";
+        let sql = "SELECT sequence, card_hash, card IS NULL, quarantined, expires_at FROM nodes WHERE id = $1";
         let Some(row) = self.link.row(sql, &[&&node.as_bytes()[..]])? else { return Ok(None) };
         let sequence = unsigned(row.try_get(0)?);
-        Ok(Some(Before { sequence, hash: hash(&row, 1)?, gone: row.try_get(2)?, quarantined: row.try_get(3)? }))
+        let (hash, gone, quarantined) = (hash(&row, 1)?, row.try_get(2)?, row.try_get(3)?);
+        Ok(Some(Before { sequence, hash, gone, expires_at: time(&row, 4)?, quarantined }))
     }
 
     fn keep_evidence(&mut self, now: UnixMillis, card: &NewCard) -> Result<bool> {
         let (node, sequence) = (&card.node.as_bytes()[..], signed(card.sequence));
-        if self.link.number("SELECT count(*) FROM evidence", &[])? < unsigned(EVIDENCE) {
+        let room =
+            "SELECT (SELECT count(*) FROM evidence WHERE node = $1) < $2 AND (SELECT count(*) FROM evidence) < $3";
+        if self.link.holds(room, &[&node, &EVIDENCE_OF_NODE, &EVIDENCE])? {
             let sql =
                 "INSERT INTO evidence SELECT id, sequence, card, $2, $3 FROM nodes WHERE id = $1 AND card IS NOT NULL
                 ON CONFLICT DO NOTHING";
@@ -300,36 +303,6 @@ impl Taking for PostgresStore {
             ],
         )?;
         Ok(())
-    }
-}
-
-impl rules::Known for Link {
-    fn heard(&mut self, old: &NodeId) -> Result<Option<(Heard, bool)>> {
-        successions::heard(self, old)
-    }
-
-    fn line_of(&mut self, node: &NodeId) -> Result<Vec<NodeId>> {
-        successions::line_of(self, node)
-    }
-
-    fn is_admitted(&mut self, node: &NodeId) -> Result<bool> {
-        decisions::is_admitted(self, node)
-    }
-
-    fn is_here(&mut self, node: &NodeId) -> Result<bool> {
-        decisions::is_here(self, node)
-    }
-
-    fn invite(&mut self, hash: &[u8; 32]) -> Result<Option<InviteLine>> {
-        decisions::invite(self, hash)
-    }
-
-    fn use_invite(&mut self, now: UnixMillis, node: &NodeId, hash: &[u8; 32]) -> Result<()> {
-        decisions::use_invite(self, now, node, hash)
-    }
-
-    fn keep(&mut self, plan: &Plan) -> Result<()> {
-        successions::keep(self, plan)
     }
 }
 

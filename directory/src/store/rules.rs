@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 
 use openred_proto::checked::succession::{Contradiction, Followed, Heard};
 use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::limits::CARD_LIFE;
 use sha2::{Digest as _, Sha256};
 
 use super::decision::InviteLine;
@@ -20,6 +21,8 @@ pub(super) trait Known {
     fn line_of(&mut self, node: &NodeId) -> Result<Vec<NodeId>>;
     /// Whether an operator's word, or an invite, has let a node in.
     fn is_admitted(&mut self, node: &NodeId) -> Result<bool>;
+    /// Whether an operator has banned a node.
+    fn is_banned(&mut self, node: &NodeId) -> Result<bool>;
     /// Whether a node has a card that is not quarantined.
     fn is_here(&mut self, node: &NodeId) -> Result<bool>;
     /// An invite by its hash.
@@ -36,7 +39,17 @@ pub(super) struct Before {
     pub(super) hash: [u8; 32],
     /// It has no card any more.
     pub(super) gone: bool,
+    /// When its last card ends, or ended.
+    pub(super) expires_at: UnixMillis,
     pub(super) quarantined: bool,
+}
+
+impl Before {
+    /// The mirrored directory may have dropped its own row by now, and with it what a card has to be newer than. It does so some hours after
+    /// this at the earliest, which is more than two clocks differ by.
+    fn is_over(&self, now: UnixMillis) -> bool {
+        self.gone && self.expires_at.plus(CARD_LIFE) < now
+    }
 }
 
 /// A store that takes a card.
@@ -152,11 +165,8 @@ fn admit(
     if held == Some(false) || terms.mode == Mode::Open || known.is_admitted(&card.node)? {
         return Ok(Admission::In);
     }
-    // Who goes on for a node that is in, by that one's own word, need not ask again.
-    for node in earlier {
-        if known.is_admitted(node)? || known.is_here(node)? {
-            return Ok(Admission::In);
-        }
+    if inherits(known, card, earlier)? {
+        return Ok(Admission::In);
     }
     let invited = match &terms.invite {
         Some(hash) => may_use(known, now, hash)?.map(|()| *hash),
@@ -171,6 +181,21 @@ fn admit(
         (Err(_), Mode::Work) => Admission::Out(Lack::Work),
         (Err(lack), Mode::Invite) => Admission::Out(lack),
     })
+}
+
+/// Who goes on for a node that is in, by that one's own word, need not ask again; but no ban ends with a new name (decision 0065).
+fn inherits(known: &mut impl Known, card: &NewCard, earlier: &[NodeId]) -> Result<bool> {
+    for node in card.lineage.steps().flat_map(|word| [word.old, word.new]) {
+        if known.is_banned(&node)? {
+            return Ok(false);
+        }
+    }
+    for node in earlier {
+        if known.is_admitted(node)? || known.is_here(node)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn may_use(known: &mut impl Known, now: UnixMillis, hash: &[u8; 32]) -> Result<std::result::Result<(), Lack>> {
@@ -193,6 +218,7 @@ pub(super) fn take_over(
     let hash: [u8; 32] = Sha256::digest(&card.bytes).into();
     if let Some(row) = store.before(&card.node)?
         && (card.sequence < row.sequence || (card.sequence == row.sequence && hash != row.hash))
+        && !row.is_over(now)
     {
         return Ok(false);
     }

@@ -19,15 +19,18 @@ use super::{
     CardReader, CardStore, Counts, Held, LogEnd, Logged, NewCard, Page, PreviousRun, Query, Registration, Stats, Terms,
 };
 use crate::error::{Error, Result};
-use crate::limits::{EVIDENCE, PURGE, SUCCESSION_KEPT};
+use crate::limits::{EVIDENCE, EVIDENCE_OF_NODE, PURGE, SUCCESSION_KEPT};
 
 mod decisions;
 mod followed;
 mod log;
 pub mod migrate;
+mod place;
 mod portable;
 mod stats;
 mod successions;
+
+use place::Place;
 
 /// Schema that this program writes.
 const SCHEMA: i64 = 6;
@@ -94,6 +97,8 @@ pub struct SqliteStore {
     taken: Option<(u64, i64)>,
     /// The log's end while a transaction makes it longer; another connection may do so before the next one.
     growing: Option<Frontier>,
+    /// Where its files are.
+    place: Place,
 }
 
 impl SqliteStore {
@@ -119,6 +124,8 @@ impl SqliteStore {
         store.connection.pragma_update(None, "cache_size", -WRITER_KIB)?;
         store.limit_pages(u64::from(max_megabytes) * 1024 * 1024 / PAGE_BYTES)?;
         let migration = migrate::upgrade(&mut store.connection, path)?;
+        store.place = Place::of(path);
+        store.place.leave();
         Ok((store, migration))
     }
 
@@ -153,7 +160,7 @@ impl SqliteStore {
         connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.pragma_update(None, "trusted_schema", false)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
-        Ok(Self { connection, taken: None, growing: None })
+        Ok(Self { connection, taken: None, growing: None, place: Place::of(path) })
     }
 
     /// Caps the file at so many pages.
@@ -181,18 +188,23 @@ impl Taking for SqliteStore {
     }
 
     fn before(&mut self, node: &NodeId) -> Result<Option<Before>> {
-        let sql = "SELECT sequence, card_hash, card IS NULL, quarantined FROM nodes WHERE id = ?1";
+        let sql = "SELECT sequence, card_hash, card IS NULL, quarantined, expires_at FROM nodes WHERE id = ?1";
         let mut select = self.connection.prepare_cached(sql)?;
         let known = |row: &Row<'_>| {
             let (sequence, hash, gone) = (unsigned(row.get(0)?), row.get(1)?, row.get(2)?);
-            Ok(Before { sequence, hash, gone, quarantined: row.get(3)? })
+            let expires_at = UnixMillis(unsigned(row.get(4)?));
+            Ok(Before { sequence, hash, gone, expires_at, quarantined: row.get(3)? })
         };
         Ok(select.query_row([node.as_bytes()], known).optional()?)
     }
 
     fn keep_evidence(&mut self, now: UnixMillis, card: &NewCard) -> Result<bool> {
-        let kept: i64 = self.connection.query_row("SELECT count(*) FROM evidence", [], |row| row.get(0))?;
-        if kept < EVIDENCE {
+        let room =
+            "SELECT (SELECT count(*) FROM evidence WHERE node = ?1) < ?2 AND (SELECT count(*) FROM evidence) < ?3";
+        if self
+            .connection
+            .query_row(room, params![card.node.as_bytes(), EVIDENCE_OF_NODE, EVIDENCE], |row| row.get(0))?
+        {
             self.connection.execute(
                 "INSERT OR IGNORE INTO evidence SELECT id, sequence, card, ?2, ?3 FROM nodes WHERE id = ?1 AND card IS NOT NULL",
                 params![card.node.as_bytes(), card.bytes, signed(now.0)],
@@ -285,6 +297,10 @@ impl rules::Known for Connection {
         decisions::is_admitted(self, node)
     }
 
+    fn is_banned(&mut self, node: &NodeId) -> Result<bool> {
+        decisions::is_banned(self, node)
+    }
+
     fn is_here(&mut self, node: &NodeId) -> Result<bool> {
         decisions::is_here(self, node)
     }
@@ -303,6 +319,10 @@ impl rules::Known for Connection {
 }
 
 impl CardReader for SqliteStore {
+    fn check(&mut self) -> Result<()> {
+        self.place.is_kept()
+    }
+
     fn begin_view(&mut self) -> Result<()> {
         self.connection.prepare_cached("BEGIN")?.execute([])?;
         Ok(())
@@ -428,6 +448,7 @@ impl CardReader for SqliteStore {
 
 impl CardStore for SqliteStore {
     fn begin(&mut self) -> Result<()> {
+        self.place.is_as_left()?;
         Ok(self.connection.execute_batch("BEGIN IMMEDIATE")?)
     }
 
@@ -435,7 +456,11 @@ impl CardStore for SqliteStore {
         if let Some(grown) = self.growing.take() {
             log::close(&self.connection, &grown)?;
         }
-        Ok(self.connection.execute_batch("COMMIT")?)
+        self.connection.execute_batch("COMMIT")?;
+        // It may have brought pages to their places.
+        self.place.leave();
+        // What was made durable in files that are nowhere any more is not acknowledged.
+        self.place.is_kept()
     }
 
     fn roll_back(&mut self) {
@@ -506,6 +531,8 @@ impl CardStore for SqliteStore {
     fn begin_run(&mut self, _: UnixMillis) -> Result<PreviousRun> {
         let left = self.connection.query_row("SELECT latest FROM run", [], |row| row.get::<_, Option<i64>>(0));
         self.connection.execute("INSERT OR REPLACE INTO run (one, latest) VALUES (1, NULL)", [])?;
+        // In no group, and the first to write: what the run before left in the write-ahead log may go to its places now.
+        self.place.leave();
         Ok(match left.optional()? {
             None => PreviousRun::Never,
             Some(Some(latest)) => PreviousRun::Ended { latest: unsigned(latest) },

@@ -3,13 +3,19 @@
 //! with a connection of its own, so that they neither wait for a disk nor fail with a transaction. The threads exist because
 //! the filter lets no new blocking thread be needed later, and because one slow disk must not stop the network side.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::{CardReader, CardStore};
 use crate::error::{Error, Result};
 use crate::limits::{STORE_BATCH, STORE_QUEUE, URGENT_QUEUE};
+
+/// Look-ups look so often whether the database still stands where it should; who writes does so each time.
+const CHECKS_APART: Duration = Duration::from_millis(100);
 
 /// Tells one waiting caller how the transaction ended.
 type Answer = Box<dyn FnOnce(Result<()>) + Send>;
@@ -18,8 +24,8 @@ type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 type Job = Box<dyn FnOnce(Result<&mut dyn CardStore>) -> (bool, Answer) + Send>;
 /// An operator's request. It waits for nobody else's, and holds or fails by itself.
 type Urgent = Box<dyn FnOnce(&mut dyn CardStore) + Send>;
-/// Looks something up and answers.
-type LookUp = Box<dyn FnOnce(&mut dyn CardReader) + Send>;
+/// Looks something up and answers, or is told why it cannot.
+type LookUp = Box<dyn FnOnce(Result<&mut dyn CardReader>) + Send>;
 
 /// Asks the store's threads.
 #[derive(Clone)]
@@ -27,6 +33,43 @@ pub struct StoreHandle {
     jobs: SyncSender<Job>,
     urgent: SyncSender<Urgent>,
     look_ups: SyncSender<LookUp>,
+    ground: Arc<Ground>,
+}
+
+/// The database's place where its files stand there no more, as each of the two threads found it last.
+#[derive(Debug, Default)]
+struct Ground([Mutex<Option<PathBuf>>; 2]);
+
+/// Who finds it out: only its own finding is taken back.
+#[derive(Clone, Copy)]
+enum By {
+    Writer,
+    Reader,
+}
+
+impl Ground {
+    fn found(&self, by: By) -> MutexGuard<'_, Option<PathBuf>> {
+        self.0[by as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gone(&self) -> Option<PathBuf> {
+        self.found(By::Writer).clone().or_else(|| self.found(By::Reader).clone())
+    }
+
+    /// Notes what became of something that was asked of the storage. What says nothing of its place changes nothing.
+    fn note<T>(&self, by: By, result: &Result<T>) {
+        let before = self.gone().is_some();
+        match result {
+            Err(Error::LocalStoreGone { path }) => *self.found(by) = Some(path.clone()),
+            Ok(_) => *self.found(by) = None,
+            Err(_) => {}
+        }
+        match (before, result) {
+            (false, Err(error @ Error::LocalStoreGone { .. })) => tracing::error!(%error, "nothing is served from it"),
+            (true, Ok(_)) if self.gone().is_none() => tracing::info!("the database is at its place again"),
+            _ => {}
+        }
+    }
 }
 
 impl std::fmt::Debug for StoreHandle {
@@ -45,9 +88,18 @@ impl StoreHandle {
         let (urgent, to_do_first) = sync_channel(URGENT_QUEUE);
         let (look_ups, to_look_up) = sync_channel::<LookUp>(STORE_QUEUE);
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
-        thread("store").spawn(move || serve(store, &to_write, &to_do_first)).map_err(Error::LocalRuntime)?;
-        thread("look-ups").spawn(move || look_up(&mut reader, &to_look_up)).map_err(Error::LocalRuntime)?;
-        Ok(Self { jobs, urgent, look_ups })
+        let ground = Arc::new(Ground::default());
+        let noted = Arc::clone(&ground);
+        thread("store").spawn(move || serve(store, &to_write, &to_do_first, &noted)).map_err(Error::LocalRuntime)?;
+        let noted = Arc::clone(&ground);
+        thread("look-ups").spawn(move || look_up(&mut reader, &to_look_up, &noted)).map_err(Error::LocalRuntime)?;
+        Ok(Self { jobs, urgent, look_ups, ground })
+    }
+
+    /// Whether the database was taken away under the running directory.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.ground.gone().is_some()
     }
 
     /// Runs `work` beside those who write; it sees what they were acknowledged.
@@ -61,7 +113,7 @@ impl StoreHandle {
     {
         let (tell, answer) = oneshot::channel();
         // A caller that went away needs no answer.
-        let look_up: LookUp = Box::new(move |reader| drop(tell.send(work(reader))));
+        let look_up: LookUp = Box::new(move |reader| drop(tell.send(reader.and_then(work))));
         self.look_ups.try_send(look_up).map_err(not_queued)?;
         answer.await.map_err(|_| Error::LocalStoreStopped)?
     }
@@ -125,28 +177,40 @@ fn not_queued<T>(error: TrySendError<T>) -> Error {
 }
 
 /// What waits together is looked up in one view. The view begins when all of it waits already, so that each sees what its caller was acknowledged.
-fn look_up(reader: &mut dyn CardReader, look_ups: &Receiver<LookUp>) {
+fn look_up(reader: &mut dyn CardReader, look_ups: &Receiver<LookUp>, ground: &Ground) {
+    let mut checked: Option<Instant> = None;
     while let Ok(first) = look_ups.recv() {
         let batch: Vec<LookUp> = std::iter::once(first).chain(look_ups.try_iter().take(STORE_BATCH - 1)).collect();
+        // While it was gone at the last look, each looks again.
+        if ground.gone().is_some() || checked.is_none_or(|at| at.elapsed() >= CHECKS_APART) {
+            checked = Some(Instant::now());
+            ground.note(By::Reader, &reader.check());
+        }
+        if let Some(path) = ground.gone() {
+            batch.into_iter().for_each(|look_up| look_up(Err(Error::LocalStoreGone { path: path.clone() })));
+            continue;
+        }
         // Without a view each looks up by itself.
         let held = batch.len() > 1 && reader.begin_view().is_ok();
-        batch.into_iter().for_each(|look_up| look_up(reader));
+        batch.into_iter().for_each(|look_up| look_up(Ok(&mut *reader)));
         if held {
             reader.end_view();
         }
     }
 }
 
-fn serve(mut store: impl CardStore, jobs: &Receiver<Job>, urgent: &Receiver<Urgent>) {
+fn serve(mut store: impl CardStore, jobs: &Receiver<Job>, urgent: &Receiver<Urgent>, ground: &Ground) {
     while let Ok(first) = jobs.recv() {
         urgent.try_iter().for_each(|work| work(&mut store));
         let batch = std::iter::once(first).chain(jobs.try_iter().take(STORE_BATCH - 1)).collect();
-        run(&mut store, batch);
+        run(&mut store, batch, ground);
     }
 }
 
-fn run(store: &mut dyn CardStore, batch: Vec<Job>) {
-    if let Err(error) = store.begin() {
+fn run(store: &mut dyn CardStore, batch: Vec<Job>, ground: &Ground) {
+    let begun = store.begin();
+    ground.note(By::Writer, &begun);
+    if let Err(error) = begun {
         tracing::warn!(jobs = batch.len(), %error, "a group of store requests could not begin");
         // Without a transaction nothing may run: it would hold, and be answered as if it did not.
         return batch.into_iter().for_each(|job| job(Err(again(&error))).1(Ok(())));
@@ -159,6 +223,7 @@ fn run(store: &mut dyn CardStore, batch: Vec<Job>) {
         answers.push(answer);
     }
     let ended = if failed { Err(Error::LocalStoreBusy) } else { store.commit() };
+    ground.note(By::Writer, &ended);
     if let Err(error) = &ended {
         store.roll_back();
         tracing::warn!(jobs = answers.len(), %error, "a group of store requests was rolled back");
@@ -177,6 +242,7 @@ fn again(error: &Error) -> Error {
         Error::LocalStoreFull => Error::LocalStoreFull,
         Error::LocalStoreAway => Error::LocalStoreAway,
         Error::LocalStoreUnknown => Error::LocalStoreUnknown,
+        Error::LocalStoreGone { path } => Error::LocalStoreGone { path: path.clone() },
         _ => Error::LocalStoreBusy,
     }
 }
@@ -184,7 +250,6 @@ fn again(error: &Error) -> Error {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;

@@ -17,9 +17,10 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use openred_directory::api::tokens::Received;
+use openred_directory::limits::CARD_EVERY;
 use openred_proto::checked::card::Card;
 use openred_proto::checked::offer::Offer;
-use openred_proto::id::NodeId;
+use openred_proto::id::{NodeId, UnixMillis};
 use serde_json::Value;
 
 use crate::broker::Broker;
@@ -203,9 +204,9 @@ impl Caller<'_> {
         answered.unwrap()
     }
 
-    /// Registers its newest card; the card's sequence.
-    fn announce(&self) -> u64 {
-        let card = self.node.card(now());
+    /// Registers a card of then; its sequence.
+    fn announce(&self, then: UnixMillis) -> u64 {
+        let card = self.node.card(then);
         self.call("POST", "/api/v3/nodes/register", &json("card", &self.node.sign_card(&card)));
         card.sequence
     }
@@ -243,9 +244,13 @@ struct Promised {
 impl Promised {
     /// Announces and sends offers to the others, until told to stop.
     fn keep_busy(&self, caller: &Caller<'_>, others: &[NodeId], stop: &AtomicBool) {
-        let mut round = 0_usize;
+        let (mut round, mut changed) = (0_usize, UnixMillis(0));
         while !stop.load(Ordering::SeqCst) {
-            let sequence = caller.announce();
+            // No node changes its card faster for long; the same one comes again.
+            if changed.plus(CARD_EVERY / 5) < now() {
+                changed = now();
+            }
+            let sequence = caller.announce(changed);
             self.cards.lock().unwrap().insert(caller.node.id(), sequence);
             let to = others[round % others.len()];
             let offer = caller.node.offer(&to, now().plus(HOUR), (round % 251) as u8);
@@ -342,7 +347,7 @@ fn kill_partition_and_rolling_restart_lose_no_card_and_strand_no_offer() {
         let ids: Vec<NodeId> = callers.iter().map(|caller| caller.node.id()).collect();
         let (promised, delivered) = (Promised::default(), Mutex::default());
         for caller in &callers {
-            caller.announce();
+            caller.announce(now());
         }
         let (stop, done) = (AtomicBool::new(false), AtomicBool::new(false));
         let disturbed = std::thread::scope(|scope| {

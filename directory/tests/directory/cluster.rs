@@ -248,7 +248,7 @@ impl Cluster {
         self.try_batch(name, sql).unwrap();
     }
 
-    fn try_batch(&self, database: &str, sql: &str) -> Result<(), tokio_postgres::Error> {
+    pub(crate) fn try_batch(&self, database: &str, sql: &str) -> Result<(), tokio_postgres::Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut config = tokio_postgres::Config::new();
         config

@@ -1,8 +1,10 @@
 //! Registering, looking up, discovering.
 
+use std::time::Duration;
+
 use openred_directory::api::nodes::{NodeView, Page, Registered};
 use openred_directory::config::Config;
-use openred_directory::limits::{NEW_NODE_EVERY, NEW_NODES_BURST};
+use openred_directory::limits::{CARD_EVERY, CARDS_BURST, NEW_NODE_EVERY, NEW_NODES_BURST};
 use openred_directory::store::Counts;
 use openred_proto::id::UnixMillis;
 use openred_proto::method::{Method, MethodSet};
@@ -267,4 +269,32 @@ async fn look_ups_do_not_wait_for_those_who_register() {
     assert_eq!(discover(&test, "").await.nodes.len(), 1);
     drop(free);
     writing.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_node_adds_so_many_entries_to_the_log_and_no_more() {
+    let test = TestDirectory::new();
+    let (node, other) = (Node::new(1), Node::new(2));
+    let entries = async || test.directory.store.read(|store| store.log_end()).await.unwrap().size;
+    let mut held = Vec::new();
+    for _ in 0..CARDS_BURST {
+        test.advance(Duration::from_millis(1));
+        held = node.sign_card(&node.card(test.now()));
+        test.register_bytes(&node, &held).await.ok::<Registered>();
+    }
+    test.advance(Duration::from_millis(1));
+    let newer = node.sign_card(&node.card(test.now()));
+    for _ in 0..2 {
+        let refused = test.register_bytes(&node, &newer).await;
+        assert_eq!(refused.refusal(), (429, "rate.limited".into()), "also the second time");
+        assert!(refused.headers.contains_key("retry-after"));
+    }
+    assert_eq!(test.register_bytes(&node, &held).await.ok::<Registered>().outcome, "refreshed");
+    let path = format!("/api/v3/nodes/{}", node.id());
+    assert_eq!(test.call(&node, "DELETE", &path, Vec::new()).await.code(), "rate.limited", "it would come again");
+    assert_eq!(entries().await, u64::from(CARDS_BURST));
+    test.register(&other).await.ok::<Registered>();
+    test.advance(CARD_EVERY);
+    test.register_bytes(&node, &newer).await.ok::<Registered>();
+    assert_eq!(entries().await, u64::from(CARDS_BURST) + 2);
 }

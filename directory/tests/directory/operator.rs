@@ -177,6 +177,7 @@ fn old_database(path: &Path) {
 #[test]
 fn an_old_database_is_tried_then_migrated_with_a_snapshot() {
     let place = Place::of(None);
+    place.text(&["init"]);
     let state = place.home().join("state");
     let missing = place.failure(&["db", "migrate"]);
     assert_eq!((missing.0, missing.1.contains("no database yet")), (4, true));
@@ -221,6 +222,7 @@ fn an_old_database_is_tried_then_migrated_with_a_snapshot() {
 #[test]
 fn the_start_migrates_by_itself_and_loses_nothing() {
     let place = Place::of(None);
+    place.text(&["init"]);
     let state = place.home().join("state");
     std::fs::create_dir(&state).unwrap();
     std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700)).unwrap();

@@ -404,6 +404,12 @@ fn what_stops_the_start_is_one_line_with_a_way_out() {
         assert!(said.contains("others may read this key; `chmod 600` it"), "{said}");
         std::fs::set_permissions(place.home().join("directory.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
 
+        std::fs::rename(place.home().join("directory.key"), place.home().join("lost.key")).unwrap();
+        let (code, said) = place.failure(&["serve"]);
+        assert_eq!((code, said.lines().count()), (1, 1), "{said}");
+        assert!(said.contains("is missing, and there is a database: restore it"), "{said}");
+        std::fs::rename(place.home().join("lost.key"), place.home().join("directory.key")).unwrap();
+
         let state = place.home().join("state");
         for file in std::fs::read_dir(&state).unwrap() {
             std::fs::write(

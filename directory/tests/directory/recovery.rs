@@ -68,6 +68,54 @@ fn ask_all(serving: &crate::process::Serving, nodes: &[Node]) -> Vec<(u16, Value
 }
 
 #[test]
+fn a_database_that_is_taken_away_is_named_nothing_is_served_from_it_and_what_it_held_is_saved() {
+    for (place, replaced) in places().into_iter().flat_map(|place| [(Place::of(place.user), false), (place, true)]) {
+        let serving = place.serve();
+        let (first, second) = (Node::new(1), Node::new(2));
+        assert_eq!(serving.register(&first).0, 200);
+        let state = place.home().join("state");
+        let database = state.join("directory.sqlite");
+        let away = place.home().join("away.sqlite");
+        std::fs::rename(&database, &away).unwrap();
+        if replaced {
+            std::fs::copy(&away, &database).unwrap();
+        }
+        let refused = serving.register(&second);
+        assert_eq!((refused.0, &refused.1["code"]), (503, &"directory.store-gone".into()), "{}", refused.1);
+        let (status, problem) = serving.get(&format!("/api/v3/nodes/{}", first.id()));
+        assert_eq!((status, &problem["code"]), (503, &"directory.store-gone".into()), "{problem}");
+        assert_eq!(serving.get("/api/v3/log/head").0, 503, "it signs nothing that is about to be lost");
+        let (status, health) = serving.get("/api/v3/health");
+        let condition =
+            health["conditions"].as_array().unwrap().iter().find(|one| one["code"] == "store.present").unwrap();
+        assert_eq!((status, &condition["ok"]), (503, &false.into()), "{health}");
+        let told = place.outcome(&["status"]).1;
+        assert!(told.contains("store.present") && told.contains("directory export"), "{told}");
+        assert_eq!(place.failure(&["nodes", "ban", &second.id().to_string()]).0, 1, "it would be forgotten");
+
+        // Put back, it goes on as if nothing had been.
+        std::fs::rename(&away, &database).unwrap();
+        assert_eq!(serving.register(&second).0, 200);
+        assert_eq!(serving.get(&format!("/api/v3/nodes/{}", first.id())).0, 200);
+
+        // Gone for good, it gives what it holds to who starts anew.
+        for file in ["directory.sqlite", "directory.sqlite-wal", "directory.sqlite-shm"] {
+            std::fs::remove_file(state.join(file)).unwrap();
+        }
+        assert_eq!(serving.register(&Node::new(3)).0, 503);
+        let file = place.home().join("saved.jsonl");
+        place.text(&["export", file.to_str().unwrap()]);
+        assert_eq!(serving.end(), Some(0));
+        std::fs::rename(&state, place.home().join("gone")).unwrap();
+        let serving = place.serve();
+        assert_eq!(place.json(&["import", file.to_str().unwrap()])["taken"], 2);
+        for node in [&first, &second] {
+            assert_eq!(serving.get(&format!("/api/v3/nodes/{}", node.id())).0, 200);
+        }
+    }
+}
+
+#[test]
 fn a_directory_moves_with_its_key_and_an_export() {
     let place = Place::of(None);
     let serving = place.serve();

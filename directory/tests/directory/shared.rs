@@ -65,6 +65,27 @@ fn tables_are_made_once_and_foreign_or_newer_ones_are_refused() {
 }
 
 #[test]
+fn who_waited_for_the_lock_sees_what_came_before_whatever_the_database_is_set_to() {
+    let cluster = Cluster::shared();
+    let url = cluster.database();
+    let name = url.split_once("@/").unwrap().1.split_once('?').unwrap().0;
+    cluster.batch(&url, &format!("ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"));
+    let (mut one, mut two) = (cluster.open(&url), cluster.open(&url));
+    one.begin().unwrap();
+    one.register(NOW, &card(1, NOW.plus(DAY)), &Terms::open(9)).unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| two.register(NOW, &card(2, NOW.plus(DAY)), &Terms::open(9)));
+        let is_waiting = format!(
+            "DO $$ BEGIN ASSERT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = '{name}' AND wait_event_type = 'Lock'); END $$"
+        );
+        wait_for("the other waits", || waits.is_finished() || cluster.try_batch(name, &is_waiting).is_ok());
+        one.commit().unwrap();
+        assert_eq!(waits.join().unwrap().unwrap(), Registration::Stored);
+    });
+    assert_eq!(one.log_end().unwrap().size, 2);
+}
+
+#[test]
 fn a_history_cannot_be_rewritten() {
     let cluster = Cluster::shared();
     let url = cluster.database();

@@ -7,13 +7,15 @@ use openred_directory::config::Mode;
 use openred_directory::store::decision::{Author, Change, InviteLine, Kept};
 use openred_directory::store::sqlite::SqliteStore;
 use openred_directory::store::{
-    CardStore, Lack, NewCard, PreviousRun, Query, Registration, Terms, prove_consistency, prove_inclusion,
+    CardStore, Lack, Logged, NewCard, PreviousRun, Query, Registration, Step, Terms, prove_consistency, prove_inclusion,
 };
-use openred_proto::checked::succession::Lineage;
+use openred_proto::checked::succession::{Lineage, Step as Word};
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::log::{entry, tree};
 
 use crate::cluster::Cluster;
+use crate::fixture::Node;
+use crate::successions::word;
 
 pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
@@ -306,6 +308,89 @@ fn decisions_admit_and_are_taken_elsewhere() {
         let stats = store.stats(NOW, NOW).unwrap();
         assert_eq!((stats.counts.nodes, stats.counts.bans, stats.tombstones, stats.invites_open), (1, 2, 1, 0));
         assert_eq!((stats.listed, stats.new_today, stats.admitted, stats.changes), (1, 1, 1, 8));
+    }
+}
+
+#[test]
+fn neither_a_ban_nor_a_removal_ends_with_a_new_name() {
+    for ground in Ground::each() {
+        let (mut store, author) = (ground.open(), Author { uid: 0, at: NOW });
+        let nodes: Vec<Node> = (1..=4).map(Node::new).collect();
+        // Each goes on for the one before it.
+        let card = |place: usize, sequence| {
+            let said = |to: usize| word(Word::Succeed, &nodes[to - 1], &nodes[to], NOW.0 + to as u64);
+            let words: Vec<Vec<u8>> = (1..=place).map(said).collect();
+            let lineage = Lineage::verify(words.iter().map(Vec::as_slice), nodes[place].id()).unwrap();
+            NewCard { node: nodes[place].id(), sequence, lineage, ..card(place as u32, NOW.plus(DAY)) }
+        };
+        let outcome = |store: &mut dyn CardStore, card: &NewCard, mode| {
+            store.register(NOW, card, &Terms { mode, ..Terms::open(9) }).unwrap()
+        };
+        let out = Registration::NotAdmitted(Lack::Invite);
+        assert!(store.change(&author, &Change::Approve(nodes[0].id())).unwrap());
+        assert_eq!(outcome(&mut *store, &card(0, 1), Mode::Invite), Registration::Stored);
+        assert_eq!(
+            outcome(&mut *store, &card(1, 1), Mode::Invite),
+            Registration::Stored,
+            "it goes on for one that is in"
+        );
+        assert!(store.change(&author, &Change::Remove(nodes[1].id())).unwrap());
+        assert_eq!(outcome(&mut *store, &card(1, 2), Mode::Invite), out, "what let the first one in went with it");
+        assert_eq!(outcome(&mut *store, &card(2, 1), Mode::Invite), out);
+        assert!(store.change(&author, &Change::Approve(nodes[1].id())).unwrap());
+        assert_eq!(outcome(&mut *store, &card(1, 2), Mode::Invite), Registration::Stored);
+        for banned in [0, 1] {
+            let ban = Change::Ban(nodes[banned].id(), String::new());
+            assert!(store.change(&author, &ban).unwrap());
+            assert_eq!(outcome(&mut *store, &card(2, 1), Mode::Invite), out, "{banned} is banned");
+            assert_eq!(outcome(&mut *store, &card(2, 1), Mode::Work), Registration::NotAdmitted(Lack::Work));
+            assert!(store.change(&author, &Change::Unban(nodes[banned].id())).unwrap());
+        }
+        assert_eq!(outcome(&mut *store, &card(2, 1), Mode::Invite), Registration::Stored);
+        assert!(store.change(&author, &Change::Ban(nodes[2].id(), String::new())).unwrap());
+        assert_eq!(outcome(&mut *store, &card(3, 1), Mode::Approval), Registration::Quarantined);
+    }
+}
+
+#[test]
+fn a_row_whose_time_is_over_accuses_no_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = SqliteStore::open(&folder.path().join("db"), 64).unwrap();
+    let first = NewCard { sequence: 9, ..card(1, NOW.plus(DAY)) };
+    let older = NewCard { sequence: 1, bytes: vec![1], ..card(1, NOW.plus(DAY * 30)) };
+    let step = |index, card: &NewCard| Step {
+        directory: Node::new(9).id(),
+        leaves: vec![tree::leaf_hash(&entry(&card.bytes, None))],
+        cards: vec![(card.clone(), Logged { index, salt: None }, NOW)],
+        head: None,
+    };
+    store.begin().unwrap();
+    assert_eq!(store.follow(NOW, &step(0, &first)).unwrap(), None);
+    store.commit().unwrap();
+    assert_eq!(store.purge(NOW.plus(DAY * 2)).unwrap(), 1, "its card has ended");
+    // The mirrored directory drops a row eight days and some hours after its card's end, and its mirrors at times of their own.
+    for (days, contradicted) in [(0, Some(first.node)), (9, Some(first.node)), (10, None)] {
+        store.begin().unwrap();
+        assert_eq!(store.follow(NOW.plus(DAY * days), &step(1, &older)).unwrap(), contradicted, "after {days} days");
+        store.roll_back();
+    }
+}
+
+#[test]
+fn one_node_does_not_fill_the_evidence() {
+    for ground in Ground::each() {
+        let mut store = ground.open();
+        let mut twice = |number, sequence| {
+            let card = NewCard { sequence, ..card(number, NOW.plus(DAY)) };
+            store.register(NOW, &card, &Terms::open(9)).unwrap();
+            store.register(NOW, &NewCard { bytes: vec![1], ..card }, &Terms::open(9)).unwrap()
+        };
+        for sequence in 1..=4 {
+            assert_eq!(twice(1, sequence), Registration::Equivocation { kept: true });
+        }
+        assert_eq!(twice(1, 5), Registration::Equivocation { kept: false });
+        assert_eq!(twice(2, 1), Registration::Equivocation { kept: true });
+        assert_eq!(store.counts(NOW).unwrap().evidence, 5);
     }
 }
 

@@ -8,7 +8,7 @@ use openred_proto::label::Label;
 
 use crate::fixture::{HOUR, Node, START, TestDirectory};
 
-fn word(step: Step, old: &Node, new: &Node, sequence: u64) -> Vec<u8> {
+pub(crate) fn word(step: Step, old: &Node, new: &Node, sequence: u64) -> Vec<u8> {
     old.statement(Label::Succession, &Succession { step, old: old.id(), new: new.id(), sequence }.encode())
 }
 

@@ -17,6 +17,10 @@ pub(super) fn is_admitted(link: &mut Link, node: &NodeId) -> Result<bool> {
     link.holds("SELECT EXISTS (SELECT 1 FROM admitted WHERE node = $1)", &[&&node.as_bytes()[..]])
 }
 
+pub(super) fn is_banned(link: &mut Link, node: &NodeId) -> Result<bool> {
+    link.holds("SELECT EXISTS (SELECT 1 FROM bans WHERE node = $1)", &[&&node.as_bytes()[..]])
+}
+
 pub(super) fn is_here(link: &mut Link, node: &NodeId) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM nodes WHERE id = $1 AND card IS NOT NULL AND NOT quarantined)";
     link.holds(sql, &[&&node.as_bytes()[..]])
@@ -52,8 +56,10 @@ pub(super) fn change(link: &mut Link, author: &Author, change: &Change) -> Resul
         Change::Remove(node) => {
             let drop_card = "UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL, quarantined = false
                 WHERE id = $1 AND card IS NOT NULL";
-            link.execute(drop_card, &[&&node.as_bytes()[..]])?
-                + link.execute("DELETE FROM admitted WHERE node = $1", &[&&node.as_bytes()[..]])?
+            // Those that it goes on for as well: else it came back by their standing.
+            let dismiss = "DELETE FROM admitted WHERE node IN (WITH RECURSIVE line (id) AS (SELECT $1::bytea UNION
+                SELECT old FROM successions JOIN line ON new = id WHERE NOT taken_back AND consented) SELECT id FROM line)";
+            link.execute(drop_card, &[&&node.as_bytes()[..]])? + link.execute(dismiss, &[&&node.as_bytes()[..]])?
         }
         Change::Invite(invite) => insert_invite(link, invite)?,
         Change::Revoke(hash) => {

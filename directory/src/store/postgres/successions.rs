@@ -21,7 +21,7 @@ pub(super) fn keep(link: &mut Link, plan: &Plan) -> Result<()> {
     for (old, heard) in &plan.followed.changes {
         let is_here =
             "SELECT EXISTS (SELECT 1 FROM nodes WHERE id = $1) OR EXISTS (SELECT 1 FROM successions WHERE old = $1)
-            OR (SELECT count(*) FROM successions) < $2";
+            OR EXISTS (SELECT 1 FROM admitted WHERE node = $1) OR (SELECT count(*) FROM successions) < $2";
         if !link.holds(is_here, &[&&old.as_bytes()[..], &SUCCESSIONS])? {
             continue;
         }

@@ -41,6 +41,11 @@ pub(super) fn is_admitted(connection: &Connection, node: &NodeId) -> Result<bool
     Ok(connection.prepare_cached(sql)?.query_row([node.as_bytes()], |row| row.get(0))?)
 }
 
+pub(super) fn is_banned(connection: &Connection, node: &NodeId) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM bans WHERE node = ?1)";
+    Ok(connection.prepare_cached(sql)?.query_row([node.as_bytes()], |row| row.get(0))?)
+}
+
 pub(super) fn is_here(connection: &Connection, node: &NodeId) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM nodes WHERE id = ?1 AND card IS NOT NULL AND quarantined = 0)";
     Ok(connection.prepare_cached(sql)?.query_row([node.as_bytes()], |row| row.get(0))?)
@@ -80,7 +85,10 @@ pub(super) fn change(connection: &Connection, author: &Author, change: &Change) 
         }
         Change::Remove(node) => {
             let drop_card = "UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL, quarantined = 0 WHERE id = ?1 AND card IS NOT NULL";
-            run(drop_card, &[node.as_bytes()])? + run("DELETE FROM admitted WHERE node = ?1", &[node.as_bytes()])?
+            // Those that it goes on for as well: else it came back by their standing.
+            let dismiss = "DELETE FROM admitted WHERE node IN (WITH RECURSIVE line (id) AS (SELECT ?1 UNION
+                SELECT old FROM successions JOIN line ON new = id WHERE taken_back = 0 AND consented = 1) SELECT id FROM line)";
+            run(drop_card, &[node.as_bytes()])? + run(dismiss, &[node.as_bytes()])?
         }
         Change::Invite(invite) => insert_invite(connection, invite)?,
         Change::Revoke(hash) => run("UPDATE invites SET revoked = 1 WHERE hash = ?1 AND revoked = 0", &[hash])?,

@@ -39,7 +39,7 @@ pub(super) fn keep(connection: &Connection, plan: &Plan) -> Result<()> {
     for (old, heard) in &plan.followed.changes {
         let is_here =
             "SELECT EXISTS (SELECT 1 FROM nodes WHERE id = ?1) OR EXISTS (SELECT 1 FROM successions WHERE old = ?1)
-            OR (SELECT count(*) FROM successions) < ?2";
+            OR EXISTS (SELECT 1 FROM admitted WHERE node = ?1) OR (SELECT count(*) FROM successions) < ?2";
         let has_place = connection
             .prepare_cached(is_here)?
             .query_row(params![old.as_bytes(), SUCCESSIONS], |row| row.get::<_, bool>(0))?;
