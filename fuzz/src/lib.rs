@@ -13,6 +13,7 @@ pub mod corpus;
 pub mod driver;
 mod files;
 mod front;
+mod log;
 mod modules;
 mod operations;
 mod oracle;
@@ -35,7 +36,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     Target {
         name: "statements",
         reads: "signed statements, as they come and newly signed: cards, certificates, receipts",
@@ -63,6 +64,13 @@ pub const TARGETS: [Target; 15] = [
         run: records::http_signature,
         longest: 1024,
         corpus: records::corpus::http_signature,
+    },
+    Target {
+        name: "log",
+        reads: "signed heads of a directory's log, lists of them, proofs; cards sealed in a crowd",
+        run: log::log,
+        longest: 2400,
+        corpus: log::corpus,
     },
     Target {
         name: "session",

@@ -25,11 +25,11 @@ use openred_proto::method::description::MethodDescription;
 pub(crate) const NOW: UnixMillis = UnixMillis(1_780_000_000_000);
 
 /// The signer of what the targets sign.
-fn key() -> SigningKey {
+pub(crate) fn key() -> SigningKey {
     SigningKey::from_bytes(&[7; 32])
 }
 
-fn signer() -> NodeId {
+pub(crate) fn signer() -> NodeId {
     NodeId::from_bytes(key().verifying_key().to_bytes())
 }
 
@@ -39,7 +39,7 @@ fn signed(label: Label, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The first byte says which reader; without one there is nothing to read.
-fn choice(bytes: &[u8], of: u8) -> (u8, &[u8]) {
+pub(crate) fn choice(bytes: &[u8], of: u8) -> (u8, &[u8]) {
     bytes.split_first().map_or((0, bytes), |(first, rest)| (first % of, rest))
 }
 

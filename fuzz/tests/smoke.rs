@@ -42,6 +42,7 @@ smoke! {
     offers: "offers",
     handshake: "handshake",
     http_signature: "http-signature",
+    log: "log",
     session: "session",
     config: "config",
     keystore: "keystore",

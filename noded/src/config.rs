@@ -6,6 +6,7 @@
 //! the store and can only narrow what stands here.
 
 mod auth;
+mod directory;
 mod document;
 mod hooks;
 mod layers;
@@ -16,10 +17,8 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use openred_proto::admission::Invite;
 use openred_proto::checked::card::check_endpoint;
 use openred_proto::id::NodeId;
 use openred_proto::limits::{
@@ -31,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 pub use auth::AuthConfig;
+pub use directory::{DirectoryConfig, LookUps};
 pub use document::document;
 pub use hooks::HooksConfig;
 pub(crate) use layers::refuse_key;
@@ -184,18 +184,6 @@ pub enum DirectPolicy {
     Open,
 }
 
-/// `[directory]`: the client's side.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DirectoryConfig {
-    /// PEM file of the certificate authorities to trust; empty: the public web's.
-    pub ca_file: PathBuf,
-    /// Life of the card that is registered, in hours; renewed at a third of it.
-    pub card_hours: u32,
-    /// Invites that directories' operators gave; each is shown to the one that it is for.
-    pub invites: Vec<String>,
-}
-
 /// `[keys]`: what the key process does for the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -324,12 +312,6 @@ impl Default for SessionConfig {
     }
 }
 
-impl Default for DirectoryConfig {
-    fn default() -> Self {
-        Self { ca_file: PathBuf::new(), card_hours: 24, invites: Vec::new() }
-    }
-}
-
 impl Default for KeysConfig {
     fn default() -> Self {
         Self { signatures_per_second: SIGNATURES_PER_SECOND, patience_seconds: PATIENCE_SECONDS }
@@ -384,20 +366,6 @@ impl KeysConfig {
     }
 }
 
-impl DirectoryConfig {
-    /// Life of the registered card.
-    #[must_use]
-    pub fn card_life(&self) -> Duration {
-        Duration::from_secs(u64::from(self.card_hours) * 3600)
-    }
-
-    /// The invites; none when one of them is not one, or there are more than could be meant.
-    pub(crate) fn checked_invites(&self) -> Option<Vec<Invite>> {
-        let invites = self.invites.iter().map(|invite| invite.parse().ok()).collect::<Option<Vec<Invite>>>();
-        invites.filter(|invites| invites.len() <= 4 * DIRECTORIES)
-    }
-}
-
 /// A value that parses and makes no sense: its key, and what is wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{key}`: {why}")]
@@ -415,7 +383,7 @@ impl NodeConfig {
     /// The first rule broken, by key.
     pub fn check(&self) -> Result<(), BadValue> {
         self.sessions.check()?;
-        let rules: [(&'static str, bool, &'static str); 20] = [
+        let rules: [(&'static str, bool, &'static str); 22] = [
             ("name", self.name.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("sector", self.sector.len() <= NAME_BYTES, "longer than 63 bytes"),
             ("endpoints", self.endpoints.len() <= CARD_ENDPOINTS, "more than 8"),
@@ -434,6 +402,12 @@ impl NodeConfig {
             ),
             ("directory.card_hours", in_hours(self.directory.card_hours, CARD_LIFE), "not between 1 and 192 (8 days)"),
             ("directory.invites", self.directory.checked_invites().is_some(), "not up to 16 invites (invite-…)"),
+            ("directory.mirrors", self.directory.mirrors.len() <= DIRECTORIES, "more than 4"),
+            (
+                "directory.mirrors",
+                self.directory.mirrors_are_of(&self.directories),
+                "of none of `directories`: it begins with their id",
+            ),
             (
                 "keys.signatures_per_second",
                 (1..=SIGNATURES_PER_SECOND_MAX).contains(&self.keys.signatures_per_second),

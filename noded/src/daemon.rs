@@ -171,7 +171,7 @@ impl Prepared {
     pub fn open(outside: Outside) -> Result<Self, DaemonError> {
         getrandom::fill(&mut [0; 32]).map_err(|_| DaemonError::NoRandomness)?;
         // Before there is anything else in this process that its answers could reach.
-        let names = resolve_names(&outside.config.directories);
+        let names = resolve_names(outside.config.directories.iter().chain(&outside.config.directory.mirrors));
         let egress = module::Names::resolve(&outside.home.installed());
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(local("the runtime"))?;

@@ -3,13 +3,14 @@
 //! A directory is trusted for availability alone. A card is verified here (signature, times, never older than one seen
 //! before) and again by the key process before an offer is sealed to it; its receipts must carry the signature of the id
 //! in the configuration. What contradicts a signature or an earlier card is raised as a condition and believed by nobody.
-//! All configured directories are used; for look-ups the first that answers counts.
+//! All configured directories are used; for look-ups the first that answers counts (`seek`).
 
 mod announce;
 mod client;
 pub(crate) mod honesty;
 mod log;
 mod names;
+mod seek;
 mod stream;
 mod wire;
 
@@ -31,7 +32,7 @@ use tokio::sync::mpsc;
 use url::{Host, Url};
 
 use crate::clock;
-use crate::config::DirectoryAddress;
+use crate::config::{DirectoryAddress, LookUps};
 use crate::health::{Condition, Health};
 use crate::keys::{CryptodClient, KeysError, SignedCard};
 use crate::link::ports::{Carrier, FoundCard};
@@ -61,6 +62,8 @@ pub(crate) enum DirectoryError {
     Refused(u16),
     #[error("this node is not registered with the directory (yet); it is announced again")]
     Unregistered,
+    #[error("the directory has more nodes with this prefix than it shows at once")]
+    PrefixWide,
     #[error("no directory knows this node; is it up, and registered where you look?")]
     UnknownNode,
     #[error("the directory answered out of contract: {0}")]
@@ -122,6 +125,8 @@ pub(crate) struct Parts {
     /// Whether the node listens on loopback alone.
     pub(crate) listens_locally: bool,
     pub(crate) addresses: Vec<DirectoryAddress>,
+    pub(crate) mirrors: Vec<DirectoryAddress>,
+    pub(crate) look_ups: LookUps,
     pub(crate) names: ResolvedNames,
     pub(crate) tls: Arc<rustls::ClientConfig>,
     pub(crate) card: CardFields,
@@ -139,6 +144,8 @@ pub(crate) struct Directories {
     me: NodeId,
     listens_locally: bool,
     clients: Vec<Arc<Client>>,
+    /// Mirrors of these, for look-ups alone.
+    mirrors: Vec<Arc<Client>>,
     card: CardFields,
     suites: Mutex<MethodSet>,
     card_life: Duration,
@@ -186,19 +193,20 @@ enum Keep {
 
 impl Directories {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { me, listens_locally, addresses, names, tls, .. } = parts;
+        let Parts { me, listens_locally, addresses, mirrors, look_ups, names, tls, .. } = parts;
         let Parts { card, suites, card_life, invites, keys, store, health, reports, .. } = parts;
         if addresses.is_empty() {
             health.raise(Condition::NoDirectory, clock::now(), "");
         }
         let client = |address: DirectoryAddress| {
             let invite = invites.iter().find(|invite| invite.is_for(&address.id)).cloned();
-            Arc::new(Client::new(me, address, invite, &names, &tls, keys.clone()))
+            Arc::new(Client::new(me, address, invite, look_ups, &names, &tls, keys.clone()))
         };
         let honesty = Honesty::new(store.clone(), Arc::clone(&health), reports);
         Arc::new(Self {
             me,
             listens_locally,
+            mirrors: mirrors.into_iter().map(client).collect(),
             clients: addresses.into_iter().map(client).collect(),
             card,
             suites: Mutex::new(suites),
@@ -224,7 +232,9 @@ impl Directories {
         tasks.spawn(async move {
             this.honesty.load(this.clients.iter().map(|client| client.address())).await;
             let watch = |client: &Arc<Client>| Arc::clone(&this).watch(Arc::clone(client));
-            futures_util::future::join_all(this.clients.iter().map(watch)).await;
+            let watch_mirror = |mirror: &Arc<Client>| Arc::clone(&this).watch_mirror(Arc::clone(mirror));
+            let mirrors = futures_util::future::join_all(this.mirrors.iter().map(watch_mirror));
+            tokio::join!(futures_util::future::join_all(this.clients.iter().map(watch)), mirrors);
         });
     }
 
@@ -286,41 +296,6 @@ impl Directories {
         let cached = CachedCard { card: Arc::new(card), bytes, directory, fetched_at, earlier };
         lock(&self.cards).insert(cached.card.node_id, cached.clone());
         cached
-    }
-
-    /// Asks the directories for a peer's card; the first good answer counts.
-    ///
-    /// # Errors
-    /// The worst of what the directories said: a lie before a refusal before silence.
-    async fn look_up(&self, peer: NodeId, keep: Keep) -> Result<CachedCard, DirectoryError> {
-        let mut worst = DirectoryError::None;
-        for client in &self.clients {
-            let answer = self.look_up_at(client, peer, keep).await;
-            self.honesty.judge(client.address(), peer, answer.as_ref().err());
-            match answer {
-                Ok(found) => {
-                    // The others are asked as well, in the background, for whom somebody here asked.
-                    let others = self.clients.iter().filter(|other| keep == Keep::Card && !Arc::ptr_eq(other, client));
-                    others.for_each(|other| other.watch.cross(found.card.node_id));
-                    return Ok(found);
-                }
-                Err(error) if error.gravity() >= worst.gravity() => worst = error,
-                Err(_) => {}
-            }
-        }
-        Err(worst)
-    }
-
-    async fn look_up_at(&self, client: &Client, peer: NodeId, keep: Keep) -> Result<CachedCard, DirectoryError> {
-        let shown = client.node(peer).await?;
-        client.watch.look();
-        let taken = self.take_shown(client, peer, shown.card.clone(), keep).await;
-        match &taken {
-            Ok(found) if found.bytes == shown.card => client.watch.gave(&found.card, shown.card, shown.place),
-            Err(error) if error.is_dishonest() => self.keep_lie(client, peer, error, &shown.card).await,
-            _ => {}
-        }
-        taken
     }
 
     /// Holds a card that a directory gave for `peer` against all that is known.
@@ -552,6 +527,7 @@ impl crate::p2p::ports::Endpoints for DirectoryPorts {
                 }
                 Some(known)
             }
+            known if failed_before => self.0.look_up_anew(*peer).await.ok().or(known),
             known => self.0.look_up(*peer, Keep::Card).await.ok().or(known),
         };
         let endpoints = match found {

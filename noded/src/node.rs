@@ -116,6 +116,8 @@ impl Node {
             me,
             listens_locally: listener.ip().is_loopback(),
             addresses: config.directories.clone(),
+            mirrors: config.directory.mirrors.clone(),
+            look_ups: config.directory.look_ups,
             names,
             tls,
             card: CardFields {

@@ -52,6 +52,8 @@ pub enum Lie {
     Withhold,
     /// Gives heads that somebody else signed.
     ForeignHead,
+    /// Takes offers and answers with receipts that it did not sign so.
+    BadReceipt,
 }
 
 /// What the hand works with.
@@ -184,6 +186,9 @@ async fn bend(State(bent): State<Bent>, request: Request, next: Next) -> Respons
     let bent = match (lie, path.as_str()) {
         (_, "/api/v3/nodes/register") => registering(&bent, request, next).await,
         (Lie::Drop, "/api/v3/tokens/request-connection") => dropping(&bent, request, next).await,
+        (Lie::BadReceipt, "/api/v3/tokens/request-connection") => {
+            changed(next.run(request).await, |answer| spoil(&mut answer["receipt"])).await
+        }
         (Lie::Withhold, path) if path.starts_with("/api/v3/log/") => Ok(StatusCode::NOT_FOUND.into_response()),
         (Lie::OtherLog, path) if path.starts_with("/api/v3/log/") => match other {
             Some(other) => Ok(other.oneshot(request).await.into_response()),
@@ -247,6 +252,17 @@ async fn changed(response: Response, change: impl FnOnce(&mut Value)) -> Result<
     }
     parts.headers.remove("content-length");
     Ok(Response::from_parts(parts, Body::from(serde_json::to_vec(&answer)?)))
+}
+
+/// Another last byte: the signature's.
+fn spoil(receipt: &mut Value) {
+    let bytes = receipt.as_str().context("a receipt").and_then(|text| Ok(STANDARD.decode(text)?));
+    if let Ok(mut bytes) = bytes
+        && let Some(last) = bytes.last_mut()
+    {
+        *last ^= 1;
+        *receipt = STANDARD.encode(bytes).into();
+    }
 }
 
 /// Another byte in the middle of a card: its prekey is most of it.

@@ -159,6 +159,20 @@ fn an_offer_that_is_signed_for_and_dropped_is_noticed_and_not_called_proven() {
         .unwrap();
 }
 
+#[test]
+fn a_receipt_that_it_did_not_sign_is_named_and_no_proof_that_the_offer_was_taken() {
+    let world = World::without_directory().unwrap();
+    let liar = Liar::start(6, 3).unwrap();
+    let bob = node(&world, "bob", &[liar.setting()], "ask");
+    let alice = node(&world, "alice", &[liar.setting()], "ask");
+    liar.lie(Lie::BadReceipt);
+    alice.cli(&["link", "request", &bob.id]).unwrap().ok().unwrap();
+    names(&alice, &liar, "directory.dishonest", "bad-receipt");
+    // The offer is sent again, and what it signs rightly settles it.
+    liar.lie(Lie::None);
+    wait_for("an honest receipt", || Ok(condition(&alice, "directory.dishonest").is_err().then_some(()))).unwrap();
+}
+
 /// Each node sees a log that only grows; that there are two shows when the nodes talk.
 #[test]
 fn two_faces_are_named_by_nodes_that_talk_to_each_other() {

@@ -64,7 +64,7 @@ pub(super) fn init(
         None => format!("{text}Nodes configure this address:\n{address}\n"),
         Some((of, key)) => format!(
             "{text}The operator of {of}\nallows this mirror by (mirror.allow):\n{key}\n\
-             Who reads from it names it so:\n{address}\n"
+             Nodes that use that directory may configure (directory.mirrors):\n{address}\n"
         ),
     }
 }

@@ -238,6 +238,7 @@ const fn directory(error: &DirectoryError) -> (Code, &'static str) {
         DirectoryError::Unreachable | DirectoryError::Unresolved => (Code::Unavailable, "directory.unreachable"),
         DirectoryError::Slow => (Code::DeadlineExceeded, "directory.slow"),
         DirectoryError::Refused(_)
+        | DirectoryError::PrefixWide
         | DirectoryError::Unregistered
         | DirectoryError::WorkWanted(_)
         | DirectoryError::InviteWanted

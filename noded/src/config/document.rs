@@ -21,7 +21,7 @@ const fn setting(key: &'static str, help: &'static str) -> Setting {
 }
 
 /// All settings in the order of the file; a section's keys stand together.
-pub(super) const SETTINGS: [Setting; 41] = [
+pub(super) const SETTINGS: [Setting; 43] = [
     setting("name", "Name for people, part of the card. Proves nothing."),
     setting("sector", "Group that policies and discovery may use, part of the card."),
     setting("listed", "Whether directories may list this node in discovery."),
@@ -65,6 +65,14 @@ pub(super) const SETTINGS: [Setting; 41] = [
     setting(
         "directory.invites",
         "Invites that operators of directories gave you; each goes to the directory that it is for.",
+    ),
+    setting(
+        "directory.mirrors",
+        "Mirrors of these directories, each \"did:key:…@https://mirror\" with its directory's id: asked first for look-ups.",
+    ),
+    setting(
+        "directory.look_ups",
+        "How peers are looked up: \"plain\" (by id) or \"prefix\" (among up to 64, so that nobody is told whom; ten times the bytes).",
     ),
     setting(
         "keys.signatures_per_second",

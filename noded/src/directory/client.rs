@@ -27,9 +27,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::log::{Place, Watch};
 use super::names::ResolvedNames;
+use super::seek::Seeking;
 use super::{DirectoryError, lock, wire};
 use crate::clock;
-use crate::config::DirectoryAddress;
+use crate::config::{DirectoryAddress, LookUps};
 use crate::keys::CryptodClient;
 
 /// An answer's head must be there after this long; a stream's head too.
@@ -73,6 +74,8 @@ pub(super) struct Client {
     pub(super) registered: tokio::sync::Notify,
     /// What is to be held against its log.
     pub(super) watch: Watch,
+    /// How it is asked for nodes.
+    pub(super) seeking: Seeking,
 }
 
 /// A card as a directory shows it, unverified.
@@ -90,6 +93,7 @@ impl Client {
         me: NodeId,
         address: DirectoryAddress,
         invite: Option<Invite>,
+        look_ups: LookUps,
         names: &ResolvedNames,
         tls: &Arc<rustls::ClientConfig>,
         keys: CryptodClient,
@@ -116,6 +120,7 @@ impl Client {
             announce_now: tokio::sync::Notify::new(),
             registered: tokio::sync::Notify::new(),
             watch: Watch::default(),
+            seeking: Seeking::new(look_ups),
         }
     }
 
@@ -216,6 +221,12 @@ impl Client {
                 Ok(Shown { card: wire::decode("card", &view.card)?, place, fresh: view.fresh })
             }
         }
+    }
+
+    /// What is sealed of all nodes whose ids begin so.
+    pub(super) async fn by_prefix(&self, prefix: &str) -> Result<Vec<Bytes>> {
+        let sealed: wire::Sealed = self.get(&format!("/api/v3/nodes/prefix/{prefix}")).await?;
+        sealed.sealed.iter().map(|text| Ok(wire::decode("sealed card", text)?)).collect()
     }
 
     /// The head of the log, unverified.
@@ -372,6 +383,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> DirectoryError {
         "admission.invite" => DirectoryError::InviteWanted,
         "node.quarantined" => DirectoryError::Quarantined,
         "node.unregistered" => DirectoryError::Unregistered,
+        "prefix.wide" => DirectoryError::PrefixWide,
         "recipient.unregistered" => DirectoryError::UnknownNode,
         "node.succeeded" => DirectoryError::Succeeded,
         _ => DirectoryError::Refused(status.as_u16()),

@@ -83,7 +83,7 @@ impl Lie {
     }
 
     /// Of an answer that contradicts something signed.
-    fn of(error: &DirectoryError) -> Self {
+    pub(super) fn of(error: &DirectoryError) -> Self {
         match error {
             DirectoryError::Rollback => Self::Replayed,
             DirectoryError::BadAnswer(
@@ -128,13 +128,24 @@ pub(super) struct Honesty {
     reports: Arc<Reports>,
     /// By directory and by whom it was about, until it gives an honest answer about the same node. Of its log: about itself, and for good.
     lies: Mutex<BTreeMap<(NodeId, NodeId), String>>,
+    /// By address, for as long as the node runs: what a mirror says proves nothing against its directory.
+    mirrors: Mutex<BTreeMap<String, String>>,
     doubts: Mutex<BTreeMap<(NodeId, Doubt, NodeId), String>>,
     kept: Mutex<Vec<Evidence>>,
 }
 
 impl Honesty {
     pub(super) fn new(store: Store, health: Arc<Health>, reports: Arc<Reports>) -> Self {
-        Self { store, health, reports, lies: Mutex::default(), doubts: Mutex::default(), kept: Mutex::default() }
+        let mirrors = Mutex::default();
+        Self {
+            store,
+            health,
+            reports,
+            mirrors,
+            lies: Mutex::default(),
+            doubts: Mutex::default(),
+            kept: Mutex::default(),
+        }
     }
 
     /// Takes up what earlier runs kept: a log that was caught stays so for as long as its directory is configured.
@@ -178,6 +189,14 @@ impl Honesty {
         self.say(address, &address.id, lie, "");
         self.report();
         self.keep(address.id, lie, first, second).await;
+    }
+
+    /// A mirror was caught. Each look-up goes past it all the same: whatever it gives is verified.
+    pub(super) fn mirror_lied(&self, address: &DirectoryAddress, lie: Lie) {
+        self.reports.note(Seen::DirectoryLied);
+        let text = format!("{address}, a mirror: {}: {}", lie.name(), lie.text());
+        lock(&self.mirrors).insert(address.origin.clone(), text);
+        self.report();
     }
 
     /// Keeps both statements of a lie about a card.
@@ -253,7 +272,9 @@ impl Honesty {
 
     fn report(&self) {
         let now = clock::now();
-        self.raise(Condition::DirectoryDishonest, now, lock(&self.lies).values());
+        let mirrors = lock(&self.mirrors).clone();
+        let lies: Vec<String> = lock(&self.lies).values().chain(mirrors.values()).cloned().collect();
+        self.raise(Condition::DirectoryDishonest, now, lies.iter());
         self.raise(Condition::DirectoryDoubtful, now, lock(&self.doubts).values());
     }
 

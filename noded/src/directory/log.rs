@@ -102,9 +102,17 @@ impl Watch {
         self.wanted.notify_one();
     }
 
-    fn was_shown(&self, peer: NodeId, head: Head, note: Bytes) {
+    pub(super) fn was_shown(&self, peer: NodeId, head: Head, note: Bytes) {
         push(&self.shown, (peer, head, note));
         self.wanted.notify_one();
+    }
+
+    /// Until something asks for a look, or so long and half as long again.
+    pub(super) async fn wait(&self, every: Duration) {
+        let mut spread = [0];
+        getrandom::fill(&mut spread).expect("the kernel's generator answers since the probe at start");
+        let pause = every / 2 + every / 512 * u32::from(spread[0]);
+        let _ = tokio::time::timeout(pause, self.wanted.notified()).await;
     }
 
     /// Entries of the last head that was checked, and when; zero: none yet.
@@ -146,11 +154,8 @@ impl From<DirectoryError> for Fault {
 impl Directories {
     /// Watches one directory's log, forever.
     pub(super) async fn watch(self: Arc<Self>, client: Arc<Client>) {
-        let mut spread = [0];
         loop {
-            getrandom::fill(&mut spread).expect("the kernel's generator answers since the probe at start");
-            let pause = CHECK_EVERY / 2 + CHECK_EVERY / 512 * u32::from(spread[0]);
-            let _ = tokio::time::timeout(pause, client.watch.wanted.notified()).await;
+            client.watch.wait(CHECK_EVERY).await;
             let mut back_off = BackOff::default();
             while !self.look(&client).await {
                 tokio::time::sleep(back_off.next()).await;
@@ -303,6 +308,24 @@ impl Directories {
         Ok(again)
     }
 
+    /// The same of a mirror's cards and proofs, by the directory's head.
+    pub(super) async fn find_given_by_mirror(
+        &self,
+        mirror: &Client,
+        head: &Head,
+        note: &Bytes,
+    ) -> Result<(), DirectoryError> {
+        match self.find_given(mirror, head, note).await {
+            Ok(_) => Ok(()),
+            Err(Fault::Lie(lie, ..)) => {
+                self.honesty.mirror_lied(mirror.address(), lie);
+                Ok(())
+            }
+            Err(Fault::Withheld(error) | Fault::Passing(error)) => Err(error),
+            Err(Fault::Again) => Ok(()),
+        }
+    }
+
     /// This node's own card as others are given it.
     async fn own_shown(&self, client: &Client) -> Result<(), Fault> {
         let Some(own) = lock(&client.watch.registered).clone() else { return Ok(()) };
@@ -325,7 +348,7 @@ impl Directories {
 
     /// Asks this directory as well for a card that another one gave.
     async fn cross_check(&self, client: &Client, node: NodeId) {
-        let Ok(shown) = client.node(node).await else { return };
+        let Ok(shown) = client.seek(node).await else { return };
         let address = client.address();
         let card = match Card::verify(&shown.card, clock::now()) {
             Ok(card) if card.node_id == node => card,

@@ -21,7 +21,7 @@ pub(crate) struct ResolvedNames(Arc<HashMap<String, Vec<SocketAddr>>>);
 
 /// Resolves the directories' host names; blocking, for the time before the first peer is heard. A name that does not resolve is left out
 /// and reported when it is used.
-pub(crate) fn resolve_names(directories: &[DirectoryAddress]) -> ResolvedNames {
+pub(crate) fn resolve_names<'a>(directories: impl Iterator<Item = &'a DirectoryAddress>) -> ResolvedNames {
     let mut names = HashMap::new();
     for directory in directories {
         if directory.host().parse::<IpAddr>().is_ok() {

@@ -9,6 +9,8 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use chacha20poly1305::aead::{Aead as _, Payload};
+use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
 use openred_proto::admission::Work;
 
 use super::*;
@@ -36,15 +38,46 @@ struct Script {
     bodies: Mutex<Vec<serde_json::Value>>,
     /// Registrations, with the time that each was signed for.
     registered: Mutex<Vec<u64>>,
+    /// Digits below which too many nodes begin so.
+    digits: usize,
+    /// Ids and prefixes that were asked for.
+    asked: Mutex<Vec<String>>,
+    /// Nobody answers look-ups.
+    silent: bool,
 }
 
-async fn look_up(State(script): State<Arc<Script>>, Path(_): Path<String>) -> Response {
+async fn look_up(State(script): State<Arc<Script>>, Path(id): Path<String>) -> Response {
+    lock(&script.asked).push(id);
+    if script.silent {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     let mut cards = lock(&script.cards);
     let card = if cards.len() > 1 { cards.pop_front() } else { cards.front().cloned() };
     match card {
         Some(card) => axum::Json(serde_json::json!({ "card": wire::encode(&card) })).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+/// Everybody's sealed cards: those of the script, whatever the prefix, and one of a stranger.
+async fn by_prefix(State(script): State<Arc<Script>>, Path(prefix): Path<String>) -> Response {
+    lock(&script.asked).push(prefix.clone());
+    if prefix.len() < script.digits {
+        let problem = serde_json::json!({ "code": "prefix.wide" });
+        return (StatusCode::UNPROCESSABLE_ENTITY, axum::Json(problem)).into_response();
+    }
+    let seal = |node: &NodeId, card: &[u8]| {
+        let shown = openred_proto::crowd::InCrowd { index: 7, salt: None, card: card.to_vec() };
+        let (nonce, plain) = ([3; 12], shown.encode());
+        let payload = Payload { msg: &plain, aad: prefix.as_bytes() };
+        let cipher = ChaCha20Poly1305::new(&openred_proto::crowd::key(node).into());
+        wire::encode(&[&nonce[..], &cipher.encrypt(&nonce.into(), payload).unwrap()].concat())
+    };
+    let mut sealed = vec![seal(&NodeId::from_bytes([5; 32]), b"a stranger's")];
+    for card in lock(&script.cards).iter() {
+        sealed.push(seal(&Card::verify(card, clock::now()).unwrap().node_id, card));
+    }
+    axum::Json(serde_json::json!({ "sealed": sealed })).into_response()
 }
 
 /// Refuses a signature of another time than its own, as a directory does.
@@ -78,6 +111,8 @@ async fn receive(State(script): State<Arc<Script>>) -> StatusCode {
 struct Stage {
     directories: Arc<Directories>,
     script: Arc<Script>,
+    /// What its mirror says, if it has one.
+    mirror: Arc<Script>,
     health: Arc<Health>,
     reports: Arc<Reports>,
     peer: NodeId,
@@ -89,6 +124,14 @@ struct Stage {
 
 impl Stage {
     async fn new(script: Script) -> Self {
+        Self::with(script, None, LookUps::Plain).await
+    }
+
+    async fn with(script: Script, mirror: Option<Script>, look_ups: LookUps) -> Self {
+        let has_mirror = mirror.is_some();
+        let mirror = Arc::new(mirror.unwrap_or_default());
+        let at_mirror = serve(Arc::clone(&mirror));
+        let mirrors = has_mirror.then(|| format!("{LIAR}@http://{at_mirror}").parse().unwrap());
         let (mine, theirs) = (daemon(1), daemon(2));
         let (keys, peer_keys) = (mine.client(), theirs.client());
         let peer = peer_keys.describe().await.unwrap().node;
@@ -106,6 +149,8 @@ impl Stage {
             me: keys.describe().await.unwrap().node,
             listens_locally: false,
             addresses: vec![format!("{LIAR}@http://{address}").parse().unwrap()],
+            mirrors: mirrors.into_iter().collect(),
+            look_ups,
             names: ResolvedNames::default(),
             tls: Arc::new(crate::daemon::tls_config(std::path::Path::new("")).unwrap()),
             card: CardFields::default(),
@@ -118,7 +163,17 @@ impl Stage {
             reports: Arc::clone(&reports),
         });
         let cards = [cards[0].clone(), cards[1].clone()];
-        Self { directories, script, health, reports, peer, cards, _daemons: [mine, theirs], _store: (folder, thread) }
+        Self {
+            directories,
+            script,
+            mirror,
+            health,
+            reports,
+            peer,
+            cards,
+            _daemons: [mine, theirs],
+            _store: (folder, thread),
+        }
     }
 
     fn says(&self, cards: &[&Bytes]) {
@@ -136,6 +191,7 @@ fn serve(script: Arc<Script>) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let router = Router::new()
         .route("/api/v3/nodes/{id}", get(look_up))
+        .route("/api/v3/nodes/prefix/{prefix}", get(by_prefix))
         .route("/api/v3/nodes/register", post(register))
         .route("/api/v3/tokens/receive", get(receive))
         .with_state(script);
@@ -303,4 +359,77 @@ async fn work_that_is_too_much_and_quarantine_are_told_by_name() {
     assert_eq!(refused, Err(DirectoryError::WorkWanted(29)));
     let stage = Stage::new(Script { outcome: "quarantined", ..Script::default() }).await;
     assert_eq!(stage.directories.clients[0].register(b"card").await, Err(DirectoryError::Quarantined));
+}
+
+/// A mirror that gives this card, or none, beside the stage's directory.
+async fn mirrored(directory: Script, says: impl Fn(&Stage) -> Option<Bytes>) -> Stage {
+    let stage = Stage::with(directory, Some(Script::default()), LookUps::Plain).await;
+    *lock(&stage.mirror.cards) = says(&stage).into_iter().collect();
+    stage
+}
+
+#[tokio::test]
+async fn a_mirror_is_asked_first_and_the_directory_for_what_it_has_not() {
+    let stage = mirrored(Script::default(), |stage| Some(stage.cards[0].clone())).await;
+    let found = stage.directories.look_up(stage.peer, Keep::Card).await.unwrap();
+    assert_eq!((found.directory, found.card.fields.endpoints[0].as_str()), (LIAR, "http://192.0.2.1:4000"));
+    assert!(lock(&stage.script.asked).is_empty(), "the directory was not asked");
+
+    let stage = mirrored(Script::default(), |_| None).await;
+    stage.says(&[&stage.cards[1]]);
+    stage.directories.look_up(stage.peer, Keep::Card).await.unwrap();
+    assert_eq!((lock(&stage.mirror.asked).len(), lock(&stage.script.asked).len()), (1, 1));
+
+    // What is known does not hold any more: the directory has the newer card first; a mirror serves where it is silent.
+    let stage = mirrored(Script::default(), |stage| Some(stage.cards[0].clone())).await;
+    stage.says(&[&stage.cards[1]]);
+    let found = stage.directories.look_up_anew(stage.peer).await.unwrap();
+    assert_eq!(found.card.fields.endpoints, ["http://192.0.2.1:4001"]);
+    assert!(lock(&stage.mirror.asked).is_empty());
+}
+
+#[tokio::test]
+async fn a_mirror_that_is_behind_tells_no_lie_and_one_that_forges_is_named() {
+    let stage = mirrored(Script::default(), |stage| Some(stage.cards[0].clone())).await;
+    stage.says(&[&stage.cards[1]]);
+    stage.directories.look_up_anew(stage.peer).await.unwrap();
+    let found = stage.directories.look_up(stage.peer, Keep::Card).await.unwrap();
+    assert_eq!(found.card.fields.endpoints, ["http://192.0.2.1:4001"], "the older one is not believed");
+    assert!(stage.conditions().is_empty(), "and nobody is blamed");
+
+    let mut changed = stage.cards[0].to_vec();
+    *changed.last_mut().unwrap() ^= 1;
+    *lock(&stage.mirror.cards) = [changed.into()].into();
+    stage.directories.look_up(stage.peer, Keep::Card).await.unwrap();
+    let report = stage.health.report();
+    let dishonest = report.iter().find(|condition| condition.code == "directory.dishonest").unwrap();
+    assert!(dishonest.detail.contains(", a mirror: swapped-card"), "{}", dishonest.detail);
+    assert_eq!(stage.reports.waiting(Seen::DirectoryLied), 1);
+    assert!(
+        stage.directories.status().iter().all(|directory| directory.evidence.is_empty()),
+        "its directory is not blamed"
+    );
+}
+
+#[tokio::test]
+async fn among_others_nobody_is_told_whom_a_node_seeks() {
+    let stage = Stage::with(Script { digits: 3, ..Script::default() }, None, LookUps::Prefix).await;
+    stage.says(&[&stage.cards[0]]);
+    let digits = hex::encode(stage.peer.as_bytes());
+    let found = stage.directories.look_up(stage.peer, Keep::Card).await.unwrap();
+    assert_eq!(found.card.node_id, stage.peer);
+    assert_eq!(*lock(&stage.script.asked), [&digits[..1], &digits[..2], &digits[..3]]);
+    lock(&stage.script.asked).clear();
+    let nobody = NodeId::from_bytes([8; 32]);
+    assert_eq!(stage.directories.look_up(nobody, Keep::Card).await.unwrap_err(), DirectoryError::UnknownNode);
+    assert_eq!(*lock(&stage.script.asked), ["080"], "it begins with as many digits as were answered");
+    stage.says(&[]);
+    assert_eq!(stage.directories.look_up(stage.peer, Keep::Card).await.unwrap_err(), DirectoryError::UnknownNode);
+}
+
+#[tokio::test]
+async fn a_mirror_is_asked_where_the_directory_is_silent() {
+    let stage = mirrored(Script { silent: true, ..Script::default() }, |stage| Some(stage.cards[0].clone())).await;
+    assert!(stage.directories.look_up_anew(stage.peer).await.is_ok());
+    assert_eq!((lock(&stage.script.asked).len(), lock(&stage.mirror.asked).len()), (1, 1));
 }

@@ -64,6 +64,11 @@ impl LogPlace {
 }
 
 #[derive(Deserialize)]
+pub(super) struct Sealed {
+    pub(super) sealed: Vec<String>,
+}
+
+#[derive(Deserialize)]
 pub(super) struct LogHead {
     pub(super) head: String,
 }

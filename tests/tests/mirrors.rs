@@ -1,0 +1,132 @@
+//! Mirrors between real processes: one that serves while its directory is away, one that lies, and look-ups that do not say whom a node seeks.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use openred_tests::harness::{Directory, Node, free_port, wait_for};
+use openred_tests::liar::{Liar, Lie};
+use openred_tests::tap::Tap;
+use openred_tests::world::{World, link_with, registered, status};
+
+/// A mirror of the world's directory, started, behind a proxy that keeps what it is asked.
+struct Mirror {
+    directory: Directory,
+    tap: Tap,
+}
+
+impl Mirror {
+    fn start(world: &mut World) -> Self {
+        let listen = free_port().unwrap();
+        let tap = Tap::start(listen).unwrap();
+        let origin = format!("http://{}", tap.address());
+        let mut directory = Directory::init(&world.path().join("mirror"), listen, &origin).unwrap();
+        add(&world.directory, &format!("[mirror]\nallow = [\"{}\"]\n", directory.id));
+        add(&directory, &format!("[mirror]\nof = \"{}\"\n", world.directory_setting()));
+        world.directory.up().unwrap();
+        directory.up().unwrap();
+        Self { directory, tap }
+    }
+
+    /// Its setting for nodes: the directory's id at its own address.
+    fn setting(&self, world: &World) -> String {
+        format!("{}@http://{}", world.directory.id, self.tap.address())
+    }
+
+    /// Waits until it has so many entries at least, and nothing is missing.
+    fn has(&self, entries: u64) {
+        wait_for("the mirror's entries", || {
+            let status = self.directory.cli(&["status"])?.json()?;
+            let mirror = &status["health"]["mirror"];
+            ensure!(
+                mirror["entries"].as_u64() >= Some(entries) && mirror["entries"] == mirror["upstream_entries"],
+                "{status}"
+            );
+            Ok(Some(()))
+        })
+        .unwrap();
+    }
+}
+
+fn add(directory: &Directory, text: &str) {
+    let file = directory.home.join("directory.toml");
+    let before = fs::read_to_string(&file).unwrap();
+    fs::write(&file, before + text).unwrap();
+}
+
+fn condition(node: &Node, code: &str) -> Result<String> {
+    let status = status(node)?;
+    let conditions = status["node"]["conditions"].as_array().context("conditions")?;
+    let found = conditions.iter().find(|condition| condition["code"] == code);
+    Ok(found.with_context(|| format!("no {code}: {status}"))?["detail"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_mirror_serves_while_its_directory_is_away_and_is_not_told_whom_a_node_seeks() {
+    let mut world = World::without_directory().unwrap();
+    let mirror = Mirror::start(&mut world);
+    let mut bob = world.init("bob", "[links]\nincoming = \"open\"\n").unwrap();
+    bob.up().unwrap();
+    registered(&bob).unwrap();
+    let extra = format!("[directory]\nmirrors = [\"{}\"]\nlook_ups = \"prefix\"\n", mirror.setting(&world));
+    let mut alice = world.init("alice", &extra).unwrap();
+    alice.up().unwrap();
+    registered(&alice).unwrap();
+    mirror.has(2);
+    world.directory.down().unwrap();
+    // The card comes from the mirror; the offer waits for the directory.
+    alice.cli(&["link", "request", &bob.id]).unwrap().ok().unwrap();
+    assert_eq!(link_with(&alice, &bob.id).unwrap()["state"], "offered");
+    let asked = String::from_utf8_lossy(&mirror.tap.received().unwrap()).into_owned();
+    assert!(asked.contains("GET /api/v3/nodes/prefix/"), "{asked}");
+    assert!(!asked.contains(&bob.id), "nobody was told whom alice seeks");
+    world.directory.up().unwrap();
+    wait_for("the link", || {
+        alice.cli(&["peers", "ping", &bob.id, "--count", "1"])?.ok()?;
+        Ok(Some(()))
+    })
+    .unwrap();
+    assert!(condition(&alice, "directory.dishonest").is_err(), "a mirror that is honest is blamed for nothing");
+}
+
+#[test]
+fn a_mirror_that_lies_is_named_and_the_directory_is_asked() {
+    for (lie, name) in
+        [(Lie::SwapPrekey, "swapped-card"), (Lie::ForeignHead, "bad-head"), (Lie::ForgeInclusion, "forged-inclusion")]
+    {
+        let world = World::without_directory().unwrap();
+        // One key at two addresses: what the second one shows could be a mirror's.
+        let (honest, liar) = (Liar::start(7, 3).unwrap(), Liar::start(7, 3).unwrap());
+        let set = |node: &Node, directories: &[String], more: &str| {
+            let config = node.home.join("openred.toml");
+            let text = fs::read_to_string(&config).unwrap();
+            let named = text.lines().map(|line| match line.split_once('=') {
+                Some((key, _)) if key.trim() == "directories" => format!("directories = {directories:?}\n"),
+                _ => format!("{line}\n"),
+            });
+            fs::write(&config, named.collect::<String>() + more).unwrap();
+        };
+        let mut bob = world.init("bob", "[links]\nincoming = \"open\"\n").unwrap();
+        set(&bob, &[honest.setting(), liar.setting()], "");
+        bob.up_without_answers().unwrap();
+        registered(&bob).unwrap();
+        wait_for("bob at both", || {
+            let status = status(&bob)?;
+            ensure!(status["node"]["directories"][1]["state"] == "registered", "{status}");
+            Ok(Some(()))
+        })
+        .unwrap();
+        liar.lie(lie);
+        let mut alice = world.init("alice", "").unwrap();
+        set(&alice, &[honest.setting()], &format!("[directory]\nmirrors = [{:?}]\n", liar.setting()));
+        alice.up_without_answers().unwrap();
+        registered(&alice).unwrap();
+        alice.cli(&["link", "request", &bob.id]).unwrap().ok().unwrap();
+        wait_for(name, || {
+            let detail = condition(&alice, "directory.dishonest")?;
+            ensure!(detail.contains(&format!("{}, a mirror: {name}", liar.setting())), "{detail}");
+            Ok(Some(()))
+        })
+        .unwrap();
+    }
+}
