@@ -130,7 +130,7 @@ pub(crate) async fn changes(
         // Registered before the look, so that nothing falls between look and wait.
         grown.as_mut().enable();
         let (size, head) = directory.signed_head().await?;
-        if size > from || Instant::now() >= ends || *draining.borrow_and_update() {
+        if size != from || Instant::now() >= ends || *draining.borrow_and_update() {
             break (size, head);
         }
         tokio::select! {
