@@ -108,6 +108,11 @@ impl DirectoryError {
         }
     }
 
+    /// Whether nothing was said, or no more than that it is said later.
+    pub(crate) const fn is_silence(&self) -> bool {
+        matches!(self, Self::Unresolved | Self::Unreachable | Self::Slow | Self::Refused(429 | 500..=599))
+    }
+
     /// Whether the directory (or the peer) contradicted something signed.
     const fn is_dishonest(self) -> bool {
         matches!(
@@ -401,10 +406,12 @@ impl Directories {
         Ok(carried.earlier)
     }
 
-    fn refresh(self: &Arc<Self>, peer: NodeId) {
+    /// In the background; `anew` where a newer card is known to be there, which a mirror may not have yet.
+    fn refresh(self: &Arc<Self>, peer: NodeId, anew: bool) {
         let this = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(error) = this.look_up(peer, Keep::Card).await {
+            let found = if anew { this.look_up_anew(peer).await } else { this.look_up(peer, Keep::Card).await };
+            if let Err(error) = found {
                 tracing::debug!(peer = %Sensitive(peer.short()), %error, "card not refreshed");
             }
         });
@@ -510,7 +517,7 @@ impl Carrier for DirectoryPorts {
     fn card_hint(&self, peer: NodeId, sequence: u64) {
         lock(&self.0.unreached).remove(&peer);
         if self.0.cached(&peer).is_none_or(|cached| cached.card.sequence < sequence) {
-            self.0.refresh(peer);
+            self.0.refresh(peer, true);
         }
     }
 }
@@ -523,7 +530,7 @@ impl crate::p2p::ports::Endpoints for DirectoryPorts {
         let found = match known {
             Some(known) if !failed_before => {
                 if clock::now() > known.fetched_at.plus(REFRESH_AFTER) {
-                    self.0.refresh(*peer);
+                    self.0.refresh(*peer, false);
                 }
                 Some(known)
             }

@@ -4,8 +4,8 @@
 //! no lie; a card that its node did not sign, a head that the directory did not, or a proof that leads nowhere is named with the mirror's
 //! address. Its heads are held against those that the directory shows here, as those that peers were shown are.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,11 +14,13 @@ use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
 use openred_proto::crowd::{InCrowd, PREFIX_DIGITS, key};
 use openred_proto::id::NodeId;
 use openred_proto::log::head::Head;
+use tokio::time::Instant;
 
+use super::announce::BackOff;
 use super::client::{Client, Shown};
 use super::honesty::Lie;
 use super::log::Place;
-use super::{CachedCard, Directories, DirectoryError, Keep};
+use super::{CachedCard, Directories, DirectoryError, Keep, lock};
 use crate::config::LookUps;
 use crate::sensitive::Sensitive;
 
@@ -33,11 +35,25 @@ pub(super) struct Seeking {
     how: LookUps,
     /// Digits that are asked for: as few as are answered.
     digits: AtomicUsize,
+    /// A mirror that said nothing is left alone until then: who looks a peer up must not wait for it each time.
+    silent: Mutex<(BackOff, Option<Instant>)>,
 }
 
 impl Seeking {
-    pub(super) const fn new(how: LookUps) -> Self {
-        Self { how, digits: AtomicUsize::new(1) }
+    pub(super) fn new(how: LookUps) -> Self {
+        Self { how, digits: AtomicUsize::new(1), silent: Mutex::default() }
+    }
+
+    fn is_silent(&self) -> bool {
+        lock(&self.silent).1.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn note(&self, answers: bool) {
+        let (back_off, until) = &mut *lock(&self.silent);
+        if answers {
+            back_off.reset();
+        }
+        *until = (!answers).then(|| Instant::now() + back_off.next());
     }
 }
 
@@ -133,8 +149,10 @@ impl Directories {
     }
 
     async fn ask_mirrors(&self, peer: NodeId, keep: Keep) -> Option<CachedCard> {
-        for mirror in &self.mirrors {
-            match self.ask_mirror(mirror, peer, keep).await {
+        for mirror in self.mirrors.iter().filter(|mirror| !mirror.seeking.is_silent()) {
+            let answer = self.ask_mirror(mirror, peer, keep).await;
+            mirror.seeking.note(!answer.as_ref().is_err_and(DirectoryError::is_silence));
+            match answer {
                 Ok(found) => return Some(found),
                 // It may be behind what was seen before; what its node did not sign, it made.
                 Err(error @ DirectoryError::BadAnswer(_)) if error.is_dishonest() => {
