@@ -367,7 +367,7 @@ impl Directories {
             return self.honesty.doubt(address, Doubt::Behind, node, "");
         }
         self.honesty.settle(address.id, Doubt::Behind, node);
-        client.watch.gave(&card, shown.card.clone(), shown.place);
+        client.gave(&card, shown.clone());
         if card.sequence <= known.listed {
             return;
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chacha20poly1305::aead::{Aead as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
+use openred_proto::checked::card::Card;
 use openred_proto::crowd::{InCrowd, PREFIX_DIGITS, key};
 use openred_proto::id::NodeId;
 use openred_proto::log::head::Head;
@@ -19,7 +20,6 @@ use tokio::time::Instant;
 use super::announce::BackOff;
 use super::client::{Client, Shown};
 use super::honesty::Lie;
-use super::log::Place;
 use super::{CachedCard, Directories, DirectoryError, Keep, lock};
 use crate::config::LookUps;
 use crate::sensitive::Sensitive;
@@ -66,6 +66,14 @@ impl Client {
         }
     }
 
+    /// A verified card is to be found in the log. Who asks for a proof says where the card stands there, and so whose it is: where nobody is
+    /// to be told that, none is asked for.
+    pub(super) fn gave(&self, card: &Card, shown: Shown) {
+        if self.seeking.how == LookUps::Plain {
+            self.watch.gave(card, shown.card, shown.place);
+        }
+    }
+
     /// The same out of all whose ids begin alike.
     async fn in_crowd(&self, node: NodeId) -> Result<Shown, DirectoryError> {
         let digits = hex::encode(node.as_bytes());
@@ -79,8 +87,7 @@ impl Client {
                 Ok(sealed) => {
                     let found = sealed.iter().find_map(|sealed| open(&digits[..length], &node, sealed));
                     let found = InCrowd::decode(&found.ok_or(DirectoryError::UnknownNode)?)?;
-                    let place = Place { index: found.index, salt: found.salt };
-                    return Ok(Shown { card: found.card.into(), place: Some(place), fresh: false });
+                    return Ok(Shown { card: found.card.into(), place: None, fresh: false });
                 }
             }
         }
@@ -141,7 +148,7 @@ impl Directories {
         client.watch.look();
         let taken = self.take_shown(client, peer, shown.card.clone(), keep).await;
         match &taken {
-            Ok(found) if found.bytes == shown.card => client.watch.gave(&found.card, shown.card, shown.place),
+            Ok(found) if found.bytes == shown.card => client.gave(&found.card, shown),
             Err(error) if error.is_dishonest() => self.keep_lie(client, peer, error, &shown.card).await,
             _ => {}
         }
@@ -171,7 +178,7 @@ impl Directories {
         let shown = mirror.seek(peer).await?;
         let found = self.take_shown(mirror, peer, shown.card.clone(), keep).await?;
         if found.bytes == shown.card {
-            mirror.watch.gave(&found.card, shown.card, shown.place);
+            mirror.gave(&found.card, shown);
         }
         Ok(found)
     }

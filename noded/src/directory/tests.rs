@@ -433,3 +433,16 @@ async fn a_mirror_is_asked_where_the_directory_is_silent() {
     assert!(stage.directories.look_up_anew(stage.peer).await.is_ok());
     assert_eq!((lock(&stage.script.asked).len(), lock(&stage.mirror.asked).len()), (1, 1));
 }
+
+#[tokio::test]
+async fn a_mirror_that_says_nothing_is_not_asked_each_time() {
+    let silent = Script { silent: true, ..Script::default() };
+    let stage = Stage::with(Script::default(), Some(silent), LookUps::Plain).await;
+    stage.says(&[&stage.cards[0]]);
+    for _ in 0..50 {
+        stage.directories.look_up(stage.peer, Keep::Card).await.unwrap();
+    }
+    let asked = lock(&stage.mirror.asked).len();
+    assert!((1..25).contains(&asked), "{asked}: its pauses double");
+    assert_eq!(lock(&stage.script.asked).len(), 50);
+}
