@@ -62,6 +62,10 @@ pub(crate) enum DirectoryError {
     Refused(u16),
     #[error("this node is not registered with the directory (yet); it is announced again")]
     Unregistered,
+    #[error(
+        "this is a mirror, which only answers who reads: name it in `directory.mirrors`, and its directory in `directories`"
+    )]
+    Mirror,
     #[error("the directory has more nodes with this prefix than it shows at once")]
     PrefixWide,
     #[error("no directory knows this node; is it up, and registered where you look?")]

@@ -54,6 +54,17 @@ fn add(directory: &Directory, text: &str) {
     fs::write(&file, before + text).unwrap();
 }
 
+/// Has a node use these directories, and more settings.
+fn set(node: &Node, directories: &[String], more: &str) {
+    let config = node.home.join("openred.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let named = text.lines().map(|line| match line.split_once('=') {
+        Some((key, _)) if key.trim() == "directories" => format!("directories = {directories:?}\n"),
+        _ => format!("{line}\n"),
+    });
+    fs::write(&config, named.collect::<String>() + more).unwrap();
+}
+
 fn condition(node: &Node, code: &str) -> Result<String> {
     let status = status(node)?;
     let conditions = status["node"]["conditions"].as_array().context("conditions")?;
@@ -91,6 +102,25 @@ fn a_mirror_serves_while_its_directory_is_away_and_is_not_told_whom_a_node_seeks
 }
 
 #[test]
+fn a_mirror_in_the_place_of_a_directory_is_named_as_what_it_is() {
+    let mut world = World::without_directory().unwrap();
+    let mirror = Mirror::start(&mut world);
+    let mut alice = world.init("alice", "").unwrap();
+    set(&alice, &[world.directory_setting(), mirror.setting(&world)], "");
+    alice.up_without_answers().unwrap();
+    registered(&alice).unwrap();
+    wait_for("the mirror's refusal", || {
+        let status = status(&alice)?;
+        let second = &status["node"]["directories"][1];
+        ensure!(second["state"] == "refused", "{second}");
+        ensure!(second["detail"].as_str().is_some_and(|detail| detail.contains("directory.mirrors")), "{second}");
+        Ok(Some(()))
+    })
+    .unwrap();
+    assert!(condition(&alice, "directory.dishonest").is_err());
+}
+
+#[test]
 fn a_mirror_that_lies_is_named_and_the_directory_is_asked() {
     for (lie, name) in
         [(Lie::SwapPrekey, "swapped-card"), (Lie::ForeignHead, "bad-head"), (Lie::ForgeInclusion, "forged-inclusion")]
@@ -98,15 +128,6 @@ fn a_mirror_that_lies_is_named_and_the_directory_is_asked() {
         let world = World::without_directory().unwrap();
         // One key at two addresses: what the second one shows could be a mirror's.
         let (honest, liar) = (Liar::start(7, 3).unwrap(), Liar::start(7, 3).unwrap());
-        let set = |node: &Node, directories: &[String], more: &str| {
-            let config = node.home.join("openred.toml");
-            let text = fs::read_to_string(&config).unwrap();
-            let named = text.lines().map(|line| match line.split_once('=') {
-                Some((key, _)) if key.trim() == "directories" => format!("directories = {directories:?}\n"),
-                _ => format!("{line}\n"),
-            });
-            fs::write(&config, named.collect::<String>() + more).unwrap();
-        };
         let mut bob = world.init("bob", "[links]\nincoming = \"open\"\n").unwrap();
         set(&bob, &[honest.setting(), liar.setting()], "");
         bob.up_without_answers().unwrap();

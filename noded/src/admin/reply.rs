@@ -239,6 +239,7 @@ const fn directory(error: &DirectoryError) -> (Code, &'static str) {
         DirectoryError::Slow => (Code::DeadlineExceeded, "directory.slow"),
         DirectoryError::Refused(_)
         | DirectoryError::PrefixWide
+        | DirectoryError::Mirror
         | DirectoryError::Unregistered
         | DirectoryError::WorkWanted(_)
         | DirectoryError::InviteWanted

@@ -123,6 +123,7 @@ const fn standing_of(error: DirectoryError) -> Standing {
         DirectoryError::Refused(_)
         | DirectoryError::BadAnswer(_)
         | DirectoryError::Unregistered
+        | DirectoryError::Mirror
         | DirectoryError::Behind
         | DirectoryError::WorkWanted(_)
         | DirectoryError::InviteWanted

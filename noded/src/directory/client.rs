@@ -150,6 +150,11 @@ impl Client {
         lock(&self.standing).0
     }
 
+    /// Whether it is none, but a mirror that was configured as one: what it shows is behind, and no lie.
+    pub(super) fn is_a_mirror(&self) -> bool {
+        self.standing() == Standing::Refused(DirectoryError::Mirror)
+    }
+
     pub(super) fn status(&self) -> DirectoryStatus {
         let (standing, since) = *lock(&self.standing);
         let (state, detail) = match standing {
@@ -383,6 +388,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> DirectoryError {
         "admission.invite" => DirectoryError::InviteWanted,
         "node.quarantined" => DirectoryError::Quarantined,
         "node.unregistered" => DirectoryError::Unregistered,
+        "mirror.reads-only" => DirectoryError::Mirror,
         "prefix.wide" => DirectoryError::PrefixWide,
         "recipient.unregistered" => DirectoryError::UnknownNode,
         "node.succeeded" => DirectoryError::Succeeded,

@@ -166,6 +166,9 @@ impl Directories {
 
     /// One look at a directory's log; false when it is to be repeated soon.
     pub(super) async fn look(&self, client: &Client) -> bool {
+        if client.is_a_mirror() {
+            return true;
+        }
         let cross: Vec<NodeId> = lock(&client.watch.cross).drain(..).collect();
         for node in cross {
             self.cross_check(client, node).await;
@@ -402,7 +405,8 @@ impl Directories {
     pub(super) fn take_heads(&self, peer: NodeId, bytes: &[u8]) {
         let Ok(heads) = Heads::decode(bytes) else { return };
         for note in heads.notes {
-            let used = |client: &&Arc<Client>| Head::claimed(&note).is_ok_and(|id| id == client.address().id);
+            let claimed = Head::claimed(&note).ok();
+            let used = |client: &&Arc<Client>| claimed == Some(client.address().id) && !client.is_a_mirror();
             let Some(client) = self.clients.iter().find(used) else { continue };
             // One that does not verify is the peer's doing or a directory's: it proves nothing.
             if let Ok(head) = Head::verify(&note, &client.address().id) {

@@ -202,7 +202,7 @@ impl Directories {
             self.honesty.mirror_lied(mirror.address(), Lie::BadHead);
             return Ok(());
         };
-        if let Some(directory) = self.clients.iter().find(|client| client.address().id == id) {
+        if let Some(directory) = self.clients.iter().find(|client| client.address().id == id && !client.is_a_mirror()) {
             directory.watch.was_shown(id, head, note.clone());
         }
         self.find_given_by_mirror(mirror, &head, &note).await
