@@ -36,13 +36,14 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 
-use crate::link::state::LinkState;
+use crate::link::queue::{Asked, Request as Queued};
+use crate::link::state::{Link as HeldLink, LinkState};
 use crate::module::Want;
 use crate::node::Node;
 use crate::p2p::PingPlan;
 use crate::store::{COPY, KnownPeer};
 pub(crate) use operate::Operations;
-use reply::{link_status, peer_status, refuse};
+use reply::{link_status, peer_status, queued_status, refuse, withdrawn_status};
 
 /// Longest wait for a peer's receipt that one call may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
@@ -194,15 +195,23 @@ impl Contract for Service {
         let life = contacts::life(request.life_seconds)?;
         let wait = Duration::from_millis(request.wait_millis).min(LONGEST_WAIT);
         let node = Arc::clone(&self.node);
-        let link = self.on_main(async move {
-            let link = node.links.request(peer, life).await?;
+        let asking = self.on_main(async move {
+            let until = tokio::time::Instant::now() + wait;
+            let link = match node.links.ask(peer, life).await? {
+                Asked::Link(link) => *link,
+                Asked::Queued(request) => match node.links.wait_queued(&request, wait).await {
+                    Ok(link) => link,
+                    Err(request) => return Ok(queued_status(&request)),
+                },
+            };
             if !wait.is_zero() {
-                node.links.wait_while(link.id(), LinkState::Offered, wait).await;
+                let left = until.saturating_duration_since(tokio::time::Instant::now());
+                node.links.wait_while(link.id(), LinkState::Offered, left).await;
                 node.links.wait_while(link.id(), LinkState::Pending, wait.min(FIRST_HANDSHAKE)).await;
             }
-            Ok(node.links.of_peer(&peer).unwrap_or(link))
+            Ok(link_status(&node, &node.links.of_peer(&peer).unwrap_or(link)))
         });
-        link.await?.map(|link| Response::new(link_status(&self.node, &link))).map_err(|error| refuse(&error))
+        asking.await?.map(Response::new).map_err(|error| refuse(&error))
     }
 
     async fn accept_link(&self, request: Request<AcceptLinkRequest>) -> Outcome<Link> {
@@ -224,7 +233,8 @@ impl Contract for Service {
     async fn list_links(&self, request: Request<ListLinksRequest>) -> Outcome<Links> {
         let all = request.into_inner().all;
         let links = self.node.links.all().into_iter().filter(|link| all || !link.state.is_over());
-        let links = links.map(|link| link_status(&self.node, &link)).collect();
+        let links = links.map(|link| link_status(&self.node, &link));
+        let links = links.chain(self.node.links.all_queued().iter().map(queued_status)).collect();
         Ok(Response::new(Links { links, contacts: contacts::all(&self.node) }))
     }
 
@@ -243,7 +253,11 @@ impl Contract for Service {
     }
 
     async fn show_link(&self, request: Request<LinkSelector>) -> Outcome<Link> {
-        let link = self.node.links.select(&request.into_inner().link).map_err(|error| refuse(&error))?;
+        let text = request.into_inner().link;
+        if let Some(queued) = self.node.links.queued(&text) {
+            return Ok(Response::new(queued_status(&queued)));
+        }
+        let link = self.node.links.select(&text).map_err(|error| refuse(&error))?;
         let proofs = self.proofs(link.peer()).await?;
         let signed_sessions = u32::try_from(proofs.len()).unwrap_or(u32::MAX);
         let signed_at = proofs.first().map_or(0, |newest| newest.signed_at);
@@ -256,7 +270,13 @@ impl Contract for Service {
     }
 
     async fn revoke_link(&self, request: Request<LinkSelector>) -> Outcome<Link> {
-        let link = self.node.links.select(&request.into_inner().link).map_err(|error| refuse(&error))?;
+        let (node, text) = (Arc::clone(&self.node), request.into_inner().link);
+        let withdrawn = self.on_main(async move { node.links.take_back(&text).await.map(|request| (request, text)) });
+        let text = match withdrawn.await?.map_err(|error| refuse(&error))? {
+            (Some(request), _) => return Ok(Response::new(withdrawn_status(&request))),
+            (None, text) => text,
+        };
+        let link = self.node.links.select(&text).map_err(|error| refuse(&error))?;
         let node = Arc::clone(&self.node);
         let revoked = self.on_main(async move { node.links.revoke(link.id()).await }).await?;
         revoked.map(|link| Response::new(link_status(&self.node, &link))).map_err(|error| refuse(&error))
@@ -337,6 +357,9 @@ impl Contract for Service {
         let peer = parse_peer(&request.into_inner().peer)?;
         if self.node.links.of_peer(&peer).is_some_and(|link| !link.state.is_over()) {
             return Err(reply::conflict("peer.linked", "there is a link with this peer; revoke it first"));
+        }
+        if self.node.links.queued(&peer.to_string()).is_some() {
+            return Err(reply::conflict("peer.linked", "a link with this peer is asked for; revoke it first"));
         }
         let shown = self.peer(peer).await?;
         self.node.store.forget_peer(peer).await.map_err(|error| refuse(&error.into()))?;
@@ -426,5 +449,24 @@ impl crate::link::Links {
         };
         // Time over is the answer, too: the caller is told the state as it stands.
         let _ = tokio::time::timeout(most, leaving).await;
+    }
+
+    /// Waits until there is a link that was asked for, at most `most`; else the request as it stands then.
+    async fn wait_queued(&self, request: &Queued, most: Duration) -> Result<HeldLink, Queued> {
+        let peer = request.peer.to_string();
+        let leaving = async {
+            loop {
+                let changed = self.changed.notified();
+                if self.queued(&peer).is_none() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = tokio::time::timeout(most, leaving).await;
+        match self.queued(&peer) {
+            Some(request) => Err(request),
+            None => self.select(&peer).map_err(|_| *request),
+        }
     }
 }

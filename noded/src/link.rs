@@ -22,6 +22,7 @@ pub(crate) mod judge;
 pub(crate) mod methods;
 mod offers;
 pub(crate) mod ports;
+pub(crate) mod queue;
 mod registered;
 mod renew;
 pub(crate) mod renewal;
@@ -72,6 +73,10 @@ pub(crate) enum LinkError {
     Unreachable,
     #[error("there is a link with this peer already; see `openred link show`")]
     Linked,
+    #[error(
+        "no directory answers, and as many requests wait for one as are kept (64); `openred link revoke DID` withdraws one"
+    )]
+    QueueFull,
     #[error(transparent)]
     Method(#[from] BadDecision),
     #[error(transparent)]
@@ -136,6 +141,8 @@ pub(crate) struct Links {
     asked: Mutex<inside::Asked>,
     introductions: Mutex<direct::Introductions>,
     steps: Mutex<inside::Steps>,
+    /// What the operator has asked for while no directory answered; changed under the turn.
+    requests: Mutex<queue::Requests>,
     /// Whether the key process was asked for links that nothing is left of here.
     swept: AtomicBool,
     /// When nodes that are nobody any more were dropped last; milliseconds.
@@ -182,6 +189,7 @@ impl Links {
         if methods != decided {
             parts.store.decide_methods(methods.clone()).await?;
         }
+        let requests = queue::Requests::of(parts.store.requests().await?, crate::clock::now());
         let held = |link: Link| (link.id(), Held::new(link));
         let loaded = Arc::new(Self {
             me: parts.me,
@@ -201,6 +209,7 @@ impl Links {
             asked: Mutex::default(),
             introductions: Mutex::default(),
             steps: Mutex::default(),
+            requests: Mutex::new(requests),
             swept: AtomicBool::new(false),
             purged_at: AtomicU64::new(0),
             turn: tokio::sync::Mutex::new(()),
@@ -346,6 +355,13 @@ impl Links {
     }
 }
 
+impl LinkError {
+    /// Whether no directory said anything.
+    const fn is_silence(&self) -> bool {
+        matches!(self, Self::Directory(error) if error.is_silence())
+    }
+}
+
 impl Held {
     fn new(link: Link) -> Self {
         Self { link, keys: None, sending: offers::Sending::default(), renewing: offers::Sending::default() }
@@ -442,7 +458,11 @@ impl Links {
 
     /// Whether a peer's link is over or unknown: used by `peers`.
     pub(crate) fn state_of(&self, peer: &NodeId) -> &'static str {
-        self.of_peer(peer).map_or("", |link| link.state.name())
+        match self.of_peer(peer) {
+            Some(link) if !link.state.is_over() => link.state.name(),
+            _ if self.has_request(peer) => queue::QUEUED,
+            over => over.map_or("", |link| link.state.name()),
+        }
     }
 
     /// What the operator has decided about methods.
@@ -493,6 +513,6 @@ impl Links {
         let table = self.table();
         let live = table.values().filter(|held| held.link.state.is_live()).count();
         let waiting = |held: &&Held| matches!(held.link.state, LinkState::Offered | LinkState::Waiting);
-        (live, table.values().filter(waiting).count())
+        (live, table.values().filter(waiting).count() + self.requests().len())
     }
 }

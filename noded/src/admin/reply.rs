@@ -14,6 +14,7 @@ use crate::clock;
 use crate::directory::DirectoryError;
 use crate::keys::KeysError;
 use crate::link::methods::BadDecision;
+use crate::link::queue::{QUEUED, Request};
 use crate::link::renewal::renewal_at;
 use crate::link::state::{Link, LinkState};
 use crate::link::{LinkError, words};
@@ -50,6 +51,26 @@ pub(super) fn link_status(node: &Node, link: &Link) -> admin::Link {
         signed_sessions: 0,
         signed_at: 0,
     }
+}
+
+/// A link that was asked for and that no directory has answered about yet: there is nothing of it but this.
+pub(super) fn queued_status(request: &Request) -> admin::Link {
+    let why = request.why.map_or_else(String::new, |why| format!("{why}; "));
+    admin::Link {
+        peer: request.peer.to_string(),
+        state: QUEUED.to_owned(),
+        issuer: true,
+        not_after: request.ends().0,
+        created_at: request.asked_at.0,
+        detail: format!("{why}it is asked for again until then"),
+        ..admin::Link::default()
+    }
+}
+
+/// The same of one that the operator has taken back.
+pub(super) fn withdrawn_status(request: &Request) -> admin::Link {
+    let detail = String::from("withdrawn before a directory answered; nothing was sent");
+    admin::Link { state: LinkState::Revoked.name().to_owned(), detail, not_after: 0, ..queued_status(request) }
 }
 
 /// Who began is read from the signatures; what does not verify was not kept, and is left out.
@@ -175,6 +196,7 @@ pub(super) fn refuse(error: &LinkError) -> Status {
         LinkError::Method(BadDecision::Last) => (Code::FailedPrecondition, "method.last"),
         LinkError::Unreachable => (Code::Unavailable, "peer.unreachable"),
         LinkError::Linked => (Code::FailedPrecondition, "link.exists"),
+        LinkError::QueueFull => (Code::ResourceExhausted, "link.queue-full"),
         LinkError::WrongState(_) => (Code::FailedPrecondition, "link.state"),
         LinkError::Keys(error) => keys(error),
         LinkError::Store(error) => store(error),

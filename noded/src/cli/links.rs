@@ -12,6 +12,7 @@ use super::arguments;
 use super::client::{ANSWER, node, request};
 use super::output::{Output, Tone, moment, now, table};
 use super::{Exit, Failure, Invocation, one_line, proofs};
+use crate::link::queue::QUEUED;
 
 pub(crate) async fn link(invocation: &Invocation, command: arguments::Link) -> Result<Exit, Failure> {
     use arguments::Link as Word;
@@ -196,12 +197,31 @@ fn signed(link: &Link, now: u64) -> String {
     }
 }
 
+/// The first digits; a link that is asked for has none yet.
 fn short(id: &str) -> String {
-    id.chars().take(8).collect()
+    if id.is_empty() { String::from("-") } else { id.chars().take(8).collect() }
+}
+
+/// A link that no directory has answered about yet: there is no more of it.
+fn show_queued(output: &Output, link: &Link) {
+    let now = now();
+    let rows = [
+        ("peer", link.peer.clone()),
+        ("state", output.paint(tone(&link.state), &link.state)),
+        ("asked", moment(link.created_at, now)),
+        ("given up", moment(link.not_after, now)),
+        ("note", one_line(&link.detail)),
+    ];
+    for (name, value) in rows {
+        output.line(format!("{name:<12} {value}"));
+    }
 }
 
 fn show(output: &Output, link: &Link) {
     let now = now();
+    if link.state == QUEUED {
+        return show_queued(output, link);
+    }
     let role = if link.issuer { "this node offered it" } else { "the peer offered it" };
     let mut rows = vec![
         ("link", link.link_id.clone()),

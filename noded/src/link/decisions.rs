@@ -43,7 +43,7 @@ impl Links {
     }
 
     /// The operator's yes to a peer's offers, one that waits included; or his no, by which one that waits ends, and one that this node has
-    /// made it. Links that live stay either way, and what renews them.
+    /// made or is asked to make. Links that live stay either way, and what renews them.
     ///
     /// # Errors
     /// The node itself, or the key process or the store refuses.
@@ -66,6 +66,7 @@ impl Links {
         });
         let ended: Vec<Link> = ended.collect();
         self.store.deny(peer, ended.clone(), now).await?;
+        self.unqueue(&peer).await?;
         ended.into_iter().for_each(|link| self.show(link, None));
         tracing::info!(peer = %Sensitive(peer.short()), "peer denied: its offers are refused");
         Ok(())

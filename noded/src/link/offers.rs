@@ -55,6 +55,22 @@ impl Sending {
         let pause = pause - pause / 1024 * u32::from(spread);
         Self { attempts: self.attempts.saturating_add(1), next: now.plus(pause) }
     }
+
+    /// The pauses grow no more after so many attempts.
+    pub(super) fn no_slower_than(self, attempts: u32) -> Self {
+        Self { attempts: self.attempts.min(attempts), ..self }
+    }
+}
+
+/// Who wants a link offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The operator: it is his yes to the peer's own offers, too.
+    Now,
+    /// He has asked for this peer before, and no directory answered. He may have taken it back since.
+    Before(NodeId),
+    /// Nobody but this node itself.
+    Anew,
 }
 
 impl Links {
@@ -63,15 +79,14 @@ impl Links {
     /// # Errors
     /// The peer's card cannot be had or is refused, or the key process or the store refuses.
     pub(crate) async fn request(&self, peer: NodeId, life: Option<Duration>) -> Result<Link, LinkError> {
-        self.offer_to(peer, life, true).await
+        self.offer_to(peer, life, Wanted::Now).await
     }
 
-    /// `approves`: the operator asks, which is his yes to the peer's own offers, too.
     pub(super) async fn offer_to(
         &self,
         peer: NodeId,
         life: Option<Duration>,
-        approves: bool,
+        wanted: Wanted,
     ) -> Result<Link, LinkError> {
         let peer = self.current(&peer);
         if peer == self.me {
@@ -96,8 +111,10 @@ impl Links {
         if let Some(standing) = self.standing(&peer, now) {
             return Ok(standing);
         }
-        if approves {
-            self.store.approve(peer, now).await?;
+        match wanted {
+            Wanted::Before(asked) if !self.has_request(&asked) => return Err(LinkError::NotFound),
+            Wanted::Now | Wanted::Before(_) => self.store.approve(peer, now).await?,
+            Wanted::Anew => {}
         }
         if let Some(waiting) = self.waiting_of(&peer) {
             let accepted = self.accept_waiting(waiting, now).await?;
@@ -166,6 +183,7 @@ impl Links {
         let (ended, others) = changes::revoked(self.all().iter(), link, now)?;
         let changed: Vec<Link> = std::iter::once(ended.clone()).chain(others).collect();
         self.store.disapprove(ended.peer()).await?;
+        self.unqueue(&ended.peer()).await?;
         self.store.put_links(changed.clone()).await?;
         // Nothing begins over them any more. Their sessions end when the peer has been told over one, for which no other link waits.
         let over = changed.iter().map(|link| self.place(link.clone(), None)).collect();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::LINEAGE;
 
+use super::offers::Wanted;
 use super::state::EndReason;
 use super::{LinkError, Links, MutexGuard, PoisonError};
 use crate::clock;
@@ -162,7 +163,7 @@ impl Links {
             Err(error) => return self.store_failed(error),
         };
         for (peer, since) in waiting {
-            let done = match self.offer_to(peer, None, false).await {
+            let done = match self.offer_to(peer, None, Wanted::Anew).await {
                 Ok(link) => {
                     tracing::info!(link = %link.id(), peer = %Sensitive(peer.short()), "link offered anew");
                     true

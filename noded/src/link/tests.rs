@@ -11,6 +11,7 @@ mod life;
 mod methods;
 mod model;
 mod nodes;
+mod queued;
 mod renewing;
 mod services;
 mod syncing;

@@ -60,6 +60,12 @@ impl Links {
                 self.greet_pending(clock::now());
             }
         };
+        let asking = async {
+            loop {
+                tokio::time::sleep(TICK).await;
+                self.ask_queued(clock::now()).await;
+            }
+        };
         let renewing = async {
             loop {
                 tokio::time::sleep(TICK).await;
@@ -75,7 +81,7 @@ impl Links {
                 tokio::join!(self.sync_due(), self.exchange_due(), self.exchange_heads());
             }
         };
-        tokio::join!(tending, sending, reoffering, renewing, comparing, self.store_uses());
+        tokio::join!(tending, sending, reoffering, asking, renewing, comparing, self.store_uses());
     }
 
     /// One round. Everything here is retried in the next one if it fails.
@@ -276,10 +282,8 @@ impl Links {
                 Err(error) => tracing::info!(link = %link.id(), %error, "offer not sent; it is tried again"),
             }
         }
-        let mut spread = [0];
-        getrandom::fill(&mut spread).expect("the kernel's generator answers since the probe at start");
         if let Some(held) = self.table().get_mut(&link.id()) {
-            held.sending = held.sending.after_attempt(clock::now(), spread[0]);
+            held.sending = held.sending.after_attempt(clock::now(), spread());
         }
     }
 
@@ -290,6 +294,13 @@ impl Links {
             self.carrier.unanswered(link.directory, link.peer()).await;
         }
     }
+}
+
+/// What pauses are spread by.
+pub(super) fn spread() -> u8 {
+    let mut spread = [0];
+    getrandom::fill(&mut spread).expect("the kernel's generator answers since the probe at start");
+    spread[0]
 }
 
 /// Of peers with more ended links than are shown, the oldest of those of which the key process knows: a peer that is

@@ -14,6 +14,7 @@ use super::{
     Carried, KnownPeer, Pen, Result, RowSeal, Store, StoreError, Word, links, peers, proofs, rows, states, successions,
 };
 use crate::link::methods::Methods;
+use crate::link::queue::{self, Request};
 use crate::link::state::Link;
 use crate::p2p::ports::SignedSession;
 
@@ -112,6 +113,25 @@ impl Store {
     pub(crate) async fn decide_methods(&self, methods: Methods) -> Result<()> {
         self.call(move |connection| {
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('methods', ?1)", [methods.encode()])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Links that the operator has asked for, and that wait for a directory.
+    pub(crate) async fn requests(&self) -> Result<Vec<Request>> {
+        self.call(|connection| {
+            let sql = "SELECT value FROM meta WHERE name = 'requests'";
+            let kept: Option<Vec<u8>> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
+            kept.map_or(Ok(Vec::new()), |bytes| queue::decode(&bytes).ok_or(StoreError::Damaged("meta")))
+        })
+        .await
+    }
+
+    /// Keeps these and no others.
+    pub(crate) async fn keep_requests(&self, requests: Vec<Request>) -> Result<()> {
+        self.call(move |connection| {
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('requests', ?1)", [queue::encode(&requests)])?;
             Ok(())
         })
         .await
