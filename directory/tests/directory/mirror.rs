@@ -25,6 +25,7 @@ use openred_directory::store::{PreviousRun, StoreHandle};
 use openred_proto::log::head::Head;
 use serde_json::Value;
 
+use crate::cluster::Cluster;
 use crate::fixture::{Node, Reply, START, base64_text, json, request};
 use crate::process::{Place, Serving, places};
 
@@ -376,6 +377,8 @@ async fn an_answer_out_of_contract_is_tried_again_and_blames_nobody() {
 struct Programs {
     upstream: Place,
     mirror: Place,
+    /// The mirror's id.
+    key: String,
 }
 
 impl Programs {
@@ -383,7 +386,7 @@ impl Programs {
         let (upstream, mirror) = (Place::of(user), Place::of(user));
         let key = mirror.json(&["init"])["address"].as_str().unwrap().split_once('@').unwrap().0.to_owned();
         upstream.configure(&format!("listen = \"127.0.0.1:0\"\n[mirror]\nallow = [\"{key}\"]\n"));
-        Self { upstream, mirror }
+        Self { upstream, mirror, key }
     }
 
     fn mirror_of(&self, serving: &Serving) {
@@ -451,6 +454,55 @@ fn the_real_mirror_follows_in_its_cage_outlives_its_directory_and_goes_on_after_
         drop(mirror);
         let mirror = programs.mirror.serve();
         assert_eq!(card(&mirror, &bob).0, 200, "also after a restart without its directory");
+    }
+}
+
+#[test]
+fn the_real_mirror_follows_over_https_and_out_of_a_database_that_several_share() {
+    for place in places() {
+        let (cluster, programs) = (Cluster::shared(), Programs::of(place.user));
+        let file = |name: &str, bytes: &[u8]| {
+            let path = programs.upstream.folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path.display().to_string()
+        };
+        let certificate = file("tls.pem", include_bytes!("tls/localhost.pem"));
+        let (key, authority) =
+            (file("tls.key", include_bytes!("tls/localhost.key")), file("ca.pem", include_bytes!("tls/ca.pem")));
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let password = programs.upstream.password(&cluster);
+        programs.upstream.configure(&format!(
+            "listen = \"{free}\"\norigin = \"https://localhost:{}\"\n[tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n\
+             [mirror]\nallow = [\"{}\"]\n[store]\nurl = \"{}\"\npassword_file = \"{}\"\n",
+            free.port(),
+            programs.key,
+            cluster.database(),
+            password.display(),
+        ));
+        let upstream = programs.upstream.serve();
+        let (alice, bob) = (Node::new(1), Node::new(2));
+        assert_eq!(upstream.register_sealed(&alice).0, 200);
+        let of = format!("listen = \"127.0.0.1:0\"\n[mirror]\nof = \"{}@{}\"\n", upstream.id, upstream.origin);
+        programs.mirror.configure(&of);
+        let mirror = programs.mirror.serve();
+        wait_for("the mirror's word of the certificate", || {
+            programs.mirror.outcome(&["status"]).1.contains("upstream.reached")
+        });
+        assert_eq!(
+            mirror.get("/api/v3/log/head").1["code"],
+            "mirror.behind",
+            "the public web vouches for nothing here"
+        );
+        assert_eq!(mirror.end(), Some(0));
+        programs.mirror.configure(&format!("{of}certificates = \"{authority}\"\n"));
+        let mirror = programs.mirror.serve();
+        wait_for("alice at the mirror", || mirror.get(&format!("/api/v3/nodes/{}", alice.id())).0 == 200);
+        assert_eq!(upstream.register_sealed(&bob).0, 200);
+        wait_for("bob at the mirror", || mirror.get(&format!("/api/v3/nodes/{}", bob.id())).0 == 200);
+        assert_eq!(entries(&mirror), 2);
+        drop(upstream);
+        assert_eq!(mirror.get("/api/v3/log/inclusion?index=0&size=2").0, 200);
+        assert_eq!(programs.mirror.json(&["log", "verify"])["ok"], true);
     }
 }
 

@@ -226,6 +226,18 @@ impl Serving {
         self.call(node, "POST", "/api/v3/nodes/register", &json("card", &card))
     }
 
+    /// The same over TLS.
+    pub(crate) fn register_sealed(&self, node: &Node) -> (u16, Value) {
+        let (body, path) = (json("card", &node.sign_card(&node.card(now()))), "/api/v3/nodes/register");
+        let input = node.input("POST", &format!("{}{path}", self.origin), &body, now().seconds());
+        let mut head =
+            format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+        for (name, value) in node.sign_input(&input) {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        exchange(tls(self), head.as_bytes(), &body)
+    }
+
     pub(crate) fn get(&self, path: &str) -> (u16, Value) {
         let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
         exchange(TcpStream::connect(self.socket).unwrap(), head.as_bytes(), b"")
