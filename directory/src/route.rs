@@ -244,12 +244,18 @@ impl Mailboxes {
         Some(mailbox.items.iter().filter(|item| !cursor.covers(item)).cloned().collect())
     }
 
-    /// The recipient has signed for an offer: it need not wait any more.
-    pub fn acknowledge(&mut self, recipient: &NodeId, token_id: &[u8; 32]) {
+    /// The recipient has signed for an offer of this issuer: it need not wait any more, here or at another replica that may have missed the
+    /// first word of it.
+    pub fn acknowledge(&mut self, recipient: &NodeId, issuer: &NodeId, token_id: &[u8; 32]) {
         if let Some(mailbox) = self.boxes.get_mut(recipient) {
             let is_it = |item: &Item| item.kind == Kind::Offer && item.token_id == *token_id;
             let answered = mailbox.take_where(&mut self.waiting, is_it);
-            self.done_with(recipient, answered);
+            if !answered.is_empty() {
+                return self.done_with(recipient, answered);
+            }
+        }
+        if let Some(copies) = &mut self.copies {
+            copies.done_elsewhere(*recipient, key_of(recipient, Kind::Offer, issuer, token_id));
         }
     }
 
@@ -391,7 +397,7 @@ mod tests {
         assert_eq!(tokens(&mut boxes, NOW, 1, 0), [7, 8]);
         assert_eq!(tokens(&mut boxes, NOW, 1, 0), [7, 8], "reading takes nothing away");
         assert_eq!(tokens(&mut boxes, NOW, 3, 0), [0; 0], "others see nothing");
-        boxes.acknowledge(&node(1), &[7; 32]);
+        boxes.acknowledge(&node(1), &node(2), &[7; 32]);
         assert_eq!(tokens(&mut boxes, NOW.plus(Duration::from_secs(600)), 1, 0), [8]);
         assert_eq!(tokens(&mut boxes, NOW.plus(Duration::from_secs(601)), 1, 0), [0; 0]);
         assert!(boxes.is_empty());
@@ -509,7 +515,7 @@ mod tests {
         assert_eq!(receipt(&mut boxes, 100, 2, 0), Err(Refused::SenderFull));
         offer(&mut boxes, NOW, 10, 2, 0).unwrap();
         offer(&mut boxes, NOW, 100, 3, 0).unwrap();
-        boxes.acknowledge(&node(10), &[0; 32]);
+        boxes.acknowledge(&node(10), &node(2), &[0; 32]);
         receipt(&mut boxes, 100, 2, 0).unwrap();
         assert_eq!(offer(&mut boxes, NOW, 101, 2, 0), Err(Refused::SenderFull));
         let reader = boxes.read(node(100), 0);

@@ -175,7 +175,7 @@ pub(crate) async fn acknowledge(
         deposit(&directory, now, receipt.issuer, answer).await?;
         directory.metrics.receipts.add();
     }
-    directory.mailboxes().acknowledge(&signed.node, &receipt.token_id);
+    directory.mailboxes().acknowledge(&signed.node, &receipt.issuer, &receipt.token_id);
     Ok(Json(Acknowledged { delivered }))
 }
 

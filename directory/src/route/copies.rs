@@ -72,6 +72,14 @@ impl Copies {
         }
     }
 
+    /// One that is not here may be at another replica still, which was cut off when it was done with first.
+    pub(super) fn done_elsewhere(&mut self, node: NodeId, key: Key) {
+        if self.news.done.len() < LETTERS {
+            self.news.done.push((node, key));
+            self.wake.notify_one();
+        }
+    }
+
     pub(super) fn bury(&mut self, key: Key, until: UnixMillis) {
         if self.buried.len() < self.most {
             self.buried.insert(key, until);
@@ -158,10 +166,15 @@ impl Mailboxes {
     /// Drops items that are done with at another replica.
     pub fn finish(&mut self, now: UnixMillis, entries: &[(NodeId, Key)]) {
         for (node, key) in entries {
+            let before = self.waiting.items();
             if let Some(mailbox) = self.boxes.get_mut(node) {
                 mailbox.drop_where(&mut self.waiting, |item| item.key == *key);
             }
-            if let Some(copies) = &mut self.copies {
+            let was_here = self.waiting.items() < before;
+            // Who signs for offers that there never were buries no more than half of what can be.
+            if let Some(copies) =
+                self.copies.as_mut().filter(|copies| was_here || copies.buried.len() < copies.most / 2)
+            {
                 copies.bury(*key, now.plus(OFFER_IN_DIRECTORY));
             }
         }
@@ -307,7 +320,7 @@ mod tests {
     fn what_is_done_with_at_one_goes_at_the_other_and_no_copy_brings_it_back() {
         let (mut one, mut two) = (replica(1), replica(2));
         both([&mut one, &mut two], 2, 7);
-        one.acknowledge(&node(1), &[7; 32]);
+        one.acknowledge(&node(1), &node(2), &[7; 32]);
         tell(&mut one, &mut two);
         assert!(one.is_empty() && two.is_empty());
         for boxes in [&mut one, &mut two] {
@@ -326,6 +339,29 @@ mod tests {
         two.read(node(1), cursor);
         tell(&mut two, &mut one);
         assert_eq!((one.len(), two.len()), (1, 1), "the offer stays until its receipt");
+    }
+
+    #[test]
+    fn what_one_missed_goes_when_it_is_answered_again() {
+        let (mut one, mut two) = (replica(1), replica(2));
+        both([&mut one, &mut two], 2, 7);
+        two.acknowledge(&node(1), &node(2), &[7; 32]);
+        // The first was cut off and never heard of it; its recipient, shown it once more there, answers at the second.
+        drop(two.news());
+        assert_eq!((one.len(), two.len()), (1, 0));
+        two.acknowledge(&node(1), &node(2), &[7; 32]);
+        tell(&mut two, &mut one);
+        assert!(one.is_empty(), "else it kept its place from others for its ten minutes");
+        // Words about what never was fill half of what is remembered.
+        for token in 100..120 {
+            two.acknowledge(&node(1), &node(2), &[token; 32]);
+        }
+        tell(&mut two, &mut one);
+        both([&mut one, &mut two], 2, 8);
+        two.acknowledge(&node(1), &node(2), &[8; 32]);
+        tell(&mut two, &mut one);
+        one.copy(NOW, node(1), fresh(Kind::Offer, 2, 8), false).unwrap();
+        assert!(one.is_empty(), "what was done with stays so");
     }
 
     #[test]
