@@ -185,3 +185,19 @@ fn a_large_file_passes_in_memory_that_does_not_grow_with_it() {
     assert_eq!(fs::metadata(&out).unwrap().len(), 256 << 20);
     held.within_bound().unwrap();
 }
+
+#[test]
+fn a_swap_of_the_module_that_serves_costs_a_running_fetch_nothing() {
+    let world = World::start().unwrap();
+    let (alice, bob) = world.linked().unwrap();
+    let path = world.path().join("film");
+    large::sparse(&path, 128).unwrap();
+    let id = share(&alice, &path)["id"].as_str().unwrap().to_owned();
+    let (mut child, mut lines) = bob.stream(&["fetch", &alice.id, &id]).unwrap();
+    lines.find(|line| line.contains("\"openred.progress/1\"")).unwrap();
+    // The generation before goes on with what it serves.
+    alice.cli(&["module", "swap", "files"]).unwrap().ok().unwrap();
+    let fetched: Value = serde_json::from_str(&lines.last().unwrap()).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!((&fetched["verified"], &fetched["received"]), (&true.into(), &(128_u64 << 20).into()), "{fetched}");
+}

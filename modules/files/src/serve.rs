@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use openred_module::{
-    BlobName, Body, BodyError, Caller, Context, ModuleError, NodeId, Params, Request, Response, Status,
+    BlobName, BlobRange, Body, BodyError, Caller, Context, ModuleError, NodeId, Params, Request, Response, Status,
 };
 
 use crate::Files;
@@ -15,39 +15,33 @@ use crate::readers;
 use crate::share::{find, parse_id};
 use crate::tree::{FileId, HASH, Layout, PIECE};
 
-/// Bytes read from the disk at once: several frames of a session, and still little memory for many readers.
-const READ: u64 = 256 * 1024;
+/// Bytes between two looks at whether a peer may still read: few to be read after it may not, and many for a look.
+const LOOK: u64 = 512 * 1024;
 /// Media type of content and hashes.
 pub(crate) const BYTES: &str = "application/octet-stream";
 
-/// A part of a blob as an answer. Reads only as fast as it is pulled, and a peer's only while it may.
+/// A part of a blob as an answer, which the node reads. It goes on only as fast as it is pulled, and a peer's only while it may.
 pub(crate) fn stream_blob(
     context: Context,
     blob: BlobName,
     (from, length): (u64, u64),
     standing: Option<Standing>,
 ) -> Response {
-    let end = from + length;
-    let stream = futures_util::stream::try_unfold((from, standing), move |(at, mut standing)| {
-        let (context, blob) = (context.clone(), blob.clone());
+    let (end, node) = (from + length, context.clone());
+    let ranges = futures_util::stream::try_unfold((from, standing), move |(offset, mut standing)| {
+        let (context, name) = (context.clone(), blob.clone());
         async move {
-            if at >= end {
+            if offset >= end {
                 return Ok(None);
             }
             if let Some(standing) = &mut standing {
                 standing.holds(&context).await.map_err(|_| BodyError::Failed)?;
             }
-            let most = usize::try_from(READ.min(end - at)).expect("at most READ");
-            let bytes = context.blob_read(&blob, at, most).await.map_err(|_| BodyError::Failed)?;
-            if bytes.is_empty() {
-                // Removed or cut meanwhile: better an error than a short file.
-                return Err(BodyError::Failed);
-            }
-            let next = at + bytes.len() as u64;
-            Ok(Some((bytes, (next, standing))))
+            let length = LOOK.min(end - offset);
+            Ok(Some((BlobRange { name, offset, length }, (offset + length, standing))))
         }
     });
-    Response::new(Status::Ok, BYTES, Body::stream(stream)).with_length(length)
+    Response::new(Status::Ok, BYTES, Body::ranges(&node, ranges)).with_length(length)
 }
 
 /// That a peer may read a file: found out when it asks, and again while it reads, once anything has changed for anybody.

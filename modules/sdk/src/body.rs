@@ -11,6 +11,9 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
+use crate::context::Context;
+use crate::range::{BlobRange, Ranges};
+
 /// Chunks that wait between a writer and its reader. Four of at most 1 MiB keep both busy without hoarding.
 const CHANNEL_DEPTH: usize = 4;
 
@@ -75,6 +78,7 @@ enum Inner {
     Empty,
     Whole(Bytes),
     Stream(BoxStream<'static, Result<Bytes, BodyError>>),
+    Ranges(Ranges),
 }
 
 impl Body {
@@ -92,6 +96,42 @@ impl Body {
     /// A body out of any stream. The stream's end is the body's end.
     pub fn stream(stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
         Self(Inner::Stream(stream.boxed()))
+    }
+
+    /// A body out of ranges of the module's own blobs, one after the other, which its node reads: none of these bytes passes the module. The next range
+    /// is asked for when there is room for it, at most two before the reader; so whoever wants to look again and again whether a reader may go on
+    /// gives short ones (1 MiB, say), and ends the body with an error. Under a node without the feature `ranges` the module reads them.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use openred_module::{BlobName, BlobRange, Body, Context, ModuleError, Response, Status};
+    ///
+    /// # struct Shelf;
+    /// # impl Shelf {
+    /// /// The first megabyte of what is kept as `book`.
+    /// async fn read(self: Arc<Self>, context: Context) -> Result<Response, ModuleError> {
+    ///     let name = BlobName::new("book").expect("is a name");
+    ///     let length = context.blob_length(&name).await?.unwrap_or_default().min(1 << 20);
+    ///     let part = futures_util::stream::iter([Ok(BlobRange { name, offset: 0, length })]);
+    ///     Ok(Response::new(Status::Ok, "text/plain", Body::ranges(&context, part)).with_length(length))
+    /// }
+    /// # }
+    /// ```
+    pub fn ranges(
+        context: &Context,
+        ranges: impl Stream<Item = Result<BlobRange, BodyError>> + Send + 'static,
+    ) -> Self {
+        Self(Inner::Ranges(Ranges::new(context.host(), ranges)))
+    }
+
+    /// The ranges of a body that is made of them, for whoever hands them on as such.
+    #[cfg(feature = "wire")]
+    pub(crate) fn as_ranges(&mut self) -> Option<&mut Ranges> {
+        match &mut self.0 {
+            Inner::Ranges(ranges) => Some(ranges),
+            _ => None,
+        }
     }
 
     /// A body and the end that feeds it.
@@ -133,7 +173,7 @@ impl Body {
         match &self.0 {
             Inner::Empty => Some(0),
             Inner::Whole(bytes) => Some(bytes.len() as u64),
-            Inner::Stream(_) => None,
+            Inner::Stream(_) | Inner::Ranges(_) => None,
         }
     }
 
@@ -147,7 +187,7 @@ impl Body {
                 self.0 = Inner::Empty;
                 Some(bytes)
             }
-            Inner::Whole(_) | Inner::Stream(_) => None,
+            Inner::Whole(_) | Inner::Stream(_) | Inner::Ranges(_) => None,
         }
     }
 
@@ -232,6 +272,7 @@ impl Stream for Body {
                 Poll::Ready(Some(Ok(bytes)))
             }
             Inner::Stream(stream) => stream.poll_next_unpin(task),
+            Inner::Ranges(ranges) => ranges.poll_bytes(task),
         }
     }
 }

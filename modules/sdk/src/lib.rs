@@ -74,6 +74,7 @@ mod network;
 mod params;
 #[cfg(feature = "process")]
 mod process;
+mod range;
 #[cfg(feature = "remote")]
 pub mod remote;
 mod route;
@@ -114,6 +115,7 @@ pub use openred_proto::method::description::MethodDescription;
 pub use params::Params;
 #[cfg(feature = "process")]
 pub use process::{open_granted, run};
+pub use range::BlobRange;
 pub use route::Routes;
 #[cfg(feature = "sandbox")]
 pub use sandbox::{SandboxError, SandboxHost};

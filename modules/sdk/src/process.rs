@@ -46,8 +46,8 @@ use crate::instance::Instance;
 use crate::module::Module;
 use crate::wire::lane::Lane;
 use crate::wire::{
-    CALL_WINDOW, CONNECTION_WINDOW, FEATURES, FRAME_BYTES, MESSAGE_BYTES, NEWEST, OLDEST, PROOF_BYTES, STREAM_WINDOW,
-    convert,
+    CALL_WINDOW, CONNECTION_WINDOW, FEATURES, FRAME_BYTES, MESSAGE_BYTES, NEWEST, OLDEST, PROOF_BYTES, RANGES,
+    STREAM_WINDOW, convert,
 };
 use calls::{Calls, Next};
 use host::RemoteHost;
@@ -199,9 +199,10 @@ async fn attach(instance: &Arc<Instance>, socket: &Path, proof: Bytes) -> Result
         Ok((frames, welcome))
     };
     let (frames, welcome) = timeout(WELCOME, welcomed).await.map_err(|_| Lost::Silent)??;
+    let ranges = welcome.features.iter().any(|name| name == RANGES);
     let (host, notes) = open(socket, welcome).await?;
     let settings = host.settings();
-    let calls = Ending(Calls::new(Arc::clone(instance), Context::new(Arc::new(host)), lane, settings));
+    let calls = Ending(Calls::new(Arc::clone(instance), Context::new(Arc::new(host)), lane, settings, ranges));
     tokio::select! {
         ended = follow(&calls.0, frames) => ended,
         () = notes => Err(Lost::Closed),

@@ -19,16 +19,17 @@ pub(crate) const NEWEST: u32 = crate::manifest::SPOKEN.newest;
 /// See [`NEWEST`]: that one, the one before it, and the one before that.
 pub(crate) const OLDEST: u32 = crate::manifest::SPOKEN.oldest;
 /// Features by name; both sides use those that both have.
-pub(crate) const FEATURES: [&str; 4] = [HOOKS, NODE_STATUS, LOOPBACK, OPERATE];
+pub(crate) const FEATURES: [&str; 5] = [HOOKS, NODE_STATUS, LOOPBACK, OPERATE, RANGES];
 /// Calls of hooks and their answers.
 pub(crate) const HOOKS: &str = "hooks";
 /// The node's state, and alerts.
 pub(crate) const NODE_STATUS: &str = "node-status";
 /// Calls that are connections. A module without it would take them for the operator's: it gets none.
 pub(crate) const LOOPBACK: &str = "loopback";
-
 /// Operations of the node's operator.
 pub(crate) const OPERATE: &str = "operate";
+/// Ranges of the module's blobs as pieces of its answers' bodies.
+pub(crate) const RANGES: &str = "ranges";
 
 /// Longest frame of the stream, in bytes: short enough that one call's body does not hold up another's head for long.
 pub(crate) const FRAME_BYTES: usize = 64 * 1024;
@@ -36,6 +37,8 @@ pub(crate) const FRAME_BYTES: usize = 64 * 1024;
 pub(crate) const PIECE_BYTES: usize = FRAME_BYTES - 4096;
 /// Bytes of each body that may be on their way at first, and again after the reader has taken them: four frames keep both sides busy.
 pub(crate) const CREDIT: u32 = 256 * 1024;
+/// What a range of a blob costs of it: the reader has nothing of it in memory, so one is read while another waits, however long they are.
+pub(crate) const RANGE_CREDIT: u32 = CREDIT / 2;
 /// The most credit that a side may pile up: beyond it the other side miscounts.
 pub(crate) const CREDIT_MOST: usize = 4 * 1024 * 1024;
 /// Calls in flight in one attachment, events among them.

@@ -164,7 +164,7 @@ async fn overrun(call: u64, to: &mpsc::Sender<ModuleFrame>) -> Result<(), Failed
     to.send(frame(Kind::Reply(head))).await?;
     for _ in 0..64 {
         let body = vec![b'x'; 32 << 10].into();
-        to.send(frame(Kind::Chunk(Chunk { call, body, end: more, limit: 0 }))).await?;
+        to.send(frame(Kind::Chunk(Chunk { call, body, end: more, limit: 0, range: None }))).await?;
     }
     Ok(())
 }

@@ -53,6 +53,8 @@ pub(super) struct Calls {
     context: Context,
     lane: Arc<Lane<ModuleFrame>>,
     settings: Arc<Mutex<String>>,
+    /// Whether the node reads ranges of this module's blobs.
+    ranges: bool,
     table: Mutex<Table>,
     starting: Mutex<Option<AbortHandle>>,
 }
@@ -63,8 +65,17 @@ impl Calls {
         context: Context,
         lane: Arc<Lane<ModuleFrame>>,
         settings: Arc<Mutex<String>>,
+        ranges: bool,
     ) -> Arc<Self> {
-        Arc::new(Self { instance, context, lane, settings, table: Mutex::default(), starting: Mutex::default() })
+        Arc::new(Self {
+            instance,
+            context,
+            lane,
+            settings,
+            ranges,
+            table: Mutex::default(),
+            starting: Mutex::default(),
+        })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -206,7 +217,8 @@ impl Calls {
 
     async fn answer(&self, id: u64, mut response: Response, budget: &Budget) {
         response.length = response.length.or(response.body.known_length());
-        let mut pieces = Pieces::new(std::mem::replace(&mut response.body, Body::empty()));
+        let body = std::mem::replace(&mut response.body, Body::empty());
+        let mut pieces = Pieces::new(body).with_ranges(self.ranges);
         let first = pieces.first(budget);
         let whole = first.is_some();
         let reply = FromModule::Reply(convert::of_response(id, &response, first));
@@ -315,7 +327,7 @@ type Last = fn(u64, bool) -> FromModule;
 fn unanswered(call: u64, replied: bool) -> FromModule {
     if replied {
         let (body, end) = (Default::default(), End::Failed.into());
-        return FromModule::Chunk(wire::Chunk { call, body, end, limit: 0 });
+        return FromModule::Chunk(wire::Chunk { call, body, end, limit: 0, range: None });
     }
     let error = ModuleError::new(Status::Internal, "module-panicked", "the module failed inside");
     let mut response = Response::from(error);

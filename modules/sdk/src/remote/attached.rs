@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _, stream};
 use openred_proto::module as wire;
 use openred_proto::module::host_frame::Kind as FromHost;
@@ -13,11 +14,12 @@ use tonic::{Code, Status as Refusal, Streaming};
 
 use super::calls::{Calls, Made};
 use super::fault::Fault;
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 use crate::error::{ModuleError, Status};
 use crate::host::{Host, Within};
 use crate::message::{Caller, Request, Response};
 use crate::module::Event;
+use crate::range::{self, BlobRange};
 use crate::wire::convert::{self, host_frame};
 use crate::wire::flow::{Budget, Pieces, Reading};
 use crate::wire::lane::Lane;
@@ -43,10 +45,10 @@ pub(super) struct Inner {
 impl Inner {
     pub(super) fn new(
         (module, version, methods): (String, String, Vec<Bytes>),
-        (hooks, loopback): (bool, bool),
+        (hooks, loopback, ranges): (bool, bool, bool),
         host: Arc<dyn Host>,
     ) -> Arc<Self> {
-        let (lane, calls) = (Lane::new(), Mutex::new(Calls::default()));
+        let (lane, calls) = (Lane::new(), Mutex::new(Calls::with_ranges(ranges)));
         let ended = watch::Sender::new(None);
         Arc::new(Self { module, version, methods, host, hooks, loopback, lane, calls, ended })
     }
@@ -255,7 +257,8 @@ impl Attached {
         let Ok(room) = self.0.lane.room().await else { return gone().into() };
         let (made, whole) = {
             let mut calls = self.0.calls();
-            let way = |call| Arc::new(Way { inner: Arc::downgrade(&self.0), call }) as Arc<dyn Reading>;
+            let (inner, host) = (Arc::downgrade(&self.0), Arc::clone(&self.0.host));
+            let way = |call| Arc::new(Way { inner, call, host }) as Arc<dyn Reading>;
             let Some(made) = calls.begin(way) else { return busy().into() };
             calls.set_origin(made.call, std::mem::take(&mut request.via), request.deadline);
             let first = pieces.first(&made.budget);
@@ -364,6 +367,8 @@ impl Drop for Waiting<'_> {
 struct Way {
     inner: Weak<Inner>,
     call: u64,
+    /// Reads ranges: also of a module that has ended its call, and itself, since it handed them over.
+    host: Arc<dyn Host>,
 }
 
 impl Reading for Way {
@@ -377,5 +382,9 @@ impl Reading for Way {
         if let Some(inner) = self.inner.upgrade() {
             inner.cancel(self.call);
         }
+    }
+
+    fn fetch(&self, range: BlobRange) -> Option<BoxStream<'static, Result<Bytes, BodyError>>> {
+        Some(range::read(&self.host, range))
     }
 }

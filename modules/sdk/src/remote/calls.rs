@@ -99,9 +99,16 @@ pub(super) struct Calls {
     /// Who waits for the module to answer a ping.
     ponged: Vec<oneshot::Sender<()>>,
     drained: Option<oneshot::Sender<()>>,
+    /// Whether the module may answer with ranges of its blobs.
+    ranges: bool,
 }
 
 impl Calls {
+    /// One for a module that may answer with ranges of its blobs, or not.
+    pub(super) fn with_ranges(ranges: bool) -> Self {
+        Self { ranges, ..Self::default() }
+    }
+
     /// Takes a place; none while as many calls run as the contract allows.
     pub(super) fn begin(&mut self, reading: impl FnOnce(u64) -> Arc<dyn Reading>) -> Option<Made> {
         self.add(|call, reply| Waits::Head(reply, reading(call)))
@@ -336,9 +343,15 @@ impl Calls {
     }
 
     fn chunk(&mut self, chunk: wire::Chunk) -> Result<(), Fault> {
+        let ranges = self.ranges;
         let running = self.one(chunk.call)?;
         if !matches!(running.waits, Waits::Rest) {
             return Err(Fault::OutOfTurn);
+        }
+        if let Some(range) = &chunk.range {
+            let alone = ranges && chunk.body.is_empty() && chunk.end == i32::from(wire::End::More);
+            let range = convert::to_range(range).filter(|_| alone).ok_or(Fault::BadBody)?;
+            return Ok(running.inbox.take_range(range)?);
         }
         let end = ended(chunk.end, chunk.limit)?;
         let last = end.is_some();

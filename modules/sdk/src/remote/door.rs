@@ -38,7 +38,7 @@ use super::hosting::Hosting;
 use crate::context::Context;
 use crate::wire::{
     CALL_WINDOW, CALLS, CONNECTION_WINDOW, CREDIT, DETAIL_BYTES, FEATURES, FEATURES_MOST, FRAME_BYTES, HOOKS, LOOPBACK,
-    MESSAGE_BYTES, NAME_BYTES, NEWEST, OLDEST, PROOF_BYTES, convert,
+    MESSAGE_BYTES, NAME_BYTES, NEWEST, OLDEST, PROOF_BYTES, RANGES, convert,
 };
 
 /// Connections that have not proven themselves: each module makes two, one after the other.
@@ -305,10 +305,10 @@ impl Connection {
         };
         let features: Vec<String> =
             hello.features.into_iter().filter(|name| FEATURES.contains(&name.as_str())).collect();
-        let hooks = features.iter().any(|name| name == HOOKS);
-        let loopback = features.iter().any(|name| name == LOOPBACK);
+        let has = |feature: &str| features.iter().any(|name| name == feature);
+        let both = (has(HOOKS), has(LOOPBACK), has(RANGES));
         let said = (hello.module, hello.version, hello.methods);
-        let inner = Inner::new(said, (hooks, loopback), context.host());
+        let inner = Inner::new(said, both, context.host());
         let (ticket, opened) = self.door.ticket(&inner);
         inner.push(FromHost::Welcome(Welcome {
             version,

@@ -4,6 +4,7 @@
 mod domain;
 mod hooks;
 mod migrations;
+mod ranges;
 mod recorded;
 
 use std::path::PathBuf;
@@ -71,6 +72,7 @@ impl Module for Probe {
         routes.operator(Method::Get, "/forever", 0, Self::forever);
         routes.operator(Method::Get, "/panic", 0, Self::panic);
         routes.operator(Method::Post, "/domain", 0, Self::domain);
+        routes.operator(Method::Post, "/ranges", 1 << 16, Self::ranges);
         routes.peer(Method::Post, "/echo", 1 << 30, Self::echo);
     }
 
@@ -428,7 +430,7 @@ fn reply(call: u64, body: &'static [u8], end: End) -> FromModule {
 }
 
 fn chunk(call: u64, length: usize, end: End) -> FromModule {
-    FromModule::Chunk(wire::Chunk { call, body: Bytes::from(vec![1; length]), end: end.into(), limit: 0 })
+    FromModule::Chunk(wire::Chunk { call, body: Bytes::from(vec![1; length]), end: end.into(), limit: 0, range: None })
 }
 
 /// What a module says to its first call, and the fault that it is.

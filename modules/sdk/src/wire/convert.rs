@@ -11,9 +11,10 @@ use super::flow::Piece;
 use super::lane::Framed;
 use crate::body::Body;
 use crate::error::Status;
-use crate::host::{Batch, Scan, ScanPage};
+use crate::host::{Batch, BlobName, Scan, ScanPage};
 use crate::message::{Caller, IdempotencyKey, Method, ModuleName, PeerRequest, Request, Response};
 use crate::module::Event;
+use crate::range::BlobRange;
 
 impl Framed for wire::HostFrame {
     fn credit(call: u64, bytes: u32) -> Self {
@@ -37,7 +38,20 @@ pub(crate) fn module_frame(kind: FromModule) -> wire::ModuleFrame {
 
 /// A piece of a call's body.
 pub(crate) fn chunk(call: u64, piece: Piece) -> wire::Chunk {
-    wire::Chunk { call, body: piece.bytes, end: piece.end.into(), limit: piece.limit }
+    let range = piece.range.map(|range| wire::BlobRange {
+        name: range.name.as_str().to_owned(),
+        offset: range.offset,
+        length: range.length,
+    });
+    wire::Chunk { call, body: piece.bytes, end: piece.end.into(), limit: piece.limit, range }
+}
+
+/// A range that a module names, if it is one.
+pub(crate) fn to_range(range: &wire::BlobRange) -> Option<BlobRange> {
+    let wire::BlobRange { offset, length, .. } = *range;
+    let is_one = length > 0 && offset.checked_add(length).is_some();
+    let name = BlobName::new(&range.name)?;
+    is_one.then_some(BlobRange { name, offset, length })
 }
 
 pub(crate) fn node_id(bytes: &[u8]) -> Option<NodeId> {
@@ -80,7 +94,7 @@ pub(crate) fn of_request(call: u64, request: &Request, first: Option<Piece>) -> 
         Caller::Operator | Caller::Loopback => (Bytes::new(), String::new()),
         Caller::Module(name) => (Bytes::new(), name.as_str().to_owned()),
     };
-    let first = first.unwrap_or(Piece { bytes: Bytes::new(), end: wire::End::More, limit: 0 });
+    let first = first.unwrap_or(Piece::none());
     wire::Call {
         call,
         peer,
@@ -114,7 +128,7 @@ pub(crate) fn to_request(call: wire::Call, body: Body) -> Option<Request> {
 }
 
 pub(crate) fn of_response(call: u64, response: &Response, first: Option<Piece>) -> wire::Reply {
-    let first = first.unwrap_or(Piece { bytes: Bytes::new(), end: wire::End::More, limit: 0 });
+    let first = first.unwrap_or(Piece::none());
     wire::Reply {
         call,
         status: u32::from(response.status.code()),

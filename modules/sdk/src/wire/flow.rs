@@ -3,15 +3,17 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use openred_proto::module::End;
 use tokio::sync::Semaphore;
 
-use super::{CREDIT, CREDIT_MOST, PIECE_BYTES};
+use super::{CREDIT, CREDIT_MOST, PIECE_BYTES, RANGE_CREDIT};
 use crate::body::{Body, BodyError};
+use crate::range::BlobRange;
 
 /// Pieces shorter than this are gathered, so that a writer of single bytes costs no more memory than it has credit for.
 const SHORT: usize = 4096;
@@ -37,11 +39,22 @@ pub(crate) trait Reading: Send + Sync {
     fn read(&self, bytes: u32);
     /// The reader has gone before the end.
     fn left(&self);
+    /// The bytes of a range that the writer has named; none where ranges do not come, or their blobs are no more.
+    fn fetch(&self, range: BlobRange) -> Option<BoxStream<'static, Result<Bytes, BodyError>>> {
+        let _ = range;
+        None
+    }
+}
+
+/// What waits for the reader.
+enum Waiting {
+    Bytes(Bytes),
+    Range(BlobRange),
 }
 
 #[derive(Default)]
 struct State {
-    pieces: VecDeque<Bytes>,
+    pieces: VecDeque<Waiting>,
     short: BytesMut,
     /// What the writer may still send.
     granted: usize,
@@ -92,6 +105,23 @@ impl Inbox {
         Ok(())
     }
 
+    /// The same for a range, behind which more may follow.
+    pub(crate) fn take_range(&self, range: BlobRange) -> Result<(), Broken> {
+        let mut state = self.state();
+        if state.ended {
+            return Err(Broken::AfterEnd);
+        }
+        state.granted = state.granted.checked_sub(RANGE_CREDIT as usize).ok_or(Broken::Overrun)?;
+        if state.end.is_none() && !state.over {
+            state.gather();
+            state.pieces.push_back(Waiting::Range(range));
+        }
+        if let Some(task) = state.task.take() {
+            task.wake();
+        }
+        Ok(())
+    }
+
     /// Ends the body for its reader, and grants nothing any more; what the writer has on its way may still come.
     pub(crate) fn fail(&self, error: BodyError) {
         let mut state = self.state();
@@ -105,7 +135,7 @@ impl Inbox {
 
     /// The reader's end.
     pub(crate) fn body(self: &Arc<Self>, reading: Arc<dyn Reading>) -> Body {
-        Body::stream(Reader { inbox: Arc::clone(self), reading })
+        Body::stream(Reader { inbox: Arc::clone(self), reading, range: None })
     }
 }
 
@@ -114,20 +144,25 @@ impl State {
         if bytes.len() < SHORT {
             self.short.extend_from_slice(&bytes);
             if self.short.len() >= SHORT {
-                let gathered = self.short.split().freeze();
-                self.pieces.push_back(gathered);
+                self.gather();
             }
             return;
         }
-        if !self.short.is_empty() {
-            let gathered = self.short.split().freeze();
-            self.pieces.push_back(gathered);
-        }
-        self.pieces.push_back(bytes);
+        self.gather();
+        self.pieces.push_back(Waiting::Bytes(bytes));
     }
 
-    fn next(&mut self) -> Option<Bytes> {
-        self.pieces.pop_front().or_else(|| (!self.short.is_empty()).then(|| self.short.split().freeze()))
+    /// Short pieces become one, in front of what comes next.
+    fn gather(&mut self) {
+        if !self.short.is_empty() {
+            let gathered = self.short.split().freeze();
+            self.pieces.push_back(Waiting::Bytes(gathered));
+        }
+    }
+
+    fn next(&mut self) -> Option<Waiting> {
+        let short = |short: &mut BytesMut| Waiting::Bytes(short.split().freeze());
+        self.pieces.pop_front().or_else(|| (!self.short.is_empty()).then(|| short(&mut self.short)))
     }
 
     /// What is to be granted now: in halves of the first credit, so that not every piece costs a frame back.
@@ -145,38 +180,27 @@ impl State {
 struct Reader {
     inbox: Arc<Inbox>,
     reading: Arc<dyn Reading>,
+    /// The range that is being read.
+    range: Option<BoxStream<'static, Result<Bytes, BodyError>>>,
 }
 
-impl Stream for Reader {
-    type Item = Result<Bytes, BodyError>;
-
-    fn poll_next(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut state = self.inbox.state();
-        if state.over {
-            return Poll::Ready(None);
-        }
-        if let Some(bytes) = state.next() {
-            if let Some(owed) = state.owed(bytes.len()) {
-                // Under the lock: who ends the call closes the inbox first, and grants nothing afterwards.
-                self.reading.read(owed);
-            }
-            return Poll::Ready(Some(Ok(bytes)));
-        }
-        match state.end {
-            Some(end) => {
-                state.over = true;
-                Poll::Ready(end.err().map(Err))
-            }
-            None => {
-                state.task = Some(task.waker().clone());
-                Poll::Pending
-            }
+impl Reader {
+    /// So many bytes were read, or a range that counts for as many.
+    fn read(&self, state: &mut State, bytes: usize) {
+        if let Some(owed) = state.owed(bytes) {
+            // Under the lock: who ends the call closes the inbox first, and grants nothing afterwards.
+            self.reading.read(owed);
         }
     }
-}
 
-impl Drop for Reader {
-    fn drop(&mut self) {
+    /// A range that cannot be read: nothing more of the body comes.
+    fn give_up(&mut self, error: BodyError) -> Poll<Option<Result<Bytes, BodyError>>> {
+        self.range = None;
+        self.leave();
+        Poll::Ready(Some(Err(error)))
+    }
+
+    fn leave(&self) {
         let left = {
             let mut state = self.inbox.state();
             state.pieces.clear();
@@ -186,6 +210,55 @@ impl Drop for Reader {
         if left {
             self.reading.left();
         }
+    }
+}
+
+impl Stream for Reader {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(range) = &mut self.range {
+                match ready!(range.poll_next_unpin(task)) {
+                    Some(Ok(bytes)) => return Poll::Ready(Some(Ok(bytes))),
+                    Some(Err(error)) => return self.give_up(error),
+                    None => self.range = None,
+                }
+                self.read(&mut self.inbox.state(), RANGE_CREDIT as usize);
+            }
+            let mut state = self.inbox.state();
+            if state.over {
+                return Poll::Ready(None);
+            }
+            let range = match state.next() {
+                Some(Waiting::Bytes(bytes)) => {
+                    self.read(&mut state, bytes.len());
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                Some(Waiting::Range(range)) => range,
+                None => match state.end {
+                    Some(end) => {
+                        state.over = true;
+                        return Poll::Ready(end.err().map(Err));
+                    }
+                    None => {
+                        state.task = Some(task.waker().clone());
+                        return Poll::Pending;
+                    }
+                },
+            };
+            drop(state);
+            self.range = match self.reading.fetch(range) {
+                Some(range) => Some(range),
+                None => return self.give_up(BodyError::Failed),
+            };
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
@@ -223,6 +296,11 @@ impl Budget {
         }
     }
 
+    /// Waits for the credit that a range costs, and takes it. False once the call has ended.
+    async fn take_range(&self) -> bool {
+        self.0.acquire_many(RANGE_CREDIT).await.map(tokio::sync::SemaphorePermit::forget).is_ok()
+    }
+
     pub(crate) fn close(&self) {
         self.0.close();
     }
@@ -253,13 +331,25 @@ pub(crate) fn ended(end: i32, limit: u64) -> Result<Option<Result<(), BodyError>
 /// One piece of a body on its way out, and whether more follows.
 pub(crate) struct Piece {
     pub(crate) bytes: Bytes,
+    /// Instead of bytes.
+    pub(crate) range: Option<BlobRange>,
     pub(crate) end: End,
     pub(crate) limit: u64,
 }
 
 impl Piece {
+    /// Of a body that comes behind its head.
+    pub(crate) fn none() -> Self {
+        Self::last(End::More, 0)
+    }
+
     fn last(end: End, limit: u64) -> Self {
-        Self { bytes: Bytes::new(), end, limit }
+        Self { bytes: Bytes::new(), range: None, end, limit }
+    }
+
+    fn ended_by(error: BodyError) -> Self {
+        let (end, limit) = ending(error);
+        Self::last(end, limit)
     }
 }
 
@@ -267,11 +357,18 @@ impl Piece {
 pub(crate) struct Pieces {
     body: Body,
     rest: Bytes,
+    /// Whether the reader takes ranges as such.
+    ranges: bool,
 }
 
 impl Pieces {
     pub(crate) fn new(body: Body) -> Self {
-        Self { body, rest: Bytes::new() }
+        Self { body, rest: Bytes::new(), ranges: false }
+    }
+
+    /// The same for a reader that takes ranges as such.
+    pub(crate) fn with_ranges(self, ranges: bool) -> Self {
+        Self { ranges, ..self }
     }
 
     /// What goes with the head: a short body that is in memory, whole; of any other nothing.
@@ -281,23 +378,39 @@ impl Pieces {
         if let Ok(permits) = budget.0.try_acquire_many(u32::try_from(bytes.len()).ok()?) {
             permits.forget();
         }
-        Some(Piece { bytes, end: End::Done, limit: 0 })
+        Some(Piece { bytes, ..Piece::last(End::Done, 0) })
     }
 
     /// The next piece; the last one has an end. `None` once the call has ended.
     pub(crate) async fn next(&mut self, budget: &Budget) -> Option<Piece> {
+        if self.ranges && self.body.as_ranges().is_some() {
+            return self.next_range(budget).await;
+        }
         while self.rest.is_empty() {
             match self.body.next().await {
                 Some(Ok(bytes)) => self.rest = bytes,
-                Some(Err(error)) => {
-                    let (end, limit) = ending(error);
-                    return Some(Piece::last(end, limit));
-                }
+                Some(Err(error)) => return Some(Piece::ended_by(error)),
                 None => return Some(Piece::last(End::Done, 0)),
             }
         }
         let most = budget.take(self.rest.len().min(PIECE_BYTES)).await?;
-        Some(Piece { bytes: self.rest.split_to(most), end: End::More, limit: 0 })
+        Some(Piece { bytes: self.rest.split_to(most), ..Piece::none() })
+    }
+
+    async fn next_range(&mut self, budget: &Budget) -> Option<Piece> {
+        // Room first: what the module says of a range holds when that goes out.
+        if !budget.take_range().await {
+            return None;
+        }
+        loop {
+            let piece = match self.body.as_ranges()?.next_range().await {
+                Some(Ok(range)) if range.length == 0 => continue,
+                Some(Ok(range)) => Piece { range: Some(range), ..Piece::none() },
+                Some(Err(error)) => Piece::ended_by(error),
+                None => Piece::last(End::Done, 0),
+            };
+            return Some(piece);
+        }
     }
 }
 
