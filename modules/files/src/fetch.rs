@@ -1,5 +1,8 @@
 //! The receiving side: description, hashes, what is here already, then the missing pieces, several at a time.
 //!
+//! The node writes each piece to its place and hashes it meanwhile (`Context::peer_store`); what it must hash to is said here, and what counts. Under a node that
+//! cannot do so, this process does both.
+//!
 //! Nothing that a peer sends counts before it has its hash, and nothing that is on the disk counts after a restart
 //! before it has been hashed again: so it does not matter how a run ended. The work is driven by whoever reads the
 //! progress, and stops with it.
@@ -9,7 +12,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt};
 use openred_module::{
-    AuditEvent, Body, BodySender, Context, ModuleError, NodeId, PeerRequest, Request, Response, Status,
+    AuditEvent, Blake3, Body, BodySender, Context, ModuleError, NodeId, PeerRequest, Request, Response, Status,
+    StoreError, StoreInto, Stored,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -82,6 +86,16 @@ struct Plan {
     name: String,
     layout: Layout,
     hashes: Vec<PieceHash>,
+}
+
+impl Plan {
+    /// Where a piece goes, and what it must be.
+    fn into(&self, id: &FileId, index: usize) -> StoreInto {
+        let (offset, length) = self.layout.piece(index);
+        let value = self.hashes[index];
+        let hash = if self.layout.count() == 1 { Blake3::Whole(value) } else { Blake3::Subtree { value, at: offset } };
+        StoreInto { blob: names::part(id), offset, length, hash }
+    }
 }
 
 impl Files {
@@ -237,15 +251,22 @@ impl Run {
         self.send(PeerRequest::get(path)).await
     }
 
-    async fn send(&self, mut request: PeerRequest) -> Result<Response, FilesError> {
+    async fn send(&self, request: PeerRequest) -> Result<Response, FilesError> {
+        let response = self.context.peer_request(self.peer, self.due(request)).await?;
+        if response.status.is_success() { Ok(response) } else { Err(self.refused(response.status)) }
+    }
+
+    fn due(&self, mut request: PeerRequest) -> PeerRequest {
         request.deadline = Some(self.context.now() + HEAD_TIMEOUT);
-        let response = self.context.peer_request(self.peer, request).await?;
-        match response.status {
-            status if status.is_success() => Ok(response),
+        request
+    }
+
+    fn refused(&self, status: Status) -> FilesError {
+        match status {
             // Also in the middle: the link has ended meanwhile.
-            Status::NotFound if self.link.is_some() => Err(LinkError::Refused.into()),
-            Status::NotFound => Err(FilesError::PeerHasNot),
-            status => Err(FilesError::PeerRefused { status: status.code() }),
+            Status::NotFound if self.link.is_some() => LinkError::Refused.into(),
+            Status::NotFound => FilesError::PeerHasNot,
+            status => FilesError::PeerRefused { status: status.code() },
         }
     }
 
@@ -385,8 +406,28 @@ impl Run {
     async fn try_piece(&self, plan: &Plan, index: usize) -> Result<u64, FilesError> {
         let (from, length) = plan.layout.piece(index);
         let range = PeerRequest::get(self.path(&format!("/range/{}/{from}/{length}", self.id)));
+        let into = plan.into(&self.id, index);
         // Nobody closes it, so there is one in the end.
         let _place = self.places.acquire().await;
+        let request = self.due(range.resumable(self.context.unique_id()));
+        let (received, outcome) = match self.context.peer_store(self.peer, request, into).await {
+            Err(StoreError::Unsupported) => return self.read_piece(plan, index).await,
+            Err(StoreError::Peer(error)) => return Err(error.into()),
+            Err(StoreError::Host(error)) => return Err(error.into()),
+            Err(StoreError::BadRange) => return Err(FilesError::PeerMeta),
+            Ok(Stored::Refused(refusal)) => return Err(self.refused(refusal.status)),
+            Ok(Stored::Verified) => (length, Ok(length)),
+            Ok(Stored::Wrong { received }) => (received, Err(FilesError::PeerContent { piece: index })),
+            Ok(Stored::Broken { received, error }) => (received, Err(error.into())),
+        };
+        self.received.fetch_add(received, std::sync::atomic::Ordering::Relaxed);
+        outcome
+    }
+
+    /// The same under a node that stores no answers: piece by piece through this process.
+    async fn read_piece(&self, plan: &Plan, index: usize) -> Result<u64, FilesError> {
+        let (from, length) = plan.layout.piece(index);
+        let range = PeerRequest::get(self.path(&format!("/range/{}/{from}/{length}", self.id)));
         let response = self.send(range.resumable(self.context.unique_id())).await?;
         let mut body = response.body;
         let mut hasher = plan.layout.hasher(index);

@@ -241,6 +241,20 @@ async fn one_wrong_bit_is_refused_and_named_and_the_rest_kept() {
 }
 
 #[tokio::test]
+async fn under_a_node_of_before_the_module_reads_and_verifies_itself() {
+    let (alice, bob) = pair().await;
+    bob.without_stores();
+    let bytes = content(3 * usize::try_from(PIECE).unwrap() + 1);
+    let share = share(&alice, "all", bytes.clone()).await;
+    bob.faults([Fault::None, Fault::None, Fault::None, Fault::CorruptResponse(PIECE - 1)]);
+    assert_eq!(failed_code(&fetch(&bob, &alice, share.id).await), "wrong-content");
+    bob.faults([Fault::None, Fault::None, Fault::TruncateResponse(500_000), Fault::DropResponse]);
+    let (length, received) = done(&fetch(&bob, &alice, share.id).await);
+    assert!(received < length, "what had its hash stays");
+    assert!(read(&bob, share.id).await == bytes);
+}
+
+#[tokio::test]
 async fn lies_in_description_and_hashes_are_refused() {
     let (alice, bob) = pair().await;
     let share = share(&alice, "all", content(2 * usize::try_from(PIECE).unwrap())).await;

@@ -15,6 +15,7 @@ use crate::host::{
 use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
 use crate::status::NodeStatus;
+use crate::stored::{StoreError, StoreInto, Stored};
 use openred_proto::id::NodeId;
 
 /// What a module may use of its node. Durability is the [`Host`]'s: a change is durable when its call has answered.
@@ -249,6 +250,30 @@ impl Context {
     /// [`PeerError`] if no answer came; a refusal is an answer.
     pub async fn peer_request(&self, peer: NodeId, request: PeerRequest) -> Result<Response, PeerError> {
         self.host.peer_request(peer, request).await
+    }
+
+    /// Calls the same module of a linked peer, and has the node put the answer's body into a blob of this module, verified; see [`Host::peer_store`]. What does not
+    /// verify must not be read as what it should be: keep a blob under a name of its own until all of it is [`Stored::Verified`], and rename it then.
+    ///
+    /// ```
+    /// use openred_module::{Blake3, BlobName, Context, NodeId, PeerRequest, StoreError, StoreInto, Stored};
+    ///
+    /// /// Fetches a book whose hash and length are known; false if the peer has it not, or not as it should be.
+    /// async fn fetch(context: &Context, peer: NodeId, length: u64, hash: [u8; 32]) -> Result<bool, StoreError> {
+    ///     let (part, book) = (BlobName::new("book.part").expect("is a name"), BlobName::new("book").expect("is a name"));
+    ///     let into = StoreInto { blob: part.clone(), offset: 0, length, hash: Blake3::Whole(hash) };
+    ///     match context.peer_store(peer, PeerRequest::get("/book"), into).await? {
+    ///         Stored::Verified => Ok(context.blob_rename(&part, &book).await.map(|()| true)?),
+    ///         Stored::Wrong { .. } | Stored::Broken { .. } | Stored::Refused(_) => Ok(false),
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError`]; under a node without the feature `stores`, [`StoreError::Unsupported`]: then [`Context::peer_request`] gives the same body to read.
+    pub async fn peer_store(&self, peer: NodeId, request: PeerRequest, into: StoreInto) -> Result<Stored, StoreError> {
+        into.check()?;
+        self.host.peer_store(peer, request, into).await
     }
 
     /// Whether there is an active link with that node.

@@ -4,8 +4,8 @@
 //! names a module. Each method takes and returns data only, and may cross a process.
 //!
 //! Durability, which every implementation owes: **when [`Host::apply`], [`Host::blob_sync`], [`Host::blob_rename`] or
-//! [`Host::blob_delete`] has answered, a `kill -9` or a power cut no longer undoes it.** [`Host::blob_write`] alone promises
-//! only that a later read of the same host sees the bytes.
+//! [`Host::blob_delete`] has answered, a `kill -9` or a power cut no longer undoes it.** [`Host::blob_write`] and
+//! [`Host::peer_store`] alone promise only that a later read of the same host sees the bytes.
 
 use bytes::Bytes;
 
@@ -15,6 +15,7 @@ use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
 use crate::network::DialError;
 use crate::status::NodeStatus;
+use crate::stored::{StoreError, StoreInto, Stored};
 use openred_proto::id::NodeId;
 
 /// Longest key, in bytes.
@@ -354,6 +355,13 @@ pub trait Host: Send + Sync + 'static {
     /// body streams, and fails with [`crate::BodyError::TimedOut`] if nothing of it comes for a while: a peer that stalls holds
     /// nobody up for ever. The host never retries on its own.
     async fn peer_request(&self, peer: NodeId, request: PeerRequest) -> Result<Response, PeerError>;
+
+    /// The same, and puts the body of an answer that succeeds where `into` says, hashed while it comes. Returns when it is there or has ended: its bytes are **not yet
+    /// durable**, and whatever was written counts for nothing unless the outcome is [`Stored::Verified`].
+    async fn peer_store(&self, peer: NodeId, request: PeerRequest, into: StoreInto) -> Result<Stored, StoreError> {
+        let _ = (peer, request, into);
+        Err(StoreError::Unsupported)
+    }
 
     /// Whether there is an active link with that node.
     async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError>;

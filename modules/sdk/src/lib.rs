@@ -82,6 +82,7 @@ mod route;
 mod sandbox;
 mod state;
 mod status;
+mod stored;
 #[cfg(feature = "test-host")]
 mod test_host;
 #[cfg(feature = "wire")]
@@ -121,6 +122,10 @@ pub use route::Routes;
 pub use sandbox::{SandboxError, SandboxHost};
 pub use state::{Entry, Key, Rows, Table};
 pub use status::{ConditionState, DirectoryState, LayerState, LinkCount, ModuleState, NodeStatus, ProcessState};
+pub use stored::{Blake3, StoreError, StoreInto, Stored};
+#[cfg(any(feature = "remote", feature = "test-host"))]
+#[doc(hidden)]
+pub use stored::{Check, Sink, receive};
 #[cfg(feature = "test-host")]
 pub use test_host::{DialFault, Fault, TestHost, link};
 

@@ -46,7 +46,7 @@ use crate::instance::Instance;
 use crate::module::Module;
 use crate::wire::lane::Lane;
 use crate::wire::{
-    CALL_WINDOW, CONNECTION_WINDOW, FEATURES, FRAME_BYTES, MESSAGE_BYTES, NEWEST, OLDEST, PROOF_BYTES, RANGES,
+    CALL_WINDOW, CONNECTION_WINDOW, FEATURES, FRAME_BYTES, MESSAGE_BYTES, NEWEST, OLDEST, PROOF_BYTES, RANGES, STORES,
     STREAM_WINDOW, convert,
 };
 use calls::{Calls, Next};
@@ -238,6 +238,7 @@ async fn open(socket: &Path, welcome: Welcome) -> Result<(RemoteHost, impl Futur
         return Err(Lost::Contract);
     }
     let node = convert::node_id(&welcome.node_id).ok_or(Lost::Contract)?;
+    let stores = welcome.features.iter().any(|name| name == STORES);
     let channel = dial(socket, CALL_WINDOW, CONNECTION_WINDOW).await?;
     let peers =
         PeersClient::new(channel.clone()).max_decoding_message_size(FRAME_BYTES).max_encoding_message_size(FRAME_BYTES);
@@ -249,7 +250,7 @@ async fn open(socket: &Path, welcome: Welcome) -> Result<(RemoteHost, impl Futur
     client.open(OpenRequest { ticket: welcome.ticket }).await?;
     let notes = notes::Notes::new();
     let sending = Arc::clone(&notes).send(client.clone());
-    Ok((RemoteHost::new(node, client, (peers, network), notes), sending))
+    Ok((RemoteHost::new(node, client, (peers, network), notes, stores), sending))
 }
 
 async fn follow(calls: &Arc<Calls>, mut frames: Streaming<HostFrame>) -> Result<Next, Lost> {

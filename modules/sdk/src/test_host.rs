@@ -254,6 +254,11 @@ impl TestHost {
         self.node.state().faults.extend(faults);
     }
 
+    /// From now on it is a node of before the feature `stores`: its module reads the answers of peers itself.
+    pub fn without_stores(&self) {
+        self.node.state().without_stores = true;
+    }
+
     /// While offline, no peer request leaves or arrives, and no connection is made.
     pub fn set_offline(&self, offline: bool) {
         self.node.state().offline = offline;

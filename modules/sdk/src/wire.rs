@@ -10,6 +10,7 @@ pub(crate) mod flow;
 pub(crate) mod hooks;
 pub(crate) mod lane;
 pub(crate) mod status;
+pub(crate) mod stored;
 pub(crate) mod words;
 
 use crate::host::BLOB_CHUNK;
@@ -19,7 +20,7 @@ pub(crate) const NEWEST: u32 = crate::manifest::SPOKEN.newest;
 /// See [`NEWEST`]: that one, the one before it, and the one before that.
 pub(crate) const OLDEST: u32 = crate::manifest::SPOKEN.oldest;
 /// Features by name; both sides use those that both have.
-pub(crate) const FEATURES: [&str; 5] = [HOOKS, NODE_STATUS, LOOPBACK, OPERATE, RANGES];
+pub(crate) const FEATURES: [&str; 6] = [HOOKS, NODE_STATUS, LOOPBACK, OPERATE, RANGES, STORES];
 /// Calls of hooks and their answers.
 pub(crate) const HOOKS: &str = "hooks";
 /// The node's state, and alerts.
@@ -30,6 +31,8 @@ pub(crate) const LOOPBACK: &str = "loopback";
 pub(crate) const OPERATE: &str = "operate";
 /// Ranges of the module's blobs as pieces of its answers' bodies.
 pub(crate) const RANGES: &str = "ranges";
+/// Answers of peers that the node puts into the module's blobs.
+pub(crate) const STORES: &str = "stores";
 
 /// Longest frame of the stream, in bytes: short enough that one call's body does not hold up another's head for long.
 pub(crate) const FRAME_BYTES: usize = 64 * 1024;
@@ -56,6 +59,8 @@ pub(crate) const CONTENT_TYPE_BYTES: usize = 128;
 pub(crate) const NAME_BYTES: usize = 64;
 /// Most features that are read.
 pub(crate) const FEATURES_MOST: usize = 32;
+/// Longest body of a refusal beside an answer that was to be stored.
+pub(crate) const REFUSAL_BYTES: usize = 32 * 1024;
 /// Longest text for people: a summary, the detail of a failure.
 pub(crate) const DETAIL_BYTES: usize = 1024;
 

@@ -4,6 +4,8 @@
 //! started before the final filter. A blob counts for no less than a block of the disk, and a bounded module has so many and no more: files cost more than
 //! their bytes. Open files are kept for a while: a transfer writes many chunks to one of them.
 
+mod ahead;
+
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -13,8 +15,10 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use nix::fcntl::OFlag;
-use openred_module::{BLOB_CHUNK, BlobName, HostError, SCAN_LIMIT};
+use openred_module::{BLOB_CHUNK, BlobName, Check, HostError, SCAN_LIMIT};
 use tokio::sync::{mpsc, oneshot};
+
+use ahead::Ahead;
 
 /// Jobs that may wait; each carries at most one chunk of 1 MiB.
 const QUEUE: usize = 32;
@@ -55,7 +59,7 @@ impl Disk {
     /// Makes the folder if need be and starts the thread. `most_bytes` for each module; zero: as the disk has.
     pub(super) fn open(root: &Path, most_bytes: u64) -> io::Result<(Self, DiskThread)> {
         fs::create_dir_all(root)?;
-        let mut folder = Folder::new(root, most_bytes);
+        let mut folder = Folder::new(root, most_bytes, Ahead::start()?);
         let (queue, mut jobs) = mpsc::channel::<Job>(QUEUE);
         let thread = std::thread::Builder::new().name("disk".to_owned()).spawn(move || {
             while let Some(job) = jobs.blocking_recv() {
@@ -88,7 +92,27 @@ impl Disk {
             return Err(HostError::TooLarge { limit: BLOB_CHUNK });
         }
         let name = name.clone();
-        self.call(move |folder| folder.write(module, &name, offset, &bytes, most)).await
+        self.call(move |folder| folder.write(module, &name, offset, &[bytes], most)).await
+    }
+
+    /// The same for bytes of any number that come one behind the other, which are hashed here besides: as fast as they are written, and not on the thread that
+    /// opens them.
+    pub(super) async fn store(
+        &self,
+        module: &'static str,
+        name: &BlobName,
+        offset: u64,
+        parts: Vec<Bytes>,
+        most: Option<u64>,
+        mut check: Check,
+    ) -> Result<(Written, Check)> {
+        let name = name.clone();
+        let work = move |folder: &mut Folder| {
+            let written = folder.write(module, &name, offset, &parts, most)?;
+            parts.iter().for_each(|part| check.update(part));
+            Ok((written, check))
+        };
+        self.call(work).await
     }
 
     /// Deletes every blob of a module.
@@ -165,12 +189,20 @@ struct Folder {
     /// Each module's blobs, counted once and kept up.
     used: HashMap<&'static str, Sum>,
     /// Open files, the last used at the back.
-    open: VecDeque<(PathBuf, File)>,
+    open: VecDeque<Open>,
+    ahead: Ahead,
+}
+
+struct Open {
+    path: PathBuf,
+    file: File,
+    /// Bytes written since it was written out.
+    waiting: u64,
 }
 
 impl Folder {
-    fn new(root: &Path, most_bytes: u64) -> Self {
-        Self { root: root.to_owned(), most_bytes, used: HashMap::new(), open: VecDeque::new() }
+    fn new(root: &Path, most_bytes: u64, ahead: Ahead) -> Self {
+        Self { root: root.to_owned(), most_bytes, used: HashMap::new(), open: VecDeque::new(), ahead }
     }
 
     fn path(&self, module: &str, name: &BlobName) -> PathBuf {
@@ -180,7 +212,7 @@ impl Folder {
     /// The blob's file, made if `create`; `None` if there is none.
     fn file(&mut self, module: &str, name: &BlobName, create: bool) -> io::Result<Option<&File>> {
         let path = self.path(module, name);
-        if let Some(at) = self.open.iter().position(|(open, _)| *open == path) {
+        if let Some(at) = self.open.iter().position(|open| open.path == path) {
             let found = self.open.remove(at).expect("the position was just found");
             self.open.push_back(found);
         } else {
@@ -198,13 +230,15 @@ impl Folder {
             if self.open.len() == OPEN_FILES {
                 self.open.pop_front();
             }
-            self.open.push_back((path, file));
+            self.open.push_back(Open { path, file, waiting: 0 });
         }
-        Ok(self.open.back().map(|(_, file)| file))
+        Ok(self.open.back().map(|open| &open.file))
     }
 
+    /// Nothing is known any more of what had this name.
     fn close(&mut self, path: &Path) {
-        self.open.retain(|(open, _)| open != path);
+        let _ = self.ahead.failure(path);
+        self.open.retain(|open| open.path != path);
     }
 
     fn write(
@@ -212,11 +246,12 @@ impl Folder {
         module: &'static str,
         name: &BlobName,
         offset: u64,
-        bytes: &[u8],
+        parts: &[impl AsRef<[u8]>],
         most: Option<u64>,
     ) -> Result<Written> {
         let before = self.length(module, name)?;
-        let after = before.unwrap_or(0).max(offset.saturating_add(bytes.len() as u64));
+        let count: u64 = parts.iter().map(|part| part.as_ref().len() as u64).sum();
+        let after = before.unwrap_or(0).max(offset.saturating_add(count));
         let used = self.used(module).map_err(fault)?;
         let others = used.without(before);
         let all = others.with(Some(after));
@@ -228,11 +263,26 @@ impl Folder {
             return Err(HostError::Full);
         }
         let file = self.file(module, name, true).map_err(fault)?.ok_or(HostError::Storage)?;
-        let written = file.write_all_at(bytes, offset);
+        let mut at = offset;
+        let written = parts.iter().map(AsRef::as_ref).try_for_each(|part| {
+            file.write_all_at(part, at)?;
+            at += part.len() as u64;
+            Ok(())
+        });
         // A disk that fills up takes a part of a write: what counts is what is there.
         let length = file.metadata().map_err(fault)?.len();
         self.used.insert(module, others.with(Some(length)));
+        self.write_out_ahead(count);
         written.map(|()| Written::Yes).map_err(fault)
+    }
+
+    /// So many bytes were written to the file used last.
+    fn write_out_ahead(&mut self, bytes: u64) {
+        let Some(open) = self.open.back_mut() else { return };
+        open.waiting = open.waiting.saturating_add(bytes);
+        if open.waiting >= ahead::STEP && self.ahead.begin(&open.path) {
+            open.waiting = 0;
+        }
     }
 
     fn read(&mut self, module: &str, name: &BlobName, offset: u64, most: usize) -> Result<Bytes> {
@@ -251,6 +301,12 @@ impl Folder {
     fn sync(&mut self, module: &str, name: &BlobName) -> Result<()> {
         let file = self.file(module, name, false).map_err(fault)?.ok_or(HostError::NoBlob)?;
         file.sync_data().map_err(fault)?;
+        if let Some(open) = self.open.back_mut() {
+            open.waiting = 0;
+            if let Some(kind) = self.ahead.failure(&open.path) {
+                return Err(fault(kind.into()));
+            }
+        }
         self.sync_folder(module).map_err(fault)
     }
 
@@ -315,7 +371,7 @@ impl Folder {
     /// Deletes every blob of a module.
     fn forget(&mut self, module: &'static str) -> Result<()> {
         let folder = self.root.join(module);
-        self.open.retain(|(open, _)| !open.starts_with(&folder));
+        self.open.retain(|open| !open.path.starts_with(&folder));
         self.used.remove(module);
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(fault(error)),
@@ -371,11 +427,11 @@ mod tests {
         let Some(root) = std::env::var_os(CHILD) else {
             return on_a_small_disk("module::blobs::tests::a_write_that_the_disk_cut_is_counted_as_it_is");
         };
-        let mut folder = Folder::new(Path::new(&root), 1 << 30);
+        let mut folder = Folder::new(Path::new(&root), 1 << 30, Ahead::start().unwrap());
         let name = BlobName::new("a").unwrap();
         let chunk = vec![7; BLOB_CHUNK];
         for _ in 0..3 {
-            assert_eq!(folder.write("m", &name, 0, &chunk, None), Err(HostError::Full));
+            assert_eq!(folder.write("m", &name, 0, &[&chunk], None), Err(HostError::Full));
             let there = folder.length("m", &name).unwrap().unwrap();
             assert!(0 < there && there <= SIZE as u64, "{there} bytes of the write fitted");
             assert_eq!(folder.used("m").unwrap(), Sum { blobs: 1, bytes: there });
@@ -391,9 +447,9 @@ mod tests {
     #[test]
     fn a_quota_counts_bytes_blocks_and_blobs() {
         let root = tempfile::tempdir().unwrap();
-        let mut folder = Folder::new(root.path(), 0);
+        let mut folder = Folder::new(root.path(), 0, Ahead::start().unwrap());
         let write = |folder: &mut Folder, blob: &str, offset: u64, bytes: &[u8]| {
-            folder.write("m", &name(blob), offset, bytes, Some(3 * LEAST)).unwrap()
+            folder.write("m", &name(blob), offset, &[bytes], Some(3 * LEAST)).unwrap()
         };
         let long = vec![7; usize::try_from(LEAST).unwrap()];
         assert_eq!(write(&mut folder, "a", 0, &long), Written::Yes);
@@ -407,7 +463,11 @@ mod tests {
         assert_eq!(write(&mut folder, "b", LEAST - 1, b"x"), Written::Yes, "in what it counts for already");
         folder.rename("m", &name("b"), &name("a")).unwrap();
         assert_eq!(folder.used("m").unwrap(), Sum { blobs: 1, bytes: LEAST });
-        assert_eq!(Folder::new(root.path(), 0).used("m").unwrap(), Sum { blobs: 1, bytes: LEAST }, "counted anew");
+        assert_eq!(
+            Folder::new(root.path(), 0, Ahead::start().unwrap()).used("m").unwrap(),
+            Sum { blobs: 1, bytes: LEAST },
+            "counted anew"
+        );
         folder.delete("m", &name("a")).unwrap();
         assert_eq!(folder.used("m").unwrap(), Sum::default());
         // A million of them, as far as the sum knows.
@@ -418,10 +478,10 @@ mod tests {
     #[test]
     fn a_list_is_the_least_names_in_their_order() {
         let root = tempfile::tempdir().unwrap();
-        let mut folder = Folder::new(root.path(), 0);
+        let mut folder = Folder::new(root.path(), 0, Ahead::start().unwrap());
         let numbered = |number: usize| name(&format!("n{number:05}"));
         for number in (0..SCAN_LIMIT + 5).rev() {
-            let _ = folder.write("m", &numbered(number), 0, b"", None).unwrap();
+            let _ = folder.write("m", &numbered(number), 0, &[b""], None).unwrap();
         }
         let first = folder.list("m", None).unwrap();
         assert_eq!(first, (0..SCAN_LIMIT).map(numbered).collect::<Vec<_>>());

@@ -10,8 +10,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use openred_module::manifest::PermissionName;
 use openred_module::{
-    AuditEvent, Batch, BlobName, Body, CallError, Committed, DialError, Host, HostError, KEY_LIMIT, Method, NodeStatus,
-    OperateError, PeerError, PeerRequest, Response, Scan, ScanPage, Status, TimerId, Within,
+    AuditEvent, Batch, BlobName, Body, CallError, Check, Committed, DialError, Host, HostError, KEY_LIMIT, Method,
+    NodeStatus, OperateError, PeerError, PeerRequest, Response, Scan, ScanPage, Sink, Status, StoreInto, Stored,
+    TimerId, Within,
 };
 use openred_proto::checked::module_word::is_domain;
 use openred_proto::checked::session::{RequestHead, ResponseHead};
@@ -137,6 +138,21 @@ impl From<StoreError> for HostError {
     }
 }
 
+#[async_trait]
+impl Sink for ModuleHost {
+    /// As [`Host::blob_write`] does, grants and quotas included, for each part of the body.
+    async fn write(&self, name: &BlobName, offset: u64, bytes: Vec<Bytes>, check: Check) -> Result<Check, HostError> {
+        self.active()?;
+        self.granted.need(PermissionName::BlobQuota)?;
+        let count = bytes.iter().map(|part| part.len() as u64).sum();
+        let most = self.granted.bytes(PermissionName::BlobQuota);
+        match self.disk.store(self.module, name, offset, bytes, most, check).await {
+            Ok((Written::BeyondQuota, _)) => Err(self.space.own_full(self.module, Place::Blobs, count)),
+            written => self.space.noted(self.module, Place::Blobs, count, written.map(|(_, check)| check)),
+        }
+    }
+}
+
 /// A module's request, for a module of this name here or at a peer.
 fn to_head(module: &str, request: PeerRequest) -> (RequestHead, Body) {
     let head = RequestHead {
@@ -257,6 +273,19 @@ impl Host for ModuleHost {
         let (head, body) = to_head(self.module, request);
         let response = to_response(self.peers.call(peer, head, body).await?);
         Ok(chain.response(response).await)
+    }
+
+    async fn peer_store(
+        &self,
+        peer: NodeId,
+        request: PeerRequest,
+        into: StoreInto,
+    ) -> Result<Stored, openred_module::StoreError> {
+        // Before the peer is asked.
+        self.active()?;
+        self.granted.need(PermissionName::BlobQuota)?;
+        let response = self.peer_request(peer, request).await?;
+        openred_module::receive(self, response, &into).await
     }
 
     async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError> {

@@ -1,6 +1,8 @@
 //! Tests of the module host: a module behind the real host, rows and blobs on a real disk, and every refusal of dispatch.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod stores;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -94,7 +94,13 @@ pub(super) async fn strange_frames(subject: &Subject) -> Result<()> {
     let ended = 1;
     is_well(&host, &attached).await?;
     let late = [
-        Kind::Chunk(Chunk { call: ended, body: b"late".as_slice().into(), end: End::More.into(), limit: 0, range: None }),
+        Kind::Chunk(Chunk {
+            call: ended,
+            body: b"late".as_slice().into(),
+            end: End::More.into(),
+            limit: 0,
+            range: None,
+        }),
         Kind::Credit(Credit { call: ended, bytes: 1 }),
         Kind::Cancel(Cancel { call: ended }),
     ];

@@ -24,9 +24,10 @@ use crate::message::{PeerRequest, Response};
 use crate::module::TimerId;
 use crate::network::DialError;
 use crate::status::NodeStatus;
+use crate::stored::{StoreError, StoreInto, Stored};
 use crate::wire::status::to_status;
-use crate::wire::words::{to_call, to_dial, to_host, to_peer};
-use crate::wire::{DETAIL_BYTES, MESSAGE_BYTES, bodies, convert};
+use crate::wire::words::{to_call, to_dial, to_host, to_peer, to_store};
+use crate::wire::{DETAIL_BYTES, MESSAGE_BYTES, bodies, convert, stored};
 
 /// See the file's head.
 pub(super) struct RemoteHost {
@@ -36,6 +37,8 @@ pub(super) struct RemoteHost {
     network: NetworkClient<Channel>,
     notes: Arc<Notes>,
     settings: Arc<Mutex<String>>,
+    /// Whether the node stores answers for it.
+    stores: bool,
 }
 
 impl RemoteHost {
@@ -44,8 +47,9 @@ impl RemoteHost {
         client: HostClient<Channel>,
         (peers, network): (PeersClient<Channel>, NetworkClient<Channel>),
         notes: Arc<Notes>,
+        stores: bool,
     ) -> Self {
-        Self { node, client, peers, network, notes, settings: Arc::default() }
+        Self { node, client, peers, network, notes, settings: Arc::default(), stores }
     }
 
     /// Where the operator's settings are kept once the node has said them.
@@ -188,6 +192,19 @@ impl Host for RemoteHost {
         let head = frame.head.clone().ok_or(PeerError::Interrupted)?;
         let body = bodies::body(frame, replies);
         convert::to_response(head.status, head.content_type, head.length, body).ok_or(PeerError::Interrupted)
+    }
+
+    async fn peer_store(&self, peer: NodeId, mut request: PeerRequest, into: StoreInto) -> Result<Stored, StoreError> {
+        if !self.stores {
+            return Err(StoreError::Unsupported);
+        }
+        let store = Some(stored::of_into(&into));
+        let head = wire::PeerSendHead { store, ..convert::of_peer_request(peer, &request) };
+        let body = std::mem::replace(&mut request.body, Body::empty());
+        let frame = wire::PeerSendFrame { head: Some(head), ..Default::default() };
+        let sent = self.peers.clone().peer_store(bodies::frames(frame, body)).await;
+        let reply = sent.map_err(|status| to_store(&status))?.into_inner();
+        stored::to_stored(reply).ok_or(StoreError::Peer(PeerError::Interrupted))
     }
 
     async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError> {

@@ -17,9 +17,10 @@ use crate::host::{
     OPERATE_REPLY, OperateError, SCAN_LIMIT, SEAL_LIMIT,
 };
 use crate::message::ModuleName;
+use crate::stored::Stored;
 use crate::wire::status::of_status;
-use crate::wire::words::{NOT_ATTACHED, of_call, of_host, of_peer};
-use crate::wire::{CONTENT_TYPE_BYTES, DETAIL_BYTES, NAME_BYTES, bodies, convert};
+use crate::wire::words::{NOT_ATTACHED, of_call, of_host, of_peer, of_store};
+use crate::wire::{CONTENT_TYPE_BYTES, DETAIL_BYTES, NAME_BYTES, REFUSAL_BYTES, bodies, convert, stored};
 
 /// Longest path that a module may ask a peer for: that of the session's request.
 const PATH_BYTES: usize = 1024;
@@ -246,7 +247,7 @@ impl Peers for Hosting {
     async fn peer_send(&self, request: Request<Streaming<wire::PeerSendFrame>>) -> Outcome<Frames> {
         let (head, first, frames) = begun(request.into_inner()).await?;
         // Another module is asked by CallModule.
-        if !head.module.is_empty() || head.operator {
+        if !head.module.is_empty() || head.operator || head.store.is_some() {
             return Err(malformed());
         }
         let body = bodies::body(first, frames);
@@ -255,9 +256,29 @@ impl Peers for Hosting {
         Ok(answered(response))
     }
 
+    async fn peer_store(&self, request: Request<Streaming<wire::PeerSendFrame>>) -> Outcome<wire::PeerStoreReply> {
+        let (mut head, first, frames) = begun(request.into_inner()).await?;
+        if !head.module.is_empty() || head.operator {
+            return Err(malformed());
+        }
+        let into = head.store.take().as_ref().and_then(stored::to_into).ok_or_else(malformed)?;
+        into.check().map_err(of_store)?;
+        let body = bodies::body(first, frames);
+        let (peer, request) = convert::to_peer_request(head, body).ok_or_else(malformed)?;
+        let length = into.length;
+        let mut outcome = self.host()?.peer_store(peer, request, into).await.map_err(of_store)?;
+        let body = match &mut outcome {
+            Stored::Refused(refusal) => std::mem::replace(&mut refusal.body, Body::empty()),
+            _ => Body::empty(),
+        };
+        // One that is too long, or breaks off, tells less than its status.
+        let body = body.collect(REFUSAL_BYTES).await.unwrap_or_default();
+        Ok(Reply::new(stored::of_stored(outcome, length, body)))
+    }
+
     async fn call_module(&self, request: Request<Streaming<wire::PeerSendFrame>>) -> Outcome<Frames> {
         let (head, first, frames) = begun(request.into_inner()).await?;
-        if !head.peer.is_empty() || ModuleName::new(&head.module).is_none() {
+        if !head.peer.is_empty() || head.store.is_some() || ModuleName::new(&head.module).is_none() {
             return Err(malformed());
         }
         let attachment = self.0.attachment().ok_or_else(|| Status::unauthenticated(NOT_ATTACHED))?;

@@ -6,6 +6,7 @@ mod hooks;
 mod migrations;
 mod ranges;
 mod recorded;
+mod stores;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,6 +73,7 @@ impl Module for Probe {
         routes.operator(Method::Get, "/forever", 0, Self::forever);
         routes.operator(Method::Get, "/panic", 0, Self::panic);
         routes.operator(Method::Post, "/domain", 0, Self::domain);
+        routes.operator(Method::Post, "/store", 0, Self::store);
         routes.operator(Method::Post, "/ranges", 1 << 16, Self::ranges);
         routes.peer(Method::Post, "/echo", 1 << 30, Self::echo);
     }

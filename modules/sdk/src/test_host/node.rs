@@ -22,6 +22,7 @@ use crate::message::{PeerRequest, Request, Response};
 use crate::module::TimerId;
 use crate::network::DialError;
 use crate::status::NodeStatus;
+use crate::stored::{Check, Sink, StoreError, StoreInto, Stored, receive};
 
 /// Where virtual time begins: some moment in 2027.
 const EPOCH: UnixMillis = 1_800_000_000_000;
@@ -61,6 +62,8 @@ pub(super) struct State {
     pub(super) crash_after: Option<usize>,
     /// Who goes on for whom, as this node knows it.
     pub(super) successors: BTreeMap<NodeId, NodeId>,
+    /// A node of before the feature `stores`.
+    pub(super) without_stores: bool,
     pub(super) beside: Beside,
     pub(super) egress: Egress,
     /// What the operator's operations do.
@@ -108,6 +111,7 @@ impl Node {
             status: None,
             alert: None,
             successors: BTreeMap::new(),
+            without_stores: false,
             crash_after: None,
             settings: String::new(),
             beside: Beside::default(),
@@ -378,6 +382,14 @@ impl Host for Node {
         Ok(response)
     }
 
+    async fn peer_store(&self, peer: NodeId, request: PeerRequest, into: StoreInto) -> Result<Stored, StoreError> {
+        if self.state().without_stores {
+            return Err(StoreError::Unsupported);
+        }
+        let response = self.peer_request(peer, request).await?;
+        receive(self, response, &into).await
+    }
+
     async fn is_linked(&self, peer: NodeId) -> Result<bool, HostError> {
         let state = self.state();
         Ok(state.peers.contains_key(&state.present(peer)))
@@ -449,6 +461,28 @@ impl Host for Node {
         let kept = |word: &str| -> &'static str { String::leak(word.to_owned()) };
         let event = AuditEvent { code: kept(event.code), peer: event.peer, outcome: kept(event.outcome) };
         self.state().audit.push(event);
+    }
+}
+
+#[async_trait::async_trait]
+impl Sink for Node {
+    async fn write(
+        &self,
+        blob: &BlobName,
+        offset: u64,
+        bytes: Vec<Bytes>,
+        mut check: Check,
+    ) -> Result<Check, HostError> {
+        let bytes = Bytes::from(bytes.concat());
+        check.update(&bytes);
+        let mut at = 0;
+        // Nothing at all is a blob as well.
+        while at == 0 || at < bytes.len() {
+            let part = bytes.slice(at..bytes.len().min(at + BLOB_CHUNK));
+            self.blob_write(blob, offset + at as u64, part).await?;
+            at += BLOB_CHUNK;
+        }
+        Ok(check)
     }
 }
 

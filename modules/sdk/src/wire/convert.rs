@@ -179,6 +179,7 @@ pub(crate) fn of_peer_request(peer: NodeId, request: &PeerRequest) -> wire::Peer
         length: request.length,
         deadline: request.deadline,
         idempotency_key: of_key(request.idempotency_key),
+        store: None,
         operator: false,
     }
 }

@@ -4,6 +4,7 @@ use tonic::{Code, Status};
 
 use crate::host::{CallError, HostError, PeerError};
 use crate::network::DialError;
+use crate::stored::StoreError;
 
 /// The module was not granted this.
 pub(crate) const NOT_GRANTED: &str = "not-granted";
@@ -104,6 +105,31 @@ pub(crate) fn of_peer(error: PeerError) -> Status {
     }
 }
 
+/// No body is of that length at that place.
+const BAD_RANGE: &str = "bad-range";
+
+pub(crate) fn of_store(error: StoreError) -> Status {
+    match error {
+        StoreError::Peer(error) => of_peer(error),
+        StoreError::Host(error) => of_host(error),
+        StoreError::BadRange => Status::invalid_argument(BAD_RANGE),
+        StoreError::Unsupported => Status::unimplemented("stores"),
+    }
+}
+
+/// What a module reads of a status.
+#[cfg(any(feature = "process", test))]
+pub(crate) fn to_store(status: &Status) -> StoreError {
+    match (status.code(), status.message()) {
+        (Code::InvalidArgument, BAD_RANGE) => StoreError::BadRange,
+        (Code::Unimplemented, _) => StoreError::Unsupported,
+        (Code::InvalidArgument | Code::Internal, _)
+        | (Code::ResourceExhausted, "full")
+        | (Code::Unavailable, "shutting-down") => StoreError::Host(to_host(status)),
+        _ => StoreError::Peer(to_peer(status)),
+    }
+}
+
 /// What a module reads of a status. Where the connection to the node broke, the request may have been carried out.
 #[cfg(any(feature = "process", test))]
 pub(crate) fn to_peer(status: &Status) -> PeerError {
@@ -170,6 +196,14 @@ mod tests {
         ];
         for error in peer {
             assert_eq!(to_peer(&of_peer(error)), error);
+            assert_eq!(to_store(&of_store(error.into())), error.into());
+        }
+        // Those of a write; that nothing was granted is the same in either's words.
+        for error in [HostError::Full, HostError::TooLarge { limit: 9 }, HostError::Storage, HostError::ShuttingDown] {
+            assert_eq!(to_store(&of_store(error.into())), error.into());
+        }
+        for error in [StoreError::BadRange, StoreError::Unsupported] {
+            assert_eq!(to_store(&of_store(error)), error);
         }
         let gone = Status::unavailable("transport error");
         assert_eq!((to_host(&gone), to_peer(&gone)), (HostError::ShuttingDown, PeerError::Interrupted));
