@@ -130,6 +130,7 @@ fn iso_whatever_a_module_does_has_a_name_and_harms_nobody_else() {
         ("on-long", "a frame that is none, or too long"),
         ("on-twice", "answered a call twice"),
         ("on-other", "answered a call that was never made"),
+        ("on-bad-head", "it sent a reply whose head is none"),
         ("on-overrun", "sent more than it was granted"),
         ("on-memory", "module.limit: memory"),
         ("on-fork", "SIGSYS"),

@@ -143,6 +143,10 @@ async fn do_act(act: &str, call: u64, to: &mpsc::Sender<ModuleFrame>) -> Result<
         "on-twice" => to.send(reply(call, "once".to_owned())).await?,
         "on-other" => to.send(reply(call + 1000, String::new())).await?,
         "on-overrun" => overrun(call, to).await?,
+        // No status, with a body to come.
+        "on-bad-head" => {
+            to.send(frame(Kind::Reply(Reply { call, status: 7, end: End::More.into(), ..Reply::default() }))).await?;
+        }
         "on-memory" => take_memory(),
         "on-cpu" => return Ok(Some(take_cpu())),
         "on-tasks" => return Ok(Some(take_tasks())),

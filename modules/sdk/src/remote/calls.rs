@@ -316,6 +316,9 @@ impl Calls {
         };
         let end = ended(reply.end, 0)?;
         let last = end.is_some();
+        // Judged before there is a body: one that was dropped here would want the table, which is held, to say that its reader has gone.
+        let response = convert::to_response(reply.status, reply.content_type, reply.length, Body::empty());
+        let response = response.ok_or(Fault::BadHead)?;
         let body = if end == Some(Ok(())) {
             // Counted like any other piece.
             running.inbox.take(reply.body.clone(), end, true)?;
@@ -324,12 +327,10 @@ impl Calls {
             running.inbox.take(reply.body, end, true)?;
             running.inbox.body(reading)
         };
-        let response = convert::to_response(reply.status, reply.content_type, reply.length, body);
-        let response = response.ok_or(Fault::BadHead)?;
         if last {
             self.forget(reply.call);
         }
-        Ok(Delivery::Response(head, response))
+        Ok(Delivery::Response(head, Response { body, ..response }))
     }
 
     fn verdict(&mut self, reply: wire::HookReply) -> Result<Delivery, Fault> {
@@ -390,13 +391,46 @@ impl Calls {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use bytes::Bytes;
+
     use super::*;
+    use crate::wire::CONTENT_TYPE_BYTES;
 
     struct Unread;
 
     impl Reading for Unread {
         fn read(&self, _: u32) {}
         fn left(&self) {}
+    }
+
+    /// Notes that its reader has gone.
+    #[derive(Default)]
+    struct Left(AtomicBool);
+
+    impl Reading for Left {
+        fn read(&self, _: u32) {}
+        fn left(&self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_head_that_is_none_leaves_no_body_to_be_dropped_with_the_table_held() {
+        let long = "x".repeat(CONTENT_TYPE_BYTES + 1);
+        for (status, content_type) in [(7, ""), (600, ""), (200, "a\nb"), (200, long.as_str())] {
+            for end in [wire::End::More, wire::End::Failed, wire::End::Done] {
+                let (mut calls, reading) = (Calls::default(), Arc::new(Left::default()));
+                let made = calls.begin(|_| Arc::clone(&reading) as _).unwrap();
+                let body = Bytes::from_static(b"x");
+                let (call, content_type) = (made.call, content_type.to_owned());
+                let reply = wire::Reply { call, status, content_type, length: None, body, end: end.into() };
+                assert_eq!(say(&mut calls, FromModule::Reply(reply)), Err(Fault::BadHead), "{status} {end:?}");
+                assert!(!reading.0.load(Ordering::Relaxed), "{status} {end:?}");
+                assert!(made.reply.blocking_recv().is_err(), "its caller hears that there is no answer");
+            }
+        }
     }
 
     fn say(calls: &mut Calls, kind: FromModule) -> Result<(), Fault> {

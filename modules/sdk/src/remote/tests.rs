@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod domain;
+mod heads;
 mod hooks;
 mod migrations;
 mod ranges;
