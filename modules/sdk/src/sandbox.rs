@@ -192,7 +192,11 @@ impl SandboxHost {
         let mut proof = [0; PROOF_BYTES];
         getrandom::fill(&mut proof).expect("the kernel's generator answers since the machine was started");
         let expected = self.door.expect(&self.module, Secret::new(proof), self.host.context());
-        self.give(&proof)?;
+        if let Err(error) = self.give(&proof) {
+            // A pipe that nobody reads any more: the program has ended, or is about to, and what it said is worth more than the pipe.
+            let exit = self.ended().await;
+            return Err(exit.map_or(error, |exit| SandboxError::Ended(exit.to_string(), process.log())));
+        }
         let attached = tokio::select! {
             attached = timeout(STEP, expected.attached()) => attached,
             exit = process.ended() => return Err(SandboxError::Ended(exit.to_string(), process.log())),
