@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use memchr::memmem;
 use serde_json::Value;
 
 use crate::harness::{Answer, Node, binaries, refusal, run, wait_for};
@@ -50,9 +51,7 @@ impl Desk {
     pub fn probe(&self, version: &str) -> Result<PathBuf> {
         let mut bytes = fs::read(binaries()?.join("openred-probe-module"))?;
         ensure!(version.len() == VERSION.len(), "{version} is not as long as {VERSION}");
-        let parts = bytes.windows(VERSION.len()).enumerate();
-        let places: Vec<usize> =
-            parts.filter(|(_, part)| *part == VERSION.as_bytes()).map(|(place, _)| place).collect();
+        let places: Vec<usize> = memmem::find_iter(&bytes, VERSION).collect();
         ensure!(!places.is_empty(), "the program has its version nowhere");
         for place in places {
             bytes[place..place + version.len()].copy_from_slice(version.as_bytes());

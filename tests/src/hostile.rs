@@ -10,6 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use hyper_util::rt::TokioIo;
+use memchr::memmem;
 use openred_proto::admin::node_client::NodeClient;
 use openred_proto::admin::{ModuleRequestFrame, ModuleRequestHead};
 use tokio::net::UnixStream;
@@ -34,7 +35,7 @@ pub fn plant(place: &Path, act: &str) -> Result<()> {
     ensure!(act.len() <= ACT_BYTES, "{act} is too long");
     // In the program's own code the mark may stand a second time, with something else behind it.
     let whole = [MARK.as_slice(), &[b'.'; ACT_BYTES]].concat();
-    let at = program.windows(whole.len()).position(|bytes| bytes == whole).context("the program has no mark")?;
+    let at = memmem::find(&program, &whole).context("the program has no mark")?;
     let start = at + MARK.len();
     program[start..start + act.len()].copy_from_slice(act.as_bytes());
     let beside = place.with_extension("new");

@@ -12,6 +12,9 @@ use openred_proto::admin::{ModuleRequestFrame, ModuleRequestHead};
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
+/// How long a caller waits after a call that failed.
+const AFTER_FAILURE: Duration = Duration::from_millis(5);
+
 /// What calls have come to.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -32,12 +35,18 @@ impl Outcome {
     }
 }
 
-/// Calls that go on.
+/// Calls that go on until they are stopped or this is dropped.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
     ended: Arc<AtomicUsize>,
-    thread: JoinHandle<Result<Outcome>>,
+    thread: Option<JoinHandle<Result<Outcome>>>,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
 }
 
 impl Load {
@@ -65,7 +74,7 @@ impl Load {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(plan.run())
         })?;
-        Ok(Self { stop, ended, thread })
+        Ok(Self { stop, ended, thread: Some(thread) })
     }
 
     /// Calls that have ended so far.
@@ -78,9 +87,10 @@ impl Load {
     ///
     /// # Errors
     /// When the node could not be reached.
-    pub fn stop(self) -> Result<Outcome> {
+    pub fn stop(mut self) -> Result<Outcome> {
         self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().map_err(|_| anyhow!("the thread of calls has ended"))?
+        let thread = self.thread.take().context("it was stopped before")?;
+        thread.join().map_err(|_| anyhow!("the thread of calls has ended"))?
     }
 }
 
@@ -124,7 +134,11 @@ impl Plan {
             }
             match self.call(&mut node).await {
                 Ok(()) => outcome.took.push((at.saturating_duration_since(begun), at.elapsed())),
-                Err(error) => outcome.failed.push(format!("{error:#}")),
+                Err(error) => {
+                    outcome.failed.push(format!("{error:#}"));
+                    // A node that is away is not asked as fast as the processor can.
+                    tokio::time::sleep(AFTER_FAILURE).await;
+                }
             }
             self.ended.fetch_add(1, Ordering::SeqCst);
         }

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use memchr::memmem;
 
 use crate::harness::{binaries, run};
 
@@ -107,8 +108,7 @@ fn text(path: &Path) -> Result<&str> {
 }
 
 fn replace(bytes: &mut [u8], from: &[u8], to: &[u8]) -> Result<()> {
-    let places: Vec<usize> =
-        bytes.windows(from.len()).enumerate().filter(|(_, part)| *part == from).map(|(at, _)| at).collect();
+    let places: Vec<usize> = memmem::find_iter(bytes, from).collect();
     ensure!(!places.is_empty(), "the program has no such text to be changed");
     for at in places {
         bytes[at..at + to.len()].copy_from_slice(to);
