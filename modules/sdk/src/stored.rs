@@ -70,7 +70,8 @@ pub enum Blake3 {
 /// What became of an answer that was to be stored.
 #[derive(Debug)]
 pub enum Stored {
-    /// It is there, and has its hash.
+    /// What came had its hash and was written there. It is there for as long as nobody else writes to that place: of two stores into one place, or a
+    /// write beside a store, each spoils the other, whatever it is told.
     Verified,
     /// It has another hash or another length. What is in the blob there now is worth nothing.
     Wrong {

@@ -42,6 +42,8 @@ pub(crate) const PIECE_BYTES: usize = FRAME_BYTES - 4096;
 pub(crate) const CREDIT: u32 = 256 * 1024;
 /// What a range of a blob costs of it: the reader has nothing of it in memory, so one is read while another waits, however long they are.
 pub(crate) const RANGE_CREDIT: u32 = CREDIT / 2;
+/// Longest range of a blob in one piece. Credit is for two: so much the node reads at most for a module that is no more.
+pub(crate) const RANGE_BYTES: u64 = 16 << 20;
 /// The most credit that a side may pile up: beyond it the other side miscounts.
 pub(crate) const CREDIT_MOST: usize = 4 * 1024 * 1024;
 /// Calls in flight in one attachment, events among them.

@@ -235,7 +235,7 @@ impl Folder {
         Ok(self.open.back().map(|open| &open.file))
     }
 
-    /// Nothing is known any more of what had this name.
+    /// Nothing is known any more of what had this name, and has it no more.
     fn close(&mut self, path: &Path) {
         let _ = self.ahead.failure(path);
         self.open.retain(|open| open.path != path);
@@ -325,8 +325,8 @@ impl Folder {
     fn delete(&mut self, module: &'static str, name: &BlobName) -> Result<()> {
         let Some(length) = self.length(module, name)? else { return Ok(()) };
         let path = self.path(module, name);
-        self.close(&path);
         fs::remove_file(&path).map_err(fault)?;
+        self.close(&path);
         let used = self.used(module).map_err(fault)?;
         self.used.insert(module, used.without(Some(length)));
         self.sync_folder(module).map_err(fault)
@@ -373,7 +373,9 @@ impl Folder {
         let folder = self.root.join(module);
         self.open.retain(|open| !open.path.starts_with(&folder));
         self.used.remove(module);
-        match fs::remove_dir_all(&folder) {
+        let removed = fs::remove_dir_all(&folder);
+        self.ahead.forget(&folder);
+        match removed {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(fault(error)),
             _ => Ok(()),
         }
@@ -473,6 +475,28 @@ mod tests {
         // A million of them, as far as the sum knows.
         folder.used.insert("m", Sum { blobs: BLOBS, bytes: 0 });
         assert_eq!(write(&mut folder, "d", 0, b""), Written::BeyondQuota);
+    }
+
+    #[test]
+    fn a_name_that_was_forgotten_owes_nothing_to_what_had_it() {
+        let root = tempfile::tempdir().unwrap();
+        let mut folder = Folder::new(root.path(), 0, Ahead::start().unwrap());
+        let [first, last] = ["a", "b"].map(|blob| folder.path("m", &name(blob)));
+        fs::create_dir(root.path().join("m")).unwrap();
+        for path in [&first, &last] {
+            // What is not opened stands for a disk that fails.
+            std::os::unix::fs::symlink("nowhere", path).unwrap();
+            while !folder.ahead.begin(path) {
+                std::thread::yield_now();
+            }
+        }
+        // They fail one behind the other.
+        while folder.ahead.failure(&last).is_none() {
+            std::thread::yield_now();
+        }
+        folder.forget("m").unwrap();
+        assert_eq!(folder.write("m", &name("a"), 0, &[b"anew"], None), Ok(Written::Yes));
+        assert_eq!(folder.sync("m", &name("a")), Ok(()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Rows are sealed before they reach the database (`store::seal`). Blobs are plain files: what a module keeps there is
 //! protected by the state directory's mode and the cage, no further (SECURITY.md).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -58,6 +59,7 @@ pub(super) struct ModuleHost {
     health: Arc<Health>,
     view: Arc<View>,
     bounds: Arc<Bounds>,
+    taken_out: Arc<AtomicBool>,
 }
 
 /// What the processes of one module share.
@@ -67,6 +69,7 @@ pub(super) struct Shared {
     pub(super) space: Arc<Space>,
     pub(super) hooks: Arc<Hooks>,
     pub(super) bounds: Arc<Bounds>,
+    pub(super) taken_out: Arc<AtomicBool>,
 }
 
 impl ModuleHost {
@@ -77,7 +80,7 @@ impl ModuleHost {
         shared: Shared,
         granted: Arc<Granted>,
     ) -> Self {
-        let Shared { timers, space, hooks, bounds } = shared;
+        let Shared { timers, space, hooks, bounds, taken_out } = shared;
         Self {
             me: parts.me,
             module,
@@ -97,6 +100,7 @@ impl ModuleHost {
             health: Arc::clone(&parts.health),
             view: Arc::clone(&parts.view),
             bounds,
+            taken_out,
         }
     }
 
@@ -226,6 +230,10 @@ impl Host for ModuleHost {
     }
 
     async fn blob_read(&self, name: &BlobName, offset: u64, most: usize) -> Result<Bytes, HostError> {
+        // Its answers may lie in its blobs, and are read here after it has ended: by a swap or of itself, but not by the operator's word.
+        if self.taken_out.load(Ordering::Relaxed) {
+            return Err(HostError::ShuttingDown);
+        }
         self.granted.need(PermissionName::BlobQuota)?;
         self.disk.read(self.module, name, offset, most).await
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -245,8 +246,8 @@ impl Keeper {
     }
 }
 
-/// Lets a module that was taken out end what it does, as long as its manifest says, and has its process ended.
-async fn end(
+/// Lets a module that was taken out end what it does, as long as its manifest says, has its process ended, and what of its answers is still read here.
+pub(super) async fn end(
     modules: Arc<Modules>,
     supervisor: Arc<Supervisor>,
     troubles: Arc<Troubles>,
@@ -256,6 +257,7 @@ async fn end(
     if let Some((attached, wanted)) = attached.zip(loaded.wanted.as_ref()) {
         attached.drain(Duration::from_secs(wanted.manifest.limits.stop_seconds.into())).await;
     }
+    loaded.hosts.taken_out.store(true, Ordering::Relaxed);
     modules.hush(loaded.id);
     troubles.clear(loaded.id);
     supervisor.ask(Ask::Stop { module: loaded.id.to_owned(), generation: 0 }).await;

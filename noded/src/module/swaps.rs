@@ -1,6 +1,7 @@
 //! What the host's table has to do with swaps: the operator's wishes on their way to a module's life, and a module's routes and hooks changed with
 //! the generation that is called.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use openred_module::Context;
@@ -20,6 +21,8 @@ pub(super) const WISHES: usize = 8;
 pub(super) struct Hosts {
     pub(super) seal: Arc<RowSeal>,
     pub(super) make: Arc<dyn Fn(Arc<Pen>, Arc<Granted>) -> Context + Send + Sync>,
+    /// The operator has had it taken out: none of them reads its blobs any more.
+    pub(super) taken_out: Arc<AtomicBool>,
 }
 
 /// The way to a module's life.

@@ -1,6 +1,7 @@
 //! Tests of the module host: a module behind the real host, rows and blobs on a real disk, and every refusal of dispatch.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod ranges;
 mod stores;
 
 use std::sync::Arc;

@@ -6,9 +6,9 @@ use openred_proto::module::host_frame::Kind as FromHost;
 use openred_proto::module::module_frame::Kind as FromModule;
 use openred_proto::module::{self as wire, event};
 
-use super::CONTENT_TYPE_BYTES;
 use super::flow::Piece;
 use super::lane::Framed;
+use super::{CONTENT_TYPE_BYTES, RANGE_BYTES};
 use crate::body::Body;
 use crate::error::Status;
 use crate::host::{Batch, BlobName, Scan, ScanPage};
@@ -49,7 +49,7 @@ pub(crate) fn chunk(call: u64, piece: Piece) -> wire::Chunk {
 /// A range that a module names, if it is one.
 pub(crate) fn to_range(range: &wire::BlobRange) -> Option<BlobRange> {
     let wire::BlobRange { offset, length, .. } = *range;
-    let is_one = length > 0 && offset.checked_add(length).is_some();
+    let is_one = length > 0 && length <= RANGE_BYTES && offset.checked_add(length).is_some();
     let name = BlobName::new(&range.name)?;
     is_one.then_some(BlobRange { name, offset, length })
 }

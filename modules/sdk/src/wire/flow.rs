@@ -11,7 +11,7 @@ use futures_util::{Stream, StreamExt};
 use openred_proto::module::End;
 use tokio::sync::Semaphore;
 
-use super::{CREDIT, CREDIT_MOST, PIECE_BYTES, RANGE_CREDIT};
+use super::{CREDIT, CREDIT_MOST, PIECE_BYTES, RANGE_BYTES, RANGE_CREDIT};
 use crate::body::{Body, BodyError};
 use crate::range::BlobRange;
 
@@ -359,11 +359,13 @@ pub(crate) struct Pieces {
     rest: Bytes,
     /// Whether the reader takes ranges as such.
     ranges: bool,
+    /// What is left of a range that was too long for one piece.
+    rest_of_range: Option<BlobRange>,
 }
 
 impl Pieces {
     pub(crate) fn new(body: Body) -> Self {
-        Self { body, rest: Bytes::new(), ranges: false }
+        Self { body, rest: Bytes::new(), ranges: false, rest_of_range: None }
     }
 
     /// The same for a reader that takes ranges as such.
@@ -403,14 +405,30 @@ impl Pieces {
             return None;
         }
         loop {
-            let piece = match self.body.as_ranges()?.next_range().await {
+            let next = match self.rest_of_range.take() {
+                Some(rest) => Some(Ok(rest)),
+                None => self.body.as_ranges()?.next_range().await,
+            };
+            let piece = match next {
                 Some(Ok(range)) if range.length == 0 => continue,
-                Some(Ok(range)) => Piece { range: Some(range), ..Piece::none() },
+                // No blob is so long. Sent, it would break the contract; read as bytes, it fails the body alone.
+                Some(Ok(range)) if range.offset.checked_add(range.length).is_none() => {
+                    Piece::ended_by(BodyError::Failed)
+                }
+                Some(Ok(range)) => Piece { range: Some(self.cut(range)), ..Piece::none() },
                 Some(Err(error)) => Piece::ended_by(error),
                 None => Piece::last(End::Done, 0),
             };
             return Some(piece);
         }
+    }
+
+    /// As much of a range, whose end is a number, as one piece holds; the rest comes next.
+    fn cut(&mut self, range: BlobRange) -> BlobRange {
+        let length = range.length.min(RANGE_BYTES);
+        let (offset, left) = (range.offset + length, range.length - length);
+        self.rest_of_range = (left > 0).then(|| BlobRange { name: range.name.clone(), offset, length: left });
+        BlobRange { length, ..range }
     }
 }
 

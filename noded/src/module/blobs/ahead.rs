@@ -5,9 +5,9 @@
 //! once, and this thread may be the one that hears of it. Durable is what `sync` has answered for, as without this.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions, symlink_metadata};
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,17 @@ struct Failed(Arc<Mutex<HashMap<PathBuf, ErrorKind>>>);
 impl Failed {
     fn paths(&self) -> MutexGuard<'_, HashMap<PathBuf, ErrorKind>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that this file could not be written out, if it still has its name: what has that now is not what failed.
+    fn note(&self, path: PathBuf, file: Option<&File>, kind: ErrorKind) {
+        // Under the lock: who takes a name from a file asks for its failures afterwards.
+        let mut paths = self.paths();
+        let Ok(there) = symlink_metadata(&path) else { return };
+        let is_there = |own: std::fs::Metadata| (own.dev(), own.ino()) == (there.dev(), there.ino());
+        if file.is_none_or(|file| file.metadata().is_ok_and(is_there)) {
+            paths.insert(path, kind);
+        }
     }
 }
 
@@ -56,6 +67,11 @@ impl Ahead {
     pub(super) fn failure(&self, path: &Path) -> Option<ErrorKind> {
         self.failed.paths().remove(path)
     }
+
+    /// Nothing in this folder is known of any more.
+    pub(super) fn forget(&self, folder: &Path) {
+        self.failed.paths().retain(|path, _| !path.starts_with(folder));
+    }
 }
 
 impl Drop for Ahead {
@@ -71,13 +87,16 @@ impl Drop for Ahead {
 fn write_out(paths: &Receiver<PathBuf>, failed: &Failed) {
     while let Ok(path) = paths.recv() {
         let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path);
-        match file.and_then(|file| file.sync_data()) {
-            Ok(()) => {}
+        let kind = match &file {
+            Ok(file) => file.sync_data().err().map(|error| error.kind()),
+            Err(error) => Some(error.kind()),
+        };
+        match kind {
             // Deleted or renamed meanwhile: who did so has synced it, or wants it no more.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::error!(kind = ?error.kind(), "a blob could not be written out");
-                failed.paths().insert(path, error.kind());
+            None | Some(ErrorKind::NotFound) => {}
+            Some(kind) => {
+                tracing::error!(?kind, "a blob could not be written out");
+                failed.note(path, file.as_ref().ok(), kind);
             }
         }
     }
@@ -107,5 +126,20 @@ mod tests {
         assert_eq!(failed.paths().keys().collect::<Vec<_>>(), [&link]);
         let ahead = Ahead { queue: None, failed, thread: None };
         assert!(ahead.failure(&file).is_none() && ahead.failure(&link).is_some() && ahead.failure(&link).is_none());
+    }
+
+    #[test]
+    fn what_has_the_name_of_a_file_that_failed_has_not_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (failed, path) = (Failed::default(), folder.path().join("file"));
+        std::fs::write(&path, "first").unwrap();
+        let first = File::open(&path).unwrap();
+        failed.note(path.clone(), Some(&first), ErrorKind::Other);
+        assert_eq!(failed.paths().remove(&path), Some(ErrorKind::Other));
+        std::fs::remove_file(&path).unwrap();
+        failed.note(path.clone(), Some(&first), ErrorKind::Other);
+        std::fs::write(&path, "second").unwrap();
+        failed.note(path.clone(), Some(&first), ErrorKind::Other);
+        assert!(failed.paths().is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! Answers that lie in the module's blobs: read by the node, never by the module.
 use super::*;
-use crate::wire::RANGE_CREDIT;
-use crate::wire::flow::{Budget, Pieces};
+use crate::wire::flow::{Budget, Piece, Pieces};
+use crate::wire::{RANGE_BYTES, RANGE_CREDIT};
 use crate::{BlobName, BlobRange};
 
 /// Longer than what is read ahead of a reader.
@@ -71,7 +71,8 @@ fn what_is_not_there_fails_the_body_and_ends_the_call_and_nothing_else() {
         write(&node, "a", 0, b"short").await;
         let (attached, _pipe) = node.attach(Probe::default()).await;
         let far = u64::MAX - 5;
-        for ranges in ["a 0 6", "a 5 1", "none 0 1", "a 0 5\na 4 2", &format!("a {far} 5")] {
+        let beyond = format!("a {far} 6");
+        for ranges in ["a 0 6", "a 5 1", "none 0 1", "a 0 5\na 4 2", &format!("a {far} 5"), &beyond] {
             // More would follow.
             let more = format!("{ranges}\n{}", "a 0 5\n".repeat(50));
             for ranges in [ranges.to_owned(), more] {
@@ -192,7 +193,7 @@ fn ranges_out_of_contract_end_the_attachment() {
             }
         };
         type Make = Box<dyn Fn(u64) -> FromModule>;
-        let cases: [(&[&str], Fault, Make); 8] = [
+        let cases: [(&[&str], Fault, Make); 9] = [
             // It never named the feature.
             (&["hooks"], Fault::BadBody, Box::new(|call| range(call, "a", 0, 1))),
             // Blobs of another module have no names here.
@@ -200,6 +201,7 @@ fn ranges_out_of_contract_end_the_attachment() {
             (&["ranges"], Fault::BadBody, Box::new(|call| range(call, "", 0, 1))),
             (&["ranges"], Fault::BadBody, Box::new(|call| range(call, "a", 0, 0))),
             (&["ranges"], Fault::BadBody, Box::new(|call| range(call, "a", u64::MAX, 1))),
+            (&["ranges"], Fault::BadBody, Box::new(|call| range(call, "a", 0, RANGE_BYTES + 1))),
             (&["ranges"], Fault::BadBody, Box::new(with(|chunk| chunk.body = Bytes::from_static(b"x")))),
             (&["ranges"], Fault::BadBody, Box::new(with(|chunk| chunk.end = End::Done.into()))),
             // Two are all that may wait, since nobody reads.
@@ -248,5 +250,51 @@ fn under_a_node_without_the_feature_the_module_reads_its_blob() {
                 false => assert_eq!((read.as_slice(), named), (&bytes[7..100_007], vec![])),
             }
         }
+    });
+}
+
+/// A body's ranges as they go out, each with its place and its length, and its end.
+async fn sent(ranges: Vec<BlobRange>) -> (Vec<(u64, u64)>, End) {
+    let host = TestHost::start(1, Probe::default()).await;
+    let body = Body::ranges(&host.context(), futures_util::stream::iter(ranges.into_iter().map(Ok)));
+    let (mut pieces, mut sent) = (Pieces::new(body).with_ranges(true), Vec::new());
+    loop {
+        // A budget of its own for each: nothing is read here.
+        let Piece { range, end, .. } = pieces.next(&Budget::new()).await.unwrap();
+        sent.extend(range.map(|range| (range.offset, range.length)));
+        if end != End::More {
+            return (sent, end);
+        }
+    }
+}
+
+#[test]
+fn a_range_that_is_too_long_for_a_piece_goes_in_several() {
+    run(async {
+        let part = |offset, length| BlobRange { name: name("a"), offset, length };
+        let (ranges, end) = sent(vec![part(5, 2 * RANGE_BYTES + 1), part(0, RANGE_BYTES), part(9, 0)]).await;
+        let cut = [(5, RANGE_BYTES), (5 + RANGE_BYTES, RANGE_BYTES), (5 + 2 * RANGE_BYTES, 1), (0, RANGE_BYTES)];
+        assert_eq!((ranges.as_slice(), end), (&cut[..], End::Done));
+        let (ranges, end) = sent(vec![part(0, 1), part(u64::MAX - 5, 6), part(0, 1)]).await;
+        assert_eq!((ranges.as_slice(), end), (&[(0, 1)][..], End::Failed), "its end is no number");
+        assert_eq!(sent(vec![part(u64::MAX - 5, 5)]).await.0, [(u64::MAX - 5, 5)]);
+    });
+}
+
+#[test]
+fn a_body_of_one_range_that_goes_in_several_is_whole() {
+    run(async {
+        let node = Node::new().await;
+        let end = 2 * RANGE_BYTES;
+        // A hole, and a little behind it.
+        write(&node, "a", usize::try_from(end).unwrap(), b"the end").await;
+        let (attached, _pipe) = node.attach(Probe::default()).await;
+        let mut body = asked(&attached, format!("a 1 {}", end + 6)).await;
+        let (mut count, mut last) = (0, Bytes::new());
+        while let Some(bytes) = body.next().await {
+            last = bytes.unwrap();
+            count += last.len() as u64;
+        }
+        assert_eq!((count, last), (end + 6, Bytes::from_static(b"he end")), "the last piece is the last range");
     });
 }
