@@ -77,6 +77,10 @@ pub(crate) enum LinkError {
         "no directory answers, and as many requests wait for one as are kept (64); `openred link revoke DID` withdraws one"
     )]
     QueueFull,
+    #[error(
+        "taken back while the peer was looked up, by `peers deny` or `link revoke`; ask again if it is wanted all the same"
+    )]
+    Withdrawn,
     #[error(transparent)]
     Method(#[from] BadDecision),
     #[error(transparent)]

@@ -196,6 +196,7 @@ pub(super) fn refuse(error: &LinkError) -> Status {
         LinkError::Method(BadDecision::Last) => (Code::FailedPrecondition, "method.last"),
         LinkError::Unreachable => (Code::Unavailable, "peer.unreachable"),
         LinkError::Linked => (Code::FailedPrecondition, "link.exists"),
+        LinkError::Withdrawn => (Code::FailedPrecondition, "link.withdrawn"),
         LinkError::QueueFull => (Code::ResourceExhausted, "link.queue-full"),
         LinkError::WrongState(_) => (Code::FailedPrecondition, "link.state"),
         LinkError::Keys(error) => keys(error),

@@ -66,8 +66,10 @@ impl Links {
         });
         let ended: Vec<Link> = ended.collect();
         self.store.deny(peer, ended.clone(), now).await?;
-        self.unqueue(&peer).await?;
+        let given_up = self.give_up(&peer).await;
+        // Stored already: it is shown whatever comes of the request.
         ended.into_iter().for_each(|link| self.show(link, None));
+        given_up?;
         tracing::info!(peer = %Sensitive(peer.short()), "peer denied: its offers are refused");
         Ok(())
     }

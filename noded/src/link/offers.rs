@@ -11,6 +11,7 @@ use openred_proto::vault::{LinkSummary, ReceivedOffer, Refusal};
 use super::direct::NO_DIRECTORY;
 use super::judge::{RefusedOffer, Situation, Verdict, WAITING, judge, judge_renewal};
 use super::ports::FoundCard;
+use super::queue::Request;
 use super::state::{EndReason, Link, LinkState};
 use super::{LinkError, Links, Parting, changes};
 use crate::clock;
@@ -65,23 +66,19 @@ impl Sending {
 /// Who wants a link offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// The operator: it is his yes to the peer's own offers, too.
-    Now,
+    /// The operator, by this call: it is his yes to the peer's own offers, too. He may take it back while the peer is looked up.
+    Now(u64),
     /// He has asked for this peer before, and no directory answered. He may have taken it back since.
-    Before(NodeId),
+    Before(Request),
     /// Nobody but this node itself.
     Anew,
 }
 
 impl Links {
-    /// Requests a link. Asking for one that is there, or under way, gives that one.
+    /// Offers a link. Asking for one that is there, or under way, gives that one.
     ///
     /// # Errors
-    /// The peer's card cannot be had or is refused, or the key process or the store refuses.
-    pub(crate) async fn request(&self, peer: NodeId, life: Option<Duration>) -> Result<Link, LinkError> {
-        self.offer_to(peer, life, Wanted::Now).await
-    }
-
+    /// The peer's card cannot be had or is refused, nobody wants it any more, or the key process or the store refuses.
     pub(super) async fn offer_to(
         &self,
         peer: NodeId,
@@ -112,8 +109,9 @@ impl Links {
             return Ok(standing);
         }
         match wanted {
-            Wanted::Before(asked) if !self.has_request(&asked) => return Err(LinkError::NotFound),
-            Wanted::Now | Wanted::Before(_) => self.store.approve(peer, now).await?,
+            Wanted::Now(call) if self.called(call).is_none() => return Err(LinkError::Withdrawn),
+            Wanted::Before(request) if !self.waits_still(&request) => return Err(LinkError::Withdrawn),
+            Wanted::Now(_) | Wanted::Before(_) => self.store.approve(peer, now).await?,
             Wanted::Anew => {}
         }
         if let Some(waiting) = self.waiting_of(&peer) {
@@ -183,7 +181,7 @@ impl Links {
         let (ended, others) = changes::revoked(self.all().iter(), link, now)?;
         let changed: Vec<Link> = std::iter::once(ended.clone()).chain(others).collect();
         self.store.disapprove(ended.peer()).await?;
-        self.unqueue(&ended.peer()).await?;
+        self.give_up(&ended.peer()).await?;
         self.store.put_links(changed.clone()).await?;
         // Nothing begins over them any more. Their sessions end when the peer has been told over one, for which no other link waits.
         let over = changed.iter().map(|link| self.place(link.clone(), None)).collect();
@@ -379,9 +377,7 @@ impl Links {
 
     /// A live link with the peer, or one that this node has offered.
     pub(super) fn standing(&self, peer: &NodeId, now: UnixMillis) -> Option<Link> {
-        let standing =
-            |link: &Link| (link.state.is_live() || link.state == LinkState::Offered) && !link.is_past_life(now);
-        self.of_peer(peer).filter(standing)
+        self.of_peer(peer).filter(|link| stands(link, now))
     }
 
     pub(super) fn waiting_of(&self, peer: &NodeId) -> Option<Link> {
@@ -449,6 +445,11 @@ impl Links {
             tracing::warn!(link = %link.id(), %error, "the receipt could not be sent; the peer will ask again");
         }
     }
+}
+
+/// Whether it is live, or offered by this node.
+pub(super) fn stands(link: &Link, now: UnixMillis) -> bool {
+    (link.state.is_live() || link.state == LinkState::Offered) && !link.is_past_life(now)
 }
 
 /// By what a first offer is judged, beside itself.

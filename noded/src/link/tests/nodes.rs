@@ -185,6 +185,8 @@ pub(super) struct Outbox {
     pub(super) cards: Mutex<Vec<(NodeId, Bytes)>>,
     /// While it is there, whoever asks about a stranger waits for a permit.
     pub(super) silent: Mutex<Option<Arc<Semaphore>>>,
+    /// The same of who looks a peer up.
+    pub(super) holding: Mutex<Option<Arc<Semaphore>>>,
     asked: AtomicUsize,
     looked_up: AtomicUsize,
     /// Whether cards that the directory gave are kept.
@@ -233,6 +235,10 @@ impl Outbox {
 impl Carrier for Outbox {
     async fn card(&self, peer: NodeId) -> Result<FoundCard, DirectoryError> {
         self.looked_up.fetch_add(1, Ordering::Relaxed);
+        let holding = self.holding.lock().unwrap().clone();
+        if let Some(answers) = holding {
+            answers.acquire().await.unwrap().forget();
+        }
         if self.is_down.load(Ordering::Relaxed) { Err(DirectoryError::Unreachable) } else { self.found(peer) }
     }
 

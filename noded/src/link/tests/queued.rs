@@ -1,19 +1,23 @@
 //! Links that are asked for while no directory answers.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openred_proto::id::NodeId;
+use tokio::sync::Semaphore;
 
 use super::nodes::{TestNode, pair};
 use super::services::{deliver_offer, deliver_receipt, run, states};
 use crate::clock;
+use crate::clock::stepped::Clock;
 use crate::config::IncomingPolicy::{Ask, Open};
 use crate::directory::DirectoryError;
 use crate::link::LinkError;
 use crate::link::queue::{Asked, REQUESTS, Request};
 use crate::link::state::{LinkState, WAITS};
-use crate::store::Word;
+use crate::p2p::ports::Links as _;
+use crate::store::{StoreError, Word};
 
 /// Two nodes, whose directory is away.
 async fn cut_off() -> (TestNode, TestNode) {
@@ -122,5 +126,161 @@ fn what_a_directory_answers_is_told_at_once_and_no_more_is_queued_than_is_kept()
         assert_eq!(alice.store.word(bob.id).await.unwrap(), Word::None);
         queue(&alice, NodeId::from_bytes([0x80; 32])).await;
         assert_eq!(alice.links.all_queued().len(), REQUESTS, "the same peer again takes no more room");
+    });
+}
+
+#[test]
+fn a_link_that_comes_otherwise_ends_the_request_and_is_what_is_revoked() {
+    run(async {
+        let (alice, bob) = cut_off().await;
+        // One about whom nobody answers waits beside him.
+        let other = NodeId::from_bytes([0; 32]);
+        queue(&alice, other).await;
+        queue(&alice, bob.id).await;
+        bob.links.request(alice.id, None).await.unwrap();
+        deliver_offer(&bob, &alice).await;
+        assert_eq!(states(&alice), [LinkState::Pending], "the request is a yes to his own offer");
+        let did = bob.id.to_string();
+        assert_eq!(alice.links.queued(&did), None, "the link is shown, and not the request");
+        assert_eq!(alice.links.take_back(&did).await.unwrap(), None, "what is to be revoked is the link");
+        let link = alice.links.select(&did).unwrap();
+        assert_eq!(alice.links.revoke(link.id()).await.unwrap().state, LinkState::Revoked);
+        assert!(alice.links.for_peer(&bob.id).is_none() && !alice.links.has_request(&bob.id));
+        // Nor does it wait for the end of a link that it did not come to.
+        queue(&alice, bob.id).await;
+        bob.links.revoke(bob.links.of_peer(&alice.id).unwrap().id()).await.unwrap();
+        bob.links.request(alice.id, None).await.unwrap();
+        deliver_offer(&bob, &alice).await;
+        assert_eq!(states(&alice), [LinkState::Revoked, LinkState::Pending]);
+        alice.links.ask_queued(clock::now()).await;
+        let left: Vec<NodeId> = alice.links.all_queued().iter().map(|request| request.peer).collect();
+        assert_eq!(left, [other]);
+    });
+}
+
+/// What the operator says while the first look-up is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Later {
+    Denied,
+    TakenBack,
+    Revoked,
+}
+
+impl Later {
+    async fn say(self, alice: &TestNode, bob: &TestNode) {
+        match self {
+            Self::Denied => alice.links.decide_peer(bob.id, false).await.unwrap(),
+            Self::TakenBack => {
+                let taken_back = alice.links.take_back(&bob.id.to_string()).await.unwrap();
+                assert_eq!(taken_back.map(|request| request.peer), Some(bob.id));
+            }
+            Self::Revoked => {
+                bob.links.request(alice.id, None).await.unwrap();
+                deliver_offer(bob, alice).await;
+                assert_eq!(alice.links.take_back(&bob.id.to_string()).await.unwrap(), None);
+                let link = alice.links.for_peer(&bob.id).unwrap().link;
+                alice.links.revoke(link).await.unwrap();
+            }
+        }
+    }
+}
+
+/// Until so many look-ups have begun.
+async fn looking_up(node: &TestNode, count: usize) {
+    while node.outbox.looked_up() < count {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn what_the_operator_says_while_a_peer_is_looked_up_for_the_first_time_counts() {
+    run(async {
+        for later in [Later::Denied, Later::TakenBack, Later::Revoked] {
+            for is_down in [true, false] {
+                let (alice, bob) = pair(Open).await;
+                let answers = Arc::new(Semaphore::new(0));
+                *alice.outbox.holding.lock().unwrap() = Some(Arc::clone(&answers));
+                alice.outbox.is_down.store(is_down, Ordering::Relaxed);
+                let saying = async {
+                    looking_up(&alice, 1).await;
+                    later.say(&alice, &bob).await;
+                    answers.add_permits(1);
+                };
+                let (asked, ()) = tokio::join!(alice.links.ask(bob.id, None), saying);
+                assert_eq!(asked.unwrap_err(), LinkError::Withdrawn, "{later:?} {is_down}");
+                let word = if later == Later::Denied { Word::No } else { Word::None };
+                assert_eq!(alice.store.word(bob.id).await.unwrap(), word, "{later:?} {is_down}");
+                assert!(alice.links.all_queued().is_empty() && alice.links.for_peer(&bob.id).is_none());
+                // He may ask again.
+                answers.add_permits(1);
+                alice.links.ask(bob.id, None).await.unwrap();
+                assert_eq!(alice.store.word(bob.id).await.unwrap(), Word::Yes);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_request_that_comes_while_an_older_one_is_looked_up_is_not_dropped_with_that() {
+    run(async {
+        let clock = Clock::set(0);
+        let (alice, bob) = cut_off().await;
+        queue(&alice, bob.id).await;
+        clock.pass(Duration::from_secs(1));
+        let answers = Arc::new(Semaphore::new(0));
+        *alice.outbox.holding.lock().unwrap() = Some(Arc::clone(&answers));
+        let (begun, anew) = (alice.outbox.looked_up(), Some(Duration::from_secs(7200)));
+        let asking_anew = async {
+            looking_up(&alice, begun + 1).await;
+            alice.links.take_back(&bob.id.to_string()).await.unwrap().unwrap();
+            *alice.outbox.holding.lock().unwrap() = None;
+            assert!(matches!(alice.links.ask(bob.id, anew).await.unwrap(), Asked::Queued(_)));
+            alice.outbox.is_down.store(false, Ordering::Relaxed);
+            answers.add_permits(1);
+        };
+        tokio::join!(round(&alice), asking_anew);
+        assert!(alice.links.all().is_empty(), "nothing is offered on what was taken back");
+        assert_eq!(alice.links.all_queued()[0].life, anew);
+        clock.pass(Duration::from_secs(120));
+        round(&alice).await;
+        let summary = alice.links.all()[0].summary.clone();
+        assert_eq!(summary.not_after.0 - summary.not_before.0, 7_200_000);
+    });
+}
+
+#[test]
+fn a_denial_is_seen_also_when_the_request_cannot_be_dropped_from_the_store() {
+    run(async {
+        let (alice, bob) = pair(Ask).await;
+        bob.links.request(alice.id, None).await.unwrap();
+        deliver_offer(&bob, &alice).await;
+        alice.outbox.is_down.store(true, Ordering::Relaxed);
+        queue(&alice, bob.id).await;
+        let refuse = |connection: &rusqlite::Connection| {
+            let trigger = "CREATE TEMP TRIGGER refused BEFORE INSERT ON main.meta WHEN NEW.name = 'requests'
+                           BEGIN SELECT RAISE(ABORT, 'refused'); END";
+            connection.execute_batch(trigger).map_err(StoreError::from)
+        };
+        alice.store.call(refuse).await.unwrap();
+        let failed = alice.links.decide_peer(bob.id, false).await;
+        assert!(matches!(failed, Err(LinkError::Store(_))), "{failed:?}");
+        assert_eq!(states(&alice), [LinkState::Revoked], "what the store has is what is shown");
+    });
+}
+
+#[test]
+fn a_round_begins_behind_the_one_that_ended_the_last() {
+    run(async {
+        let (alice, bob) = cut_off().await;
+        let other = NodeId::from_bytes([0; 32]);
+        queue(&alice, other).await;
+        queue(&alice, bob.id).await;
+        let alice = alice.restarted().await;
+        for tried in [vec![other], vec![other, bob.id]] {
+            round(&alice).await;
+            let queued = alice.links.all_queued();
+            let asked = queued.iter().filter(|request| request.why.is_some()).map(|request| request.peer);
+            assert_eq!(asked.collect::<Vec<_>>(), tried);
+        }
     });
 }
