@@ -209,14 +209,14 @@ impl Directories {
         }
         let client = |address: DirectoryAddress| {
             let invite = invites.iter().find(|invite| invite.is_for(&address.id)).cloned();
-            Arc::new(Client::new(me, address, invite, look_ups, &names, &tls, keys.clone()))
+            Client::new(me, address, invite, look_ups, &names, &tls, keys.clone())
         };
         let honesty = Honesty::new(store.clone(), Arc::clone(&health), reports);
         Arc::new(Self {
             me,
             listens_locally,
-            mirrors: mirrors.into_iter().map(client).collect(),
-            clients: addresses.into_iter().map(client).collect(),
+            mirrors: mirrors.into_iter().map(client).map(Client::for_look_ups).map(Arc::new).collect(),
+            clients: addresses.into_iter().map(client).map(Arc::new).collect(),
             card,
             suites: Mutex::new(suites),
             card_life,
@@ -326,7 +326,8 @@ impl Directories {
         match self.take_in(card, bytes, client.address().id, earlier.clone(), keep).await {
             Err(DirectoryError::Rollback) => self.handed_over(node, sequence, client.address().id, earlier).await,
             found => {
-                if found.is_ok() {
+                // A directory answers for no card that a mirror alone has had.
+                if found.is_ok() && !client.may_be_a_mirror() {
                     self.store.list_card(node, sequence).await?;
                 }
                 found

@@ -1,7 +1,7 @@
 //! One directory over HTTP: signed requests (RFC 9421, signed by the key process), bounded answers, deadlines, and the
 //! correction of this machine's clock towards the directory's `Date`.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -68,6 +68,8 @@ pub(super) struct Client {
     /// Milliseconds to add to this machine's clock to get the directory's.
     offset: AtomicI64,
     standing: Mutex<(Standing, UnixMillis)>,
+    /// It has said that it is a mirror, or is configured as one.
+    mirror: AtomicBool,
     /// Woken when the directory does not know this node any more, so that it is announced at once.
     pub(super) announce_now: tokio::sync::Notify,
     /// Woken when the node is registered: the stream may be opened.
@@ -117,11 +119,17 @@ impl Client {
             keys,
             offset: AtomicI64::new(0),
             standing: Mutex::new((Standing::Starting, clock::now())),
+            mirror: AtomicBool::new(false),
             announce_now: tokio::sync::Notify::new(),
             registered: tokio::sync::Notify::new(),
             watch: Watch::default(),
             seeking: Seeking::new(look_ups),
         }
+    }
+
+    /// It is asked for look-ups alone.
+    pub(super) fn for_look_ups(self) -> Self {
+        Self { mirror: AtomicBool::new(true), ..self }
     }
 
     pub(super) const fn address(&self) -> &DirectoryAddress {
@@ -140,7 +148,16 @@ impl Client {
     }
 
     pub(super) fn stands(&self, standing: Standing) {
+        match standing {
+            Standing::Registered => self.mirror.store(false, Ordering::Relaxed),
+            Standing::Refused(DirectoryError::Mirror) => self.mirror.store(true, Ordering::Relaxed),
+            _ => {}
+        }
         let mut current = lock(&self.standing);
+        if current.0 == Standing::Starting {
+            // Its log was not looked at before.
+            self.watch.look();
+        }
         if current.0 != standing {
             *current = (standing, clock::now());
         }
@@ -150,9 +167,15 @@ impl Client {
         lock(&self.standing).0
     }
 
-    /// Whether it is none, but a mirror that was configured as one: what it shows is behind, and no lie.
+    /// Whether it is a mirror, also where it was configured as a directory: what it shows is behind, and no lie. What it has said of itself
+    /// holds while it says nothing.
     pub(super) fn is_a_mirror(&self) -> bool {
-        self.standing() == Standing::Refused(DirectoryError::Mirror)
+        self.mirror.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is one, or has not answered this node's first announcement yet, by which that is known.
+    pub(super) fn may_be_a_mirror(&self) -> bool {
+        self.is_a_mirror() || self.standing() == Standing::Starting
     }
 
     pub(super) fn status(&self) -> DirectoryStatus {

@@ -103,6 +103,9 @@ impl Watch {
     }
 
     pub(super) fn was_shown(&self, peer: NodeId, head: Head, note: Bytes) {
+        if lock(&self.shown).iter().any(|(_, _, waiting)| *waiting == note) {
+            return;
+        }
         push(&self.shown, (peer, head, note));
         self.wanted.notify_one();
     }
@@ -166,7 +169,7 @@ impl Directories {
 
     /// One look at a directory's log; false when it is to be repeated soon.
     pub(super) async fn look(&self, client: &Client) -> bool {
-        if client.is_a_mirror() {
+        if client.may_be_a_mirror() {
             return true;
         }
         let cross: Vec<NodeId> = lock(&client.watch.cross).drain(..).collect();
@@ -421,5 +424,20 @@ impl Directories {
         if client.node(peer).await.is_ok_and(|shown| shown.fresh) {
             self.honesty.doubt(client.address(), Doubt::Unanswered, peer, "");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_waits_once() {
+        let (watch, id) = (Watch::default(), NodeId::from_bytes([1; 32]));
+        let head = Head { directory: id, size: 3, root: [7; 32] };
+        for note in ["one", "one", "another", "one"] {
+            watch.was_shown(id, head, note.into());
+        }
+        assert_eq!(lock(&watch.shown).len(), 2);
     }
 }

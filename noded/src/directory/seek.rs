@@ -26,6 +26,8 @@ use crate::sensitive::Sensitive;
 
 /// A mirror's log is looked at this often when nothing asks for it.
 const CHECK_EVERY: Duration = Duration::from_secs(600);
+/// A silent mirror is left alone for so many times as long as it was waited for.
+const SHARE: u32 = 6;
 /// Shortest time between two looks.
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
 
@@ -48,12 +50,13 @@ impl Seeking {
         lock(&self.silent).1.is_some_and(|until| Instant::now() < until)
     }
 
-    fn note(&self, answers: bool) {
+    /// What came of asking, and how long that took: one that does not even refuse costs its whole wait each time.
+    fn note(&self, answers: bool, took: Duration) {
         let (back_off, until) = &mut *lock(&self.silent);
         if answers {
             back_off.reset();
         }
-        *until = (!answers).then(|| Instant::now() + back_off.next());
+        *until = (!answers).then(|| Instant::now() + back_off.next().max(took * SHARE));
     }
 }
 
@@ -128,7 +131,11 @@ impl Directories {
         let mut worst = DirectoryError::None;
         for client in &self.clients {
             let answer = self.look_up_at(client, peer, keep).await;
-            self.honesty.judge(client.address(), peer, answer.as_ref().err());
+            match answer.as_ref().err() {
+                error if !client.is_a_mirror() => self.honesty.judge(client.address(), peer, error),
+                Some(error) => self.judge_mirror(client, peer, error),
+                None => {}
+            }
             match answer {
                 Ok(found) => {
                     // The others are asked as well, in the background, for whom somebody here asked.
@@ -149,7 +156,11 @@ impl Directories {
         let taken = self.take_shown(client, peer, shown.card.clone(), keep).await;
         match &taken {
             Ok(found) if found.bytes == shown.card => client.gave(&found.card, shown),
-            Err(error) if error.is_dishonest() => self.keep_lie(client, peer, error, &shown.card).await,
+            // That a mirror is behind is no lie, and whether it is one is not known before the first announcement.
+            Err(DirectoryError::Rollback) if client.may_be_a_mirror() => return Err(DirectoryError::Behind),
+            Err(error) if error.is_dishonest() && !client.is_a_mirror() => {
+                self.keep_lie(client, peer, error, &shown.card).await;
+            }
             _ => {}
         }
         taken
@@ -157,21 +168,24 @@ impl Directories {
 
     async fn ask_mirrors(&self, peer: NodeId, keep: Keep) -> Option<CachedCard> {
         for mirror in self.mirrors.iter().filter(|mirror| !mirror.seeking.is_silent()) {
+            let begun = Instant::now();
             let answer = self.ask_mirror(mirror, peer, keep).await;
-            mirror.seeking.note(!answer.as_ref().is_err_and(DirectoryError::is_silence));
+            mirror.seeking.note(!answer.as_ref().is_err_and(DirectoryError::is_silence), begun.elapsed());
             match answer {
                 Ok(found) => return Some(found),
-                // It may be behind what was seen before; what its node did not sign, it made.
-                Err(error @ DirectoryError::BadAnswer(_)) if error.is_dishonest() => {
-                    self.honesty.mirror_lied(mirror.address(), Lie::of(&error));
-                }
-                Err(error) => {
-                    let peer = Sensitive(peer.short());
-                    tracing::debug!(mirror = %mirror.address(), %peer, %error, "not found at a mirror");
-                }
+                Err(error) => self.judge_mirror(mirror, peer, &error),
             }
         }
         None
+    }
+
+    /// It may be behind what was seen before; what its node did not sign, it made.
+    fn judge_mirror(&self, mirror: &Client, peer: NodeId, error: &DirectoryError) {
+        if matches!(error, DirectoryError::BadAnswer(_)) && error.is_dishonest() {
+            return self.honesty.mirror_lied(mirror.address(), Lie::of(error));
+        }
+        let peer = Sensitive(peer.short());
+        tracing::debug!(mirror = %mirror.address(), %peer, %error, "not found at a mirror");
     }
 
     async fn ask_mirror(&self, mirror: &Client, peer: NodeId, keep: Keep) -> Result<CachedCard, DirectoryError> {
@@ -213,6 +227,22 @@ impl Directories {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mirror_that_is_waited_for_in_vain_is_left_alone_for_longer_than_one_that_refuses() {
+        let seeking = Seeking::new(LookUps::Plain);
+        for (took, left_alone) in [(Duration::ZERO, Duration::ZERO), (Duration::from_secs(5), Duration::from_secs(29))]
+        {
+            seeking.note(false, took);
+            tokio::time::advance(left_alone).await;
+            assert!(seeking.is_silent(), "{took:?}");
+            tokio::time::advance(Duration::from_secs(2)).await;
+            assert!(!seeking.is_silent(), "{took:?}");
+        }
+        seeking.note(false, Duration::from_secs(10));
+        seeking.note(true, Duration::from_secs(10));
+        assert!(!seeking.is_silent());
+    }
 
     #[test]
     fn a_sealed_card_is_opened_for_its_node_and_prefix_alone() {

@@ -13,6 +13,7 @@ use chacha20poly1305::aead::{Aead as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
 use openred_proto::admission::Work;
 
+use super::client::Standing;
 use super::*;
 use crate::keys::tests::{Daemon, daemon};
 use crate::reports::Seen;
@@ -163,6 +164,7 @@ impl Stage {
             reports: Arc::clone(&reports),
         });
         let cards = [cards[0].clone(), cards[1].clone()];
+        directories.clients[0].stands(Standing::Registered);
         Self {
             directories,
             script,
@@ -445,4 +447,44 @@ async fn a_mirror_that_says_nothing_is_not_asked_each_time() {
     let asked = lock(&stage.mirror.asked).len();
     assert!((1..25).contains(&asked), "{asked}: its pauses double");
     assert_eq!(lock(&stage.script.asked).len(), 50);
+}
+
+#[tokio::test]
+async fn a_directory_does_not_answer_for_what_a_mirror_alone_has_had() {
+    let stage = mirrored(Script::default(), |stage| Some(stage.cards[1].clone())).await;
+    stage.directories.look_up(stage.peer, Keep::Card).await.unwrap();
+    stage.says(&[&stage.cards[0]]);
+    let found = stage.directories.look_up_anew(stage.peer).await.unwrap();
+    assert_eq!(found.card.fields.endpoints, ["http://192.0.2.1:4001"], "the newer one, whoever gave it");
+    assert!(stage.conditions().is_empty() && stage.reports.waiting(Seen::DirectoryLied) == 0);
+}
+
+#[tokio::test]
+async fn a_mirror_in_the_place_of_a_directory_has_no_duties_also_while_it_is_away() {
+    let stage = Stage::new(Script::default()).await;
+    let (client, [older, newer]) = (&stage.directories.clients[0], &stage.cards);
+    stage.says(&[newer]);
+    stage.directories.look_up(stage.peer, Keep::Card).await.unwrap();
+    let mirror = Standing::Refused(DirectoryError::Mirror);
+    for standings in [&[Standing::Starting][..], &[mirror], &[mirror, Standing::Unreachable(DirectoryError::Slow)]] {
+        standings.iter().for_each(|standing| client.stands(*standing));
+        stage.says(&[older]);
+        let behind = stage.directories.look_up(stage.peer, Keep::Card).await.unwrap_err();
+        assert_eq!(behind, DirectoryError::Behind, "{standings:?}");
+        assert!(stage.directories.look(client).await, "and its log is not held against the directory's");
+        assert!(stage.conditions().is_empty(), "{standings:?}: {:?}", stage.conditions());
+        assert!(stage.directories.honesty.evidence(&LIAR).is_empty(), "{standings:?}");
+    }
+    let mut changed = older.to_vec();
+    *changed.last_mut().unwrap() ^= 1;
+    stage.says(&[&changed.into()]);
+    assert!(stage.directories.look_up(stage.peer, Keep::Card).await.unwrap_err().is_dishonest());
+    let detail = stage.health.report().remove(0).detail;
+    assert!(detail.contains(", a mirror: swapped-card"), "{detail}");
+    assert!(stage.directories.honesty.evidence(&LIAR).is_empty(), "nothing is proven against the directory");
+    // Registered, it is one that has a log.
+    client.stands(Standing::Registered);
+    stage.says(&[older]);
+    assert_eq!(stage.directories.look_up(stage.peer, Keep::Card).await.unwrap_err(), DirectoryError::Rollback);
+    assert_eq!(stage.directories.honesty.evidence(&LIAR).len(), 1);
 }
