@@ -180,6 +180,7 @@ impl PeerNetwork {
     /// Expects nothing over `link` any more and ends its sessions.
     pub fn link_removed(&self, link: &LinkId) {
         self.responder().forget(link);
+        self.settled.notify_waiters();
         self.attempts().forget(link);
         self.validated().remove(link);
         self.pool.remove_link(link);

@@ -76,6 +76,9 @@ impl PeerNetwork {
         let mut last = NetworkError::NoEndpoint;
         for reach in self.reaches(&peer).await {
             for attempt in 0..HANDSHAKE_ATTEMPTS {
+                if sent.is_none() && matches!(last, NetworkError::PeerRefusedHandshake) {
+                    self.wait_for_theirs(&peer).await;
+                }
                 let handle = self.link_for(&peer, attempt).ok_or(NetworkError::NotLinked)?;
                 let opened = self.try_open(&turn, handle, &reach, connections, sent).await;
                 // While it runs, its REQUEST is in the way of the peer's; one that came to nothing is not.
@@ -91,9 +94,8 @@ impl PeerNetwork {
                     }
                     Err(error) => return Err(error),
                 };
-                if sent.is_none() {
-                    self.wait_for_theirs(&peer).await;
-                } else if attempt == 0
+                if sent.is_some()
+                    && attempt == 0
                     && let Some(theirs) = self.wait_for_crossed(peer, begun).await
                 {
                     return Ok(theirs);
@@ -139,9 +141,9 @@ impl PeerNetwork {
         if has_come { tokio::time::timeout(self.settings.handshake_timeout, waiting).await.ok() } else { None }
     }
 
-    /// After a refusal, for who wants a session of its own: a handshake that a peer with a lower id began keeps all of ours out for as
+    /// Before the attempt after a refusal, for who wants a session of its own: a handshake that a peer with a lower id began keeps all of ours out for as
     /// long as it is under way, and under load that is longer than all attempts.
-    async fn wait_for_theirs(&self, peer: &NodeId) {
+    pub(super) async fn wait_for_theirs(&self, peer: &NodeId) {
         if self.me < *peer {
             return;
         }

@@ -87,6 +87,8 @@ impl PeerNetwork {
         self.pool.sweep(now);
         self.connections.sweep();
         self.responder().sweep(now);
+        // One whose initiator has gone was perhaps among those: nothing else says so to who waits for its end.
+        self.settled.notify_waiters();
         self.direct().sweep(now);
         self.contacts.sweep(now);
         self.cookies().sweep(now);

@@ -2,16 +2,16 @@
 
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use openred_module::{Body, BodyError};
 use openred_proto::method::Method;
 
-use super::harness::{head, pair, pair_with, renew_unheard};
+use super::harness::{genuine, head, pair, pair_with, patient, post, renew_unheard};
 use crate::keys::KeysError;
-use crate::p2p::{NetworkError, NetworkSettings, PingPlan};
+use crate::p2p::{HANDSHAKE_PATH, NetworkError, NetworkSettings, PingPlan};
 
 #[tokio::test]
 async fn a_peer_that_knows_nothing_of_the_newest_link_is_reached_over_the_one_before() {
@@ -218,6 +218,27 @@ async fn a_session_of_ones_own_waits_for_the_peers_handshake() {
     let outcome = pinging.await.unwrap();
     assert_eq!(outcome.failed, 0, "{:?}", outcome.error);
     asking.await.unwrap().expect("his own is opened as well");
+}
+
+/// Alice has bob's REQUEST, and he is not heard of again.
+#[tokio::test]
+async fn a_handshake_that_the_peer_has_left_is_waited_for_no_longer_than_it_is_kept() {
+    let settings = NetworkSettings { handshake_timeout: Duration::from_secs(3600), ..patient() };
+    for is_swept in [true, false] {
+        let (one, other) = pair_with(settings.clone(), Method::Beta);
+        let (alice, bob) = if one.id < other.id { (other, one) } else { (one, other) };
+        let request = genuine(&bob, &alice, 1).await;
+        post(alice.address, HANDSHAKE_PATH, &request.encode()).await;
+        assert!(alice.network.responder().is_answering(&bob.id));
+        let mut waiting = std::pin::pin!(alice.network.wait_for_theirs(&bob.id));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        if is_swept {
+            alice.network.sweep(Instant::now() + Duration::from_secs(60));
+        } else {
+            alice.network.link_removed(&alice.links.handle().link);
+        }
+        tokio::time::timeout(Duration::from_secs(120), waiting).await.expect("its end is told");
+    }
 }
 
 #[tokio::test]
