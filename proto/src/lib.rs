@@ -21,6 +21,7 @@ pub mod limits;
 pub mod log;
 pub mod method;
 pub mod modules;
+pub mod pause;
 pub mod refusal;
 pub mod secret;
 pub mod unseal;

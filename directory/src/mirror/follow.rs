@@ -13,6 +13,7 @@ use openred_proto::id::UnixMillis;
 use openred_proto::log::head::Head;
 use openred_proto::log::tree::{Frontier, leaf_hash, position, verify_consistency};
 use openred_proto::log::{Hash, LOG_ENTRIES, PROOF_HASHES, Salt, entry};
+use openred_proto::pause::BackOff;
 use tokio::time::Instant;
 
 use super::client::{Client, Target, Unanswered};
@@ -34,19 +35,12 @@ const PRESENT_PAUSE: Duration = Duration::from_secs(1);
 /// Cards that are not here though they should be, fetched for one page of who is present.
 const FETCHES: usize = 16;
 
-/// Pauses that double up to a limit, each spread over its second half so that mirrors do not move in step.
-#[derive(Debug, Default)]
-struct BackOff(u32);
-
-impl BackOff {
-    fn next(&mut self) -> Duration {
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.0.min(10)).min(LONGEST_PAUSE);
-        self.0 = self.0.saturating_add(1);
-        let mut spread = [0];
-        // Without randomness mirrors move in step: no harm beyond a peak.
-        let _ = getrandom::fill(&mut spread);
-        pause / 2 + pause / 512 * u32::from(spread[0])
-    }
+/// The next pause after a failure.
+fn next_pause(back_off: &mut BackOff) -> Duration {
+    let mut spread = [0];
+    // Without randomness mirrors move in step: no harm beyond a peak.
+    let _ = getrandom::fill(&mut spread);
+    back_off.next(spread[0])
 }
 
 /// Why a round ended.
@@ -120,7 +114,7 @@ impl Follower {
     /// Until the directory drains, or the mirrored one is caught.
     pub async fn run(mut self) {
         let mut draining = self.directory.draining();
-        let mut back_off = BackOff::default();
+        let mut back_off = BackOff::new(FIRST_PAUSE, LONGEST_PAUSE);
         while !*draining.borrow_and_update() {
             let done = tokio::select! {
                 done = self.round() => done,
@@ -128,14 +122,14 @@ impl Follower {
             };
             let pause = match done {
                 Ok(()) => {
-                    back_off = BackOff::default();
+                    back_off.reset();
                     continue;
                 }
                 Err(Fault::Lie(what)) => return self.upstream.caught(what),
                 Err(Fault::Later(after)) => after,
                 Err(Fault::Away(why, after)) => {
                     self.upstream.away(&why);
-                    back_off.next().max(after.unwrap_or_default())
+                    next_pause(&mut back_off).max(after.unwrap_or_default())
                 }
             };
             tokio::select! {
@@ -358,13 +352,5 @@ mod tests {
             assert_eq!(some.len(), FETCHES);
             tried.extend(some);
         }
-    }
-
-    #[test]
-    fn pauses_double_up_to_the_limit_and_are_spread() {
-        let mut back_off = BackOff::default();
-        let pauses: Vec<Duration> = (0..12).map(|_| back_off.next()).collect();
-        assert!(pauses[0] >= FIRST_PAUSE / 2 && pauses[0] <= FIRST_PAUSE);
-        assert!(pauses[11] >= LONGEST_PAUSE / 2 && pauses[11] <= LONGEST_PAUSE);
     }
 }

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openred_proto::pause;
+
 use super::client::{Client, Standing};
 use super::{Directories, DirectoryError};
 use crate::clock;
@@ -19,21 +21,25 @@ const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 /// Shortest time between two announcements, whatever a directory says.
 const SHORTEST_LEASE: Duration = Duration::from_secs(5);
 
-/// Pauses that double up to a limit, each spread over its second half so that nodes do not move in step.
-#[derive(Debug, Default)]
-pub(super) struct BackOff(u32);
+/// Pauses after failures of a directory.
+#[derive(Debug)]
+pub(super) struct BackOff(pause::BackOff);
+
+impl Default for BackOff {
+    fn default() -> Self {
+        Self(pause::BackOff::new(FIRST_PAUSE, LONGEST_PAUSE))
+    }
+}
 
 impl BackOff {
     pub(super) fn reset(&mut self) {
-        self.0 = 0;
+        self.0.reset();
     }
 
     pub(super) fn next(&mut self) -> Duration {
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.0.min(10)).min(LONGEST_PAUSE);
-        self.0 = self.0.saturating_add(1);
         let mut spread = [0];
         getrandom::fill(&mut spread).expect("the kernel's generator answers since the probe at start");
-        pause / 2 + pause / 512 * u32::from(spread[0])
+        self.0.next(spread[0])
     }
 }
 
@@ -130,20 +136,5 @@ const fn standing_of(error: DirectoryError) -> Standing {
         | DirectoryError::Quarantined
         | DirectoryError::Succeeded => Standing::Refused(error),
         _ => Standing::Unreachable(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_the_limit_and_are_spread() {
-        let mut back_off = BackOff::default();
-        let pauses: Vec<Duration> = (0..12).map(|_| back_off.next()).collect();
-        assert!(pauses[0] >= FIRST_PAUSE / 2 && pauses[0] <= FIRST_PAUSE);
-        assert!(pauses[11] >= LONGEST_PAUSE / 2 && pauses[11] <= LONGEST_PAUSE);
-        back_off.reset();
-        assert!(back_off.next() <= FIRST_PAUSE);
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use openred_proto::checked::offer::Offer;
 use openred_proto::checked::receipt::Receipt;
 use openred_proto::id::{LinkId, NodeId, UnixMillis};
+use openred_proto::pause;
 use openred_proto::vault::{LinkSummary, ReceivedOffer, Refusal};
 
 use super::direct::NO_DIRECTORY;
@@ -52,7 +53,7 @@ impl Sending {
 
     /// After an attempt: doubled pauses, spread by up to a quarter (`spread` is any byte) so that nodes do not move in step.
     pub(super) fn after_attempt(self, now: UnixMillis, spread: u8) -> Self {
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.attempts.min(10)).min(LONGEST_PAUSE);
+        let pause = pause::doubled(FIRST_PAUSE, LONGEST_PAUSE, self.attempts);
         let pause = pause - pause / 1024 * u32::from(spread);
         Self { attempts: self.attempts.saturating_add(1), next: now.plus(pause) }
     }
