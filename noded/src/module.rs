@@ -268,7 +268,8 @@ impl Modules {
         let (parts, hooks) = (self.parts.clone(), Arc::clone(&self.hooks));
         let (timers, space) = (Arc::clone(&self.timers), Arc::clone(&self.space));
         let (bounds, taken_out) = (Arc::new(Bounds::new(Instant::now().into_std())), Arc::default());
-        let shared = Shared { timers, space, hooks, bounds, taken_out: Arc::clone(&taken_out) };
+        let disk = self.parts.disk.shared();
+        let shared = Shared { disk, timers, space, hooks, bounds, taken_out: Arc::clone(&taken_out) };
         let make =
             move |pen, granted| Context::new(Arc::new(ModuleHost::new(&parts, id, pen, shared.clone(), granted)));
         Hosts { seal: Arc::new(RowSeal::new(id, key)), make: Arc::new(make), taken_out }

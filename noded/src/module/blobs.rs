@@ -11,17 +11,20 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use nix::fcntl::OFlag;
 use openred_module::{BLOB_CHUNK, BlobName, Check, HostError, SCAN_LIMIT};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use ahead::Ahead;
 
 /// Jobs that may wait; each carries at most one chunk of 1 MiB.
 const QUEUE: usize = 32;
+/// Of these, one module's: enough that the thread never waits for a module that has more to do, and few for another's to wait behind.
+pub(super) const SHARE: usize = 4;
 /// Files kept open.
 const OPEN_FILES: usize = 32;
 /// What a blob counts for at least: a file takes an inode and a name, and of the disk a block as soon as there is anything in it.
@@ -36,6 +39,8 @@ type Result<T> = std::result::Result<T, HostError>;
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
     queue: mpsc::Sender<Job>,
+    /// A module's places in the queue; the node's own jobs have no bound.
+    share: Option<Arc<Semaphore>>,
 }
 
 /// The disk's thread.
@@ -66,14 +71,27 @@ impl Disk {
                 job(&mut folder);
             }
         })?;
-        Ok((Self { queue }, DiskThread(thread)))
+        Ok((Self { queue, share: None }, DiskThread(thread)))
+    }
+
+    /// The same for one module, whose calls have [`SHARE`] places in the queue together, through this hold and its clones: the others wait their turn outside it, and
+    /// a call of another module waits behind no more than these.
+    pub(super) fn shared(&self) -> Self {
+        Self { queue: self.queue.clone(), share: Some(Arc::new(Semaphore::new(SHARE))) }
     }
 
     async fn call<T: Send + 'static>(&self, work: impl FnOnce(&mut Folder) -> Result<T> + Send + 'static) -> Result<T> {
+        let place = match &self.share {
+            Some(share) => Some(Arc::clone(share).acquire_owned().await.map_err(|_| HostError::ShuttingDown)?),
+            None => None,
+        };
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |folder| {
+            let done = work(folder);
+            // Not before: a call that is given up stays in the queue.
+            drop(place);
             // A caller that has gone needs no answer.
-            let _ = reply.send(work(folder));
+            let _ = reply.send(done);
         });
         self.queue.send(job).await.map_err(|_| HostError::ShuttingDown)?;
         answer.await.map_err(|_| HostError::ShuttingDown)?
@@ -113,6 +131,26 @@ impl Disk {
             Ok((written, check))
         };
         self.call(work).await
+    }
+
+    /// Has the thread do nothing until the other end is dropped.
+    #[cfg(test)]
+    pub(super) async fn hold(&self) -> std::sync::mpsc::SyncSender<()> {
+        let (end, held) = std::sync::mpsc::sync_channel::<()>(1);
+        let (begun, begins) = oneshot::channel();
+        let job: Job = Box::new(move |_| {
+            let _ = begun.send(());
+            let _ = held.recv();
+        });
+        assert!(self.queue.send(job).await.is_ok(), "the thread is there");
+        assert_eq!(begins.await, Ok(()));
+        end
+    }
+
+    /// Jobs in the queue.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        QUEUE - self.queue.capacity()
     }
 
     /// Deletes every blob of a module.

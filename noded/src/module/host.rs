@@ -65,6 +65,7 @@ pub(super) struct ModuleHost {
 /// What the processes of one module share.
 #[derive(Clone)]
 pub(super) struct Shared {
+    pub(super) disk: Disk,
     pub(super) timers: Arc<Timers>,
     pub(super) space: Arc<Space>,
     pub(super) hooks: Arc<Hooks>,
@@ -80,13 +81,13 @@ impl ModuleHost {
         shared: Shared,
         granted: Arc<Granted>,
     ) -> Self {
-        let Shared { timers, space, hooks, bounds, taken_out } = shared;
+        let Shared { disk, timers, space, hooks, bounds, taken_out } = shared;
         Self {
             me: parts.me,
             module,
             store: parts.store.clone(),
             pen,
-            disk: parts.disk.clone(),
+            disk,
             peers: Arc::clone(&parts.peers),
             timers,
             space,
