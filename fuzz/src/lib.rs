@@ -18,6 +18,7 @@ mod modules;
 mod operations;
 mod oracle;
 mod records;
+mod replicas;
 mod session;
 
 /// One reader.
@@ -36,7 +37,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     Target {
         name: "statements",
         reads: "signed statements, as they come and newly signed: cards, certificates, receipts",
@@ -71,6 +72,13 @@ pub const TARGETS: [Target; 16] = [
         run: log::log,
         longest: 2400,
         corpus: log::corpus,
+    },
+    Target {
+        name: "replicas",
+        reads: "what a NATS server says, letters between a directory's replicas, lists of them at a directory",
+        run: replicas::replicas,
+        longest: 2400,
+        corpus: replicas::corpus,
     },
     Target {
         name: "session",

@@ -43,6 +43,7 @@ smoke! {
     handshake: "handshake",
     http_signature: "http-signature",
     log: "log",
+    replicas: "replicas",
     session: "session",
     config: "config",
     keystore: "keystore",

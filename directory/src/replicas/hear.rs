@@ -17,7 +17,7 @@ const FORGOTTEN: Duration = Duration::from_secs(300);
 
 impl Replicas {
     /// Takes a letter in that a replica sealed; what it wants to say to it.
-    pub(crate) fn hear(&self, directory: &Directory, letter: Letter) -> Vec<(To, Word)> {
+    pub fn hear(&self, directory: &Directory, letter: Letter) -> Vec<(To, Word)> {
         let now = directory.now();
         let Letter { run, number, count, at, word } = letter;
         if run == self.run {
