@@ -1,7 +1,9 @@
-//! Mirrors between real processes: one that serves while its directory is away, one that lies, and look-ups that do not say whom a node seeks.
+//! Mirrors between real processes: one that serves while its directory is away, one that lies, look-ups that do not say whom a node seeks,
+//! and all of it over HTTPS.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use openred_tests::harness::{Directory, Node, free_port, wait_for};
@@ -32,20 +34,46 @@ impl Mirror {
     fn setting(&self, world: &World) -> String {
         format!("{}@http://{}", world.directory.id, self.tap.address())
     }
+}
 
-    /// Waits until it has so many entries at least, and nothing is missing.
-    fn has(&self, entries: u64) {
-        wait_for("the mirror's entries", || {
-            let status = self.directory.cli(&["status"])?.json()?;
-            let mirror = &status["health"]["mirror"];
-            ensure!(
-                mirror["entries"].as_u64() >= Some(entries) && mirror["entries"] == mirror["upstream_entries"],
-                "{status}"
-            );
-            Ok(Some(()))
-        })
-        .unwrap();
+/// Waits until a mirror has so many entries at least, and nothing is missing.
+fn entries(mirror: &Directory, entries: u64) {
+    wait_for("the mirror's entries", || {
+        let status = mirror.cli(&["status"])?.json()?;
+        let mirror = &status["health"]["mirror"];
+        ensure!(
+            mirror["entries"].as_u64() >= Some(entries) && mirror["entries"] == mirror["upstream_entries"],
+            "{status}"
+        );
+        Ok(Some(()))
+    })
+    .unwrap();
+}
+
+/// A certificate for `localhost`, its key, and the authority that made it.
+const TLS: [(&str, &str); 3] = [
+    ("tls.pem", include_str!("../../directory/tests/directory/tls/localhost.pem")),
+    ("tls.key", include_str!("../../directory/tests/directory/tls/localhost.key")),
+    ("ca.pem", include_str!("../../directory/tests/directory/tls/ca.pem")),
+];
+
+/// A directory that speaks TLS alone, not started yet; the proxy that it is reached through, and its URL.
+fn secure(folder: &Path, more: &str) -> (Directory, Tap, String) {
+    let listen = free_port().unwrap();
+    let tap = Tap::start(listen).unwrap();
+    let origin = format!("https://localhost:{}", tap.address().port());
+    let directory = Directory::init(folder, listen, &origin).unwrap();
+    for (name, text) in TLS {
+        fs::write(folder.join(name), text).unwrap();
     }
+    let file = |name: &str| folder.join(name).display().to_string();
+    let text = format!(
+        "listen = \"{listen}\"\norigin = \"{origin}\"\n[tls]\ncertificate = {:?}\nkey = {:?}\n{more}",
+        file("tls.pem"),
+        file("tls.key")
+    );
+    fs::write(folder.join("directory.toml"), text).unwrap();
+    (directory, tap, origin)
 }
 
 fn add(directory: &Directory, text: &str) {
@@ -83,7 +111,7 @@ fn a_mirror_serves_while_its_directory_is_away_and_is_not_told_whom_a_node_seeks
     let mut alice = world.init("alice", &extra).unwrap();
     alice.up().unwrap();
     registered(&alice).unwrap();
-    mirror.has(2);
+    entries(&mirror.directory, 2);
     world.directory.down().unwrap();
     // The card comes from the mirror; the offer waits for the directory.
     alice.cli(&["link", "request", &bob.id]).unwrap().ok().unwrap();
@@ -151,4 +179,68 @@ fn a_mirror_that_lies_is_named_and_the_directory_is_asked() {
         })
         .unwrap();
     }
+}
+
+/// Neither reads nor has it read a word that is not sealed.
+fn speaks_tls_alone(tap: &Tap) {
+    let sent = tap.received().unwrap();
+    assert!(sent.starts_with(&[0x16, 3]), "it begins with a handshake of TLS");
+    assert!(!sent.windows(4).any(|window| window == b"/api"), "something was said in the clear");
+}
+
+#[test]
+fn directory_and_mirror_are_reached_over_https_and_not_under_another_name_or_authority() {
+    let world = World::without_directory().unwrap();
+    let place = |name: &str| world.path().join(name);
+    let (mut directory, at_directory, url) = secure(&place("secure"), "");
+    let (mut mirror, at_mirror, mirror_url) = secure(&place("mirror"), "");
+    let authority = place("secure").join("ca.pem").display().to_string();
+    add(&directory, &format!("[mirror]\nallow = [\"{}\"]\n", mirror.id));
+    add(&mirror, &format!("[mirror]\nof = \"{}@{url}\"\ncertificates = {authority:?}\n", directory.id));
+    directory.up().unwrap();
+    mirror.up().unwrap();
+    let node = |name: &str, more: &str, mirror: &str| {
+        let mut node = world.init(name, "").unwrap();
+        let named = format!("{more}mirrors = [\"{}@{mirror}\"]\n", directory.id);
+        set(
+            &node,
+            &[format!("{}@{url}", directory.id)],
+            &format!("[directory]\n{named}[links]\nincoming = \"open\"\n"),
+        );
+        node.up_without_answers().unwrap();
+        node
+    };
+    let trusts = format!("ca_file = {authority:?}\n");
+    let bob = node("bob", &trusts, &mirror_url);
+    let alice = node("alice", &trusts, &mirror_url);
+    // The same mirror, by a name that its certificate does not say.
+    let carol = node("carol", &trusts, &mirror_url.replace("localhost", "127.0.0.1"));
+    // The public web's authorities vouch for neither.
+    let dave = node("dave", "", &mirror_url);
+    for node in [&bob, &alice, &carol] {
+        registered(node).unwrap();
+    }
+    wait_for("dave's word of it", || {
+        let status = status(&dave)?;
+        ensure!(status["node"]["directories"][0]["state"] == "unreachable", "{status}");
+        Ok(Some(()))
+    })
+    .unwrap();
+    entries(&mirror, 3);
+    directory.down().unwrap();
+    let asks = |node: &Node| {
+        node.cli(&["link", "request", &bob.id]).unwrap().ok().unwrap();
+        link_with(node, &bob.id).unwrap()["state"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(asks(&alice), "offered", "the card came from the mirror");
+    assert_eq!((asks(&carol), asks(&dave)), ("queued".to_owned(), "queued".to_owned()), "nobody was believed");
+    directory.up().unwrap();
+    wait_for("the link", || {
+        alice.cli(&["peers", "ping", &bob.id, "--count", "1"])?.ok()?;
+        Ok(Some(()))
+    })
+    .unwrap();
+    assert!(condition(&alice, "directory.dishonest").is_err(), "nobody is blamed");
+    speaks_tls_alone(&at_directory);
+    speaks_tls_alone(&at_mirror);
 }
