@@ -229,6 +229,52 @@ async fn unknown_calls_and_methods_and_the_document() {
     }
 }
 
+/// What ends a statement, a string or a folder somewhere else, in everything that a caller fills in: a word that nothing matches, or none.
+#[tokio::test]
+async fn sql_and_path_tricks_are_words_like_others() {
+    let (test, node) = (TestDirectory::new(), Node::new(1));
+    test.register(&node).await;
+    let tricks = [
+        "%27%20OR%20%271%27%3D%271",
+        "lab%27%3B%20DROP%20TABLE%20nodes%3B--",
+        "%22%29%3B%20ATTACH%20%27%2Fetc%2Fpasswd%27%20AS%20x%3B--",
+        "%25",
+        "_",
+        "lab%00",
+        "..%2F..%2Fdirectory.key",
+        "%2e%2e/%2e%2e/directory.key",
+        "%c0%ae%c0%ae",
+        "did:key:%27--",
+    ];
+    for trick in tricks {
+        let discover = |field: &str| format!("/api/v3/nodes/discover?{field}={trick}");
+        let found = test.get(&discover("sector")).await;
+        let nobody = found.status == 200 && found.ok::<serde_json::Value>()["nodes"].as_array().unwrap().is_empty();
+        assert!(nobody || found.status == 400, "{trick}: {}", found.status);
+        let mut paths: Vec<_> = ["capability", "fresh_seconds", "cursor", "limit"].map(discover).into();
+        paths.extend(
+            ["nodes/", "nodes/prefix/", "log/inclusion?size=1&index=", "log/consistency?to=1&from="]
+                .map(|path| format!("/api/v3/{path}{trick}")),
+        );
+        for path in paths {
+            let reply = test.get(&path).await;
+            assert!((400..423).contains(&reply.status), "{path}: {}", reply.status);
+        }
+        let reply = test.receive(&node, &format!("?after={trick}")).await;
+        assert_eq!(reply.status, 400, "{trick}");
+        let asked = serde_json::json!({ "nodes": [trick] }).to_string();
+        let asked = request("POST", "/api/v3/nodes/lookup", &[], asked.into_bytes());
+        assert_eq!(Reply::read(test.send(asked).await).await.status, 400, "{trick}");
+    }
+    // What a node says of itself is kept as it says it, and looked for as such.
+    let mut card = node.card(test.now());
+    (card.sequence, card.fields.sector) = (card.sequence + 1, "x'; DROP TABLE nodes;--".into());
+    assert_eq!(test.register_bytes(&node, &node.sign_card(&card)).await.status, 200);
+    let found: serde_json::Value =
+        test.get("/api/v3/nodes/discover?sector=x%27%3B%20DROP%20TABLE%20nodes%3B--").await.ok();
+    assert_eq!(found["nodes"].as_array().unwrap().len(), 1, "{found}");
+}
+
 #[tokio::test]
 async fn metrics_are_for_this_machine() {
     let mut config = Config::default();

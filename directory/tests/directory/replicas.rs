@@ -39,8 +39,8 @@ pub(crate) fn started(mut command: Command, at: SocketAddr) -> Serving {
 }
 
 /// One of several: its home, and the listener that it inherits, so that its address stays its own.
-struct Replica {
-    place: Place,
+pub(crate) struct Replica {
+    pub(crate) place: Place,
     listener: TcpListener,
     address: SocketAddr,
     name: &'static str,
@@ -48,9 +48,9 @@ struct Replica {
 }
 
 /// All of them, and what they share.
-struct Replicas {
-    all: Vec<Replica>,
-    broker: Broker,
+pub(crate) struct Replicas {
+    pub(crate) all: Vec<Replica>,
+    pub(crate) broker: Broker,
     _cluster: Arc<Cluster>,
 }
 
@@ -66,7 +66,7 @@ impl Replica {
         self.serving = Some(started(command, self.address));
     }
 
-    fn serving(&self) -> &Serving {
+    pub(crate) fn serving(&self) -> &Serving {
         self.serving.as_ref().unwrap()
     }
 
@@ -88,15 +88,15 @@ impl Replica {
         if status["replicas"]["connected"] == true { names.collect() } else { Vec::new() }
     }
 
-    fn offer(&self, from: &Node, offer: &[u8]) -> (u16, Value) {
+    pub(crate) fn offer(&self, from: &Node, offer: &[u8]) -> (u16, Value) {
         self.serving().call(from, "POST", "/api/v3/tokens/request-connection", &json("offer", offer))
     }
 
-    fn acknowledge(&self, from: &Node, receipt: &[u8]) -> (u16, Value) {
+    pub(crate) fn acknowledge(&self, from: &Node, receipt: &[u8]) -> (u16, Value) {
         self.serving().call(from, "POST", "/api/v3/tokens/acknowledge", &json("receipt", receipt))
     }
 
-    fn receive(&self, node: &Node, wait: u32, after: u64) -> Received {
+    pub(crate) fn receive(&self, node: &Node, wait: u32, after: u64) -> Received {
         let path = format!("/api/v3/tokens/receive?wait={wait}&after={after}");
         let (status, received) = self.serving().call(node, "GET", &path, b"");
         assert_eq!(status, 200, "{received}");
@@ -116,7 +116,7 @@ impl Replica {
 
 impl Replicas {
     /// Three that hear each other, run by this user.
-    fn new(user: Option<u32>) -> Self {
+    pub(crate) fn new(user: Option<u32>) -> Self {
         Self::over(user, Broker::new(), "")
     }
 
@@ -162,14 +162,14 @@ impl Replicas {
         }
     }
 
-    fn register(&self, nodes: &[&Node]) {
+    pub(crate) fn register(&self, nodes: &[&Node]) {
         for (place, node) in nodes.iter().enumerate() {
             assert_eq!(self.all[place % self.all.len()].serving().register(node).0, 200);
         }
     }
 }
 
-fn offer(from: &Node, to: &Node, fill: u8) -> Vec<u8> {
+pub(crate) fn offer(from: &Node, to: &Node, fill: u8) -> Vec<u8> {
     from.offer(&to.id(), now().plus(HOUR), fill)
 }
 
@@ -332,13 +332,13 @@ fn without_nats_offers_go_where_they_can_or_are_refused_by_name() {
 }
 
 /// Somebody who is let in by the NATS server.
-struct Stranger {
+pub(crate) struct Stranger {
     stream: TcpStream,
     heard: Vec<u8>,
 }
 
 impl Stranger {
-    fn new(broker: &Broker) -> Self {
+    pub(crate) fn new(broker: &Broker) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", broker.port())).unwrap();
         stream.write_all(b"CONNECT {\"verbose\":false,\"echo\":false}\r\nSUB > 1\r\nPING\r\n").unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
@@ -350,7 +350,7 @@ impl Stranger {
         stranger
     }
 
-    fn listen(&mut self) {
+    pub(crate) fn listen(&mut self) {
         let mut buffer = [0; 65536];
         while let Ok(length @ 1..) = self.stream.read(&mut buffer) {
             self.heard.extend_from_slice(&buffer[..length]);
@@ -358,7 +358,7 @@ impl Stranger {
     }
 
     /// Subject and letter of all that was said.
-    fn letters(&self) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn letters(&self) -> Vec<(String, Vec<u8>)> {
         let mut letters = Vec::new();
         let mut rest = &self.heard[..];
         while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
