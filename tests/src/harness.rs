@@ -108,8 +108,16 @@ pub fn free_port() -> Result<SocketAddr> {
 ///
 /// # Errors
 /// Names `what` did not come, with the last thing that `condition` said against it.
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let end = Instant::now() + PATIENCE;
+pub fn wait_for<T>(what: &str, condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    wait_up_to(PATIENCE, what, condition)
+}
+
+/// As [`wait_for`], for what a node does so seldom that [`PATIENCE`] is hardly longer.
+///
+/// # Errors
+/// As [`wait_for`].
+pub fn wait_up_to<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let end = Instant::now() + patience;
     let mut last = anyhow!("it never looked");
     while Instant::now() < end {
         match condition() {
@@ -119,7 +127,7 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Result<Option<T>>)
         }
         thread::sleep(LOOK);
     }
-    Err(last.context(format!("waited {} s in vain for {what}", PATIENCE.as_secs())))
+    Err(last.context(format!("waited {} s in vain for {what}", patience.as_secs())))
 }
 
 /// What a command-line program answered.

@@ -4,9 +4,10 @@
 use std::fs;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use openred_tests::harness::{Node, signal_pid, wait_for};
+use openred_tests::harness::{Node, signal_pid, wait_for, wait_up_to};
 use openred_tests::world::{World, link, registered};
 use serde_json::Value;
 
@@ -70,21 +71,28 @@ fn memory(pid: u32, name: &str) -> u64 {
 fn memory_that_a_rush_of_requests_took_goes_back_when_it_is_over() {
     /// What a rush may leave behind: caches that it filled, above all the database's.
     const LEFT: u64 = 4 << 10;
+    /// Connections are let go when they have been idle for 45 s, and what is free is given back each half minute.
+    const GIVEN_BACK: Duration = Duration::from_secs(180);
     let world = World::start().unwrap();
     let (alice, bob) = world.linked().unwrap();
     let pid = alice.child_pid("noded").unwrap();
     let (quiet, whole) = (memory(pid, "RssAnon"), memory(pid, "VmRSS"));
     let rush = ["peers", "ping", &bob.id, "--count", "600", "--concurrency", "200", "--size", "65000"];
-    let answer = alice.cli(&rush).unwrap().json().unwrap();
-    assert!(answer["sent"].as_u64() > answer["failed"].as_u64(), "{answer}");
-    let most = memory(pid, "VmHWM");
-    assert!(most > whole + 2 * LEFT, "{whole} KiB, at most {most}: that was no rush");
+    // How much of one waits at the same time is the scheduler's choice.
+    let rushed = || {
+        let answer = alice.cli(&rush)?.json()?;
+        assert!(answer["sent"].as_u64() > answer["failed"].as_u64(), "{answer}");
+        let most = memory(pid, "VmHWM");
+        anyhow::ensure!(most > whole + 2 * LEFT, "{whole} KiB, at most {most}: that was no rush");
+        Ok(Some(()))
+    };
+    wait_for("a rush", rushed).unwrap();
     let gone = || {
         let left = memory(pid, "RssAnon");
         anyhow::ensure!(left < quiet + LEFT, "{quiet} KiB before, {left} KiB after");
         Ok(Some(()))
     };
-    wait_for("the memory of a rush to go back", gone).unwrap();
+    wait_up_to(GIVEN_BACK, "the memory of a rush to go back", gone).unwrap();
     assert_eq!(alice.child_pid("noded").unwrap(), pid, "no filter ended it over that");
 }
 

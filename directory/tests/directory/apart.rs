@@ -43,7 +43,8 @@ impl Net {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"]);
         let net = Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        // This thread's, which may be in one of ours: the child is in the same until it has made its own.
+        let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
         wait_for("the namespace is there", || std::fs::read_link(net.path()).is_ok_and(|path| path != own));
         net
     }
@@ -61,6 +62,7 @@ impl Net {
 
     /// `ip` with these words.
     fn ip(&self, words: &str) {
+        eprintln!("{} ip {words}", now().0);
         let output =
             self.command("ip").args(words.split(' ')).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
         assert!(output.status.success(), "ip {words}: {output:?}");
@@ -86,6 +88,7 @@ struct Machine {
 
 impl Machine {
     fn start(&self) {
+        eprintln!("{} start {}", now().0, self.name);
         let mut command = self.net.command(&self.place.program);
         command.arg("--home").arg(self.place.home()).arg("serve").env_clear().env("PATH", "/usr/bin:/bin");
         command.current_dir("/").stdin(Stdio::null());
@@ -93,6 +96,7 @@ impl Machine {
     }
 
     fn end(&self, signal: Signal) {
+        eprintln!("{} end {} {signal}", now().0, self.name);
         let mut serving = self.serving.lock().unwrap().take().unwrap();
         nix::sys::signal::kill(serving.process(), signal).unwrap();
         serving.gone();
@@ -188,20 +192,51 @@ impl Caller<'_> {
         Some((head.split(' ').nth(1)?.parse().ok()?, serde_json::from_str(body).ok()?))
     }
 
-    /// The answer of a replica that carried a call out, whichever that is; none where all that answered named why they could not, for long.
+    /// The answer of a replica that carried a call out, whichever that is.
     fn call(&self, method: &str, path: &str, body: &[u8]) -> Value {
         let mut answered = None;
+        self.until(method, path, body, |status, answer| {
+            if status == 200 {
+                answered = Some(answer.clone());
+            }
+            status == 200
+        });
+        answered.unwrap()
+    }
+
+    /// Calls one replica after the other until an answer will do. One that will not names why it is a refusal.
+    fn until(&self, method: &str, path: &str, body: &[u8], mut will_do: impl FnMut(u16, &Value) -> bool) {
+        let mut before = String::new();
         wait_for("some replica carries it out", || {
             let Some((status, answer)) = self.try_call(method, path, body) else { return false };
-            if status == 200 {
-                answered = Some(answer);
+            if will_do(status, &answer) {
                 return true;
             }
             let code = answer["code"].as_str().unwrap_or_default();
             assert!(NAMED.contains(&code), "{path} {status} {answer}");
+            if before != code {
+                eprintln!("{} {} {path} {status} {code}", now().0, self.node.id());
+                code.clone_into(&mut before);
+            }
             false
         });
-        answered.unwrap()
+    }
+
+    /// Whether a receipt went: not while its recipient has not read the earlier ones. Who waited for that with reading might wait for one who
+    /// waits for him.
+    fn acknowledge(&self, receipt: &[u8]) -> bool {
+        let mut went = false;
+        self.until("POST", "/api/v3/tokens/acknowledge", &json("receipt", receipt), |status, answer| {
+            went = status == 200;
+            went || answer["code"] == "recipient.full"
+        });
+        went
+    }
+
+    /// The replica that was called last.
+    fn last(&self) -> &'static str {
+        let machines = &self.world.machines;
+        machines[(self.turn.load(Ordering::Relaxed) - 1) % machines.len()].name
     }
 
     /// Registers a card of then; its sequence.
@@ -213,7 +248,7 @@ impl Caller<'_> {
 
     /// Receives and acknowledges until the others have stopped and nothing comes any more.
     fn receive(&self, done: &AtomicBool, delivered: &Mutex<HashSet<[u8; 32]>>) {
-        let mut cursor = 0;
+        let (mut cursor, mut owed) = (0, Vec::new());
         loop {
             let over = done.load(Ordering::SeqCst);
             let received = self.call("GET", &format!("/api/v3/tokens/receive?wait=1&after={cursor}"), b"");
@@ -222,10 +257,10 @@ impl Caller<'_> {
                 let payload = base64(&item.payload);
                 if let Ok(offer) = Offer::decode(&payload) {
                     delivered.lock().unwrap().insert(Offer::token_id(&payload));
-                    let receipt = self.node.receipt(&offer.routing.issuer, &payload, now());
-                    self.call("POST", "/api/v3/tokens/acknowledge", &json("receipt", &receipt));
+                    owed.push(self.node.receipt(&offer.routing.issuer, &payload, now()));
                 }
             }
+            owed.retain(|receipt: &Vec<u8>| !self.acknowledge(receipt));
             cursor = received.cursor;
             if over {
                 return;
@@ -238,7 +273,8 @@ impl Caller<'_> {
 #[derive(Default)]
 struct Promised {
     cards: Mutex<HashMap<NodeId, u64>>,
-    offers: Mutex<HashSet<[u8; 32]>>,
+    /// With when and where each was taken, for whom.
+    offers: Mutex<HashMap<[u8; 32], String>>,
 }
 
 impl Promised {
@@ -255,13 +291,21 @@ impl Promised {
             let to = others[round % others.len()];
             let offer = caller.node.offer(&to, now().plus(HOUR), (round % 251) as u8);
             caller.call("POST", "/api/v3/tokens/request-connection", &json("offer", &offer));
-            self.offers.lock().unwrap().insert(Offer::token_id(&offer));
+            let taken = format!("{} by {} for {to}", now().0, caller.last());
+            self.offers.lock().unwrap().insert(Offer::token_id(&offer), taken);
             round += 1;
         }
     }
 
     fn offers(&self) -> usize {
         self.offers.lock().unwrap().len()
+    }
+
+    /// Of the offers that were taken those that did not come.
+    fn missing(&self, delivered: &Mutex<HashSet<[u8; 32]>>) -> Vec<String> {
+        let (offers, delivered) = (self.offers.lock().unwrap(), delivered.lock().unwrap());
+        let missing = offers.iter().filter(|(token, _)| !delivered.contains(*token));
+        missing.map(|(token, taken)| format!("{} {taken}", hex::encode(token))).collect()
     }
 }
 
@@ -306,8 +350,7 @@ fn disturb(world: &World, promised: &Promised) {
 }
 
 fn all_that_was_promised_is_there(world: &World, promised: &Promised, delivered: &Mutex<HashSet<[u8; 32]>>) {
-    let missing: Vec<[u8; 32]> =
-        promised.offers.lock().unwrap().difference(&delivered.lock().unwrap()).copied().collect();
+    let missing = promised.missing(delivered);
     assert!(missing.is_empty(), "{} of {} offers that were taken never came", missing.len(), promised.offers());
     for (node, sequence) in promised.cards.lock().unwrap().iter() {
         for machine in &world.machines {
@@ -374,8 +417,9 @@ fn kill_partition_and_rolling_restart_lose_no_card_and_strand_no_offer() {
         // Each once more, so that the last are seen too.
         let over = AtomicBool::new(true);
         wait_for("all that was taken comes", || {
+            eprintln!("{} {:?}", now().0, promised.missing(&delivered));
             callers.iter().for_each(|caller| caller.receive(&over, &delivered));
-            promised.offers.lock().unwrap().is_subset(&delivered.lock().unwrap())
+            promised.missing(&delivered).is_empty()
         });
         all_that_was_promised_is_there(&world, &promised, &delivered);
     };
