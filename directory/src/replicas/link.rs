@@ -165,14 +165,14 @@ impl Session<'_> {
         let mut greeting = nats::subscribe(self.replicas.keys.to_all(), ALL);
         greeting.extend(nats::subscribe(&self.to_us, ONE));
         self.write(&greeting).await?;
-        let mut first = vec![(To::All, self.beat(true))];
-        first.extend(have(&self.directory.mailboxes().keys()).map(|word| (To::All, word)));
-        self.say(first).await?;
+        self.say(self.compare(true)).await?;
         let (mut beat, mut compare) = (interval(BEAT), interval(COMPARE));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
         compare.reset();
         let begun = Instant::now();
+        // Whether its words came back when it last looked; not known before they have once.
+        let mut was_up = None;
         let mut buffer = vec![0; LETTER_BYTES];
         loop {
             let said = tokio::select! {
@@ -189,16 +189,18 @@ impl Session<'_> {
                     std::iter::once(word).chain(more).collect()
                 }
                 () = self.replicas.news.notified() => self.news(),
-                _ = compare.tick() => {
-                    have(&self.directory.mailboxes().keys()).map(|word| (To::All, word)).collect()
-                }
+                _ = compare.tick() => self.compare(false),
                 _ = beat.tick() => {
                     // Its own beats come back in each second, or this is no way to the others.
                     let echo = self.replicas.state().echo;
                     if echo.map_or(begun.elapsed(), |echo| echo.elapsed()) > 2 * BEAT_LOST {
                         return Err(Lost::Silent);
                     }
-                    vec![(To::All, self.beat(false))]
+                    let up = self.replicas.is_up();
+                    // A way that was gone and is there again under an open connection: what it took meanwhile is here alone.
+                    let back = up && was_up == Some(false);
+                    was_up = was_up.or(up.then_some(true)).map(|_| up);
+                    if back { self.compare(true) } else { vec![(To::All, self.beat(false))] }
                 }
             };
             let goes = said.iter().any(|(_, word)| *word == Word::Bye);
@@ -207,6 +209,13 @@ impl Session<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// What waits here, for all to ask for what they miss; with a greeting they are to tell what waits there, too.
+    fn compare(&self, hello: bool) -> Vec<(To, Word)> {
+        let greeting = hello.then(|| self.beat(true));
+        let waiting = self.directory.mailboxes().keys();
+        greeting.into_iter().chain(have(&waiting)).map(|word| (To::All, word)).collect()
     }
 
     fn beat(&self, hello: bool) -> Word {

@@ -363,8 +363,8 @@ fn all_that_was_promised_is_there(world: &World, promised: &Promised, delivered:
     }
 }
 
-#[test]
-fn kill_partition_and_rolling_restart_lose_no_card_and_strand_no_offer() {
+/// Runs a test in networks of its own, of which the first thread that it gets is a part.
+fn apart(test: impl FnOnce(&World) + Send + 'static) {
     if !geteuid().is_root() {
         return;
     }
@@ -384,8 +384,55 @@ fn kill_partition_and_rolling_restart_lose_no_card_and_strand_no_offer() {
         let world = World::new(&cluster, &broker, hub);
         world.machines.iter().for_each(Machine::start);
         world.meet();
+        test(&world);
+    };
+    std::thread::spawn(run).join().unwrap();
+}
+
+#[test]
+fn what_one_replica_took_alone_is_with_the_others_before_it_ends() {
+    apart(|world| {
+        let b = &world.machines[1];
+        let caller = |seed, place| Caller { node: Node::new(seed), world, turn: AtomicUsize::new(place) };
+        let (issuer, recipient, reader) = (caller(1, 1), caller(2, 0), caller(2, 1));
+        issuer.announce(now());
+        recipient.announce(now());
+        world.hub.ip("link set back2 down");
+        wait_for("it knows that it is cut off", || b.status()["replicas"]["connected"] == false);
+        let offer = issuer.node.offer(&recipient.node.id(), now().plus(HOUR), 7);
+        std::thread::scope(|scope| {
+            let read = scope.spawn(|| {
+                wait_for("the offer comes", || {
+                    reader.turn.store(1, Ordering::Relaxed);
+                    let (status, received) = reader.try_call("GET", "/api/v3/tokens/receive?wait=5", b"").unwrap();
+                    assert_eq!(status, 200, "{received}");
+                    received["items"].as_array().unwrap().len() == 1
+                });
+            });
+            wait_for("it is taken while its recipient waits there", || {
+                issuer.turn.store(1, Ordering::Relaxed);
+                let body = json("offer", &offer);
+                let (status, answer) = issuer.try_call("POST", "/api/v3/tokens/request-connection", &body).unwrap();
+                assert!(status == 200 || answer["code"] == "directory.cut-off", "{answer}");
+                status == 200
+            });
+            read.join().unwrap();
+        });
+        // No receipt yet: it has to be there when its recipient comes again, whatever has become of the one that took it.
+        world.hub.ip("link set back2 up");
+        wait_for("it is heard again", || b.hears().len() == 2);
+        b.end(Signal::SIGTERM);
+        recipient.turn.store(0, Ordering::Relaxed);
+        let (status, received) = recipient.try_call("GET", "/api/v3/tokens/receive?wait=0", b"").unwrap();
+        assert_eq!((status, received["items"].as_array().unwrap().len()), (200, 1), "{received}");
+    });
+}
+
+#[test]
+fn kill_partition_and_rolling_restart_lose_no_card_and_strand_no_offer() {
+    apart(|world| {
         let callers: Vec<Caller<'_>> = (1..=NODES)
-            .map(|seed| Caller { node: Node::new(seed), world: &world, turn: AtomicUsize::new(usize::from(seed)) })
+            .map(|seed| Caller { node: Node::new(seed), world, turn: AtomicUsize::new(usize::from(seed)) })
             .collect();
         let ids: Vec<NodeId> = callers.iter().map(|caller| caller.node.id()).collect();
         let (promised, delivered) = (Promised::default(), Mutex::default());
@@ -405,7 +452,7 @@ fn kill_partition_and_rolling_restart_lose_no_card_and_strand_no_offer() {
                     scope.spawn(move || promised.keep_busy(caller, &others, stop))
                 })
                 .collect();
-            let disturbed = scope.spawn(|| disturb(&world, &promised)).join();
+            let disturbed = scope.spawn(|| disturb(world, &promised)).join();
             stop.store(true, Ordering::SeqCst);
             let wrote = writers.into_iter().all(|writer| writer.join().is_ok());
             done.store(true, Ordering::SeqCst);
@@ -421,7 +468,6 @@ fn kill_partition_and_rolling_restart_lose_no_card_and_strand_no_offer() {
             callers.iter().for_each(|caller| caller.receive(&over, &delivered));
             promised.missing(&delivered).is_empty()
         });
-        all_that_was_promised_is_there(&world, &promised, &delivered);
-    };
-    std::thread::spawn(run).join().unwrap();
+        all_that_was_promised_is_there(world, &promised, &delivered);
+    });
 }
