@@ -3,6 +3,7 @@
 //! the other. No card is lost; each offer that was taken reaches its recipient, each other was refused by name.
 //!
 //! Networks are made by root alone; run as an ordinary user, this file tests nothing.
+#![allow(clippy::print_stderr, reason = "what went on, for whoever reads of a failure")]
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
