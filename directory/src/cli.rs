@@ -20,13 +20,13 @@ use openred_proto::config::Source;
 use serde::Serialize;
 
 use crate::admin::{Answer, Ask, client};
-use crate::config::{Config, Format, Level, Loaded, default_home};
+use crate::config::{Config, Loaded, default_home};
 use crate::daemon;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
-use crate::mirror;
 use crate::replicas::target;
 use crate::store::postgres;
+use crate::{logging, mirror, reload, tls};
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -58,6 +58,9 @@ enum Command {
     },
     /// Serve until SIGTERM.
     Serve,
+    /// What `serve` starts beside itself: reads the configuration for it at SIGHUP.
+    #[command(name = reload::COMMAND, hide = true)]
+    ReadAgain,
     /// Read the configuration and what it names, and say what is wrong. Needs neither network nor root.
     Check,
     /// Check the running directory: health, and each layer of its cage.
@@ -178,6 +181,9 @@ impl Arguments {
             }
             _ => {}
         }
+        if matches!(self.command, Command::ReadAgain) {
+            return reload::answer(|| Ok(Loaded::read(self.config.as_deref(), self.home.as_deref())?));
+        }
         if let Command::Init { listen, origin } = &self.command {
             self.write_configuration(*listen, origin.as_deref())?;
         }
@@ -185,8 +191,8 @@ impl Arguments {
         match self.command {
             Command::Init { .. } => init(&loaded, json),
             Command::Serve => {
-                log_to_stderr(&loaded);
-                daemon::run(&loaded)
+                let level = logging::to_stderr(&loaded.config.log);
+                daemon::run(&loaded, level)
             }
             Command::Check => check(&loaded, json),
             Command::Doctor => doctor::run(&loaded, json),
@@ -204,7 +210,7 @@ impl Arguments {
                 let settings = settings.map_err(|_| Error::Misuse("the configuration cannot be shown"))?;
                 print(&render::settings(&settings, origin, json))
             }
-            Command::Version | Command::Completions { .. } | Command::Man { .. } => Ok(()),
+            Command::ReadAgain | Command::Version | Command::Completions { .. } | Command::Man { .. } => Ok(()),
         }
     }
 }
@@ -250,7 +256,7 @@ fn init(loaded: &Loaded, json: bool) -> Result<()> {
 }
 
 fn check(loaded: &Loaded, json: bool) -> Result<()> {
-    daemon::open_tls(loaded.config.tls.certificate.get_ref(), &loaded.config.tls.key)?;
+    tls::open(&loaded.config.tls)?;
     let store = &loaded.config.store;
     postgres::check_files(&store.password_file, &store.certificates)?;
     mirror::client::tls_config(&loaded.config.mirror.certificates)?;
@@ -268,23 +274,4 @@ fn status(loaded: &Loaded, json: bool) -> Result<()> {
     };
     print(&render::status(&status, json))?;
     if status.health.status == "ok" { Ok(()) } else { Err(Error::LocalDegraded) }
-}
-
-fn log_to_stderr(loaded: &Loaded) {
-    let level = match loaded.config.log.level {
-        Level::Error => tracing::Level::ERROR,
-        Level::Warn => tracing::Level::WARN,
-        Level::Info => tracing::Level::INFO,
-        Level::Debug => tracing::Level::DEBUG,
-    };
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false);
-    // A second subscriber (a test's) stays.
-    let _ = match loaded.config.log.format {
-        Format::Human => builder.try_init(),
-        Format::Json => builder.json().try_init(),
-    };
 }

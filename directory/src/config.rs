@@ -267,6 +267,8 @@ pub struct Loaded {
     pub source: Source,
     /// Where things lie.
     pub home: Home,
+    /// File and home as they were asked for, for who reads them again.
+    pub asked: (Option<PathBuf>, Option<PathBuf>),
 }
 
 impl Loaded {
@@ -283,13 +285,14 @@ impl Loaded {
             None => Source::new(own, ""),
         };
         let config = Config::parse(&source)?;
+        let asked = (file.map(Path::to_owned), home.map(Path::to_owned));
         let home = match home {
             Some(flag) => flag.to_owned(),
             None if config.home.as_os_str().is_empty() => before,
             None => config.home.clone(),
         };
         let home = std::path::absolute(&home).unwrap_or(home);
-        Ok(Self { config, source, home: Home { folder: home } })
+        Ok(Self { config, source, home: Home { folder: home }, asked })
     }
 }
 

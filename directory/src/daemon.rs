@@ -2,14 +2,15 @@
 //!
 //! Listeners, key and certificate are opened first, while the process still may. Then namespaces, uid, Landlock and
 //! capabilities go; then come the database (as the confined user, which proves that it can), the threads and the runtime;
-//! then the system-call filter closes, and only then is the first byte read from anybody.
+//! then the system-call filter closes, and only then is the first byte read from anybody. What is read again at SIGHUP is read by a process that is
+//! started here before the cage ([`crate::reload`]).
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::RawFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use openred_policy::notify::{self, Manager};
@@ -19,17 +20,19 @@ use openred_proto::limits::CLOCK_GRACE;
 use openred_proto::log::head::Head;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_rustls::TlsAcceptor;
 
 use crate::admin;
 use crate::api;
 use crate::config::{Config, Home, Loaded};
 use crate::error::{Error, Result};
+use crate::health::health_of;
 use crate::identity::Identity;
-use crate::limits::{FOLLOW, NETWORK_THREADS, SWEEP};
+use crate::limits::{FOLLOW, LOOK, NETWORK_THREADS, SWEEP};
+use crate::logging::LogLevel;
 use crate::mirror::Whole;
 use crate::mirror::client::Target as MirrorTarget;
 use crate::mirror::follow::Follower;
+use crate::reload::{self, Reload};
 use crate::replicas::message::Word;
 use crate::replicas::{Outbox, Replicas, To, have, link, target};
 use crate::serve::{Service, serve};
@@ -37,6 +40,11 @@ use crate::state::{Directory, Remembered, system_clock};
 use crate::store::postgres::{PostgresStore, SharedNonces, Target};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{CardReader, CardStore, Mark, PreviousRun, StoreHandle};
+use crate::tls::{self, Tls};
+
+const KEY_OF_FILE: &str =
+    "is missing, and there is a database: restore it from a backup, or move `state/` away to start as a new directory";
+const KEY_OF_DATABASE: &str = "is missing, and the database of store.url holds a directory's log: copy the key of that directory here (every replica has the same), or name another database";
 
 /// Everything that is opened before the cage.
 struct Opened {
@@ -45,7 +53,8 @@ struct Opened {
     admin: UnixListener,
     operator: u32,
     identity: Identity,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
+    reader: UnixStream,
     manager: Manager,
     database: Option<Target>,
     upstream: Option<MirrorTarget>,
@@ -56,7 +65,7 @@ struct Opened {
 ///
 /// # Errors
 /// Whatever stops the start; afterwards nothing does.
-pub fn run(loaded: &Loaded) -> Result<()> {
+pub fn run(loaded: &Loaded, level: LogLevel) -> Result<()> {
     let given = notify::listeners();
     let wanted: Vec<RawFd> = [0, 1, 2].into_iter().chain(given.iter().copied()).collect();
     let mut unconfined = Unconfined::enter(Role::Directory, Descriptors::CloseOthers(&wanted))?;
@@ -64,7 +73,7 @@ pub fn run(loaded: &Loaded) -> Result<()> {
     let opened = open(loaded, inherited)?;
     let restricted = unconfined.separate(&cage(loaded, &opened))?.restrict()?;
     let report = Arc::new(OnceLock::new());
-    let started = start(loaded, opened, Arc::clone(&report), &restricted)?;
+    let started = start(loaded, opened, level, Arc::clone(&report), &restricted)?;
     let confined = restricted.seal()?;
     // Set once, here; the admin thread only reads it.
     let _ = report.set(confined.report().clone());
@@ -126,16 +135,25 @@ fn open(loaded: &Loaded, mut inherited: Vec<TcpListener>) -> Result<Opened> {
     let manager = Manager::from_env().map_err(unreachable_manager)?;
     prepare_home(&loaded.home, *config.uid.get_ref(), *config.gid.get_ref())?;
     let admin = open_admin(&loaded.home)?;
-    let key = loaded.home.key();
-    if loaded.home.database().exists() && !key.exists() {
-        let why = "is missing, and there is a database: restore it from a backup, or move `state/` away to start as a new directory";
-        return Err(Error::LocalKeyFile { path: key, why });
+    let (key, database) = (loaded.home.key(), database(config)?);
+    if !key.exists() {
+        let why = match &database {
+            None if loaded.home.database().exists() => Some(KEY_OF_FILE),
+            // What cannot be reached or is not ours stops the start by itself.
+            Some(target)
+                if PostgresStore::open(target).and_then(|mut store| store.log_end()).is_ok_and(|end| end.size > 0) =>
+            {
+                Some(KEY_OF_DATABASE)
+            }
+            _ => None,
+        };
+        why.map_or(Ok(()), |why| Err(Error::LocalKeyFile { path: key.clone(), why }))?;
     }
     let (identity, new) = Identity::load_or_create(&key)?;
     if new {
         tracing::info!(directory = %identity.id(), "made a new identity");
     }
-    let tls = open_tls(&config.tls.certificate.get_ref().clone(), &config.tls.key)?;
+    let tls = tls::open(&config.tls)?;
     let activated = !inherited.is_empty();
     let mut at = |address| take_or_listen(&mut inherited, activated, address);
     let listener = at(*config.listen.get_ref())?;
@@ -146,8 +164,10 @@ fn open(loaded: &Loaded, mut inherited: Vec<TcpListener>) -> Result<Opened> {
         });
     }
     let operator = nix::unistd::geteuid().as_raw();
-    let (database, upstream, nats) = (database(config)?, upstream(config)?, target::Target::open(config)?);
-    Ok(Opened { listener, metrics, admin, operator, identity, tls, manager, database, upstream, nats })
+    let (upstream, nats) = (upstream(config)?, target::Target::open(config)?);
+    // Behind whatever else may stop the start.
+    let reader = reload::start(loaded)?;
+    Ok(Opened { listener, metrics, admin, operator, identity, tls, reader, manager, database, upstream, nats })
 }
 
 fn unreachable_manager(error: std::io::Error) -> Error {
@@ -218,36 +238,6 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
     Ok(listener)
 }
 
-/// Loads certificate and key; `None` when no certificate is configured.
-///
-/// # Errors
-/// A file that cannot be read or does not hold what it should.
-pub fn open_tls(certificate: &Path, key: &Path) -> Result<Option<TlsAcceptor>> {
-    use rustls::pki_types::pem::PemObject as _;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    if certificate.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let wrong = |path: &Path, why| Error::LocalTls { path: path.to_owned(), why };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
-        .map_err(|_| wrong(certificate, "cannot be read as PEM certificates (tls.certificate)"))?;
-    if chain.is_empty() {
-        return Err(wrong(certificate, "holds no certificate (tls.certificate)"));
-    }
-    let private =
-        PrivateKeyDer::from_pem_file(key).map_err(|_| wrong(key, "cannot be read as a PEM private key (tls.key)"))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|_| wrong(certificate, "this build speaks no TLS version"))?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(|_| wrong(key, "is not the key of the certificate (tls.key)"))?;
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Some(TlsAcceptor::from(Arc::new(tls))))
-}
-
 struct Started {
     runtime: Runtime,
     services: Services,
@@ -259,14 +249,21 @@ struct Services {
     local: Option<Service>,
     follower: Option<Follower>,
     end: [Signal; 2],
-    reload: Signal,
+    /// What SIGHUP does.
+    reload: (Reload, Signal),
     manager: Manager,
     /// What carries words to other replicas.
     link: Option<(Arc<Replicas>, Outbox, target::Target)>,
 }
 
 /// Database, threads, runtime, signals: after confinement, before the filter.
-fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &Restricted) -> Result<Started> {
+fn start(
+    loaded: &Loaded,
+    opened: Opened,
+    level: LogLevel,
+    cage: Arc<OnceLock<LayerReport>>,
+    _: &Restricted,
+) -> Result<Started> {
     let config = &loaded.config;
     let (handle, mut reader, remembered, number) = match &opened.database {
         None => {
@@ -297,7 +294,7 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
         directory.join(Arc::clone(&replicas), SharedNonces::start(database)?);
         link = Some((replicas, words, nats));
     }
-    let settings = loaded.source.settings(config).unwrap_or_default();
+    let settings = Arc::new(Mutex::new(loaded.source.settings(config).unwrap_or_default()));
     let server = admin::server::Server {
         listener: opened.admin,
         operator: opened.operator,
@@ -305,7 +302,7 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
         store: reader,
         counted: None,
         cage,
-        settings,
+        settings: Arc::clone(&settings),
     };
     server.start()?;
     let runtime = runtime()?;
@@ -313,6 +310,7 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
     let tokio_listener = |listener| tokio::net::TcpListener::from_std(listener).map_err(Error::LocalRuntime);
     let connections = config.limits.connections;
     let router = api::router(Arc::clone(&directory));
+    let tls = opened.tls.clone();
     let api = Service { listener: tokio_listener(opened.listener)?, tls: opened.tls, router, connections };
     let local = match opened.metrics {
         Some(listener) => {
@@ -323,12 +321,18 @@ fn start(loaded: &Loaded, opened: Opened, cage: Arc<OnceLock<LayerReport>>, _: &
     };
     let register = |kind| signal(kind).map_err(Error::LocalRuntime);
     let end = [register(SignalKind::terminate())?, register(SignalKind::interrupt())?];
-    let reload = register(SignalKind::hangup())?;
+    let reload =
+        Reload { directory: Arc::clone(&directory), reader: Some(in_runtime(opened.reader)?), level, tls, settings };
+    let reload = (reload, register(SignalKind::hangup())?);
     drop(entered);
     Ok(Started {
         runtime,
         services: Services { directory, api, local, follower, end, reload, manager: opened.manager, link },
     })
+}
+
+fn in_runtime(reader: UnixStream) -> Result<tokio::net::UnixStream> {
+    reader.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(reader)).map_err(Error::LocalRuntime)
 }
 
 /// What follows the mirrored directory, from where it ended. A store holds one log: a directory's own, or that of the one that it mirrors.
@@ -414,10 +418,12 @@ const SWEEPS_PER_PURGE: u32 = 60;
 
 impl Services {
     async fn serve(self) {
-        let Self { directory, api, local, follower, end: [mut terminate, mut interrupt], mut reload, manager, link } =
-            self;
+        let Self { directory, api, local, follower, end: [mut terminate, mut interrupt], reload, manager, link } = self;
         tracing::info!(address = %directory.address(), "serving");
         let housekeeping = tokio::spawn(keep_house(Arc::clone(&directory)));
+        tokio::spawn(watch_health(Arc::clone(&directory)));
+        let (reload, hangup) = reload;
+        tokio::spawn(reload.run(hangup));
         let link = link.map(|(replicas, words, nats)| {
             tokio::spawn(follow(Arc::clone(&directory), Arc::clone(&replicas)));
             tokio::spawn(link::run(Arc::clone(&directory), replicas, words, nats))
@@ -441,7 +447,6 @@ impl Services {
                 () = tick(&mut watchdog) => drop(manager.say("WATCHDOG=1")),
                 _ = terminate.recv() => drain(),
                 _ = interrupt.recv() => drain(),
-                _ = reload.recv() => tracing::warn!("the configuration is read at the start only: restart to change it"),
             }
         }
         housekeeping.abort();
@@ -494,6 +499,14 @@ async fn keep_house(directory: Arc<Directory>) {
             purge(&directory, now).await;
         }
         sweeps = sweeps.wrapping_add(1);
+    }
+}
+
+/// Looks how it is, so that it is known since when.
+async fn watch_health(directory: Arc<Directory>) {
+    loop {
+        let _ = health_of(&directory);
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -58,6 +58,9 @@ pub const RECEIPTS_PER_NODE: usize = 64;
 /// Expired offers are dropped this often, besides at each touch of their mailbox.
 pub const SWEEP: Duration = Duration::from_secs(30);
 
+/// Conditions of health are looked at this often: so exact is since when they are as they are.
+pub const LOOK: Duration = Duration::from_secs(1);
+
 /// Longest letter between replicas, sealed: an item of [`OFFER_BODY_BYTES`], or as many entries as follow.
 pub const LETTER_BYTES: usize = 20 * 1024;
 /// Entries of one letter between replicas.
@@ -90,7 +93,7 @@ pub const CUT_STREAMS: Duration = Duration::from_secs(10);
 pub const FOLLOW: Duration = Duration::from_secs(2);
 /// Nonces that one statement takes together.
 pub const NONCE_BATCH: usize = 256;
-/// Nonces are dropped from the database after this: what they could be used with is long over, whatever a replica's clock says.
+/// Nonces are dropped from the database after this, by its own clock: what they could be used with is long over, whatever a replica's clock says.
 pub const SHARED_NONCE_LIFE: Duration = Duration::from_secs(300);
 
 /// Requests for the store that may wait; more are answered 503.
@@ -109,6 +112,9 @@ pub const MIRROR_PAGE: u64 = 256;
 pub const MIRROR_FILLS: Duration = Duration::from_secs(5);
 /// Rows of nodes that one page of discovery looks at: under a millisecond; a page that finds less is short and goes on.
 pub const EXAMINE: usize = 4096;
+/// Rows that one look-up by prefix looks at, those of nodes that are here no more too: some milliseconds of the look-up thread. A prefix of more
+/// is too wide, whatever is behind them.
+pub const EXAMINE_PREFIX: usize = 1024;
 /// Rows that one purge drops of each kind: about 10 ms, in which those who register wait.
 pub const PURGE: usize = 1024;
 /// An IPv4 /24 and an IPv6 /48, which one customer can have whole, may do together what so many addresses may.
@@ -129,6 +135,12 @@ pub const SUCCESSION_KEPT: Duration = Duration::from_secs(366 * 86_400);
 pub const EVIDENCE: i64 = 10_000;
 /// Of them of one node: it can sign as many as it likes, and one pair proves what there is to prove.
 pub const EVIDENCE_OF_NODE: i64 = 4;
+/// Lines in the log that one node's wrong cards may cost at once, and after that one in so long.
+pub const REMARKS_BURST: u32 = 4;
+/// See [`REMARKS_BURST`].
+pub const REMARK_EVERY: Duration = Duration::from_secs(60);
+/// The same of all nodes together.
+pub const REMARKS_OF_ALL: u32 = 16;
 /// Bans of nodes held in memory.
 pub const BANS: usize = 100_000;
 /// Bans of address prefixes held in memory; each request of a banned length costs one look.
@@ -229,6 +241,14 @@ impl<K: Eq + Hash> Buckets<K> {
         }
         bucket.tokens -= 1.0;
         Ok(())
+    }
+
+    /// Gives one token back.
+    pub fn give(&mut self, caller: &K) {
+        let burst = self.burst;
+        if let Some(bucket) = self.filled.get_mut(caller) {
+            bucket.tokens = (bucket.tokens + 1.0).min(burst);
+        }
     }
 
     fn forget(&mut self, now: UnixMillis) {

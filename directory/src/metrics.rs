@@ -116,6 +116,17 @@ impl Metrics {
     }
 }
 
+/// The conditions that are not in order, as a node's own page has them.
+#[must_use]
+pub fn of_conditions(conditions: &[Condition]) -> String {
+    let name = "openred_directory_condition";
+    let mut text = format!("# HELP {name} Conditions that are not in order.\n# TYPE {name} gauge\n");
+    for condition in conditions.iter().filter(|condition| !condition.ok) {
+        let _ = writeln!(text, "{name}{{code=\"{}\",severity=\"{}\"}} 1", condition.code, condition.severity);
+    }
+    text
+}
+
 /// What a mirror adds: how far it is behind.
 #[must_use]
 pub fn mirror_text(view: &MirrorView, conditions: &[Condition]) -> String {
@@ -128,7 +139,8 @@ pub fn mirror_text(view: &MirrorView, conditions: &[Condition]) -> String {
     if let Some(ago) = view.current_seconds_ago {
         line("openred_directory_mirror_current_seconds", "Seconds since nothing was missing.", ago);
     }
-    let wrong = conditions.iter().filter(|condition| !condition.ok).count() as u64;
+    let of_mirror = |condition: &&Condition| !condition.ok && condition.code.starts_with("upstream.");
+    let wrong = conditions.iter().filter(of_mirror).count() as u64;
     line("openred_directory_mirror_conditions", "Conditions of the mirror that are not in order.", wrong);
     text
 }

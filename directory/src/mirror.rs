@@ -15,8 +15,8 @@ use openred_proto::id::{NodeId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::api::system::Condition;
 use crate::config::check_origin;
+use crate::health::{Fact, Severity};
 
 /// The mirrored directory as nodes name it: `did:key:…@https://…`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,30 +177,44 @@ impl Upstream {
     }
 
     /// What is or is not in order; a mirror that is behind serves all the same.
-    pub(crate) fn conditions(&self) -> [Condition; 3] {
+    pub(crate) fn conditions(&self) -> [Fact; 3] {
         let standing = self.standing();
-        let condition = |code: &str, wrong: Option<String>| Condition {
-            code: code.to_owned(),
-            ok: wrong.is_none(),
-            help: wrong.unwrap_or_default(),
-        };
-        let lie = standing.lie.as_ref().map(|lie| {
-            format!("{lie}; it is followed no more: ask its operator, keep this log, and restart once it is explained")
-        });
-        let trouble = standing.trouble.as_ref().map(|why| format!("{why}; it is tried again"));
         let missing = standing.theirs.saturating_sub(standing.entries);
         let behind = match &standing.head {
-            None => Some("it is being filled for the first time; wait".to_owned()),
-            Some(_) if missing > 0 => Some(format!("{missing} entries of its log are missing here; wait")),
+            None => Some("it is being filled for the first time".to_owned()),
+            Some(_) if missing > 0 => Some(format!("{missing} entries of its log are missing here")),
             Some(_) => None,
         };
         [
-            condition("upstream.honest", lie),
-            condition("upstream.reached", trouble),
-            condition("upstream.current", behind),
+            Fact {
+                code: HONEST,
+                severity: Severity::Error,
+                depends_on: &[],
+                wrong: standing.lie.clone(),
+                help: "it is followed no more: ask its operator, keep this log, and restart once it is explained",
+            },
+            Fact {
+                code: REACHED,
+                severity: Severity::Warning,
+                depends_on: &[HONEST],
+                wrong: standing.trouble.clone(),
+                help: "it is tried again; ask its operator, or let this machine reach it",
+            },
+            Fact {
+                code: "upstream.current",
+                severity: Severity::Warning,
+                depends_on: &[REACHED, HONEST],
+                wrong: behind,
+                help: "wait; it serves what it has",
+            },
         ]
     }
 }
+
+/// The mirrored directory was caught at nothing.
+const HONEST: &str = "upstream.honest";
+/// The mirrored directory answers.
+const REACHED: &str = "upstream.reached";
 
 #[cfg(test)]
 mod tests {
@@ -228,7 +242,12 @@ mod tests {
     fn a_mirror_says_how_far_behind_it_is_and_what_it_caught() {
         let upstream = Upstream::new(format!("{ID}@https://a.example").parse().unwrap());
         let wrong = |upstream: &Upstream| {
-            upstream.conditions().into_iter().filter(|found| !found.ok).map(|found| found.code).collect::<Vec<_>>()
+            upstream
+                .conditions()
+                .into_iter()
+                .filter(|found| found.wrong.is_some())
+                .map(|found| found.code)
+                .collect::<Vec<_>>()
         };
         assert_eq!(wrong(&upstream), ["upstream.current"]);
         upstream.reached(UnixMillis(1000), 5, 9);

@@ -28,6 +28,7 @@ use tower::ServiceExt as _;
 use crate::api::signed::Peer;
 use crate::limits::{DRAIN_TIME, HEAD_BYTES, HEAD_TIME, HEADERS, TLS_TIME, UNACKNOWLEDGED_TIME};
 use crate::state::Directory;
+use crate::tls::Tls;
 use feed::Left;
 use unstalled::Unstalled;
 
@@ -39,7 +40,7 @@ pub struct Service {
     /// Bound and listening.
     pub listener: TcpListener,
     /// HTTPS.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Tls>,
     /// The routes.
     pub router: Router,
     /// Connections open at once.
@@ -69,7 +70,7 @@ pub async fn serve(directory: Arc<Directory>, service: Service) {
                         let router = service.router.clone();
                         let connection =
                             Connection { directory: Arc::clone(&directory), peer: Peer(address), router, place };
-                        tokio::spawn(connection.run(stream, service.tls.clone()));
+                        tokio::spawn(connection.run(stream, service.tls.as_ref().map(Tls::acceptor)));
                     }
                     None => directory.metrics.connections_refused.add(),
                 }

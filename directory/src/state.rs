@@ -16,10 +16,11 @@ use tokio::sync::{Notify, watch};
 use crate::api::problem::{Code, Problem};
 use crate::config::{Config, Mode};
 use crate::error::Result;
+use crate::health::Standing;
 use crate::identity::Identity;
 use crate::limits::{
     ADDRESSES_FOR_ALL_STREAMS, ADDRESSES_OF_A_NETWORK, ANNOUNCES, BANS, Buckets, CARD_EVERY, CARDS_BURST, MIRROR_FILLS,
-    NEW_NODE_EVERY, NEW_NODES_BURST, PREFIX_BANS, take_both,
+    NEW_NODE_EVERY, NEW_NODES_BURST, PREFIX_BANS, REMARK_EVERY, REMARKS_BURST, REMARKS_OF_ALL, take_both,
 };
 use crate::metrics::Metrics;
 use crate::mirror::Upstream;
@@ -30,6 +31,10 @@ use crate::store::decision::Bans;
 use crate::store::postgres::SharedNonces;
 use crate::store::{Held, LogEnd, PreviousRun, StoreHandle};
 use crate::verified::{self, Verified};
+
+mod prefixes;
+
+use prefixes::BannedPrefixes;
 
 /// Reads the time; a test passes its own.
 pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
@@ -50,6 +55,11 @@ pub enum Caller {
     Node(NodeId),
     /// An address; an IPv6 one counts with its /64.
     Address(IpAddr),
+}
+
+/// The ids in the settings, which were checked with them.
+fn mirrors(allow: &[String]) -> HashSet<NodeId> {
+    allow.iter().filter_map(|id| id.parse().ok()).collect()
 }
 
 /// The network that an address is in: an IPv4 /24, an IPv6 /48.
@@ -76,35 +86,6 @@ pub struct Remembered {
     pub bans: Bans,
     /// What the run before left behind.
     pub before: PreviousRun,
-}
-
-/// Prefixes that are refused, by their length: one look for each length that is used.
-#[derive(Debug, Default)]
-struct BannedPrefixes {
-    by_length: HashMap<u8, HashSet<IpNet>>,
-    count: usize,
-}
-
-impl BannedPrefixes {
-    fn contain(&self, address: IpAddr) -> bool {
-        let is_in = |(length, prefixes): (&u8, &HashSet<IpNet>)| {
-            IpNet::new(address, *length).is_ok_and(|prefix| prefixes.contains(&prefix.trunc()))
-        };
-        self.by_length.iter().any(is_in)
-    }
-
-    fn insert(&mut self, prefix: IpNet) {
-        self.count += usize::from(self.by_length.entry(prefix.prefix_len()).or_default().insert(prefix));
-    }
-
-    fn remove(&mut self, prefix: &IpNet) {
-        if let Some(prefixes) = self.by_length.get_mut(&prefix.prefix_len()) {
-            self.count -= usize::from(prefixes.remove(prefix));
-            if prefixes.is_empty() {
-                self.by_length.remove(&prefix.prefix_len());
-            }
-        }
-    }
 }
 
 /// What addresses hold open at once, each up to its share.
@@ -162,7 +143,9 @@ pub struct Directory {
     /// The directory that this one mirrors.
     pub upstream: Option<Arc<Upstream>>,
     /// Mirrors that may follow this one.
-    pub mirrors: HashSet<NodeId>,
+    mirrors: RwLock<HashSet<NodeId>>,
+    /// Since when each condition of health is as it is.
+    pub(crate) standing: Standing,
     /// Woken when the log of cards has grown.
     pub(crate) log_grew: Notify,
     /// Cards.
@@ -181,6 +164,8 @@ pub struct Directory {
     new_nodes: Mutex<[Buckets<IpAddr>; 2]>,
     /// Changed cards by node.
     cards: Mutex<Buckets<NodeId>>,
+    /// Lines in the log by the node that they are about, and all of them.
+    remarks: Mutex<(Buckets<NodeId>, Buckets<()>)>,
     /// Everybody's requests together.
     overall: Mutex<Buckets<()>>,
     bans: RwLock<HashSet<NodeId>>,
@@ -240,7 +225,8 @@ impl Directory {
             work_bits: *config.admission.work_bits.get_ref(),
             streams: u64::from(limits.streams),
             upstream: config.upstream().map(|address| Arc::new(Upstream::new(address))),
-            mirrors: config.mirror.allow.get_ref().iter().filter_map(|id| id.parse().ok()).collect(),
+            mirrors: RwLock::new(mirrors(config.mirror.allow.get_ref())),
+            standing: Standing::default(),
             log_grew: Notify::new(),
             store,
             metrics: Metrics::default(),
@@ -252,6 +238,10 @@ impl Directory {
             networks: Mutex::new(Buckets::new(rate.saturating_mul(all), burst.saturating_mul(all))),
             new_nodes: Mutex::new(new_nodes),
             cards: Mutex::new(Buckets::slow(CARD_EVERY, CARDS_BURST)),
+            remarks: Mutex::new((
+                Buckets::slow(REMARK_EVERY, REMARKS_BURST),
+                Buckets::slow(REMARK_EVERY / REMARKS_OF_ALL, REMARKS_OF_ALL * REMARKS_BURST),
+            )),
             overall: Mutex::new(Buckets::new(overall, overall)),
             bans: RwLock::new(bans.nodes.into_iter().map(|ban| ban.who).collect()),
             banned_prefixes: RwLock::new(banned_prefixes),
@@ -265,6 +255,16 @@ impl Directory {
             nodes_here: AtomicU64::new(0),
             draining: watch::Sender::new(false),
         })
+    }
+
+    /// Whether a mirror may follow this one.
+    pub(crate) fn lets_in(&self, mirror: &NodeId) -> bool {
+        self.mirrors.read().unwrap_or_else(PoisonError::into_inner).contains(mirror)
+    }
+
+    /// From now on these may follow, and no others.
+    pub(crate) fn let_mirrors_in(&self, allow: &[String]) {
+        *self.mirrors.write().unwrap_or_else(PoisonError::into_inner) = mirrors(allow);
     }
 
     /// Makes this directory one of several. Once, before it serves.
@@ -359,6 +359,13 @@ impl Directory {
         if cards.is_full_for(now, &node) { Ok(()) } else { cards.take(now, node) }
     }
 
+    /// Whether a line in the log may be written about what a node did; it can do so 20 times a second.
+    pub(crate) fn may_remark(&self, node: NodeId) -> bool {
+        let mut remarks = self.remarks.lock().unwrap_or_else(PoisonError::into_inner);
+        let (by_node, all) = &mut *remarks;
+        take_both(by_node, all, self.now(), node, ()).is_ok()
+    }
+
     pub(crate) fn replay(&self) -> MutexGuard<'_, Replay> {
         self.replay.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -430,6 +437,14 @@ impl Directory {
         take_both(of_address, of_network, self.now(), address, network(address))
     }
 
+    /// Gives the token of a new node back that was not let in.
+    pub(crate) fn give_new_node(&self, address: IpAddr) {
+        let mut buckets = self.new_nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let [of_address, of_network] = &mut *buckets;
+        of_address.give(&address);
+        of_network.give(&network(address));
+    }
+
     /// Takes a token of all requests together.
     pub(crate) fn take_overall(&self) -> std::result::Result<(), Duration> {
         self.overall.lock().unwrap_or_else(PoisonError::into_inner).take(self.now(), ())
@@ -472,6 +487,11 @@ impl Directory {
         self.banned_prefixes.read().unwrap_or_else(PoisonError::into_inner).contain(address.to_canonical())
     }
 
+    /// Whether this prefix is banned, as it is.
+    pub(crate) fn is_banned_prefix(&self, prefix: &IpNet) -> bool {
+        self.banned_prefixes.read().unwrap_or_else(PoisonError::into_inner).holds(prefix)
+    }
+
     /// Takes a ban of addresses into effect.
     pub fn ban_prefix(&self, prefix: IpNet) {
         self.bans_made.fetch_add(1, Ordering::SeqCst);
@@ -484,12 +504,12 @@ impl Directory {
         self.banned_prefixes.write().unwrap_or_else(PoisonError::into_inner).remove(prefix);
     }
 
-    /// Whether another ban can be held.
+    /// How many more bans can be held, of nodes and of prefixes.
     #[must_use]
-    pub fn has_room_for_bans(&self) -> (bool, bool) {
+    pub fn room_for_bans(&self) -> (usize, usize) {
         let nodes = self.bans.read().unwrap_or_else(PoisonError::into_inner).len();
-        let prefixes = self.banned_prefixes.read().unwrap_or_else(PoisonError::into_inner).count;
-        (nodes < BANS, prefixes < PREFIX_BANS)
+        let prefixes = self.banned_prefixes.read().unwrap_or_else(PoisonError::into_inner).count();
+        (BANS.saturating_sub(nodes), PREFIX_BANS.saturating_sub(prefixes))
     }
 
     /// Whether a node is banned.

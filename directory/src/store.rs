@@ -197,7 +197,7 @@ pub struct Query {
     pub after: Option<NodeId>,
     /// At most so many.
     pub limit: usize,
-    /// Look at most at so many; then the page is short and goes on.
+    /// Look at most at so many, rows that stand without a card too; then the page is short and goes on.
     pub examine: Option<usize>,
 }
 

@@ -8,7 +8,7 @@ mod portable;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt};
@@ -60,7 +60,7 @@ pub struct Server {
     /// Filled once the cage is closed.
     pub cage: Arc<OnceLock<LayerReport>>,
     /// The settings that hold.
-    pub settings: Vec<Setting>,
+    pub settings: Arc<Mutex<Vec<Setting>>>,
 }
 
 impl std::fmt::Debug for Server {
@@ -175,7 +175,7 @@ impl Server {
         // The thread starts before the cage is closed; nobody is answered in between.
         let cage = self.cage.get().ok_or(Refusal::Malformed)?.clone();
         let health = health_of(&self.directory);
-        let settings = self.settings.clone();
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(Answer::Doctor(Box::new(Doctor { pid: std::process::id(), health, cage, settings })))
     }
 

@@ -18,7 +18,7 @@ use super::nodes::{NodeView, view};
 use super::problem::{Code, Problem};
 use super::signed::{Anonymous, Asked};
 use super::to_base64;
-use crate::limits::{LOOK_UP_BODY_BYTES, PAGE};
+use crate::limits::{EXAMINE_PREFIX, LOOK_UP_BODY_BYTES, PAGE};
 use crate::state::Directory;
 use crate::store::{self, Held};
 
@@ -98,10 +98,12 @@ pub(crate) async fn by_prefix(
         to: Some(last),
         alive_at: Some(now),
         limit: PAGE + 1,
+        examine: Some(EXAMINE_PREFIX),
         ..store::Query::default()
     };
     let page = directory.store.read(move |store| store.page(&query)).await?;
-    if page.held.len() > PAGE {
+    // More rows than are looked at: who adds a digit comes to what stands behind them.
+    if page.held.len() > PAGE || page.next.is_some() {
         return Err(Code::PrefixWide.into());
     }
     let shown = page.held.iter().filter(|held| directory.shows(held, now));

@@ -140,9 +140,13 @@ pub(crate) async fn register(
         return Err(Code::CardForeign.into());
     }
     let terms = terms(&directory, card.node_id, now, work, invite.as_deref())?;
-    admit_new(&directory, card.node_id, signed.address).await?;
+    let counted = admit_new(&directory, card.node_id, signed.address).await?;
     let new = NewCard::new(&card, bytes);
     let registration = directory.store.call(move |store| store.register(now, &new, &terms)).await;
+    if let (Some(address), Ok(Registration::NotAdmitted(Lack::Work))) = (counted, &registration) {
+        // It is told how much to work, and comes again with that.
+        directory.give_new_node(address);
+    }
     directory.note_store(registration.is_err());
     let outcome = outcome(&directory, card.node_id, registration?)?;
     directory.metrics.registrations.add();
@@ -191,7 +195,9 @@ fn outcome(directory: &Directory, node: NodeId, registration: Registration) -> R
         Registration::Quarantined => return Ok("quarantined"),
         Registration::Rollback => Code::CardRollback.into(),
         Registration::Equivocation { kept } => {
-            tracing::warn!(node = %node.short(), kept, "two cards of one sequence");
+            if directory.may_remark(node) {
+                tracing::warn!(node = %node.short(), kept, "two cards of one sequence");
+            }
             let gone = "they are not kept as evidence: there is no room, or the held card has ended";
             let detail = if kept { "both are kept as evidence" } else { gone };
             Problem::new(Code::CardEquivocation, detail)
@@ -200,7 +206,9 @@ fn outcome(directory: &Directory, node: NodeId, registration: Registration) -> R
             Problem::new(Code::NodeSucceeded, format!("its successor is {successor}"))
         }
         Registration::Contradiction(contradiction) => {
-            tracing::warn!(node = %node.short(), %contradiction, "a card's lineage is refused");
+            if directory.may_remark(node) {
+                tracing::warn!(node = %node.short(), %contradiction, "a card's lineage is refused");
+            }
             Problem::new(Code::CardSuccession, contradiction.to_string())
         }
         Registration::Full => Problem::from(Code::DirectoryFull).retry_after(directory.lease),
@@ -218,14 +226,16 @@ fn outcome(directory: &Directory, node: NodeId, registration: Registration) -> R
     })
 }
 
-/// A node that has no card here counts against its address.
-async fn admit_new(directory: &Directory, node: NodeId, address: Option<IpAddr>) -> Result<(), Problem> {
-    let Some(address) = address else { return Ok(()) };
+/// A node that has no card here counts against its address; the address that it was counted against.
+async fn admit_new(directory: &Directory, node: NodeId, address: Option<IpAddr>) -> Result<Option<IpAddr>, Problem> {
+    let Some(address) = address else { return Ok(None) };
     if directory.store.read(move |store| store.node(&node)).await?.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     let detail = "too many new nodes from this address";
-    directory.take_new_node(address).map_err(|wait| Problem::new(Code::RateLimited, detail).retry_after(wait))
+    let refuse = |wait| Problem::new(Code::RateLimited, detail).retry_after(wait);
+    directory.take_new_node(address).map_err(refuse)?;
+    Ok(Some(address))
 }
 
 fn refuse_card(why: NotSeen) -> Problem {

@@ -138,7 +138,7 @@ async fn authenticate(directory: &Directory, request: Request, limit: usize) -> 
     // A nonce that another replica has taken is as good as one of ours.
     if let (Some(replicas), Some(nonces)) = (directory.replicas(), directory.shared_nonces()) {
         let tag = replicas.keys.tag(&input.key_id, &input.nonce);
-        if !nonces.take(now, tag).await? {
+        if !nonces.take(tag).await? {
             return Err(Code::SignatureRepeated.into());
         }
     }

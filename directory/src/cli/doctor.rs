@@ -8,6 +8,7 @@ use super::render::{self, Finding};
 use crate::admin::{Answer, Ask, Doctor, client};
 use crate::config::Loaded;
 use crate::error::{Error, Result};
+use crate::reload;
 
 pub(super) fn run(loaded: &Loaded, json: bool) -> Result<()> {
     let Answer::Doctor(doctor) = client::ask(&loaded.home.socket(), &Ask::Doctor)? else {
@@ -19,7 +20,7 @@ pub(super) fn run(loaded: &Loaded, json: bool) -> Result<()> {
     findings.extend(doctor.health.conditions.iter().map(|condition| Finding {
         name: condition.code.clone(),
         ok: condition.ok,
-        detail: if condition.ok { String::new() } else { condition.help.clone() },
+        detail: if condition.ok { String::new() } else { render::condition(condition, doctor.health.now) },
     }));
     findings.extend(doctor.cage.layers.iter().map(|layer| Finding {
         name: format!("cage: {}", layer.name),
@@ -31,12 +32,18 @@ pub(super) fn run(loaded: &Loaded, json: bool) -> Result<()> {
     if findings.iter().all(|finding| finding.ok) { Ok(()) } else { Err(Error::LocalDegraded) }
 }
 
-/// The file may have changed since the start.
+/// The file may have changed since it was read.
 fn configuration_in_force(loaded: &Loaded, doctor: &Doctor) -> Finding {
     let settings = loaded.source.settings(&loaded.config).unwrap_or_default();
-    let same = settings.iter().zip(&doctor.settings).all(|(now, then)| now.key == then.key && now.value == then.value);
-    let detail = if same { "the running directory has these settings" } else { "changed since the start: restart" };
-    Finding { name: "configuration in force".into(), ok: same, detail: detail.into() }
+    let changed = reload::changed(&doctor.settings, &settings);
+    let (by_signal, by_restart): (Vec<&str>, Vec<&str>) =
+        changed.into_iter().partition(|key| reload::is_read_again(key));
+    let detail = match (by_signal.as_slice(), by_restart.as_slice()) {
+        ([], []) => "the running directory has these settings".to_owned(),
+        (changed, []) => format!("changed since it was read: {}; send SIGHUP", changed.join(", ")),
+        (_, changed) => format!("changed since the start: {}; restart", changed.join(", ")),
+    };
+    Finding { name: "configuration in force".into(), ok: by_signal.is_empty() && by_restart.is_empty(), detail }
 }
 
 /// `/proc/<pid>/status` of every thread against the manifest of the role.

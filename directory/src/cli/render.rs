@@ -8,6 +8,7 @@ use openred_proto::id::NodeId;
 use serde::Serialize;
 
 use crate::admin::{NodeLine, NodeList, Status};
+use crate::health::Condition;
 use crate::mirror::UpstreamAddress;
 
 mod decisions;
@@ -99,6 +100,14 @@ pub fn settings(settings: &[Setting], origin: bool, json: bool) -> String {
     text
 }
 
+/// A condition that is not in order: how bad, since when, what is the case, the way out.
+pub(super) fn condition(condition: &Condition, now: u64) -> String {
+    let since = duration(now.saturating_sub(condition.since / 1000));
+    let words = [&condition.detail, &condition.help].map(String::as_str);
+    let words: Vec<&str> = words.into_iter().filter(|words| !words.is_empty()).collect();
+    format!("{} for {since}; {}", condition.severity, words.join("; "))
+}
+
 /// `status`.
 #[must_use]
 pub fn status(status: &Status, json: bool) -> String {
@@ -111,7 +120,8 @@ pub fn status(status: &Status, json: bool) -> String {
     let (state, pid, up) = (&status.health.status, status.pid, duration(status.uptime_seconds));
     let _ = writeln!(text, "state     {state}, process {pid}, up {up}");
     for condition in status.health.conditions.iter().filter(|condition| !condition.ok) {
-        let _ = writeln!(text, "          {}: {}", condition.code, condition.help);
+        let words = self::condition(condition, status.health.now);
+        let _ = writeln!(text, "          {}: {words}", condition.code);
     }
     if let Some(mirror) = &status.health.mirror {
         let _ = writeln!(text, "mirror    of {}", mirror.of);

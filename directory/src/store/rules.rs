@@ -29,8 +29,8 @@ pub(super) trait Known {
     fn invite(&mut self, hash: &[u8; 32]) -> Result<Option<InviteLine>>;
     /// Uses an invite that was found good, once.
     fn use_invite(&mut self, now: UnixMillis, node: &NodeId, hash: &[u8; 32]) -> Result<()>;
-    /// Keeps what a card that was taken says of successions.
-    fn keep(&mut self, plan: &Plan) -> Result<()>;
+    /// Keeps what a card that was taken says of successions; how many places the cards that go give back.
+    fn keep(&mut self, plan: &Plan) -> Result<u64>;
 }
 
 /// A node's row before a card of it is taken.
@@ -64,6 +64,8 @@ pub(super) trait Taking {
     fn keep_evidence(&mut self, now: UnixMillis, card: &NewCard) -> Result<bool>;
     /// Whether one more node may have a card.
     fn has_place(&mut self, most: u64) -> Result<bool>;
+    /// So many places are free again.
+    fn give_places_back(&mut self, places: u64);
     /// Adds a card to the log.
     fn log(&mut self, card: &NewCard) -> Result<Logged>;
     /// Notes that a node's card came again, and nothing else.
@@ -273,7 +275,8 @@ pub(super) fn take_in(store: &mut impl Taking, now: UnixMillis, card: &NewCard, 
     if let Admission::ByInvite(hash) = admission {
         store.known().use_invite(now, &card.node, &hash)?;
     }
-    store.known().keep(&plan)?;
+    let free = store.known().keep(&plan)?;
+    store.give_places_back(free);
     Ok(match (quarantined, refreshed) {
         (true, _) => Registration::Quarantined,
         (_, true) => Registration::Refreshed,

@@ -25,6 +25,7 @@ mod decisions;
 mod followed;
 mod log;
 pub mod migrate;
+mod pages;
 mod place;
 mod portable;
 mod stats;
@@ -230,6 +231,12 @@ impl Taking for SqliteStore {
         Ok(free)
     }
 
+    fn give_places_back(&mut self, places: u64) {
+        if let Some((taken, _)) = &mut self.taken {
+            *taken = taken.saturating_sub(places);
+        }
+    }
+
     fn log(&mut self, card: &NewCard) -> Result<Logged> {
         let growing = log::growing(&self.connection, &mut self.growing)?;
         log::append(&self.connection, growing, &card.bytes, card.listed)
@@ -313,7 +320,7 @@ impl rules::Known for Connection {
         decisions::use_invite(self, now, node, hash)
     }
 
-    fn keep(&mut self, plan: &Plan) -> Result<()> {
+    fn keep(&mut self, plan: &Plan) -> Result<u64> {
         successions::keep(self, plan)
     }
 }
@@ -342,42 +349,7 @@ impl CardReader for SqliteStore {
     }
 
     fn page(&mut self, query: &Query) -> Result<Page> {
-        let mut fitting = Vec::new();
-        let mut next = None;
-        {
-            // Looked through in an index that has all that is asked for; the cards are fetched for those that fit.
-            let among = match (query.listed_only, query.quarantined_only) {
-                (true, _) => "listed = 1",
-                (_, true) => "quarantined = 1 AND card IS NOT NULL",
-                _ => "card IS NOT NULL",
-            };
-            let sector = if query.sector.is_some() { " AND sector = ?2" } else { "" };
-            let mut select = self.connection.prepare_cached(&format!(
-                "SELECT id, methods, last_seen, expires_at, listed FROM nodes WHERE {among} AND id > ?1{sector} ORDER BY id"
-            ))?;
-            let after = query.begins_after();
-            let mut rows = match &query.sector {
-                Some(sector) => select.query(params![after, sector])?,
-                None => select.query([after])?,
-            };
-            let mut examined = 0;
-            while next.is_none()
-                && let Some(row) = rows.next()?
-            {
-                let id = NodeId::from_bytes(row.get(0)?);
-                if query.to.is_some_and(|last| id > last) {
-                    break;
-                }
-                examined += 1;
-                if fits(query, row)? {
-                    fitting.push(id);
-                }
-                let enough = fitting.len() == query.limit || Some(examined) == query.examine;
-                next = enough.then_some(id);
-            }
-        }
-        let held = fitting.iter().filter_map(|id| self.read(id).transpose()).collect::<Result<_>>()?;
-        Ok(Page { held, next })
+        pages::page(self, query)
     }
 
     fn counts(&mut self, seen_since: UnixMillis) -> Result<Counts> {
@@ -544,23 +516,6 @@ impl CardStore for SqliteStore {
         self.connection.execute("UPDATE run SET latest = ?1", [signed(latest)])?;
         Ok(())
     }
-}
-
-/// Whether a row of (id, methods, last_seen, expires_at, listed) is asked for.
-fn fits(query: &Query, row: &Row<'_>) -> rusqlite::Result<bool> {
-    let (methods, last_seen, expires_at): (i64, i64, i64) = (row.get(1)?, row.get(2)?, row.get(3)?);
-    if query.wants_listing && row.get::<_, i64>(4)? == 0 {
-        return Ok(false);
-    }
-    Ok(query.method.is_none_or(|method| methods & method_bit(method) != 0)
-        && query.seen_since.is_none_or(|since| unsigned(last_seen) >= since.0)
-        && query.seen_before.is_none_or(|before| unsigned(last_seen) < before.0)
-        && query.alive_at.is_none_or(|now| unsigned(expires_at) > now.0))
-}
-
-/// The bit of a method in a card's set.
-fn method_bit(method: openred_proto::method::Method) -> i64 {
-    i64::from(openred_proto::method::MethodSet::EMPTY.with(method).bits())
 }
 
 fn held(row: &Row<'_>) -> rusqlite::Result<Held> {

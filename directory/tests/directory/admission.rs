@@ -81,6 +81,22 @@ async fn new_nodes_work_for_their_place_and_known_ones_do_not() {
 }
 
 #[tokio::test]
+async fn who_is_told_how_much_to_work_has_not_used_its_addresses_token() {
+    let test = directory(Mode::Work);
+    let come = async |node: &Node, more: &str| {
+        let card = base64_text(&node.sign_card(&node.card(test.now())));
+        let body = format!("{{\"card\":\"{card}\"{more}}}").into_bytes();
+        test.call_from("192.0.2.1:9", node, "POST", PATH, body).await
+    };
+    for seed in 1..=32 {
+        let node = Node::new(seed);
+        assert_eq!(come(&node, "").await.code(), "admission.work", "{seed}");
+        come(&node, &work(&test, &node, test.now().seconds(), 10)).await.ok::<Registered>();
+    }
+    assert_eq!(come(&Node::new(33), "").await.code(), "rate.limited");
+}
+
+#[tokio::test]
 async fn an_invite_lets_in_as_many_as_it_is_for_until_its_end() {
     let test = directory(Mode::Invite);
     let nodes: Vec<Node> = (1..8).map(Node::new).collect();

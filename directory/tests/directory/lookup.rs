@@ -132,6 +132,31 @@ async fn a_prefix_of_too_many_is_refused_until_it_is_long_enough() {
 }
 
 #[tokio::test]
+async fn a_prefix_is_looked_through_no_further_than_so_far() {
+    let test = TestDirectory::with_store(&Config::default(), |store| {
+        store.begin().unwrap();
+        // Nodes that are here no more stand before the one that is.
+        for number in 0..1030_u32 {
+            let [.., high, low] = number.to_be_bytes();
+            let gone = row([0xab, high, low]);
+            store.register(START, &gone, &Terms::open(2000)).unwrap();
+            assert!(store.withdraw(&gone.node).unwrap());
+        }
+        store.register(START, &row([0xab, 0xff, 0xff]), &Terms::open(2000)).unwrap();
+        store.commit().unwrap();
+    });
+    for prefix in ["a", "ab"] {
+        let reply = test.get(&format!("/api/v3/nodes/prefix/{prefix}")).await;
+        assert_eq!(reply.refusal(), (422, "prefix.wide".into()), "{prefix}");
+    }
+    // With one digit more it stands before them no longer.
+    for (prefix, expected) in [("abf", 1), ("ab04", 0), ("ab1", 0), ("b", 0)] {
+        let found: Sealed = test.get(&format!("/api/v3/nodes/prefix/{prefix}")).await.ok();
+        assert_eq!(found.sealed.len(), expected, "{prefix}");
+    }
+}
+
+#[tokio::test]
 async fn a_node_withdraws_its_own_card_and_no_older_one_comes_back() {
     let test = TestDirectory::new();
     let (node, other) = (Node::new(1), Node::new(2));

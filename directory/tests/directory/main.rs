@@ -18,6 +18,7 @@ mod nodes;
 mod operator;
 mod process;
 mod recovery;
+mod reload;
 mod render;
 mod replicas;
 mod service;

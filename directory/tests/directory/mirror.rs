@@ -143,7 +143,7 @@ impl Pair {
         let lie = |health: &Health| {
             health.conditions.iter().find(|found| found.code == "upstream.honest" && !found.ok).cloned()
         };
-        lie(&self.until("caught", |health| lie(health).is_some()).await).unwrap().help
+        lie(&self.until("caught", |health| lie(health).is_some()).await).unwrap().detail
     }
 }
 
@@ -319,8 +319,8 @@ async fn each_lie_on_a_page_is_named_and_nothing_of_it_is_served() {
         pair.register(2, true).await;
         *pair.bend.lock().unwrap() = Some(lie);
         pair.follow();
-        let help = pair.until_caught().await;
-        assert!(help.contains(said), "{help}");
+        let detail = pair.until_caught().await;
+        assert!(detail.contains(said), "{detail}");
         assert_eq!(pair.at_mirror("GET", "/api/v3/nodes/discover", b"").await.code(), "mirror.behind");
         let held = pair.mirror.store.read(|store| store.log_end()).await.unwrap();
         assert_eq!(held.size, 0, "{said}");
@@ -341,8 +341,8 @@ async fn a_log_that_is_rolled_back_or_rewritten_is_named_and_not_followed() {
         for seed in 0..entries {
             pair.register(100 + seed, true).await;
         }
-        let help = pair.until_caught().await;
-        assert!(help.contains(said), "{entries}: {help}");
+        let detail = pair.until_caught().await;
+        assert!(detail.contains(said), "{entries}: {detail}");
         let after: LogHead = pair.at_mirror("GET", "/api/v3/log/head", b"").await.ok();
         assert_eq!(before, after, "it goes on to serve what held");
         let page: Page = pair.at_mirror("GET", "/api/v3/nodes/discover", b"").await.ok();

@@ -1,10 +1,12 @@
 //! Registering, looking up, discovering.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openred_directory::api::nodes::{NodeView, Page, Registered};
 use openred_directory::config::Config;
-use openred_directory::limits::{CARD_EVERY, CARDS_BURST, NEW_NODE_EVERY, NEW_NODES_BURST};
+use openred_directory::limits::{CARD_EVERY, CARDS_BURST, NEW_NODE_EVERY, NEW_NODES_BURST, REMARK_EVERY};
 use openred_directory::store::Counts;
 use openred_proto::id::UnixMillis;
 use openred_proto::method::{Method, MethodSet};
@@ -30,6 +32,48 @@ async fn a_card_is_stored_refreshed_and_replaced() {
     let view: NodeView = test.get(&format!("/api/v3/nodes/{}", node.id())).await.ok();
     assert_eq!(base64(&view.card), node.sign_card(&node.card(test.now())));
     assert!(view.fresh);
+}
+
+/// What is written to the log in a test.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_wrong_cards_of_one_node_do_not_fill_the_log() {
+    let lines = Lines::default();
+    let sink = lines.clone();
+    let _heard = tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(move || sink.clone()).finish());
+    let said = || String::from_utf8_lossy(&lines.0.lock().unwrap()).matches("two cards of one sequence").count();
+    let test = TestDirectory::new();
+    let wrong = async |node: &Node| {
+        let mut card = node.card(START);
+        card.fields.name = "another".into();
+        assert_eq!(test.register_bytes(node, &node.sign_card(&card)).await.code(), "card.equivocation");
+    };
+    let (one, other) = (Node::new(1), Node::new(2));
+    for node in [&one, &other] {
+        test.register_bytes(node, &node.sign_card(&node.card(START))).await.ok::<Registered>();
+    }
+    for _ in 0..30 {
+        wrong(&one).await;
+    }
+    assert_eq!(said(), 4);
+    wrong(&other).await;
+    assert_eq!(said(), 5, "others are heard of");
+    test.advance(REMARK_EVERY);
+    wrong(&one).await;
+    wrong(&one).await;
+    assert_eq!(said(), 6);
 }
 
 #[tokio::test]

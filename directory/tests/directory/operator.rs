@@ -220,6 +220,27 @@ fn an_old_database_is_tried_then_migrated_with_a_snapshot() {
 }
 
 #[test]
+fn as_many_bans_are_imported_as_can_be_set() {
+    let place = Place::of(None);
+    let serving = place.serve();
+    let file = place.home().join("bans.jsonl");
+    let line = |number: u32| {
+        let prefix = std::net::Ipv4Addr::from_bits((10 << 24) + number);
+        format!("{{\"kind\":\"ban-prefix\",\"prefix\":\"{prefix}/32\",\"at\":1,\"reason\":\"\"}}\n")
+    };
+    let header = place.text(&["export"]);
+    std::fs::write(&file, header + &(0..10_002).map(line).collect::<String>()).unwrap();
+    let (code, said) = place.outcome(&["import", file.to_str().unwrap(), "--json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &said["taken"], said["refused"].as_array().unwrap().len()), (9, &10_000.into(), 2), "{said}");
+    assert!(said["refused"][1].to_string().contains("as many are banned as can be"), "{said}");
+    let (_, again) = place.outcome(&["import", file.to_str().unwrap(), "--json"]);
+    let again: Value = serde_json::from_str(&again).unwrap();
+    assert_eq!((&again["known"], &again["taken"]), (&10_000.into(), &0.into()), "what is here takes no room: {again}");
+    assert_eq!(serving.end(), Some(0));
+}
+
+#[test]
 fn the_start_migrates_by_itself_and_loses_nothing() {
     let place = Place::of(None);
     place.text(&["init"]);

@@ -87,6 +87,11 @@ impl Place {
         (output.status.code().unwrap_or(-1), String::from_utf8(output.stdout).unwrap())
     }
 
+    /// The same whatever the exit code is.
+    pub(crate) fn json_of(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.outcome(&[arguments, &["--json"]].concat()).1).unwrap()
+    }
+
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.text(&[arguments, &["--json"]].concat())).unwrap()
     }
@@ -244,7 +249,7 @@ impl Serving {
     }
 }
 
-fn exchange(mut stream: impl std::io::Read + std::io::Write, head: &[u8], body: &[u8]) -> (u16, Value) {
+pub(crate) fn exchange(mut stream: impl std::io::Read + std::io::Write, head: &[u8], body: &[u8]) -> (u16, Value) {
     stream.write_all(&[head, b"\r\n", body].concat()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -29,9 +29,19 @@ fn line(seed: u8, state: &str) -> NodeLine {
 }
 
 fn status() -> Status {
+    let condition = |code: &str, severity: &str, detail: &str, depends_on: &[&str], since, help: &str| Condition {
+        code: code.into(),
+        ok: severity == "ok",
+        severity: severity.into(),
+        detail: detail.into(),
+        depends_on: depends_on.iter().map(|code| (*code).into()).collect(),
+        since,
+        help: help.into(),
+    };
     let conditions = vec![
-        Condition { code: "store.writable".into(), ok: false, help: "free disk space".into() },
-        Condition { code: "serving".into(), ok: true, help: String::new() },
+        condition("store.writable", "error", "", &["store.present"], 1_799_999_700_000, "free disk space"),
+        condition("upstream.current", "warning", "3 entries are missing", &[], 1_799_999_990_000, "wait"),
+        condition("serving", "ok", "", &[], 1_799_990_000_000, ""),
     ];
     Status {
         pid: 42,

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
 use openred_directory::error::Error;
-use openred_directory::store::postgres::{PostgresStore, Target};
+use openred_directory::store::postgres::{PostgresStore, SharedNonces, Target};
 use openred_directory::store::walk::Fault;
 use openred_directory::store::{CardReader as _, CardStore as _, NewCard, Registration, Terms};
 use openred_proto::id::UnixMillis;
+use sha2::{Digest as _, Sha256};
 
 use crate::cluster::{Cluster, wait_for};
 use crate::fixture::Node;
@@ -20,6 +21,16 @@ use crate::process::{Place, places};
 use crate::stores::{DAY, NOW, card};
 
 impl Place {
+    /// The same identity as another's.
+    fn take_key(&self, other: &Place) {
+        let key = self.home().join("directory.key");
+        std::fs::copy(other.home().join("directory.key"), &key).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some(user) = self.user {
+            std::os::unix::fs::chown(&key, Some(user), Some(user)).unwrap();
+        }
+    }
+
     /// A copy of the password's file for whoever runs the directory.
     pub(crate) fn password(&self, cluster: &Cluster) -> PathBuf {
         let password = self.home().join("password");
@@ -62,6 +73,60 @@ fn tables_are_made_once_and_foreign_or_newer_ones_are_refused() {
     let url = cluster.database().replace("openred@", "nobody@");
     let refused = PostgresStore::open(&cluster.target(&url)).unwrap_err().to_string();
     assert!(refused.contains("SQLSTATE 28P01") && !refused.contains(cluster.password()), "{refused}");
+}
+
+#[test]
+fn a_change_of_the_schema_takes_the_time_that_it_takes() {
+    let cluster = Cluster::shared();
+    let url = cluster.database();
+    // Longer than a statement of those who serve may take, at either end of the connection.
+    cluster.batch(
+        &url,
+        "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(11); END $$;
+        CREATE EVENT TRIGGER slow ON ddl_command_end WHEN TAG IN ('CREATE SCHEMA') EXECUTE FUNCTION slow()",
+    );
+    assert_eq!(PostgresStore::migrate(&cluster.target(&url), false).unwrap().steps.len(), 3);
+}
+
+#[test]
+fn two_directories_of_one_name_do_not_run_on_one_database() {
+    let cluster = Cluster::shared();
+    let url = cluster.database();
+    let named = |name: &str| cluster.open(&url).as_replica(name);
+    let (mut one, mut other, mut twin) = (named("a"), named("b"), named("a"));
+    one.begin_run(NOW).unwrap();
+    one.begin_run(NOW).unwrap();
+    other.begin_run(NOW).unwrap();
+    let refused = twin.begin_run(NOW).unwrap_err().to_string();
+    assert!(refused.contains("another directory runs on it under this one's name"), "{refused}");
+    // Without [replicas] all have one name.
+    let (mut alone, mut second) = (cluster.open(&url), cluster.open(&url));
+    alone.begin_run(NOW).unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| second.begin_run(NOW));
+        drop(alone);
+        waits.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn nonces_are_kept_by_the_databases_clock() {
+    let cluster = Cluster::shared();
+    let url = cluster.database();
+    drop(cluster.open(&url));
+    let rows = "INSERT INTO openred_directory.nonces SELECT sha256(tag::bytea),
+        (extract(epoch FROM clock_timestamp()) * 1000)::bigint - age FROM (VALUES ('young', 240000), ('old', 360000)) AS new (tag, age)";
+    cluster.batch(&url, rows);
+    let target = cluster.target(&url);
+    let nonces = SharedNonces::start(&target).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let takes = |text: &str| runtime.block_on(nonces.take(Sha256::digest(text).into())).unwrap();
+    // The first look at what is over comes behind the first nonce.
+    assert!(takes("new") && !takes("new") && !takes("young"));
+    assert!(takes("old"));
+    let checked = "DO $$ BEGIN ASSERT (SELECT abs(max(at) - extract(epoch FROM clock_timestamp()) * 1000) < 120000
+        FROM openred_directory.nonces); END $$";
+    cluster.batch(&url, checked);
 }
 
 #[test]
@@ -243,6 +308,7 @@ fn another_machine_is_reached_by_tls_and_trusted_by_its_certificate() {
         assert!(matches!(refused, Err(Error::LocalStoreAway)), "{host} {certificates:?} {refused:?}");
     }
     drop(store);
+    let mut first: Option<Place> = None;
     for place in places() {
         let password = place.password(&cluster);
         let (url, trusted) = (url("localhost"), trusted.display());
@@ -250,6 +316,14 @@ fn another_machine_is_reached_by_tls_and_trusted_by_its_certificate() {
             "listen = \"127.0.0.1:0\"\n[store]\nurl = \"{url}\"\npassword_file = \"{}\"\ncertificates = \"{trusted}\"\n",
             password.display()
         ));
+        let (code, said) = place.failure(&["serve"]);
+        let no_key = "directory.key: is missing, and the database of store.url holds a directory's log: copy the key";
+        assert!(code == 1 && said.contains(no_key), "{said}");
+        assert!(!place.home().join("directory.key").exists(), "no other identity is made");
+        match &first {
+            Some(first) => place.take_key(first),
+            None => drop(place.text(&["init"])),
+        }
         let serving = place.serve();
         assert_eq!(serving.register(&Node::new(1)).0, 200);
         cluster.batch(
@@ -258,6 +332,7 @@ fn another_machine_is_reached_by_tls_and_trusted_by_its_certificate() {
         );
         wait_for("it dials again", || serving.register(&Node::new(2)).0 == 200);
         assert_eq!(serving.end(), Some(0));
+        first = first.or(Some(place));
     }
 }
 

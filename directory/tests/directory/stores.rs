@@ -353,6 +353,54 @@ fn neither_a_ban_nor_a_removal_ends_with_a_new_name() {
 }
 
 #[test]
+fn who_goes_on_for_another_takes_its_place_and_no_second() {
+    for ground in Ground::each() {
+        let mut store = ground.open();
+        let nodes: Vec<Node> = (1..=4).map(Node::new).collect();
+        for place in 0..4 {
+            let said = |to: usize| word(Word::Succeed, &nodes[to - 1], &nodes[to], NOW.0 + to as u64);
+            let words: Vec<Vec<u8>> = (1..=place).map(said).collect();
+            let lineage = Lineage::verify(words.iter().map(Vec::as_slice), nodes[place].id()).unwrap();
+            let card = NewCard { node: nodes[place].id(), lineage, ..card(place as u32, NOW.plus(DAY)) };
+            // The older card stays until the newer one has been taken.
+            assert_eq!(store.register(NOW, &card, &Terms::open(2)).unwrap(), Registration::Stored, "{place}");
+        }
+        assert_eq!(store.counts(NOW).unwrap().nodes, 1);
+        assert_eq!(store.register(NOW, &card(9, NOW.plus(DAY)), &Terms::open(2)).unwrap(), Registration::Stored);
+        assert_eq!(store.register(NOW, &card(8, NOW.plus(DAY)), &Terms::open(2)).unwrap(), Registration::Full);
+    }
+}
+
+#[test]
+fn rows_without_a_card_count_where_a_page_looks_at_so_many() {
+    for ground in Ground::each() {
+        let mut store = ground.open();
+        store.begin().unwrap();
+        for number in 0..100 {
+            store.register(NOW, &card(number, NOW.plus(DAY)), &Terms::open(1000)).unwrap();
+            if number != 90 {
+                assert!(store.withdraw(&card(number, NOW).node).unwrap());
+            }
+        }
+        store.commit().unwrap();
+        let mut query = Query { limit: 9, examine: Some(40), ..Query::default() };
+        let mut pages = Vec::new();
+        loop {
+            let page = store.page(&query).unwrap();
+            pages.push((page.held.len(), page.next));
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => break,
+            }
+        }
+        let node = |number| Some(card(number, NOW).node);
+        assert_eq!(pages, [(0, node(39)), (0, node(79)), (1, None)]);
+        let all = store.page(&Query { examine: None, after: None, ..query }).unwrap();
+        assert_eq!((all.held.len(), all.next), (1, None));
+    }
+}
+
+#[test]
 fn a_row_whose_time_is_over_accuses_no_directory() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = SqliteStore::open(&folder.path().join("db"), 64).unwrap();

@@ -51,14 +51,12 @@ fn done(what: impl ToString, done: &str) -> Answered {
 impl Server {
     /// A node can be banned before it ever comes.
     pub(super) fn ban(&mut self, author: Author, who: &str, reason: String) -> Answered {
-        let (reason, (has_room, has_room_for_prefixes)) = (remark(reason), self.directory.has_room_for_bans());
+        let (reason, (nodes, prefixes)) = (remark(reason), self.directory.room_for_bans());
         let (target, change, room) = match Target::parse(who)? {
-            Target::Node(node) => (Target::Node(node), Change::Ban(node, reason), has_room),
-            Target::Prefix(prefix) => {
-                (Target::Prefix(prefix), Change::BanPrefix(prefix, reason), has_room_for_prefixes)
-            }
+            Target::Node(node) => (Target::Node(node), Change::Ban(node, reason), nodes),
+            Target::Prefix(prefix) => (Target::Prefix(prefix), Change::BanPrefix(prefix, reason), prefixes),
         };
-        if !room {
+        if room == 0 {
             return Err(Refusal::TooManyBans);
         }
         if !self.change(author, change)? {

@@ -39,7 +39,8 @@ impl Server {
             return Err(Refusal::Malformed);
         }
         let (now, most) = (self.directory.now(), self.directory.nodes);
-        let checked: Vec<Checked> = records.into_iter().map(|record| check(record, now)).collect();
+        let mut checked: Vec<Checked> = records.into_iter().map(|record| check(record, now)).collect();
+        self.refuse_bans_without_room(&mut checked);
         let imported = self.directory.store.urgently(move |store| {
             let mut imported = Imported::default();
             for (place, record) in (0..).zip(checked) {
@@ -53,6 +54,31 @@ impl Server {
         bans.prefixes.iter().for_each(|ban| self.directory.ban_prefix(ban.who));
         bans.nodes.iter().filter(|ban| !self.directory.is_banned(&ban.who)).for_each(|ban| self.directory.ban(ban.who));
         Ok(Answer::Imported(imported))
+    }
+}
+
+impl Server {
+    /// As many bans as an operator can set, and no more: each is held in memory. One that is here already takes no room.
+    fn refuse_bans_without_room(&self, records: &mut [Checked]) {
+        let (mut nodes, mut prefixes) = self.directory.room_for_bans();
+        for record in records {
+            let (known, room) = match record {
+                Checked::Other(Kept::Ban { node, .. }) => {
+                    (node.parse().is_ok_and(|node| self.directory.is_banned(&node)), &mut nodes)
+                }
+                Checked::Other(Kept::BanPrefix { prefix, .. }) => {
+                    (self.directory.is_banned_prefix(prefix), &mut prefixes)
+                }
+                _ => continue,
+            };
+            if known {
+                continue;
+            }
+            match room.checked_sub(1) {
+                Some(left) => *room = left,
+                None => *record = Checked::Refused(Refusal::TooManyBans.to_string()),
+            }
+        }
     }
 }
 

@@ -38,7 +38,7 @@ impl rules::Known for Link {
         decisions::use_invite(self, now, node, hash)
     }
 
-    fn keep(&mut self, plan: &Plan) -> Result<()> {
+    fn keep(&mut self, plan: &Plan) -> Result<u64> {
         successions::keep(self, plan)
     }
 }

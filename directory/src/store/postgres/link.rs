@@ -20,6 +20,10 @@ use crate::error::{Error, Result};
 const CONNECT_TIME: Duration = Duration::from_secs(2);
 /// One statement. A purge of a thousand rows takes a hundredth of it; past it the connection counts as lost.
 const STATEMENT_TIME: Duration = Duration::from_secs(10);
+/// One statement that changes the schema, of a database of any size.
+const SCHEMA_TIME: Duration = Duration::from_secs(86_400);
+/// The connection of a directory that was killed, or whose machine is gone, ends within this.
+const NAME_TIME: Duration = Duration::from_secs(12);
 /// The first pause after a failed attempt; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -31,10 +35,13 @@ pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 pub(in crate::store) struct Link {
     runtime: Runtime,
     target: Target,
-    /// Whether a lost connection comes back only to a schema that is this program's.
+    /// Whether a lost connection comes back only to a schema that is this program's. Who makes the schema has its time: an index over ten
+    /// million rows takes minutes.
     checked: bool,
     /// Whether a commit waits for the server's disk.
     durable: bool,
+    /// The name that this run holds, once it does.
+    name: Option<String>,
     client: Option<Client>,
     statements: HashMap<String, Statement>,
     /// No attempt before then, and how long the pause after the next failure is.
@@ -50,7 +57,7 @@ impl Link {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_io().enable_time().build().map_err(Error::LocalRuntime)?;
         let (target, statements) = (target.clone(), HashMap::new());
-        Ok(Self { runtime, target, checked: true, durable: true, client: None, statements, pause: None })
+        Ok(Self { runtime, target, checked: true, durable: true, name: None, client: None, statements, pause: None })
     }
 
     /// Does not ask for the schema: for who makes it.
@@ -127,7 +134,44 @@ impl Link {
         if !self.durable {
             self.batch("SET synchronous_commit = off")?;
         }
-        if self.checked { schema::check(self) } else { Ok(()) }
+        if !self.checked {
+            return self.batch("SET statement_timeout = 0");
+        }
+        schema::check(self)?;
+        if let Some(name) = self.name.clone()
+            && !self.try_hold(&name)?
+        {
+            // Its own connection from before may hold it still, which ends by itself; replicas tell each other of a twin.
+            tracing::warn!(name, "the database says that a directory of this name runs already");
+        }
+        Ok(())
+    }
+
+    /// Makes sure that no other directory runs on this database under this name, for as long as the connection stands. One that has just ended
+    /// is waited for.
+    ///
+    /// # Errors
+    /// There is one, or the server's.
+    pub(super) fn hold_name(&mut self, name: &str) -> Result<()> {
+        let since = Instant::now();
+        while !self.try_hold(name)? {
+            if since.elapsed() >= NAME_TIME {
+                return Err(Error::LocalStoreUnfit {
+                    why: "another directory runs on it under this one's name: end that one, or, where both are replicas, give each its own (replicas.name)",
+                });
+            }
+            std::thread::sleep(FIRST_PAUSE);
+        }
+        self.name = Some(name.to_owned());
+        Ok(())
+    }
+
+    fn try_hold(&mut self, name: &str) -> Result<bool> {
+        self.holds("SELECT pg_try_advisory_lock(hashtext('openred-directory run'), hashtext($1))", &[&name])
+    }
+
+    fn statement_time(&self) -> Duration {
+        if self.checked { STATEMENT_TIME } else { SCHEMA_TIME }
     }
 
     /// Lets the connection go: whatever it had begun and not made durable is rolled back by the server.
@@ -138,17 +182,18 @@ impl Link {
 
     /// Statements without values: the schema's, and those around a transaction.
     pub(super) fn batch(&mut self, sql: &str) -> Result<()> {
+        let time = self.statement_time();
         let Some(client) = &self.client else { return Err(Error::LocalStoreAway) };
-        let done =
-            self.runtime.block_on(async { tokio::time::timeout(STATEMENT_TIME, client.batch_execute(sql)).await });
+        let done = self.runtime.block_on(async { tokio::time::timeout(time, client.batch_execute(sql)).await });
         self.settle(done)
     }
 
     /// Rows of a statement.
     pub(super) fn rows(&mut self, sql: &str, values: Values<'_>) -> Result<Vec<Row>> {
+        let time = self.statement_time();
         let statement = self.prepared(sql)?;
         let Some(client) = &self.client else { return Err(Error::LocalStoreAway) };
-        let asked = async { tokio::time::timeout(STATEMENT_TIME, client.query(&statement, values)).await };
+        let asked = async { tokio::time::timeout(time, client.query(&statement, values)).await };
         let done = self.runtime.block_on(asked);
         self.settle(done)
     }
@@ -173,19 +218,21 @@ impl Link {
 
     /// Rows that a statement changed.
     pub(super) fn execute(&mut self, sql: &str, values: Values<'_>) -> Result<u64> {
+        let time = self.statement_time();
         let statement = self.prepared(sql)?;
         let Some(client) = &self.client else { return Err(Error::LocalStoreAway) };
-        let asked = async { tokio::time::timeout(STATEMENT_TIME, client.execute(&statement, values)).await };
+        let asked = async { tokio::time::timeout(time, client.execute(&statement, values)).await };
         let done = self.runtime.block_on(asked);
         self.settle(done)
     }
 
     fn prepared(&mut self, sql: &str) -> Result<Statement> {
+        let time = self.statement_time();
         if let Some(statement) = self.statements.get(sql) {
             return Ok(statement.clone());
         }
         let Some(client) = &self.client else { return Err(Error::LocalStoreAway) };
-        let done = self.runtime.block_on(async { tokio::time::timeout(STATEMENT_TIME, client.prepare(sql)).await });
+        let done = self.runtime.block_on(async { tokio::time::timeout(time, client.prepare(sql)).await });
         let statement = self.settle(done)?;
         self.statements.insert(sql.to_owned(), statement.clone());
         Ok(statement)

@@ -8,17 +8,15 @@ use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
 
-use openred_proto::id::UnixMillis;
 use tokio::sync::oneshot;
 
 use super::link::Link;
-use super::{Target, hash, signed};
+use super::{Target, hash};
 use crate::error::{Error, Result};
 use crate::limits::{NONCE_BATCH, SHARED_NONCE_LIFE, STORE_QUEUE, SWEEP};
 
 /// One nonce, and who waits for it.
 struct Asked {
-    now: UnixMillis,
     tag: [u8; 32],
     tell: oneshot::Sender<Result<bool>>,
 }
@@ -53,9 +51,9 @@ impl SharedNonces {
     ///
     /// # Errors
     /// The database's.
-    pub async fn take(&self, now: UnixMillis, tag: [u8; 32]) -> Result<bool> {
+    pub async fn take(&self, tag: [u8; 32]) -> Result<bool> {
         let (tell, answer) = oneshot::channel();
-        self.asked.try_send(Asked { now, tag, tell }).map_err(|error| match error {
+        self.asked.try_send(Asked { tag, tell }).map_err(|error| match error {
             TrySendError::Full(_) => Error::LocalStoreBusy,
             TrySendError::Disconnected(_) => Error::LocalStoreStopped,
         })?;
@@ -64,12 +62,11 @@ impl SharedNonces {
 }
 
 fn serve(link: &mut Link, waiting: &Receiver<Asked>) {
-    let mut swept = Instant::now();
+    let mut swept: Option<Instant> = None;
     while let Ok(first) = waiting.recv() {
-        let now = first.now;
         let batch: Vec<Asked> = std::iter::once(first).chain(waiting.try_iter().take(NONCE_BATCH - 1)).collect();
         let tags: Vec<Vec<u8>> = batch.iter().map(|asked| asked.tag.to_vec()).collect();
-        match take(link, now, &tags) {
+        match take(link, &tags) {
             Ok(mut new) => {
                 for Asked { tag, tell, .. } in batch {
                     // A caller that went away needs no answer. Of two with one nonce the first has it.
@@ -83,24 +80,30 @@ fn serve(link: &mut Link, waiting: &Receiver<Asked>) {
                 }
             }
         }
-        if swept.elapsed() >= SWEEP {
-            swept = Instant::now();
+        if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
+            swept = Some(Instant::now());
             // What is not dropped now is dropped the next time.
-            let _ = sweep(link, now);
+            let _ = sweep(link);
         }
     }
 }
 
+/// The database's clock: a replica whose own is minutes ahead drops nothing of the others' too early.
+const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+
 /// Those that nobody had taken.
-fn take(link: &mut Link, now: UnixMillis, tags: &[Vec<u8>]) -> Result<HashSet<[u8; 32]>> {
+fn take(link: &mut Link, tags: &[Vec<u8>]) -> Result<HashSet<[u8; 32]>> {
     link.connect()?;
-    let sql = "INSERT INTO nonces (tag, at) SELECT DISTINCT tag, $2::bigint FROM unnest($1::bytea[]) AS new (tag)
-        ORDER BY tag ON CONFLICT DO NOTHING RETURNING tag";
-    link.rows(sql, &[&tags, &signed(now.0)])?.iter().map(|row| hash(row, 0)).collect()
+    let sql = format!(
+        "INSERT INTO nonces (tag, at) SELECT DISTINCT tag, {NOW} FROM unnest($1::bytea[]) AS new (tag)
+        ORDER BY tag ON CONFLICT DO NOTHING RETURNING tag"
+    );
+    link.rows(&sql, &[&tags])?.iter().map(|row| hash(row, 0)).collect()
 }
 
-fn sweep(link: &mut Link, now: UnixMillis) -> Result<u64> {
-    link.execute("DELETE FROM nonces WHERE at < $1", &[&signed(now.minus(SHARED_NONCE_LIFE).0)])
+fn sweep(link: &mut Link) -> Result<u64> {
+    let life = i64::try_from(SHARED_NONCE_LIFE.as_millis()).unwrap_or(i64::MAX);
+    link.execute(&format!("DELETE FROM nonces WHERE at < {NOW} - $1::bigint"), &[&life])
 }
 
 /// What everybody in the group is told: whether it holds is of no use to know, the request is signed again.

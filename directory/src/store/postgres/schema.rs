@@ -101,11 +101,11 @@ const STEPS: [(&str, &str); 3] = [
 ];
 
 /// What every connection begins with. A lock is waited for as long as a commit may take; who stands still in the middle of a transaction
-/// holds all who write up no longer than five seconds; who waited for the lock then sees what the one before it wrote, whatever the database
+/// holds all who write up no longer than five seconds; who is gone without a word holds its name (`Link::hold_name`) no longer than ten; who waited for the lock then sees what the one before it wrote, whatever the database
 /// is set to. A server that acknowledges what it has not written down is refused.
 pub(super) fn begin_session(link: &mut Link) -> Result<()> {
     link.batch(
-        "SET search_path = openred_directory; SET lock_timeout = '2s'; SET statement_timeout = '8s'; SET idle_in_transaction_session_timeout = '5s'; SET default_transaction_isolation = 'read committed'",
+        "SET search_path = openred_directory; SET lock_timeout = '2s'; SET statement_timeout = '8s'; SET idle_in_transaction_session_timeout = '5s'; SET tcp_keepalives_idle = 4; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET default_transaction_isolation = 'read committed'",
     )?;
     let setting = |link: &mut Link, name: &str| -> Result<String> {
         let row = link.row("SELECT current_setting($1)", &[&name])?;

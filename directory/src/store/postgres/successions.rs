@@ -4,7 +4,7 @@ use openred_proto::checked::succession::Heard;
 use openred_proto::id::{NodeId, UnixMillis};
 
 use super::link::Link;
-use super::{node_id, signed, time, unsigned};
+use super::{decisions, node_id, signed, time, unsigned};
 use crate::error::Result;
 use crate::limits::{PURGE, SUCCESSIONS};
 use crate::store::rules::Plan;
@@ -16,8 +16,8 @@ pub(super) fn line_of(link: &mut Link, node: &NodeId) -> Result<Vec<NodeId>> {
     link.rows(sql, &[&&node.as_bytes()[..]])?.iter().map(|row| node_id(row, 0)).collect()
 }
 
-/// Keeps what a card that was taken says of successions.
-pub(super) fn keep(link: &mut Link, plan: &Plan) -> Result<()> {
+/// Keeps what a card that was taken says of successions; how many places the cards that go give back. A banned node's took none.
+pub(super) fn keep(link: &mut Link, plan: &Plan) -> Result<u64> {
     for (old, heard) in &plan.followed.changes {
         let is_here =
             "SELECT EXISTS (SELECT 1 FROM nodes WHERE id = $1) OR EXISTS (SELECT 1 FROM successions WHERE old = $1)
@@ -33,11 +33,13 @@ pub(super) fn keep(link: &mut Link, plan: &Plan) -> Result<()> {
         let new = &heard.new.as_bytes()[..];
         link.execute(sql, &[&&old.as_bytes()[..], &new, &sequence, &heard_at, &heard.taken_back, &consented])?;
     }
+    let mut places = 0;
     for gone in plan.followed.earlier.iter().chain(&plan.ended) {
-        let sql = "UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL WHERE id = $1";
-        link.execute(sql, &[&&gone.as_bytes()[..]])?;
+        let sql = "UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL WHERE id = $1 AND card IS NOT NULL";
+        let went = link.execute(sql, &[&&gone.as_bytes()[..]])?;
+        places += u64::from(went > 0 && !decisions::is_banned(link, gone)?);
     }
-    Ok(())
+    Ok(places)
 }
 
 /// Drops some of what was heard before then and leads to nobody who is here.

@@ -6,7 +6,8 @@ use openred_proto::id::UnixMillis;
 use openred_proto::method::Method;
 use rusqlite::{Connection, Params};
 
-use super::{method_bit, signed, unsigned};
+use super::pages::method_bit;
+use super::{signed, unsigned};
 use crate::error::Result;
 use crate::store::{Counts, Stats};
 

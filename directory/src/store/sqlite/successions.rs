@@ -7,7 +7,7 @@ use openred_proto::checked::succession::Heard;
 use openred_proto::id::{NodeId, UnixMillis};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{signed, unsigned};
+use super::{decisions, signed, unsigned};
 use crate::error::Result;
 use crate::limits::{PURGE, SUCCESSIONS};
 use crate::store::rules::Plan;
@@ -34,8 +34,8 @@ pub(super) fn line_of(connection: &Connection, node: &NodeId) -> Result<Vec<Node
     Ok(ids.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Keeps what a card that was taken says of successions.
-pub(super) fn keep(connection: &Connection, plan: &Plan) -> Result<()> {
+/// Keeps what a card that was taken says of successions; how many places the cards that go give back. A banned node's took none.
+pub(super) fn keep(connection: &Connection, plan: &Plan) -> Result<u64> {
     for (old, heard) in &plan.followed.changes {
         let is_here =
             "SELECT EXISTS (SELECT 1 FROM nodes WHERE id = ?1) OR EXISTS (SELECT 1 FROM successions WHERE old = ?1)
@@ -58,12 +58,13 @@ pub(super) fn keep(connection: &Connection, plan: &Plan) -> Result<()> {
             consented
         ])?;
     }
-    plan.followed.earlier.iter().chain(&plan.ended).try_for_each(|gone| {
-        connection
-            .prepare_cached("UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL WHERE id = ?1")?
-            .execute([gone.as_bytes()])?;
-        Ok(())
-    })
+    let mut places = 0;
+    for gone in plan.followed.earlier.iter().chain(&plan.ended) {
+        let sql = "UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL WHERE id = ?1 AND card IS NOT NULL";
+        let went = connection.prepare_cached(sql)?.execute([gone.as_bytes()])?;
+        places += u64::from(went > 0 && !decisions::is_banned(connection, gone)?);
+    }
+    Ok(places)
 }
 
 /// Drops some of what was heard before then and leads to nobody who is here.
