@@ -58,10 +58,10 @@ fn seal(mut message: MessageSealer, body: &[u8], piece: usize) -> Vec<u8> {
     for part in body.chunks(piece.max(1)) {
         let mut part = Bytes::copy_from_slice(part);
         while !part.is_empty() {
-            wire.extend(message.push(&mut part).unwrap().into_iter().flatten());
+            message.push(&mut part).unwrap().into_iter().for_each(|sealed| wire.extend_from_slice(&sealed));
         }
     }
-    wire.extend(message.finish().unwrap());
+    wire.extend_from_slice(&message.finish().unwrap());
     assert_eq!(wire.len() as u64, expected);
     wire
 }
@@ -76,12 +76,12 @@ fn open(
     for part in wire.chunks(piece.max(1)) {
         let mut part = Bytes::copy_from_slice(part);
         while !part.is_empty() {
-            plain.extend(request.feed(&mut part)?.into_iter().flatten());
+            request.feed(&mut part)?.into_iter().for_each(|opened| plain.extend_from_slice(&opened));
         }
     }
     let early = request.take_answer();
     let (last, answer) = request.finish()?;
-    plain.extend(last);
+    plain.extend_from_slice(&last);
     let (head, body) = split_head(plain.freeze())?;
     Ok((head.to_vec(), body.to_vec(), early.or(answer).expect("one right to answer")))
 }
@@ -121,9 +121,10 @@ fn requests_and_responses_pass_both_ways_under_every_method() {
                 let wire = seal(answer.start(&response, None).unwrap(), &body, 9_999);
                 let (mut plain, mut wire) = (BytesMut::new(), Bytes::from(wire));
                 while !wire.is_empty() {
-                    plain.extend(awaited.opener.feed(&mut wire).unwrap().into_iter().flatten());
+                    let opened = awaited.opener.feed(&mut wire).unwrap();
+                    opened.into_iter().for_each(|opened| plain.extend_from_slice(&opened));
                 }
-                plain.extend(awaited.opener.finish().unwrap());
+                plain.extend_from_slice(&awaited.opener.finish().unwrap());
                 let (answered_head, answered_body) = split_head(plain.freeze()).unwrap();
                 assert_eq!(ResponseHead::decode(&answered_head).unwrap(), response);
                 assert_eq!(answered_body, body);
