@@ -2,8 +2,8 @@
 //!
 //! It holds identifiers, signature labels, limits, the checked types of what peers send (`checked`), the frame between
 //! the two halves of the key process (`vault`), what the unsealer is told and says (`unseal`), the audit trail's format and its
-//! reader (`audit`), and the generated gRPC contracts (feature `grpc`). It depends on nothing else of ours, holds no secret key,
-//! opens no socket and reads no clock.
+//! reader (`audit`), the generated gRPC contracts (feature `grpc`), and how what is kept is sealed (feature `sealed`). It depends on
+//! nothing else of ours, keeps no secret key, opens no socket and reads no clock.
 #![forbid(unsafe_code)]
 
 pub mod admission;
@@ -23,6 +23,8 @@ pub mod method;
 pub mod modules;
 pub mod pause;
 pub mod refusal;
+#[cfg(feature = "sealed")]
+pub mod sealed;
 pub mod secret;
 pub mod unseal;
 pub mod vault;

@@ -4,12 +4,11 @@
 //! module's key is asked for once a start; contexts are the module's to invent, and cost the key process nothing (docs/decisions/0033).
 
 use bytes::Bytes;
-use chacha20poly1305::aead::{Aead as _, Payload};
-use chacha20poly1305::{Key, KeyInit as _, XChaCha20Poly1305, XNonce};
 use hkdf::Hkdf;
 use openred_module::HostError;
 use openred_proto::concat::concat;
 use openred_proto::label::derive;
+use openred_proto::sealed::{NONCE_BYTES, Sealing};
 use openred_proto::secret::Secret;
 use openred_proto::vault::Refusal;
 use sha2::Sha256;
@@ -17,8 +16,6 @@ use tokio::sync::OnceCell;
 
 use super::ports::ModuleKeys;
 use crate::keys::KeysError;
-
-const NONCE_BYTES: usize = 24;
 
 /// A module's seal, once somebody needed it.
 #[derive(Default)]
@@ -56,12 +53,12 @@ pub(super) struct Seal {
 }
 
 impl Seal {
-    fn cipher(&self, context: &[u8]) -> XChaCha20Poly1305 {
+    fn sealing(&self, context: &[u8]) -> Sealing {
         let hkdf = Hkdf::<Sha256>::from_prk(self.key.expose()).expect("a key is one SHA-256 output long");
         let mut key = zeroize::Zeroizing::new([0; 32]);
         let info = concat(&[derive::SEAL_CONTEXT, self.module.as_bytes(), context]);
         hkdf.expand(&info, key.as_mut_slice()).expect("32 bytes are far below 255 hash lengths");
-        XChaCha20Poly1305::new(&Key::from(*key))
+        Sealing::new(&key)
     }
 
     fn associated(&self, context: &[u8]) -> Vec<u8> {
@@ -71,16 +68,12 @@ impl Seal {
     pub(super) fn seal(&self, context: &[u8], body: &[u8]) -> Result<Bytes, HostError> {
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(|_| HostError::Storage)?;
-        let payload = Payload { msg: body, aad: &self.associated(context) };
-        let sealed = self.cipher(context).encrypt(&XNonce::from(nonce), payload).map_err(|_| HostError::Storage)?;
-        Ok([&nonce[..], &sealed].concat().into())
+        Ok(self.sealing(context).seal(&nonce, &self.associated(context), body).into())
     }
 
     pub(super) fn open(&self, context: &[u8], sealed: &[u8]) -> Result<Bytes, HostError> {
-        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(HostError::NotSealed)?;
-        let payload = Payload { msg: sealed, aad: &self.associated(context) };
-        let opened = self.cipher(context).decrypt(&XNonce::from(*nonce), payload);
-        opened.map(Bytes::from).map_err(|_| HostError::NotSealed)
+        let opened = self.sealing(context).open(&self.associated(context), sealed);
+        opened.map(Bytes::from).ok_or(HostError::NotSealed)
     }
 }
 
