@@ -11,17 +11,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use age::secrecy::ExposeSecret as _;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use openred_cryptod::unseal::Keystore;
+use openred_cryptod::unseal::envelope::{Seal, WorkFactor};
 use serde_json::Value;
 
 use crate::tap::Tap;
 
 /// How long anything local may take before it counts as failed; generous, because a loaded machine is no defect.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Pause between two looks at a condition.
+/// Pause between two looks at a condition, at least.
 const LOOK: Duration = Duration::from_millis(25);
+/// And at most, for a look that takes long itself.
+const PAUSE: Duration = Duration::from_millis(250);
+/// What a keystore costs to open that is no test's concern: next to nothing.
+const LIGHT: WorkFactor = WorkFactor::of(2);
 
 /// Where the programs are: `OPENRED_BIN_DIR`, or the folder above the running test's.
 ///
@@ -119,13 +126,18 @@ pub fn wait_for<T>(what: &str, condition: impl FnMut() -> Result<Option<T>>) -> 
 pub fn wait_up_to<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let end = Instant::now() + patience;
     let mut last = anyhow!("it never looked");
-    while Instant::now() < end {
+    loop {
+        let begun = Instant::now();
+        if begun >= end {
+            break;
+        }
         match condition() {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => last = anyhow!("not yet"),
             Err(error) => last = error,
         }
-        thread::sleep(LOOK);
+        // A look that starts a program takes its time from what is waited for: twice as long passes without one.
+        thread::sleep((begun.elapsed() * 2).clamp(LOOK, PAUSE));
     }
     Err(last.context(format!("waited {} s in vain for {what}", patience.as_secs())))
 }
@@ -371,7 +383,23 @@ impl Node {
         Self::init_at(folder, name, directory, uid_base, extra, free_port()?)
     }
 
-    /// The same, at an address that the caller chose.
+    /// The same with a keystore that opens at once. scrypt is meant to be slow, and nearly every start of a test's node would wait for it.
+    ///
+    /// # Errors
+    /// When `openred init` fails.
+    pub fn init_light(folder: &Path, name: &str, directory: &str, uid_base: u32, extra: &str) -> Result<Self> {
+        let identity = age::x25519::Identity::generate();
+        let to = ["--recipient", &identity.to_public().to_string()];
+        let node = Self::make(folder, name, directory, uid_base, extra, free_port()?, &to)?;
+        let place = node.home.join("keystore.age");
+        let words = fs::read_to_string(passphrase(&node))?;
+        let (keystore, ..) = Keystore::open(&fs::read(&place)?, identity.to_string().expose_secret().as_bytes())?;
+        let (sealed, _) = keystore.seal(&Seal::Passphrase(words.trim_end().into(), LIGHT))?;
+        fs::write(place, sealed)?;
+        Ok(node)
+    }
+
+    /// As [`Node::init`], at an address that the caller chose.
     ///
     /// # Errors
     /// When `openred init` fails.
@@ -383,6 +411,19 @@ impl Node {
         extra: &str,
         listen: SocketAddr,
     ) -> Result<Self> {
+        Self::make(folder, name, directory, uid_base, extra, listen, &[])
+    }
+
+    /// `sealed`: how the keystore is sealed, if not with the passphrase.
+    fn make(
+        folder: &Path,
+        name: &str,
+        directory: &str,
+        uid_base: u32,
+        extra: &str,
+        listen: SocketAddr,
+        sealed: &[&str],
+    ) -> Result<Self> {
         let program = binaries()?.join("openred");
         let home = folder.join(name);
         let passphrase = folder.join(format!("{name}.passphrase"));
@@ -390,8 +431,11 @@ impl Node {
         fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600))?;
         let (home_text, passphrase) = (home.to_string_lossy().into_owned(), passphrase.to_string_lossy().into_owned());
         let listen_text = listen.to_string();
-        let mut arguments = vec!["--json", "--home", &home_text, "init", "--passphrase-file", &passphrase];
-        arguments.extend(["--name", name, "--listen", &listen_text]);
+        let mut arguments = vec!["--json", "--home", &home_text, "init", "--name", name, "--listen", &listen_text];
+        match sealed {
+            [] => arguments.extend(["--passphrase-file", &passphrase]),
+            _ => arguments.extend(sealed),
+        }
         if !directory.is_empty() {
             arguments.extend(["--directory", directory]);
         }

@@ -76,7 +76,7 @@ impl World {
     /// When it cannot be made.
     pub fn init_in(&self, folder: &Path, name: &str, extra: &str) -> Result<Node> {
         let uid = NEXT_UID.fetch_add(UID_RANGE, Ordering::Relaxed);
-        Node::init(folder, name, &self.directory_setting(), uid, extra)
+        Node::init_light(folder, name, &self.directory_setting(), uid, extra)
     }
 
     /// Makes and starts a node that has no directory.
@@ -85,7 +85,7 @@ impl World {
     /// When it does not come up.
     pub fn alone(&self, name: &str, extra: &str) -> Result<Node> {
         let uid = NEXT_UID.fetch_add(UID_RANGE, Ordering::Relaxed);
-        let mut node = Node::init(self.path(), name, "", uid, extra)?;
+        let mut node = Node::init_light(self.path(), name, "", uid, extra)?;
         // That it has no directory is a warning in its status.
         node.up_without_answers()?;
         Ok(node)

@@ -24,6 +24,12 @@ impl WorkFactor {
     pub const STANDARD: WorkFactor = WorkFactor(16);
     /// The most that is accepted from a file: 256 MiB.
     pub const MOST: WorkFactor = WorkFactor(18);
+
+    /// 2^`bits`, for tests that open what they made many times; none of the programs asks for another than the standard.
+    #[must_use]
+    pub const fn of(bits: u8) -> Self {
+        Self(bits)
+    }
 }
 
 /// How a file is to be sealed.
