@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use nix::sys::prctl::set_no_new_privs;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 use openred_policy::{Descriptors, Role, Unconfined};
 use openred_proto::config::Setting;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::signal::unix::Signal;
+use tokio::signal::unix;
 
 use crate::config::{Level, Loaded};
 use crate::error::{Error, Result};
@@ -97,6 +98,8 @@ pub fn answer(read: impl Fn() -> Result<Loaded>) -> Result<()> {
     let _unconfined = Unconfined::enter(Role::Directory, Descriptors::CloseOthers(&[0, 1, 2]))?;
     let refused = |errno: nix::Error| Error::LocalRuntime(errno.into());
     set_no_new_privs().map_err(refused)?;
+    // Who sends SIGHUP to all processes of a unit or of a terminal does not mean that this one is to end.
+    SigSet::from(Signal::SIGHUP).thread_block().map_err(refused)?;
     // It reads, and neither writes nor starts anything.
     setrlimit(Resource::RLIMIT_FSIZE, 0, 0).map_err(refused)?;
     setrlimit(Resource::RLIMIT_NPROC, 0, 0).map_err(refused)?;
@@ -139,7 +142,7 @@ pub(crate) struct Reload {
 
 impl Reload {
     /// At each SIGHUP.
-    pub(crate) async fn run(mut self, mut hangup: Signal) {
+    pub(crate) async fn run(mut self, mut hangup: unix::Signal) {
         while hangup.recv().await.is_some() {
             let taken = match self.ask().await {
                 Some(Answer::Found(found)) => self.take(*found).map_err(|error| error.to_string()),

@@ -12,7 +12,7 @@ use openred_tests::world::{World, link, registered};
 use serde_json::Value;
 
 /// Longer than what the disks and sockets of a fetch take at once.
-const FILE_BYTES: u64 = 48 << 20;
+const FILE_BYTES: u64 = 160 << 20;
 /// What a fetch asks for at once: it may come twice when the peer is away for longer than an answer waits to go on.
 const ASKED_AT_ONCE: u64 = 4 * (4 << 20);
 
@@ -30,7 +30,7 @@ fn under_way(lines: impl Iterator<Item = String>) -> u64 {
     for line in lines {
         let event: Value = serde_json::from_str(&line).unwrap_or_default();
         let done = event["done"].as_u64().unwrap_or(0);
-        if event["event"] == "progress" && done > FILE_BYTES / 8 {
+        if event["event"] == "progress" && done > FILE_BYTES / 16 {
             assert!(done < FILE_BYTES, "it was over too soon");
             return done;
         }

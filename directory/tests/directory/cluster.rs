@@ -283,7 +283,7 @@ fn parent(process: Pid) -> Option<Pid> {
     (state != "Z" && state != "X").then_some(Pid::from_raw(parent))
 }
 
-fn children(of: Pid) -> Vec<Pid> {
+pub(crate) fn children(of: Pid) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").unwrap().map_while(Result::ok);
     let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
     processes.filter(|process| parent(*process) == Some(of)).collect()

@@ -13,6 +13,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 
+use crate::cluster::children;
 use crate::cluster::wait_for;
 use crate::fixture::Node;
 use crate::process::{Place, Serving, exchange, places};
@@ -41,7 +42,10 @@ impl Heard {
     }
 
     fn hang_up(&self) {
-        kill(self.serving.process(), Signal::SIGHUP).unwrap();
+        // To all of them, as a service manager may: who reads does not end by it.
+        for process in children(self.serving.process()).into_iter().chain([self.serving.process()]) {
+            kill(process, Signal::SIGHUP).unwrap();
+        }
     }
 
     /// Sends SIGHUP and waits for a line with all of these.
