@@ -139,12 +139,8 @@ fn open(loaded: &Loaded, mut inherited: Vec<TcpListener>) -> Result<Opened> {
     if !key.exists() {
         let why = match &database {
             None if loaded.home.database().exists() => Some(KEY_OF_FILE),
-            // What cannot be reached or is not ours stops the start by itself.
-            Some(target)
-                if PostgresStore::open(target).and_then(|mut store| store.log_end()).is_ok_and(|end| end.size > 0) =>
-            {
-                Some(KEY_OF_DATABASE)
-            }
+            // What cannot be reached or is not ours stops the start here: nobody would ask again once there is a key.
+            Some(target) if PostgresStore::holds_log(target)? => Some(KEY_OF_DATABASE),
             _ => None,
         };
         why.map_or(Ok(()), |why| Err(Error::LocalKeyFile { path: key.clone(), why }))?;

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::sys::prctl::set_no_new_privs;
+use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use openred_policy::{Descriptors, Role, Unconfined};
@@ -98,6 +98,7 @@ pub fn answer(read: impl Fn() -> Result<Loaded>) -> Result<()> {
     let _unconfined = Unconfined::enter(Role::Directory, Descriptors::CloseOthers(&[0, 1, 2]))?;
     let refused = |errno: nix::Error| Error::LocalRuntime(errno.into());
     set_no_new_privs().map_err(refused)?;
+    set_dumpable(false).map_err(refused)?;
     // Who sends SIGHUP to all processes of a unit or of a terminal does not mean that this one is to end.
     SigSet::from(Signal::SIGHUP).thread_block().map_err(refused)?;
     // It reads, and neither writes nor starts anything.

@@ -19,13 +19,13 @@ const PEM_BYTES: u64 = 256 * 1024;
 const CERTIFICATE: &str = "cannot be read as PEM certificates (tls.certificate)";
 const KEY: &str = "cannot be read as a PEM private key (tls.key)";
 
-/// The texts of both files.
+/// The contents of both files.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pem {
     /// What errors name.
     files: [PathBuf; 2],
-    certificate: String,
-    key: String,
+    certificate: Vec<u8>,
+    key: Vec<u8>,
 }
 
 impl std::fmt::Debug for Pem {
@@ -45,8 +45,8 @@ impl Pem {
             return Ok(None);
         }
         let files = [certificate.clone(), settings.key.clone()];
-        let certificate = text(certificate, CERTIFICATE)?;
-        Ok(Some(Self { files, certificate, key: text(&settings.key, KEY)? }))
+        let certificate = content(certificate, CERTIFICATE)?;
+        Ok(Some(Self { files, certificate, key: content(&settings.key, KEY)? }))
     }
 
     /// What speaks TLS with them.
@@ -56,13 +56,13 @@ impl Pem {
     pub(crate) fn acceptor(&self) -> Result<TlsAcceptor> {
         let [certificate, key] = &self.files;
         let wrong = |path: &Path, why| Error::LocalTls { path: path.to_owned(), why };
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(self.certificate.as_bytes())
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&self.certificate)
             .collect::<std::result::Result<_, _>>()
             .map_err(|_| wrong(certificate, CERTIFICATE))?;
         if chain.is_empty() {
             return Err(wrong(certificate, "holds no certificate (tls.certificate)"));
         }
-        let private = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|_| wrong(key, KEY))?;
+        let private = PrivateKeyDer::from_pem_slice(&self.key).map_err(|_| wrong(key, KEY))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut tls = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -75,11 +75,11 @@ impl Pem {
     }
 }
 
-fn text(path: &Path, why: &'static str) -> Result<String> {
+fn content(path: &Path, why: &'static str) -> Result<Vec<u8>> {
     let wrong = |_| Error::LocalTls { path: path.to_owned(), why };
-    let mut text = String::new();
-    std::fs::File::open(path).and_then(|file| file.take(PEM_BYTES).read_to_string(&mut text)).map_err(wrong)?;
-    Ok(text)
+    let mut content = Vec::new();
+    std::fs::File::open(path).and_then(|file| file.take(PEM_BYTES).read_to_end(&mut content)).map_err(wrong)?;
+    Ok(content)
 }
 
 /// Loads certificate and key; none where no certificate is configured.

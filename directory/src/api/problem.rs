@@ -56,7 +56,7 @@ codes! {
     AdmissionInvite 403 "admission.invite" "New nodes need an invite here" "Ask the operator for one: `directory.invites` in openred.toml.";
     NodeUnregistered 403 "node.unregistered" "The calling node is not registered here" "Register its card first.";
     NodeSucceeded 409 "node.succeeded" "This identity has named a successor" "If that was not you, take it back within 72 hours: `openred key take-back --of DID`.";
-    PrefixWide 422 "prefix.wide" "More than 64 nodes begin so" "Ask for a prefix that is one digit longer.";
+    PrefixWide 422 "prefix.wide" "Too many nodes begin so" "Ask for a prefix that is one digit longer.";
     NodeUnknown 404 "node.unknown" "No such node here" "It never registered here, or its card has ended.";
     LogRange 422 "log.range" "The log does not go so far" "Ask for less than the size of the head that you were given; from and index lie below it.";
     CardMalformed 422 "card.malformed" "The card cannot be read" "Build it by docs/protocol.md section 2.";

@@ -98,6 +98,16 @@ impl PostgresStore {
         schema::migrate(&mut link, dry_run)
     }
 
+    /// Whether the database holds a directory's log, also one of an earlier version.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses; its schema of our name is somebody else's.
+    pub fn holds_log(target: &Target) -> Result<bool> {
+        let mut link = Link::new(target)?.unchecked();
+        link.connect()?;
+        schema::holds_log(&mut link)
+    }
+
     /// As the replica of this name: the note of its run is its own, and the nonces that it takes are kept for all ([`SharedNonces`]).
     #[must_use]
     pub fn as_replica(self, name: &str) -> Self {

@@ -111,6 +111,7 @@ fn each_line_is_an_object_and_no_line_names_a_caller() {
         let word = named.next().unwrap();
         assert!(word.contains("changed by the operator") && word.contains("\"uid\""), "{word}");
         assert_eq!(named.next(), None);
+        assert!(text.contains("two cards of one sequence"), "{text}");
         for node in [&alice, &bob] {
             assert!(!text.contains(&node.id().to_string()), "{text}");
         }

@@ -99,6 +99,19 @@ fn two_directories_of_one_name_do_not_run_on_one_database() {
     other.begin_run(NOW).unwrap();
     let refused = twin.begin_run(NOW).unwrap_err().to_string();
     assert!(refused.contains("another directory runs on it under this one's name"), "{refused}");
+    // Who loses its connection has its name again at once, also where the server takes the old one for alive.
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    cluster.batch(&url, end);
+    wait_for("it writes again", || one.end_run(1).is_ok());
+    assert!(twin.begin_run(NOW).is_err(), "and holds it");
+    // Who was replaced meanwhile writes no more: here the name is another's before it comes back.
+    cluster.batch(&url, end);
+    wait_for("it takes over", || twin.begin_run(NOW).is_ok());
+    for _ in 0..3 {
+        assert!(matches!(one.end_run(1), Err(Error::LocalStoreAway)));
+    }
+    drop(twin);
+    wait_for("the name is free", || one.end_run(1).is_ok());
     // Without [replicas] all have one name.
     let (mut alone, mut second) = (cluster.open(&url), cluster.open(&url));
     alone.begin_run(NOW).unwrap();
@@ -311,11 +324,17 @@ fn another_machine_is_reached_by_tls_and_trusted_by_its_certificate() {
     let mut first: Option<Place> = None;
     for place in places() {
         let password = place.password(&cluster);
-        let (url, trusted) = (url("localhost"), trusted.display());
-        place.configure(&format!(
-            "listen = \"127.0.0.1:0\"\n[store]\nurl = \"{url}\"\npassword_file = \"{}\"\ncertificates = \"{trusted}\"\n",
-            password.display()
-        ));
+        let configure = |host, trusted: &Path| {
+            let (url, password, trusted) = (url(host), password.display(), trusted.display());
+            place.configure(&format!(
+                "listen = \"127.0.0.1:0\"\n[store]\nurl = \"{url}\"\npassword_file = \"{password}\"\ncertificates = \"{trusted}\"\n"
+            ));
+        };
+        // A database that cannot be asked whether it holds a log stops the start, too.
+        configure("127.0.0.1", &trusted);
+        let (code, said) = place.failure(&["serve"]);
+        assert!(code == 1 && !place.home().join("directory.key").exists(), "{said}");
+        configure("localhost", &trusted);
         let (code, said) = place.failure(&["serve"]);
         let no_key = "directory.key: is missing, and the database of store.url holds a directory's log: copy the key";
         assert!(code == 1 && said.contains(no_key), "{said}");

@@ -24,6 +24,8 @@ const STATEMENT_TIME: Duration = Duration::from_secs(10);
 const SCHEMA_TIME: Duration = Duration::from_secs(86_400);
 /// The connection of a directory that was killed, or whose machine is gone, ends within this.
 const NAME_TIME: Duration = Duration::from_secs(12);
+/// So long the server may take to end a connection of ours from before.
+const AGAIN_TIME: Duration = Duration::from_millis(500);
 /// The first pause after a failed attempt; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -35,13 +37,14 @@ pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 pub(in crate::store) struct Link {
     runtime: Runtime,
     target: Target,
-    /// Whether a lost connection comes back only to a schema that is this program's. Who makes the schema has its time: an index over ten
-    /// million rows takes minutes.
+    /// Whether a lost connection comes back only to a schema that is this program's.
     checked: bool,
+    /// Whether a statement has as long as it takes.
+    patient: bool,
     /// Whether a commit waits for the server's disk.
     durable: bool,
-    /// The name that this run holds, once it does.
-    name: Option<String>,
+    /// The name that this run holds, once it does, and which of the server's processes holds it.
+    name: Option<(String, i32)>,
     client: Option<Client>,
     statements: HashMap<String, Statement>,
     /// No attempt before then, and how long the pause after the next failure is.
@@ -57,7 +60,17 @@ impl Link {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_io().enable_time().build().map_err(Error::LocalRuntime)?;
         let (target, statements) = (target.clone(), HashMap::new());
-        Ok(Self { runtime, target, checked: true, durable: true, name: None, client: None, statements, pause: None })
+        Ok(Self {
+            runtime,
+            target,
+            checked: true,
+            patient: false,
+            durable: true,
+            name: None,
+            client: None,
+            statements,
+            pause: None,
+        })
     }
 
     /// Does not ask for the schema: for who makes it.
@@ -135,16 +148,15 @@ impl Link {
             self.batch("SET synchronous_commit = off")?;
         }
         if !self.checked {
-            return self.batch("SET statement_timeout = 0");
+            return Ok(());
         }
         schema::check(self)?;
-        if let Some(name) = self.name.clone()
-            && !self.try_hold(&name)?
-        {
-            // Its own connection from before may hold it still, which ends by itself; replicas tell each other of a twin.
-            tracing::warn!(name, "the database says that a directory of this name runs already");
-        }
-        Ok(())
+        self.hold_again()
+    }
+
+    /// Statements have as long as they take from now on, or no longer: an index over ten million rows takes minutes.
+    pub(super) fn be_patient(&mut self, patient: bool) {
+        self.patient = patient;
     }
 
     /// Makes sure that no other directory runs on this database under this name, for as long as the connection stands. One that has just ended
@@ -157,12 +169,39 @@ impl Link {
         while !self.try_hold(name)? {
             if since.elapsed() >= NAME_TIME {
                 return Err(Error::LocalStoreUnfit {
-                    why: "another directory runs on it under this one's name: end that one, or, where both are replicas, give each its own (replicas.name)",
+                    why: "another directory runs on it under this one's name: end that one, or, where both are replicas, give each its own (replicas.name); the connection of a machine that was lost ends within some ten seconds: start again",
                 });
             }
             std::thread::sleep(FIRST_PAUSE);
         }
-        self.name = Some(name.to_owned());
+        self.note_holder(name.to_owned())
+    }
+
+    /// Holds the name again after a loss. Its own connection from before may hold it still, and is ended; where another run holds it, this one
+    /// has been replaced and writes no more.
+    fn hold_again(&mut self) -> Result<()> {
+        let Some((name, before)) = self.name.clone() else { return Ok(()) };
+        let since = Instant::now();
+        let ended = "SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
+            AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+            AND classid = hashtext('openred-directory run')::oid AND objid = hashtext($1)::oid AND pid = $2";
+        self.rows(ended, &[&name, &before])?;
+        while !self.try_hold(&name)? {
+            if since.elapsed() >= AGAIN_TIME {
+                tracing::error!(
+                    name,
+                    "another directory runs on the database under this one's name: this one writes no more while it does"
+                );
+                return Err(Error::LocalStoreAway);
+            }
+            std::thread::sleep(FIRST_PAUSE);
+        }
+        self.note_holder(name)
+    }
+
+    fn note_holder(&mut self, name: String) -> Result<()> {
+        let row = self.row("SELECT pg_backend_pid()", &[])?;
+        self.name = Some((name, row.map(|row| row.try_get(0)).transpose()?.unwrap_or_default()));
         Ok(())
     }
 
@@ -171,7 +210,7 @@ impl Link {
     }
 
     fn statement_time(&self) -> Duration {
-        if self.checked { STATEMENT_TIME } else { SCHEMA_TIME }
+        if self.patient { SCHEMA_TIME } else { STATEMENT_TIME }
     }
 
     /// Lets the connection go: whatever it had begun and not made durable is rolled back by the server.

@@ -105,7 +105,7 @@ const STEPS: [(&str, &str); 3] = [
 /// is set to. A server that acknowledges what it has not written down is refused.
 pub(super) fn begin_session(link: &mut Link) -> Result<()> {
     link.batch(
-        "SET search_path = openred_directory; SET lock_timeout = '2s'; SET statement_timeout = '8s'; SET idle_in_transaction_session_timeout = '5s'; SET tcp_keepalives_idle = 4; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET default_transaction_isolation = 'read committed'",
+        "SET search_path = openred_directory; SET lock_timeout = '2s'; SET statement_timeout = '8s'; SET idle_in_transaction_session_timeout = '5s'; SET tcp_keepalives_idle = 4; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000; SET default_transaction_isolation = 'read committed'",
     )?;
     let setting = |link: &mut Link, name: &str| -> Result<String> {
         let row = link.row("SELECT current_setting($1)", &[&name])?;
@@ -166,14 +166,28 @@ pub(super) fn check(link: &mut Link) -> Result<()> {
     }
 }
 
+/// Whether there is a log that some directory has signed, whatever version the tables are of.
+///
+/// # Errors
+/// The server's; a foreign schema.
+pub(super) fn holds_log(link: &mut Link) -> Result<bool> {
+    if found(link)?.is_none() {
+        return Ok(false);
+    }
+    link.holds("SELECT size > 0 FROM log_end", &[])
+}
+
 /// Brings the tables up to date, or tries and takes it back.
 ///
 /// # Errors
 /// The server's; a newer or foreign schema.
 pub(super) fn migrate(link: &mut Link, dry_run: bool) -> Result<Migration> {
-    link.batch("BEGIN")?;
+    // Who makes the schema, and who waits for one who does, has as long as it takes.
+    link.batch("BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")?;
+    link.be_patient(true);
     let done = steps(link, dry_run);
     let ended = link.batch(if done.is_ok() && !dry_run { "COMMIT" } else { "ROLLBACK" });
+    link.be_patient(false);
     let done = done?;
     ended?;
     Ok(done)
