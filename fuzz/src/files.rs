@@ -238,15 +238,17 @@ pub(crate) mod corpus {
         // As `state/codec` writes a peer with one link: version, commit, peer, window, end, and the link.
         let link =
             [&[1][..], &[5; 16], &[1], &[0; 8], &NOW.0.to_be_bytes(), &[0xff; 8], &[0; 8], &[2], &[0; 64]].concat();
-        let record = [&[1][..], &[0; 7], &[1], &[8; 32], &[0; 24], &link, &[0]].concat();
+        let of_commit = |commit: u64| [&[1][..], &commit.to_be_bytes(), &[8; 32], &[0; 24], &link, &[0]].concat();
         numbered([
             after(0, &file[..4096]),
             after(0, &[0; 64]),
             after(1, &trimmed(&headers[0])),
             after(1, &trimmed(&headers[1])),
-            after(2, &record),
+            after(2, &of_commit(1)),
             after(3, &[0, 5, 1]),
             after(3, &[0x10, 5, 1, 0, 40, 0x80]),
+            // After which no commit could come.
+            after(2, &of_commit(u64::MAX)),
         ])
     }
 }

@@ -139,6 +139,10 @@ impl State {
         }
         headers.sort_by_key(|(_, head, _)| std::cmp::Reverse(head.commit));
         let highest = highest_commit(&headers, &records);
+        if highest == u64::MAX {
+            // No commit could follow, and none of ours came so far.
+            return Err(Error::LocalStateUnreadable);
+        }
         let (slot, head, node) = choose(headers, &records)?;
         let mut state = Self::with_capacity(capacity);
         state.node = node;
@@ -193,8 +197,8 @@ impl State {
             return Err(Error::Bug("more records changed than one commit can list"));
         }
         self.settle();
+        self.slots.commit = self.slots.commit.checked_add(1).ok_or(Error::Bug("no number is left for a commit"))?;
         let touched: Vec<u16> = std::mem::take(&mut self.touched).into_iter().collect();
-        self.slots.commit += 1;
         let commit = self.slots.commit;
         let (mut writes, digest_key) = (Vec::with_capacity(touched.len() + 1), digest_key(key));
         for index in &touched {
