@@ -17,8 +17,7 @@ use crate::state::Directory;
 const GONE: &str = "the database was deleted or replaced while the directory runs: `directory export` still gives what it holds; then end it, put the file back or move state/ away, start it, and import";
 const LINK_HELP: &str = "start the NATS server of replicas.url, or let this machine reach it; until then offers to nodes that wait at another replica are refused, and the log says why";
 const NAME_HELP: &str = "another replica that runs has this one's name: give each its own (replicas.name)";
-const SETTINGS_HELP: &str =
-    "the last SIGHUP was refused, and what held before goes on: the log says why; mend it and send SIGHUP again";
+const SETTINGS_HELP: &str = "the last SIGHUP was refused, or none can be taken any more; what held before goes on, and the log says why: mend it and send SIGHUP again, or restart";
 
 /// The database is where it was.
 const PRESENT: &str = "store.present";

@@ -130,6 +130,17 @@ fn found(loaded: &Loaded) -> Result<Found> {
     Ok(Found { settings, level: config.log.level, mirrors: config.mirror.allow.get_ref().clone(), tls })
 }
 
+/// Returns when the reader says something that it was not asked for, which is its end; never where there is none.
+async fn ends(reader: Option<&tokio::net::UnixStream>) {
+    let Some(reader) = reader else { return std::future::pending().await };
+    // What was read to its end may count as readable once more: only a look tells.
+    while reader.readable().await.is_ok() {
+        if !reader.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
+            return;
+        }
+    }
+}
+
 /// What SIGHUP changes in the process that serves.
 pub(crate) struct Reload {
     pub(crate) directory: Arc<Directory>,
@@ -142,13 +153,17 @@ pub(crate) struct Reload {
 }
 
 impl Reload {
-    /// At each SIGHUP.
+    /// At each SIGHUP. That the reader has ended is known at once, not only when a certificate is to be renewed.
     pub(crate) async fn run(mut self, mut hangup: unix::Signal) {
-        while hangup.recv().await.is_some() {
+        loop {
+            tokio::select! {
+                came = hangup.recv() => if came.is_none() { return },
+                () = ends(self.reader.as_ref()) => self.reader = None,
+            }
             let taken = match self.ask().await {
                 Some(Answer::Found(found)) => self.take(*found).map_err(|error| error.to_string()),
                 Some(Answer::Refused(why)) => Err(why),
-                None => Err("the process that reads the configuration for this one has ended: restart".to_owned()),
+                None => Err("the process that reads the configuration for this one has ended, or took too long: restart, for SIGHUP changes nothing any more".to_owned()),
             };
             self.directory.standing.note_settings(taken.is_err());
             if let Err(why) = taken {

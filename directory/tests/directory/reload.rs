@@ -206,7 +206,12 @@ fn level_and_mirrors_are_read_again_and_a_wrong_file_changes_nothing() {
         // At level error nothing was said of the ban.
         let changed = line(&heard.said, &["changed by the operator"]);
         assert!(changed.contains("unban"), "{changed}");
-        // Whoever reads for it ends with it.
+        // Whoever reads for it ends with it, and is missed at once where it ends before.
+        let reader = children(heard.serving.process());
+        assert_eq!(reader.len(), 1);
+        kill(reader[0], Signal::SIGKILL).unwrap();
+        line(&heard.said, &["ERROR", "has ended, or took too long: restart"]);
+        assert_eq!(condition(&Heard::health(&place), "settings.taken")["ok"], false);
         assert_eq!(heard.serving.end(), Some(0));
         wait_for("its end closes the log", || {
             heard.said.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected)
