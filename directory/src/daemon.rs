@@ -2,7 +2,8 @@
 //!
 //! Listeners, key and certificate are opened first, while the process still may. Then namespaces, uid, Landlock and
 //! capabilities go; then come the database (as the confined user, which proves that it can), the threads and the runtime;
-//! then the system-call filter closes, and only then is the first byte read from anybody. What is read again at SIGHUP is read by a process that is
+//! then the system-call filter closes, and only then is the first byte read from anybody, but for a PostgreSQL that is
+//! asked, where there is no key, whether it holds a directory's log. What is read again at SIGHUP is read by a process that is
 //! started here before the cage ([`crate::reload`]).
 
 use std::net::{SocketAddr, TcpListener};

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use openred_proto::id::UnixMillis;
+use openred_proto::severity::Severity;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -25,22 +26,6 @@ const PRESENT: &str = "store.present";
 const LINK: &str = "replicas.link";
 /// The settings hold that the last SIGHUP was for.
 const SETTINGS: &str = "settings.taken";
-
-/// How bad it is that a condition is not in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Severity {
-    Warning,
-    Error,
-}
-
-impl Severity {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Warning => "warning",
-            Self::Error => "error",
-        }
-    }
-}
 
 /// A condition as whoever knows it tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,11 +12,12 @@ use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use openred_proto::id::{NodeId, UnixMillis};
+use openred_proto::severity::Severity;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::config::check_origin;
-use crate::health::{Fact, Severity};
+use crate::health::Fact;
 
 /// The mirrored directory as nodes name it: `did:key:…@https://…`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 //!
 //! The process that serves sees no file but its state (docs/sandbox.md), so another one reads: it is started before the cage, with the
 //! rights that the start had, and waits at the other end of a socket pair ([`answer`]). One byte asks it to read what the start read, by the
-//! rules of the start; it takes no other word, so whoever has broken into the process that serves gets what that one has anyway
-//! (decision 0071). It ends when the socket closes.
+//! rules of the start; it takes no other word, so whoever has broken into the process that serves gets settings, certificate and key as they
+//! are now (decision 0071). It ends when the socket closes.
 
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use openred_proto::admin;
 use openred_proto::id::UnixMillis;
+use openred_proto::severity::Severity;
 
 /// Every condition that this process can be in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,22 +51,6 @@ pub(crate) enum Condition {
     MethodRefused,
     /// A module that watches the node says that the operator has to look.
     ModuleAlert,
-}
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Severity {
-    Warning,
-    Error,
-}
-
-impl Severity {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Warning => "warning",
-            Self::Error => "error",
-        }
-    }
 }
 
 struct Entry {

@@ -26,6 +26,7 @@ pub mod refusal;
 #[cfg(feature = "sealed")]
 pub mod sealed;
 pub mod secret;
+pub mod severity;
 pub mod unseal;
 pub mod vault;
 

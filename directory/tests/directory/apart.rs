@@ -1,6 +1,7 @@
 //! Three replicas in networks of their own, as on three machines: one wire leads to the nodes, another to NATS. While nodes announce
 //! themselves and send each other offers by whichever replica they come to, one is killed, one is cut off, and all are restarted one after
-//! the other. No card is lost; each offer that was taken reaches its recipient, each other was refused by name.
+//! the other. No card is lost; each offer that was taken reaches its recipient, each other was refused by name. And what one
+//! took while it was cut off is with the others before it ends.
 //!
 //! Networks are made by root alone; run as an ordinary user, this file tests nothing.
 #![allow(clippy::print_stderr, reason = "what went on, for whoever reads of a failure")]
