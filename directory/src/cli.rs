@@ -60,7 +60,11 @@ enum Command {
     Serve,
     /// What `serve` starts beside itself: reads the configuration for it at SIGHUP.
     #[command(name = reload::COMMAND, hide = true)]
-    ReadAgain,
+    ReadAgain {
+        /// It speaks TLS: certificate and key are read as well.
+        #[arg(long)]
+        tls: bool,
+    },
     /// Read the configuration and what it names, and say what is wrong. Needs neither network nor root.
     Check,
     /// Check the running directory: health, and each layer of its cage.
@@ -181,8 +185,8 @@ impl Arguments {
             }
             _ => {}
         }
-        if matches!(self.command, Command::ReadAgain) {
-            return reload::answer(|| Ok(Loaded::read(self.config.as_deref(), self.home.as_deref())?));
+        if let Command::ReadAgain { tls } = self.command {
+            return reload::answer(tls, || Ok(Loaded::read(self.config.as_deref(), self.home.as_deref())?));
         }
         if let Command::Init { listen, origin } = &self.command {
             self.write_configuration(*listen, origin.as_deref())?;
@@ -210,7 +214,7 @@ impl Arguments {
                 let settings = settings.map_err(|_| Error::Misuse("the configuration cannot be shown"))?;
                 print(&render::settings(&settings, origin, json))
             }
-            Command::ReadAgain | Command::Version | Command::Completions { .. } | Command::Man { .. } => Ok(()),
+            Command::ReadAgain { .. } | Command::Version | Command::Completions { .. } | Command::Man { .. } => Ok(()),
         }
     }
 }

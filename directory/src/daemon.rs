@@ -163,7 +163,7 @@ fn open(loaded: &Loaded, mut inherited: Vec<TcpListener>) -> Result<Opened> {
     let operator = nix::unistd::geteuid().as_raw();
     let (upstream, nats) = (upstream(config)?, target::Target::open(config)?);
     // Behind whatever else may stop the start.
-    let reader = reload::start(loaded)?;
+    let reader = reload::start(loaded, tls.is_some())?;
     Ok(Opened { listener, metrics, admin, operator, identity, tls, reader, manager, database, upstream, nats })
 }
 
@@ -329,6 +329,8 @@ fn start(
 }
 
 fn in_runtime(reader: UnixStream) -> Result<tokio::net::UnixStream> {
+    // Its answer to SIGHUP is what readiness promises as well.
+    reload::await_ready(&reader)?;
     reader.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(reader)).map_err(Error::LocalRuntime)
 }
 

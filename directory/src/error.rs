@@ -73,7 +73,7 @@ pub enum Error {
         /// The PEM file.
         path: PathBuf,
         /// What is wrong with it.
-        why: &'static str,
+        why: String,
     },
     /// A file that a setting names cannot be used.
     #[error("{}: {why} ({setting})", .path.display())]

@@ -2,12 +2,12 @@
 //! and all that held goes on.
 //!
 //! The process that serves sees no file but its state (docs/sandbox.md), so another one reads: it is started before the cage, with the
-//! rights that the start had, and waits at the other end of a socket pair ([`answer`]). One byte asks it to read what the start read, by the
-//! rules of the start; it takes no other word, so whoever has broken into the process that serves gets settings, certificate and key as they
-//! are now (decision 0071). It ends when the socket closes.
+//! rights that the start had, and waits at the other end of a socket pair ([`answer`]). It says one byte once it can be asked; one byte asks it to
+//! read what the start read, by the rules of the start. It takes no other word, so whoever has broken into the process that serves gets settings
+//! and, where it speaks TLS, certificate and key as they are now (decision 0071). It ends when the socket closes.
 
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,19 +21,22 @@ use openred_proto::config::Setting;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::signal::unix;
+use zeroize::Zeroizing;
 
 use crate::config::{Level, Loaded};
 use crate::error::{Error, Result};
 use crate::logging::LogLevel;
 use crate::state::Directory;
-use crate::tls::{Pem, Tls};
+use crate::tls::{PEM_BYTES, Pem, Tls};
 
 /// Settings that are read again.
 const READ_AGAIN: [&str; 4] = ["tls.certificate", "tls.key", "log.level", "mirror.allow"];
 /// What the reader is asked with.
 const ASK: u8 = b'r';
-/// Longest answer: two PEM files and the settings, as JSON.
-const ANSWER_BYTES: u32 = 2 * 1024 * 1024;
+/// What it says once it can be asked.
+const READY: u8 = b'!';
+/// Longest answer: a PEM file and the settings, as JSON; a key follows it.
+const ANSWER_BYTES: usize = 2 * 1024 * 1024;
 /// So long the reader may take: disks wake, networks mount.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
@@ -63,17 +66,19 @@ struct Found {
     settings: Vec<Setting>,
     level: Level,
     mirrors: Vec<String>,
+    /// Whether a certificate is named.
+    certificate: bool,
+    /// What the files hold, for who speaks TLS.
     tls: Option<Pem>,
 }
 
-/// Starts the reader, while files can be reached; the near end of its socket.
+/// Starts the reader, while files can be reached; the near end of its socket. It is told once whether TLS is spoken: who does not speak it
+/// is never handed a key.
 ///
 /// # Errors
 /// The system starts no process.
-pub fn start(loaded: &Loaded) -> Result<UnixStream> {
+pub fn start(loaded: &Loaded, tls: bool) -> Result<UnixStream> {
     let (near, far) = UnixStream::pair().map_err(Error::LocalRuntime)?;
-    let far = OwnedFd::from(far);
-    let also = far.try_clone().map_err(Error::LocalRuntime)?;
     let mut command = Command::new("/proc/self/exe");
     let (file, home) = &loaded.asked;
     for (flag, path) in [("--config", file), ("--home", home)] {
@@ -81,10 +86,28 @@ pub fn start(loaded: &Loaded) -> Result<UnixStream> {
             command.arg(flag).arg(path);
         }
     }
-    // It is not waited for: it ends after this process, or is missed at the next SIGHUP.
-    let reader = command.arg(COMMAND).stdin(Stdio::from(far)).stdout(Stdio::from(also)).spawn();
+    command.arg(COMMAND);
+    if tls {
+        command.arg("--tls");
+    }
+    // It is not waited for: it ends after this process, or is missed as soon as it has ended.
+    let reader = command.stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::null()).spawn();
     reader.map_err(Error::LocalRuntime)?;
     Ok(near)
+}
+
+/// Waits until the reader can be asked: from then on no SIGHUP ends it.
+///
+/// # Errors
+/// It has ended, or does not come up.
+pub fn await_ready(mut reader: &UnixStream) -> Result<()> {
+    let mut word = [0];
+    let said = reader.set_read_timeout(Some(ANSWER_TIME)).and_then(|()| reader.read_exact(&mut word));
+    if said.is_ok() && word == [READY] {
+        return Ok(());
+    }
+    let why = "the process that reads the configuration at SIGHUP ended at once, or did not come up in time";
+    Err(Error::LocalRuntime(std::io::Error::other(why)))
 }
 
 /// The command by which the reader is started; people have no use for it.
@@ -94,7 +117,7 @@ pub const COMMAND: &str = "read-again";
 ///
 /// # Errors
 /// It was started by hand, or the system refuses what it gives up.
-pub fn answer(read: impl Fn() -> Result<Loaded>) -> Result<()> {
+pub fn answer(tls: bool, read: impl Fn() -> Result<Loaded>) -> Result<()> {
     let _unconfined = Unconfined::enter(Role::Directory, Descriptors::CloseOthers(&[0, 1, 2]))?;
     let refused = |errno: nix::Error| Error::LocalRuntime(errno.into());
     set_no_new_privs().map_err(refused)?;
@@ -104,30 +127,47 @@ pub fn answer(read: impl Fn() -> Result<Loaded>) -> Result<()> {
     // It reads, and neither writes nor starts anything.
     setrlimit(Resource::RLIMIT_FSIZE, 0, 0).map_err(refused)?;
     setrlimit(Resource::RLIMIT_NPROC, 0, 0).map_err(refused)?;
-    let (mut asks, mut answers) = (std::io::stdin().lock(), std::io::stdout().lock());
+    // Not by way of the standard streams, whose buffers would keep what went through them.
+    let mut asker = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(Error::LocalRuntime)?);
+    asker.write_all(&[READY]).map_err(Error::LocalRuntime)?;
     let mut ask = [0];
-    while asks.read_exact(&mut ask).is_ok() && ask == [ASK] {
-        let answer = match read().and_then(|loaded| found(&loaded)) {
+    while asker.read_exact(&mut ask).is_ok() && ask == [ASK] {
+        let answer = match read().and_then(|loaded| found(&loaded, tls)) {
             Ok(found) => Answer::Found(Box::new(found)),
             Err(error) => Answer::Refused(error.to_string()),
         };
-        let text = serde_json::to_vec(&answer).map_err(|error| Error::LocalRuntime(error.into()))?;
-        let length = u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
-        let told = answers.write_all(&length).and_then(|()| answers.write_all(&text)).and_then(|()| answers.flush());
-        if told.is_err() {
+        if tell(&mut asker, &answer).is_err() {
             break;
         }
     }
     Ok(())
 }
 
-/// Checks what a reload would take, as the start does.
-fn found(loaded: &Loaded) -> Result<Found> {
-    let tls = Pem::read(&loaded.config.tls)?;
-    tls.as_ref().map(Pem::acceptor).transpose()?;
+/// The answer as JSON behind its length; then the key behind its own, empty where there is none.
+fn tell(asker: &mut UnixStream, answer: &Answer) -> std::io::Result<()> {
+    let text = serde_json::to_vec(answer)?;
+    let key: &[u8] = match answer {
+        Answer::Found(found) => found.tls.as_ref().map_or(&[], |pem| &pem.key),
+        Answer::Refused(_) => &[],
+    };
+    for part in [&text, key] {
+        asker.write_all(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes())?;
+        asker.write_all(part)?;
+    }
+    Ok(())
+}
+
+/// Reads what a reload would take. Whether certificate and key fit is for who takes them to say: here they would be held twice.
+fn found(loaded: &Loaded, tls: bool) -> Result<Found> {
     let config = &loaded.config;
     let settings = loaded.source.settings(config).unwrap_or_default();
-    Ok(Found { settings, level: config.log.level, mirrors: config.mirror.allow.get_ref().clone(), tls })
+    Ok(Found {
+        settings,
+        level: config.log.level,
+        mirrors: config.mirror.allow.get_ref().clone(),
+        certificate: !config.tls.certificate.get_ref().as_os_str().is_empty(),
+        tls: if tls { Pem::read(&config.tls)? } else { None },
+    })
 }
 
 /// Returns when the reader says something that it was not asked for, which is its end; never where there is none.
@@ -139,6 +179,17 @@ async fn ends(reader: Option<&tokio::net::UnixStream>) {
             return;
         }
     }
+}
+
+/// A part of the answer, into a place of its size: what grows leaves copies behind.
+async fn part(reader: &mut tokio::net::UnixStream, most: usize) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    let length = reader.read_u32().await? as usize;
+    if length > most {
+        return Err(std::io::ErrorKind::InvalidData.into());
+    }
+    let mut part = Zeroizing::new(vec![0; length]);
+    reader.read_exact(&mut part).await?;
+    Ok(part)
 }
 
 /// What SIGHUP changes in the process that serves.
@@ -177,13 +228,15 @@ impl Reload {
         let mut reader = self.reader.take()?;
         let asked = async {
             reader.write_all(&[ASK]).await?;
-            let length = reader.read_u32().await?;
-            if length > ANSWER_BYTES {
-                return Err(std::io::ErrorKind::InvalidData.into());
+            let text = part(&mut reader, ANSWER_BYTES).await?;
+            let key = part(&mut reader, PEM_BYTES).await?;
+            let mut answer = serde_json::from_slice(&text)?;
+            if let Answer::Found(found) = &mut answer
+                && let Some(pem) = &mut found.tls
+            {
+                pem.key = key;
             }
-            let mut text = Vec::new();
-            (&mut reader).take(u64::from(length)).read_to_end(&mut text).await?;
-            serde_json::from_slice(&text).map_err(std::io::Error::from)
+            Ok::<_, std::io::Error>(answer)
         };
         let answer = tokio::time::timeout(ANSWER_TIME, asked).await.ok()?.ok()?;
         self.reader = Some(reader);
@@ -191,10 +244,10 @@ impl Reload {
     }
 
     fn take(&self, found: Found) -> Result<()> {
-        let Found { settings, level, mirrors, tls } = found;
+        let Found { settings, level, mirrors, certificate, tls } = found;
         let mut held = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         // Whether it speaks TLS at all is settled with its listener.
-        let speaks = tls.is_some() == self.tls.is_some();
+        let speaks = certificate == self.tls.is_some();
         let takes = |key: &str| is_read_again(key) && (speaks || !key.starts_with("tls."));
         if let (Some(ours), Some(pem)) = (&self.tls, &tls) {
             ours.replace(pem.acceptor()?);

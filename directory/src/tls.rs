@@ -1,31 +1,39 @@
 //! The certificate that the directory shows, and its key: read from the files that `[tls]` names, checked against each other, and changed
-//! while it serves ([`crate::reload`]).
+//! while it serves ([`crate::reload`]). The key is wiped wherever it was on its way; what signs with it has the only copy that stays.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::InconsistentKeys;
+use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use serde::{Deserialize, Serialize};
 use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
 
 use crate::config;
 use crate::error::{Error, Result};
 
 /// Longest file with a chain or a key: a long chain has 16 KiB.
-const PEM_BYTES: u64 = 256 * 1024;
+pub(crate) const PEM_BYTES: usize = 256 * 1024;
 
 const CERTIFICATE: &str = "cannot be read as PEM certificates (tls.certificate)";
 const KEY: &str = "cannot be read as a PEM private key (tls.key)";
 
 /// The contents of both files.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Pem {
     /// What errors name.
     files: [PathBuf; 2],
     certificate: Vec<u8>,
-    key: Vec<u8>,
+    /// Not part of a text that is made of the rest: what writes and reads that leaves copies behind.
+    #[serde(skip)]
+    pub(crate) key: Zeroizing<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Pem {
@@ -45,8 +53,8 @@ impl Pem {
             return Ok(None);
         }
         let files = [certificate.clone(), settings.key.clone()];
-        let certificate = content(certificate, CERTIFICATE)?;
-        Ok(Some(Self { files, certificate, key: content(&settings.key, KEY)? }))
+        let certificate = content(certificate, "tls.certificate")?.to_vec();
+        Ok(Some(Self { files, certificate, key: content(&settings.key, "tls.key")? }))
     }
 
     /// What speaks TLS with them.
@@ -55,31 +63,68 @@ impl Pem {
     /// They do not hold what they should.
     pub(crate) fn acceptor(&self) -> Result<TlsAcceptor> {
         let [certificate, key] = &self.files;
-        let wrong = |path: &Path, why| Error::LocalTls { path: path.to_owned(), why };
+        let wrong = |path: &Path, why: &str| Error::LocalTls { path: path.to_owned(), why: why.to_owned() };
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&self.certificate)
             .collect::<std::result::Result<_, _>>()
             .map_err(|_| wrong(certificate, CERTIFICATE))?;
         if chain.is_empty() {
             return Err(wrong(certificate, "holds no certificate (tls.certificate)"));
         }
-        let private = PrivateKeyDer::from_pem_slice(&self.key).map_err(|_| wrong(key, KEY))?;
+        let private = private_key(&self.key).ok_or_else(|| wrong(key, KEY))?;
+        let certified = CertifiedKey::new(chain, any_supported_type(&private).map_err(|_| wrong(key, KEY))?);
+        match certified.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(_) => return Err(wrong(key, "is not the key of the certificate (tls.key)")),
+        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut tls = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|_| wrong(certificate, "this build speaks no TLS version"))?
             .with_no_client_auth()
-            .with_single_cert(chain, private)
-            .map_err(|_| wrong(key, "is not the key of the certificate (tls.key)"))?;
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(TlsAcceptor::from(Arc::new(tls)))
     }
 }
 
-fn content(path: &Path, why: &'static str) -> Result<Vec<u8>> {
-    let wrong = |_| Error::LocalTls { path: path.to_owned(), why };
-    let mut content = Vec::new();
-    std::fs::File::open(path).and_then(|file| file.take(PEM_BYTES).read_to_end(&mut content)).map_err(wrong)?;
+fn content(path: &Path, setting: &str) -> Result<Zeroizing<Vec<u8>>> {
+    let wrong = |why| Error::LocalTls { path: path.to_owned(), why };
+    // More room than will be read: what grows leaves a copy behind.
+    let mut content = Zeroizing::new(Vec::with_capacity(2 * PEM_BYTES));
+    let most = PEM_BYTES as u64 + 1;
+    let read = std::fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut content));
+    read.map_err(|error| wrong(format!("cannot be read ({setting}): {error}")))?;
+    if content.len() > PEM_BYTES {
+        return Err(wrong(format!("is longer than {} KiB, so not what is looked for ({setting})", PEM_BYTES / 1024)));
+    }
     Ok(content)
+}
+
+/// The first private key in a PEM text. Of what the parser for certificates makes on its way, not all would be wiped.
+fn private_key(pem: &[u8]) -> Option<Zeroizing<PrivateKeyDer<'static>>> {
+    let mut lines = pem.split(|byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii);
+    let make = lines.find_map(|line| {
+        let make: fn(Vec<u8>) -> PrivateKeyDer<'static> =
+            match line.strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----")? {
+                b"PRIVATE KEY" => |der| PrivatePkcs8KeyDer::from(der).into(),
+                b"RSA PRIVATE KEY" => |der| PrivatePkcs1KeyDer::from(der).into(),
+                b"EC PRIVATE KEY" => |der| PrivateSec1KeyDer::from(der).into(),
+                _ => return None,
+            };
+        Some(make)
+    })?;
+    let mut text = Zeroizing::new(Vec::with_capacity(pem.len()));
+    loop {
+        let line = lines.next()?;
+        if line.starts_with(b"-----END ") {
+            break;
+        }
+        text.extend_from_slice(line);
+    }
+    let mut der = Zeroizing::new(vec![0; text.len()]);
+    let length = STANDARD.decode_slice(&*text, &mut der).ok()?;
+    der.truncate(length);
+    Some(Zeroizing::new(make(std::mem::take(&mut *der))))
 }
 
 /// Loads certificate and key; none where no certificate is configured.
@@ -110,5 +155,51 @@ impl Tls {
     /// Later connections are shown another certificate.
     pub(crate) fn replace(&self, acceptor: TlsAcceptor) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_private_key_is_found_whatever_stands_before_it() {
+        let body = STANDARD.encode([7; 60]);
+        let (first, second) = body.split_at(64);
+        let section = |label: &str, end: &str| {
+            format!("-----BEGIN {label}-----{end}{first}{end}{second}{end}-----END {label}-----{end}")
+        };
+        let found = |text: &[u8]| private_key(text).map(|key| (key.secret_der().to_vec(), key.clone_key()));
+        let attributes = b"Bag Attributes\n    friendlyName: \xe9\n";
+        for (label, end) in [("PRIVATE KEY", "\n"), ("RSA PRIVATE KEY", "\r\n"), ("EC PRIVATE KEY", " \n")] {
+            let before = section("EC PARAMETERS", end) + &section("CERTIFICATE", end);
+            let text = [&attributes[..], before.as_bytes(), section(label, end).as_bytes()].concat();
+            let (der, key) = found(&text).unwrap();
+            assert_eq!(der, [7; 60], "{label}");
+            let of_its_kind = match label {
+                "PRIVATE KEY" => matches!(key, PrivateKeyDer::Pkcs8(_)),
+                "RSA PRIVATE KEY" => matches!(key, PrivateKeyDer::Pkcs1(_)),
+                _ => matches!(key, PrivateKeyDer::Sec1(_)),
+            };
+            assert!(of_its_kind, "{label}");
+        }
+        let whole = section("PRIVATE KEY", "\n");
+        let sealed = whole.replace("-----\nBw", "-----\nProc-Type: 4,ENCRYPTED\nBw");
+        for wrong in ["", &section("ENCRYPTED PRIVATE KEY", "\n"), &whole[..whole.len() - 30], &sealed] {
+            assert!(found(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_too_long_or_not_there_is_named_as_such() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tls.key");
+        let why = || content(&path, "tls.key").unwrap_err().to_string();
+        assert!(why().contains("tls.key: cannot be read (tls.key): No such file"), "{}", why());
+        std::fs::write(&path, vec![b'x'; PEM_BYTES]).unwrap();
+        assert_eq!(content(&path, "tls.key").unwrap().len(), PEM_BYTES);
+        std::fs::write(&path, vec![b'x'; PEM_BYTES + 1]).unwrap();
+        assert!(why().contains("is longer than 256 KiB"), "{}", why());
     }
 }

@@ -1,7 +1,11 @@
 //! SIGHUP at the real program in its cage: what is read again, what is refused, and what health says of it.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -9,8 +13,9 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use rustls::pki_types::CertificateDer;
+use nix::unistd::{Pid, geteuid};
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 
 use crate::cluster::children;
@@ -216,5 +221,108 @@ fn level_and_mirrors_are_read_again_and_a_wrong_file_changes_nothing() {
         wait_for("its end closes the log", || {
             heard.said.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected)
         });
+    }
+}
+
+/// A directory that speaks TLS with these files, which are laid beside its home.
+fn speaks_tls(place: &Place, address: std::net::SocketAddr, contents: [&[u8]; 2]) -> [PathBuf; 2] {
+    let files = ["tls.pem", "tls.key"].map(|name| place.folder.path().join(name));
+    files.iter().zip(contents).for_each(|(file, content)| std::fs::write(file, content).unwrap());
+    place.configure(&format!(
+        "listen = \"{address}\"\norigin = \"https://localhost:{}\"\n[tls]\ncertificate = {:?}\nkey = {:?}\n",
+        address.port(),
+        files[0],
+        files[1]
+    ));
+    files
+}
+
+/// Which of these are in the memory that a process can write to. Only root may look.
+fn held_by(process: Pid, patterns: &[&[u8]]) -> Vec<bool> {
+    let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let memory = File::open(format!("/proc/{process}/mem")).unwrap();
+    let mut found = vec![false; patterns.len()];
+    for map in maps.lines().filter(|map| map.contains(" rw")) {
+        let (start, end) = map.split(' ').next().unwrap().split_once('-').unwrap();
+        let [start, end] = [start, end].map(|number| u64::from_str_radix(number, 16).unwrap());
+        let mut content = vec![0; usize::try_from(end - start).unwrap()];
+        // What the kernel does not give (a guard) stays empty.
+        for (number, page) in (0_u64..).zip(content.chunks_mut(4096)) {
+            let _ = memory.read_exact_at(page, start + number * 4096);
+        }
+        for (found, pattern) in found.iter_mut().zip(patterns) {
+            *found |= content.windows(pattern.len()).any(|piece| piece == *pattern);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_key_is_wiped_where_it_was_on_its_way_and_nobody_looks_into_who_reads_it() {
+    for place in places() {
+        let free = TcpListener::bind("127.73.0.3:0").unwrap().local_addr().unwrap();
+        let [certificate, key] = speaks_tls(&place, free, FIRST);
+        let heard = Heard::of(&place, free);
+        let reader = children(heard.serving.process())[0];
+        // The kernel closes /proc/PID of a process that is not dumpable to its own user: the files are root's.
+        let owner = std::fs::metadata(format!("/proc/{reader}/mem")).unwrap().uid();
+        assert_ne!(Some(owner), place.user.or_else(|| Some(geteuid().as_raw()).filter(|user| *user != 0)));
+        std::fs::write(certificate, RENEWED[0]).unwrap();
+        std::fs::write(key, RENEWED[1]).unwrap();
+        heard.says(&["SIGHUP: read again", "certificate=true"]);
+        wait_for("the new certificate", || shows(&heard.serving, include_bytes!("tls/renewed-ca.pem")));
+        if !geteuid().is_root() {
+            continue;
+        }
+        for [certificate, key] in [FIRST, RENEWED] {
+            let key_der = PrivateKeyDer::from_pem_slice(key).unwrap();
+            // Where the key's number begins, with what stands before it: the number alone is what signs.
+            let der = key_der.secret_der();
+            let begin = der.windows(2).position(|bytes| bytes == [4, 32]).unwrap();
+            let text = key.split(|byte| *byte == b'\n').nth(1).unwrap();
+            let chain = CertificateDer::from_pem_slice(certificate).unwrap();
+            let home = place.home();
+            let patterns = [text, &der[begin..begin + 34], home.as_os_str().as_encoded_bytes(), &chain[..]];
+            let [in_main, in_reader] = [heard.serving.process(), reader].map(|process| held_by(process, &patterns));
+            assert_eq!(in_main[..2], [false, false], "as text, as DER");
+            assert_eq!(in_reader[..2], [false, false], "as text, as DER");
+            assert!(in_main[2] && in_reader[2], "what is there is found");
+            assert!(in_main[3] || certificate != RENEWED[0], "and so is the chain that is shown");
+        }
+    }
+}
+
+/// A part of what the reader says, behind its length.
+fn part(reader: &mut UnixStream) -> Vec<u8> {
+    let mut length = [0; 4];
+    reader.read_exact(&mut length).unwrap();
+    let mut part = vec![0; u32::from_be_bytes(length) as usize];
+    reader.read_exact(&mut part).unwrap();
+    part
+}
+
+#[test]
+fn who_reads_says_when_it_can_be_asked_and_reads_a_key_only_for_who_speaks_tls() {
+    for place in places() {
+        speaks_tls(&place, "127.0.0.1:1".parse().unwrap(), FIRST);
+        for (arguments, key) in [(&["read-again", "--tls"][..], FIRST[1]), (&["read-again"], b"")] {
+            let (mut near, far) = UnixStream::pair().unwrap();
+            let mut child = place.command(arguments).stdin(Stdio::from(OwnedFd::from(far))).spawn().unwrap();
+            let mut word = [0];
+            near.read_exact(&mut word).unwrap();
+            assert_eq!(word, *b"!");
+            // From here on this does not end it, however early it comes.
+            kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGHUP).unwrap();
+            for _ in 0..2 {
+                near.write_all(b"r").unwrap();
+                let answer: Value = serde_json::from_slice(&part(&mut near)).unwrap();
+                let found = &answer["Found"];
+                assert_eq!((&found["certificate"], found["tls"].is_null()), (&true.into(), key.is_empty()), "{answer}");
+                assert!(!answer.to_string().contains("PRIVATE"));
+                assert_eq!(part(&mut near), key);
+            }
+            drop(near);
+            assert_eq!(child.wait().unwrap().code(), Some(0), "it ends with who asks");
+        }
     }
 }
