@@ -243,14 +243,6 @@ impl<K: Eq + Hash> Buckets<K> {
         Ok(())
     }
 
-    /// Gives one token back.
-    pub fn give(&mut self, caller: &K) {
-        let burst = self.burst;
-        if let Some(bucket) = self.filled.get_mut(caller) {
-            bucket.tokens = (bucket.tokens + 1.0).min(burst);
-        }
-    }
-
     fn forget(&mut self, now: UnixMillis) {
         let (rate, burst) = (self.rate, self.burst);
         self.filled.retain(|_, bucket| bucket.level(now, rate, burst) < burst);

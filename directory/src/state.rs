@@ -70,6 +70,20 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
+/// New nodes by address, and by network.
+type NewNodes = [Buckets<IpAddr>; 2];
+
+fn new_nodes() -> NewNodes {
+    let all = ADDRESSES_OF_A_NETWORK;
+    [Buckets::slow(NEW_NODE_EVERY, NEW_NODES_BURST), Buckets::slow(NEW_NODE_EVERY / all, NEW_NODES_BURST * all)]
+}
+
+fn take_new(buckets: &Mutex<NewNodes>, now: UnixMillis, address: IpAddr) -> std::result::Result<(), Duration> {
+    let mut buckets = buckets.lock().unwrap_or_else(PoisonError::into_inner);
+    let [of_address, of_network] = &mut *buckets;
+    take_both(of_address, of_network, now, address, network(address))
+}
+
 /// Why a card was not looked at, or is none.
 #[derive(Debug)]
 pub(crate) enum NotSeen {
@@ -161,7 +175,9 @@ pub struct Directory {
     /// Requests by network.
     networks: Mutex<Buckets<IpAddr>>,
     /// New nodes by address, and by network.
-    new_nodes: Mutex<[Buckets<IpAddr>; 2]>,
+    new_nodes: Mutex<NewNodes>,
+    /// The same of those who ask what to bring.
+    asking: Mutex<NewNodes>,
     /// Changed cards by node.
     cards: Mutex<Buckets<NodeId>>,
     /// Lines in the log by the node that they are about, and all of them.
@@ -210,10 +226,6 @@ impl Directory {
         let overall = *limits.overall_per_second.get_ref();
         let (rate, burst) = (*limits.requests_per_second.get_ref(), *limits.requests_burst.get_ref());
         let all = ADDRESSES_OF_A_NETWORK;
-        let new_nodes = [
-            Buckets::slow(NEW_NODE_EVERY, NEW_NODES_BURST),
-            Buckets::slow(NEW_NODE_EVERY / all, NEW_NODES_BURST * all),
-        ];
         let bounds = Bounds { offers_per_node: limits.offers_per_node as usize, items: limits.offers as usize };
         Arc::new(Self {
             identity,
@@ -236,7 +248,8 @@ impl Directory {
             replay: Mutex::new(Replay::new(started, before)),
             buckets: Mutex::new(Buckets::new(rate, burst)),
             networks: Mutex::new(Buckets::new(rate.saturating_mul(all), burst.saturating_mul(all))),
-            new_nodes: Mutex::new(new_nodes),
+            new_nodes: Mutex::new(new_nodes()),
+            asking: Mutex::new(new_nodes()),
             cards: Mutex::new(Buckets::slow(CARD_EVERY, CARDS_BURST)),
             remarks: Mutex::new((
                 Buckets::slow(REMARK_EVERY, REMARKS_BURST),
@@ -432,17 +445,12 @@ impl Directory {
 
     /// Takes a token for a node that comes for the first time; keys cost nothing, so its address and network are what is counted.
     pub(crate) fn take_new_node(&self, address: IpAddr) -> std::result::Result<(), Duration> {
-        let mut buckets = self.new_nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let [of_address, of_network] = &mut *buckets;
-        take_both(of_address, of_network, self.now(), address, network(address))
+        take_new(&self.new_nodes, self.now(), address)
     }
 
-    /// Gives the token of a new node back that was not let in.
-    pub(crate) fn give_new_node(&self, address: IpAddr) {
-        let mut buckets = self.new_nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let [of_address, of_network] = &mut *buckets;
-        of_address.give(&address);
-        of_network.give(&network(address));
+    /// The same of a node that asks what to bring.
+    pub(crate) fn take_asking(&self, address: IpAddr) -> std::result::Result<(), Duration> {
+        take_new(&self.asking, self.now(), address)
     }
 
     /// Takes a token of all requests together.

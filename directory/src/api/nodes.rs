@@ -9,6 +9,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, header};
 use openred_proto::admission::{Invite, Work};
+use openred_proto::checked::card::Card;
 use openred_proto::error::WireError;
 use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::limits::NAME_BYTES;
@@ -20,6 +21,7 @@ use super::log::LogPlace;
 use super::problem::{Code, Problem};
 use super::signed::{Anonymous, Signed};
 use super::{Base64Bytes, to_base64};
+use crate::config::Mode;
 use crate::limits::{CARD_BODY_BYTES, EXAMINE, PAGE};
 use crate::state::{Directory, NotSeen};
 use crate::store::{self, Held, Lack, NewCard, Registration, Terms};
@@ -140,13 +142,9 @@ pub(crate) async fn register(
         return Err(Code::CardForeign.into());
     }
     let terms = terms(&directory, card.node_id, now, work, invite.as_deref())?;
-    let counted = admit_new(&directory, card.node_id, signed.address).await?;
+    admit_new(&directory, &card, &terms, signed.address).await?;
     let new = NewCard::new(&card, bytes);
     let registration = directory.store.call(move |store| store.register(now, &new, &terms)).await;
-    if let (Some(address), Ok(Registration::NotAdmitted(Lack::Work))) = (counted, &registration) {
-        // It is told how much to work, and comes again with that.
-        directory.give_new_node(address);
-    }
     directory.note_store(registration.is_err());
     let outcome = outcome(&directory, card.node_id, registration?)?;
     directory.metrics.registrations.add();
@@ -212,9 +210,7 @@ fn outcome(directory: &Directory, node: NodeId, registration: Registration) -> R
             Problem::new(Code::CardSuccession, contradiction.to_string())
         }
         Registration::Full => Problem::from(Code::DirectoryFull).retry_after(directory.lease),
-        Registration::NotAdmitted(Lack::Work) => {
-            Problem::from(Code::AdmissionWork).work(directory.work_bits).at(directory.now().seconds())
-        }
+        Registration::NotAdmitted(Lack::Work) => must_work(directory),
         Registration::NotAdmitted(Lack::Invite) => Code::AdmissionInvite.into(),
         Registration::NotAdmitted(Lack::InviteUnknown) => {
             Problem::new(Code::AdmissionInvite, "this invite is not known here, or revoked")
@@ -226,16 +222,25 @@ fn outcome(directory: &Directory, node: NodeId, registration: Registration) -> R
     })
 }
 
-/// A node that has no card here counts against its address; the address that it was counted against.
-async fn admit_new(directory: &Directory, node: NodeId, address: Option<IpAddr>) -> Result<Option<IpAddr>, Problem> {
-    let Some(address) = address else { return Ok(None) };
+/// A node that has no card here counts against its address: among those who ask what to bring, or among those who bring it, so that nobody is
+/// refused for having asked. Of who asks too often the store is not asked; it is told to work, which it would be told there unless an operator
+/// has let it in by name.
+async fn admit_new(directory: &Directory, card: &Card, terms: &Terms, address: Option<IpAddr>) -> Result<(), Problem> {
+    let (Some(address), node) = (address, card.node_id) else { return Ok(()) };
     if directory.store.read(move |store| store.node(&node)).await?.is_some() {
-        return Ok(None);
+        return Ok(());
+    }
+    let brings = terms.worked || terms.invite.is_some() || !card.lineage.is_empty();
+    if terms.mode == Mode::Work && !brings {
+        return directory.take_asking(address).map_err(|_| must_work(directory));
     }
     let detail = "too many new nodes from this address";
     let refuse = |wait| Problem::new(Code::RateLimited, detail).retry_after(wait);
-    directory.take_new_node(address).map_err(refuse)?;
-    Ok(Some(address))
+    directory.take_new_node(address).map_err(refuse)
+}
+
+fn must_work(directory: &Directory) -> Problem {
+    Problem::from(Code::AdmissionWork).work(directory.work_bits).at(directory.now().seconds())
 }
 
 fn refuse_card(why: NotSeen) -> Problem {

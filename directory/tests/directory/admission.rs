@@ -6,7 +6,9 @@ use openred_directory::api::nodes::{NodeView, Page, Registered};
 use openred_directory::api::problem::ProblemDocument;
 use openred_directory::api::signed::Peer;
 use openred_directory::config::{Config, Mode};
+use openred_directory::store::CardStore as _;
 use openred_directory::store::decision::{Author, Change, InviteLine};
+use openred_directory::store::sqlite::SqliteStore;
 use openred_proto::admission::{Challenge, Invite};
 
 use crate::fixture::{HOUR, Node, Reply, TestDirectory, base64_text, request};
@@ -93,7 +95,24 @@ async fn who_is_told_how_much_to_work_has_not_used_its_addresses_token() {
         assert_eq!(come(&node, "").await.code(), "admission.work", "{seed}");
         come(&node, &work(&test, &node, test.now().seconds(), 10)).await.ok::<Registered>();
     }
-    assert_eq!(come(&Node::new(33), "").await.code(), "rate.limited");
+    let (late, now) = (Node::new(33), test.now().seconds());
+    assert_eq!(come(&late, &work(&test, &late, now, 10)).await.code(), "rate.limited");
+    // More that ask are told so without the store, which somebody else holds here.
+    let mut other = SqliteStore::open(&test.folder.path().join("directory.sqlite"), 64).unwrap();
+    other.begin().unwrap();
+    for seed in 34..40 {
+        let told = problem(&come(&Node::new(seed), "").await);
+        assert_eq!((told.code.as_str(), told.work_bits, told.now), ("admission.work", Some(10), Some(now)));
+    }
+    let asked = test.call_from(
+        "192.0.3.1:9",
+        &late,
+        "POST",
+        PATH,
+        crate::fixture::json("card", &late.sign_card(&late.card(test.now()))),
+    );
+    assert_eq!(asked.await.status, 503, "of another address it is asked");
+    other.roll_back();
 }
 
 #[tokio::test]
