@@ -501,10 +501,11 @@ async fn keep_house(directory: Arc<Directory>) {
     }
 }
 
-/// Looks how it is, so that it is known since when.
+/// Looks how it is, so that it is known since when; and tells what was left out of the log.
 async fn watch_health(directory: Arc<Directory>) {
     loop {
         let _ = health_of(&directory);
+        directory.tell_left_out();
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -20,7 +20,7 @@ use crate::health::Standing;
 use crate::identity::Identity;
 use crate::limits::{
     ADDRESSES_FOR_ALL_STREAMS, ADDRESSES_OF_A_NETWORK, ANNOUNCES, BANS, Buckets, CARD_EVERY, CARDS_BURST, MIRROR_FILLS,
-    NEW_NODE_EVERY, NEW_NODES_BURST, PREFIX_BANS, REMARK_EVERY, REMARKS_BURST, REMARKS_OF_ALL, take_both,
+    NEW_NODE_EVERY, NEW_NODES_BURST, PREFIX_BANS, take_both,
 };
 use crate::metrics::Metrics;
 use crate::mirror::Upstream;
@@ -33,8 +33,10 @@ use crate::store::{Held, LogEnd, PreviousRun, StoreHandle};
 use crate::verified::{self, Verified};
 
 mod prefixes;
+mod remarks;
 
 use prefixes::BannedPrefixes;
+use remarks::{LeftOut, Remarks};
 
 /// Reads the time; a test passes its own.
 pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
@@ -180,8 +182,8 @@ pub struct Directory {
     asking: Mutex<NewNodes>,
     /// Changed cards by node.
     cards: Mutex<Buckets<NodeId>>,
-    /// Lines in the log by the node that they are about, and all of them.
-    remarks: Mutex<(Buckets<NodeId>, Buckets<()>)>,
+    /// Lines in the log about what nodes did.
+    remarks: Mutex<Remarks>,
     /// Everybody's requests together.
     overall: Mutex<Buckets<()>>,
     bans: RwLock<HashSet<NodeId>>,
@@ -251,10 +253,7 @@ impl Directory {
             new_nodes: Mutex::new(new_nodes()),
             asking: Mutex::new(new_nodes()),
             cards: Mutex::new(Buckets::slow(CARD_EVERY, CARDS_BURST)),
-            remarks: Mutex::new((
-                Buckets::slow(REMARK_EVERY, REMARKS_BURST),
-                Buckets::slow(REMARK_EVERY / REMARKS_OF_ALL, REMARKS_OF_ALL * REMARKS_BURST),
-            )),
+            remarks: Mutex::new(Remarks::new()),
             overall: Mutex::new(Buckets::new(overall, overall)),
             bans: RwLock::new(bans.nodes.into_iter().map(|ban| ban.who).collect()),
             banned_prefixes: RwLock::new(banned_prefixes),
@@ -374,9 +373,16 @@ impl Directory {
 
     /// Whether a line in the log may be written about what a node did; it can do so 20 times a second.
     pub(crate) fn may_remark(&self, node: NodeId) -> bool {
-        let mut remarks = self.remarks.lock().unwrap_or_else(PoisonError::into_inner);
-        let (by_node, all) = &mut *remarks;
-        take_both(by_node, all, self.now(), node, ()).is_ok()
+        self.remarks.lock().unwrap_or_else(PoisonError::into_inner).take(self.now(), node)
+    }
+
+    /// Writes to the log, once a while, how many lines were left out of it.
+    pub(crate) fn tell_left_out(&self) {
+        let left_out = self.remarks.lock().unwrap_or_else(PoisonError::into_inner).left_out(self.now());
+        if let Some(LeftOut { lines, last }) = left_out {
+            let last = last.short();
+            tracing::warn!(lines, %last, "lines about nodes' wrong cards were left out; `directory status` counts the evidence that is kept");
+        }
     }
 
     pub(crate) fn replay(&self) -> MutexGuard<'_, Replay> {

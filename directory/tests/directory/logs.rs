@@ -97,6 +97,21 @@ fn each_line_is_an_object_and_no_line_names_a_caller() {
             )
         };
         get(&format!("/api/v3/nodes/{}", bob.id()));
+        // More of them than lines may be written about a node: what is left out is counted.
+        let carol = Node::new(3);
+        let mut wrong = carol.card(now());
+        for name in ["one", "two", "three", "four", "five", "six"] {
+            wrong.fields.name = name.into();
+            call(&serving, &carol, "POST", "/api/v3/nodes/register", &json("card", &carol.sign_card(&wrong)));
+        }
+        let left_out = || lines().into_iter().find(|line| line.to_string().contains("were left out"));
+        wait_for("it says what it left out", || left_out().is_some());
+        let fields = left_out().unwrap()["fields"].clone();
+        assert_eq!(
+            (&fields["lines"], &fields["last"]),
+            (&1.into(), &carol.id().short().to_string().into()),
+            "{fields}"
+        );
         // More than one node may.
         let again =
             |_| call(&serving, &alice, "POST", "/api/v3/nodes/register", &card(&alice)).starts_with("HTTP/1.1 429");
@@ -112,7 +127,7 @@ fn each_line_is_an_object_and_no_line_names_a_caller() {
         assert!(word.contains("changed by the operator") && word.contains("\"uid\""), "{word}");
         assert_eq!(named.next(), None);
         assert!(text.contains("two cards of one sequence"), "{text}");
-        for node in [&alice, &bob] {
+        for node in [&alice, &bob, &carol] {
             assert!(!text.contains(&node.id().to_string()), "{text}");
         }
         for line in lines() {
