@@ -112,7 +112,8 @@ fn two_directories_of_one_name_do_not_run_on_one_database() {
     }
     drop(twin);
     wait_for("the name is free", || one.end_run(1).is_ok());
-    // Without [replicas] all have one name.
+    // Without [replicas] all have one name, and no replica beside them.
+    drop((one, other));
     let (mut alone, mut second) = (cluster.open(&url), cluster.open(&url));
     alone.begin_run(NOW).unwrap();
     std::thread::scope(|scope| {
@@ -120,6 +121,30 @@ fn two_directories_of_one_name_do_not_run_on_one_database() {
         drop(alone);
         waits.join().unwrap().unwrap();
     });
+}
+
+/// A directory that is alone shares neither nonces nor offers, so no replica runs beside it.
+#[test]
+fn a_directory_that_is_alone_and_replicas_do_not_run_on_one_database() {
+    let cluster = Cluster::shared();
+    let url = cluster.database();
+    let named = |name: &str| cluster.open(&url).as_replica(name);
+    let (mut one, mut other) = (named("a"), named("b"));
+    let mut alone = cluster.open(&url);
+    one.begin_run(NOW).unwrap();
+    other.begin_run(NOW).unwrap();
+    let refused = alone.begin_run(NOW).unwrap_err().to_string();
+    assert!(refused.contains("or one of the two without [replicas]"), "{refused}");
+    drop(one);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| alone.begin_run(NOW));
+        drop(other);
+        waits.join().unwrap().unwrap();
+    });
+    let mut late = named("c");
+    assert!(late.begin_run(NOW).is_err());
+    drop(alone);
+    wait_for("the database is free", || late.begin_run(NOW).is_ok());
 }
 
 #[test]

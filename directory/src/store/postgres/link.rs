@@ -22,6 +22,10 @@ const CONNECT_TIME: Duration = Duration::from_secs(2);
 const STATEMENT_TIME: Duration = Duration::from_secs(10);
 /// One statement that changes the schema, of a database of any size.
 const SCHEMA_TIME: Duration = Duration::from_secs(86_400);
+/// What a directory that is alone holds, and no replica beside it; and a replica, beside its own name, with others.
+const HOLD_ALONE: &str = "SELECT pg_try_advisory_lock(hashtext('openred-directory run'), hashtext($1))";
+const HOLD_BESIDE: &str = "SELECT pg_try_advisory_lock(hashtext('openred-directory run'), hashtext($1))
+    AND pg_try_advisory_lock_shared(hashtext('openred-directory run'), hashtext(''))";
 /// The connection of a directory that was killed, or whose machine is gone, ends within this.
 const NAME_TIME: Duration = Duration::from_secs(12);
 /// So long the server may take to end a connection of ours from before.
@@ -159,8 +163,8 @@ impl Link {
         self.patient = patient;
     }
 
-    /// Makes sure that no other directory runs on this database under this name, for as long as the connection stands. One that has just ended
-    /// is waited for.
+    /// Makes sure that no other directory runs on this database under this name, nor any beside one that is alone (its name is empty), for as
+    /// long as the connection stands. One that has just ended is waited for.
     ///
     /// # Errors
     /// There is one, or the server's.
@@ -169,7 +173,7 @@ impl Link {
         while !self.try_hold(name)? {
             if since.elapsed() >= NAME_TIME {
                 return Err(Error::LocalStoreUnfit {
-                    why: "another directory runs on it under this one's name: end that one, or, where both are replicas, give each its own (replicas.name); the connection of a machine that was lost ends within some ten seconds: start again",
+                    why: "another directory runs on it under this one's name, or one of the two without [replicas]: end that one, or, where both are replicas, give each its own (replicas.name); the connection of a machine that was lost ends within some ten seconds: start again",
                 });
             }
             std::thread::sleep(FIRST_PAUSE);
@@ -190,7 +194,7 @@ impl Link {
             if since.elapsed() >= AGAIN_TIME {
                 tracing::error!(
                     name,
-                    "another directory runs on the database under this one's name: this one writes no more while it does"
+                    "another directory runs on the database under this one's name, or one of the two without [replicas]: this one writes no more while it does"
                 );
                 return Err(Error::LocalStoreAway);
             }
@@ -206,7 +210,7 @@ impl Link {
     }
 
     fn try_hold(&mut self, name: &str) -> Result<bool> {
-        self.holds("SELECT pg_try_advisory_lock(hashtext('openred-directory run'), hashtext($1))", &[&name])
+        self.holds(if name.is_empty() { HOLD_ALONE } else { HOLD_BESIDE }, &[&name])
     }
 
     fn statement_time(&self) -> Duration {

@@ -36,7 +36,7 @@ pub(super) fn begin(link: &mut Link, replica: Option<&str>, now: UnixMillis) -> 
 /// A replica begins; with its number, which its name keeps. Nonces of other replicas and of its own runs are shared; those of a directory
 /// that was alone are not, so what that left behind counts.
 fn begin_replica(link: &mut Link, name: &str, now: UnixMillis) -> Result<(PreviousRun, u16)> {
-    // That one runs no more. What it may have taken was signed before this.
+    // That one runs no more: its name is held. What it may have taken was signed before this.
     let over = now.seconds() + SIGNATURE_SKEW.as_secs();
     link.execute("UPDATE runs SET latest = $1 WHERE replica = '' AND latest IS NULL", &[&signed(over)])?;
     let row = link.row("SELECT latest FROM runs WHERE replica = ''", &[])?;
