@@ -34,8 +34,7 @@ use crate::mirror::Whole;
 use crate::mirror::client::Target as MirrorTarget;
 use crate::mirror::follow::Follower;
 use crate::reload::{self, Reload};
-use crate::replicas::message::Word;
-use crate::replicas::{Outbox, Replicas, To, have, link, target};
+use crate::replicas::{Outbox, Replicas, link, target};
 use crate::serve::{Service, serve};
 use crate::state::{Directory, Remembered, system_clock};
 use crate::store::postgres::{PostgresStore, SharedNonces, Target};
@@ -406,8 +405,6 @@ fn wait_for_next_second(before: PreviousRun) {
 
 /// Changes by operators that are looked through for nodes that were removed.
 const HISTORY: usize = 1000;
-/// Round trips to another replica, many times over.
-const HAND_OVER_TIME: Duration = Duration::from_millis(500);
 /// So long a goodbye to the other replicas may take.
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
 /// Connections to the listener for metrics: one collector and somebody looking.
@@ -452,8 +449,8 @@ impl Services {
         if let (Some(replicas), Some(link)) = (directory.replicas(), link)
             && replicas.is_up()
         {
-            hand_over(&directory, replicas).await;
-            if replicas.say(To::All, Word::Bye) {
+            replicas.hand_over(&directory).await;
+            if replicas.goodbye() {
                 // Where it is not heard, the others find out by themselves.
                 let _ = tokio::time::timeout(GOODBYE_TIME, link).await;
             }
@@ -463,15 +460,6 @@ impl Services {
             tracing::warn!(%error, "the end could not be noted: for its first minute the next start takes no signed request");
         }
         tracing::info!("ended");
-    }
-}
-
-/// Tells the other replicas what waits here, and stays for as long as they take to ask for what they have not: an offer that came while
-/// they were not heard, or had no room, is here alone.
-async fn hand_over(directory: &Directory, replicas: &Replicas) {
-    let keys = directory.mailboxes().keys();
-    if !keys.is_empty() && have(&keys).all(|word| replicas.say(To::All, word)) {
-        tokio::time::sleep(HAND_OVER_TIME).await;
     }
 }
 

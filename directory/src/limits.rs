@@ -75,6 +75,10 @@ pub const LETTERS: usize = 4096;
 pub const REPLICA_BITS: u32 = 10;
 /// Runs of other replicas that are remembered: more than there are, with those that have ended within five minutes.
 pub const RUNS: usize = 64;
+/// A replica that ends waits so long for others that ask for what waits at it: round trips, many times over.
+pub const HAND_OVER_QUIET: Duration = Duration::from_millis(500);
+/// And no longer than this: all that can wait (`limits.offers`), to two others, over 100 Mbit/s. A service manager waits longer.
+pub const HAND_OVER_MOST: Duration = Duration::from_secs(10);
 /// A replica says so often that it is there.
 pub const BEAT: Duration = Duration::from_secs(1);
 /// One that was not heard of for so long is not waited for.

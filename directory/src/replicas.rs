@@ -4,9 +4,10 @@
 //!
 //! An item is taken once every other replica that is there has it, or has had its time; whoever takes it asks them. A word that is lost is
 //! made good when what waits is compared: when a replica comes, and now and then. [`message`] says what is told, [`seal`] keeps it from
-//! others, [`nats`] and [`link`] carry it, [`hear`] takes it in.
+//! others, [`nats`] and [`link`] carry it, [`hear`] takes it in, [`leave`] comes at the end.
 
 mod hear;
+mod leave;
 pub mod link;
 pub mod message;
 pub mod nats;
@@ -85,6 +86,10 @@ pub(crate) struct State {
     moved: bool,
     /// Another run with this one's number was heard of.
     pub(crate) twin: Option<Instant>,
+    /// Items that others asked for, whether some of them are on their way, and when the last were.
+    pub(crate) handed: u64,
+    pub(crate) serving: bool,
+    pub(crate) served: Option<Instant>,
 }
 
 /// Another run, of another replica or of this one.

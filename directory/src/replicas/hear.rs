@@ -47,6 +47,7 @@ impl Replicas {
             }
             Word::Want(keys) => {
                 let found = directory.mailboxes().find(&keys);
+                self.serves(found.len());
                 answers.extend(found.into_iter().map(|(recipient, item)| {
                     let copied = Copied {
                         recipient,

@@ -205,6 +205,7 @@ impl Session<'_> {
             };
             let goes = said.iter().any(|(_, word)| *word == Word::Bye);
             self.say(said).await?;
+            self.replicas.served();
             if goes {
                 return Ok(());
             }
