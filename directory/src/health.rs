@@ -55,7 +55,7 @@ impl Fact {
     }
 }
 
-/// One thing that is or is not in order.
+/// One thing that is or is not in order. A process from before it said how bad, and since when, is asked as well, while it waits for its restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Condition {
     /// Stable name.
@@ -63,12 +63,20 @@ pub struct Condition {
     /// Whether it is in order.
     pub ok: bool,
     /// `ok`, `warning` or `error`.
+    #[serde(default)]
+    #[schema(required = true)]
     pub severity: String,
     /// What is the case, where the name does not say it all.
+    #[serde(default)]
+    #[schema(required = true)]
     pub detail: String,
     /// Names of conditions that may be its cause.
+    #[serde(default)]
+    #[schema(required = true)]
     pub depends_on: Vec<String>,
     /// Since when it is or is not in order: milliseconds since the epoch, by one look a second.
+    #[serde(default)]
+    #[schema(required = true)]
     pub since: u64,
     /// What to do when it is not.
     pub help: String,

@@ -100,12 +100,12 @@ pub fn settings(settings: &[Setting], origin: bool, json: bool) -> String {
     text
 }
 
-/// A condition that is not in order: how bad, since when, what is the case, the way out.
+/// A condition that is not in order: how bad, since when, what is the case, the way out; as far as the running process says so.
 pub(super) fn condition(condition: &Condition, now: u64) -> String {
     let since = duration(now.saturating_sub(condition.since / 1000));
-    let words = [&condition.detail, &condition.help].map(String::as_str);
-    let words: Vec<&str> = words.into_iter().filter(|words| !words.is_empty()).collect();
-    format!("{} for {since}; {}", condition.severity, words.join("; "))
+    let how = if condition.since > 0 { format!("{} for {since}", condition.severity) } else { String::new() };
+    let words = [how.as_str(), &condition.detail, &condition.help];
+    words.into_iter().filter(|words| !words.is_empty()).collect::<Vec<&str>>().join("; ")
 }
 
 /// `status`.

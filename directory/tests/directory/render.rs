@@ -171,3 +171,13 @@ fn golden_output() {
     }
     assert_eq!(render::nodes(&NodeList { nodes: Vec::new(), next: None }, false), "no nodes\n");
 }
+
+/// What a process says that was started before an upgrade, and is asked by the new program.
+#[test]
+fn a_condition_of_an_older_process_is_shown_as_far_as_it_goes() {
+    let old = serde_json::json!({ "code": "serving", "ok": false, "help": "wait for the next start" });
+    let mut status = status();
+    status.health.conditions = vec![serde_json::from_value(old).unwrap()];
+    let shown = render::status(&status, false);
+    assert!(shown.contains("          serving: wait for the next start\n"), "{shown}");
+}
