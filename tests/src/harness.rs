@@ -11,14 +11,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use age::secrecy::ExposeSecret as _;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use openred_cryptod::unseal::Keystore;
-use openred_cryptod::unseal::envelope::{Seal, WorkFactor};
 use serde_json::Value;
 
+use crate::light;
 use crate::tap::Tap;
 
 /// How long anything local may take before it counts as failed; generous, because a loaded machine is no defect.
@@ -27,8 +25,6 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(25);
 /// And at most, for a look that takes long itself.
 const PAUSE: Duration = Duration::from_millis(250);
-/// What a keystore costs to open that is no test's concern: next to nothing.
-const LIGHT: WorkFactor = WorkFactor::of(2);
 
 /// Where the programs are: `OPENRED_BIN_DIR`, or the folder above the running test's.
 ///
@@ -383,7 +379,7 @@ impl Node {
         Self::init_at(folder, name, directory, uid_base, extra, free_port()?)
     }
 
-    /// The same with a keystore that opens at once. scrypt is meant to be slow, and nearly every start of a test's node would wait for it.
+    /// The same with a keystore that opens at once ([`light`]).
     ///
     /// # Errors
     /// When `openred init` fails.
@@ -393,8 +389,7 @@ impl Node {
         let node = Self::make(folder, name, directory, uid_base, extra, free_port()?, &to)?;
         let place = node.home.join("keystore.age");
         let words = fs::read_to_string(passphrase(&node))?;
-        let (keystore, ..) = Keystore::open(&fs::read(&place)?, identity.to_string().expose_secret().as_bytes())?;
-        let (sealed, _) = keystore.seal(&Seal::Passphrase(words.trim_end().into(), LIGHT))?;
+        let sealed = light::to_passphrase(&fs::read(&place)?, &identity, words.trim_end())?;
         fs::write(place, sealed)?;
         Ok(node)
     }

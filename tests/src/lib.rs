@@ -22,6 +22,7 @@ pub mod harness;
 pub mod hostile;
 pub mod large;
 pub mod liar;
+pub mod light;
 pub mod load;
 pub mod machine;
 pub mod secrets;

@@ -15,7 +15,8 @@ use super::Failure;
 /// What every text of an X25519 identity begins with.
 const IDENTITY_PREFIX: &str = "AGE-SECRET-KEY-1";
 
-/// Base-2 logarithm of scrypt's cost. Set on both sides: the library's own choice measures the machine and may take 128 MiB.
+/// Base-2 logarithm of scrypt's cost. Set on both sides: the library's own choice measures the machine and may take 128 MiB. There is no other than
+/// these, so that nothing is sealed more weakly than the standard; tests do so by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkFactor(pub(super) u8);
 
@@ -24,12 +25,6 @@ impl WorkFactor {
     pub const STANDARD: WorkFactor = WorkFactor(16);
     /// The most that is accepted from a file: 256 MiB.
     pub const MOST: WorkFactor = WorkFactor(18);
-
-    /// 2^`bits`, for tests that open what they made many times; none of the programs asks for another than the standard.
-    #[must_use]
-    pub const fn of(bits: u8) -> Self {
-        Self(bits)
-    }
 }
 
 /// How a file is to be sealed.
