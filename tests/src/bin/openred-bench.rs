@@ -1,7 +1,9 @@
-//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, file-large, memory, cage, vault, modules, modules-swap, directory.
+//! The measurements behind `scripts/bench GROUP…`: handshake, session, file, file-large, memory, cage, vault, modules, modules-swap, directory,
+//! replicas.
 //!
 //! It starts a directory and two nodes with the release binaries, lets alice's node time its own requests to bob's (`vault` starts a
-//! key process by itself, `modules` a module, `modules-swap` a node of its own, `directory` a directory), and writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table (of a few runs `p99` is the worst).
+//! key process by itself, `modules` a module, `modules-swap` a node of its own, `directory` a
+//! directory, `replicas` three), and writes `FOLDER/GROUP.json` as `{"name": {"median", "p99", "unit", "n"}}` beside a table (of a few runs `p99` is the worst).
 //! Given the output of a run of the peers (`--peers FILE`, one line per figure), it prints the ratios that docs/budgets.md
 //! speaks of. `--smoke` does a little of everything, for the suite: it shows that the measuring works.
 
@@ -26,8 +28,19 @@ use bench::figures::{Figures, say};
 use bench::{directory, groups, modules, peers, swaps, vault};
 
 /// What can be measured.
-const GROUPS: [&str; 10] =
-    ["handshake", "session", "file", "file-large", "memory", "cage", "vault", "modules", "modules-swap", "directory"];
+const GROUPS: [&str; 11] = [
+    "handshake",
+    "session",
+    "file",
+    "file-large",
+    "memory",
+    "cage",
+    "vault",
+    "modules",
+    "modules-swap",
+    "directory",
+    "replicas",
+];
 
 /// Parses arguments, runs the groups in one stage, prints tables and ratios.
 fn main() -> Result<()> {
@@ -58,6 +71,7 @@ fn main() -> Result<()> {
             "modules" => modules::measure(size.modules)?,
             "modules-swap" => swaps::measure(&out, size.swaps)?,
             "directory" => directory::measure(&out, size.directory, peer_output.is_some())?,
+            "replicas" => directory::replicas::measure(&out, size.replicas)?,
             _ => {
                 if stage.is_none() {
                     stage = Some(groups::Stage::start(&out, size)?);

@@ -8,6 +8,7 @@ mod crowd;
 mod discovery;
 mod drive;
 mod operator;
+pub(crate) mod replicas;
 mod streams;
 
 use std::fs::{self, File};
@@ -237,7 +238,7 @@ async fn on_postgres(folder: &Path, crowd: &Crowd, size: Size, figures: &mut Fig
     figures.add_runs("postgres_announce_new", "/s", Better::Higher, vec![new.rate()]);
     rates_of("postgres_", &served, crowd, size.shared, size, figures).await?;
     let mut streams =
-        Streams::open(crowd, &served.origin, served.door.address, size.offers.min(size.shared / 2)).await?;
+        Streams::open(crowd, &served.origin, served.door.address, 0..size.offers.min(size.shared / 2)).await?;
     let offers = streams.offers(crowd, &served.origin, served.door.address, size.offers).await?;
     latency(figures, "postgres_offer_routed", "ms", offers)?;
     drop(streams);
@@ -348,7 +349,7 @@ async fn cold(served: &mut Served, database: &Path) -> Result<f64> {
 
 /// Opens all streams on a directory that has just started, so that none of them lies where something else was before.
 async fn held_streams(served: &Served, crowd: &Crowd, size: Size, figures: &mut Figures) -> Result<()> {
-    let warm = Streams::open(crowd, &served.origin, served.door.address, size.streams / 100 + 1).await?;
+    let warm = Streams::open(crowd, &served.origin, served.door.address, 0..size.streams / 100 + 1).await?;
     drop(warm);
     let pid = served.directory.pid()?;
     wait_for("the end of the first streams", || Ok((waiting(served)? == 0).then_some(())))?;
@@ -357,7 +358,7 @@ async fn held_streams(served: &Served, crowd: &Crowd, size: Size, figures: &mut 
         one(figures, "pss_idle", "MiB", before / 1024.0);
     }
     let begun = Instant::now();
-    let mut streams = Streams::open(crowd, &served.origin, served.door.address, size.streams).await?;
+    let mut streams = Streams::open(crowd, &served.origin, served.door.address, 0..size.streams).await?;
     one(figures, "streams_opened", "/s", size.streams as f64 / begun.elapsed().as_secs_f64());
     let open = waiting(served)?;
     ensure!(open == size.streams as u64, "{open} streams are open");

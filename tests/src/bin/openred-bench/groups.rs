@@ -52,6 +52,8 @@ pub(crate) struct Size {
     pub(crate) swaps: swaps::Size,
     /// The group `directory`.
     pub(crate) directory: directory::Size,
+    /// The group `replicas`.
+    pub(crate) replicas: directory::replicas::Size,
     /// Runs of a rate, bulk responses, files and starts measured.
     runs: usize,
 }
@@ -83,6 +85,17 @@ impl Size {
             runs: 3,
             overall: 3000,
         },
+        replicas: directory::replicas::Size {
+            nodes: 20_000,
+            cards: 500,
+            streams: 64,
+            offers: 2000,
+            recipients: 24,
+            restarts: 3,
+            pause: 20,
+            millis: 4000,
+            runs: 3,
+        },
         runs: 3,
     };
     /// Everything once, on little: shows that the measuring works and yields no figure to quote.
@@ -110,6 +123,17 @@ impl Size {
             millis: 200,
             runs: 1,
             overall: 50,
+        },
+        replicas: directory::replicas::Size {
+            nodes: 300,
+            cards: 8,
+            streams: 6,
+            offers: 12,
+            recipients: 6,
+            restarts: 1,
+            pause: 40,
+            millis: 200,
+            runs: 1,
         },
         runs: 1,
     };

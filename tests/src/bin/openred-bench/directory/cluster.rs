@@ -71,6 +71,22 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The server's processes: the one that was started and its children, one for each connection.
+    pub(crate) fn processes(&self) -> Result<Vec<i32>> {
+        let server = i32::try_from(self.child.id())?;
+        let mut all = vec![server];
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            // One that has ended meanwhile is none.
+            let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+            let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+            if parent == Some(server) {
+                all.push(pid);
+            }
+        }
+        Ok(all)
+    }
+
     /// What a directory has in its configuration for it.
     pub(crate) fn settings(&self) -> String {
         let (sockets, password) = (self.sockets.display(), self.password.display());

@@ -65,24 +65,33 @@ impl Crowd {
         format!("GET /api/v3/nodes/{} HTTP/1.1\r\nhost: x\r\n\r\n", self.id(who)).into_bytes()
     }
 
-    /// The request for its stream.
-    pub(crate) fn receive(&self, origin: &str, who: usize) -> Result<Vec<u8>> {
-        let path = "/api/v3/tokens/receive";
-        signed(&self.0[who].identity, origin, "GET", path, &[], Sha256::digest([]).into())
+    /// The request for its stream, of what came after an id.
+    pub(crate) fn receive(&self, origin: &str, who: usize, after: u64) -> Result<Vec<u8>> {
+        let path = format!("/api/v3/tokens/receive?after={after}");
+        signed(&self.0[who].identity, origin, "GET", &path, &[], Sha256::digest([]).into())
+    }
+
+    /// An offer for another, and the request that sends it.
+    pub(crate) fn offer(&self, origin: &str, from: usize, to: usize) -> Result<Vec<u8>> {
+        self.send(origin, from, &self.seal(from, to)?)
     }
 
     /// An offer for another; what is sealed in it is as long as a real one, and nobody's: a directory cannot look.
-    pub(crate) fn offer(&self, origin: &str, from: usize, to: usize) -> Result<Vec<u8>> {
+    pub(crate) fn seal(&self, from: usize, to: usize) -> Result<Vec<u8>> {
         let (issuer, recipient) = (&self.0[from].identity, self.0[to].identity.node_id());
         let prekey = prekey_id(&[7; XWING_PUBLIC_BYTES]);
         let expiry = now().plus(HOUR);
         let header = RoutingHeader { issuer: issuer.node_id(), recipient, prekey, psk: None, expiry };
         let mut enc = vec![7; XWING_CIPHERTEXT_BYTES];
         getrandom::fill(&mut enc[..32]).context("the system has randomness")?;
-        let offer = Offer::encode(&header.encode(), &enc, &vec![7; OFFER_BODY_BYTES + TAG_BYTES]);
+        Ok(Offer::encode(&header.encode(), &enc, &vec![7; OFFER_BODY_BYTES + TAG_BYTES]))
+    }
+
+    /// The request that sends an offer; signed anew each time, for one may be sent again.
+    pub(crate) fn send(&self, origin: &str, from: usize, offer: &[u8]) -> Result<Vec<u8>> {
         let body = format!("{{\"offer\":\"{}\"}}", STANDARD.encode(offer)).into_bytes();
         let sha256 = Sha256::digest(&body).into();
-        signed(issuer, origin, "POST", "/api/v3/tokens/request-connection", &body, sha256)
+        signed(&self.0[from].identity, origin, "POST", "/api/v3/tokens/request-connection", &body, sha256)
     }
 }
 

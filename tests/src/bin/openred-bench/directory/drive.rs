@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -69,10 +70,19 @@ pub(crate) async fn drive(
     manner: Manner,
     next: impl FnMut() -> Option<Result<Vec<u8>>>,
 ) -> Result<Outcome> {
+    drive_all(std::slice::from_ref(door), manner, next).await
+}
+
+/// The same over several doors, to which the callers come in turn.
+pub(crate) async fn drive_all(
+    doors: &[Door],
+    manner: Manner,
+    next: impl FnMut() -> Option<Result<Vec<u8>>>,
+) -> Result<Outcome> {
     let (next, outcome) = (RefCell::new(next), RefCell::new(Outcome::default()));
     let mut connections = Vec::with_capacity(manner.callers);
     for number in 0..manner.callers {
-        connections.push(connect(door, number).await?);
+        connections.push(connect(&doors[number % doors.len()], number / doors.len()).await?);
     }
     let begun = Instant::now();
     let callers = connections.into_iter().map(|connection| async {
@@ -121,8 +131,28 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
+    /// For answers of which this much was read already.
+    pub(crate) fn begun(buffer: Vec<u8>) -> Self {
+        Self { buffer }
+    }
+
     /// The next answer's status; its body is dropped.
     pub(crate) async fn status(&mut self, from: &mut (impl AsyncRead + Unpin + ?Sized)) -> Result<u16> {
+        let (status, body) = self.next(from).await?;
+        self.buffer.drain(..body.end);
+        Ok(status)
+    }
+
+    /// The next answer's status and body.
+    pub(crate) async fn answer(&mut self, from: &mut (impl AsyncRead + Unpin + ?Sized)) -> Result<(u16, Vec<u8>)> {
+        let (status, body) = self.next(from).await?;
+        let text = self.buffer[body.clone()].to_vec();
+        self.buffer.drain(..body.end);
+        Ok((status, text))
+    }
+
+    /// Reads up to the end of an answer: its status, and where its body is.
+    async fn next(&mut self, from: &mut (impl AsyncRead + Unpin + ?Sized)) -> Result<(u16, Range<usize>)> {
         let mut looked = 0;
         let head = loop {
             let found = self.buffer[looked..].windows(4).position(|four| four == b"\r\n\r\n");
@@ -137,8 +167,7 @@ impl Answers {
         while self.buffer.len() < head + length {
             self.more(from).await?;
         }
-        self.buffer.drain(..head + length);
-        Ok(status)
+        Ok((status, head..head + length))
     }
 
     async fn more(&mut self, from: &mut (impl AsyncRead + Unpin + ?Sized)) -> Result<()> {
@@ -229,9 +258,10 @@ mod tests {
 
     #[tokio::test]
     async fn answers_are_told_apart() {
-        let text = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 503 x\r\ncontent-length: 0\r\n\r\nHTTP/1.1 204 x\r\n\r\n";
+        let text = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhiHTTP/1.1 503 x\r\ncontent-length: 0\r\n\r\nHTTP/1.1 204 x\r\n\r\n";
         let (mut from, mut answers) = (&text[..], Answers::default());
         assert_eq!(answers.status(&mut from).await.unwrap(), 200);
+        assert_eq!(answers.answer(&mut from).await.unwrap(), (200, b"hi".to_vec()));
         assert_eq!(answers.status(&mut from).await.unwrap(), 503);
         assert_eq!(answers.status(&mut from).await.unwrap(), 204);
         assert!(answers.status(&mut from).await.is_err(), "there are no more");

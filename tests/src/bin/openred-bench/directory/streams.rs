@@ -1,6 +1,7 @@
 //! Open streams: each on a connection of its own from one of several addresses of this machine, and offers that arrive through one.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -18,20 +19,24 @@ const AT_ONCE: usize = 16;
 /// Longest head of an answer, and longest event.
 const EVENT_BYTES: usize = 64 * 1024;
 
-/// Streams that are held open.
-pub(crate) struct Streams(Vec<TcpStream>);
+/// Streams that are held open, by nodes that follow each other.
+pub(crate) struct Streams {
+    open: Vec<TcpStream>,
+    first: usize,
+}
 
 impl Streams {
-    /// Opens one for each of the first so many nodes.
-    pub(crate) async fn open(crowd: &Crowd, origin: &str, at: SocketAddr, count: usize) -> Result<Self> {
-        let opened = futures_util::stream::iter(0..count).map(|who| open(crowd, origin, at, who));
-        Ok(Self(opened.buffered(AT_ONCE).try_collect().await?))
+    /// Opens one for each of these nodes.
+    pub(crate) async fn open(crowd: &Crowd, origin: &str, at: SocketAddr, who: Range<usize>) -> Result<Self> {
+        let first = who.start;
+        let opened = futures_util::stream::iter(who).map(|who| open(crowd, origin, at, who));
+        Ok(Self { open: opened.buffered(AT_ONCE).try_collect().await?, first })
     }
 
     /// Those that the directory has ended meanwhile.
     pub(crate) fn ended(&self) -> usize {
         let is_over = |stream: &&TcpStream| matches!(stream.try_read(&mut [0; 4096]), Ok(0));
-        self.0.iter().filter(is_over).count()
+        self.open.iter().filter(is_over).count()
     }
 
     /// Milliseconds from the first byte of an offer to the last byte of its event at its recipient, one after the other. Recipients take
@@ -46,17 +51,26 @@ impl Streams {
         let mut issuer = TcpStream::connect(at).await?;
         issuer.set_nodelay(true)?;
         let (mut answers, mut took) = (Answers::default(), Vec::with_capacity(count));
-        let recipients = self.0.len();
+        let recipients = self.open.len();
         for number in 0..count {
-            let to = number % recipients;
+            let stream = number % recipients;
+            let to = self.first + stream;
             let from = (to + 1 + number / recipients) % crowd.len();
             let request = crowd.offer(origin, from, to)?;
             let begun = Instant::now();
             issuer.write_all(&request).await?;
-            event(&mut self.0[to], b"event: offer").await?;
-            took.push(begun.elapsed().as_nanos() as f64 / 1e6);
-            let status = answers.status(&mut issuer).await?;
-            ensure!(status == 200, "an offer was answered with {status}");
+            let shown = async {
+                event(&mut self.open[stream], b"event: offer").await?;
+                Ok(begun.elapsed())
+            };
+            // At the same time: one that is refused never comes.
+            let answered = async {
+                let (status, body) = answers.answer(&mut issuer).await?;
+                ensure!(status == 200, "an offer was answered with {status}: {}", String::from_utf8_lossy(&body));
+                Ok(())
+            };
+            let (shown, ()) = tokio::try_join!(shown, answered)?;
+            took.push(shown.as_nanos() as f64 / 1e6);
         }
         Ok(took)
     }
@@ -67,7 +81,7 @@ async fn open(crowd: &Crowd, origin: &str, at: SocketAddr, who: usize) -> Result
     let last = u8::try_from(2 + who % ADDRESSES)?;
     socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into())?;
     let mut stream = socket.connect(at).await?;
-    stream.write_all(&crowd.receive(origin, who)?).await?;
+    stream.write_all(&crowd.receive(origin, who, 0)?).await?;
     let mut head = Vec::new();
     while !head.windows(4).any(|four| four == b"\r\n\r\n") {
         ensure!(stream.read_buf(&mut head).await? > 0 && head.len() < EVENT_BYTES, "no stream was opened");
