@@ -129,7 +129,11 @@ pub fn answer(tls: bool, read: impl Fn() -> Result<Loaded>) -> Result<()> {
     setrlimit(Resource::RLIMIT_NPROC, 0, 0).map_err(refused)?;
     // Not by way of the standard streams, whose buffers would keep what went through them.
     let mut asker = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(Error::LocalRuntime)?);
-    asker.write_all(&[READY]).map_err(Error::LocalRuntime)?;
+    match asker.write_all(&[READY]) {
+        // What was to ask did not come up, and has said why.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+        said => said.map_err(Error::LocalRuntime)?,
+    }
     let mut ask = [0];
     while asker.read_exact(&mut ask).is_ok() && ask == [ASK] {
         let answer = match read().and_then(|loaded| found(&loaded, tls)) {

@@ -324,5 +324,10 @@ fn who_reads_says_when_it_can_be_asked_and_reads_a_key_only_for_who_speaks_tls()
             drop(near);
             assert_eq!(child.wait().unwrap().code(), Some(0), "it ends with who asks");
         }
+        // Where the start failed meanwhile, it has nothing to add.
+        let (near, far) = UnixStream::pair().unwrap();
+        drop(near);
+        let ended = place.command(&["read-again"]).stdin(Stdio::from(OwnedFd::from(far))).output().unwrap();
+        assert_eq!((ended.status.code(), ended.stderr), (Some(0), Vec::new()));
     }
 }
