@@ -33,6 +33,7 @@ mod nonces;
 mod portable;
 mod runs;
 mod schema;
+mod seen;
 mod successions;
 mod target;
 mod walk;
@@ -41,7 +42,8 @@ use link::Link;
 pub use nonces::SharedNonces;
 pub use target::{Place, Target, check_files, parse};
 
-const HELD: &str = "SELECT id, sequence, card, listed, sector, expires_at, first_seen, last_seen,
+const HELD: &str = "SELECT id, sequence, card, listed, sector, expires_at, first_seen,
+    coalesce((SELECT at FROM seen WHERE place = log_index), first_seen),
     (SELECT count(*) FROM evidence WHERE evidence.node = nodes.id), log_index, log_salt, quarantined
     FROM nodes WHERE card IS NOT NULL";
 /// Rows that a page looks at in one go.
@@ -180,7 +182,7 @@ impl PostgresStore {
         };
         let sector = if query.sector.is_some() { " AND sector = $3" } else { "" };
         let sql = format!(
-            "SELECT id, methods, last_seen, expires_at, listed, {gone} FROM nodes WHERE {among} AND id > $1{sector} ORDER BY id LIMIT $2"
+            "SELECT id, methods, (SELECT at FROM seen WHERE place = log_index), expires_at, listed, {gone} FROM nodes WHERE {among} AND id > $1{sector} ORDER BY id LIMIT $2"
         );
         let mut after = query.begins_after();
         let (mut fitting, mut examined) = (Vec::new(), 0);
@@ -223,11 +225,12 @@ impl Taking for PostgresStore {
     }
 
     fn before(&mut self, node: &NodeId) -> Result<Option<Before>> {
-        let sql = "SELECT sequence, card_hash, card IS NULL, quarantined, expires_at FROM nodes WHERE id = $1";
+        let sql = "SELECT sequence, card_hash, quarantined, expires_at, CASE WHEN card IS NOT NULL THEN log_index END
+            FROM nodes WHERE id = $1";
         let Some(row) = self.link.row(sql, &[&&node.as_bytes()[..]])? else { return Ok(None) };
-        let sequence = unsigned(row.try_get(0)?);
-        let (hash, gone, quarantined) = (hash(&row, 1)?, row.try_get(2)?, row.try_get(3)?);
-        Ok(Some(Before { sequence, hash, gone, expires_at: time(&row, 4)?, quarantined }))
+        let place = row.try_get::<_, Option<i64>>(4)?.map(unsigned);
+        let (sequence, hash, quarantined) = (unsigned(row.try_get(0)?), hash(&row, 1)?, row.try_get(2)?);
+        Ok(Some(Before { sequence, hash, quarantined, expires_at: time(&row, 3)?, place }))
     }
 
     fn keep_evidence(&mut self, now: UnixMillis, card: &NewCard) -> Result<bool> {
@@ -280,29 +283,23 @@ impl Taking for PostgresStore {
         Ok(Logged { index, salt })
     }
 
-    fn touch(&mut self, now: UnixMillis, node: &NodeId) -> Result<()> {
-        let sql = "UPDATE nodes SET last_seen = $2 WHERE id = $1";
-        self.link.execute(sql, &[&&node.as_bytes()[..], &signed(now.0)])?;
+    fn touch(&mut self, now: UnixMillis, place: u64) -> Result<()> {
+        seen::note(&mut self.link, place, now)
+    }
+
+    fn quarantine(&mut self, card: &NewCard, out: bool) -> Result<()> {
+        let sql = "UPDATE nodes SET listed = $2, quarantined = $3 WHERE id = $1";
+        self.link.execute(sql, &[&&card.node.as_bytes()[..], &listed(card, out), &out])?;
         Ok(())
     }
 
-    fn insert(
-        &mut self,
-        now: UnixMillis,
-        card: &NewCard,
-        hash: &[u8; 32],
-        out: bool,
-        logged: Option<Logged>,
-    ) -> Result<()> {
+    fn insert(&mut self, now: UnixMillis, card: &NewCard, hash: &[u8; 32], out: bool, logged: Logged) -> Result<()> {
         let sql = "INSERT INTO nodes (id, sequence, card, card_hash, listed, sector, methods, expires_at, first_seen,
-                last_seen, log_index, log_salt, quarantined)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10, $11, $12)
+                log_index, log_salt, quarantined)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
             ON CONFLICT (id) DO UPDATE SET sequence = $2, card = $3, card_hash = $4, listed = $5, sector = $6, methods = $7,
-                expires_at = $8, last_seen = $9, log_index = coalesce($10, nodes.log_index),
-                log_salt = CASE WHEN $10 IS NULL THEN nodes.log_salt ELSE $11 END, quarantined = $12";
-        let listed = i16::from(card.listed) * if out { 2 } else { 1 };
-        let index = logged.map(|logged| signed(logged.index));
-        let salt = logged.and_then(|logged| logged.salt).map(|salt| salt.to_vec());
+                expires_at = $8, log_index = $10, log_salt = $11, quarantined = $12";
+        let salt = logged.salt.map(|salt| salt.to_vec());
         self.link.execute(
             sql,
             &[
@@ -310,17 +307,17 @@ impl Taking for PostgresStore {
                 &signed(card.sequence),
                 &card.bytes,
                 &&hash[..],
-                &listed,
+                &listed(card, out),
                 &card.sector,
                 &i32::from(card.methods),
                 &signed(card.expires_at.0),
                 &signed(now.0),
-                &index,
+                &signed(logged.index),
                 &salt,
                 &out,
             ],
         )?;
-        Ok(())
+        seen::note(&mut self.link, logged.index, now)
     }
 }
 
@@ -341,7 +338,7 @@ impl CardReader for PostgresStore {
     }
 
     fn counts(&mut self, seen_since: UnixMillis) -> Result<Counts> {
-        let sql = "SELECT count(*), count(*) FILTER (WHERE last_seen >= $1), count(*) FILTER (WHERE quarantined),
+        let sql = "SELECT count(*), (SELECT count(*) FROM seen WHERE at >= $1), count(*) FILTER (WHERE quarantined),
                 (SELECT count(*) FROM evidence), (SELECT count(*) FROM bans) + (SELECT count(*) FROM prefix_bans),
                 (SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_catalog.pg_class
                     WHERE relnamespace = 'openred_directory'::regnamespace AND relkind = 'r')
@@ -520,12 +517,13 @@ impl CardStore for PostgresStore {
     }
 }
 
-/// Whether a row of (id, methods, last_seen, expires_at, listed, without a card) is asked for.
+/// Whether a row of (id, methods, when it came last, expires_at, listed, without a card) is asked for.
 fn fits(query: &Query, row: &Row) -> Result<bool> {
-    let (methods, last_seen, expires_at): (i32, i64, i64) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
     if row.try_get(5)? {
         return Ok(false);
     }
+    let (methods, expires_at): (i32, i64) = (row.try_get(1)?, row.try_get(3)?);
+    let last_seen = row.try_get::<_, Option<i64>>(2)?.unwrap_or(0);
     if query.wants_listing && row.try_get::<_, i16>(4)? == 0 {
         return Ok(false);
     }
@@ -538,6 +536,11 @@ fn fits(query: &Query, row: &Row) -> Result<bool> {
 /// The bit of a method in a card's set.
 fn method_bit(method: Method) -> i32 {
     i32::from(MethodSet::EMPTY.with(method).bits())
+}
+
+/// The column of that name.
+fn listed(card: &NewCard, out: bool) -> i16 {
+    i16::from(card.listed) * if out { 2 } else { 1 }
 }
 
 fn held(row: &Row) -> Result<Held> {

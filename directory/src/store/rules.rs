@@ -37,18 +37,18 @@ pub(super) trait Known {
 pub(super) struct Before {
     pub(super) sequence: u64,
     pub(super) hash: [u8; 32],
-    /// It has no card any more.
-    pub(super) gone: bool,
     /// When its last card ends, or ended.
     pub(super) expires_at: UnixMillis,
     pub(super) quarantined: bool,
+    /// Where its card stands in the log; it has none any more where this is nothing.
+    pub(super) place: Option<u64>,
 }
 
 impl Before {
     /// The mirrored directory may have dropped its own row by now, and with it what a card has to be newer than. It does so some hours after
     /// this at the earliest, which is more than two clocks differ by.
     fn is_over(&self, now: UnixMillis) -> bool {
-        self.gone && self.expires_at.plus(CARD_LIFE) < now
+        self.place.is_none() && self.expires_at.plus(CARD_LIFE) < now
     }
 }
 
@@ -68,8 +68,10 @@ pub(super) trait Taking {
     fn give_places_back(&mut self, places: u64);
     /// Adds a card to the log.
     fn log(&mut self, card: &NewCard) -> Result<Logged>;
-    /// Notes that a node's card came again, and nothing else.
-    fn touch(&mut self, now: UnixMillis, node: &NodeId) -> Result<()>;
+    /// Notes that the card at a place in the log came again, and nothing else.
+    fn touch(&mut self, now: UnixMillis, place: u64) -> Result<()>;
+    /// Notes that a card that is here is quarantined from now on, or no more.
+    fn quarantine(&mut self, card: &NewCard, quarantined: bool) -> Result<()>;
     /// Writes the node's row.
     fn insert(
         &mut self,
@@ -77,7 +79,7 @@ pub(super) trait Taking {
         card: &NewCard,
         hash: &[u8; 32],
         quarantined: bool,
-        logged: Option<Logged>,
+        logged: Logged,
     ) -> Result<()>;
 }
 
@@ -226,11 +228,11 @@ pub(super) fn take_over(
     }
     match follow(store.known(), card, now)? {
         Standing::Follows(plan) => {
-            store.insert(seen, card, &hash, false, Some(logged))?;
+            store.insert(seen, card, &hash, false, logged)?;
             store.known().keep(&plan)?;
         }
         // Not all that was said before is known here; what the node says of itself holds without it.
-        Standing::Contradicts(_) => store.insert(seen, card, &hash, false, Some(logged))?,
+        Standing::Contradicts(_) => store.insert(seen, card, &hash, false, logged)?,
         Standing::Succeeded(_) => {}
     }
     Ok(true)
@@ -245,8 +247,8 @@ pub(super) fn take_in(store: &mut impl Taking, now: UnixMillis, card: &NewCard, 
     };
     let hash: [u8; 32] = Sha256::digest(&card.bytes).into();
     let row = store.before(&card.node)?;
-    let gone = row.as_ref().is_none_or(|row| row.gone);
-    let mut refreshed = false;
+    let place = row.as_ref().and_then(|row| row.place);
+    let mut refreshed = None;
     if let Some(row) = &row {
         match card.sequence.cmp(&row.sequence) {
             Ordering::Less => return Ok(Registration::Rollback),
@@ -254,30 +256,34 @@ pub(super) fn take_in(store: &mut impl Taking, now: UnixMillis, card: &NewCard, 
                 let kept = store.keep_evidence(now, card)?;
                 return Ok(Registration::Equivocation { kept });
             }
-            Ordering::Equal => refreshed = !gone,
+            Ordering::Equal => refreshed = place,
             Ordering::Greater => {}
         }
     }
-    let held = row.filter(|_| !gone).map(|row| row.quarantined);
+    let held = row.filter(|row| row.place.is_some()).map(|row| row.quarantined);
     let admission = admit(store.known(), now, card, plan.earlier(), terms, held)?;
     if let Admission::Out(lack) = admission {
         return Ok(Registration::NotAdmitted(lack));
     }
-    if gone && !store.has_place(terms.most)? {
+    if place.is_none() && !store.has_place(terms.most)? {
         return Ok(Registration::Full);
     }
     let quarantined = admission == Admission::Quarantined;
-    let logged = if refreshed { None } else { Some(store.log(card)?) };
-    match logged {
-        None if held == Some(quarantined) => store.touch(now, &card.node)?,
-        logged => store.insert(now, card, &hash, quarantined, logged)?,
+    if let Some(place) = refreshed {
+        if held != Some(quarantined) {
+            store.quarantine(card, quarantined)?;
+        }
+        store.touch(now, place)?;
+    } else {
+        let logged = store.log(card)?;
+        store.insert(now, card, &hash, quarantined, logged)?;
     }
     if let Admission::ByInvite(hash) = admission {
         store.known().use_invite(now, &card.node, &hash)?;
     }
     let free = store.known().keep(&plan)?;
     store.give_places_back(free);
-    Ok(match (quarantined, refreshed) {
+    Ok(match (quarantined, refreshed.is_some()) {
         (true, _) => Registration::Quarantined,
         (_, true) => Registration::Refreshed,
         (_, false) => Registration::Stored,

@@ -28,13 +28,14 @@ pub mod migrate;
 mod pages;
 mod place;
 mod portable;
+mod seen;
 mod stats;
 mod successions;
 
 use place::Place;
 
 /// Schema that this program writes.
-const SCHEMA: i64 = 6;
+const SCHEMA: i64 = 7;
 /// The writer of the other thread holds its lock for one commit; more is an error.
 const BUSY: Duration = Duration::from_secs(2);
 /// Pages that the write-ahead log takes before they go to their places, 32 MiB: many announcements change the same ones, and each time
@@ -85,7 +86,8 @@ CREATE TABLE run (one INTEGER PRIMARY KEY CHECK (one = 1), latest INTEGER) STRIC
 INSERT INTO run (one, latest) VALUES (1, NULL);
 ";
 
-const HELD: &str = "SELECT id, sequence, card, listed, sector, expires_at, first_seen, last_seen,
+const HELD: &str = "SELECT id, sequence, card, listed, sector, expires_at, first_seen,
+    coalesce((SELECT at FROM seen WHERE place = log_index), first_seen),
     (SELECT count(*) FROM evidence WHERE evidence.node = nodes.id), log_index, log_salt, quarantined
     FROM nodes WHERE card IS NOT NULL";
 
@@ -189,12 +191,12 @@ impl Taking for SqliteStore {
     }
 
     fn before(&mut self, node: &NodeId) -> Result<Option<Before>> {
-        let sql = "SELECT sequence, card_hash, card IS NULL, quarantined, expires_at FROM nodes WHERE id = ?1";
-        let mut select = self.connection.prepare_cached(sql)?;
+        let mut select = self.connection.prepare_cached(seen::KNOWN)?;
         let known = |row: &Row<'_>| {
-            let (sequence, hash, gone) = (unsigned(row.get(0)?), row.get(1)?, row.get(2)?);
-            let expires_at = UnixMillis(unsigned(row.get(4)?));
-            Ok(Before { sequence, hash, gone, expires_at, quarantined: row.get(3)? })
+            let (sequence, hash, quarantined) = (unsigned(row.get(0)?), row.get(1)?, row.get(2)?);
+            let expires_at = UnixMillis(unsigned(row.get(3)?));
+            let place = row.get::<_, Option<i64>>(4)?.map(unsigned);
+            Ok(Before { sequence, hash, quarantined, expires_at, place })
         };
         Ok(select.query_row([node.as_bytes()], known).optional()?)
     }
@@ -242,10 +244,14 @@ impl Taking for SqliteStore {
         log::append(&self.connection, growing, &card.bytes, card.listed)
     }
 
-    fn touch(&mut self, now: UnixMillis, node: &NodeId) -> Result<()> {
-        // By itself it changes the indexes that have this column, and no others.
-        let mut update = self.connection.prepare_cached("UPDATE nodes SET last_seen = ?2 WHERE id = ?1")?;
-        update.execute(params![node.as_bytes(), signed(now.0)])?;
+    fn touch(&mut self, now: UnixMillis, place: u64) -> Result<()> {
+        seen::note(&self.connection, place, now)
+    }
+
+    fn quarantine(&mut self, card: &NewCard, quarantined: bool) -> Result<()> {
+        let mut update =
+            self.connection.prepare_cached("UPDATE nodes SET listed = ?2, quarantined = ?3 WHERE id = ?1")?;
+        update.execute(params![card.node.as_bytes(), listed(card, quarantined), quarantined])?;
         Ok(())
     }
 
@@ -255,39 +261,30 @@ impl Taking for SqliteStore {
         card: &NewCard,
         hash: &[u8; 32],
         quarantined: bool,
-        logged: Option<Logged>,
+        logged: Logged,
     ) -> Result<()> {
-        // The same card again: the indexes of what has not changed are left alone.
-        if logged.is_none() {
-            let sql = "UPDATE nodes SET last_seen = ?2, listed = ?3, quarantined = ?4 WHERE id = ?1";
-            let listed = i64::from(card.listed) * if quarantined { 2 } else { 1 };
-            let mut update = self.connection.prepare_cached(sql)?;
-            update.execute(params![card.node.as_bytes(), signed(now.0), listed, quarantined])?;
-            return Ok(());
-        }
         let mut insert = self.connection.prepare_cached(
-            "INSERT INTO nodes (id, sequence, card, card_hash, listed, sector, methods, expires_at, first_seen, last_seen,
-                 log_index, log_salt, quarantined)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11, ?12)
+            "INSERT INTO nodes (id, sequence, card, card_hash, listed, sector, methods, expires_at, first_seen, log_index, log_salt,
+                 quarantined)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
              ON CONFLICT (id) DO UPDATE SET sequence = ?2, card = ?3, card_hash = ?4, listed = ?5, sector = ?6, methods = ?7,
-                 expires_at = ?8, last_seen = ?9, log_index = coalesce(?10, log_index), log_salt = iif(?10 IS NULL, log_salt, ?11),
-                 quarantined = ?12",
+                 expires_at = ?8, log_index = ?10, log_salt = ?11, quarantined = ?12",
         )?;
         insert.execute(params![
             card.node.as_bytes(),
             signed(card.sequence),
             card.bytes,
             hash,
-            i64::from(card.listed) * if quarantined { 2 } else { 1 },
+            listed(card, quarantined),
             card.sector,
             card.methods,
             signed(card.expires_at.0),
             signed(now.0),
-            logged.map(|logged| signed(logged.index)),
-            logged.and_then(|logged| logged.salt),
+            signed(logged.index),
+            logged.salt,
             quarantined,
         ])?;
-        Ok(())
+        seen::note(&self.connection, logged.index, now)
     }
 }
 
@@ -356,16 +353,10 @@ impl CardReader for SqliteStore {
         let count = |sql: &str| -> Result<u64> {
             Ok(unsigned(self.connection.query_row(sql, [], |row| row.get::<_, i64>(0))?))
         };
-        let nodes = count("SELECT count(*) FROM nodes WHERE card IS NOT NULL")?;
-        // Fewer than those that are fresh.
-        let away: i64 = self.connection.query_row(
-            "SELECT count(*) FROM nodes WHERE card IS NOT NULL AND last_seen < ?1",
-            [signed(seen_since.0)],
-            |row| row.get(0),
-        )?;
+        let (nodes, fresh) = seen::counts(&self.connection, seen_since)?;
         Ok(Counts {
             nodes,
-            fresh: nodes.saturating_sub(unsigned(away)),
+            fresh,
             // By itself it would look at every row that has a card.
             quarantined: count(
                 "SELECT count(*) FROM nodes INDEXED BY quarantined_nodes WHERE quarantined = 1 AND card IS NOT NULL",
@@ -457,7 +448,7 @@ impl CardStore for SqliteStore {
 
     fn withdraw(&mut self, node: &NodeId) -> Result<bool> {
         self.taken = None;
-        let sql = "UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL, quarantined = 0 WHERE id = ?1 AND card IS NOT NULL";
+        let sql = "UPDATE nodes SET card = NULL, listed = 0, log_index = NULL, log_salt = NULL, quarantined = 0 WHERE id = ?1 AND card IS NOT NULL";
         Ok(self.connection.prepare_cached(sql)?.execute([node.as_bytes()])? == 1)
     }
 
@@ -477,7 +468,10 @@ impl CardStore for SqliteStore {
         let some =
             |of: &str| format!("rowid IN (SELECT rowid FROM nodes WHERE {of} AND expires_at < ?1 LIMIT {PURGE})");
         let ended = self.connection.execute(
-            &format!("UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL WHERE {}", some("card IS NOT NULL")),
+            &format!(
+                "UPDATE nodes SET card = NULL, listed = 0, log_index = NULL, log_salt = NULL WHERE {}",
+                some("card IS NOT NULL")
+            ),
             [signed(ended_before.0)],
         )?;
         // An older card that its node signed has ended by then: it can live no longer than this.
@@ -516,6 +510,11 @@ impl CardStore for SqliteStore {
         self.connection.execute("UPDATE run SET latest = ?1", [signed(latest)])?;
         Ok(())
     }
+}
+
+/// The column of that name.
+fn listed(card: &NewCard, quarantined: bool) -> i64 {
+    i64::from(card.listed) * if quarantined { 2 } else { 1 }
 }
 
 fn held(row: &Row<'_>) -> rusqlite::Result<Held> {

@@ -53,13 +53,13 @@ fn tables_are_made_once_and_foreign_or_newer_ones_are_refused() {
     };
     assert!(unfit(PostgresStore::open(&target)).contains("run `directory db migrate`"));
     let tried = PostgresStore::migrate(&target, true).unwrap();
-    assert_eq!((tried.found, tried.steps.len(), tried.dry_run), (0, 3, true));
+    assert_eq!((tried.found, tried.steps.len(), tried.dry_run), (0, 4, true));
     assert!(PostgresStore::open(&target).is_err(), "a dry run leaves nothing");
     // Several that start at once.
     std::thread::scope(|scope| {
         let all: Vec<_> = (0..3).map(|_| scope.spawn(|| PostgresStore::migrate(&target, false).unwrap())).collect();
         let made: usize = all.into_iter().map(|one| one.join().unwrap().steps.len()).sum();
-        assert_eq!(made, 3);
+        assert_eq!(made, 4);
     });
     PostgresStore::open(&target).unwrap();
     cluster.batch(&url, "UPDATE openred_directory.about SET version = 99");
@@ -85,7 +85,34 @@ fn a_change_of_the_schema_takes_the_time_that_it_takes() {
         "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(11); END $$;
         CREATE EVENT TRIGGER slow ON ddl_command_end WHEN TAG IN ('CREATE SCHEMA') EXECUTE FUNCTION slow()",
     );
-    assert_eq!(PostgresStore::migrate(&cluster.target(&url), false).unwrap().steps.len(), 3);
+    assert_eq!(PostgresStore::migrate(&cluster.target(&url), false).unwrap().steps.len(), 4);
+}
+
+#[test]
+fn tables_of_the_version_before_are_taken_over() {
+    let cluster = Cluster::shared();
+    let url = cluster.database();
+    let target = cluster.target(&url);
+    let mut store = cluster.open(&url);
+    let later = NOW.plus(DAY / 2);
+    for number in 0..3 {
+        store.register(NOW, &card(number, NOW.plus(DAY)), &Terms::open(9)).unwrap();
+    }
+    store.register(later, &card(1, NOW.plus(DAY)), &Terms::open(9)).unwrap();
+    drop(store);
+    // What schema 4 has changed, back.
+    cluster.batch(
+        &url,
+        "SET search_path = openred_directory; ALTER TABLE nodes ADD COLUMN last_seen bigint;
+        UPDATE nodes SET last_seen = (SELECT at FROM seen WHERE place = log_index); ALTER TABLE nodes ALTER last_seen SET NOT NULL;
+        DROP FUNCTION seen_goes CASCADE; DROP TABLE seen; UPDATE about SET version = 3",
+    );
+    assert!(PostgresStore::open(&target).is_err());
+    assert_eq!(PostgresStore::migrate(&target, false).unwrap().steps.len(), 1);
+    let mut store = PostgresStore::open(&target).unwrap();
+    let counts = store.counts(NOW.plus(DAY / 4)).unwrap();
+    assert_eq!((counts.nodes, counts.fresh), (3, 1));
+    assert_eq!(store.node(&card(1, NOW).node).unwrap().unwrap().last_seen, later);
 }
 
 #[test]
@@ -393,7 +420,7 @@ fn the_real_program_serves_from_it_and_outlives_its_loss() {
         place.text(&["check"]);
         let shown = place.text(&["config", "show"]);
         assert!(shown.contains(&url) && !shown.contains(cluster.password()), "{shown}");
-        assert_eq!(place.json(&["db", "migrate", "--dry-run"])["steps"].as_array().unwrap().len(), 3);
+        assert_eq!(place.json(&["db", "migrate", "--dry-run"])["steps"].as_array().unwrap().len(), 4);
         let serving = place.serve();
         let (one, two) = (Node::new(1), Node::new(2));
         assert_eq!(serving.register(&one).0, 200);

@@ -143,6 +143,44 @@ fn a_page_goes_on_where_it_ended_and_looks_at_so_many_rows() {
 }
 
 #[test]
+fn when_a_card_came_last_is_known_as_long_as_the_card_is_held() {
+    for ground in Ground::each() {
+        let mut store = ground.open();
+        let at = |hours: u32| NOW.plus(DAY / 24 * hours);
+        let terms = Terms::open(9);
+        let mut cards: Vec<_> = (0..6).map(|number| card(number, NOW.plus(DAY))).collect();
+        let whole = |store: &mut dyn CardStore, nodes: u64, fresh: u64| {
+            let (all, since) = (store.counts(UnixMillis(0)).unwrap(), store.counts(at(2)).unwrap());
+            assert_eq!((all.nodes, all.fresh, since.fresh), (nodes, nodes, fresh));
+            let fresh_ones = Query { seen_since: Some(at(2)), limit: 9, ..Query::default() };
+            assert_eq!(store.page(&fresh_ones).unwrap().held.len() as u64, fresh);
+        };
+        for card in &cards {
+            store.register(NOW, card, &terms).unwrap();
+        }
+        whole(&mut *store, 6, 0);
+        assert_eq!(store.register(at(3), &cards[0], &terms).unwrap(), Registration::Refreshed);
+        cards[1].sequence = 2;
+        assert_eq!(store.register(at(4), &cards[1], &terms).unwrap(), Registration::Stored);
+        let mut seen = |number: usize| store.node(&cards[number].node).unwrap().unwrap().last_seen;
+        assert_eq!([seen(0), seen(1), seen(2)], [at(3), at(4), NOW]);
+        whole(&mut *store, 6, 2);
+        assert!(store.withdraw(&cards[0].node).unwrap());
+        let author = Author { uid: 0, at: NOW };
+        assert!(store.change(&author, &Change::Remove(cards[2].node)).unwrap());
+        whole(&mut *store, 4, 1);
+        assert_eq!(
+            store.register(at(5), &cards[0], &terms).unwrap(),
+            Registration::Stored,
+            "the same card, after its end"
+        );
+        whole(&mut *store, 5, 2);
+        while store.purge(at(25)).unwrap() > 0 {}
+        whole(&mut *store, 0, 0);
+    }
+}
+
+#[test]
 fn two_cards_of_one_sequence_are_evidence_once() {
     for ground in Ground::each() {
         let mut store = ground.open();

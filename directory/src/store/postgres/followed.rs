@@ -17,7 +17,7 @@ pub(super) fn logged(link: &mut Link, from: u64, to: u64) -> Result<Vec<Held>> {
 
 /// The same by their places alone, at most `limit`.
 pub(super) fn present(link: &mut Link, from: u64, limit: usize) -> Result<Vec<PresentRow>> {
-    let sql = "SELECT id, log_index, last_seen, expires_at FROM nodes
+    let sql = "SELECT id, log_index, coalesce((SELECT at FROM seen WHERE place = log_index), first_seen), expires_at FROM nodes
         WHERE card IS NOT NULL AND NOT quarantined AND log_index >= $1 ORDER BY log_index LIMIT $2";
     let rows = link.rows(sql, &[&signed(from), &signed(limit as u64)])?;
     let row = |row: &tokio_postgres::Row| {

@@ -30,7 +30,8 @@ const STAGES: usize = 5;
 fn piece(link: &mut Link, stage: usize, key: &[u8], limit: i64) -> Result<Vec<Kept>> {
     let invites = format!("SELECT {INVITE} FROM invites WHERE hash > $1 ORDER BY hash LIMIT $2");
     let cards =
-        "SELECT id, card, last_seen, quarantined FROM nodes WHERE card IS NOT NULL AND id > $1 ORDER BY id LIMIT $2";
+        "SELECT id, card, coalesce((SELECT at FROM seen WHERE place = log_index), first_seen), quarantined FROM nodes
+            WHERE card IS NOT NULL AND id > $1 ORDER BY id LIMIT $2";
     let (sql, read): (&str, fn(&Row) -> Result<Kept>) = match stage {
         0 => ("SELECT node, at, reason FROM bans WHERE node > $1 ORDER BY node LIMIT $2", ban),
         1 => {

@@ -1,13 +1,13 @@
 //! The tables in PostgreSQL, in a schema of their own, so that other programs may share the database and none of their names is taken for
 //! one of ours. Changes are transactional: a step holds as a whole or not at all.
 
-use super::followed;
 use super::link::Link;
+use super::{followed, seen};
 use crate::error::{Error, Result};
 use crate::store::sqlite::migrate::Migration;
 
 /// Schema that this program writes. Its numbers are its own, not those of SQLite.
-pub(super) const SCHEMA: i64 = 3;
+pub(super) const SCHEMA: i64 = 4;
 
 const FIRST: &str = "
 CREATE TABLE about (one smallint PRIMARY KEY CHECK (one = 1), program text NOT NULL, version bigint NOT NULL);
@@ -94,10 +94,11 @@ CREATE TABLE nonces (tag bytea PRIMARY KEY CHECK (octet_length(tag) = 32), at bi
 CREATE INDEX old_nonces ON nonces (at);
 ";
 
-const STEPS: [(&str, &str); 3] = [
+const STEPS: [(&str, &str); 4] = [
     ("nodes, evidence, bans, successions, the log of cards, invites, approvals, the history of changes", FIRST),
     ("cards by their place in the log", followed::CREATE),
     ("replicas: the run of each, and the nonces that all have taken", THIRD),
+    ("when each card came last, apart from the cards", seen::CREATE),
 ];
 
 /// What every connection begins with. A lock is waited for as long as a commit may take; who stands still in the middle of a transaction

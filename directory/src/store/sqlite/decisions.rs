@@ -84,7 +84,7 @@ pub(super) fn change(connection: &Connection, author: &Author, change: &Change) 
             run(free, &[node.as_bytes()])? + run(admit, &[node.as_bytes(), &at])?
         }
         Change::Remove(node) => {
-            let drop_card = "UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL, quarantined = 0 WHERE id = ?1 AND card IS NOT NULL";
+            let drop_card = "UPDATE nodes SET card = NULL, listed = 0, log_index = NULL, log_salt = NULL, quarantined = 0 WHERE id = ?1 AND card IS NOT NULL";
             // Those that it goes on for as well: else it came back by their standing.
             let dismiss = "DELETE FROM admitted WHERE node IN (WITH RECURSIVE line (id) AS (SELECT ?1 UNION
                 SELECT old FROM successions JOIN line ON new = id WHERE taken_back = 0 AND consented = 1) SELECT id FROM line)";

@@ -30,7 +30,7 @@ pub(super) fn logged(connection: &Connection, from: u64, to: u64) -> Result<Vec<
 
 /// The same by their places alone, at most `limit`.
 pub(super) fn present(connection: &Connection, from: u64, limit: usize) -> Result<Vec<PresentRow>> {
-    let sql = "SELECT id, log_index, last_seen, expires_at FROM nodes
+    let sql = "SELECT id, log_index, coalesce((SELECT at FROM seen WHERE place = log_index), first_seen), expires_at FROM nodes
         WHERE card IS NOT NULL AND quarantined = 0 AND log_index >= ?1 ORDER BY log_index LIMIT ?2";
     let row = |row: &Row<'_>| {
         let number = |column| row.get(column).map(unsigned);
@@ -85,9 +85,7 @@ pub(super) fn keep_present(
         .prepare_cached("SELECT log_index FROM nodes WHERE card IS NOT NULL AND log_index >= ?1 AND log_index < ?2")?;
     let rows = select.query_map(params![signed(from), signed(to)], |row| row.get(0).map(unsigned))?;
     let mut here = rows.collect::<rusqlite::Result<HashSet<u64>>>()?;
-    let mut update = connection.prepare_cached(
-        "UPDATE nodes SET last_seen = ?2 WHERE card IS NOT NULL AND log_index = ?1 AND abs(last_seen - ?2) > ?3",
-    )?;
+    let mut update = connection.prepare_cached("UPDATE seen SET at = ?2 WHERE place = ?1 AND abs(at - ?2) > ?3")?;
     let mut missing = Vec::new();
     for (index, seen) in present {
         if here.remove(index) {
@@ -97,7 +95,7 @@ pub(super) fn keep_present(
         }
     }
     let mut drop = connection.prepare_cached(
-        "UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL WHERE card IS NOT NULL AND log_index = ?1",
+        "UPDATE nodes SET card = NULL, listed = 0, log_index = NULL, log_salt = NULL WHERE card IS NOT NULL AND log_index = ?1",
     )?;
     for gone in here {
         drop.execute([signed(gone)])?;

@@ -205,6 +205,9 @@ proptest! {
         }
         let walked = store.walk_log().unwrap();
         prop_assert!(walked.is_ok(), "{walked:?}");
+        let unseen = "SELECT (SELECT count(*) FROM nodes LEFT JOIN seen ON place = log_index WHERE card IS NOT NULL AND at IS NULL)
+            + (SELECT count(*) FROM seen WHERE NOT EXISTS (SELECT 1 FROM nodes WHERE log_index = place AND card IS NOT NULL))";
+        prop_assert_eq!(store.connection.query_row(unseen, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
         let last = store.log_end().unwrap();
         for old in known {
             let proof = prove_consistency(&mut store, old.size, last.size).unwrap().unwrap();

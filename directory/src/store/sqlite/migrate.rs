@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use serde::Serialize;
 
-use super::{CREATE, SCHEMA, SqliteStore, UPGRADE_1, decisions, followed, log, successions};
+use super::{CREATE, SCHEMA, SqliteStore, UPGRADE_1, decisions, followed, log, seen, successions};
 use crate::error::{Error, Result};
 
 /// What was done, or would be.
@@ -26,13 +26,14 @@ pub struct Migration {
 /// A step: the schemas that need it, what it adds, its statements.
 type Step = (std::ops::Range<i64>, &'static str, &'static str);
 
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     (0..1, "nodes, evidence, bans", CREATE),
     (1..2, "indexes of listed nodes, the note of the last run", UPGRADE_1),
     (0..3, "successions", successions::CREATE),
     (0..4, "the log of cards, and those that are held as its first entries", log::CREATE),
     (0..5, "quarantine, bans of prefixes, invites, approvals, the history of changes", decisions::CREATE),
     (0..6, "cards by their place in the log, whose log a mirror follows", followed::CREATE),
+    (0..7, "when each card came last, apart from the cards", seen::CREATE),
 ];
 
 /// Brings an open database up to date.
@@ -52,13 +53,16 @@ pub(super) fn upgrade(connection: &mut Connection, path: &Path) -> Result<Migrat
         copy(connection, &snapshot)?;
         migration.snapshot = Some(snapshot);
     }
-    let statements: String = steps.map(|(.., statements)| *statements).collect();
     // Rolled back when it is dropped.
     let change = connection.transaction()?;
-    change.execute_batch(&format!("{statements} PRAGMA user_version = {SCHEMA};"))?;
-    if found < 4 {
-        log::take_over(&change)?;
+    for (_, _, statements) in steps {
+        change.execute_batch(statements)?;
+        // What comes after knows a card by its place in the log.
+        if *statements == log::CREATE {
+            log::take_over(&change)?;
+        }
     }
+    change.pragma_update(None, "user_version", SCHEMA)?;
     change.commit()?;
     Ok(migration)
 }

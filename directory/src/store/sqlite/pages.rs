@@ -22,7 +22,7 @@ pub(super) fn page(store: &SqliteStore, query: &Query) -> Result<Page> {
         };
         let sector = if query.sector.is_some() { " AND sector = ?2" } else { "" };
         let mut select = store.connection.prepare_cached(&format!(
-                "SELECT id, methods, last_seen, expires_at, listed, {gone} FROM nodes WHERE {among} AND id > ?1{sector} ORDER BY id"
+                "SELECT id, methods, (SELECT at FROM seen WHERE place = log_index), expires_at, listed, {gone} FROM nodes WHERE {among} AND id > ?1{sector} ORDER BY id"
             ))?;
         let after = query.begins_after();
         let mut rows = match &query.sector {
@@ -49,12 +49,13 @@ pub(super) fn page(store: &SqliteStore, query: &Query) -> Result<Page> {
     Ok(Page { held, next })
 }
 
-/// Whether a row of (id, methods, last_seen, expires_at, listed, without a card) is asked for.
+/// Whether a row of (id, methods, when it came last, expires_at, listed, without a card) is asked for.
 fn fits(query: &Query, row: &Row<'_>) -> rusqlite::Result<bool> {
-    let (methods, last_seen, expires_at): (i64, i64, i64) = (row.get(1)?, row.get(2)?, row.get(3)?);
     if row.get(5)? {
         return Ok(false);
     }
+    let (methods, expires_at): (i64, i64) = (row.get(1)?, row.get(3)?);
+    let last_seen = row.get::<_, Option<i64>>(2)?.unwrap_or(0);
     if query.wants_listing && row.get::<_, i64>(4)? == 0 {
         return Ok(false);
     }

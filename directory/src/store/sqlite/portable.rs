@@ -23,7 +23,8 @@ const STAGES: [(&str, Read); 5] = [
     ),
     ("SELECT node, at FROM admitted WHERE node > ?1 ORDER BY node LIMIT ?2", admitted),
     (
-        "SELECT id, card, last_seen, quarantined FROM nodes WHERE card IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2",
+        "SELECT id, card, coalesce((SELECT at FROM seen WHERE place = log_index), first_seen), quarantined
+            FROM nodes WHERE card IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2",
         card,
     ),
 ];

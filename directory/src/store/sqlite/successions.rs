@@ -60,7 +60,7 @@ pub(super) fn keep(connection: &Connection, plan: &Plan) -> Result<u64> {
     }
     let mut places = 0;
     for gone in plan.followed.earlier.iter().chain(&plan.ended) {
-        let sql = "UPDATE nodes SET card = NULL, listed = 0, log_salt = NULL WHERE id = ?1 AND card IS NOT NULL";
+        let sql = "UPDATE nodes SET card = NULL, listed = 0, log_index = NULL, log_salt = NULL WHERE id = ?1 AND card IS NOT NULL";
         let went = connection.prepare_cached(sql)?.execute([gone.as_bytes()])?;
         places += u64::from(went > 0 && !decisions::is_banned(connection, gone)?);
     }

@@ -60,11 +60,30 @@ fn a_page_is_looked_up_in_an_index_and_looks_at_so_many_rows() {
     }
     for (sector, index) in [("", "listed_nodes"), (" AND sector = 'a'", "listed_sectors")] {
         let sql = format!(
-            "EXPLAIN QUERY PLAN SELECT id, methods, last_seen, expires_at FROM nodes WHERE listed = 1 AND id > x'00'{sector} ORDER BY id"
+            "EXPLAIN QUERY PLAN SELECT id, methods, (SELECT at FROM seen WHERE place = log_index), expires_at FROM nodes WHERE listed = 1 AND id > x'00'{sector} ORDER BY id"
         );
         let plan: String = store.connection.query_row(&sql, [], |row| row.get(3)).unwrap();
         assert!(plan.contains(&format!("USING COVERING INDEX {index} ")), "{plan}");
     }
+}
+
+#[test]
+fn a_card_that_comes_again_is_judged_by_an_index_alone_and_changes_one_page() {
+    let (folder, mut store) = store();
+    for number in 0..100 {
+        store
+            .register(NOW, &NewCard { bytes: vec![7; 2000], ..card(number, NOW.plus(DAY)) }, &Terms::open(100))
+            .unwrap();
+    }
+    let explain = format!("EXPLAIN QUERY PLAN {}", seen::KNOWN);
+    let plan: String = store.connection.query_row(&explain, [[0; 32]], |row| row.get(3)).unwrap();
+    assert!(plan.contains("USING COVERING INDEX known_nodes "), "{plan}");
+    let log = folder.path().join("db-wal");
+    let length = || std::fs::metadata(&log).unwrap().len();
+    let again = NewCard { bytes: vec![7; 2000], ..card(50, NOW.plus(DAY)) };
+    let before = length();
+    assert_eq!(store.register(NOW.plus(DAY / 2), &again, &Terms::open(100)).unwrap(), Registration::Refreshed);
+    assert_eq!(length() - before, 4096 + 24, "one page and its head in the write-ahead log");
 }
 
 #[test]
@@ -90,7 +109,7 @@ fn a_database_of_the_schema_before_is_taken_over() {
     let old = Connection::open(&path).unwrap();
     old.execute_batch(include_str!("schema-1.sql")).unwrap();
     old.execute_batch(
-        "INSERT INTO nodes VALUES (zeroblob(32), 5, x'07', zeroblob(32), 1, 'lab', 1, 9, 1, 1);
+        "INSERT INTO nodes VALUES (zeroblob(32), 5, x'07', zeroblob(32), 1, 'lab', 1, 9, 1, 5);
          INSERT INTO nodes VALUES (randomblob(32), 5, NULL, zeroblob(32), 1, 'lab', 1, 9, 1, 1);",
     )
     .unwrap();
@@ -98,7 +117,13 @@ fn a_database_of_the_schema_before_is_taken_over() {
     let mut store = SqliteStore::open(&path, 64).unwrap();
     assert_eq!(store.begin_run(NOW).unwrap(), PreviousRun::CutOff, "it may have run a moment ago");
     let query = Query { listed_only: true, sector: Some("lab".into()), limit: 9, ..Query::default() };
-    assert_eq!(store.page(&query).unwrap().held.len(), 1);
+    let held = store.page(&query).unwrap().held;
+    assert_eq!(
+        held.iter().map(|held| (held.first_seen, held.last_seen)).collect::<Vec<_>>(),
+        [(UnixMillis(1), UnixMillis(5))]
+    );
+    let counts = store.counts(UnixMillis(5)).unwrap();
+    assert_eq!((counts.nodes, counts.fresh), (1, 1));
     drop(store);
     SqliteStore::open(&path, 64).unwrap();
 }
