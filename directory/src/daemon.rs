@@ -28,7 +28,7 @@ use crate::config::{Config, Home, Loaded};
 use crate::error::{Error, Result};
 use crate::health::health_of;
 use crate::identity::Identity;
-use crate::limits::{FOLLOW, LOOK, NETWORK_THREADS, SWEEP};
+use crate::limits::{FOLLOW, LOOK, LOOK_UP_THREADS, NETWORK_THREADS, SWEEP};
 use crate::logging::LogLevel;
 use crate::mirror::Whole;
 use crate::mirror::client::Target as MirrorTarget;
@@ -265,16 +265,15 @@ fn start(
         None => {
             let path = loaded.home.database();
             let store = SqliteStore::open(&path, *config.store.max_megabytes.get_ref())?;
-            let readers = [SqliteStore::open_reader(&path)?, SqliteStore::open_reader(&path)?];
-            stores(store, readers)?
+            stores(store, || SqliteStore::open_reader(&path))?
         }
         Some(target) => {
             PostgresStore::migrate(target, false)?;
-            let readers = [PostgresStore::open(target)?, PostgresStore::open(target)?];
             let store = PostgresStore::open(target)?;
+            let reader = || PostgresStore::open(target);
             match opened.nats {
-                Some(_) => stores(store.as_replica(config.replicas.name.get_ref()), readers)?,
-                None => stores(store, readers)?,
+                Some(_) => stores(store.as_replica(config.replicas.name.get_ref()), reader)?,
+                None => stores(store, reader)?,
             }
         }
     };
@@ -384,14 +383,16 @@ fn runtime() -> Result<Runtime> {
 /// The store's threads, a reader for the admin's, what is kept of earlier runs, and this replica's number.
 type Stores = (StoreHandle, Box<dyn CardReader + Send>, Remembered, u16);
 
-fn stores<Store, Reader>(mut store: Store, [reader, admins]: [Reader; 2]) -> Result<Stores>
+/// Starts the threads that ask a store, with readers of it: one for each thread that looks up, and the admin's.
+fn stores<Store, Reader>(mut store: Store, reader: impl Fn() -> Result<Reader>) -> Result<Stores>
 where
     Store: CardStore + Send + 'static,
     Reader: CardReader + Send + 'static,
 {
     let (bans, before) = (store.bans()?, store.begin_run(system_clock()())?);
     let number = store.number();
-    Ok((StoreHandle::start(store, reader)?, Box::new(admins), Remembered { bans, before }, number))
+    let readers = (0..LOOK_UP_THREADS).map(|_| reader()).collect::<Result<Vec<_>>>()?;
+    Ok((StoreHandle::start(store, readers)?, Box::new(reader()?), Remembered { bans, before }, number))
 }
 
 /// After a quick restart honest nodes sign in the second up to which the old run took requests, and would be refused.

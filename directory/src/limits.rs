@@ -106,6 +106,10 @@ pub const STORE_QUEUE: usize = 1024;
 pub const URGENT_QUEUE: usize = 4;
 /// Requests that one transaction takes together (group commit), some 20 ms of work: an operator's waits behind one such group.
 pub const STORE_BATCH: usize = 128;
+/// Look-ups that one of their threads does together; the others take what comes meanwhile.
+pub const LOOK_UP_BATCH: usize = 16;
+/// Threads that look up: what is not in memory, or in another machine's, is waited for side by side.
+pub const LOOK_UP_THREADS: usize = 3;
 /// Threads that serve connections, of as many as there are processors: the store's two take their share as well.
 pub const NETWORK_THREADS: usize = 4;
 /// Nodes on a page of discovery: about 150 KiB of JSON.

@@ -98,7 +98,7 @@ fn directory() -> (Arc<Directory>, Arc<Replicas>, Outbox) {
         std::fs::create_dir_all(&folder).unwrap();
         let database = folder.join("database");
         let writer = SqliteStore::open(&database, 64).unwrap();
-        let store = StoreHandle::start(writer, SqliteStore::open_reader(&database).unwrap()).unwrap();
+        let store = StoreHandle::start(writer, [SqliteStore::open_reader(&database).unwrap()]).unwrap();
         std::fs::remove_dir_all(folder).unwrap();
         store
     });

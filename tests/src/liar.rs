@@ -98,7 +98,7 @@ fn lock(hand: &Mutex<Hand>) -> MutexGuard<'_, Hand> {
 /// A directory of this key over a database of its own.
 fn directory(folder: &TempDir, name: &str, seed: &[u8; 32], origin: String) -> Result<Arc<Directory>> {
     let database = folder.path().join(name);
-    let store = StoreHandle::start(SqliteStore::open(&database, 64)?, SqliteStore::open_reader(&database)?)?;
+    let store = StoreHandle::start(SqliteStore::open(&database, 64)?, [SqliteStore::open_reader(&database)?])?;
     let remembered = Remembered { bans: Bans::default(), before: PreviousRun::Never };
     Ok(Directory::new(&Config::default(), Identity::from_seed(seed), origin, store, remembered, system_clock()))
 }

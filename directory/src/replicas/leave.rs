@@ -92,7 +92,7 @@ mod tests {
     fn directory(folder: &std::path::Path) -> Arc<Directory> {
         let path = folder.join("db");
         let store = SqliteStore::open(&path, 64).unwrap();
-        let store = StoreHandle::start(store, SqliteStore::open_reader(&path).unwrap()).unwrap();
+        let store = StoreHandle::start(store, [SqliteStore::open_reader(&path).unwrap()]).unwrap();
         let remembered = Remembered { bans: Bans::default(), before: PreviousRun::Never };
         let (identity, clock) = (Identity::from_seed(&[1; 32]), Arc::new(|| NOW));
         let directory = Directory::new(&Config::default(), identity, "http://x".into(), store, remembered, clock);

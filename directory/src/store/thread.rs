@@ -1,6 +1,6 @@
 //! The store's own threads. Requests are closures in bounded queues. Those that write go to one thread; what waits together
-//! shares one transaction and one fdatasync (group commit), and nobody is answered before it held. Look-ups go to another,
-//! with a connection of its own, so that they neither wait for a disk nor fail with a transaction. The threads exist because
+//! shares one transaction and one fdatasync (group commit), and nobody is answered before it held. Look-ups go to others,
+//! each with a connection of its own, so that they neither wait for a commit nor fail with a transaction, nor for one another's pages. The threads exist because
 //! the filter lets no new blocking thread be needed later, and because one slow disk must not stop the network side.
 
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{CardReader, CardStore};
 use crate::error::{Error, Result};
-use crate::limits::{STORE_BATCH, STORE_QUEUE, URGENT_QUEUE};
+use crate::limits::{LOOK_UP_BATCH, STORE_BATCH, STORE_QUEUE, URGENT_QUEUE};
 
 /// Look-ups look so often whether the database still stands where it should; who writes does so each time.
 const CHECKS_APART: Duration = Duration::from_millis(100);
@@ -36,7 +36,7 @@ pub struct StoreHandle {
     ground: Arc<Ground>,
 }
 
-/// The database's place where its files stand there no more, as each of the two threads found it last.
+/// The database's place where its files stand there no more, as who writes and who looks up found it last.
 #[derive(Debug, Default)]
 struct Ground([Mutex<Option<PathBuf>>; 2]);
 
@@ -79,11 +79,14 @@ impl std::fmt::Debug for StoreHandle {
 }
 
 impl StoreHandle {
-    /// Starts the threads; they end when the last handle is dropped.
+    /// Starts the threads, one for each reader; they end when the last handle is dropped.
     ///
     /// # Errors
     /// No thread could be started.
-    pub fn start(store: impl CardStore + Send + 'static, mut reader: impl CardReader + Send + 'static) -> Result<Self> {
+    pub fn start<Reader: CardReader + Send + 'static>(
+        store: impl CardStore + Send + 'static,
+        readers: impl IntoIterator<Item = Reader>,
+    ) -> Result<Self> {
         let (jobs, to_write) = sync_channel(STORE_QUEUE);
         let (urgent, to_do_first) = sync_channel(URGENT_QUEUE);
         let (look_ups, to_look_up) = sync_channel::<LookUp>(STORE_QUEUE);
@@ -91,8 +94,11 @@ impl StoreHandle {
         let ground = Arc::new(Ground::default());
         let noted = Arc::clone(&ground);
         thread("store").spawn(move || serve(store, &to_write, &to_do_first, &noted)).map_err(Error::LocalRuntime)?;
-        let noted = Arc::clone(&ground);
-        thread("look-ups").spawn(move || look_up(&mut reader, &to_look_up, &noted)).map_err(Error::LocalRuntime)?;
+        let to_look_up = Arc::new(Mutex::new(to_look_up));
+        for mut reader in readers {
+            let (noted, to_look_up) = (Arc::clone(&ground), Arc::clone(&to_look_up));
+            thread("look-ups").spawn(move || look_up(&mut reader, &to_look_up, &noted)).map_err(Error::LocalRuntime)?;
+        }
         Ok(Self { jobs, urgent, look_ups, ground })
     }
 
@@ -177,10 +183,15 @@ fn not_queued<T>(error: TrySendError<T>) -> Error {
 }
 
 /// What waits together is looked up in one view. The view begins when all of it waits already, so that each sees what its caller was acknowledged.
-fn look_up(reader: &mut dyn CardReader, look_ups: &Receiver<LookUp>, ground: &Ground) {
+fn look_up(reader: &mut dyn CardReader, look_ups: &Mutex<Receiver<LookUp>>, ground: &Ground) {
     let mut checked: Option<Instant> = None;
-    while let Ok(first) = look_ups.recv() {
-        let batch: Vec<LookUp> = std::iter::once(first).chain(look_ups.try_iter().take(STORE_BATCH - 1)).collect();
+    loop {
+        let batch: Vec<LookUp> = {
+            // One of the threads waits for the next, the others for their turn to.
+            let look_ups = look_ups.lock().unwrap_or_else(PoisonError::into_inner);
+            let Ok(first) = look_ups.recv() else { return };
+            std::iter::once(first).chain(look_ups.try_iter().take(LOOK_UP_BATCH - 1)).collect()
+        };
         // While it was gone at the last look, each looks again.
         if ground.gone().is_some() || checked.is_none_or(|at| at.elapsed() >= CHECKS_APART) {
             checked = Some(Instant::now());
@@ -264,7 +275,7 @@ mod tests {
     async fn nothing_runs_without_its_transaction_and_look_ups_go_on() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
-        let store = StoreHandle::start(open(&path), SqliteStore::open_reader(&path).unwrap()).unwrap();
+        let store = StoreHandle::start(open(&path), [SqliteStore::open_reader(&path).unwrap()]).unwrap();
         // Somebody else writes for longer than the store waits.
         let mut other = open(&path);
         other.begin().unwrap();

@@ -202,7 +202,7 @@ impl TestDirectory {
         let database = folder.path().join("directory.sqlite");
         let mut store = SqliteStore::open(&database, 64).unwrap();
         prepare(&mut store);
-        let store = StoreHandle::start(store, SqliteStore::open_reader(&database).unwrap()).unwrap();
+        let store = StoreHandle::start(store, [SqliteStore::open_reader(&database).unwrap()]).unwrap();
         let clock = Arc::new(AtomicU64::new(START.0));
         let hand = Arc::clone(&clock);
         let read: openred_directory::state::Clock = Arc::new(move || UnixMillis(hand.load(Ordering::SeqCst)));

@@ -49,7 +49,7 @@ fn directory(config: &Config, identity: [u8; 32], origin: &str) -> (Arc<Director
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("directory.sqlite");
     let store = SqliteStore::open(&database, 64).unwrap();
-    let store = StoreHandle::start(store, SqliteStore::open_reader(&database).unwrap()).unwrap();
+    let store = StoreHandle::start(store, [SqliteStore::open_reader(&database).unwrap()]).unwrap();
     let remembered = Remembered { bans: Bans::default(), before: PreviousRun::Never };
     let clock: Clock = Arc::new(|| START);
     let identity = Identity::from_seed(&identity);
