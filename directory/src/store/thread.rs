@@ -293,6 +293,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_look_up_that_takes_long_holds_up_none_that_comes_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let writer = open(&path);
+        let store = StoreHandle::start(writer, [(); 2].map(|()| SqliteStore::open_reader(&path).unwrap())).unwrap();
+        let (begin, begun) = oneshot::channel();
+        let (end, ended) = sync_channel(1);
+        let asked = store.clone();
+        let long = tokio::spawn(async move {
+            let work = move |_: &mut dyn CardReader| {
+                begin.send(()).unwrap();
+                Ok(ended.recv())
+            };
+            asked.read(work).await.unwrap().unwrap();
+        });
+        begun.await.unwrap();
+        for _ in 0..9 {
+            store.read(|reader| reader.counts(UnixMillis(0))).await.unwrap();
+        }
+        end.send(()).unwrap();
+        long.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_look_up_cannot_write() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
