@@ -25,8 +25,7 @@ CREATE TRIGGER seen_goes AFTER UPDATE OF log_index ON nodes WHEN NEW.log_index I
 ";
 
 /// What is asked of a node that announces itself, from the index alone; it has no place in the log while it has no card.
-pub(super) const KNOWN: &str =
-    "SELECT sequence, card_hash, quarantined, expires_at, log_index FROM nodes
+pub(super) const KNOWN: &str = "SELECT sequence, card_hash, quarantined, expires_at, log_index FROM nodes
     INDEXED BY known_nodes WHERE id = ?1";
 
 /// Notes when the card at a place came last.
