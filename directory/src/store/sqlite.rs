@@ -125,8 +125,13 @@ impl SqliteStore {
         store.connection.pragma_update(None, "synchronous", "FULL")?;
         store.connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
         store.connection.pragma_update(None, "cache_size", -WRITER_KIB)?;
-        store.limit_pages(u64::from(max_megabytes) * 1024 * 1024 / PAGE_BYTES)?;
         let migration = migrate::upgrade(&mut store.connection, path)?;
+        if migration.snapshot.is_some() {
+            // The log holds all of the database, and would keep its length.
+            store.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        }
+        // Only now: a database that is full is taken over as well.
+        store.limit_pages(u64::from(max_megabytes) * 1024 * 1024 / PAGE_BYTES)?;
         store.place = Place::of(path);
         store.place.leave();
         Ok((store, migration))

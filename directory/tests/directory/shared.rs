@@ -99,7 +99,8 @@ fn tables_of_the_version_before_are_taken_over() {
         store.register(NOW, &card(number, NOW.plus(DAY)), &Terms::open(9)).unwrap();
     }
     store.register(later, &card(1, NOW.plus(DAY)), &Terms::open(9)).unwrap();
-    drop(store);
+    let mut running = store;
+    running.begin_run(NOW).unwrap();
     // What schema 4 has changed, back.
     cluster.batch(
         &url,
@@ -108,6 +109,9 @@ fn tables_of_the_version_before_are_taken_over() {
         DROP FUNCTION seen_goes CASCADE; DROP TABLE seen; UPDATE about SET version = 3",
     );
     assert!(PostgresStore::open(&target).is_err());
+    let refused = PostgresStore::migrate(&target, false).unwrap_err().to_string();
+    assert!(refused.contains("end all of them"), "{refused}");
+    drop(running);
     assert_eq!(PostgresStore::migrate(&target, false).unwrap().steps.len(), 1);
     let mut store = PostgresStore::open(&target).unwrap();
     let counts = store.counts(NOW.plus(DAY / 4)).unwrap();

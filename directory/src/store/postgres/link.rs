@@ -181,6 +181,27 @@ impl Link {
         self.note_holder(name.to_owned())
     }
 
+    /// Makes sure that no directory runs on this database: one of an older version would find columns gone. One that has just ended is waited for.
+    ///
+    /// # Errors
+    /// There is one, or the server's.
+    pub(super) fn wait_until_unused(&mut self) -> Result<()> {
+        let since = Instant::now();
+        let used =
+            "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
+            AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+            AND classid = hashtext('openred-directory run')::oid)";
+        while self.holds(used, &[])? {
+            if since.elapsed() >= NAME_TIME {
+                return Err(Error::LocalStoreUnfit {
+                    why: "this version changes its schema, and directories of another version run on it: end all of them, then start this one",
+                });
+            }
+            std::thread::sleep(FIRST_PAUSE);
+        }
+        Ok(())
+    }
+
     /// Holds the name again after a loss. Its own connection from before may hold it still, and is ended; where another run holds it, this one
     /// has been replaced and writes no more.
     fn hold_again(&mut self) -> Result<()> {

@@ -202,6 +202,9 @@ fn steps(link: &mut Link, dry_run: bool) -> Result<Migration> {
     if found > SCHEMA {
         return Err(Error::LocalSchemaNewer { found, known: SCHEMA });
     }
+    if (1..SCHEMA).contains(&found) {
+        link.wait_until_unused()?;
+    }
     if found == 0 {
         link.batch("CREATE SCHEMA IF NOT EXISTS openred_directory")?;
     }

@@ -10,8 +10,9 @@ use crate::error::Result;
 /// Part of the schema since version 4. A row stands for each card that is held; it goes with the card. A page has room for rows that are
 /// written again, which then stay on it and leave its index alone.
 pub(super) const CREATE: &str = "
+LOCK TABLE nodes IN ACCESS EXCLUSIVE MODE;
 CREATE TABLE seen (place bigint PRIMARY KEY, at bigint NOT NULL) WITH (fillfactor = 60);
-INSERT INTO seen SELECT log_index, last_seen FROM nodes WHERE card IS NOT NULL ON CONFLICT DO NOTHING;
+INSERT INTO seen SELECT log_index, last_seen FROM nodes WHERE card IS NOT NULL AND log_index IS NOT NULL ON CONFLICT DO NOTHING;
 ALTER TABLE nodes DROP COLUMN last_seen;
 CREATE FUNCTION seen_goes() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN DELETE FROM openred_directory.seen WHERE place = OLD.log_index; RETURN NULL; END $$;

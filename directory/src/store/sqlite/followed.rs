@@ -85,7 +85,7 @@ pub(super) fn keep_present(
         .prepare_cached("SELECT log_index FROM nodes WHERE card IS NOT NULL AND log_index >= ?1 AND log_index < ?2")?;
     let rows = select.query_map(params![signed(from), signed(to)], |row| row.get(0).map(unsigned))?;
     let mut here = rows.collect::<rusqlite::Result<HashSet<u64>>>()?;
-    let mut update = connection.prepare_cached("UPDATE seen SET at = ?2 WHERE place = ?1 AND abs(at - ?2) > ?3")?;
+    let mut update = connection.prepare_cached("INSERT INTO seen (place, at) VALUES (?1, ?2) ON CONFLICT (place) DO UPDATE SET at = ?2 WHERE abs(at - ?2) > ?3")?;
     let mut missing = Vec::new();
     for (index, seen) in present {
         if here.remove(index) {

@@ -82,9 +82,9 @@ pub fn run(path: &Path, max_megabytes: u32, dry_run: bool) -> Result<Migration> 
     });
     let told = tried.map(|(_, migration)| migration);
     let leftovers = ["", "-wal", "-shm"].map(|end| PathBuf::from(format!("{}{end}", trial.display())));
-    leftovers.iter().for_each(|file| drop(std::fs::remove_file(file)));
+    let snapshots = (0..SCHEMA).map(|found| beside(&trial, &format!("schema-{found}")));
+    leftovers.into_iter().chain(snapshots).for_each(|file| drop(std::fs::remove_file(file)));
     let migration = told?;
-    migration.snapshot.iter().for_each(|file| drop(std::fs::remove_file(file)));
     Ok(Migration { snapshot: None, dry_run, ..migration })
 }
 

@@ -12,7 +12,7 @@ use crate::error::Result;
 pub(super) const CREATE: &str = "
 CREATE TABLE seen (place INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 UPDATE nodes SET log_index = NULL WHERE card IS NULL;
-INSERT OR REPLACE INTO seen SELECT log_index, last_seen FROM nodes WHERE card IS NOT NULL;
+INSERT OR REPLACE INTO seen SELECT log_index, last_seen FROM nodes WHERE card IS NOT NULL AND log_index IS NOT NULL;
 DROP INDEX seen_nodes;
 DROP INDEX listed_nodes;
 DROP INDEX listed_sectors;

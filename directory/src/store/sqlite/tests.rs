@@ -127,3 +127,50 @@ fn a_database_of_the_schema_before_is_taken_over() {
     drop(store);
     SqliteStore::open(&path, 64).unwrap();
 }
+
+/// A database of schema 6 with cards that came last at 5: the first with a tombstone beside it, one that is quarantined, and `more`.
+fn schema_6(path: &Path, more: i64) {
+    let old = Connection::open(path).unwrap();
+    for statements in [CREATE, successions::CREATE, log::CREATE, decisions::CREATE, followed::CREATE] {
+        old.execute_batch(statements).unwrap();
+    }
+    let row = "INSERT INTO nodes (id, sequence, card, card_hash, listed, sector, methods, expires_at, first_seen, last_seen, log_index, quarantined)";
+    old.execute_batch(&format!(
+        "{row} VALUES (randomblob(32), 5, x'07', zeroblob(32), 1, 'lab', 1, 9, 1, 5, 0, 0);
+         {row} VALUES (zeroblob(32), 1, NULL, zeroblob(32), 0, 'lab', 1, 9, 1, 1, 1, 0);
+         {row} VALUES (randomblob(32), 5, x'07', zeroblob(32), 2, 'lab', 1, 9, 1, 5, 2, 1);
+         -- Not as any version left them: no place, and a place twice.
+         {row} VALUES (randomblob(32), 5, x'07', zeroblob(32), 1, 'odd', 1, 9, 1, 5, NULL, 0);
+         {row} VALUES (randomblob(32), 5, x'07', zeroblob(32), 1, 'odd', 1, 9, 1, 5, 2, 0);
+         WITH RECURSIVE count(n) AS (SELECT 10 UNION ALL SELECT n + 1 FROM count WHERE n < 9 + {more})
+         {row} SELECT randomblob(32), 1, randomblob(1300), randomblob(32), 1, 'lab', 1, 9, 1, 5, n, 0 FROM count;
+         PRAGMA user_version = 6;"
+    ))
+    .unwrap();
+}
+
+#[test]
+fn a_full_database_of_schema_6_is_taken_over_and_leaves_no_long_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    schema_6(&path, 2000);
+    assert!(std::fs::metadata(&path).unwrap().len() > 2 << 20);
+    let told = migrate::run(&path, 1, true).unwrap();
+    assert_eq!(told.steps.len(), 1);
+    let mut store = SqliteStore::open(&path, 1).unwrap();
+    assert_eq!(std::fs::metadata(folder.path().join("db-wal")).unwrap().len(), 0);
+    let names = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm")).collect();
+    names.sort();
+    assert_eq!(names, ["db", "db.schema-6"]);
+    let mut seen = |at| store.counts(UnixMillis(at)).unwrap().fresh;
+    assert_eq!((seen(5), seen(6)), (2002, 0), "those with a place of their own");
+    let query = Query { sector: Some("lab".into()), limit: 9, ..Query::default() };
+    assert!(store.page(&query).unwrap().held.iter().all(|held| held.last_seen == UnixMillis(5)));
+    let gone = card(0, NOW.plus(DAY));
+    let again = NewCard { node: NodeId::from_bytes([0; 32]), sequence: 1, ..gone };
+    assert!(matches!(store.register(NOW, &again, &Terms::open(9999)), Ok(Registration::Equivocation { .. })));
+    let newer = NewCard { sequence: 2, ..again };
+    store.limit_pages(1 << 20).unwrap();
+    assert_eq!(store.register(NOW, &newer, &Terms::open(9999)).unwrap(), Registration::Stored);
+}
