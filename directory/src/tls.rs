@@ -53,7 +53,7 @@ impl Pem {
             return Ok(None);
         }
         let files = [certificate.clone(), settings.key.clone()];
-        let certificate = content(certificate, "tls.certificate")?.to_vec();
+        let certificate = certificates(&content(certificate, "tls.certificate")?);
         Ok(Some(Self { files, certificate, key: content(&settings.key, "tls.key")? }))
     }
 
@@ -98,6 +98,28 @@ fn content(path: &Path, setting: &str) -> Result<Zeroizing<Vec<u8>>> {
         return Err(wrong(format!("is longer than {} KiB, so not what is looked for ({setting})", PEM_BYTES / 1024)));
     }
     Ok(content)
+}
+
+/// The certificates in a PEM text, and nothing else of it: the key may stand in the same file.
+fn certificates(pem: &[u8]) -> Vec<u8> {
+    let (mut kept, mut inside) = (Vec::with_capacity(pem.len()), false);
+    for line in pem.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        match line.trim_ascii() {
+            b"-----BEGIN CERTIFICATE-----" => inside = true,
+            b"-----END CERTIFICATE-----" if inside => {
+                kept.extend_from_slice(b"-----END CERTIFICATE-----\n");
+                inside = false;
+            }
+            // One that does not end says so when it is parsed.
+            other if other.starts_with(b"-----") => inside = false,
+            _ => {}
+        }
+        if inside {
+            kept.extend_from_slice(line);
+            kept.push(b'\n');
+        }
+    }
+    kept
 }
 
 /// The first private key in a PEM text. Of what the parser for certificates makes on its way, not all would be wiped.
@@ -189,6 +211,24 @@ mod tests {
         for wrong in ["", &section("ENCRYPTED PRIVATE KEY", "\n"), &whole[..whole.len() - 30], &sealed] {
             assert!(found(wrong.as_bytes()).is_none(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn of_a_file_with_both_the_key_does_not_go_with_the_certificates() {
+        let section =
+            |label: &str, body: &str| format!("-----BEGIN {label}-----\r\n{body}\r\n-----END {label}-----\r\n");
+        let (one, two) = (section("CERTIFICATE", "b25l"), section("CERTIFICATE", "dHdv"));
+        let key = section("PRIVATE KEY", "c2VjcmV0");
+        let kept = |text: String| {
+            let kept = certificates(text.as_bytes());
+            assert!(!kept.windows(8).any(|part| part == b"c2VjcmV0"), "{text}");
+            CertificateDer::pem_slice_iter(&kept).map(|der| der.ok().map(|der| der.to_vec())).collect::<Vec<_>>()
+        };
+        let both = [Some(b"one".to_vec()), Some(b"two".to_vec())];
+        assert_eq!(kept(format!("{key}{one}{two}")), both);
+        assert_eq!(kept(format!("subject=x\n{one}{key}{two}{key}")), both);
+        assert_eq!(kept(format!("-----BEGIN CERTIFICATE-----\nb25l\n{key}")), [None]);
+        assert_eq!(kept(key.clone()), []);
     }
 
     #[test]

@@ -27,7 +27,10 @@ impl Replicas {
             }
         }
         let (waiting, handed) = (keys.len(), self.state().handed - before);
-        if done {
+        let others = self.state().runs.values().filter(|run| run.is_live()).count();
+        if others == 0 {
+            tracing::warn!(waiting, "no other replica is there: what waits here is lost");
+        } else if done {
             tracing::info!(waiting, handed, "handed over what other replicas had not");
         } else {
             tracing::warn!(
