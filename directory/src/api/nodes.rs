@@ -223,8 +223,8 @@ fn outcome(directory: &Directory, node: NodeId, registration: Registration) -> R
 }
 
 /// A node that has no card here counts against its address: among those who ask what to bring, or among those who bring it, so that asking first
-/// costs no place among these; who comes with a lineage or an invite counts as bringing, whatever the store says of it. Of who asks too often the store is not asked; it is told to work, which it would be told there unless an operator
-/// has let it in by name.
+/// costs no place among these; who comes with a lineage or an invite counts as bringing, whatever the store says of it. Of who asks too often
+/// the store is not asked; it is told to work, which it would be told there unless an operator has let it in by name.
 async fn admit_new(directory: &Directory, card: &Card, terms: &Terms, address: Option<IpAddr>) -> Result<(), Problem> {
     let (Some(address), node) = (address, card.node_id) else { return Ok(()) };
     if directory.store.read(move |store| store.node(&node)).await?.is_some() {

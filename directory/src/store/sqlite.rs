@@ -91,6 +91,9 @@ const HELD: &str = "SELECT id, sequence, card, listed, sector, expires_at, first
     (SELECT count(*) FROM evidence WHERE evidence.node = nodes.id), log_index, log_salt, quarantined
     FROM nodes WHERE card IS NOT NULL";
 
+/// Takes the card from rows, and all that goes with one: its place in the log, by which it is known when it came last, and the salt of its entry.
+const WITHDRAW: &str = "UPDATE nodes SET card = NULL, listed = 0, log_index = NULL, log_salt = NULL, quarantined = 0";
+
 /// The SQLite store.
 #[derive(Debug)]
 pub struct SqliteStore {
@@ -453,8 +456,8 @@ impl CardStore for SqliteStore {
 
     fn withdraw(&mut self, node: &NodeId) -> Result<bool> {
         self.taken = None;
-        let sql = "UPDATE nodes SET card = NULL, listed = 0, log_index = NULL, log_salt = NULL, quarantined = 0 WHERE id = ?1 AND card IS NOT NULL";
-        Ok(self.connection.prepare_cached(sql)?.execute([node.as_bytes()])? == 1)
+        let sql = format!("{WITHDRAW} WHERE id = ?1 AND card IS NOT NULL");
+        Ok(self.connection.prepare_cached(&sql)?.execute([node.as_bytes()])? == 1)
     }
 
     fn change(&mut self, author: &Author, change: &Change) -> Result<bool> {
@@ -472,13 +475,9 @@ impl CardStore for SqliteStore {
         // Some at a time: nobody who registers waits for a hundred thousand.
         let some =
             |of: &str| format!("rowid IN (SELECT rowid FROM nodes WHERE {of} AND expires_at < ?1 LIMIT {PURGE})");
-        let ended = self.connection.execute(
-            &format!(
-                "UPDATE nodes SET card = NULL, listed = 0, log_index = NULL, log_salt = NULL WHERE {}",
-                some("card IS NOT NULL")
-            ),
-            [signed(ended_before.0)],
-        )?;
+        let ended = self
+            .connection
+            .execute(&format!("{WITHDRAW} WHERE {}", some("card IS NOT NULL")), [signed(ended_before.0)])?;
         // An older card that its node signed has ended by then: it can live no longer than this.
         let forgotten = self.connection.execute(
             &format!("DELETE FROM nodes WHERE {}", some("card IS NULL")),

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use openred_proto::id::{NodeId, UnixMillis};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{signed, unsigned};
+use super::{WITHDRAW, signed, unsigned};
 use crate::error::Result;
 use crate::limits::{INVITE_KEPT, PURGE};
 use crate::store::decision::{Author, Ban, Bans, Change, Entry, InviteLine};
@@ -84,11 +84,11 @@ pub(super) fn change(connection: &Connection, author: &Author, change: &Change) 
             run(free, &[node.as_bytes()])? + run(admit, &[node.as_bytes(), &at])?
         }
         Change::Remove(node) => {
-            let drop_card = "UPDATE nodes SET card = NULL, listed = 0, log_index = NULL, log_salt = NULL, quarantined = 0 WHERE id = ?1 AND card IS NOT NULL";
+            let drop_card = format!("{WITHDRAW} WHERE id = ?1 AND card IS NOT NULL");
             // Those that it goes on for as well: else it came back by their standing.
             let dismiss = "DELETE FROM admitted WHERE node IN (WITH RECURSIVE line (id) AS (SELECT ?1 UNION
                 SELECT old FROM successions JOIN line ON new = id WHERE taken_back = 0 AND consented = 1) SELECT id FROM line)";
-            run(drop_card, &[node.as_bytes()])? + run(dismiss, &[node.as_bytes()])?
+            run(&drop_card, &[node.as_bytes()])? + run(dismiss, &[node.as_bytes()])?
         }
         Change::Invite(invite) => insert_invite(connection, invite)?,
         Change::Revoke(hash) => run("UPDATE invites SET revoked = 1 WHERE hash = ?1 AND revoked = 0", &[hash])?,

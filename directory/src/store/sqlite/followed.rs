@@ -6,7 +6,7 @@ use openred_proto::id::{NodeId, UnixMillis};
 use openred_proto::log::tree::kept;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{HELD, SqliteStore, held, log, signed, unsigned};
+use super::{HELD, SqliteStore, WITHDRAW, held, log, signed, unsigned};
 use crate::error::Result;
 use crate::store::followed::{Following, PresentRow, Step};
 use crate::store::{Held, rules};
@@ -85,7 +85,9 @@ pub(super) fn keep_present(
         .prepare_cached("SELECT log_index FROM nodes WHERE card IS NOT NULL AND log_index >= ?1 AND log_index < ?2")?;
     let rows = select.query_map(params![signed(from), signed(to)], |row| row.get(0).map(unsigned))?;
     let mut here = rows.collect::<rusqlite::Result<HashSet<u64>>>()?;
-    let mut update = connection.prepare_cached("INSERT INTO seen (place, at) VALUES (?1, ?2) ON CONFLICT (place) DO UPDATE SET at = ?2 WHERE abs(at - ?2) > ?3")?;
+    let mut update = connection.prepare_cached(
+        "INSERT INTO seen (place, at) VALUES (?1, ?2) ON CONFLICT (place) DO UPDATE SET at = ?2 WHERE abs(at - ?2) > ?3",
+    )?;
     let mut missing = Vec::new();
     for (index, seen) in present {
         if here.remove(index) {
@@ -94,9 +96,7 @@ pub(super) fn keep_present(
             missing.push(*index);
         }
     }
-    let mut drop = connection.prepare_cached(
-        "UPDATE nodes SET card = NULL, listed = 0, log_index = NULL, log_salt = NULL WHERE card IS NOT NULL AND log_index = ?1",
-    )?;
+    let mut drop = connection.prepare_cached(&format!("{WITHDRAW} WHERE card IS NOT NULL AND log_index = ?1"))?;
     for gone in here {
         drop.execute([signed(gone)])?;
     }

@@ -7,7 +7,7 @@ use openred_proto::checked::succession::Heard;
 use openred_proto::id::{NodeId, UnixMillis};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{decisions, signed, unsigned};
+use super::{WITHDRAW, decisions, signed, unsigned};
 use crate::error::Result;
 use crate::limits::{PURGE, SUCCESSIONS};
 use crate::store::rules::Plan;
@@ -60,8 +60,8 @@ pub(super) fn keep(connection: &Connection, plan: &Plan) -> Result<u64> {
     }
     let mut places = 0;
     for gone in plan.followed.earlier.iter().chain(&plan.ended) {
-        let sql = "UPDATE nodes SET card = NULL, listed = 0, log_index = NULL, log_salt = NULL WHERE id = ?1 AND card IS NOT NULL";
-        let went = connection.prepare_cached(sql)?.execute([gone.as_bytes()])?;
+        let sql = format!("{WITHDRAW} WHERE id = ?1 AND card IS NOT NULL");
+        let went = connection.prepare_cached(&sql)?.execute([gone.as_bytes()])?;
         places += u64::from(went > 0 && !decisions::is_banned(connection, gone)?);
     }
     Ok(places)
